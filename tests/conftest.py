@@ -72,7 +72,7 @@ def _clear_folders() -> None:
     """What killed workers have left in the folder for temporary files: nobody else may come to take it away."""
     from workers.runners import scratch_dirs
 
-    scratch_dirs.clear(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
+    scratch_dirs.delete_abandoned(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def make_context(settings: Settings, *, name: str, slots: int, publisher: Callab
     terms = settings.leases()
     url = settings.redis_url
     assert url is not None  # noqa: S101 - no app is made without one
-    own = scratch_dirs.take(scratch_of(settings), scratch_dirs.IN_HOME)
+    own = scratch_dirs.create(scratch_of(settings), scratch_dirs.IN_HOME)
     cost_reports.keep_in(own.path)
     prices = UsagePrices(store)
     return Context(

@@ -1,9 +1,9 @@
-"""How a worker process hears that it must go: first to drain, then, when it is told again, to hurry.
+"""Shutdown signals of a worker: the first one orders it to drain, a second one to hurry.
 
-A signal may interrupt anything, a transaction or a held lock included, so its handler does no more than write a byte
-to a pipe; a thread of every process that runs jobs waits for it. Prefork's children inherited both pipes: what the
-parent hears they hear. Celery's own handlers are replaced, because its "cold shutdown" waits for jobs on the threads
-pool, and on prefork kills the children, whose jobs would count as lost instead of handed back.
+A signal may interrupt anything, even a transaction or a locked section, so its handler only writes a byte to a pipe; a
+thread of every process that runs jobs waits for it. Prefork children inherit both pipes. Celery's own handlers are
+replaced, because its "cold shutdown" waits for jobs on the threads pool, and on prefork kills the children, whose jobs
+would count as lost instead of handed back.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class ShutdownOrder:
-    """Something to be said once, to this process and to all that it forks. Safe to give in a signal handler."""
+    """An event that is set once, for this process and those it forks. Safe to set in a signal handler."""
 
     def __init__(self) -> None:
-        self._hears, self._says = os.pipe()
+        self._read_end, self._write_end = os.pipe()
         self._owner = os.getpid()
-        self._given = False
+        self._is_set = False
 
-    def give(self) -> None:
-        """Say it, for good; only the process that made the order can."""
-        if not self._given and os.getpid() == self._owner:
-            self._given = True
-            os.write(self._says, b"!")  # nobody ever reads it: whoever looks, however late, finds it there
+    def set(self) -> None:
+        """Set the event. Does nothing in a forked process."""
+        if not self._is_set and os.getpid() == self._owner:
+            self._is_set = True
+            os.write(self._write_end, b"!")  # never read, so that every later wait returns at once
 
     def wait(self, limit: timedelta | None = None) -> bool:
-        """Wait until it is said, or *limit* has passed; whether it was said."""
+        """Wait until the event is set or *limit* has passed. Return whether it is set."""
         poll = select.poll()
-        poll.register(self._hears, select.POLLIN)
+        poll.register(self._read_end, select.POLLIN)
         return bool(poll.poll(None if limit is None else max(0.0, limit.total_seconds() * 1000)))
 
 
 class ShutdownOrders:
-    """The two orders of a worker and its pool."""
+    """The shutdown events of a worker and its pool."""
 
     def __init__(self) -> None:
         self.drain = ShutdownOrder()
@@ -52,20 +52,20 @@ class ShutdownOrders:
 
 
 class Shutdown(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Puts our signal handlers in the place of Celery's, and drains however Celery was told to stop."""
+    """Celery boot step that replaces Celery's signal handlers, and drains however Celery is stopped."""
 
     requires = ("celery.worker.components:Pool",)
     orders: ShutdownOrders | None = None
-    loop: Any = None  # kombu's Hub, of a worker that has one
+    loop: Any = None  # kombu's Hub, if the worker has one
 
     @classmethod
     def wake(cls) -> None:
-        """Let Celery see at once that it was told to stop: its event loop sleeps up to a second, whatever happens."""
+        """Wake up Celery's event loop, which sleeps up to a second, so that it stops at once."""
         if cls.loop is not None:
-            cls.loop.call_soon(_nothing)
+            cls.loop.call_soon(_do_nothing)
 
     def start(self, parent: Any) -> None:
-        """Celery's handlers are in place by now; the pool's children have been started."""
+        """Install the handlers. Celery has installed its own and started the pool's children before."""
         Shutdown.loop = getattr(parent, "hub", None)
 
         def on_signal(number: int, _frame: FrameType | None) -> None:
@@ -75,8 +75,8 @@ class Shutdown(bootsteps.StartStopStep):  # type: ignore[misc]
             first = state.should_stop is None
             state.should_stop = os.EX_OK
             if number == signal.SIGQUIT or not first:
-                orders.hurry.give()
-            orders.drain.give()
+                orders.hurry.set()
+            orders.drain.set()
             if first:
                 name = signal.Signals(number).name
                 signals.worker_shutting_down.send(sender=parent.hostname, sig=name, how="Warm", exitcode=os.EX_OK)
@@ -85,15 +85,15 @@ class Shutdown(bootsteps.StartStopStep):  # type: ignore[misc]
             signal.signal(number, on_signal)
 
     def close(self, _parent: Any) -> None:
-        """The worker stops, for whatever reason: a signal, a control command, a lost consumer."""
+        """Drain when the worker stops for any reason: a signal, a control command, a lost consumer."""
         if self.orders is not None:
-            self.orders.drain.give()
+            self.orders.drain.set()
 
     def stop(self, parent: Any) -> None:
-        """Nothing is left to do: whoever runs jobs has heard."""
+        """Do nothing: ``close`` has done it."""
 
     terminate = stop
 
 
-def _nothing() -> None:
-    """What the loop is woken for."""
+def _do_nothing() -> None:
+    """Do nothing, as the callback that wakes the loop up."""

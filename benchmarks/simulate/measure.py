@@ -316,7 +316,7 @@ def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
     from workers.process.prefetch_recovery import PrefetchRecovery
 
     spare = PrefetchRecovery(context, free=lambda: 8, work_off=lambda *_: None)
-    look = spare.look
+    look = spare.poll
     context.nudges.client.flushdb()  # with a message in the queue nobody would look for parked tasks
     for act in (nothing_due, sweep, look, size_of_fleet):
         act()

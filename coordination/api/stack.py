@@ -25,7 +25,7 @@ def prepare_store(settings: Settings) -> None:
     """Create or update the home folder and the schema. Raises Refused in a process of a job of that store."""
     check_caller(settings.database_url)
     if not settings.sources.get("database_url"):
-        Home(settings.home).prepared()
+        Home(settings.home).prepare()
     store = open_store(settings.database_url)
     try:
         schema.prepare(store)

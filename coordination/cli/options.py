@@ -83,7 +83,7 @@ def connected(*, migrate: bool = True) -> Iterator[Coordination]:
     if own:
         from coordination.stack.home import Home
 
-        Home(settings.home).prepared()
+        Home(settings.home).prepare()
     with Coordination(open_runtime(settings, migrate=migrate and own)) as co:
         yield co
 

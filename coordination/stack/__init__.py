@@ -1,11 +1,11 @@
-"""The embedded stack: Redis, a worker and beat on one machine, started, watched and stopped by their owner.
+"""The embedded stack: Redis, a worker and beat on one machine, started, monitored and stopped by one process.
 
-home          the folder: who may use it, where things lie, who owns the running stack
-processes     children that are never lost: started, watched, restarted, ended with everything they hold
-redis_server  which server program, its configuration, when it answers
-stack         the three together: start, hold, stop
-users         which commands use the stack: each keeps a file locked
-joining       a command uses the stack of its home, or starts one in a process of its own
-running       a stack of another process: found, stopped
-launcher      the few lines that run in a child before its program
+home          the home directory: permissions, paths, the owner of the running stack
+processes     child processes: start, monitor, restart, end with their descendants
+redis_server  the server program, its configuration, its readiness
+stack         the three services together: start, run, stop
+users         the commands that use the stack: each keeps a file locked
+joining       use the stack of a home directory, or start one in a separate process
+running       find and stop the stack of another process
+launcher      a program that runs in a child before the service's program
 """

@@ -1,7 +1,7 @@
-"""The home folder: made and checked, locked by the stack that owns it, with a record by which other commands find it.
+"""The home directory: created, checked, locked by the stack that owns it, with a record for other commands.
 
-Who owns the folder is decided by the lock alone, which the kernel frees with its holder; the record only tells what
-the owner has started. A record without a lock is what a killed owner left behind.
+Only the lock decides who owns the directory, and the kernel releases it with the owner's process. The record lists what
+the owner has started; a record without a lock is of a killed owner.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from coordination.stack.processes import ServiceRecord
 
 _FORMAT = 1
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-# A command that only looks takes the lock for microseconds; its holder is a real one when it stays this long.
-_LOOKERS = timedelta(milliseconds=300)
+# A check holds the lock for microseconds; if it stays locked this long, a stack owns it.
+_CHECKS = timedelta(milliseconds=300)
 _LOG_LIMIT = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class RunningStack:
-    """What the owner of a stack wrote down: itself, what it works on, what it started. ``ready`` once it takes work."""
+    """The record of a stack: its owner, settings and services. ``ready``: its worker accepts tasks."""
 
     owner: ServiceRecord
     started_at: datetime
@@ -41,21 +41,21 @@ class RunningStack:
     database_url: str
     services: dict[str, ServiceRecord] = field(default_factory=dict)
     ready: bool = False
-    serves: str = "*"  # whose jobs its worker runs: names of workspaces with commas between them, or * for all
-    grace: float = 0.0  # seconds that its running jobs have when it is stopped
-    counts_users: bool = False  # it ends with its last user; else with its owner's command
+    serves: str = "*"  # the workspaces of its worker, separated by commas, or * for all
+    grace: float = 0.0  # seconds that running jobs have when it is stopped
+    counts_users: bool = False  # it ends with its last user; otherwise with its owner's command
     stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StackEnd:
-    """How a stack ended that left word: somebody stopped it, or *failure* says why it could not go on."""
+    """The recorded end of a stack: it was stopped, or *failure* is why it could not continue."""
 
     failure: CoordinationError | None
 
 
 class Home:
-    """One home folder and the places in it. ``prepared`` makes it usable; nothing else here creates it."""
+    """One home directory and its paths. Only ``prepare`` creates it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,27 +66,27 @@ class Home:
         self.redis = folder / "redis"
         self.beat_schedule = folder / "beat-schedule"
 
-    def prepared(self) -> Home:
-        """Itself, with its folders there, readable by nobody else, and proven to take a file; else one sentence."""
+    def prepare(self) -> Home:
+        """Create the directories, private to this user, check that files can be written, and return self."""
         self.close_to_others()
-        with self.explained():
+        with self.clear_errors():
             for folder in (self.logs, self.redis):
                 folder.mkdir(mode=0o700, exist_ok=True)
                 _close(folder)
-            # Permissions, a read-only mount and a full disk all show when something is written, and only then.
+            # Only writing detects missing permissions, a read-only mount and a full disk.
             with tempfile.TemporaryFile(dir=self.folder) as probe:
                 probe.write(b"\0" * 4096)
                 probe.flush()
         return self
 
     def close_to_others(self) -> None:
-        """Make the folder if it is missing, and take other users' access away if it was there before.
+        """Create the directory if it is missing, and remove other users' access to an existing one.
 
-        Raises SettingsError for a folder that everybody may write to and that has to stay so, or cannot be changed.
+        Raises SettingsError for a shared directory, and for one that others can write and that cannot be changed.
         """
-        with self.explained():
+        with self.clear_errors():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shared = any(self.folder.samefile(place) for place in _of_all() if os.path.isdir(place))  # noqa: PTH112
+            shared = any(self.folder.samefile(place) for place in _shared_directories() if os.path.isdir(place))  # noqa: PTH112
             if not shared and _close(self.folder):
                 return
             writable = self.folder.stat().st_mode & stat.S_IWOTH
@@ -98,40 +98,40 @@ class Home:
             )
 
     def log(self, name: str) -> Path:
-        """The log of one service."""
+        """Return the path of a service's log."""
         return self.logs / f"{name}.log"
 
     def rotate_logs(self, *names: str) -> None:
-        """Put logs that have grown large aside, keeping one old one of each."""
-        with self.explained():
+        """Rename large logs, keeping one old one of each."""
+        with self.clear_errors():
             for name in names:
                 path = self.log(name)
                 if path.exists() and path.stat().st_size > _LOG_LIMIT:
                     path.replace(path.with_suffix(".log.1"))
 
-    # --- who owns it
+    # --- ownership
 
     def acquire(self) -> int:
-        """The lock, as an open file: held until it is closed or the process ends. StackRunning when it is taken."""
-        with self.explained():
+        """Lock the directory until the returned descriptor is closed. Raises StackRunning when it is locked."""
+        with self.clear_errors():
             lock = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            with self.explained():
-                self._hold(lock)
+            with self.clear_errors():
+                self._wait_for_lock(lock)
         except BaseException:
             os.close(lock)
             raise
         return lock
 
-    def _hold(self, lock: int) -> None:
-        deadline = time.monotonic() + _LOOKERS.total_seconds()
-        while not locked(lock, fcntl.LOCK_EX):
+    def _wait_for_lock(self, lock: int) -> None:
+        deadline = time.monotonic() + _CHECKS.total_seconds()
+        while not try_lock(lock, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
-                raise self.taken()
+                raise self.running_error()
             time.sleep(0.01)
 
     def is_owned(self) -> bool:
-        """Whether a stack lives here now."""
+        """Return whether a stack runs here."""
         try:
             lock = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -139,13 +139,13 @@ class Home:
                 return False
             raise self._explanation(error) from error
         try:
-            with self.explained():
-                return not locked(lock, fcntl.LOCK_SH)
+            with self.clear_errors():
+                return not try_lock(lock, fcntl.LOCK_SH)
         finally:
             os.close(lock)
 
-    def taken(self) -> StackRunning:
-        """The refusal of a second stack."""
+    def running_error(self) -> StackRunning:
+        """Return the error for a second stack."""
         record = self.read()
         who = "another process"
         if record is not None:
@@ -155,15 +155,15 @@ class Home:
             hint="Use it, stop it with coord down, or choose another folder with COORD_HOME",
         )
 
-    # --- what it wrote down
+    # --- records
 
     def write(self, record: RunningStack) -> None:
-        """Replace the record; a reader sees the old one or the new one, and nobody else sees either."""
+        """Replace the record atomically. Only this user can read it."""
         content = {"format": _FORMAT, **asdict(record), "started_at": record.started_at.isoformat()}
         self._replace(self.record, content)
 
     def _replace(self, path: Path, content: dict[str, Any]) -> None:
-        with self.explained():
+        with self.clear_errors():
             handle, name = tempfile.mkstemp(dir=self.folder, prefix=".stack-")  # mkstemp: readable by its owner alone
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -174,39 +174,39 @@ class Home:
                 raise
 
     def read(self) -> RunningStack | None:
-        """The record; None when there is none, or none that can be read."""
+        """Return the record, or None when it is missing or unreadable."""
         try:
             return _record(json.loads(self.record.read_bytes()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            # A torn or foreign file must not keep a stack from starting: the lock decides, not this.
+            # A damaged or foreign file must not prevent a start: only the lock decides.
             return None
 
     def forget(self) -> None:
         """Remove the record."""
-        with self.explained():
+        with self.clear_errors():
             self.record.unlink(missing_ok=True)
 
     def write_end(self, owner: ServiceRecord, failure: CoordinationError | None) -> None:
-        """Leave word that the stack of *owner* was stopped, or why it could not go on, for those that used it."""
+        """Record for its users that the stack of *owner* was stopped, or why it could not continue."""
         why = None if failure is None else {"message": failure.message, "hint": failure.hint}
         self._replace(self.last_end, {"owner": asdict(owner), "failure": why})
 
     def read_end(self, owner: ServiceRecord) -> StackEnd | None:
-        """How the stack of *owner* ended; None when it left no word, as when it was killed."""
+        """Return the recorded end of the stack of *owner*, or None when there is none, as after a kill."""
         try:
             content = json.loads(self.last_end.read_bytes())
-            if ServiceRecord.restored(content["owner"]) != owner:
+            if ServiceRecord.from_json(content["owner"]) != owner:
                 return None
             why = content["failure"]
             return StackEnd(None if why is None else Unavailable(str(why["message"]), hint=why["hint"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    # --- what can go wrong with a folder
+    # --- errors
 
     @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        """Turn what the system says about a file in here into one sentence."""
+    def clear_errors(self) -> Iterator[None]:
+        """Convert an OSError about a file in the directory to an error with a clear sentence."""
         try:
             yield
         except OSError as error:
@@ -227,13 +227,13 @@ class Home:
         return SettingsError(problem, hint="Set COORD_HOME to a folder that you may write to", field="COORD_HOME")
 
 
-def _of_all() -> tuple[str, ...]:
-    """Folders that all users share."""
+def _shared_directories() -> tuple[str, ...]:
+    """Return the directories that all users share."""
     return ("/", "/tmp", "/var/tmp", "/dev/shm", tempfile.gettempdir())  # noqa: S108 - they are refused
 
 
 def _close(folder: Path) -> bool:
-    """Whether no other user can enter it now. One that belongs to somebody else stays as it is."""
+    """Remove other users' access. Return False for another user's directory, which stays as it is."""
     mode = folder.stat().st_mode
     if mode & 0o077:
         try:
@@ -243,8 +243,8 @@ def _close(folder: Path) -> bool:
     return True
 
 
-def locked(lock: int, kind: int) -> bool:
-    """Whether the open file could be locked, without waiting; *kind* is fcntl.LOCK_EX or LOCK_SH."""
+def try_lock(lock: int, kind: int) -> bool:
+    """Try to lock an open file without waiting. Return whether that succeeded. *kind*: fcntl.LOCK_EX or LOCK_SH."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -256,12 +256,12 @@ def _record(content: dict[str, Any]) -> RunningStack | None:
     if content["format"] != _FORMAT:
         return None
     return RunningStack(
-        owner=ServiceRecord.restored(content["owner"]),
+        owner=ServiceRecord.from_json(content["owner"]),
         started_at=datetime.fromisoformat(content["started_at"]),
         version=str(content["version"]),
         redis_url=str(content["redis_url"]),
         database_url=str(content["database_url"]),
-        services={str(name): ServiceRecord.restored(one) for name, one in content["services"].items()},
+        services={str(name): ServiceRecord.from_json(record) for name, record in content["services"].items()},
         ready=content["ready"] is True,
         serves=str(content.get("serves", "*")),
         grace=float(content.get("grace", 0.0)),

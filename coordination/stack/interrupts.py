@@ -1,6 +1,6 @@
-"""Signals to the process that owns a stack: one interrupts it, the next one hurries it, none leaves jobs behind.
+"""Signal handling of the process that owns a stack, so that a signal stops the stack and leaves no jobs.
 
-Only the main thread can handle signals; elsewhere these do nothing.
+Only the main thread can handle signals; in other threads these do nothing.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ _Handler = Callable[[int, FrameType | None], object]
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does: what owns a stack must live to stop it."""
-    # What nohup or a parent has set to be ignored stays so.
-    wanted = [number for number in _TERMINATING if signal.getsignal(number) == signal.SIG_DFL]
-    with _handled(wanted, signal.default_int_handler):
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does, so that the owner can stop its stack."""
+    # Signals that nohup or a parent ignores stay ignored.
+    default = [number for number in _TERMINATING if signal.getsignal(number) == signal.SIG_DFL]
+    with _with_handler(default, signal.default_int_handler):
         yield
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Let no signal interrupt the last, bounded part of a stop."""
-    with _handled([signal.SIGINT, *_TERMINATING], lambda *_: None):
+def ignore_signals() -> Iterator[None]:
+    """Ignore signals during the last part of a stop, which takes limited time."""
+    with _with_handler([signal.SIGINT, *_TERMINATING], lambda *_: None):
         yield
 
 
 @contextlib.contextmanager
-def _handled(numbers: list[signal.Signals], handler: _Handler) -> Iterator[None]:
+def _with_handler(numbers: list[signal.Signals], handler: _Handler) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,10 +1,10 @@
-"""What runs in a child before its program: ties it to its parent's life, then becomes the program. Never imported.
+"""A program that runs in a child process: it ties the child to its parent, then executes the service. Never imported.
 
     python -I -S launcher.py PARENT SIGNAL PROGRAM ARGUMENTS…
 
-The kernel sends SIGNAL to the program when the thread that started it is gone, also after a kill -9. Asking for that
-between fork and exec (preexec_fn) may deadlock in a process with threads, so a fresh interpreter does it: 15 ms, and
-the pid stays the same.
+The kernel sends SIGNAL to the program when the thread that started it ends, also after a kill -9. Setting that between
+fork and exec (preexec_fn) may deadlock in a process with threads, so a new interpreter does it, in 15 ms and with the
+same pid.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _NOT_STARTED = 127
 
 
 def main(arguments: list[str]) -> int:
-    """Become the program; the exit status is for when that fails."""
+    """Execute the program. Return an exit status when that fails."""
     parent, number, *program = arguments
     try:
         import ctypes
 
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(number), 0, 0, 0)
     except (ImportError, OSError, AttributeError):
-        pass  # not Linux, or a Python built without ctypes: then the next start ends what was left
+        pass  # not Linux, or a Python without ctypes: the next start ends remaining processes
     if os.getppid() != int(parent):
-        return _NOT_STARTED  # the parent died before the kernel was told
+        return _NOT_STARTED  # the parent ended before the call
     try:
         os.execv(program[0], program)  # noqa: S606 - no shell is wanted
     except OSError as error:

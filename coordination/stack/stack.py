@@ -1,7 +1,7 @@
-"""The embedded stack as its owner holds it: Redis, one worker process and beat, up together, down together.
+"""The embedded stack in its owner's process: Redis, one worker process and beat, started and stopped together.
 
-Knows the worker only as a command that says when it is ready; imports neither Celery nor the store, so that a command
-that starts a stack is not slowed by them.
+The worker is a command that reports when it is ready. This module imports neither Celery nor the store, so that
+commands start fast.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from coordination.base.host import WORKER_MARKER, keep_private
 from coordination.settings import Settings
 from coordination.stack import processes
 from coordination.stack.home import Home, RunningStack
-from coordination.stack.interrupts import undisturbed
+from coordination.stack.interrupts import ignore_signals
 from coordination.stack.processes import Program, Service, ServiceRecord
 from coordination.stack.redis_server import RedisServer, prepare_server
 from coordination.stack.users import StackUsers
 
 REDIS, WORKER, BEAT = "redis", "worker", "beat"
 
-# A worker hands its jobs back by itself when its grace is over; this is for one that cannot.
+# For a worker that does not hand its jobs back when its grace period is over.
 _MARGIN = timedelta(seconds=5)
 _BRIEF = timedelta(seconds=10)
 _ENDING = timedelta(seconds=15)
@@ -47,24 +47,21 @@ _NEEDED = frozenset(
 
 
 def worker_command() -> list[str]:
-    """The worker process of a stack; with -P no folder named ``workers`` where it is started can stand in for ours."""
+    """Return the command of the worker. With -P, a directory ``workers`` where it is started is not imported."""
     return [sys.executable, "-P", "-m", "workers"]
 
 
 def beat_command(schedule: Path) -> list[str]:
-    """The process that turns time into messages; it remembers in *schedule* when it last sent each."""
+    """Return the command of beat, which stores in *schedule* when it last sent each message."""
     return [sys.executable, "-P", "-m", "celery", "-A", "workers.app", "beat", "--schedule", str(schedule)]
 
 
 def end_jobs_of(worker_id: str) -> None:
-    """End on this host what a dead worker's jobs have left running. Its warden does that, unless it died with it.
-
-    Unavailable when that is not certain.
-    """
+    """End the jobs of a dead worker on this host, in case its warden has died too. Raises Unavailable if that fails."""
     try:
         subprocess.run(
             [sys.executable, "-P", "-m", "workers.runners.warden", f"{WORKER_MARKER}={worker_id}"],
-            stdin=subprocess.DEVNULL,  # a warden whose worker is gone
+            stdin=subprocess.DEVNULL,  # as for a warden whose worker has ended
             env=_bare(absolute_imports(dict(os.environ))),
             cwd="/",
             timeout=_ENDING.total_seconds(),
@@ -75,7 +72,7 @@ def end_jobs_of(worker_id: str) -> None:
 
 
 class Stack:
-    """A running stack and its owner's handle on it. Leaving the ``with`` block stops it."""
+    """A running stack. Leaving the ``with`` block stops it."""
 
     def __init__(
         self,
@@ -88,7 +85,7 @@ class Stack:
         on_worker_death: Callable[[int], bool | None] | None,
         counts_users: bool = False,
     ) -> None:
-        """*lock* is the home's, which the stack keeps until it has stopped. Use ``start``."""
+        """*lock*: of the home directory, kept until the stack has stopped. Use ``start``."""
         self.home = home
         self._settings = settings
         self._lock: int | None = lock
@@ -101,7 +98,7 @@ class Stack:
         env = absolute_imports(settings.child_environment(COORD_REDIS_URL=self.redis_url))
         self._services: dict[str, Service] = {}
         if self._server is not None:
-            self._add(self._server.program(_bare(env)), mend=self._server.set_file_aside)
+            self._add(self._server.program(_bare(env)), repair=self._server.set_file_aside)
         self._add(self._program(WORKER, worker_argv, env, announces=True), on_death=on_worker_death)
         if beat_argv is not None:
             settings_alone = {name: value for name, value in env.items() if name.startswith("COORD_")}
@@ -120,21 +117,21 @@ class Stack:
 
     @property
     def worker_pid(self) -> int | None:
-        """The worker process that runs now."""
+        """The pid of the current worker process."""
         return self._services[WORKER].pid
 
     @property
     def failure(self) -> CoordinationError | None:
-        """Why the stack can no longer work, when a part of it died too often to be started again."""
+        """The error of a service that died too often to be restarted."""
         return next((service.failure for service in self._services.values() if service.failure is not None), None)
 
     def stop(self, grace: timedelta | None = None, *, now: bool = False) -> None:
-        """Let the worker drain (for *grace*; default: what the settings give it), end everything, free the home.
+        """Drain the worker (for *grace*; default: from the settings), end everything, release the home directory.
 
-        *now*: its jobs get no grace, and are handed back at once.
+        *now*: hand jobs back at once, without a grace period.
 
-        Safe to call twice. When the wait is interrupted, everything is killed at once. In every case a worker that did
-        not end in order is told of (``on_worker_death``) before this returns: that ends what its jobs have left.
+        Safe to call twice. When the wait is interrupted, everything is killed at once. If the worker did not end in
+        order, ``on_worker_death`` is called before this returns, to end its jobs.
         """
         with self._stop_lock:
             if self._lock is None:
@@ -151,52 +148,52 @@ class Stack:
                 self._finish(BEAT, _BRIEF)
                 self._finish(REDIS, _BRIEF)
             finally:
-                with undisturbed():
+                with ignore_signals():
                     for name in (WORKER, BEAT, REDIS):
                         self._finish(name, timedelta(0))
                     self._release()
 
-    def hold(self, users: StackUsers | None = None) -> None:
-        """Keep the stack up until it is stopped or a part of it is lost, and with *users* while there is one.
+    def run(self, users: StackUsers | None = None) -> None:
+        """Run the stack until it is stopped or a service fails, and with *users* while there is one.
 
-        SIGTERM, SIGINT and SIGHUP stop it, SIGQUIT without a grace for its jobs, also later; another signal meanwhile
-        raises KeyboardInterrupt, which ends everything at once. SIGUSR1 makes it look at its users now. For a process
-        that is nothing but the stack. It tells the parent that waits for it, if any, and must be called in the main
-        thread. Raises what made the stack useless.
+        SIGTERM, SIGINT and SIGHUP stop it; SIGQUIT without a grace period, also later. Another signal while it stops
+        raises KeyboardInterrupt, which ends everything at once. SIGUSR1 makes it check its users now. For the
+        main thread of a process that only runs the stack. Reports to a waiting parent that it is ready. Raises the
+        stack's failure.
         """
         wake = threading.Event()
-        asked: list[int] = []
+        received: list[int] = []
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             if number == signal.SIGUSR1:
                 wake.set()
-            elif asked and number == signal.SIGQUIT:
-                # Not here: what was interrupted may hold the lock that this needs.
+            elif received and number == signal.SIGQUIT:
+                # In a thread, because the interrupted code may hold the lock that this needs.
                 threading.Thread(target=self._services[WORKER].hurry, daemon=True).start()
-            elif asked:
+            elif received:
                 signal.default_int_handler(number, frame)
             else:
-                asked.append(number)
+                received.append(number)
                 wake.set()
 
         signals = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # a terminal that is closed; nohup ignores that
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # the terminal was closed; nohup ignores that
             signals.append(signal.SIGHUP)
         before = {number: signal.signal(number, on_signal) for number in signals}
         unused = False
         try:
-            self._tell_parent()
-            while not asked and self.failure is None and not unused:
+            self._report_ready()
+            while not received and self.failure is None and not unused:
                 wake.wait(1)
                 wake.clear()
-                unused = not asked and users is not None and users.none_left(self._note_stopping)
+                unused = not received and users is not None and users.is_unused(self._note_stopping)
         finally:
-            first = next(iter(asked), signal.SIGTERM)
-            asked.append(first)
+            first = next(iter(received), signal.SIGTERM)
+            received.append(first)
             failure = self.failure
             try:
                 if not unused:
-                    self._leave_word(failure)
+                    self._write_end(failure)
                 self.stop(now=first == signal.SIGQUIT)
             finally:
                 for number, handler in before.items():
@@ -214,10 +211,10 @@ class Stack:
 
     # --- used by start
 
-    def _bring_up(self) -> None:
+    def _start_services(self) -> None:
         self._write()
-        atexit.register(self.stop)  # an owner that forgets, or dies of an exception
-        # Side by side: the server answers long before the worker has imported what it needs.
+        atexit.register(self.stop)  # if the owner does not stop it, for example because of an exception
+        # In parallel: the server is up long before the worker has imported its modules.
         up_first = [name for name in (REDIS, WORKER) if name in self._services]
         for name in up_first:
             self._services[name].begin()
@@ -235,12 +232,12 @@ class Stack:
         program: Program,
         *,
         on_death: Callable[[int], bool | None] | None = None,
-        mend: Callable[[str], bool] | None = None,
+        repair: Callable[[str], bool] | None = None,
     ) -> None:
-        self._services[program.name] = Service(program, on_started=self._note, on_death=on_death, mend=mend)
+        self._services[program.name] = Service(program, on_started=self._note, on_death=on_death, repair=repair)
 
     def _program(self, name: str, argv: Sequence[str], env: dict[str, str], *, announces: bool = False) -> Program:
-        # In the home folder, so that nothing of the folder where the user stands is imported by accident.
+        # In the home directory, so that nothing in the user's current directory is imported by accident.
         folder = self.home.folder
         return Program(name, argv, env, folder=folder, log=self.home.log(name), announces=announces)
 
@@ -258,7 +255,7 @@ class Stack:
             self._record = replace(self._record, ready=False, stopping=True)
             self.home.write(self._record)
 
-    def _leave_word(self, failure: CoordinationError | None) -> None:
+    def _write_end(self, failure: CoordinationError | None) -> None:
         with contextlib.suppress(CoordinationError):
             self.home.write_end(self._record.owner, failure)
 
@@ -277,9 +274,9 @@ class Stack:
             if lock is not None:
                 os.close(lock)
 
-    def _tell_parent(self) -> None:
+    def _report_ready(self) -> None:
         if self._settings.ready_fd is not None:
-            with contextlib.suppress(OSError):  # the parent is gone, or has heard enough
+            with contextlib.suppress(OSError):  # the parent has ended or closed the pipe
                 os.write(self._settings.ready_fd, b"ready\n")
             with contextlib.suppress(OSError):
                 os.close(self._settings.ready_fd)
@@ -294,20 +291,20 @@ def start(
     on_worker_death: Callable[[int], bool | None] | None = None,
     counts_users: bool = False,
 ) -> Stack:
-    """Bring up a stack in the settings' home folder and return once its worker takes work.
+    """Start a stack in the settings' home directory and return once its worker is ready.
 
-    With ``redis_url`` set, that server is used and none is started. *on_worker_death* hears the pid of every worker
-    that did not end in order, before the next one starts or the stack has stopped, and says whether it has done work:
-    only workers that did none, in a row, make the stack give up. It also hears of the one that a killed owner left
-    behind. *counts_users*: it will be held for its users. Raises StackRunning when there is a stack already, else one
-    sentence on what is wrong; nothing is left running then.
+    If ``redis_url`` is set, that server is used and none is started. *on_worker_death* gets the pid of every worker
+    that did not end in order, including one of a killed owner, before the next one starts or the stack has stopped. It
+    returns whether the worker has done work: the stack gives up after several workers in a row that did none.
+    *counts_users*: the stack ends with its last user. Raises StackRunning when a stack runs already, or another error;
+    nothing is left running then.
     """
     keep_private()
-    home = Home(settings.home).prepared()
+    home = Home(settings.home).prepare()
     lock = home.acquire()
     stack: Stack | None = None
     try:
-        end_what_was_left(home, on_worker_death)
+        end_orphans(home, on_worker_death)
         home.rotate_logs(REDIS, WORKER, BEAT)
         stack = Stack(
             settings,
@@ -318,7 +315,7 @@ def start(
             on_worker_death=on_worker_death,
             counts_users=counts_users,
         )
-        stack._bring_up()  # noqa: SLF001 - the other half of this function
+        stack._start_services()  # noqa: SLF001 - the other half of this function
     except BaseException:
         if stack is None:
             os.close(lock)
@@ -328,12 +325,12 @@ def start(
     return stack
 
 
-def end_what_was_left(home: Home, on_worker_death: Callable[[int], bool | None] | None) -> None:
-    """End the processes of a stack whose owner was killed, and tell of its worker. Only with the home's lock held."""
+def end_orphans(home: Home, on_worker_death: Callable[[int], bool | None] | None) -> None:
+    """End the processes of a killed owner, and report its worker. Requires the lock of the home directory."""
     record = home.read()
     if record is None:
         return
-    # They were told when their owner died; who still drains has had its time.
+    # They got a signal when their owner died, so the time for draining is over.
     processes.end_all(record.services.values(), _BRIEF)
     worker = record.services.get(WORKER)
     if worker is not None and on_worker_death is not None:
@@ -342,14 +339,14 @@ def end_what_was_left(home: Home, on_worker_death: Callable[[int], bool | None] 
 
 
 def _bare(env: Mapping[str, str]) -> dict[str, str]:
-    """What a program needs to run: jobs could read in /proc whatever else it was given, and Celery might follow it."""
+    """Return only the necessary variables, because jobs can read the others in /proc and Celery may use them."""
     return {name: value for name, value in env.items() if name in _NEEDED or name.startswith(("LC_", "PYTHON"))}
 
 
 def absolute_imports(env: dict[str, str]) -> dict[str, str]:
-    """*env* with a PYTHONPATH that means the same in every folder."""
+    """Make the paths of PYTHONPATH in *env* absolute."""
     if path := env.get("PYTHONPATH"):
-        # An empty entry means "here" as well.
+        # An empty entry means the current directory.
         env["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep))
     return env
 

@@ -21,7 +21,7 @@ from tests.support.processes import Processes
 def fleet(processes: Processes, sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
     """A fleet whose home folder belongs to a stack: this process, with the Redis of the tests."""
     with fleet_on(processes, sqlite_url, redis_url, tmp_path) as made:
-        home, owner = Home(Path(made.env["COORD_HOME"])).prepared(), ServiceRecord.of(os.getpid())
+        home, owner = Home(Path(made.env["COORD_HOME"])).prepare(), ServiceRecord.of(os.getpid())
         lock = home.acquire()
         home.write(RunningStack(owner, datetime.now(UTC), "1", redis_url, sqlite_url))
         yield made

@@ -209,7 +209,7 @@ class TestAWorkerTakenForDead:
 
         until(lambda: slots() == 3, what="it is in the fleet")
 
-        worker.wait_for("taken for dead")  # said when it is written
+        worker.wait_for("considered dead")  # said when it is written
         assert fleet.submit(Task("job", {"shell": "true"})).wait(timeout=20) is RunState.COMPLETED
 
 

@@ -76,10 +76,10 @@ def test_a_plan_runs_to_its_end_while_twenty_thousand_old_rows_go(fleet: Fleet) 
             table = metadata.tables[name]
             assert set(tx.execute(select(table.c.run_id).distinct()).scalars()) == left
     assert story(seed) == seed_story
-    until(lambda: any("deleted what was old" in worker.output for worker in workers), what="a worker says so")
+    until(lambda: any("deleted old rows" in worker.output for worker in workers), what="a worker says so")
     said = "".join(worker.output for worker in workers)
     assert "deadlock" not in said
-    assert "clearing up failed" not in said
+    assert "cleanup failed" not in said
 
 
 def test_workers_write_the_archive_before_they_delete(fleet: Fleet) -> None:

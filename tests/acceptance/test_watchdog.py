@@ -24,7 +24,7 @@ from tests.support.sources import ROOT
 pytestmark = pytest.mark.stores("sqlite")
 
 SOON = {"COORD_WATCHDOG": "2s", "COORD_LOG_LEVEL": "info"}
-DEAF = "this worker hears no messages"
+DEAF = "this worker receives no messages"
 HOLD = "touch started.$COORD_ATTEMPT; while [ ! -e go ]; do sleep 0.05; done; echo by $COORD_ATTEMPT"
 
 

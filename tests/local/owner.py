@@ -14,7 +14,7 @@ from coordination.base.errors import CoordinationError
 from coordination.settings import load_settings
 from coordination.stack import stack
 from coordination.stack.home import Home
-from coordination.stack.joining import told
+from coordination.stack.joining import encode_error
 from coordination.stack.users import StackUsers
 
 STAND_IN = str(Path(__file__).with_name("stand_in_worker.py"))
@@ -42,11 +42,11 @@ def main(arguments: list[str]) -> int:
             on_worker_death=note_death,
             counts_users=users is not None,
         )
-        started.hold(users)
+        started.run(users)
     except CoordinationError as error:
         sys.stderr.write(error.sentence() + "\n")
         if settings.ready_fd is not None and users is not None:
-            os.write(settings.ready_fd, told(error))
+            os.write(settings.ready_fd, encode_error(error))
         return 2
     except KeyboardInterrupt:
         return 130

@@ -28,7 +28,7 @@ def record() -> RunningStack:
 
 class TestPrepared:
     def test_it_is_made_for_its_user_alone(self, tmp_path: Path) -> None:
-        home = Home(tmp_path / "a" / "b").prepared()
+        home = Home(tmp_path / "a" / "b").prepare()
 
         assert home.folder.stat().st_mode & 0o777 == 0o700
         assert [path.name for path in home.folder.iterdir()] in (["logs", "redis"], ["redis", "logs"])
@@ -40,7 +40,7 @@ class TestPrepared:
             open_to_others.mkdir()
             open_to_others.chmod(mode)
 
-        home = Home(folder).prepared()
+        home = Home(folder).prepare()
 
         assert [path.stat().st_mode & 0o777 for path in (home.folder, home.logs, home.redis)] == [0o700] * 3
 
@@ -53,7 +53,7 @@ class TestPrepared:
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
 
         with refuses(SettingsError, field="COORD_HOME"):
-            Home(folder).prepared()
+            Home(folder).prepare()
 
         assert folder.stat().st_mode & 0o7777 == 0o1777
         assert not list(folder.iterdir())
@@ -62,18 +62,18 @@ class TestPrepared:
         (tmp_path / "file").touch()
 
         with refuses(SettingsError, field="COORD_HOME"):
-            Home(tmp_path / "file" / "home").prepared()
+            Home(tmp_path / "file" / "home").prepare()
 
     def test_a_file_in_place_of_a_folder_inside_it_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "logs").touch()
 
         with refuses(SettingsError, field="COORD_HOME"):
-            Home(tmp_path).prepared()
+            Home(tmp_path).prepare()
 
     def test_a_place_where_nobody_can_write(self) -> None:
         # /proc takes no folders, not even from root.
         with refuses(SettingsError, field="COORD_HOME", varies=r"be (used|written to) \([^)]*\)"):
-            Home(Path("/proc/coordination")).prepared()
+            Home(Path("/proc/coordination")).prepare()
 
     @pytest.mark.parametrize(
         ("mount", "expected"),
@@ -94,7 +94,7 @@ class TestPrepared:
             except OSError:
                 pass
             try:
-                Home(folder).prepared()
+                Home(folder).prepare()
             except CoordinationError as error:
                 print(error.sentence())
         """)

@@ -48,7 +48,7 @@ class TestJoin:
         first = join(home)
         second = join(home)
         assert (first.started, second.started) == (True, False)
-        assert first.found.owner == second.found.owner
+        assert first.record.owner == second.record.owner
 
         stays = first.leave()
 
@@ -56,13 +56,13 @@ class TestJoin:
         assert second.problem() is None
         assert second.leave() == []
         assert not Home(home).is_owned()
-        assert not any(process.alive() for process in second.found.services.values())
+        assert not any(process.alive() for process in second.record.services.values())
         assert (home / "drained").exists()
 
     def test_its_process_is_away_from_the_terminal_and_from_the_folder(self, home: Path) -> None:
         joined = join(home)
 
-        owner = psutil.Process(joined.found.owner.pid)
+        owner = psutil.Process(joined.record.owner.pid)
         assert os.getsid(owner.pid) == owner.pid
         assert owner.cwd() == str(home)
         joined.leave()
@@ -116,7 +116,7 @@ class TestJoin:
 
         mine = joining.join(settings_in(home), argv, "coord run", prepare=other_first)
 
-        assert mine.found.owner == others[0].found.owner
+        assert mine.record.owner == others[0].record.owner
         others[0].leave()
         assert mine.leave() == []
 
@@ -140,7 +140,7 @@ class TestEnds:
     def test_one_that_was_killed_says_nothing(self, home: Path) -> None:
         joined = join(home)
 
-        os.kill(joined.found.owner.pid, signal.SIGKILL)
+        os.kill(joined.record.owner.pid, signal.SIGKILL)
         until(lambda: not Home(home).is_owned())
 
         assert isinstance(joined.problem(), StackGoneError)
@@ -165,7 +165,7 @@ class TestEnds:
         until(lambda: not Home(home).is_owned(), what="the stack's end")
 
     def test_a_user_is_seen_with_its_run_until_it_leaves(self, home: Path) -> None:
-        home_ = Home(home).prepared()
+        home_ = Home(home).prepare()
         member = StackUsers(home_).join("coord run")
         member.note_run("the-run")
 
@@ -175,30 +175,30 @@ class TestEnds:
         assert StackUsers(home_).present() == []
 
     def test_nobody_is_left_only_when_the_last_user_has_gone(self, home: Path) -> None:
-        users = StackUsers(Home(home).prepared())
+        users = StackUsers(Home(home).prepare())
         members = [users.join("coord run"), users.join("coord up")]
         decided: list[bool] = []
 
         for member in members:
-            assert not users.none_left(lambda: decided.append(True))
+            assert not users.is_unused(lambda: decided.append(True))
             member.leave()
 
         assert decided == []
-        assert users.none_left(lambda: decided.append(True))
+        assert users.is_unused(lambda: decided.append(True))
         assert decided == [True]
 
     def test_a_stack_that_cannot_count_its_users_does_not_end_their_jobs(
         self, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        users = StackUsers(Home(home).prepared())
+        users = StackUsers(Home(home).prepare())
 
         def full(*_: object, **__: object) -> int:
             raise OSError(errno.ENFILE, "Too many open files in system")
 
         with monkeypatch.context() as patched:
             patched.setattr("coordination.stack.users.os.open", full)
-            assert not users.none_left(lambda: None)
-        assert users.none_left(lambda: None)
+            assert not users.is_unused(lambda: None)
+        assert users.is_unused(lambda: None)
 
     def test_a_stack_is_stopped_also_where_its_users_cannot_be_named(
         self, home: Path, monkeypatch: pytest.MonkeyPatch
@@ -213,7 +213,7 @@ class TestEnds:
         assert joined.problem() is None
 
     def test_a_file_of_a_user_that_cannot_be_read_still_counts(self, home: Path) -> None:
-        home_ = Home(home).prepared()
+        home_ = Home(home).prepare()
         member = StackUsers(home_).join("coord run")
         for path in (home / "users").iterdir():
             path.write_text("{")
@@ -224,7 +224,7 @@ class TestEnds:
     @pytest.mark.full
     def test_a_worker_that_does_not_obey_is_killed_without_the_grace(self, home: Path) -> None:
         joined = join(home, "stubborn")
-        worker = joined.found.services["worker"]
+        worker = joined.record.services["worker"]
 
         assert running.down(home, now=True)
 
@@ -233,9 +233,9 @@ class TestEnds:
 
 @pytest.mark.parametrize("error", [StackRunning("It runs", hint="Use it"), RedisUnavailable("None", hint="Install")])
 def test_an_error_is_told_across_processes(error: Unavailable) -> None:
-    found = joining.restored(joining.told(error))
+    found = joining.restore_error(joining.encode_error(error))
 
     assert type(found) is type(error)
     assert found is not None
     assert found.sentence() == error.sentence()
-    assert joining.restored(b"garbage") is None
+    assert joining.restore_error(b"garbage") is None

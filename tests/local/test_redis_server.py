@@ -130,13 +130,13 @@ class TestUrls:
     def test_a_password_with_every_special_letter_arrives(self, home: Path) -> None:
         password = "a b/c:d@e?f#g%h&i=j+k;l\"m'n\\ü"
         server = redis_server.RedisServer(
-            Home(home).prepared(), redis_server.find_server(), home / "redis" / "redis.sock", password
+            Home(home).prepare(), redis_server.find_server(), home / "redis" / "redis.sock", password
         )
         process = subprocess.Popen(
             [server.binary, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=home / "redis"
         )
         assert process.stdin is not None
-        process.stdin.write(server.program(os.environ).told)
+        process.stdin.write(server.program(os.environ).stdin)
         process.stdin.close()
         try:
             from tests.support.processes import until

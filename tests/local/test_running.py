@@ -101,7 +101,7 @@ class TestDown:
 
     def test_two_that_stop_it_at_once_signal_it_once(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A second signal would end its jobs the hard way."""
-        home_ = Home(home).prepared()
+        home_ = Home(home).prepare()
         lock = home_.acquire()
         owner = ServiceRecord.of(os.getpid())
         record = RunningStack(owner, utc_now(), "", "redis://x", "sqlite://", ready=True)

@@ -422,7 +422,7 @@ def test_beat_runs_beside_the_worker_and_ends_with_it(home: Path) -> None:
 
 
 def test_a_log_that_has_grown_large_is_put_aside(home: Path) -> None:
-    log = Home(home).prepared().log("worker")
+    log = Home(home).prepare().log("worker")
     log.write_bytes(b"x" * 10_000_001)
 
     with start(home):

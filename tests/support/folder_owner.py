@@ -6,10 +6,10 @@ import signal
 import sys
 from pathlib import Path
 
-from workers.runners.scratch_dirs import IN_HOME, take
+from workers.runners.scratch_dirs import IN_HOME, create
 
 if __name__ == "__main__":
-    own = take(Path(sys.argv[1]), IN_HOME)
+    own = create(Path(sys.argv[1]), IN_HOME)
     (own.path / "d").mkdir()
     (own.path / "d" / "file").touch()
     sys.stdout.write(f"{own.path}\n")

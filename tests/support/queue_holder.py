@@ -8,10 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from workers.runners.base import Control
-from workers.workspaces.merge_lock import turn
+from workers.workspaces.merge_lock import hold_lock
 
 if __name__ == "__main__":
-    with turn(Path(sys.argv[1]), Control(scratch=Path("/nowhere")), limit=timedelta(seconds=9)):
+    with hold_lock(Path(sys.argv[1]), Control(scratch=Path("/nowhere")), limit=timedelta(seconds=9)):
         sys.stdout.write("has it\n")
         sys.stdout.flush()
         signal.pause()

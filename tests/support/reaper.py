@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> None:
     with contextlib.suppress(Exception):
         from workers.runners import scratch_dirs  # what killed workers had in the folder for temporary files
 
-        scratch_dirs.clear(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
+        scratch_dirs.delete_abandoned(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
 
 
 def _end_all(mark: bytes) -> None:

@@ -278,12 +278,12 @@ class Worker:
                 continue
             held = self._held.add(claims, sent=time.monotonic())
             for one in held:
-                one.live = OutputBuffer(100_000, began=0.0)
-                one.live.feed("out", b"working\n")
-                one.moved = True
+                one.output_buffer = OutputBuffer(100_000, began=0.0)
+                one.output_buffer.feed("out", b"working\n")
+                one.made_progress = True
                 one.process = ProcessRecord(1, 1, 1, "A=b")
                 self._held.note(one, EventType.PROGRESS, {"said": "something"})
-                self._held.remember(one, {"kept": chance.random()})
+                self._held.add_carry(one, {"kept": chance.random()})
             if chance.random() < 0.3:
                 self._traffic.once("checkpoint", partial(self._checkpoint, claims))
             if chance.random() < 0.2:
@@ -293,7 +293,7 @@ class Worker:
             if chance.random() < 0.15:
                 self._traffic.once("rescue", lambda: self._store.transact(lambda tx: rescue_worker(tx, self._id)))
             chance.shuffle(held)
-            ends = [(self._decided(chance, one.claim), self._held.ending(one)) for one in held]
+            ends = [(self._decided(chance, one.claim), self._held.begin_end(one)) for one in held]
             for project_id in sorted({one.project_id for one in claims}):
                 mine = [one for one in ends if one[0].claim.project_id == project_id]
                 more: list[Claim] = []

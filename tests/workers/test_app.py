@@ -139,7 +139,7 @@ class TestMakingApps:
 
     def test_without_a_redis_the_embedded_stack_of_the_home_folder_has_one(self, tmp_path: Path) -> None:
         settings = load_settings({"COORD_HOME": str(tmp_path), "HOME": str(tmp_path)})
-        home, me = Home(settings.home).prepared(), ServiceRecord.of(os.getpid())
+        home, me = Home(settings.home).prepare(), ServiceRecord.of(os.getpid())
         lock = home.acquire()
         home.write(RunningStack(me, datetime.now(UTC), "1", "unix:///stack/redis.sock?db=0", "sqlite:////x", {}))
 

@@ -26,17 +26,17 @@ from workers.attempt import token_issuer
 from workers.attempt.folders import AttemptFolders
 from workers.attempt.token_issuer import TokenIssuer, claims_of
 from workers.runners import scratch_dirs
-from workers.runners.scratch_dirs import IN_HOME, IN_TEMPORARY, clear
+from workers.runners.scratch_dirs import IN_HOME, IN_TEMPORARY, delete_abandoned
 
 KILLED = """
 import signal, sys
 from pathlib import Path
 from workers.attempt.folders import AttemptFolders
-from workers.runners.scratch_dirs import IN_HOME, take
+from workers.runners.scratch_dirs import IN_HOME, create
 from workers.attempt.report_socket import ReportServer
 from tests.support.jobs import claim_of
 
-folders, server = AttemptFolders(take(Path(sys.argv[1]), IN_HOME).path), ReportServer()
+folders, server = AttemptFolders(create(Path(sys.argv[1]), IN_HOME).path), ReportServer()
 with folders.make(claim_of({"shell": "true"})) as folder:
     server.listen(folder.address(), lambda line, peer: {})
     (folder.path / "file").touch()
@@ -65,8 +65,8 @@ def test_folders_and_sockets_of_a_killed_worker_are_taken_away(
     assert (address.exists(), link) == (True, deep)
 
     owner.kill()
-    assert clear(root, IN_HOME) == 1
-    clear(scratch_dirs.TEMPORARY, IN_TEMPORARY)
+    assert delete_abandoned(root, IN_HOME) == 1
+    delete_abandoned(scratch_dirs.TEMPORARY, IN_TEMPORARY)
 
     assert not address.exists()
     assert list(root.iterdir()) == []

@@ -97,7 +97,7 @@ def test_what_a_job_returned_counts_for_nothing_when_its_lease_lapsed(
     counts: bool,  # noqa: FBT001
 ) -> None:
     entry = held("a")
-    entry.renewed -= age
+    entry.renewed_at -= age
     bundle = Batch([entry], sent=0.0)
     bundle.take(1)
 

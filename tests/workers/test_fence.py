@@ -113,7 +113,7 @@ def test_a_job_whose_lease_was_renewed_goes_on_while_another_one_is_ended(
     attempts = Watched(3)
     renewed, keeps = run(attempts, tmp_path, sent=1000.0)
     _, loses = run(attempts, tmp_path, sent=1000.0)
-    attempts.renewed((renewed.claim.task_id, renewed.claim.attempt), sent=1001.0, ttl=TERMS.ttl)
+    attempts.record_renewal((renewed.claim.task_id, renewed.claim.attempt), sent=1001.0, ttl=TERMS.ttl)
     monkeypatch.setattr(module, "monotonic", lambda: 1002.8)
 
     with cut_off(attempts):

@@ -27,7 +27,7 @@ def test_folders_without_end_are_taken_away_with_few_descriptors(tmp_path: Path)
     (tmp_path / "job").mkdir()
     nested(tmp_path / "job")
 
-    untrusted_files.clear(str(tmp_path / "job"))
+    untrusted_files.delete_quietly(str(tmp_path / "job"))
 
     assert not (tmp_path / "job").exists()
 
@@ -40,11 +40,11 @@ def test_a_job_that_nests_folders_in_its_own_folder_ends_as_others_do(tmp_path: 
 
 
 def test_nothing_is_taken_away_where_there_is_nothing(tmp_path: Path) -> None:
-    untrusted_files.clear(None)
-    untrusted_files.clear(str(tmp_path / "gone"))
+    untrusted_files.delete_quietly(None)
+    untrusted_files.delete_quietly(str(tmp_path / "gone"))
     (tmp_path / "kept").write_text("x")
     (tmp_path / "link").symlink_to("kept")
-    untrusted_files.clear(str(tmp_path / "link"))
+    untrusted_files.delete_quietly(str(tmp_path / "link"))
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
@@ -73,7 +73,7 @@ def test_a_walk_goes_where_its_caller_lets_it_and_nests_as_deep_as_paths_do(tmp_
             names[:] = [name for name in names if name != "not"]
             found.append((folder, others))
     finally:
-        untrusted_files.clear(str(tmp_path / "job"))
+        untrusted_files.delete_quietly(str(tmp_path / "job"))
 
     assert len(found) > 1_000
     assert not any(others for _, others in found)

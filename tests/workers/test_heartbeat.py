@@ -33,7 +33,7 @@ from tests.support.broken_stores import Around, Away, Failing, Unanswered
 from tests.support.world import World
 from workers.leases import heartbeat as module
 from workers.leases.heartbeat import Heartbeat
-from workers.leases.in_flight import AttemptNote, InFlightAttempt, InFlightAttempts, UnwrittenUsage
+from workers.leases.in_flight import InFlightAttempt, InFlightAttempts, PendingEvent, UnwrittenBatch
 from workers.leases.output_buffer import OutputBuffer
 from workers.leases.usage_meter import UsageMeter
 from workers.runners.base import Control, ProcessRecord, StopReason
@@ -46,7 +46,7 @@ ROW = ("id", "name", "host", "boot_id", "pid", "slots", "version")
 
 
 class NoPrices:
-    def one(self, _claim: Claim, used: Usage) -> Usage:
+    def add_cost(self, _claim: Claim, used: Usage) -> Usage:
         return used
 
 
@@ -160,7 +160,7 @@ class TestRenewal:
 
         bench.heartbeat_on(Slow(bench.world.store)).beat()
 
-        assert bench.entries["a"].renewed == 1000.0
+        assert bench.entries["a"].renewed_at == 1000.0
 
     def test_a_beat_that_failed_has_renewed_nothing(self, bench: Bench) -> None:
         bench.world.submit("a")
@@ -169,13 +169,13 @@ class TestRenewal:
         with pytest.raises(DatabaseUnavailable):
             bench.heartbeat_on(Away(bench.world.store)).beat()
 
-        assert bench.entries["a"].renewed == 980.0
+        assert bench.entries["a"].renewed_at == 980.0
         assert bench.reason("a") is None
 
     def test_progress_is_written_with_the_beat(self, bench: Bench) -> None:
         bench.world.submit("a", "b")
         bench.run("a", "b")
-        bench.entries["a"].moved = True
+        bench.entries["a"].made_progress = True
 
         bench.heartbeat.beat()
 
@@ -213,7 +213,7 @@ class TestAnAttemptThatIsNotOursAnyMore:
         """Its row is still open, so that nothing starts beside it; but the task has another attempt by now."""
         bench.world.submit("a")
         bench.run("a")
-        before = bench.entries["a"].renewed
+        before = bench.entries["a"].renewed_at
         bench.world.store.transact(
             lambda tx: force_task(
                 tx, bench.world.workspace, bench.world.ids["a"], TaskState.COMPLETED, actor="ann", reason="by hand"
@@ -223,7 +223,7 @@ class TestAnAttemptThatIsNotOursAnyMore:
         bench.heartbeat.beat()
 
         assert bench.reason("a") is StopReason.LEASE_LOST
-        assert bench.entries["a"].renewed == before
+        assert bench.entries["a"].renewed_at == before
 
     def test_one_that_is_stopped_is_told_without_a_message(self, bench: Bench) -> None:
         bench.world.submit("a")
@@ -321,10 +321,10 @@ class TestNotes:
         bench.run("a")
         entry = bench.entries["a"]
         entry.process = ProcessRecord(pid=41, pgid=42, start_time=4300, marker="A=b")
-        entry.live = OutputBuffer(1 << 16, began=float("-inf"))
-        entry.live.feed("stdout", b"hello\n")
+        entry.output_buffer = OutputBuffer(1 << 16, began=float("-inf"))
+        entry.output_buffer.feed("stdout", b"hello\n")
         bench.attempts.note(entry, EventType.STARTED, {"pid": 41}, at=990.0)
-        bench.attempts.remember(entry, {"step": 2})
+        bench.attempts.add_carry(entry, {"step": 2})
         monkeypatch.setattr(module, "monotonic", lambda: 1000.0)
 
         bench.heartbeat.write_notes()
@@ -342,7 +342,7 @@ class TestNotes:
             ]
         assert chunks == [StoredChunk(0, 0, 6, (("stdout", "hello\n"),))]
         assert timedelta(seconds=10) <= now - happened < timedelta(seconds=30), "as long ago as it happened"
-        assert entry.live.due(0.0) == [], "it is not written again"
+        assert entry.output_buffer.due(0.0) == [], "it is not written again"
 
     def test_an_attempt_that_was_taken_away_adds_nothing_to_the_story_of_the_next_one(self, bench: Bench) -> None:
         bench.world.submit("a")
@@ -350,7 +350,7 @@ class TestNotes:
         entry = bench.entries["a"]
         entry.process = ProcessRecord(pid=41, pgid=42, start_time=4300, marker="A=b")
         bench.attempts.note(entry, EventType.STARTED, {})
-        bench.attempts.remember(entry, {"step": 2})
+        bench.attempts.add_carry(entry, {"step": 2})
         bench.world.expire("a")
         bench.world.tick()
         bench.world.claim("a", worker=bench.world.register(new_id()))
@@ -365,7 +365,7 @@ class TestNotes:
         entry = bench.entries[key]
         entry.process = ProcessRecord(pid=41, pgid=42, start_time=4300, marker="A=b")
         bench.attempts.note(entry, EventType.PROGRESS, payload)
-        bench.attempts.remember(entry, {"step": 2})
+        bench.attempts.add_carry(entry, {"step": 2})
 
     def progress(self, bench: Bench, key: str) -> list[dict[str, object] | None]:
         return [payload for line, payload in self.story(bench, key) if line == "progress"]
@@ -393,9 +393,9 @@ class TestNotes:
         with pytest.raises(DatabaseUnavailable):
             bench.heartbeat_on(Away(bench.world.store)).write_notes()
 
-        notes = bench.attempts.ending(bench.entries["a"])
+        notes = bench.attempts.begin_end(bench.entries["a"])
 
-        assert [note.payload for note in notes if isinstance(note, AttemptNote)] == [{"said": "one"}]
+        assert [note.payload for note in notes if isinstance(note, PendingEvent)] == [{"said": "one"}]
 
     @pytest.mark.stores("postgres")
     def test_events_whose_commit_was_not_answered_are_written_once(self, bench: Bench) -> None:
@@ -440,7 +440,7 @@ class TestNotes:
     def test_progress_that_could_not_be_written_comes_again(self, bench: Bench) -> None:
         bench.world.submit("a")
         bench.run("a")
-        bench.entries["a"].moved = True
+        bench.entries["a"].made_progress = True
         heartbeat = bench.heartbeat_on(Failing(bench.world.store, DatabaseUnavailable("away"), times=1))
         with pytest.raises(DatabaseUnavailable):
             heartbeat.beat()
@@ -452,7 +452,7 @@ class TestNotes:
     def test_output_that_could_not_be_written_comes_again(self, bench: Bench) -> None:
         bench.world.submit("a")
         bench.run("a")
-        live = bench.entries["a"].live = OutputBuffer(1 << 16, began=float("-inf"))
+        live = bench.entries["a"].output_buffer = OutputBuffer(1 << 16, began=float("-inf"))
         live.feed("stdout", b"hello\n")
         with pytest.raises(DatabaseUnavailable):
             bench.heartbeat_on(Away(bench.world.store)).write_notes()
@@ -490,7 +490,7 @@ class TestTheLoop:
             assert store.succeeded.wait(PATIENCE)
 
         assert store.failed == 2
-        assert bench.entries["a"].renewed > 0
+        assert bench.entries["a"].renewed_at > 0
 
     def test_rounds_are_as_far_apart_as_they_are_to_be_whatever_one_of_them_takes(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
@@ -546,7 +546,7 @@ class TestTheLoop:
         entry = bench.entries["a"]
         entry.claim = replace(entry.claim, budgeted=True)
         usage_meter = entry.usage_meter = UsageMeter(entry.claim, NoPrices())  # type: ignore[arg-type]
-        usage_meter.spent([Usage("m", input_tokens=10, cost_usd=Decimal("0.5"))])
+        usage_meter.set_usage([Usage("m", input_tokens=10, cost_usd=Decimal("0.5"))])
         store = Failing(bench.world.store, RuntimeError("not raised"), times=0)
 
         with self.running(bench.heartbeat_on(store, terms=slow)):
@@ -554,7 +554,7 @@ class TestTheLoop:
             assert store.succeeded.wait(PATIENCE)
 
         assert [tuple(row) for row in bench.world.sql("SELECT total_tokens FROM costs")] == [(10,)]
-        assert usage_meter.settled
+        assert usage_meter.is_settled
 
     def test_a_worker_that_stops_renews_nothing_any_more(self, bench: Bench) -> None:
         heartbeat = bench.heartbeat_on(bench.world.store)
@@ -573,8 +573,8 @@ class Rounds(InFlightAttempts):
         self.left = many
         self.over = threading.Event()
 
-    def unwritten(self) -> UnwrittenUsage:
+    def collect_unwritten(self) -> UnwrittenBatch:
         self.left -= 1
         if self.left <= 0:
             self.over.set()
-        return super().unwritten()
+        return super().collect_unwritten()

@@ -221,7 +221,7 @@ class TestNudges:
         world.submit("a", "b")
 
         for _ in range(3):
-            parts.housekeeper.answer([(world.workspace, world.project_id)])
+            parts.housekeeper.handle_nudges([(world.workspace, world.project_id)])
 
         assert parts.queued_messages() == 2
         assert [entry[1:] for entry in parts.housekeeper._later] == [(world.workspace, world.project_id)]
@@ -247,16 +247,16 @@ class TestNudges:
         other = World(world.store, project="example.org/acme/mill")
         world.submit("a")
         other.submit("b")
-        healthy = parts.housekeeping.windows.fill
+        healthy = parts.housekeeping.dispatch_window.fill
 
         def breaks_once(tx: Any, workspace_id: str, project_id: str, **settings: Any) -> Any:
             if project_id == world.project_id:
                 raise RuntimeError("a bug")
             return healthy(tx, workspace_id, project_id, **settings)
 
-        monkeypatch.setattr(parts.housekeeping.windows, "fill", breaks_once)
+        monkeypatch.setattr(parts.housekeeping.dispatch_window, "fill", breaks_once)
 
-        parts.housekeeper.answer([(world.workspace, world.project_id), (other.workspace, other.project_id)])
+        parts.housekeeper.handle_nudges([(world.workspace, world.project_id), (other.workspace, other.project_id)])
 
         marked = {str(row[0]) for row in world.sql("SELECT key FROM tasks WHERE enqueued_at IS NOT NULL")}
         assert marked == {"b"}
@@ -291,7 +291,7 @@ class TestNudges:
 
         with monkeypatch.context() as broken:
             broken.setattr(parts.context.store, "write", away)
-            parts.housekeeper.answer([(world.workspace, world.project_id)])
+            parts.housekeeper.handle_nudges([(world.workspace, world.project_id)])
 
         assert parts.queued_messages() == 0
         assert len(parts.housekeeper._later) == 1
@@ -300,8 +300,8 @@ class TestNudges:
         world.submit("a", tasks={"a": {"max_attempts": 2}})
         now = time.monotonic()
 
-        parts.housekeeper.look_again(world.workspace, world.project_id, after=timedelta(seconds=30))
-        parts.housekeeper.look_again(world.workspace, world.project_id, after=timedelta(seconds=5))
+        parts.housekeeper.schedule_tick(world.workspace, world.project_id, after=timedelta(seconds=30))
+        parts.housekeeper.schedule_tick(world.workspace, world.project_id, after=timedelta(seconds=5))
 
         nearest = parts.housekeeper._later[0][0]
         assert 5 <= nearest - now < 10

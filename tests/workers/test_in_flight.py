@@ -84,19 +84,19 @@ class TestLeases:
         entry = add(attempts, sent=clock.now)
         clock.now += 30
 
-        attempts.renewed(key_of(entry), sent=1010.0, ttl=TTL)
+        attempts.record_renewal(key_of(entry), sent=1010.0, ttl=TTL)
 
-        assert entry.renewed == 1010.0
+        assert entry.renewed_at == 1010.0
         assert attempts.overdue(timedelta(seconds=19)) == [key_of(entry)]
         assert attempts.overdue(timedelta(seconds=21)) == []
 
     def test_a_renewal_that_is_heard_of_late_takes_nothing_back(self, attempts: InFlightAttempts) -> None:
         entry = add(attempts, sent=1000.0)
-        attempts.renewed(key_of(entry), sent=1020.0, ttl=TTL)
+        attempts.record_renewal(key_of(entry), sent=1020.0, ttl=TTL)
 
-        attempts.renewed(key_of(entry), sent=1010.0, ttl=TTL)
+        attempts.record_renewal(key_of(entry), sent=1010.0, ttl=TTL)
 
-        assert entry.renewed == 1020.0
+        assert entry.renewed_at == 1020.0
 
     def test_one_that_was_not_renewed_in_time_has_lapsed_for_good(
         self, attempts: InFlightAttempts, clock: Clock
@@ -107,8 +107,8 @@ class TestLeases:
         clock.now += 31
         assert attempts.has_lapsed(entry, TTL), "before the next renewal, too"
 
-        assert not attempts.renewed(key_of(entry), sent=clock.now, ttl=TTL)
-        assert not attempts.renewed(key_of(entry), sent=clock.now + 1, ttl=TTL)
+        assert not attempts.record_renewal(key_of(entry), sent=clock.now, ttl=TTL)
+        assert not attempts.record_renewal(key_of(entry), sent=clock.now + 1, ttl=TTL)
         assert attempts.has_lapsed(entry, TTL)
 
     def test_what_has_ended_is_neither_renewed_nor_counted(self, attempts: InFlightAttempts) -> None:
@@ -154,11 +154,11 @@ class TestOrders:
     ) -> None:
         entry = add(attempts)
         attempts.attach(entry, control)
-        attempts.ending(entry)
+        attempts.begin_end(entry)
 
         assert not attempts.stop(key_of(entry), StopReason.CANCELED)
 
-        assert (entry.gone, control.stop_reason) == (None, None)
+        assert (entry.stop_reason, control.stop_reason) == (None, None)
 
     def test_a_batch_is_woken_by_an_order_for_one_of_its_jobs(self, attempts: InFlightAttempts, wake: int) -> None:
         first, second = add(attempts), add(attempts)
@@ -168,7 +168,7 @@ class TestOrders:
         attempts.stop(key_of(second), StopReason.CANCELED)
 
         assert is_readable(wake)
-        assert (first.gone, second.gone) == (None, StopReason.CANCELED)
+        assert (first.stop_reason, second.stop_reason) == (None, StopReason.CANCELED)
 
     def test_a_batch_is_woken_by_an_order_that_came_before_it_was_watched(
         self, attempts: InFlightAttempts, wake: int
@@ -185,51 +185,51 @@ class TestOrders:
 
         attempts.stop_all(StopReason.SHUTDOWN)
 
-        assert [entry.gone for entry in entries] == [StopReason.SHUTDOWN] * 3
+        assert [entry.stop_reason for entry in entries] == [StopReason.SHUTDOWN] * 3
 
 
 class TestReports:
     def test_an_event_is_handed_out_until_it_is_written(self, attempts: InFlightAttempts) -> None:
         entry = add(attempts)
         attempts.note(entry, EventType.STARTED, {"pid": 7}, at=5.0)
-        attempts.landed(attempts.unwritten())
+        attempts.finish_write(attempts.collect_unwritten())
 
-        found = attempts.unwritten()
+        found = attempts.collect_unwritten()
         attempts.note(entry, EventType.PROGRESS, {})
-        attempts.wrote(found)
-        attempts.landed(found)
+        attempts.mark_written(found)
+        attempts.finish_write(found)
 
         ((owner, notes),) = found.notes
         assert owner is entry
         assert [(note.type, note.payload, note.at) for note in notes] == [(EventType.STARTED, {"pid": 7}, 5.0)]  # type: ignore[union-attr]
-        assert [note.type for note in attempts.ending(entry)] == [EventType.PROGRESS]  # type: ignore[union-attr]
-        assert not attempts.unwritten()
+        assert [note.type for note in attempts.begin_end(entry)] == [EventType.PROGRESS]  # type: ignore[union-attr]
+        assert not attempts.collect_unwritten()
 
     def test_an_end_takes_with_it_what_is_still_being_written_when_that_takes_long(
         self, attempts: InFlightAttempts, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "_IN_FLIGHT", 0.01)
+        monkeypatch.setattr(module, "_WRITE_WAIT", 0.01)
         entry = add(attempts)
         attempts.note(entry, EventType.STARTED, {})
-        found = attempts.unwritten()
+        found = attempts.collect_unwritten()
 
-        notes = attempts.ending(entry)
+        notes = attempts.begin_end(entry)
 
-        attempts.wrote(found)
+        attempts.mark_written(found)
         assert [note.type for note in notes] == [EventType.STARTED]  # type: ignore[union-attr]
 
     def test_an_end_waits_for_what_is_being_written_and_leaves_it_out(self, attempts: InFlightAttempts) -> None:
         entry = add(attempts)
         attempts.note(entry, EventType.STARTED, {})
-        found = attempts.unwritten()
+        found = attempts.collect_unwritten()
 
         def write() -> None:
-            attempts.wrote(found)
-            attempts.landed(found)
+            attempts.mark_written(found)
+            attempts.finish_write(found)
 
         writer = threading.Timer(0.1, write)
         writer.start()
-        notes = attempts.ending(entry)
+        notes = attempts.begin_end(entry)
         writer.join()
 
         assert notes == []
@@ -243,50 +243,50 @@ class TestReports:
         for number in range(5):
             attempts.note(entry, EventType.PROGRESS, {"number": number})
 
-        assert [note.payload["number"] for note in attempts.ending(entry)] == [2, 3, 4]  # type: ignore[union-attr]
+        assert [note.payload["number"] for note in attempts.begin_end(entry)] == [2, 3, 4]  # type: ignore[union-attr]
 
     def test_an_event_that_was_not_written_goes_with_the_end(self, attempts: InFlightAttempts) -> None:
         entry = add(attempts)
         attempts.note(entry, EventType.STARTED, {})
 
-        notes = attempts.ending(entry)
+        notes = attempts.begin_end(entry)
 
         assert [note.type for note in notes] == [EventType.STARTED]  # type: ignore[union-attr]
-        assert not attempts.unwritten()
+        assert not attempts.collect_unwritten()
 
     def test_a_process_is_handed_out_until_it_is_written(self, attempts: InFlightAttempts) -> None:
         entry = add(attempts)
         entry.process = PROCESS
-        attempts.landed(attempts.unwritten())
+        attempts.finish_write(attempts.collect_unwritten())
 
-        found = attempts.unwritten()
-        attempts.wrote(found)
+        found = attempts.collect_unwritten()
+        attempts.mark_written(found)
 
         assert found.processes == [(entry.claim, PROCESS)]
-        assert not attempts.unwritten()
+        assert not attempts.collect_unwritten()
 
     def test_progress_is_handed_out_once_for_each_move(self, attempts: InFlightAttempts) -> None:
         entry = add(attempts)
         add(attempts)
-        entry.moved = True
+        entry.made_progress = True
 
-        assert attempts.take_moved() == [key_of(entry)]
-        assert attempts.take_moved() == []
-        attempts.moved_still([key_of(entry)])
-        assert attempts.take_moved() == [key_of(entry)], "it could not be written"
+        assert attempts.take_progress() == [key_of(entry)]
+        assert attempts.take_progress() == []
+        attempts.restore_progress([key_of(entry)])
+        assert attempts.take_progress() == [key_of(entry)], "it could not be written"
 
     def test_all_that_an_attempt_leaves_is_handed_out_again_when_there_is_more(
         self, attempts: InFlightAttempts
     ) -> None:
         entry = add(attempts)
-        attempts.remember(entry, {"a": 1})
-        first = attempts.unwritten()
-        assert first.left == [(entry.claim, {"a": 1})]
+        attempts.add_carry(entry, {"a": 1})
+        first = attempts.collect_unwritten()
+        assert first.carry == [(entry.claim, {"a": 1})]
 
-        attempts.remember(entry, {"b": 2})
-        attempts.wrote(first)
+        attempts.add_carry(entry, {"b": 2})
+        attempts.mark_written(first)
 
-        second = attempts.unwritten()
-        assert second.left == [(entry.claim, {"a": 1, "b": 2})]
-        attempts.wrote(second)
-        assert not attempts.unwritten()
+        second = attempts.collect_unwritten()
+        assert second.carry == [(entry.claim, {"a": 1, "b": 2})]
+        attempts.mark_written(second)
+        assert not attempts.collect_unwritten()

@@ -86,7 +86,7 @@ def test_a_batch_ends_before_a_claim_whose_lease_may_have_run_out(parts: WorkerP
 
 
 def test_a_job_that_was_told_to_stop_before_it_began_is_not_started(parts: WorkerParts) -> None:
-    entry = InFlightAttempt(claim_of({"shell": "true"}), time.monotonic(), gone=StopReason.CANCELED)
+    entry = InFlightAttempt(claim_of({"shell": "true"}), time.monotonic(), stop_reason=StopReason.CANCELED)
 
     result = parts.executor._ended_early(entry)
 

@@ -31,7 +31,7 @@ class Rows:
 def written(live: OutputBuffer, rows: Rows) -> list[StoredChunk]:
     found = live.due(LATER)
     rows.write(found)
-    live.wrote(found)
+    live.mark_written(found)
     return found
 
 
@@ -40,7 +40,7 @@ def test_a_short_job_has_nothing_to_write() -> None:
     live.feed("out", b"hello\n")
 
     assert live.due(YOUNG / 2) == []
-    assert live.last() == []
+    assert live.drain() == []
 
 
 def test_what_is_nowhere_else_is_written_of_a_short_job_too() -> None:
@@ -48,7 +48,7 @@ def test_what_is_nowhere_else_is_written_of_a_short_job_too() -> None:
     live.feed("out", b"hello\n")
 
     assert live.due(YOUNG / 2) == []
-    rows.write(live.last())
+    rows.write(live.drain())
 
     assert rows.text() == "hello\n"
 
@@ -61,7 +61,7 @@ def test_a_long_job_writes_what_is_new_and_only_then() -> None:
     assert len(written(live, rows)) == 1
     assert live.due(LATER) == []
     live.feed("out", b"two\n")
-    (grown,) = live.last()
+    (grown,) = live.drain()
 
     assert grown.pieces == (("out", "one\n"), ("err", "oops\n"), ("out", "two\n"))
 
@@ -86,7 +86,7 @@ def test_a_flood_is_bounded_in_memory_and_rows_and_says_what_is_left_out() -> No
         assert len(live._waiting) < LIMIT // CHUNK
         if number % 100 == 99:
             assert sum(chunk.size for chunk in written(live, rows)) <= LIMIT
-    rows.write(live.last())
+    rows.write(live.drain())
 
     assert len(rows.by_slot) <= LIMIT // CHUNK
     kept = sum(chunk.size for chunk in rows.by_slot.values())
@@ -122,7 +122,7 @@ def test_characters_cut_anywhere_and_streams_mixed_come_out_whole() -> None:
         if dice.random() < 0.01:
             live.feed("err", b"!")
             written(live, rows)
-    rows.write(live.last())
+    rows.write(live.drain())
 
     ordered = sorted(rows.by_slot.values(), key=lambda chunk: chunk.position)
     assert "".join(said for chunk in ordered for stream, said in chunk.pieces if stream == "out") == text
@@ -133,7 +133,7 @@ def test_what_is_no_text_becomes_text_and_ends_with_the_job() -> None:
     live.feed("out", b"a\xff\x00b\xf0")
     written(live, rows)
 
-    rows.write(live.last())
+    rows.write(live.drain())
 
     assert rows.text() == "a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}"
 

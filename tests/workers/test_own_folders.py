@@ -13,11 +13,11 @@ from tests.support.processes import Processes
 from tests.support.refusals import refuses
 from tests.support.sources import ROOT
 from workers.runners import scratch_dirs
-from workers.runners.scratch_dirs import IN_HOME, clear, take
+from workers.runners.scratch_dirs import IN_HOME, create, delete_abandoned
 
 
 def test_one_that_is_closed_is_gone(tmp_path: Path) -> None:
-    own = take(tmp_path / "made" / "too", IN_HOME)
+    own = create(tmp_path / "made" / "too", IN_HOME)
     (own.path / "file").touch()
     assert own.path.stat().st_mode & 0o777 == 0o700
 
@@ -28,16 +28,16 @@ def test_one_that_is_closed_is_gone(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_taken_away_and_what_lives_is_not(tmp_path: Path, processes: Processes) -> None:
-    ours = take(tmp_path, IN_HOME)
+    ours = create(tmp_path, IN_HOME)
     owner = processes.start_python("-m", "tests.support.folder_owner", tmp_path, cwd=ROOT)
     theirs = Path(owner.wait_for(r"^(/.+)$")[1])
     os.utime(theirs, (0, 0))  # however old it is
 
-    assert clear(tmp_path, IN_HOME) == 0
+    assert delete_abandoned(tmp_path, IN_HOME) == 0
     owner.signal(signal.SIGSTOP)
-    assert clear(tmp_path, IN_HOME) == 0
+    assert delete_abandoned(tmp_path, IN_HOME) == 0
     owner.kill()
-    assert clear(tmp_path, IN_HOME) == 1
+    assert delete_abandoned(tmp_path, IN_HOME) == 1
 
     assert [ours.path] == list(tmp_path.iterdir())
     ours.close()
@@ -47,35 +47,35 @@ def test_what_is_not_ours_to_judge_stays(tmp_path: Path, monkeypatch: pytest.Mon
     names = ("w-00000000-12345678", "other", "coord-worker-x", "w-", "w-rubbish")
     for name in names:
         (tmp_path / name).mkdir()
-    abandoned = take(tmp_path, IN_HOME)
+    abandoned = create(tmp_path, IN_HOME)
     os.close(abandoned._fd)
     (tmp_path / "target").mkdir()
     (tmp_path / f"{abandoned.path.name}x").symlink_to(tmp_path / "target")
     monkeypatch.setattr(scratch_dirs, "host", lambda: "elsewhere")
     monkeypatch.setattr(scratch_dirs, "boot_id", lambda: "another/pid:[1]")
-    assert clear(tmp_path, IN_HOME) == 0
+    assert delete_abandoned(tmp_path, IN_HOME) == 0
     monkeypatch.undo()
 
     monkeypatch.setattr(os, "getuid", lambda: 4711)
-    assert clear(tmp_path, IN_HOME) == 0
+    assert delete_abandoned(tmp_path, IN_HOME) == 0
     monkeypatch.undo()
 
     monkeypatch.setattr(scratch_dirs, "boot_id", lambda: "the next one/pid:[1]")
-    assert clear(tmp_path, IN_HOME) == 1  # after a reboot
+    assert delete_abandoned(tmp_path, IN_HOME) == 1  # after a reboot
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [*names, "target", f"{abandoned.path.name}x"],
     )
 
 
 def test_a_fork_neither_takes_it_away_nor_loses_the_lock(tmp_path: Path) -> None:
-    own = take(tmp_path, IN_HOME)
+    own = create(tmp_path, IN_HOME)
     child = os.fork()
     if not child:
         own.close()
         os._exit(0)
     os.waitpid(child, 0)
 
-    assert clear(tmp_path, IN_HOME) == 0
+    assert delete_abandoned(tmp_path, IN_HOME) == 0
     assert own.path.is_dir()
     own.close()
 
@@ -86,19 +86,19 @@ def test_one_that_is_cleared_while_it_is_made_is_made_again(tmp_path: Path, monk
     def late(fd: int, how: int) -> None:
         if not taken:
             taken.append(True)
-            assert clear(tmp_path, IN_HOME) == 1
+            assert delete_abandoned(tmp_path, IN_HOME) == 1
         lock(fd, how)
 
     monkeypatch.setattr(scratch_dirs.fcntl, "flock", late)
-    own = take(tmp_path, IN_HOME)
+    own = create(tmp_path, IN_HOME)
 
     assert own.path.is_dir()
-    assert clear(tmp_path, IN_HOME) == 0
+    assert delete_abandoned(tmp_path, IN_HOME) == 0
     own.close()
 
 
 def test_folders_that_a_job_made_read_only_go_too(tmp_path: Path) -> None:
-    own = take(tmp_path, IN_HOME)
+    own = create(tmp_path, IN_HOME)
     (own.path / "cache" / "deep").mkdir(parents=True)
     (own.path / "cache" / "deep" / "file").touch()
     (own.path / "cache" / "deep").chmod(0o500)
@@ -113,8 +113,8 @@ def test_where_none_can_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with refuses(Refused):
-        take(tmp_path / "file", IN_HOME)
+        create(tmp_path / "file", IN_HOME)
 
 
 def test_nothing_is_cleared_where_there_is_nothing(tmp_path: Path) -> None:
-    assert clear(tmp_path / "nowhere", IN_HOME) == 0
+    assert delete_abandoned(tmp_path / "nowhere", IN_HOME) == 0

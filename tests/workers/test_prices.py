@@ -24,7 +24,7 @@ CALL = Usage("gpt-5-mini", input_tokens=1_000_000)
 
 
 def spent(prices: UsagePrices, *usage: Usage, **of: str) -> list[Decimal | None]:
-    return [prices.one(claim_of({}, **of), used).cost_usd for used in usage]
+    return [prices.add_cost(claim_of({}, **of), used).cost_usd for used in usage]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_what_has_no_cost_gets_one_and_what_was_told_stays(store: Store, place: 
     given = CALL, told, Usage("nobody's", input_tokens=5)
 
     prices, claim = UsagePrices(store), claim_of({}, **place)
-    first, second, third = (prices.one(claim, used) for used in given)
+    first, second, third = (prices.add_cost(claim, used) for used in given)
 
     assert (first.cost_usd, first.extra["priced_by"]) == (Decimal("0.25"), price_list.name())
     assert first.extra["prices"] == {"of": "openai/gpt-5-mini", "input": "0.25"}

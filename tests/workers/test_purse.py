@@ -26,7 +26,7 @@ from workers.leases.usage_meter import UsageMeter
 
 
 class NoPrices:
-    def one(self, _claim: Claim, used: Usage) -> Usage:
+    def add_cost(self, _claim: Claim, used: Usage) -> Usage:
         return used
 
 
@@ -49,21 +49,21 @@ def tokens(records: object) -> int:
 
 
 def test_the_heartbeat_finds_nothing_once_the_end_has_taken_the_rest(usage_meter: UsageMeter) -> None:
-    usage_meter.spent([used(10)])
+    usage_meter.set_usage([used(10)])
 
-    rest, written = usage_meter.rest([used(10)])
+    rest, written = usage_meter.final_costs([used(10)])
 
     assert (tokens(rest), written) == (10, ())
-    assert not usage_meter.changed
+    assert not usage_meter.has_unwritten
     assert usage_meter.due() == []
 
 
 def test_what_the_heartbeat_may_have_written_goes_with_the_end_under_the_same_id(usage_meter: UsageMeter) -> None:
-    usage_meter.spent([used(10)])
+    usage_meter.set_usage([used(10)])
     due = usage_meter.due()
 
-    rest, _ = usage_meter.rest([used(25)])
-    usage_meter.wrote(due)
+    rest, _ = usage_meter.final_costs([used(25)])
+    usage_meter.mark_written(due)
 
     assert {one.id for one in due} <= {one.id for one in rest}
     assert tokens(rest) == 25
@@ -114,7 +114,7 @@ def test_what_cannot_be_stored_of_one_job_keeps_no_other_waiting(store: Store) -
     held = InFlightAttempts()
     for one in held.add([world.claims["bad"], world.claims["good"]], sent=0.0):
         one.usage_meter = UsageMeter(one.claim, NoPrices())  # type: ignore[arg-type]
-        one.usage_meter.spent([used(2**70 if one.claim.key == "bad" else 10, "0.5")])
+        one.usage_meter.set_usage([used(2**70 if one.claim.key == "bad" else 10, "0.5")])
     heartbeat = Heartbeat(store, held, {"id": world.worker}, terms=LeaseTerms())
 
     heartbeat.checkpoint(all_=True)
@@ -126,13 +126,15 @@ def test_what_cannot_be_stored_of_one_job_keeps_no_other_waiting(store: Store) -
 
 
 def test_each_line_that_a_job_has_reported_is_one_record_however_often_it_is_read(usage_meter: UsageMeter) -> None:
-    usage_meter.spent([line(1, "0.1"), line(2, "0.2")])
+    usage_meter.set_usage([line(1, "0.1"), line(2, "0.2")])
     early = usage_meter.due()
-    usage_meter.wrote(early)
-    usage_meter.spent([line(1, "0.1"), line(2, "0.2"), line(3, "0.3"), used(5, "1")])
+    usage_meter.mark_written(early)
+    usage_meter.set_usage([line(1, "0.1"), line(2, "0.2"), line(3, "0.3"), used(5, "1")])
     unsure = usage_meter.due()
 
-    rest, written = usage_meter.rest([line(1, "0.1"), line(2, "0.2"), line(3, "0.3"), line(4, "0.4"), used(7, "3")])
+    rest, written = usage_meter.final_costs(
+        [line(1, "0.1"), line(2, "0.2"), line(3, "0.3"), line(4, "0.4"), used(7, "3")]
+    )
 
     every = {one.id: one for one in (*written, *rest)}
     assert [one.cost_usd for one in early] == [Decimal("0.1"), Decimal("0.2")]
@@ -142,10 +144,10 @@ def test_each_line_that_a_job_has_reported_is_one_record_however_often_it_is_rea
 
 
 def test_a_line_that_was_written_over_is_another_call(usage_meter: UsageMeter) -> None:
-    usage_meter.spent([line(1, "0.1")])
-    usage_meter.wrote(usage_meter.due())
+    usage_meter.set_usage([line(1, "0.1")])
+    usage_meter.mark_written(usage_meter.due())
 
-    rest, written = usage_meter.rest([line(1, "0.3")])
+    rest, written = usage_meter.final_costs([line(1, "0.3")])
 
     assert [one.cost_usd for one in (*written, *rest)] == [Decimal("0.1"), Decimal("0.3")]
 
@@ -173,7 +175,7 @@ def test_who_begins_anew_is_only_stopped_once_a_cap_is_passed(
         budget, BudgetUse("b", "", spent=Amount(usd=Decimal(spent))), Amount(usd=Decimal("0.1")), "usd", passing=False
     )
 
-    assert usage_meter.ends_by(short) is ends
+    assert usage_meter.must_stop_for(short) is ends
 
 
 def call(id_: str, dollars: str | None, tokens: int = 1, number: int = 1) -> Usage:
@@ -182,13 +184,13 @@ def call(id_: str, dollars: str | None, tokens: int = 1, number: int = 1) -> Usa
 
 
 def test_a_call_that_is_reported_twice_is_one(usage_meter: UsageMeter) -> None:
-    usage_meter.spent([call("x", "0.1")])
-    usage_meter.wrote(usage_meter.due())
+    usage_meter.set_usage([call("x", "0.1")])
+    usage_meter.mark_written(usage_meter.due())
 
-    rest, written = usage_meter.rest([call("x", "0.1"), call("x", "0.1", number=2), call("y", "0.1", number=3)])
+    rest, written = usage_meter.final_costs([call("x", "0.1"), call("x", "0.1", number=2), call("y", "0.1", number=3)])
 
     assert sorted(one.id for one in (*written, *rest)) == ["x", "y"]
-    assert usage_meter.remarks() == []
+    assert usage_meter.warnings() == []
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -200,27 +202,27 @@ def test_of_several_amounts_of_a_call_the_largest_counts_and_all_are_said(
 ) -> None:
     first, second = call("x", amounts[0], 10), call("x", amounts[1], 40, number=2)
     if early:
-        usage_meter.spent([first])
-        usage_meter.wrote(usage_meter.due())
+        usage_meter.set_usage([first])
+        usage_meter.mark_written(usage_meter.due())
 
-    rest, written = usage_meter.rest([first, second])
+    rest, written = usage_meter.final_costs([first, second])
 
     every = [*written, *rest]
     assert sum(one.cost_usd or 0 for one in every) == Decimal("0.03")
     assert tokens(every) == 40
     shown = ["no price" if one is None else f"${one}" for one in amounts]
     said = f"{shown[0]} for 10 tokens, {shown[1]} for 40 tokens"
-    assert usage_meter.remarks() == [f"the call x was reported with several amounts, and the largest counts: {said}"]
+    assert usage_meter.warnings() == [f"the call x was reported with several amounts, and the largest counts: {said}"]
     assert every[-1].extra["reported_amounts"] == ["unknown" if one is None else one for one in amounts]
     assert len({one.id for one in every}) == len(every)
 
 
 def test_a_job_that_breaks_off_takes_nothing_back(usage_meter: UsageMeter) -> None:
-    usage_meter.spent([used(10, "1"), line(1, "0.5")])
-    usage_meter.wrote(usage_meter.due())
-    usage_meter.spent([used(30, "3"), line(1, "0.5"), line(2, "0.25")])
+    usage_meter.set_usage([used(10, "1"), line(1, "0.5")])
+    usage_meter.mark_written(usage_meter.due())
+    usage_meter.set_usage([used(30, "3"), line(1, "0.5"), line(2, "0.25")])
 
-    rest, written = usage_meter.rest(())  # its runner failed, and knows nothing
+    rest, written = usage_meter.final_costs(())  # its runner failed, and knows nothing
 
     assert sum(one.cost_usd or 0 for one in (*written, *rest)) == Decimal("3.75")
     assert tokens([*written, *rest]) == 32

@@ -370,7 +370,7 @@ def test_who_is_in_the_session_of_another_attempt_does_not_speak_for_this_one(de
 def test_idle_connections_of_one_job_keep_no_other_from_reporting(desk: Desk, report: JobReports) -> None:
     assert desk.control.line is not None
     address = desk.control.line.url.removeprefix("unix:")
-    with orphan_reaper.inherited(orphan_reaper.job_tag(orphan_reaper.worker_tag("X=idle"), 1)):
+    with orphan_reaper.set_tag(orphan_reaper.job_tag(orphan_reaper.worker_tag("X=idle"), 1)):
         idle = subprocess.Popen(
             [sys.executable, "-c", IDLE, address, "150"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -53,7 +53,7 @@ class Job:
         self._spent()
 
     def _spent(self) -> None:
-        self.usage_meter.spent([*self.told.values(), *self.lines])
+        self.usage_meter.set_usage([*self.told.values(), *self.lines])
 
     def tells(self) -> None:
         model = self.chance.choice(MODELS)
@@ -95,24 +95,24 @@ def test_each_call_is_in_the_ledger_once(store: Store, tmp_path: Path, moment: s
     world.submit("a", "b", budget=BudgetCap(Decimal(1000)))
     dead = Dead(world, tmp_path)
     dead.writes(dead.claim("b"), line("0.50", id="theirs"))  # another attempt has used that id
-    dead.settling.of_worker(dead.scratch, world.worker, lives=True)
-    for other in cost_reports.leftovers_in(dead.folder).values():
-        other.take_away()
+    dead.settling.settle_worker(dead.scratch, world.worker, alive=True)
+    for other in cost_reports.unsettled_in(dead.folder).values():
+        other.delete()
     job = Job(dead, Random(seed))  # noqa: S311 - a test
     for _ in range(12):
         job.chance.choice((job.tells, job.writes, job.is_written))()
     said = [*job.told.values(), *usage_file.read(str(job.path))[0]] if moment == MOMENTS[0] else job.end()
-    undisturbed = UsageMeter(job.claim, dead.prices).rest(said)[0]
+    undisturbed = UsageMeter(job.claim, dead.prices).final_costs(said)[0]
 
     if moment != MOMENTS[0]:
-        costs, written = job.usage_meter.rest(said)
+        costs, written = job.usage_meter.final_costs(said)
         if moment == MOMENTS[2]:
             result = AttemptEnd(Outcome.COMPLETED, usage=tuple(said))
             world.write(decide_end(job.claim, result, now=utc_now(), costs=costs, recorded_costs=written))
             counted(world)
     dead.is_rescued()
     first = dead.ledger()
-    dead.settling.of_dead(dead.folder)
+    dead.settling.settle_folder(dead.folder)
 
     assert dead.ledger() == first
     assert dead.total() == Decimal("0.50") + dollars(undisturbed)

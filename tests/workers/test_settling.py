@@ -64,10 +64,10 @@ class Dead:
     def heartbeat(self, claim: Claim, usage_meter: UsageMeter) -> None:
         due = usage_meter.due()
         self.world.store.transact(partial(checkpoint_costs, workspace_id=self.world.workspace, records=due))
-        usage_meter.wrote(due)
+        usage_meter.mark_written(due)
 
     def is_rescued(self) -> None:
-        assert self.settling.of_worker(self.scratch, self.world.worker)
+        assert self.settling.settle_worker(self.scratch, self.world.worker)
         self.world.store.transact(lambda tx: rescue_worker(tx, self.world.worker))
 
     def ledger(self) -> list[tuple[Decimal | None, bool]]:
@@ -94,7 +94,7 @@ def test_what_no_heartbeat_wrote_counts_before_its_attempt_ends_as_lost(dead: De
 
     assert dead.ledger() == [(Decimal("0.25"), False), (Decimal("0.50"), False), (Decimal(1), False)]
     assert (use(dead.world).spent.usd, use(dead.world).reserved.usd) == (Decimal("1.75"), 0)
-    assert cost_reports.leftovers_in(dead.folder) == {}
+    assert cost_reports.unsettled_in(dead.folder) == {}
     counted(dead.world)
 
 
@@ -102,13 +102,13 @@ def test_what_a_heartbeat_wrote_is_not_written_twice(dead: Dead) -> None:
     claim = dead.claim()
     path = dead.writes(claim, line("0.25"), line("0.50", id="x1"), line("1"))
     usage_meter = UsageMeter(claim, dead.prices)
-    UsageFile(str(path), usage_meter.spent).look()
+    UsageFile(str(path), usage_meter.set_usage).look()
     dead.heartbeat(claim, usage_meter)
     with path.open("a") as file:
         file.write(line("2") + line("4", id="x2"))
 
     for _ in range(2):
-        dead.settling.of_worker(dead.scratch, dead.world.worker, lives=True)
+        dead.settling.settle_worker(dead.scratch, dead.world.worker, alive=True)
 
     assert dead.total() == Decimal("7.75")
     assert len(dead.ledger()) == 5
@@ -117,9 +117,9 @@ def test_what_a_heartbeat_wrote_is_not_written_twice(dead: Dead) -> None:
 def test_what_its_worker_was_told_counts_too(dead: Dead) -> None:
     claim = dead.claim()
     usage_meter = UsageMeter(claim, dead.prices, CostJournal(dead.folder, (claim.task_id, claim.attempt)))
-    usage_meter.spent([Usage("claude", input_tokens=100, cost_usd=Decimal("0.10"))])
+    usage_meter.set_usage([Usage("claude", input_tokens=100, cost_usd=Decimal("0.10"))])
     dead.heartbeat(claim, usage_meter)
-    usage_meter.spent([Usage("claude", input_tokens=300, cost_usd=Decimal("0.25")), Usage("small", input_tokens=5)])
+    usage_meter.set_usage([Usage("claude", input_tokens=300, cost_usd=Decimal("0.25")), Usage("small", input_tokens=5)])
 
     dead.is_rescued()
 
@@ -134,7 +134,7 @@ def test_what_its_worker_was_told_counts_too(dead: Dead) -> None:
 def test_what_a_heartbeat_wrote_of_what_was_told_is_not_taken_back(dead: Dead) -> None:
     claim = dead.claim()
     usage_meter = UsageMeter(claim, dead.prices)
-    usage_meter.spent([Usage("claude", input_tokens=100, cost_usd=Decimal("0.10"))])
+    usage_meter.set_usage([Usage("claude", input_tokens=100, cost_usd=Decimal("0.10"))])
     dead.heartbeat(claim, usage_meter)
     dead.writes(claim, line("1"))
 
@@ -146,13 +146,13 @@ def test_what_a_heartbeat_wrote_of_what_was_told_is_not_taken_back(dead: Dead) -
 def test_what_was_told_to_a_worker_that_may_go_on_is_left_to_it(dead: Dead) -> None:
     claim = dead.claim()
     usage_meter = UsageMeter(claim, dead.prices, CostJournal(dead.folder, (claim.task_id, claim.attempt)))
-    usage_meter.spent([Usage("claude", input_tokens=100, cost_usd=Decimal("0.10"))])
+    usage_meter.set_usage([Usage("claude", input_tokens=100, cost_usd=Decimal("0.10"))])
     dead.writes(claim, line("1"))
 
-    dead.settling.of_worker(dead.scratch, dead.world.worker, lives=True)
+    dead.settling.settle_worker(dead.scratch, dead.world.worker, alive=True)
 
     assert dead.total() == 1
-    assert set(cost_reports.leftovers_in(dead.folder)) == {(claim.task_id, claim.attempt)}
+    assert set(cost_reports.unsettled_in(dead.folder)) == {(claim.task_id, claim.attempt)}
 
 
 def test_what_is_found_after_the_attempt_was_rescued_elsewhere_counts_once_and_is_marked(dead: Dead) -> None:
@@ -161,9 +161,9 @@ def test_what_is_found_after_the_attempt_was_rescued_elsewhere_counts_once_and_i
     dead.world.store.transact(lambda tx: rescue_worker(tx, dead.world.worker))
     assert dead.ledger() == []
 
-    assert dead.settling.of_dead(dead.folder)
+    assert dead.settling.settle_folder(dead.folder)
     dead.writes(claim, line("3"))
-    assert dead.settling.of_dead(dead.folder)
+    assert dead.settling.settle_folder(dead.folder)
 
     assert [stale for _, stale in dead.ledger()] == [True, True], "two executions, each counted once"
     assert use(dead.world).spent.usd == 6
@@ -175,10 +175,10 @@ def test_the_files_of_an_attempt_that_runs_here_are_left_alone(dead: Dead) -> No
     dead.writes(running, line("1"))
     dead.writes(over, line("2"))
 
-    dead.settling.of_own(dead.folder, lambda: [(running.task_id, running.attempt)])
+    dead.settling.settle_own(dead.folder, lambda: [(running.task_id, running.attempt)])
 
     assert dead.total() == 2
-    assert set(cost_reports.leftovers_in(dead.folder)) == {(running.task_id, running.attempt)}
+    assert set(cost_reports.unsettled_in(dead.folder)) == {(running.task_id, running.attempt)}
 
 
 def test_no_link_is_followed_and_no_other_name_counts(dead: Dead, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_what_cannot_be_stored_of_one_keeps_no_other_from_it(dead: Dead, monkeyp
     dead.writes(good, line("2"))
     monkeypatch.setattr(
         dead.prices,
-        "one",
+        "add_cost",
         lambda of, used: replace(used, total_tokens=2**70) if of.key == "a" else used,
     )
 
@@ -223,13 +223,13 @@ class TestKept:
         with Scratch(dead.folder_of(claim) if own else dead.folder, claim) as scratch:
             scratch.write_input(claim)
             Path(scratch.costs).write_text(line("1"))
-        (left,) = cost_reports.leftovers_in(dead.folder).values()
+        (left,) = cost_reports.unsettled_in(dead.folder).values()
         assert [path.read_text() for path in left.files] == [line("1")]
         assert not list(dead.folder.rglob("*input*"))
 
         cost_reports.discard([(claim.task_id, claim.attempt)])
 
-        assert cost_reports.leftovers_in(dead.folder) == {}
+        assert cost_reports.unsettled_in(dead.folder) == {}
 
     def test_one_that_stood_elsewhere_is_brought_home(self, dead: Dead, tmp_path: Path) -> None:
         claim = dead.claim()
@@ -241,7 +241,7 @@ class TestKept:
             Path(scratch.costs).write_text(line("1"))
 
         assert list(place.iterdir()) == []
-        (left,) = cost_reports.leftovers_in(dead.folder).values()
+        (left,) = cost_reports.unsettled_in(dead.folder).values()
         assert [path.parent for path in left.files] == [dead.folder]
 
     def test_one_that_stands_elsewhere_is_found_while_its_execution_runs(self, dead: Dead, tmp_path: Path) -> None:
@@ -273,8 +273,8 @@ def test_what_is_told_comes_back_as_it_was(tmp_path: Path) -> None:
     keeper = CostJournal(tmp_path, told["fence"])  # type: ignore[arg-type]
     keeper.write([one, replace(one, cost_usd=None, total_tokens=None)])
 
-    (left,) = cost_reports.leftovers_in(tmp_path).values()
-    assert left.journal is not None
-    assert cost_reports.read_journal(left.journal) == [one, replace(one, cost_usd=None, total_tokens=None)]
-    left.journal.write_text("[{")
-    assert cost_reports.read_journal(left.journal) == []
+    (reports,) = cost_reports.unsettled_in(tmp_path).values()
+    assert reports.journal is not None
+    assert cost_reports.read_journal(reports.journal) == [one, replace(one, cost_usd=None, total_tokens=None)]
+    reports.journal.write_text("[{")
+    assert cost_reports.read_journal(reports.journal) == []

@@ -1,4 +1,4 @@
-"""When a worker counts as deaf, judged from looks; and what a process becomes when it starts anew."""
+"""When a consumer counts as stopped, judged from samples; and which command a restarting process executes."""
 
 from __future__ import annotations
 
@@ -8,55 +8,58 @@ from types import SimpleNamespace
 import pytest
 
 from workers.process import restart
-from workers.process.deafness import ConsumerCheck, ConsumerSample
+from workers.process.consumer_watchdog import ConsumerCheck, ConsumerSample
 
 
-def judged(*looks: ConsumerSample, patience: float = 10.0) -> list[float | None]:
-    judge = ConsumerCheck(patience=patience, pause=1.0)
-    return [judge.deaf_for(look) for look in looks]
+def judge(*samples: ConsumerSample, patience: float = 10.0) -> list[float | None]:
+    check = ConsumerCheck(patience=patience, pause=1.0)
+    return [check.silent_seconds(sample) for sample in samples]
 
 
 def silence(first: int, last: int, **changes: object) -> list[ConsumerSample]:
-    """One look a second at a worker with free slots and waiting work that hears nothing."""
-    fields = {"heard": 7, "free": True, "waiting": 3, **changes}
+    """One look a second at a worker with free slots and waiting work that receives nothing."""
+    fields = {"messages": 7, "has_free_slot": True, "waiting": 3, **changes}
     return [ConsumerSample(at=float(second), **fields) for second in range(first, last)]  # type: ignore[arg-type]
 
 
 class TestJudge:
     def test_it_is_deaf_after_its_patience_and_no_sooner(self) -> None:
-        answers = judged(*silence(0, 13))
+        answers = judge(*silence(0, 13))
 
         assert answers == [None] * 10 + [10.0, 11.0, 12.0]
 
     @pytest.mark.parametrize(
         "proof",
         [
-            {"heard": 8},
-            {"free": False, "waiting": None},
+            {"messages": 8},
+            {"has_free_slot": False, "waiting": None},
             {"waiting": 0},
             {"waiting": None},  # Redis or the database did not answer
         ],
     )
     def test_one_sign_of_anything_else_begins_the_wait_anew(self, proof: dict[str, object]) -> None:
-        then = {"heard": proof.get("heard", 7)}
+        then = {"messages": proof.get("messages", 7)}
 
-        answers = judged(*silence(0, 9), *silence(9, 10, **proof), *silence(10, 18, **then))
+        answers = judge(*silence(0, 9), *silence(9, 10, **proof), *silence(10, 18, **then))
 
         assert answers == [None] * 18
 
     def test_full_slots_and_an_empty_queue_never_count(self) -> None:
-        assert set(judged(*silence(0, 60, free=False, waiting=None))) == {None}
-        assert set(judged(*silence(0, 60, waiting=0))) == {None}
+        assert set(judge(*silence(0, 60, has_free_slot=False, waiting=None))) == {None}
+        assert set(judge(*silence(0, 60, waiting=0))) == {None}
 
     def test_a_process_that_was_stopped_itself_is_not_deaf(self) -> None:
         before, after = silence(0, 3), silence(600, 605)
 
-        assert judged(*before, *after) == [None] * 8
+        assert judge(*before, *after) == [None] * 8
 
     def test_a_worker_that_hears_is_not_deaf_however_much_waits(self) -> None:
-        looks = [ConsumerSample(at=float(second), heard=second // 5, free=True, waiting=1_000) for second in range(60)]
+        looks = [
+            ConsumerSample(at=float(second), messages=second // 5, has_free_slot=True, waiting=1_000)
+            for second in range(60)
+        ]
 
-        assert set(judged(*looks)) == {None}
+        assert set(judge(*looks)) == {None}
 
 
 class TestStartingAnew:

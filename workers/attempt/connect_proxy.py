@@ -57,7 +57,7 @@ class ConnectProxy:
         self._short: ScratchDir | None = None
         path = str(folder / _SOCKET)
         if len(os.fsencode(path)) > _LONGEST_PATH:
-            self._short = scratch_dirs.take(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
+            self._short = scratch_dirs.create(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
             path = str(self._short.path / _SOCKET)
         self.path = os.path.realpath(path)
         self._server = _Server(self.path, network, idle)

@@ -56,7 +56,7 @@ class AttemptFolder:
         with contextlib.suppress(OSError):
             return os.rmdir(self.path)  # noqa: PTH106 - mostly it is empty by now
         try:
-            untrusted_files.take_away(self.path)
+            untrusted_files.delete_tree(self.path)
         except OSError as error:
             log.warning("an attempt's folder stays until its worker ends", folder=str(self.path), why=str(error))
         return None
@@ -92,7 +92,7 @@ class AttemptFolders:
             return root
         with self._lock:
             if self._short is None:
-                short = scratch_dirs.take(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
+                short = scratch_dirs.create(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
                 (short.path / _LINK).symlink_to(self.root.resolve())
                 self._show(str(short.path))
                 self._short = short

@@ -84,7 +84,7 @@ class HostResources:
         lent, self._lent = self._lent, []
         for url, name in lent:
             if is_sqlite(url):
-                untrusted_files.clear(name)
+                untrusted_files.delete_quietly(name)
                 continue
             try:
                 database_copies.drop(url, name)

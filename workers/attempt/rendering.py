@@ -32,7 +32,7 @@ def rendered(
     plain: Mapping[str, Any] | None = None  # a job without templates; the claims of a statement share what is alike
     for held in batch:
         claim = held.claim
-        if held.gone is not None or (claims and held.renewed < fresh_since):
+        if held.stop_reason is not None or (claims and held.renewed_at < fresh_since):
             break
         if claim.work is not plain or claim.authority is not None:
             try:

@@ -12,7 +12,7 @@ import structlog
 from coordination.base.clock import monotonic
 from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import Claim
-from workers.leases.in_flight import AttemptLocation, InFlightAttempt, Said
+from workers.leases.in_flight import AttemptLocation, EventOrOutput, InFlightAttempt
 
 log = structlog.get_logger()
 
@@ -29,7 +29,7 @@ class Batch:
         self.sent = sent  # when the claims were asked for, in monotonic seconds
         self._lock = threading.Lock()
         self._pending = deque(claims)
-        self._finished: list[tuple[EndedAttempt, list[Said]]] = []
+        self._finished: list[tuple[EndedAttempt, list[EventOrOutput]]] = []
         self._size = 0  # bytes, about, of the results that wait to be written
         self._taken: list[InFlightAttempt] = []
         self._since: float | None = None  # when the job began that runs alone now
@@ -59,7 +59,7 @@ class Batch:
         self._pending.extendleft(reversed(self._taken[begun:]))
         self._taken = []
 
-    def add(self, ended: EndedAttempt, notes: list[Said], size: int = 0) -> None:
+    def add(self, ended: EndedAttempt, notes: list[EventOrOutput], size: int = 0) -> None:
         """One job is over; what it returned and printed has about *size* bytes."""
         with self._lock:
             self._since = None
@@ -105,13 +105,13 @@ class Batch:
             self._finished.clear()
         return left
 
-    def take_finished(self) -> list[tuple[EndedAttempt, list[Said]]]:
+    def take_finished(self) -> list[tuple[EndedAttempt, list[EventOrOutput]]]:
         """Ends to be written; they are the caller's now."""
         with self._lock:
             found, self._finished, self._size = self._finished, [], 0
         return found
 
-    def relieved(self) -> tuple[list[InFlightAttempt], list[tuple[EndedAttempt, list[Said]]]] | None:
+    def relieved(self) -> tuple[list[InFlightAttempt], list[tuple[EndedAttempt, list[EventOrOutput]]]] | None:
         """When the job that runs now is long: what waits behind it, and the ends that wait with it; else None."""
         with self._lock:
             if self._since is None or monotonic() - self._since < RELIEF_AFTER.total_seconds():

@@ -80,14 +80,14 @@ def keep(
     if usage_meter is None and result.usage:
         usage_meter = UsageMeter(claim, context.prices)
     if usage_meter is not None:
-        costs, recorded = usage_meter.rest(result.usage)
-        result = usage_meter.judged(result, [*recorded, *costs])
-        if remarks := usage_meter.remarks():
+        costs, recorded = usage_meter.final_costs(result.usage)
+        result = usage_meter.apply_shortage(result, [*recorded, *costs])
+        if remarks := usage_meter.warnings():
             result = replace(result, log=usage_file.with_warnings(result.log or "", remarks))
             for remark in remarks:
                 context.held.note(held, EventType.PROGRESS, {"usage": remark})
     ended = decide_end(claim, result, now=utc_now(), took=took, costs=costs, recorded_costs=recorded)
-    bundle.add(ended, context.held.ending(held), size)
+    bundle.add(ended, context.held.begin_end(held), size)
 
 
 def make_control(context: Context, held: InFlightAttempt | None, *, began: float | None = None) -> Control:
@@ -106,17 +106,17 @@ def make_control(context: Context, held: InFlightAttempt | None, *, began: float
         context.held.note(held, EventType.STARTED, {"pid": process.pid}, at=began)
 
     def progressed() -> None:
-        held.moved = True
+        held.made_progress = True
 
     def noted(type_: EventType, payload: dict[str, Any]) -> None:
-        held.moved = True
+        held.made_progress = True
         context.held.note(held, type_, payload, at=monotonic())
 
     def remembered(left: Mapping[str, Any]) -> None:
-        context.held.remember(held, left)
+        context.held.add_carry(held, left)
 
     def paid() -> bool:
-        if usage_meter.settled:
+        if usage_meter.is_settled:
             return True
         context.held.hurry.set()
         return False
@@ -124,7 +124,7 @@ def make_control(context: Context, held: InFlightAttempt | None, *, began: float
     usage_meter = held.usage_meter = UsageMeter(
         held.claim, context.prices, CostJournal(context.scratch, (held.claim.task_id, held.claim.attempt))
     )
-    live = held.live = OutputBuffer(
+    live = held.output_buffer = OutputBuffer(
         settings.output_limit,
         began=monotonic() if began is None else began,
         elsewhere=not held.claim.job_kind.asks_a_model,
@@ -136,7 +136,7 @@ def make_control(context: Context, held: InFlightAttempt | None, *, began: float
         on_remember=remembered,
         limits=settings.limits(),
         on_output=live.feed,
-        on_spent=usage_meter.spent,
+        on_spent=usage_meter.set_usage,
         is_paid=paid if held.claim.budgeted else None,
         on_started=started,
         on_progress=progressed,

@@ -26,13 +26,13 @@ from coordination.store.queries.tasks.ready import ReadyTask
 from workers.context import Context
 from workers.engine.group_commit import GroupCommit
 from workers.leases.heartbeat import write_notes
-from workers.leases.in_flight import AttemptLocation, Said
+from workers.leases.in_flight import AttemptLocation, EventOrOutput
 
 log = structlog.get_logger()
 
 _REMEMBERED = 1000
 
-Ends = Sequence[tuple[EndedAttempt, Sequence[Said]]]
+Ends = Sequence[tuple[EndedAttempt, Sequence[EventOrOutput]]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from workers.engine.batch import Batch, BatchWatch
 from workers.engine.batch_control import BatchControl, keep, make_control
 from workers.engine.committer import CommitResult, Committer
 from workers.engine.isolation import Isolation
-from workers.leases.in_flight import InFlightAttempt, Said
+from workers.leases.in_flight import EventOrOutput, InFlightAttempt
 from workers.maintenance.supervisor_loop import SupervisorLoop
 from workers.runners import cost_reports
 from workers.runners.python_callable import PythonRunner
@@ -177,15 +177,15 @@ class Executor:
     def _ended_early(self, held: InFlightAttempt) -> AttemptEnd | None:
         if self._context.draining.is_set():
             return AttemptEnd(Outcome.HANDED_BACK, error="the worker shut down before the job began", began=False)
-        if held.gone is not None:
-            return AttemptEnd(held.gone.outcome, error="ended before the job began", began=False)
+        if held.stop_reason is not None:
+            return AttemptEnd(held.stop_reason.outcome, error="ended before the job began", began=False)
         if self._is_stale(held):
             return AttemptEnd(Outcome.LOST, error="its lease may have run out before the job began", began=False)
         return None
 
     def _is_stale(self, held: InFlightAttempt) -> bool:
         """Return whether this process slept so long (a laptop's lid) that another worker may have the task."""
-        return held.renewed < self._oldest_fresh()
+        return held.renewed_at < self._oldest_fresh()
 
     def _oldest_fresh(self) -> float:
         return monotonic() - self._context.terms.fence_after.total_seconds()
@@ -208,7 +208,7 @@ class Executor:
 
     def _failed(self, bundle: Batch, batch: Sequence[InFlightAttempt], error: Exception) -> int:
         """Fail the attempt that ran when its runner raised: a bug costs its attempt, not the worker."""
-        ended = sum(held.ending for held in batch)
+        ended = sum(held.is_ending for held in batch)
         result = AttemptEnd(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
         keep(self._context, bundle, batch[ended], result, timedelta(0))
         return ended + 1
@@ -236,13 +236,13 @@ class Executor:
             result = AttemptEnd(
                 Outcome.HANDED_BACK, error="a job before it in its bundle turned out to be long", began=False
             )
-            finished.append((decide_end(held.claim, result, now=utc_now()), self._context.held.ending(held)))
+            finished.append((decide_end(held.claim, result, now=utc_now()), self._context.held.begin_end(held)))
         if finished:
             self._write(bundle, finished, go_on=False)
         return True
 
     def _write(
-        self, bundle: Batch, ends: Sequence[tuple[EndedAttempt, list[Said]]], *, go_on: bool
+        self, bundle: Batch, ends: Sequence[tuple[EndedAttempt, list[EventOrOutput]]], *, go_on: bool
     ) -> CommitResult | None:
         """Write these ends and enqueue what they released; claims to go on with come along."""
         context = self._context
@@ -279,7 +279,7 @@ class Executor:
             bundle=lambda kind: context.kinds.bundle(place.project_id, kind),
         )
         for wait in effects.retry_in.values():
-            self._housekeeper.look_again(place.workspace_id, place.project_id, after=wait)
+            self._housekeeper.schedule_tick(place.workspace_id, place.project_id, after=wait)
         for run_id in effects.maybe_done_runs:
             self._close_if_done(place.workspace_id, run_id)
 
@@ -291,7 +291,7 @@ class Executor:
             self._context.store.transact(lambda tx: close_runs(tx, workspace_id, [run_id]))
 
     def _write_what_can_be(
-        self, bundle: Batch, ends: Sequence[tuple[EndedAttempt, list[Said]]], error: CoordinationError
+        self, bundle: Batch, ends: Sequence[tuple[EndedAttempt, list[EventOrOutput]]], error: CoordinationError
     ) -> CommitResult | None:
         """A result cannot be stored. That is its job's fault: the others are written, and the task does not hang."""
         if len(ends) > 1:
@@ -302,5 +302,5 @@ class Executor:
         refused = AttemptEnd(Outcome.FAILED, error=f"its result cannot be stored: {error.message}", retryable=False)
         # What it spent is spent, whatever becomes of its result.
         failed = decide_end(ended.claim, refused, now=utc_now(), took=ended.took)
-        end = (replace(failed, costs=ended.costs, recorded_costs=ended.recorded_costs), list[Said]())
+        end = (replace(failed, costs=ended.costs, recorded_costs=ended.recorded_costs), list[EventOrOutput]())
         return self._writing.end(bundle.place, [end], go_on=False, refill=True)

@@ -59,8 +59,8 @@ class Isolation:
     def run(self, held: InFlightAttempt) -> AttemptEnd | None:
         """Let a helper run what this process holds, and wait. A result is for the caller to write; None: nothing is."""
         with self._places:
-            if held.gone is not None:  # while it waited for a place
-                return AttemptEnd(held.gone.outcome, error="ended before the job began", began=False)
+            if held.stop_reason is not None:  # while it waited for a place
+                return AttemptEnd(held.stop_reason.outcome, error="ended before the job began", began=False)
             try:
                 helper = _Helper(self._launcher)
             except OSError as error:
@@ -68,7 +68,7 @@ class Isolation:
             with helper, _Orders(self._context, helper) as orders:
                 worker_id = helper.ready(_START)
                 if worker_id is not None:
-                    self._context.held.lend(held, orders)
+                    self._context.held.transfer(held, orders)
                     helper.hand_over(held.claim, self._context.worker_id)
                     self._wait(helper, held.claim)
                 code = helper.process.end()
@@ -102,7 +102,7 @@ class Isolation:
         context = self._context
         if code != 0:
             end_worker(worker_id)  # its warden does that, unless it died with it
-            context.settling.of_worker(scratch_of(context.settings), worker_id)
+            context.settling.settle_worker(scratch_of(context.settings), worker_id)
             alone = stop is None  # one that was told to hurry did not die of its job
             touched = context.store.transact(
                 lambda tx: rescue_worker(tx, worker_id, alone=alone), patience=context.terms.ttl

@@ -1,7 +1,7 @@
-"""Takes into the ledger what attempts of a worker reported that it could not write down: it was killed, or cut off.
+"""Record the costs that attempts reported but a killed or disconnected worker could not write to the ledger.
 
-Their files lie in the worker's own folder. Whoever rescues its attempts on the same machine reads them first; of those
-that somebody elsewhere has rescued, they are found when the folder of the dead is taken away.
+Their reports are files in the worker's scratch directory. A rescue on the same machine reads them first; if the rescue
+ran elsewhere, they are read before the cleanup removes the directory.
 """
 
 from __future__ import annotations
@@ -36,113 +36,116 @@ _AT_ONCE = 20
 
 
 class CostSettling:
-    """Settles for one worker process. Raises DatabaseUnavailable; what was left stays for the next one then."""
+    """Settles unrecorded costs. Reports that could not be recorded stay on disk for the next time."""
 
     def __init__(self, store: Store, prices: UsagePrices) -> None:
         self._store = store
         self._prices = prices
 
-    def of_dead(self, folder: Path) -> bool:
-        """Settle all in the folder of a process that is gone; whether that was possible."""
-        return self._guarded(folder, cost_reports.leftovers_in(folder))
+    def settle_folder(self, folder: Path) -> bool:
+        """Settle all reports of a process that has ended. Return False when the database was unavailable."""
+        return self._try_to_settle(folder, cost_reports.unsettled_in(folder))
 
-    def of_worker(self, scratch: Path, worker_id: str, *, lives: bool = False) -> bool:
-        """The same of a worker of this machine. *lives*: it may go on, and what it was told itself is its to write."""
+    def settle_worker(self, scratch: Path, worker_id: str, *, alive: bool = False) -> bool:
+        """Settle the reports of a worker of this machine. *alive*: leave its journals to the worker."""
         folder = started_jobs.folder_of(scratch, worker_id)
         if folder is None:
             return True
-        if not lives:
-            return self.of_dead(folder)
-        left = {
-            fence: UnsettledReports(one.files) for fence, one in cost_reports.leftovers_in(folder).items() if one.files
+        if not alive:
+            return self.settle_folder(folder)
+        unsettled = {
+            fence: UnsettledReports(reports.files)
+            for fence, reports in cost_reports.unsettled_in(folder).items()
+            if reports.files
         }
-        return self._guarded(folder, left, keep=True)
+        return self._try_to_settle(folder, unsettled, keep=True)
 
-    def of_own(self, folder: Path, held: Callable[[], Collection[Fence]]) -> bool:
-        """The same of this process, without those attempts that it has *held* when the files were looked at."""
-        left = cost_reports.leftovers_in(folder)
-        running = set(held()) if left else ()  # after that look: what begins meanwhile is not in it
-        return self._guarded(folder, {fence: one for fence, one in left.items() if fence not in running})
+    def settle_own(self, folder: Path, running: Callable[[], Collection[Fence]]) -> bool:
+        """Settle the reports of this process, except those of attempts that *running* returns."""
+        unsettled = cost_reports.unsettled_in(folder)
+        in_flight = set(running()) if unsettled else ()  # read last: *unsettled* has no attempt that begins meanwhile
+        return self._try_to_settle(folder, {fence: it for fence, it in unsettled.items() if fence not in in_flight})
 
-    def _guarded(self, folder: Path, left: Mapping[Fence, UnsettledReports], *, keep: bool = False) -> bool:
-        if not left:
+    def _try_to_settle(self, folder: Path, unsettled: Mapping[Fence, UnsettledReports], *, keep: bool = False) -> bool:
+        if not unsettled:
             return True
         try:
-            self._settle(folder, left, keep=keep)
+            self._settle(folder, unsettled, keep=keep)
         except DatabaseUnavailable as error:
-            log.warning("costs of ended attempts wait to be recorded", attempts=len(left), why=error.message)
+            log.warning("costs of ended attempts wait to be recorded", attempts=len(unsettled), why=error.message)
             return False
         return True
 
-    def _settle(self, folder: Path, left: Mapping[Fence, UnsettledReports], *, keep: bool) -> None:
-        fences = sorted(left)
+    def _settle(self, folder: Path, unsettled: Mapping[Fence, UnsettledReports], *, keep: bool) -> None:
+        fences = sorted(unsettled)
         for start in range(0, len(fences), _AT_ONCE):
-            some = fences[start : start + _AT_ONCE]
+            page = fences[start : start + _AT_ONCE]
             with self._store.read() as tx:
-                billed = billed_attempts(tx, some)
+                billed = billed_attempts(tx, page)
             by_workspace: dict[str, list[BilledAttempt]] = {}
-            for one in billed:
-                by_workspace.setdefault(one.workspace_id, []).append(one)
+            for attempt in billed:
+                by_workspace.setdefault(attempt.workspace_id, []).append(attempt)
             for workspace_id, group in by_workspace.items():
-                self._write_or_drop(workspace_id, [AttemptReport(one, _used(one, left)) for one in group])
-            if unknown := len(some) - len(billed):
-                log.warning("costs of attempts that are in the database no more", attempts=unknown, folder=str(folder))
+                reports = [AttemptReport(attempt, _read_usage(attempt, unsettled)) for attempt in group]
+                self._write_or_drop(workspace_id, reports)
+            if unknown := len(page) - len(billed):
+                log.warning("costs of attempts that the database no longer has", attempts=unknown, folder=str(folder))
             if not keep:
-                for fence in some:
-                    left[fence].take_away()
-                cost_reports.discard(some)
+                for fence in page:
+                    unsettled[fence].delete()
+                cost_reports.discard(page)
 
-    def _write_or_drop(self, workspace_id: str, reported: list[AttemptReport]) -> None:
+    def _write_or_drop(self, workspace_id: str, reports: list[AttemptReport]) -> None:
         try:
-            self._write(workspace_id, reported)
+            self._write(workspace_id, reports)
         except DatabaseUnavailable:
             raise
         except Exception:
-            if len(reported) == 1:
-                log.exception("what an attempt has spent cannot be stored", task=reported[0].by.key)
+            if len(reports) == 1:
+                log.exception("the costs of an attempt cannot be stored", task=reports[0].by.key)
                 return
-            for one in reported:  # others' money must not be lost for it
-                self._write_or_drop(workspace_id, [one])
+            for report in reports:  # so that one failing attempt does not affect the others
+                self._write_or_drop(workspace_id, [report])
 
-    def _write(self, workspace_id: str, reported: list[AttemptReport]) -> None:
+    def _write(self, workspace_id: str, reports: list[AttemptReport]) -> None:
         def settle(tx: Connection) -> int:
-            return settle_reports(tx, workspace_id, reported, price=self._prices.one, record=_record)
+            return settle_reports(tx, workspace_id, reports, price=self._prices.add_cost, record=_record)
 
         if records := self._store.transact(settle):
-            log.warning("recorded what lost attempts had spent", attempts=len(reported), records=records)
+            log.warning("recorded costs of lost attempts", attempts=len(reports), records=records)
 
 
 def _record(by: Spender, used: Usage) -> CostRecord:
     return cost_of(by, used, utc_now())
 
 
-def _used(attempt: BilledAttempt, left: Mapping[Fence, UnsettledReports]) -> list[Usage]:
-    """What one attempt has used, as it would have been recorded."""
-    found = left[attempt.task_id, attempt.attempt]
-    lines = [one for path in found.files for one in usage_file.read(str(path))[0]]
-    told = [] if found.journal is None else cost_reports.read_journal(found.journal)  # which hides what is to be hidden
-    return [*_hidden(attempt.work).hide_usage(lines), *told]
+def _read_usage(attempt: BilledAttempt, unsettled: Mapping[Fence, UnsettledReports]) -> list[Usage]:
+    """Return the usage of an attempt as its worker would have recorded it."""
+    reports = unsettled[attempt.task_id, attempt.attempt]
+    lines = [usage for path in reports.files for usage in usage_file.read(str(path))[0]]
+    journaled = [] if reports.journal is None else cost_reports.read_journal(reports.journal)  # already masked
+    return [*_secrets_to_mask(attempt.work).hide_usage(lines), *journaled]
 
 
-def _hidden(work: Mapping[str, Any]) -> Secrets:
-    """What to hide of a job: as much of it as is still there."""
+def _secrets_to_mask(work: Mapping[str, Any]) -> Secrets:
+    """Return the secrets of a job, as far as they still exist."""
     named, account = _secrets(work), work.get("account")
     if isinstance(account, str):
         try:
             return ProviderVariables(Accounts(load_settings().home), account, (), named=named)
         except CoordinationError as error:
-            log.warning("what an attempt has spent is recorded without its account's values", why=error.message)
+            log.warning("usage of an attempt is recorded without masking its account's values", why=error.message)
     return Secrets(named=named)
 
 
 def _secrets(work: Mapping[str, object]) -> list[str]:
-    """The names of a job's secrets."""
-    found = [*_texts(work.get("secrets"))]
+    """Return the names of a job's secrets."""
+    names = [*_texts(work.get("secrets"))]
     tools = work.get("tools")
     for server in tools if isinstance(tools, list) else ():
-        found += _texts(server.get("secrets")) if isinstance(server, dict) else ()
-    return found
+        names += _texts(server.get("secrets")) if isinstance(server, dict) else ()
+    return names
 
 
 def _texts(value: object) -> Iterable[str]:
-    return [one for one in value if isinstance(one, str)] if isinstance(value, list | tuple) else ()
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list | tuple) else ()

@@ -1,6 +1,6 @@
-"""Heartbeats and the fence: one thread renews all leases of the process, another ends jobs whose lease runs out.
+"""Heartbeats and the fence: one thread renews all leases of the process, another stops jobs whose lease runs out.
 
-They are two threads because the renewing one may hang in the very outage that the fence exists for.
+The fence has a thread of its own because the renewing thread may hang in the outage that the fence protects from.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from coordination.store.engine import Store, is_transient
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.jobs import output
 from coordination.store.queries.tasks import attempts, events, tasks
-from workers.leases.in_flight import AttemptNote, InFlightAttempts, Said, UnwrittenUsage
+from workers.leases.in_flight import EventOrOutput, InFlightAttempts, PendingEvent, UnwrittenBatch
 from workers.leases.usage_meter import UsageMeter
 from workers.runners.base import STOPPED, StopReason
 
@@ -35,11 +35,11 @@ log = structlog.get_logger()
 
 _BATCH = 500
 _NOTES_EVERY = 1.0
-_PATIENCE = timedelta(seconds=2)  # with costs that cannot be written now: leases are renewed by the same thread
+_PATIENCE = timedelta(seconds=2)  # short, because the same thread renews the leases
 
 
 class Heartbeat:
-    """Renews leases every ``terms.heartbeat``; stops jobs that were canceled or taken away; fences when cut off."""
+    """Renews leases every ``terms.heartbeat``. Stops jobs that are canceled or whose lease is lost."""
 
     def __init__(self, store: Store, held: InFlightAttempts, row: dict[str, Any], *, terms: LeaseTerms) -> None:
         self._store = store
@@ -50,7 +50,7 @@ class Heartbeat:
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._last_beat = monotonic()
-        self._doubtful: tuple[int, UnwrittenUsage] | None = None  # a commit whose answer was lost, and what it was of
+        self._unconfirmed: tuple[int, UnwrittenBatch] | None = None  # a transaction whose commit was not confirmed
 
     def start(self) -> None:
         """Start both threads."""
@@ -60,94 +60,94 @@ class Heartbeat:
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """End both threads; leases are not renewed any more."""
+        """End both threads. Leases are no longer renewed."""
         self._ended.set()
         self._held.hurry.set()
         for thread in self._threads:
             thread.join(timeout=5)
 
     def beat(self) -> None:
-        """Renew everything once, and act on what the store says."""
+        """Renew all leases once, and stop the jobs of those that are canceled or lost."""
         sent = monotonic()
         keys = sorted(self._held.keys())
-        known: set[tuple[str, int]] = set()
-        moved = self._held.take_moved()
+        renewed: set[tuple[str, int]] = set()
+        progressed = self._held.take_progress()
         try:
             with self._store.write() as tx:
-                self._renew(tx, keys, known)
-                if still := sorted(known.intersection(moved)):
-                    workers.note_progress(tx, still)
-                self._be_alive(tx, sent)  # last: whoever rescues what a dead worker held locks attempts before its row
+                self._renew(tx, keys, renewed)
+                if active := sorted(renewed.intersection(progressed)):
+                    workers.note_progress(tx, active)
+                self._update_worker(tx, sent)  # last: a rescue locks a worker's attempts before its row
         except BaseException:
-            self._held.moved_still(moved)
+            self._held.restore_progress(progressed)
             raise
         for key in keys:
-            if key in known:
-                if not self._held.renewed(key, sent=sent, ttl=self._terms.ttl):
+            if key in renewed:
+                if not self._held.record_renewal(key, sent=sent, ttl=self._terms.ttl):
                     log.warning("the lease was renewed too late: ending the job", task=key[0], attempt=key[1])
                     self._held.stop(key, StopReason.LEASE_LOST)
             elif self._held.stop(key, StopReason.LEASE_LOST):
                 log.warning("lease lost", task=key[0], attempt=key[1])
         self._last_beat = sent
 
-    def _renew(self, tx: Connection, keys: Sequence[tuple[str, int]], known: set[tuple[str, int]]) -> None:
-        """Renew these leases; those that are still ours are *known* then."""
+    def _renew(self, tx: Connection, keys: Sequence[tuple[str, int]], renewed: set[tuple[str, int]]) -> None:
+        """Renew these leases, and add those that still belong to this worker to *renewed*."""
         for start in range(0, len(keys), _BATCH):
             for renewal in workers.renew(tx, self._worker_id, keys[start : start + _BATCH], ttl=self._terms.ttl):
                 key = (renewal.task_id, renewal.number)
                 if renewal.attempt != renewal.number:
-                    continue  # somebody else has the task: as good as taken away
-                known.add(key)
+                    continue  # another worker runs the task: the lease is lost
+                renewed.add(key)
                 if renewal.state != TaskState.RUNNING:
-                    # Canceled, perhaps retried since: the next attempt waits until this one is over.
+                    # Canceled, and perhaps retried since: the next attempt waits until this one has ended.
                     self._held.stop(key, StopReason.CANCELED)
                 elif renewal.stopped is not None:
                     self._held.stop(key, STOPPED[bool(renewal.stopped)])
 
-    def _be_alive(self, tx: Connection, now: float) -> None:
+    def _update_worker(self, tx: Connection, now: float) -> None:
         if not workers.beat(tx, self._worker_id, clock=utc_now()):
             workers.revive(tx, self._row)
-            log.warning("this worker had been taken for dead; it goes on", silent_for=round(now - self._last_beat, 1))
+            log.warning("this worker was considered dead; it continues", silent_for=round(now - self._last_beat, 1))
 
     def write_notes(self) -> None:
-        """Write what running attempts had to say since the last time: events, output, and their process groups."""
-        if self._doubtful is not None and not self._settle_doubt(*self._doubtful):
+        """Write new events, output, carried data and process groups of running attempts."""
+        if self._unconfirmed is not None and not self._resolve_commit(*self._unconfirmed):
             return
-        found = self._held.unwritten()
-        if not found:
+        batch = self._held.collect_unwritten()
+        if not batch:
             return
         try:
-            self._write(found)
+            self._write(batch)
         except Exception as error:
             if isinstance(error, DatabaseUnavailable) or is_transient(error):
                 raise
-            # What one job says cannot be stored: the others' words must not wait for it.
-            for one in found.apart():
-                self._write_or_drop(one)
+            # The store refuses the data of one attempt: write the others without it.
+            for part in batch.split():
+                self._write_or_drop(part)
         finally:
-            if self._doubtful is None:
-                self._held.landed(found)
+            if self._unconfirmed is None:
+                self._held.finish_write(batch)
 
-    def _write_or_drop(self, one: UnwrittenUsage) -> None:
+    def _write_or_drop(self, batch: UnwrittenBatch) -> None:
         try:
-            self._write(one)
+            self._write(batch)
         except Exception as error:
             if isinstance(error, DatabaseUnavailable) or is_transient(error):
                 raise
-            log.exception("what a job had to say cannot be stored")
-            self._held.wrote(one)
+            log.exception("the events or output of a job cannot be stored")
+            self._held.mark_written(batch)
 
-    def _write(self, found: UnwrittenUsage) -> None:
-        """Write this in one transaction, in the order of locks: output and events, tasks, attempts."""
+    def _write(self, batch: UnwrittenBatch) -> None:
+        """Write *batch* in one transaction, in the order of locks: output and events, tasks, attempts."""
         number, ends = 0, False
         try:
             with self._store.write() as tx:
-                for workspace_id, said in found.by_workspace():
-                    write_notes(tx, workspace_id, self._worker_id, said)
-                for claim, more in found.left:
-                    carried = {**claim.carried, **more}
+                for workspace_id, notes in batch.by_workspace():
+                    write_notes(tx, workspace_id, self._worker_id, notes)
+                for claim, carry in batch.carry:
+                    carried = {**claim.carried, **carry}
                     tasks.carry_on(tx, claim.workspace_id, claim.task_id, claim.attempt, carried)
-                for claim, process in found.processes:
+                for claim, process in batch.processes:
                     attempts.note_process(
                         tx,
                         claim.workspace_id,
@@ -156,54 +156,54 @@ class Heartbeat:
                         pgid=process.pgid,
                         pg_start=float(process.start_time),
                     )
-                number, ends = workers.transaction(tx) if found.notes else 0, True
+                number, ends = workers.transaction(tx) if batch.notes else 0, True
         except Exception:
             if ends and number:
-                self._doubtful = (number, found)  # the commit may have happened: events must not be written twice
+                self._unconfirmed = (number, batch)  # perhaps committed: events must not be written twice
             raise
-        self._held.wrote(found)
+        self._held.mark_written(batch)
 
-    def _settle_doubt(self, number: int, found: UnwrittenUsage) -> bool:
-        """Learn whether a commit happened whose answer was lost; False while the server itself does not know."""
+    def _resolve_commit(self, number: int, batch: UnwrittenBatch) -> bool:
+        """Find out whether an unconfirmed commit happened. Return False while the server cannot tell yet."""
         with self._store.read() as tx:
             committed = workers.is_committed(tx, number)
         if committed is None:
             return False
-        self._doubtful = None
+        self._unconfirmed = None
         if committed:
-            self._held.wrote(found)
-        self._held.landed(found)
+            self._held.mark_written(batch)
+        self._held.finish_write(batch)
         return True
 
     def checkpoint(self, *, all_: bool) -> None:
-        """Write what running jobs have spent: those with a budget, or *all_*. Who may not spend more is stopped."""
+        """Write the costs of running jobs: those with a budget, or *all_*. Stop jobs whose budget is exhausted."""
         by_workspace: dict[str, list[tuple[Claim, UsageMeter]]] = {}
         for claim, usage_meter in self._held.usage_meters(all_=all_):
             by_workspace.setdefault(claim.workspace_id, []).append((claim, usage_meter))
         for workspace_id, spending in by_workspace.items():
             due = [(claim, usage_meter, records) for claim, usage_meter in spending if (records := usage_meter.due())]
             try:
-                self._pay(workspace_id, due)
+                self._record_costs(workspace_id, due)
             except DatabaseUnavailable:
                 raise
             except Exception:
                 if len(due) == 1:
                     raise
-                # What one job tells cannot be stored: the others' money must not wait for it.
-                for one in due:
-                    self._safely("the costs of one job", partial(self._pay, workspace_id, [one]))
+                # The store refuses the costs of one job: write the others without them.
+                for item in due:
+                    self._safely("the costs of one job", partial(self._record_costs, workspace_id, [item]))
 
-    def _pay(self, workspace_id: str, due: Sequence[tuple[Claim, UsageMeter, Sequence[CostRecord]]]) -> None:
-        every = [one for _, _, records in due for one in records]
-        if not every:
+    def _record_costs(self, workspace_id: str, due: Sequence[tuple[Claim, UsageMeter, Sequence[CostRecord]]]) -> None:
+        all_records = [record for _, _, records in due for record in records]
+        if not all_records:
             return
-        stops = self._store.transact(lambda tx: checkpoint_costs(tx, workspace_id, every), patience=_PATIENCE)
+        stops = self._store.transact(lambda tx: checkpoint_costs(tx, workspace_id, all_records), patience=_PATIENCE)
         for claim, usage_meter, records in due:
             key = (claim.task_id, claim.attempt)
-            if (lack := stops.get(key)) is not None and usage_meter.ends_by(lack):
-                usage_meter.stop(lack)  # first: who waits for what was written must not go on
+            if (shortage := stops.get(key)) is not None and usage_meter.must_stop_for(shortage):
+                usage_meter.set_shortage(shortage)  # first: a job that waits for its costs to be written must not go on
                 self._held.stop(key, StopReason.BUDGET)
-            usage_meter.wrote(records)
+            usage_meter.mark_written(records)
 
     def _renew_loop(self) -> None:
         next_beat = monotonic()
@@ -222,20 +222,20 @@ class Heartbeat:
             self._safely("notes", self.write_notes)
             beats = monotonic() >= next_beat
             if beats:
-                # After a failure the next try comes soon: a lease has time for several.
-                worked = self._safely("heartbeat", self.beat)
-                next_beat = began + self._terms.heartbeat.total_seconds() if worked else next_round
+                # Retry soon after a failure: there is time for several retries before a lease expires.
+                succeeded = self._safely("heartbeat", self.beat)
+                next_beat = began + self._terms.heartbeat.total_seconds() if succeeded else next_round
             self._safely("costs", partial(self.checkpoint, all_=beats))
 
     def _fence_loop(self) -> None:
         pause = min(1.0, (self._terms.ttl - self._terms.fence_after).total_seconds() / 4)
         while not self._ended.wait(pause):
             for key in self._held.overdue(self._terms.fence_after):
-                log.error("cannot renew the lease: ending the job before somebody else may claim it", task=key[0])
+                log.error("cannot renew the lease: stopping the job before another worker may claim it", task=key[0])
                 self._held.stop(key, StopReason.LEASE_LOST)
 
     def _safely(self, what: str, act: Callable[[], None]) -> bool:
-        """A bulkhead: whatever goes wrong in one round, the next one must come."""
+        """Call *act* and log its errors, so that the loop continues. Return whether it succeeded."""
         try:
             act()
         except DatabaseUnavailable as error:
@@ -248,36 +248,38 @@ class Heartbeat:
 
 
 def write_notes(
-    tx: Connection, workspace_id: str, worker_id: str, said: Sequence[tuple[Claim, Sequence[Said]]]
+    tx: Connection, workspace_id: str, worker_id: str, notes: Sequence[tuple[Claim, Sequence[EventOrOutput]]]
 ) -> None:
-    """Write what attempts had to say; one that somebody has ended (a lost one) adds nothing to the story."""
+    """Write events and output of attempts. Attempts that have been ended elsewhere get no more events."""
     now = monotonic()
     printed = [
         (claim.task_id, claim.attempt, chunks)
-        for claim, found in said
-        if (chunks := [one for one in found if isinstance(one, StoredChunk)])
+        for claim, items in notes
+        if (chunks := [item for item in items if isinstance(item, StoredChunk)])
     ]
     if printed:
         output.write(tx, workspace_id, printed)
-    told = [
-        (claim, notes) for claim, found in said if (notes := [one for one in found if isinstance(one, AttemptNote)])
+    pending = [
+        (claim, of_claim)
+        for claim, items in notes
+        if (of_claim := [item for item in items if isinstance(item, PendingEvent)])
     ]
-    if not told:
+    if not pending:
         return
-    live = attempts.unfinished(tx, workspace_id, [(claim.task_id, claim.attempt) for claim, _ in told])
+    live = attempts.unfinished(tx, workspace_id, [(claim.task_id, claim.attempt) for claim, _ in pending])
     events.append_aged(
         tx,
         workspace_id,
         [
             NewEvent.of_attempt(
                 claim,
-                note.type,
+                event.type,
                 actor=f"worker:{worker_id}",
-                payload=note.payload,
-                age=timedelta(seconds=now - note.at),
+                payload=event.payload,
+                age=timedelta(seconds=now - event.at),
             )
-            for claim, notes in told
+            for claim, of_claim in pending
             if (claim.task_id, claim.attempt) in live
-            for note in notes
+            for event in of_claim
         ],
     )

@@ -1,6 +1,6 @@
-"""What this worker process holds: its attempts, when each lease was last renewed, and the orders that reach them.
+"""The in-flight attempts of this worker process: their leases, stop requests, and data that is not yet in the store.
 
-Thread-safe and free of SQL: the heartbeat renews, the fence watches the clock, listeners pass on cancels.
+Thread-safe and free of SQL. The heartbeat renews leases, the fence checks for expiry, listeners forward cancels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from workers.runners.base import Control, ProcessRecord, StopReason
 
 @dataclass(frozen=True, slots=True)
 class AttemptLocation:
-    """Where attempts belong; all ends that are written together are of one place."""
+    """The project of attempts. All ends that are written in one transaction share it."""
 
     workspace_id: str
     project_id: str
@@ -31,278 +31,282 @@ class AttemptLocation:
 
 
 @dataclass(slots=True)
-class AttemptNote:
-    """An event of a running attempt that waits to be written."""
+class PendingEvent:
+    """An event of a running attempt that is not yet in the store. ``at``: when it happened, in monotonic seconds."""
 
     type: EventType
     payload: dict[str, Any]
     at: float
 
 
-Said = AttemptNote | StoredChunk
-"""What a running attempt has to say: events, and what it printed."""
+EventOrOutput = PendingEvent | StoredChunk
+"""What running attempts add to the event log and to their stored output."""
 
 
 @dataclass(slots=True)
 class InFlightAttempt:
-    """One attempt in this process. ``renewed`` is when its last successful renewal (or its claim) was *sent*."""
+    """One attempt in this process. ``renewed_at``: when its last successful renewal (or its claim) was *sent*."""
 
     claim: Claim
-    renewed: float
+    renewed_at: float
     control: Control | None = None
-    wake: int | None = None  # its batch listens here, while it has no control of its own
+    wakeup_fd: int | None = None  # an eventfd that its batch polls while it has no control of its own
     process: ProcessRecord | None = None
-    process_noted: bool = False
-    in_flight: int = 0  # so many of its notes are being written
-    moved: bool = False
-    notes: list[Said] = field(default_factory=list)
-    live: OutputBuffer | None = None  # what it has printed
-    usage_meter: UsageMeter | None = None  # what it has spent
-    gone: StopReason | None = None  # told to stop before its runner had begun
-    left: dict[str, Any] = field(default_factory=dict)  # for its task's next attempt
-    left_noted: bool = True
-    ending: bool = False  # its end is being written: orders come too late
-    lapsed: bool = False  # its lease was not renewed in time: whatever its job returns, it is lost
-    lent: bool = False  # another process has its lease
+    process_written: bool = False
+    notes_in_write: int = 0  # the number of its first notes that are being written
+    made_progress: bool = False  # since the last heartbeat
+    notes: list[EventOrOutput] = field(default_factory=list)
+    output_buffer: OutputBuffer | None = None
+    usage_meter: UsageMeter | None = None
+    stop_reason: StopReason | None = None  # may be set before its runner starts
+    carry: dict[str, Any] = field(default_factory=dict)  # for its task's next attempt
+    carry_written: bool = True
+    is_ending: bool = False  # its end is being written: too late to stop it
+    lapsed: bool = False  # its lease was not renewed in time: it is lost, whatever its job returns
+    is_transferred: bool = False  # another process owns its lease
 
 
 @dataclass(frozen=True, slots=True)
-class UnwrittenUsage:
-    """What running attempts have to say, by the order of their tasks: for one write, and theirs until it is ``wrote``.
+class UnwrittenBatch:
+    """Data of running attempts for one transaction, sorted by task. They keep it until ``mark_written``.
 
-    ``left``: all that an attempt leaves to the next one of its task.
+    ``carry``: what attempts leave to the next attempt of their task.
     """
 
     entries: list[InFlightAttempt] = field(default_factory=list)
-    notes: list[tuple[InFlightAttempt, list[Said]]] = field(default_factory=list)
+    notes: list[tuple[InFlightAttempt, list[EventOrOutput]]] = field(default_factory=list)
     processes: list[tuple[Claim, ProcessRecord]] = field(default_factory=list)
-    left: list[tuple[Claim, dict[str, Any]]] = field(default_factory=list)
+    carry: list[tuple[Claim, dict[str, Any]]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.entries)
 
-    def by_workspace(self) -> list[tuple[str, list[tuple[Claim, list[Said]]]]]:
-        """The notes of each workspace."""
-        found: dict[str, list[tuple[Claim, list[Said]]]] = {}
-        for held, said in self.notes:
-            found.setdefault(held.claim.workspace_id, []).append((held.claim, said))
-        return sorted(found.items())
+    def by_workspace(self) -> list[tuple[str, list[tuple[Claim, list[EventOrOutput]]]]]:
+        """Group the notes by workspace id."""
+        groups: dict[str, list[tuple[Claim, list[EventOrOutput]]]] = {}
+        for attempt, notes in self.notes:
+            groups.setdefault(attempt.claim.workspace_id, []).append((attempt.claim, notes))
+        return sorted(groups.items())
 
-    def apart(self) -> list[UnwrittenUsage]:
-        """The same, each attempt's for itself."""
+    def split(self) -> list[UnwrittenBatch]:
+        """Return one batch per attempt."""
         return [
-            UnwrittenUsage(
-                [held],
-                [one for one in self.notes if one[0] is held],
-                [one for one in self.processes if one[0] is held.claim],
-                [one for one in self.left if one[0] is held.claim],
+            UnwrittenBatch(
+                [attempt],
+                [item for item in self.notes if item[0] is attempt],
+                [item for item in self.processes if item[0] is attempt.claim],
+                [item for item in self.carry if item[0] is attempt.claim],
             )
-            for held in self.entries
+            for attempt in self.entries
         ]
 
 
 MOST_NOTES = 1_000
-"""Events of an attempt that wait while nothing can be written; of more, the oldest go."""
+"""The most events that are kept per attempt while the store is unavailable. Beyond that, the oldest are dropped."""
 
-_IN_FLIGHT = 1.0  # seconds that an end waits to hear whether its events were written
+_WRITE_WAIT = 1.0  # seconds that an end waits for a write of its events
 
 
 class InFlightAttempts:
-    """All attempts of the process, by (task id, attempt). ``hurry``: somebody waits until what was spent is written."""
+    """All attempts of the process, by (task id, attempt). ``hurry``: set to have costs written at once."""
 
     def __init__(self) -> None:
         self.hurry = threading.Event()
         self._lock = threading.Lock()
-        self._landed = threading.Condition(self._lock)
-        self._held: dict[tuple[str, int], InFlightAttempt] = {}
+        self._write_finished = threading.Condition(self._lock)
+        self._attempts: dict[tuple[str, int], InFlightAttempt] = {}
 
     def add(self, claims: Iterable[Claim], *, sent: float) -> list[InFlightAttempt]:
-        """Hold claims that were asked for at *sent* (monotonic seconds)."""
+        """Add claims whose statement was sent at *sent* (monotonic seconds)."""
         added = [InFlightAttempt(claim, sent) for claim in claims]
         with self._lock:
-            for held in added:
-                self._held[held.claim.task_id, held.claim.attempt] = held
+            for attempt in added:
+                self._attempts[attempt.claim.task_id, attempt.claim.attempt] = attempt
         return added
 
     def drop(self, *claims: Claim) -> None:
-        """Their ends are written, or they are not ours any more."""
+        """Remove attempts whose end is written or whose lease is lost."""
         with self._lock:
             for claim in claims:
-                self._held.pop((claim.task_id, claim.attempt), None)
+                self._attempts.pop((claim.task_id, claim.attempt), None)
 
     def keys(self) -> list[tuple[str, int]]:
-        """What leases to renew."""
+        """Return the leases to renew."""
         with self._lock:
-            return [key for key, held in self._held.items() if not held.lent]
+            return [key for key, attempt in self._attempts.items() if not attempt.is_transferred]
 
-    def every(self) -> list[tuple[str, int]]:
-        """All that are held."""
+    def all_keys(self) -> list[tuple[str, int]]:
+        """Return all attempts, including those whose lease another process owns."""
         with self._lock:
-            return list(self._held)
+            return list(self._attempts)
 
     def count(self) -> int:
-        """How many attempts are held."""
+        """Count the attempts."""
         with self._lock:
-            return len(self._held)
+            return len(self._attempts)
 
-    def attach(self, held: InFlightAttempt, control: Control) -> None:
-        """The runner is about to start: from now on orders reach it directly; one that came before is passed on."""
+    def attach(self, attempt: InFlightAttempt, control: Control) -> None:
+        """Connect an attempt to its runner's control, and forward a stop request that was made earlier."""
         with self._lock:
-            held.control = control
-            waiting = held.gone
-        if waiting is not None:
-            control.stop(waiting)
+            attempt.control = control
+            reason = attempt.stop_reason
+        if reason is not None:
+            control.stop(reason)
 
     def stop(self, key: tuple[str, int], reason: StopReason) -> bool:
-        """Ask one attempt to end; whether it is ours."""
+        """Request one attempt to stop. Return False when it is not here or already ending."""
         with self._lock:
-            held = self._held.get(key)
-            if held is None or held.ending:
+            attempt = self._attempts.get(key)
+            if attempt is None or attempt.is_ending:
                 return False
-            held.gone = reason
-            control = held.control
-            if control is None and held.wake is not None:
-                os.eventfd_write(held.wake, 1)
+            attempt.stop_reason = reason
+            control = attempt.control
+            if control is None and attempt.wakeup_fd is not None:
+                os.eventfd_write(attempt.wakeup_fd, 1)
         if control is not None:
             control.stop(reason)
         return True
 
-    def watch(self, batch: Iterable[InFlightAttempt], wake: int) -> None:
-        """These run together: an order for one of them makes *wake* readable."""
+    def watch(self, batch: Iterable[InFlightAttempt], wakeup_fd: int) -> None:
+        """Make *wakeup_fd* readable when an attempt of *batch* is requested to stop."""
         with self._lock:
-            for held in batch:
-                held.wake = wake
-                if held.gone is not None:
-                    os.eventfd_write(wake, 1)
+            for attempt in batch:
+                attempt.wakeup_fd = wakeup_fd
+                if attempt.stop_reason is not None:
+                    os.eventfd_write(wakeup_fd, 1)
 
-    def ending(self, held: InFlightAttempt) -> list[Said]:
-        """The job is over and its end is about to be written; what was not written yet goes with it.
+    def begin_end(self, attempt: InFlightAttempt) -> list[EventOrOutput]:
+        """Return the unwritten events and output of an attempt, to be written with its end.
 
-        What is being written is waited for, for a moment: rather written twice than lost.
+        Waits a moment for a write in progress, after which events may be written twice rather than lost.
         """
         with self._lock:
-            held.ending = True
-            self._landed.wait_for(lambda: not held.in_flight, _IN_FLIGHT)
-            notes, held.notes = held.notes, []
-        return notes if held.live is None else [*notes, *held.live.last()]
+            attempt.is_ending = True
+            self._write_finished.wait_for(lambda: not attempt.notes_in_write, _WRITE_WAIT)
+            notes, attempt.notes = attempt.notes, []
+        return notes if attempt.output_buffer is None else [*notes, *attempt.output_buffer.drain()]
 
     def stop_all(self, reason: StopReason) -> None:
-        """Ask every attempt to end."""
-        with self._lock:
-            known = list(self._held)
-        for key in known:
+        """Request every attempt to stop."""
+        for key in self.all_keys():
             self.stop(key, reason)
 
-    def lend(self, held: InFlightAttempt, control: Control) -> None:
-        """Another process takes the lease; orders reach it by *control*, also one that came before."""
+    def transfer(self, attempt: InFlightAttempt, control: Control) -> None:
+        """Leave the lease to another process. Stop requests reach it through *control*, including an earlier one."""
         with self._lock:
-            held.lent, held.control = True, control
-            waiting = held.gone
-        if waiting is not None:
-            control.stop(waiting)
+            attempt.is_transferred = True
+        self.attach(attempt, control)
 
-    def renewed(self, key: tuple[str, int], *, sent: float, ttl: timedelta) -> bool:
-        """The lease was renewed by a statement sent at *sent*; False when that was too late to count."""
+    def record_renewal(self, key: tuple[str, int], *, sent: float, ttl: timedelta) -> bool:
+        """Record a renewal by a statement sent at *sent*. Return False when it came too late to count."""
         with self._lock:
-            held = self._held.get(key)
-            if held is None:
+            attempt = self._attempts.get(key)
+            if attempt is None:
                 return True
-            held.lapsed = held.lapsed or sent - held.renewed > ttl.total_seconds()
-            held.renewed = max(held.renewed, sent)
-            return not held.lapsed
+            attempt.lapsed = attempt.lapsed or sent - attempt.renewed_at > ttl.total_seconds()
+            attempt.renewed_at = max(attempt.renewed_at, sent)
+            return not attempt.lapsed
 
-    def has_lapsed(self, held: InFlightAttempt, ttl: timedelta) -> bool:
-        """Whether its lease was ever not renewed in time."""
+    def has_lapsed(self, attempt: InFlightAttempt, ttl: timedelta) -> bool:
+        """Return whether the lease of the attempt has ever run out."""
         with self._lock:
-            return held.lapsed or monotonic() - held.renewed > ttl.total_seconds()
+            return attempt.lapsed or monotonic() - attempt.renewed_at > ttl.total_seconds()
 
     def overdue(self, limit: timedelta) -> list[tuple[str, int]]:
-        """Attempts whose lease may run out soon because no renewal succeeded for *limit*."""
+        """Return attempts whose lease may run out soon because no renewal succeeded for *limit*."""
         oldest = monotonic() - limit.total_seconds()
         with self._lock:
-            return [key for key, held in self._held.items() if held.renewed < oldest and not held.lent]
-
-    def unwritten(self) -> UnwrittenUsage:
-        """What waits to be written, the same again until it is ``wrote``. ``landed`` is to be called in any case."""
-        now = monotonic()
-        found = UnwrittenUsage()
-        with self._lock:
-            for _, held in sorted(self._held.items()):
-                if held.ending:
-                    continue
-                said = list(held.notes) if held.live is None else [*held.notes, *held.live.due(now)]
-                process = None if held.process_noted else held.process
-                if not said and process is None and held.left_noted:
-                    continue
-                found.entries.append(held)
-                if said:
-                    held.in_flight = len(held.notes)
-                    found.notes.append((held, said))
-                if process is not None:
-                    found.processes.append((held.claim, process))
-                if not held.left_noted:
-                    found.left.append((held.claim, dict(held.left)))
-        return found
-
-    def wrote(self, written: UnwrittenUsage) -> None:
-        """It is in the store, or can never be."""
-        left = {id(claim): more for claim, more in written.left}
-        with self._lock:
-            for held, said in written.notes:
-                del held.notes[: held.in_flight]
-                held.in_flight = 0
-                if held.live is not None:
-                    held.live.wrote([one for one in said if isinstance(one, StoredChunk)])
-            for held in written.entries:
-                held.process_noted = held.process_noted or any(claim is held.claim for claim, _ in written.processes)
-                if id(held.claim) in left:
-                    held.left_noted = held.left == left[id(held.claim)]
-
-    def landed(self, tried: UnwrittenUsage) -> None:
-        """The write is over; what it did not write comes again."""
-        with self._lock:
-            for held in tried.entries:
-                held.in_flight = 0
-            self._landed.notify_all()
-
-    def note(
-        self, held: InFlightAttempt, type_: EventType, payload: dict[str, Any], *, at: float | None = None
-    ) -> None:
-        """Keep an event until the next write; it happened *at* (monotonic seconds), or now."""
-        with self._lock:
-            held.notes.append(AttemptNote(type_, payload, monotonic() if at is None else at))
-            if len(held.notes) - held.in_flight > MOST_NOTES:
-                del held.notes[held.in_flight]
-
-    def remember(self, held: InFlightAttempt, left: Mapping[str, Any]) -> None:
-        """Keep what is left to the task's next attempt until the next write."""
-        with self._lock:
-            held.left |= left
-            held.left_noted = False
-
-    def usage_meters(self, *, all_: bool) -> list[tuple[Claim, UsageMeter]]:
-        """Attempts that have spent something that is not written yet: those with a budget, or *all_*."""
-        with self._lock:
             return [
-                (held.claim, held.usage_meter)
-                for held in self._held.values()
-                if held.usage_meter is not None
-                and held.usage_meter.changed
-                and (all_ or held.claim.budgeted)
-                and not held.ending
+                key
+                for key, attempt in self._attempts.items()
+                if attempt.renewed_at < oldest and not attempt.is_transferred
             ]
 
-    def take_moved(self) -> list[tuple[str, int]]:
-        """Attempts that showed progress since the last call."""
+    def collect_unwritten(self) -> UnwrittenBatch:
+        """Return the data to write, and return it again until ``mark_written``. ``finish_write`` must follow."""
+        now = monotonic()
+        unwritten = UnwrittenBatch()
         with self._lock:
-            found = [key for key, held in self._held.items() if held.moved]
-            for key in found:
-                self._held[key].moved = False
-        return found
+            for _, attempt in sorted(self._attempts.items()):
+                if attempt.is_ending:
+                    continue
+                notes = (
+                    list(attempt.notes)
+                    if attempt.output_buffer is None
+                    else [*attempt.notes, *attempt.output_buffer.due(now)]
+                )
+                process = None if attempt.process_written else attempt.process
+                if not notes and process is None and attempt.carry_written:
+                    continue
+                unwritten.entries.append(attempt)
+                if notes:
+                    attempt.notes_in_write = len(attempt.notes)
+                    unwritten.notes.append((attempt, notes))
+                if process is not None:
+                    unwritten.processes.append((attempt.claim, process))
+                if not attempt.carry_written:
+                    unwritten.carry.append((attempt.claim, dict(attempt.carry)))
+        return unwritten
 
-    def moved_still(self, keys: Iterable[tuple[str, int]]) -> None:
-        """Their progress could not be written: it comes again."""
+    def mark_written(self, batch: UnwrittenBatch) -> None:
+        """Forget data that is in the store or that the store refuses."""
+        carries = {id(claim): carry for claim, carry in batch.carry}
+        with self._lock:
+            for attempt, notes in batch.notes:
+                del attempt.notes[: attempt.notes_in_write]
+                attempt.notes_in_write = 0
+                if attempt.output_buffer is not None:
+                    attempt.output_buffer.mark_written([item for item in notes if isinstance(item, StoredChunk)])
+            for attempt in batch.entries:
+                attempt.process_written |= any(claim is attempt.claim for claim, _ in batch.processes)
+                if id(attempt.claim) in carries:
+                    attempt.carry_written = attempt.carry == carries[id(attempt.claim)]
+
+    def finish_write(self, batch: UnwrittenBatch) -> None:
+        """End a write. What it did not write is collected again."""
+        with self._lock:
+            for attempt in batch.entries:
+                attempt.notes_in_write = 0
+            self._write_finished.notify_all()
+
+    def note(
+        self, attempt: InFlightAttempt, type_: EventType, payload: dict[str, Any], *, at: float | None = None
+    ) -> None:
+        """Keep an event until the next write. It happened *at* (monotonic seconds), or now."""
+        with self._lock:
+            attempt.notes.append(PendingEvent(type_, payload, monotonic() if at is None else at))
+            if len(attempt.notes) - attempt.notes_in_write > MOST_NOTES:
+                del attempt.notes[attempt.notes_in_write]
+
+    def add_carry(self, attempt: InFlightAttempt, carry: Mapping[str, Any]) -> None:
+        """Keep data for the task's next attempt until the next write."""
+        with self._lock:
+            attempt.carry |= carry
+            attempt.carry_written = False
+
+    def usage_meters(self, *, all_: bool) -> list[tuple[Claim, UsageMeter]]:
+        """Return the attempts with unwritten costs: those with a budget, or *all_*."""
+        with self._lock:
+            return [
+                (attempt.claim, attempt.usage_meter)
+                for attempt in self._attempts.values()
+                if attempt.usage_meter is not None
+                and attempt.usage_meter.has_unwritten
+                and (all_ or attempt.claim.budgeted)
+                and not attempt.is_ending
+            ]
+
+    def take_progress(self) -> list[tuple[str, int]]:
+        """Return the attempts that made progress since the last call."""
+        with self._lock:
+            keys = [key for key, attempt in self._attempts.items() if attempt.made_progress]
+            for key in keys:
+                self._attempts[key].made_progress = False
+        return keys
+
+    def restore_progress(self, keys: Iterable[tuple[str, int]]) -> None:
+        """Mark progress again that could not be written."""
         with self._lock:
             for key in keys:
-                if (held := self._held.get(key)) is not None:
-                    held.moved = True
+                if (attempt := self._attempts.get(key)) is not None:
+                    attempt.made_progress = True

@@ -1,7 +1,7 @@
-"""What a job has printed so far, until it is written: bounded whatever arrives, beginning and end kept. Thread-safe.
+"""A bounded buffer of a job's output until it is stored, which keeps the beginning and the end. Thread-safe.
 
-Text is kept in chunks. Those of the beginning have rows of their own; those of the end take turns with a fixed number
-of rows. The last chunk grows, and is written again when it did, so a job that prints a line now and then has few rows.
+Text is kept in chunks. Each chunk of the beginning has its own row; those of the end share a fixed number of rows in
+turn. The last chunk grows and is rewritten when it did, so a job that prints a line now and then needs few rows.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ CHUNK = 16_384
 """Bytes of a chunk."""
 
 YOUNG = 0.7
-"""Seconds: what a job says that is over before then is written with its end, and nowhere else."""
+"""Seconds. The output of a job that ends before then is written only with its end."""
 
 _MOST_WAITING = 8  # chunks of the end that wait to be written
-_PIECE = 16  # what a piece costs besides its bytes
+_PIECE = 16  # bytes of overhead per piece
 
 
 @dataclass(slots=True)
-class _Open:
-    """The chunk that grows. *number*: how many were numbered before it, once it was handed out."""
+class _GrowingChunk:
+    """A chunk to which text is added. *number*: how many chunks were numbered before it, once it was handed out."""
 
     position: int
     pieces: list[tuple[str, bytearray]]
@@ -35,9 +35,9 @@ class _Open:
 
 
 class OutputBuffer:
-    """The output of one attempt, of which about *limit* bytes are kept; it began at *began* (monotonic seconds).
+    """The output of one attempt that began at *began* (monotonic seconds). Keeps about *limit* bytes.
 
-    *elsewhere*: the attempt's result holds it too, as it does of all jobs but those whose story is told.
+    *elsewhere*: the attempt's result contains the output too, so that a short job need not store it here.
     """
 
     def __init__(self, limit: int, *, began: float, elsewhere: bool = True) -> None:
@@ -46,13 +46,13 @@ class OutputBuffer:
         self._half = max(limit // 2 // CHUNK, 1)
         self._lock = threading.Lock()
         self._torn: dict[str, bytes] = {}
-        self._open = _Open(0, [])
-        self._waiting: list[_Open] = []  # full, not handed out yet
+        self._growing = _GrowingChunk(0, [])
+        self._waiting: list[_GrowingChunk] = []  # full, not handed out yet
         self._unwritten: dict[int, StoredChunk] = {}  # full and handed out, by slot: perhaps not in the store
         self._numbered = 0
 
     def feed(self, stream: str, data: bytes) -> None:
-        """Take what was printed next."""
+        """Add output. A character that is cut off at the end waits for its rest."""
         with self._lock:
             data = self._torn.pop(stream, b"") + data
             whole = without_torn_end(data)
@@ -61,11 +61,11 @@ class OutputBuffer:
             self._add(stream, whole)
 
     def due(self, now: float) -> list[StoredChunk]:
-        """What is to be written at *now* (monotonic seconds), the same again until ``wrote`` is told."""
+        """Return what is to be written at *now* (monotonic seconds), again until ``mark_written``."""
         return [] if now - self._began < YOUNG else self._take()
 
-    def last(self) -> list[StoredChunk]:
-        """What is to be written with the attempt's end; nothing if nothing was before and the result holds it."""
+    def drain(self) -> list[StoredChunk]:
+        """Return what is to be written with the attempt's end: nothing if no chunk was and the result contains it."""
         with self._lock:
             if not self._numbered and self._elsewhere:
                 return []
@@ -74,54 +74,54 @@ class OutputBuffer:
                 self._add(stream, data)
         return self._take()
 
-    def wrote(self, chunks: list[StoredChunk]) -> None:
-        """These are in the store."""
+    def mark_written(self, chunks: list[StoredChunk]) -> None:
+        """Forget chunks that are in the store."""
         with self._lock:
             for chunk in chunks:
                 if self._unwritten.get(chunk.slot) is chunk:
                     del self._unwritten[chunk.slot]
-                if chunk.position == self._open.position:
-                    self._open.written = chunk.size
+                if chunk.position == self._growing.position:
+                    self._growing.written = chunk.size
 
     def _take(self) -> list[StoredChunk]:
         with self._lock:
             for full in self._waiting:
                 self._hand_out(full)
             self._waiting = []
-            found = dict(self._unwritten)
-            if self._open.size > self._open.written:
-                if self._open.number is None:
-                    self._open.number = self._next_number()
-                growing = self._chunk(self._open)
-                found[growing.slot] = growing
-        return list(found.values())
+            chunks = dict(self._unwritten)
+            if self._growing.size > self._growing.written:
+                if self._growing.number is None:
+                    self._growing.number = self._next_number()
+                chunk = self._chunk(self._growing)
+                chunks[chunk.slot] = chunk
+        return list(chunks.values())
 
     def _add(self, stream: str, data: bytes) -> None:
         while data:
-            if self._open.weight >= CHUNK:
+            if self._growing.weight >= CHUNK:
                 self._close()
-            now = self._open
-            room = CHUNK - now.weight
+            growing = self._growing
+            room = CHUNK - growing.weight
             part = data if len(data) <= room else without_torn_end(data[:room]) or data[:4]
             data = data[len(part) :]
-            if not now.pieces or now.pieces[-1][0] != stream:
-                now.pieces.append((stream, bytearray()))
-                now.weight += _PIECE
-            now.pieces[-1][1].extend(part)
-            now.size += len(part)
-            now.weight += len(part)
+            if not growing.pieces or growing.pieces[-1][0] != stream:
+                growing.pieces.append((stream, bytearray()))
+                growing.weight += _PIECE
+            growing.pieces[-1][1].extend(part)
+            growing.size += len(part)
+            growing.weight += len(part)
 
     def _close(self) -> None:
-        full, self._open = self._open, _Open(self._open.position + self._open.size, [])
+        full, self._growing = self._growing, _GrowingChunk(self._growing.position + self._growing.size, [])
         if full.number is not None:
             self._hand_out(full)
             return
         self._waiting.append(full)
-        of_the_beginning = max(self._half - self._numbered, 0)
-        if len(self._waiting) > of_the_beginning + _MOST_WAITING:
-            del self._waiting[of_the_beginning]
+        head = max(self._half - self._numbered, 0)  # how many of the waiting ones belong to the beginning
+        if len(self._waiting) > head + _MOST_WAITING:
+            del self._waiting[head]
 
-    def _hand_out(self, full: _Open) -> None:
+    def _hand_out(self, full: _GrowingChunk) -> None:
         if full.number is None:
             full.number = self._next_number()
         chunk = self._chunk(full)
@@ -131,9 +131,9 @@ class OutputBuffer:
         self._numbered += 1
         return self._numbered - 1
 
-    def _chunk(self, made: _Open) -> StoredChunk:
-        assert made.number is not None  # noqa: S101 - just given
-        beyond = made.number - self._half
-        slot = made.number if beyond < 0 else self._half + beyond % self._half
-        pieces = tuple((stream, clean_text(decode(bytes(data)))) for stream, data in made.pieces)
-        return StoredChunk(slot, made.position, made.size, pieces)
+    def _chunk(self, source: _GrowingChunk) -> StoredChunk:
+        assert source.number is not None  # noqa: S101 - callers have set it
+        beyond = source.number - self._half
+        slot = source.number if beyond < 0 else self._half + beyond % self._half
+        pieces = tuple((stream, clean_text(decode(bytes(data)))) for stream, data in source.pieces)
+        return StoredChunk(slot, source.position, source.size, pieces)

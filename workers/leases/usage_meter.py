@@ -1,4 +1,4 @@
-"""What one running attempt has spent: told by its runner, written by the heartbeat, ended with it. Thread-safe."""
+"""The usage of one running attempt: its runner reports it, the heartbeat writes it as costs. Thread-safe."""
 
 from __future__ import annotations
 
@@ -20,66 +20,69 @@ from workers.leases.usage_prices import UsagePrices
 from workers.runners.cost_reports import CostJournal
 from workers.runners.output import one_line
 
-_NAMED = 120
-_MOST_SAID = 5
-_MOST_REMARKS = 20
+_LONGEST_NAME = 120
+_MOST_AMOUNTS = 5
+_MOST_WARNINGS = 20
 
 
 class UsageMeter:
-    """The meter of an attempt, and why it was stopped, if that was for want of money."""
+    """The usage of an attempt, and the budget shortage that stopped it, if any."""
 
     def __init__(self, claim: Claim, prices: UsagePrices, journal: CostJournal | None = None) -> None:
-        """*journal*: keeps on disk what is told until it is in the ledger."""
+        """*journal*: keeps reported usage on disk until it is in the ledger."""
         self._lock = threading.Lock()
-        self._goes_on = asks_a_model(claim.work)  # where it was stopped; a command or a function begins anew
+        self._resumable = asks_a_model(claim.work)  # continues where it was stopped; a command or function starts over
         self._repeatable = claim.repeatable
-        self._meter = UsageDeltas(lambda used: prices.one(claim, used), lambda used: cost_of(claim, used, utc_now()))
+        self._meter = UsageDeltas(
+            lambda used: prices.add_cost(claim, used), lambda used: cost_of(claim, used, utc_now())
+        )
         self._used: tuple[Usage, ...] = ()
         self._journal = journal
         self._changed = False
-        self._short: BudgetShortage | None = None
+        self._shortage: BudgetShortage | None = None
         self._over = False
 
-    def spent(self, used: Sequence[Usage]) -> None:
-        """The job has used this in all so far."""
+    def set_usage(self, used: Sequence[Usage]) -> None:
+        """Replace the usage by the job's total so far."""
         with self._lock:
             self._used = tuple(used)
             self._changed = True
             self._keep(self._used)
 
     @property
-    def changed(self) -> bool:
-        """Whether there may be something to write."""
+    def has_unwritten(self) -> bool:
+        """Whether there may be unwritten costs."""
         return self._changed
 
     @property
-    def settled(self) -> bool:
-        """Whether all that was spent is written, and may go on being spent."""
-        return not self._changed and self._short is None
+    def is_settled(self) -> bool:
+        """Whether all costs are written and no budget is exhausted."""
+        return not self._changed and self._shortage is None
 
     def due(self) -> list[CostRecord]:
-        """What is to be written now; the same again until ``wrote``. Nothing, once the rest is on its way."""
+        """Return the records to write, again until ``mark_written``. Empty after ``final_costs``."""
         with self._lock:
             return [] if self._over else self._meter.due(self._used)
 
-    def wrote(self, records: Sequence[CostRecord]) -> None:
-        """These are in the ledger."""
+    def mark_written(self, records: Sequence[CostRecord]) -> None:
+        """Note that *records* are in the ledger."""
         with self._lock:
             self._meter.wrote(records)
             self._changed = not self._over and bool(self._meter.due(self._used))
 
-    def ends_by(self, short: BudgetShortage) -> bool:
-        """Whether the job is to be stopped for it. One that would begin anew may finish what it has begun, until it has
-        passed a cap; and one that must not be repeated, in any case.
+    def must_stop_for(self, shortage: BudgetShortage) -> bool:
+        """Return whether the shortage stops the job.
+
+        A job that would start over may finish until a cap is exceeded; one that must not be repeated always may.
         """
-        return self._goes_on or (short.passed and self._repeatable)
+        return self._resumable or (shortage.passed and self._repeatable)
 
-    def stop(self, short: BudgetShortage) -> None:
-        """Remember why its job is stopped."""
-        self._short = short
+    def set_shortage(self, shortage: BudgetShortage) -> None:
+        """Record why the job is stopped."""
+        self._shortage = shortage
 
-    def rest(self, used: Sequence[Usage]) -> tuple[tuple[CostRecord, ...], tuple[CostRecord, ...]]:
-        """What is still to be written, now that the job has ended and this is all it used; and what was written."""
+    def final_costs(self, used: Sequence[Usage]) -> tuple[tuple[CostRecord, ...], tuple[CostRecord, ...]]:
+        """Return the records still to write and those written, given the total usage of the job, which has ended."""
         with self._lock:
             self._over = True
             self._changed = False
@@ -87,37 +90,37 @@ class UsageMeter:
             return tuple(self._meter.rest(self._whole(used))), written
 
     def _whole(self, used: Sequence[Usage]) -> list[Usage]:
-        """What its job used in all, with what surrounds it, and with what it told before it broke off."""
-        lines = {one.line: one for one in (*self._used, *used) if one.line is not None}
-        rest = [one for one in used if one.line is None] or [one for one in self._used if one.line is None]
+        """Return the total usage, including lines of its usage file and what it reported before it failed."""
+        lines = {usage.line: usage for usage in (*self._used, *used) if usage.line is not None}
+        rest = [usage for usage in used if usage.line is None] or [usage for usage in self._used if usage.line is None]
         self._keep(rest)
         return [*lines.values(), *rest]
 
     def _keep(self, used: Sequence[Usage]) -> None:
         if self._journal is not None:
-            self._journal.write([one for one in used if one.line is None])
+            self._journal.write([usage for usage in used if usage.line is None])
 
-    def remarks(self) -> list[str]:
-        """A sentence for each call that was reported again with another amount."""
+    def warnings(self) -> list[str]:
+        """Return a sentence for each call that was reported again with another amount."""
         with self._lock:
             return [
-                f"the call {one_line(name, _NAMED)} was reported with several amounts, and the largest counts: "
-                + ", ".join(map(_amount, said[:_MOST_SAID]))
-                for name, said in list(self._meter.conflicts.items())[:_MOST_REMARKS]
+                f"the call {one_line(name, _LONGEST_NAME)} was reported with several amounts, and the largest counts: "
+                + ", ".join(map(_amount, amounts[:_MOST_AMOUNTS]))
+                for name, amounts in list(self._meter.conflicts.items())[:_MOST_WARNINGS]
             ]
 
-    def judged(self, result: AttemptEnd, costs: Sequence[CostRecord]) -> AttemptEnd:
-        """*result*, as that of a job that waits for money, if that is why it stopped. *costs*: all that it spent."""
-        if self._short is None or result.outcome is not Outcome.DEFERRED:
+    def apply_shortage(self, result: AttemptEnd, costs: Sequence[CostRecord]) -> AttemptEnd:
+        """Add the needed budget to *result* if a shortage stopped the job. *costs*: all of its costs."""
+        if self._shortage is None or result.outcome is not Outcome.DEFERRED:
             return result
-        why = self._short.sentence()
-        needs = self._short.wanted
-        if not self._goes_on:
+        why = self._shortage.sentence()
+        needs = self._shortage.wanted
+        if not self._resumable:
             needs += total(map(amount, costs))
         carry = {**result.carry, NEEDS: needs.to_json()}
         return replace(result, short=why, error=f"it was stopped: {why}", carry=carry)
 
 
-def _amount(one: Usage) -> str:
-    tokens = one.input_tokens + one.output_tokens if one.total_tokens is None else one.total_tokens
-    return f"{'no price' if one.cost_usd is None else show_usd(one.cost_usd)} for {plural(tokens, 'token')}"
+def _amount(usage: Usage) -> str:
+    tokens = usage.input_tokens + usage.output_tokens if usage.total_tokens is None else usage.total_tokens
+    return f"{'no price' if usage.cost_usd is None else show_usd(usage.cost_usd)} for {plural(tokens, 'token')}"

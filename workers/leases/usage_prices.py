@@ -1,7 +1,7 @@
-"""What a worker knows of prices: the cost of calls whose job did not tell one. It never fails a job, nor delays others.
+"""Compute the cost of model calls that were reported without one. Never fails a job or delays others.
 
-The list is loaded, and the prices that people set are read, when the first such call is to be recorded. A call that
-cannot be priced then, for whatever reason, is recorded without a price, and can be priced later.
+The price list and the prices that people set are loaded when the first such call is recorded. A call that cannot be
+priced is recorded without a price and can be priced later.
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ _REMEMBERED = 1_000
 
 
 class UsagePrices:
-    """The price book of each workspace that this process works for, at most a second old. Thread-safe.
-
-    ``estimator``: what tasks are expected to cost, by these prices too.
-    """
+    """Price books of this process's workspaces, at most a second old, and an estimator that uses them. Thread-safe."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -38,38 +35,38 @@ class UsagePrices:
         self.estimator = estimator(self.quote, fresh=timedelta(seconds=_FRESH))
         self._books: dict[str, tuple[float, PriceBook]] = {}
 
-    def one(self, claim: Spender, used: Usage) -> Usage:
-        """One call's usage, with a cost where it has none and there is a price; what a job told stays as it told it."""
+    def add_cost(self, claim: Spender, used: Usage) -> Usage:
+        """Return the usage of one call with a cost, if it has none and there is a price."""
         if used.cost_usd is not None:
             return used
         try:
-            found = self._book(claim.workspace_id).priced(used, claim.project_id, used.at or utc_now())
+            call = self._book(claim.workspace_id).priced(used, claim.project_id, used.at or utc_now())
         except Exception:
-            # A bulkhead: what a job has done counts, whatever is the matter with the price of it.
+            # A failed price lookup must not fail the job.
             log.exception("a call is recorded without a price", task=claim.key, model=used.model)
             return used
-        if not isinstance(found, PricedCall):
+        if not isinstance(call, PricedCall):
             return used
-        return replace(used, cost_usd=found.usd, extra={**used.extra, **found.note})
+        return replace(used, cost_usd=call.usd, extra={**used.extra, **call.note})
 
     def quote(self, workspace_id: str, project_id: str, model: str) -> Quote | UnknownPrice:
-        """What a model costs now; Unknown, too, when that cannot be found out."""
+        """Return the current price of a model, or UnknownPrice, also after an error."""
         try:
             return self._book(workspace_id).quote(model, project_id, utc_now())
         except Exception:
-            log.exception("a price could not be looked up", model=model)  # a bulkhead, as below
+            log.exception("a price could not be looked up", model=model)
             return UnknownPrice("the prices could not be looked up")
 
     def _book(self, workspace_id: str) -> PriceBook:
         with self._lock:
-            known = self._books.get(workspace_id)
-        if known is not None and monotonic() - known[0] < _FRESH:
-            return known[1]
-        asked = monotonic()
+            cached = self._books.get(workspace_id)
+        if cached is not None and monotonic() - cached[0] < _FRESH:
+            return cached[1]
+        read_at = monotonic()
         with self._store.read() as tx:
-            found = book(prices.listed(tx, workspace_id), price_list.quote)
+            prices_now = book(prices.listed(tx, workspace_id), price_list.quote)
         with self._lock:
             if len(self._books) >= _REMEMBERED:
                 self._books.clear()
-            self._books[workspace_id] = (asked, found)
-        return found
+            self._books[workspace_id] = (read_at, prices_now)
+        return prices_now

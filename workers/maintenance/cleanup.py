@@ -1,9 +1,7 @@
-"""Clears up: old worktrees and dead workers' folders go, and when retention is due, a round of it is done.
+"""Background cleanup: delete old worktrees and dead workers' directories, and run retention when it is due.
 
-All of that happens beside everything else the worker does.
-
-Every worker looks, beat asks too, and a lease in SQL lets one of them at it. A round ends after half a minute, so that
-it holds no thread for long; what is left is due again at once.
+Every worker checks what is due, and beat requests it too; a lease in SQL admits one of them. A round ends after half a
+minute, so that it does not occupy a thread for long; the rest is due again at once.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ _LOOK = 60.0
 
 
 class Cleanup:
-    """One thread at most, started when something is due."""
+    """Runs cleanup rounds in at most one thread, which is started when a round is due."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -44,8 +42,8 @@ class Cleanup:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def look(self) -> None:
-        """Start a round in a thread of its own when the time has come; returns at once."""
+    def poll(self) -> None:
+        """Start a round in a thread when it is due. Returns at once."""
         now = monotonic()
         if now < self._next or (self._thread is not None and self._thread.is_alive()):
             return
@@ -54,13 +52,13 @@ class Cleanup:
         self._thread.start()
 
     def clear(self) -> None:
-        """One round over the workspaces in which retention is due; what fails is logged and due again."""
+        """Run one round. Errors are logged, and the round is due again."""
         context = self._context
         try:
             self.clear_folders()
             self.clear_worktrees()
             if swept := setup_cache.sweep(context.worktrees, keep=context.settings.warm_kept):
-                log.info("took away what setup commands made and nobody used for long", folders=swept)
+                log.info("deleted unused results of setup commands", folders=swept)
             if dropped := host_leases.take_back(context.store):
                 log.info("dropped the databases of attempts that have ended", databases=dropped)
             for workspace_id in self._due():
@@ -75,33 +73,32 @@ class Cleanup:
                     budget=_ROUND,
                 )
                 if done is not None and done.rows:
-                    log.info("deleted what was old", workspace=workspace_id, complete=done.complete, **done.rows)
+                    log.info("deleted old rows", workspace=workspace_id, complete=done.complete, **done.rows)
         except CoordinationError as error:
-            log.warning("clearing up failed", why=error.message)
+            log.warning("cleanup failed", why=error.message)
         except Exception:
-            # A bulkhead: the worker's jobs have nothing to do with it.
-            log.exception("clearing up failed")
+            log.exception("cleanup failed")  # must not affect the worker's jobs
 
     def clear_folders(self) -> None:
-        """Take away the folders of processes of this machine that are gone, once what was spent there is recorded."""
+        """Delete the directories of ended processes of this machine, once their costs are recorded."""
         context = self._context
         settling = context.settling
-        settling.of_own(context.scratch, context.held.every)
-        cleared = scratch_dirs.clear(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
-        cleared += scratch_dirs.clear(
-            scratch_of(context.settings), scratch_dirs.IN_HOME, spare=lambda folder: not settling.of_dead(folder)
+        settling.settle_own(context.scratch, context.held.all_keys)
+        cleared = scratch_dirs.delete_abandoned(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
+        cleared += scratch_dirs.delete_abandoned(
+            scratch_of(context.settings), scratch_dirs.IN_HOME, spare=lambda folder: not settling.settle_folder(folder)
         )
         if cleared:
-            log.info("took away folders of processes that are gone", folders=cleared)
+            log.info("deleted directories of ended processes", folders=cleared)
 
     def clear_worktrees(self) -> None:
-        """Take away the worktrees of this machine that nobody needs any more."""
+        """Delete the worktrees of this machine that are no longer needed."""
         context = self._context
         if swept := worktree_folder.sweep(context.worktrees, keep=context.settings.worktrees_kept, ends=self._ends):
-            log.info("took away worktrees that nobody needs", worktrees=swept)
+            log.info("deleted unused worktrees", worktrees=swept)
 
     def _ends(self, owners: Mapping[str, Sequence[str]]) -> dict[str, worktree_folder.TaskEnd]:
-        """Which of these tasks have ended."""
+        """Return the ends of those of these tasks that have ended."""
         ends = {}
         for workspace_id, ids in owners.items():
             with self._context.store.read() as tx:
@@ -121,22 +118,22 @@ class Cleanup:
             ]
 
     def request_stop(self) -> None:
-        """Let a round end after the batch it is at."""
+        """Let a running round end after its current batch."""
         self._ended.set()
 
     def stop(self) -> None:
-        """End it. A run that is over leaves no worktrees to a worker that may never come."""
+        """End a running round and delete unused worktrees, because no other worker may ever run here."""
         self.request_stop()
         if self._thread is not None:
             self._thread.join(timeout=5)
         try:
             self.clear_worktrees()
         except (CoordinationError, OSError) as error:
-            log.warning("clearing up failed", why=str(error))
+            log.warning("cleanup failed", why=str(error))
 
 
 def ages_of(settings: Settings) -> flow.RetentionAges:
-    """How long what is kept, as the settings say."""
+    """Return the retention ages of the settings."""
     return flow.RetentionAges(
         runs=settings.retention_runs, workers=settings.retention_workers, costs=settings.retention_costs
     )

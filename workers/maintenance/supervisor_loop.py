@@ -1,7 +1,7 @@
-"""The worker's own safety net: answers nudges, ticks projects that are due, hears cancels, rings again what was lost.
+"""Supervision by every worker: handle wakeups, tick due projects, receive cancels, enqueue lost tasks again.
 
-Beat only asks for the same earlier. With no beat at all, with two of them, or with every job slot taken for hours,
-supervision goes on, because it needs neither a free slot nor a message.
+Beat only requests the same earlier. Supervision works without beat, with several, and while all job slots are in use,
+because it needs neither a slot nor a message.
 """
 
 from __future__ import annotations
@@ -47,109 +47,108 @@ _POP_WAIT = 1
 _RECONNECT = 1.0
 _TIDY_EVERY = 60.0
 _SWEEP_FOR = 1.0
-_FOLLOWS = timedelta(milliseconds=500)
+_TICK_DELAY = timedelta(milliseconds=500)  # of the tick after a wakeup
 _NUDGES_AT_ONCE = 32
 
 
 class SupervisorLoop:
-    """Two threads: one pops nudges and ticks what is due, one listens for cancels."""
+    """Two threads: one handles wakeups and ticks due projects, one receives cancels."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._later: list[tuple[float, str, str]] = []
-        self._following: set[tuple[str, str]] = set()  # projects whose tick follows a nudge
+        self._scheduled: set[tuple[str, str]] = set()  # projects whose tick follows a wakeup
         self._lock = threading.Lock()
         self._next_sweep = 0.0
         self._next_tidy = monotonic() + _TIDY_EVERY
         self.clearing = Cleanup(context)
 
     def start(self, *, cancels_only: bool = False) -> None:
-        """Start both threads; the first sweep comes at once, for what was committed while nobody worked."""
-        duties = (("coord-housekeeping", self._keep_house), ("coord-cancels", self._hear_cancels))
+        """Start both threads. The first sweep runs at once, for tasks that became ready while no worker ran."""
+        duties = (("coord-housekeeping", self._keep_house), ("coord-cancels", self._receive_stops))
         for name, body in duties[1:] if cancels_only else duties:
             thread = threading.Thread(target=body, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def request_stop(self) -> None:
-        """Let both threads end after what they are at; ``stop`` waits for them."""
+        """Let both threads end after their current round. ``stop`` waits for them."""
         if not self._ended.is_set():
             self._ended.set()
-            # Not here: Redis may be away, and whoever drains has no time for that.
+            # In a thread, because Redis may be unavailable and draining must not wait for it.
             waker = threading.Thread(target=self._wake, name="coord-wake", daemon=True)
             waker.start()
             self._threads.append(waker)
         self.clearing.request_stop()
 
     def _wake(self) -> None:
-        """Let both hear at once that nothing is to be waited for."""
+        """Wake up both threads."""
         with contextlib.suppress(RedisUnavailable):
             self._context.nudges.wake(self._context.worker_id)
 
     def stop(self) -> None:
-        """End both threads, and the one that wakes them."""
+        """End all threads."""
         self.request_stop()
         self.clearing.stop()
         for thread in self._threads:
             thread.join(timeout=_POP_WAIT + 5)
 
-    def look_again(self, workspace_id: str, project_id: str, *, after: timedelta) -> None:
-        """Tick this project then: a back-off ends there, and a sweep would be later."""
+    def schedule_tick(self, workspace_id: str, project_id: str, *, after: timedelta) -> None:
+        """Tick this project after a time, for example when a retry's back-off ends, because a sweep may be later."""
         with self._lock:
             heapq.heappush(self._later, (monotonic() + after.total_seconds() + 0.01, workspace_id, project_id))
 
-    def answer(self, nudged: Sequence[tuple[str, str]]) -> None:
-        """Nudges of (workspace, project): what has become ready is rung for at once; ticks, with other duties, follow.
+    def handle_nudges(self, nudges: Sequence[tuple[str, str]]) -> None:
+        """Enqueue ready tasks of (workspace, project) pairs at once, and schedule their ticks.
 
-        They follow in a moment, because the jobs that begin now need this process more, and one for many nudges. All
-        projects share a transaction; where that fails each has its own, so that none suffers from another.
+        The ticks are delayed because starting jobs need this process now, and so that many wakeups share one. All
+        projects share a transaction; if it fails, each gets its own, so that none is affected by another.
         """
-        nudged = [pair for pair in nudged if self._context.serves(pair[0])]  # others look after theirs
-        if not nudged:
+        pairs = list(dict.fromkeys(pair for pair in nudges if self._context.serves(pair[0])))
+        if not pairs:
             return
         with self._lock:
-            new = [pair for pair in dict.fromkeys(nudged) if pair not in self._following]
-            self._following.update(new)
+            new = [pair for pair in pairs if pair not in self._scheduled]
+            self._scheduled.update(new)
         for pair in new:
-            self.look_again(*pair, after=_FOLLOWS)
-        wanted = list(dict.fromkeys(nudged))
+            self.schedule_tick(*pair, after=_TICK_DELAY)
         try:
-            filled = self._filled(wanted)
+            filled = self._fill_windows(pairs)
         except DatabaseUnavailable as error:
-            log.warning("nothing was enqueued at once", projects=len(wanted), why=error.message)
+            log.warning("no tasks were enqueued at once", projects=len(pairs), why=error.message)
         except Exception:
-            if len(wanted) == 1:
-                log.exception("nothing was enqueued at once", project=wanted[0][1])
+            if len(pairs) == 1:
+                log.exception("no tasks were enqueued at once", project=pairs[0][1])
                 return
-            for pair in wanted:
-                self.answer([pair])
+            for pair in pairs:
+                self.handle_nudges([pair])
         else:
-            for place, found in filled:
+            for place, ready in filled:
                 bundle = self._bundles(place.project_id)
-                self._context.publisher.publish(place.workspace_id, place.project, found, bundle=bundle)
+                self._context.publisher.publish(place.workspace_id, place.project, ready, bundle=bundle)
 
-    def _filled(self, wanted: Sequence[tuple[str, str]]) -> list[tuple[AttemptLocation, list[ReadyTask]]]:
-        """Fill the windows of these projects; what is to be rung for now in each."""
-        window = self._context.window()  # may look into the store itself
+    def _fill_windows(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[AttemptLocation, list[ReadyTask]]]:
+        """Fill the dispatch windows of these projects. Return the tasks to enqueue in each."""
+        window = self._context.window()  # may read the store itself
         with self._context.store.write() as tx:
             names: dict[str, str] = {}
-            for workspace_id in sorted({workspace_id for workspace_id, _ in wanted}):
-                names |= projects.names_of(tx, workspace_id, [one for its, one in wanted if its == workspace_id])
+            for workspace_id in sorted({workspace_id for workspace_id, _ in pairs}):
+                names |= projects.names_of(tx, workspace_id, [project for its, project in pairs if its == workspace_id])
             return [
                 (
                     AttemptLocation(workspace_id, project_id, names.get(project_id, "")),
                     dispatch_window.fill(tx, workspace_id, project_id, window=window, bundle=self._bundles(project_id)),
                 )
-                for workspace_id, project_id in wanted
+                for workspace_id, project_id in pairs
             ]
 
     def _bundles(self, project_id: str) -> Callable[[str], int]:
         return lambda kind: self._context.kinds.bundle(project_id, kind)
 
     def tick(self, workspace_id: str, project_id: str, *, every: timedelta | None = None) -> None:
-        """Tick one project and ring, unless it was ticked within *every*; errors stay with the project."""
+        """Tick one project and enqueue its tasks, unless it was ticked within *every*. Logs errors."""
         if not self._context.serves(workspace_id):
             return
         try:
@@ -163,32 +162,32 @@ class SupervisorLoop:
             if begun is not None:
                 self._tick(begun)
 
-    def tick_quiet(self, wanted: Sequence[tuple[str, str]] | None = None) -> set[tuple[str, str]]:
-        """Tick those of *wanted*, or of all that are due, that have nothing to do; which these were.
+    def tick_quiet(self, pairs: Sequence[tuple[str, str]] | None = None) -> set[tuple[str, str]]:
+        """Tick the idle projects among *pairs*, or among all that are due. Return them.
 
-        What cannot be done here is left to full ticks, one project at a time.
+        The other projects need full ticks, one project at a time.
         """
         context, done = self._context, set[tuple[str, str]]()
         again = self._enqueue_again_after()
         lifetime = context.settings.supervisor_lifetime
         try:
-            if wanted is not None:
-                for start in range(0, len(wanted), AT_ONCE):
-                    ids = [project_id for _, project_id in wanted[start : start + AT_ONCE]]
+            if pairs is not None:
+                for start in range(0, len(pairs), AT_ONCE):
+                    ids = [project_id for _, project_id in pairs[start : start + AT_ONCE]]
                     done |= set(tick_quiet(context.store, projects=ids, enqueue_again_after=again, lifetime=lifetime))
                 return done
             every = context.settings.tick
             served = context.workspaces
-            while found := tick_quiet(
+            while page := tick_quiet(
                 context.store, every=every, workspaces=served, enqueue_again_after=again, lifetime=lifetime
             ):
-                done |= set(found)
-                if len(found) < AT_ONCE or self._ended.is_set():
+                done |= set(page)
+                if len(page) < AT_ONCE or self._ended.is_set():
                     break
         except DatabaseUnavailable as error:
             log.warning("ticks failed", why=error.message)
         except Exception:
-            log.exception("ticks failed that had nothing to do")
+            log.exception("ticks of idle projects failed")
         return done
 
     def _holder(self) -> str:
@@ -197,7 +196,7 @@ class SupervisorLoop:
     def _tick(self, begun: TickStart) -> None:
         context, workspace_id, project_id = self._context, begun.workspace_id, begun.project_id
         try:
-            self._rescue_of_silent_workers(project_id)
+            self._rescue_silent_workers(project_id)
             ticked = go_on(
                 context.store,
                 begun,
@@ -213,7 +212,7 @@ class SupervisorLoop:
             if ticked.rescued:
                 log.warning("rescued tasks of lost workers", tasks=len(ticked.rescued))
             if ticked.healed:
-                log.warning("slot counters were wrong and are healed", slots=ticked.healed)
+                log.warning("corrected slot counters", slots=ticked.healed)
             if ticked.ring:
                 with context.store.read() as tx:
                     names = projects.names_of(tx, workspace_id, [project_id])
@@ -224,30 +223,28 @@ class SupervisorLoop:
         except Exception:
             log.exception("tick failed", project=project_id)
 
-    def _rescue_of_silent_workers(self, project_id: str) -> None:
-        """Take from silent workers (stopped, killed, cut off) all that they hold, of every project, in one step.
+    def _rescue_silent_workers(self, project_id: str) -> None:
+        """Rescue all tasks of silent workers (suspended, killed, disconnected), of every project.
 
-        On this host their jobs are ended before any task is free: two attempts must not work side by side.
+        Their jobs on this host are ended before the tasks are queued: two attempts must not run at the same time.
         """
         context = self._context
         with context.store.read() as tx:
             expired = workers.expired(tx, project_id, silent_after=context.terms.ttl)
-        here = {one.worker_id for one in expired if (one.host, one.boot_id) == (host(), boot_id())}
-        silent = {one.worker_id for one in expired if one.silent}
+        here = {lease.worker_id for lease in expired if (lease.host, lease.boot_id) == (host(), boot_id())}
+        silent = {lease.worker_id for lease in expired if lease.silent}
         kept: set[tuple[str, int]] = set()
         if context.worker_id in silent:
-            # This process was stopped itself, and its machine with it, perhaps: what nobody took is still its own.
+            # This process itself was suspended: it keeps the leases that no other worker has taken.
             silent.remove(context.worker_id)
             kept.update(context.held.keys())
             context.heartbeat.beat()
         for worker_id in sorted(silent):
             self._rescue(worker_id, is_here=worker_id in here)
-        for one in expired:
-            if one.worker_id in here - silent and (one.task_id, one.number) not in kept:
-                ended = end_attempt(one.task_id, one.number)
-                log.warning(
-                    "ended what an attempt whose lease ran out had left running", task=one.task_id, processes=ended
-                )
+        for lease in expired:
+            if lease.worker_id in here - silent and (lease.task_id, lease.number) not in kept:
+                ended = end_attempt(lease.task_id, lease.number)
+                log.warning("ended processes of an attempt whose lease ran out", task=lease.task_id, processes=ended)
 
     def _rescue(self, worker_id: str, *, is_here: bool) -> None:
         context = self._context
@@ -256,27 +253,27 @@ class SupervisorLoop:
         def end_jobs() -> None:
             if is_here:
                 ended = end_worker(worker_id)
-                log.warning("ended what a silent worker of this host had started", worker=worker_id, processes=ended)
+                log.warning("ended processes of a silent worker of this host", worker=worker_id, processes=ended)
 
         scratch = scratch_of(context.settings)
         if is_here:
-            context.settling.of_worker(scratch, worker_id, lives=True)  # before others spend what is left
+            context.settling.settle_worker(scratch, worker_id, alive=True)  # before other tasks reserve that money
         touched = context.store.transact(
             lambda tx: rescue_silent_worker(
                 tx, worker_id, silent_after=context.terms.ttl, started=started, end_jobs=end_jobs
             )
         )
         if touched and is_here:
-            context.settling.of_worker(scratch, worker_id, lives=True)  # what was reported until its jobs were ended
+            context.settling.settle_worker(scratch, worker_id, alive=True)  # reports since then
         if touched:
-            log.warning("rescued what a silent worker held", worker=worker_id, projects=len(touched))
+            log.warning("rescued the tasks of a silent worker", worker=worker_id, projects=len(touched))
         context.nudge(touched)
 
     def sweep(self) -> bool:
-        """Declare silent workers dead, tick what is due; whether more is due.
+        """Declare silent workers dead and tick due projects. Return whether more are due.
 
-        First those that have nothing to do, many at a time; then the others, one after another for a second or so. Each
-        is taken in the moment in which it is ticked, so that workers share what is due among them.
+        Idle projects are ticked first, many at a time, then the others, one by one for a second or so. Each is claimed
+        only when it is ticked, so that workers share the due projects.
         """
         context = self._context
         with context.store.write() as tx:
@@ -300,7 +297,7 @@ class SupervisorLoop:
         return True
 
     def _enqueue_again_after(self) -> timedelta:
-        """Short when the queue is empty: then a ring that nobody answered was lost, or is parked behind a long job."""
+        """Return how long to wait for a message. Short if the queue is empty: it is then lost, or prefetched."""
         try:
             length = self._context.nudges.client.llen(queues.PREFIX + queues.JOBS)
         except redis.RedisError:
@@ -309,15 +306,15 @@ class SupervisorLoop:
 
     def _keep_house(self) -> None:
         while not self._ended.is_set():
-            self._guarded("housekeeping", self._once)
+            self._run_safely("housekeeping", self._once)
 
     def _once(self) -> None:
         now = monotonic()
         if now >= self._next_sweep:
             self._next_sweep = now + self._context.terms.sweep.total_seconds()
             if self.sweep():
-                self._next_sweep = now  # after the nudges that have come meanwhile
-            self.clearing.look()
+                self._next_sweep = now  # after wakeups that have arrived meanwhile
+            self.clearing.poll()
         if now >= self._next_tidy:
             self._next_tidy = now + _TIDY_EVERY
             gc_tuning.tidy()
@@ -325,43 +322,43 @@ class SupervisorLoop:
             due = []
             while self._later and self._later[0][0] <= monotonic():
                 due.append(heapq.heappop(self._later)[1:])
-            self._following -= {*due}
+            self._scheduled -= {*due}
             nearest = self._later[0][0] if self._later else None
         if due:
-            wanted = list(dict.fromkeys(due))
-            quiet = self.tick_quiet(wanted)
-            for pair in wanted:
+            pairs = list(dict.fromkeys(due))
+            quiet = self.tick_quiet(pairs)
+            for pair in pairs:
                 if pair not in quiet:
                     self.tick(*pair)
         next_duty = min(self._next_sweep, nearest or self._next_sweep)
         wait = max(0.01, min(_POP_WAIT, next_duty - monotonic()))
-        self._hear_nudges(wait)
+        self._receive_nudges(wait)
 
-    def _hear_nudges(self, wait: float) -> None:
+    def _receive_nudges(self, wait: float) -> None:
         client, worker_id = self._context.nudges.client, self._context.worker_id
         try:
-            found = client.brpop([NUDGES, wake_key(worker_id)], timeout=wait)
+            reply = client.brpop([NUDGES, wake_key(worker_id)], timeout=wait)
         except redis.ResponseError as error:
             if not self._context.nudges.mended(error, worker_id):
                 raise
             log.warning("deleted a key that has the wrong type", key=NUDGES)
             return
-        if found is not None and found[1]:  # else it is to wake us
-            bodies = [found[1], *(client.rpop(NUDGES, _NUDGES_AT_ONCE - 1) or ())]
-            if nudged := [each for body in bodies if (each := read_nudge(self._checked(NUDGES, body))) is not None]:
-                self.answer(nudged)
+        if reply is not None and reply[1]:  # an empty body only wakes this thread up
+            bodies = [reply[1], *(client.rpop(NUDGES, _NUDGES_AT_ONCE - 1) or ())]
+            if nudges := [pair for body in bodies if (pair := read_nudge(self._verify(NUDGES, body))) is not None]:
+                self.handle_nudges(nudges)
 
-    def _checked(self, place: str, body: Any, *, once: bool = False) -> str:
-        """What a message says, without its signature; nothing when it has none that is right."""
+    def _verify(self, place: str, body: Any, *, once: bool = False) -> str:
+        """Return the text of a message without its signature, or an empty string if the signature is wrong."""
         checked = self._context.nudges.signatures.check(place, str(body).encode(), once=once)
         if isinstance(checked, str):
             refusals.note(place, checked)
             return ""
         return checked.decode()
 
-    def _hear_cancels(self) -> None:
+    def _receive_stops(self) -> None:
         while not self._ended.is_set():
-            self._guarded("listening for cancels", self._listen)
+            self._run_safely("listening for cancels", self._listen)
 
     def _listen(self) -> None:
         url = self._context.settings.redis_url
@@ -376,18 +373,18 @@ class SupervisorLoop:
                 if message is None or message.get("type") != "message":
                     continue
                 if message["channel"] == STOPS:
-                    for task_id, number, at_once in read_stops(self._checked(STOPS, message["data"], once=True)):
+                    for task_id, number, at_once in read_stops(self._verify(STOPS, message["data"], once=True)):
                         self._context.held.stop((task_id, number), STOPPED[at_once])
                     continue
-                for key in read_cancels(self._checked(CANCELS, message["data"], once=True)):
+                for key in read_cancels(self._verify(CANCELS, message["data"], once=True)):
                     self._context.held.stop(key, StopReason.CANCELED)
 
-    def _guarded(self, what: str, act: Callable[[], None]) -> None:
-        """A bulkhead: the loop goes on whatever one round meets."""
+    def _run_safely(self, what: str, act: Callable[[], None]) -> None:
+        """Call *act* and log its errors, so that the loop continues."""
         try:
             act()
         except redis.RedisError as error:
-            log.warning("Redis is away", what=what, why=str(error))
+            log.warning("Redis is unavailable", what=what, why=str(error))
             self._ended.wait(_RECONNECT)
         except CoordinationError as error:
             log.warning("a round failed", what=what, why=error.message)

@@ -1,7 +1,7 @@
-"""Beat's scheduler: Celery's own, but it asks no more of a queue that nobody empties.
+"""Beat scheduler that adds no messages to a queue that no worker empties.
 
-Redis keeps an expired message until a worker takes it out. With no worker alive, a message every few seconds would
-fill the queue for ever, and the first worker that comes would have to throw them all away.
+Redis keeps an expired message until a worker receives it. Without a worker, a message every few seconds would fill the
+queue without limit, and the first worker would have to discard them all.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from coordination.settings import load_settings
 log = structlog.get_logger()
 
 MOST_WAITING = 20
-"""From so many messages on, beat adds none to a queue: those that are there already ask for the same."""
+"""Beat adds no message to a queue with so many: the existing ones request the same."""
 
 
 class Scheduler(PersistentScheduler):  # type: ignore[misc]
-    """Leaves out an entry's turn while its queue is long."""
+    """Skips entries whose queue is long."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         keep_private()
@@ -30,17 +30,17 @@ class Scheduler(PersistentScheduler):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
 
     def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002 - Celery's signature
-        """Send the entry's message, or let its turn pass."""
+        """Send the entry's message, unless its queue is long."""
         queue = entry.options.get("queue")
-        if queue is not None and self._waiting(queue) >= MOST_WAITING:
+        if queue is not None and self._count_waiting(queue) >= MOST_WAITING:
             if advance:
                 self.reserve(entry)
-            log.debug("let a turn pass: nobody empties the queue", entry=entry.name, queue=queue)
+            log.debug("skipped an entry: no worker empties the queue", entry=entry.name, queue=queue)
             return None
         return super().apply_async(entry, producer=producer, advance=advance, **kwargs)
 
-    def _waiting(self, queue: str) -> int:
-        """How many messages are in the queue; 0 where Redis does not answer: then sending says what is the matter."""
+    def _count_waiting(self, queue: str) -> int:
+        """Return the length of the queue, or 0 when Redis is unavailable, which sending will report."""
         connection = self.connection
         try:
             return int(connection.default_channel.queue_declare(queue).message_count)

@@ -1,16 +1,17 @@
-"""Notices that this worker has gone deaf: free slots, ready work in its queue, and no message arrives.
+"""Restart the worker when its consumer stops: slots are free and work is ready, but no message arrives.
 
-The known cause is a consumer that stops taking messages after its broker connection was lost; nothing else in the
-process notices, for heartbeats and housekeeping go on. The remedy is a new process (see lifecycle).
+The known cause is a consumer that receives no messages after its broker connection was lost, while heartbeats and the
+supervisor loop continue. The remedy is a new process (see lifecycle).
 
-What is *not* deafness: full slots, an empty queue, tasks of projects on hold, tasks that wait for a slot or for the
-end of a canceled attempt, a Redis or a database that does not answer, a process that was itself stopped for a while.
+Not a stopped consumer: full slots, an empty queue, tasks of paused projects, tasks that wait for a slot or for the end
+of a canceled attempt, an unavailable Redis or database, a process that was itself suspended.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import redis
 import structlog
@@ -21,62 +22,95 @@ from coordination.store.queries.fleet import workers
 from workers.broker import queues
 from workers.broker.signed_channel import refusals
 from workers.context import Context
-from workers.process.deafness import ConsumerCheck, ConsumerSample
 
 log = structlog.get_logger()
 
-_LOOKS = 12  # in the time that makes a worker deaf
+_SAMPLES = 12  # in the time after which a consumer counts as stopped
 _LONGEST_PAUSE = 5.0
 _MOST_DOUBLINGS = 6
 
 
+@dataclass(frozen=True, slots=True)
+class ConsumerSample:
+    """The state of the consumer at one moment. ``waiting``: the number of ready tasks or messages, None if unknown."""
+
+    at: float
+    messages: int  # received so far
+    has_free_slot: bool
+    waiting: int | None
+
+
+class ConsumerCheck:
+    """Decides from a series of samples whether the consumer has stopped. Pure."""
+
+    def __init__(self, *, patience: float, pause: float) -> None:
+        """Stopped: after *patience* seconds without a message, with samples every *pause* seconds."""
+        self._patience = patience
+        self._longest_gap = 3 * pause + 1.0
+        self._last: ConsumerSample | None = None
+        self._since: float | None = None
+
+    def silent_seconds(self, sample: ConsumerSample) -> float | None:
+        """Return how long work has waited beside free slots without a message, once that is too long, else None."""
+        last, self._last = self._last, sample
+        waits = sample.has_free_slot and bool(sample.waiting)
+        # After a gap, this process itself was suspended (SIGSTOP, a closed laptop) and could not receive anything.
+        if last is None or not waits or sample.messages != last.messages or sample.at - last.at > self._longest_gap:
+            self._since = sample.at if waits else None
+            return None
+        if self._since is None:
+            self._since = sample.at
+        silence = sample.at - self._since
+        return silence if silence >= self._patience else None
+
+
 class ConsumerWatchdog:
-    """One thread that looks every few seconds and calls *restart* once, when the worker is deaf."""
+    """One thread that samples every few seconds and calls *restart* once, when the consumer has stopped."""
 
     def __init__(self, context: Context, restart: Callable[[], None], *, lives: int = 0) -> None:
-        """*lives*: how many lives before this one ended as deaf without hearing anything; each doubles the patience."""
+        """*lives*: the restarts in a row without any message; each doubles the patience."""
         self._context = context
         self._restart = restart
         self._lives = lives
-        self._heard = 0
+        self._messages = 0
         self._ended = threading.Event()
         self._restarting = False
         self._thread: threading.Thread | None = None
         patience = context.settings.watchdog * 2 ** min(lives, _MOST_DOUBLINGS)
-        self._pause = min(_LONGEST_PAUSE, context.settings.watchdog.total_seconds() / _LOOKS)
+        self._pause = min(_LONGEST_PAUSE, context.settings.watchdog.total_seconds() / _SAMPLES)
         self._patience = patience
-        self._judge = ConsumerCheck(patience=patience.total_seconds(), pause=self._pause)
+        self._check = ConsumerCheck(patience=patience.total_seconds(), pause=self._pause)
 
     @property
     def lives(self) -> int:
-        """What the next life should count, if this one ends as deaf."""
-        return 1 if self._heard else self._lives + 1
+        """The ``lives`` of the next process, if this one is restarted."""
+        return 1 if self._messages else self._lives + 1
 
-    def heard(self) -> None:
-        """A doorbell has arrived. Cheap: called for each; a count that races only has to change."""
-        self._heard += 1
+    def count_message(self) -> None:
+        """Count a received message. Not locked: any change of the count is enough."""
+        self._messages += 1
 
     def start(self) -> None:
-        """Start looking, unless the setting is 0."""
+        """Start the thread, unless the setting is 0."""
         if self._patience and self._thread is None:
             self._thread = threading.Thread(target=self._loop, name="coord-watchdog", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Look no more. Does not wait for a restart that is under way: that may itself wait for the caller."""
+        """End the thread. Does not wait for a restart in progress, which may itself wait for the caller."""
         self._ended.set()
         if self._thread is not None and not self._restarting:
             self._thread.join(timeout=5)
 
-    def look(self) -> ConsumerSample:
-        """One look at the slots, the queue and the store."""
+    def sample(self) -> ConsumerSample:
+        """Return the current state of the slots, the queue and the store."""
         context = self._context
-        # First: what arrives during the look is news for the next one. A message that is refused was heard as well.
-        heard = self._heard + refusals.count
-        free = not context.draining.is_set() and context.held.count() < context.slots
-        return ConsumerSample(monotonic(), heard, free, self._waiting() if free else None)
+        # Counted first, so that later messages belong to the next sample. Refused messages were received as well.
+        messages = self._messages + refusals.count
+        has_free_slot = not context.draining.is_set() and context.held.count() < context.slots
+        return ConsumerSample(monotonic(), messages, has_free_slot, self._count_waiting() if has_free_slot else None)
 
-    def _waiting(self) -> int | None:
+    def _count_waiting(self) -> int | None:
         try:
             if messages := int(self._context.nudges.client.llen(queues.PREFIX + queues.JOBS)):
                 return messages
@@ -88,19 +122,19 @@ class ConsumerWatchdog:
     def _loop(self) -> None:
         while not self._ended.wait(self._pause):
             try:
-                look = self.look()
-                silence = self._judge.deaf_for(look)
+                sample = self.sample()
+                silence = self._check.silent_seconds(sample)
             except Exception:
-                log.exception("the watchdog could not look")  # a bulkhead: the next look must come
+                log.exception("the watchdog could not check the consumer")
                 continue
             if silence is not None and not self._ended.is_set():
                 log.error(
-                    "this worker hears no messages although work waits and slots are free; it starts anew",
+                    "this worker receives no messages although work waits and slots are free; it restarts",
                     silent_seconds=round(silence, 1),
-                    waiting=look.waiting,
+                    waiting=sample.waiting,
                     running=self._context.held.count(),
                     slots=self._context.slots,
-                    heard=look.heard,
+                    messages=sample.messages,
                 )
                 self._restarting = True
                 self._restart()

@@ -1,7 +1,7 @@
 """``python -m workers.process.isolated_worker``: a worker process that runs one claimed job and ends.
 
-It is started by that one (see ``isolation``), is told what to run on its standard input, and hands it back when that
-closes. It says its worker id in one line when it is ready.
+A worker starts it (see ``isolation``) and sends the claim to its standard input; when that closes, it hands the task
+back. It prints its worker id in one line when it is ready.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from coordination.base.host import host, keep_private
 
 if __name__ == "__main__":
-    keep_private()  # first: importing the rest takes a second, in which a job beside it could read the environment
+    keep_private()  # before the imports, which take a second, in which another job could read the environment
 
 import os
 import pickle
@@ -33,14 +33,14 @@ _CHUNK = 1 << 16
 
 
 def main() -> int:
-    """Run the job; 0 when its end is written, or nothing was to do."""
+    """Run the job. Return 0 when its end is written or there was nothing to do."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, _leave_to_the_parent)  # not ignored, which jobs would inherit
+        signal.signal(number, _ignore_signal)  # jobs would inherit SIG_IGN, but not a handler
     answers = os.dup(1)
-    os.dup2(2, 1)  # whatever prints here prints to the log
+    os.dup2(2, 1)  # prints go to the log
     try:
-        check_caller(load_settings().database_url, helper=True)  # while it still has the tag of who started it
-        # Or the warden of its jobs, which has to outlive it, would be taken for one of its parent's processes.
+        check_caller(load_settings().database_url, helper=True)  # before the parent's tag is dropped
+        # Otherwise the warden of its jobs, which must outlive it, would count as a process of its parent.
         orphan_reaper.drop_tag()
         from workers.app import app
 
@@ -72,16 +72,16 @@ def _run(process: lifecycle.WorkerProcess, claim: Claim, former_id: str) -> None
         )
     )
     if is_ours:
-        threading.Thread(target=_hurry_when_told, args=(process,), name="coord-hurry", daemon=True).start()
+        threading.Thread(target=_stop_with_parent, args=(process,), name="coord-hurry", daemon=True).start()
         process.executor.run_claim(claim, sent=sent)
 
 
 def _message() -> tuple[Claim, str] | None:
-    if _read(1) != JOB:  # the parent leaves, or has gone
+    if _read(1) != JOB:  # the parent is shutting down or has ended
         return None
     length = int.from_bytes(_read(LENGTH), "big")
     data = _read(length)
-    return pickle.loads(data) if data and len(data) == length else None  # noqa: S301 - our own parent's
+    return pickle.loads(data) if data and len(data) == length else None  # noqa: S301 - sent by our own parent
 
 
 def _read(size: int) -> bytes:
@@ -91,15 +91,15 @@ def _read(size: int) -> bytes:
     return bytes(data)
 
 
-def _hurry_when_told(process: lifecycle.WorkerProcess) -> None:
-    """The parent writes when it leaves; when it has gone, its end closes."""
+def _stop_with_parent(process: lifecycle.WorkerProcess) -> None:
+    """Stop the job when the parent writes a byte, because it shuts down, or closes the pipe, because it has ended."""
     os.read(0, 1)
     process.context.draining.set()
     process.context.held.stop_all(StopReason.SHUTDOWN)
 
 
-def _leave_to_the_parent(_number: int, _frame: object) -> None:
-    """Do nothing: a terminal or a service manager signals the whole group, and the parent says what to do."""
+def _ignore_signal(_number: int, _frame: object) -> None:
+    """Do nothing: a terminal or a service manager signals the whole group, and the parent decides."""
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A worker process's life, hung on Celery's signals: born, registered, ready, draining, handed back, gone.
+"""Start, drain and end a worker process, as handlers of Celery's signals.
 
-One context per process: on threads and solo that is the worker itself, on prefork each child. Nothing is opened and
-no thread is started before the fork.
+There is one context per process: the worker itself on the threads and solo pools, each child on prefork. Nothing is
+opened and no thread is started before the fork.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ log = structlog.get_logger()
 
 _PATIENCE = timedelta(seconds=60)
 _GUARD = 10.0
-_LOOK = timedelta(milliseconds=50)
+_POLL = timedelta(milliseconds=50)
 
 
 @dataclass(slots=True)
 class WorkerProcess:
-    """What this process is made of."""
+    """The parts of this process."""
 
     context: Context
     runners: Runners
@@ -81,50 +81,50 @@ class WorkerProcess:
 _process: WorkerProcess | None = None
 _interruptible = True
 _orders: ShutdownOrders | None = None
-_worktree_folder: ScratchDir | None = None
+_pool_folder: ScratchDir | None = None
 _ended = threading.Event()
 _lock = threading.Lock()
 
 
 def process() -> WorkerProcess:
-    """This process; begun at its first use where no signal did it before (an eager call, a pool we do not know)."""
+    """Return this process. Starts it if no signal did (an eager call, an unknown pool)."""
     if _process is None:
         begin(f"worker@{os.getpid()}", slots=1)
     assert _process is not None  # noqa: S101 - just begun
     if not _interruptible:
-        _let_jobs_be_interrupted()
+        _install_interrupt_handler()
     return _process
 
 
-def _let_jobs_be_interrupted() -> None:
-    """Replace the ignored SIGINT of a prefork child, which its jobs would inherit, by a handler, which they do not.
+def _install_interrupt_handler() -> None:
+    """Replace the ignored SIGINT of a prefork child by a handler, because jobs would inherit SIG_IGN.
 
-    The pool sets it after `worker_process_init`, so the child's first task is the first that can change it.
+    The pool sets SIG_IGN after `worker_process_init`, so the child's first task is the first chance to change it.
     """
     global _interruptible  # noqa: PLW0603
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _leave_to_the_parent)
+        signal.signal(signal.SIGINT, _ignore_signal)
         _interruptible = True
 
 
-def _leave_to_the_parent(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: a terminal interrupts the whole group, and the parent says what to do."""
+def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: a terminal interrupts the whole group, and the parent decides."""
 
 
 def begin(name: str, *, slots: int, alone: bool = False) -> WorkerProcess:
-    """Register this process and start its heartbeat and housekeeping. Waits for a database that is not there yet.
+    """Register this process and start its heartbeat and supervisor loop. Waits until the database is available.
 
-    *alone*: it runs one job that another worker has claimed, and looks after nothing else.
+    *alone*: it runs one job that another worker has claimed, and does no maintenance.
     """
     global _process  # noqa: PLW0603 - one per process is the point
     with _lock:
         if _process is not None:
             return _process
-        keep_private()  # again: Celery's own command is no door of ours
+        keep_private()  # again, for processes that Celery's own command started
         settings = load_settings()
         close_home(settings)
         settings = replace(settings, redis_url=redis_of(settings))
-        # Celery makes the worker's app the current one before it sends any signal, and in every child.
+        # Before it sends any signal, Celery makes the worker's app the current one, also in children.
         publisher = partial(CeleryPublisher, app_or_default())
         context = make_context(settings, name=name, slots=slots, publisher=publisher)
         confinement = confine_jobs(context)
@@ -136,7 +136,7 @@ def begin(name: str, *, slots: int, alone: bool = False) -> WorkerProcess:
         with context.store.write() as tx:
             workers.register(tx, context.row)
             if alone:
-                workers.drain(tx, context.worker_id)  # it takes nothing, and nobody counts on its slot
+                workers.drain(tx, context.worker_id)  # its slot is not available to other tasks
         runners = Runners(context.worker_id, sandbox=confinement.sandbox)
         housekeeper = SupervisorLoop(context)
         watchdog = ConsumerWatchdog(context, start_anew, lives=context.settings.watchdog_lives or 0)
@@ -145,7 +145,7 @@ def begin(name: str, *, slots: int, alone: bool = False) -> WorkerProcess:
         spare = PrefetchRecovery(context, free=executor.free, work_off=executor.work_off)
         _process = WorkerProcess(context, runners, confinement, housekeeper, executor, spare, watchdog)
         if not alone:
-            _hand_back_of_the_dead(context)
+            _rescue_dead_workers(context)
             housekeeper.clearing.clear_folders()
         context.heartbeat.start()
         _process.executor.watch.start()
@@ -153,45 +153,47 @@ def begin(name: str, *, slots: int, alone: bool = False) -> WorkerProcess:
         if not alone:
             spare.start()
         if _orders is not None:
-            leaving = threading.Thread(target=_go_when_told, args=(_process, _orders), name="coord-drain", daemon=True)
+            leaving = threading.Thread(
+                target=_drain_on_order, args=(_process, _orders), name="coord-drain", daemon=True
+            )
             leaving.start()
     log.info("worker process begun", worker=context.worker_id, name=name, slots=slots)
     return _process
 
 
 def _ids_of(tx: Connection, names: Sequence[str]) -> list[str]:
-    """The ids of these workspaces, made where a worker is there before its first plan."""
+    """Return the ids of these workspaces. Creates those that have no plan yet."""
     return [projects.workspace_named(tx, name) or projects.make_workspace(tx, name) for name in names]
 
 
-def _hand_back_of_the_dead(context: Context) -> None:
-    """What workers held that are certainly no more, after a crash and a restart, need not wait for its leases."""
+def _rescue_dead_workers(context: Context) -> None:
+    """Hand back the tasks of workers that have certainly ended, without waiting until their leases expire."""
     here = boot_id()
     if here == "unknown":
         return
     with context.store.read() as tx:
-        # A process that has our own pid is an earlier life of ours, or one that died before us.
+        # A worker row with our own pid is of a process that ended before this one started.
         dead = [
             worker_id
             for worker_id, pid in workers.on_host(tx, host=host(), boot_id=here)
             if worker_id != context.worker_id and (pid == os.getpid() or not is_running(pid))
         ]
         if context.store.dialect == "sqlite":
-            # All that use one such file share its memory, so they share one kernel: what ran under another has ended
-            # with it. Of a server's clients nothing proves that; two machines may well have one name.
+            # All users of a SQLite file share its memory and so one kernel: workers of another kernel have ended with
+            # it. That is not certain for clients of a server, where two machines may have the same name.
             dead += workers.of_other_kernels(tx, kernel=here.partition("/")[0])
     for worker_id in dead:
-        end_worker(worker_id)  # its warden did that, unless it died with it: nothing may go on once the tasks are free
+        end_worker(worker_id)  # usually done by its warden: no job may run on once its task is queued again
         scratch = scratch_of(context.settings)
-        context.settling.of_worker(scratch, worker_id)  # before others spend what is left
+        context.settling.settle_worker(scratch, worker_id)  # before other tasks reserve that money
         started = started_jobs.read(scratch, worker_id)
         rescue = partial(rescue_worker, worker_id=worker_id, started=started)
         context.nudge(context.store.transact(rescue))
-        log.warning("handed back what a dead worker of this host held", worker=worker_id)
+        log.warning("handed back the tasks of a dead worker of this host", worker=worker_id)
 
 
 def _wait_for_schema(context: Context) -> None:
-    """The schema must fit. A database that is only starting is waited for; one that needs a person is not."""
+    """Check the schema. Waits for a database that is starting; raises when it needs a person."""
     deadline = monotonic() + _PATIENCE.total_seconds()
     while True:
         try:
@@ -205,39 +207,38 @@ def _wait_for_schema(context: Context) -> None:
         time.sleep(0.5)
 
 
-def _go_when_told(running: WorkerProcess, orders: ShutdownOrders) -> None:
-    """Wait for the order to drain; then let jobs finish for the grace, and hand the rest back as queued, uncharged."""
+def _drain_on_order(running: WorkerProcess, orders: ShutdownOrders) -> None:
+    """Wait for the order to drain. Then let jobs finish within the grace period, and hand the others back."""
     orders.drain.wait()
     if os.getpid() == orders.owner:
         Shutdown.wake()
     context = running.context
     deadline = monotonic() + context.settings.shutdown_grace.total_seconds()
     context.draining.set()
-    # Heartbeats go on until the last job is released, and tell of cancels; nobody is supervised from here any more.
+    # Heartbeats continue until the last job has ended, and stop canceled ones; this process supervises no project now.
     running.housekeeper.request_stop()
     log.info("draining", running=context.held.count(), grace=context.settings.shutdown_grace.total_seconds())
     with contextlib.suppress(CoordinationError), context.store.write() as tx:
         workers.drain(tx, context.worker_id)
-    while context.held.count() and monotonic() < deadline and not orders.hurry.wait(_LOOK):
+    while context.held.count() and monotonic() < deadline and not orders.hurry.wait(_POLL):
         pass
     context.held.stop_all(StopReason.SHUTDOWN)
-    # Runners end their jobs within the cancel grace; a process that hangs beyond that is ended here, and the
-    # leases of whatever it still held run out.
+    # Runners end their jobs within the cancel grace. If that fails, this process exits and the remaining leases expire.
     deadline = monotonic() + context.settings.cancel_grace.total_seconds() + _GUARD
     while context.held.count() and monotonic() < deadline:
-        time.sleep(_LOOK.total_seconds())
+        time.sleep(_POLL.total_seconds())
     if context.held.count():
-        log.error("jobs did not end in time; leaving them to the rescue", jobs=context.held.count())
+        log.error("jobs did not end in time; other workers rescue them", jobs=context.held.count())
         sys.stderr.flush()
-        if running.restarting and not _told_to_end():
+        if running.restarting and not _shutdown_requested():
             restart.again(lives=running.watchdog.lives)
         os._exit(1)
     if os.getpid() == orders.owner and not running.restarting:
-        _outlast_celery()
+        _exit_without_celery()
 
 
-def _outlast_celery() -> None:
-    """Celery says good-bye to its broker, without a limit when that does not answer. Nothing is held any more."""
+def _exit_without_celery() -> None:
+    """Exit if Celery hangs while it closes its broker connection, for which it has no time limit."""
     if not _ended.wait(_GUARD):
         log.warning("the worker has handed back everything, but its broker connection does not close")
         end()
@@ -246,29 +247,29 @@ def _outlast_celery() -> None:
 
 
 def start_anew() -> None:
-    """Drain as for a shutdown, then begin a new life: for a worker that is deaf. Returns when it is told to end."""
+    """Drain as for a shutdown, then restart the process. Returns only if a shutdown was requested meanwhile."""
     running = _process
     if running is None or _orders is None or running.context.draining.is_set():
         return
     running.restarting = True
-    _orders.drain.give()
+    _orders.drain.set()
     running.context.draining.wait()
-    while running.context.held.count():  # whoever drains ends this, one way or the other
-        time.sleep(_LOOK.total_seconds())
-    if _told_to_end():
-        _outlast_celery()
+    while running.context.held.count():  # the draining thread stops all jobs or exits
+        time.sleep(_POLL.total_seconds())
+    if _shutdown_requested():
+        _exit_without_celery()
         return
     end()
     restart.again(lives=running.watchdog.lives)
 
 
-def _told_to_end() -> bool:
-    """Whether somebody wants this worker to be gone: then it must not come back by itself."""
+def _shutdown_requested() -> bool:
+    """Return whether Celery was asked to stop, so that this worker must not restart itself."""
     return state.should_stop is not None or state.should_terminate is not None
 
 
 def end() -> None:
-    """The process ends in order: no heartbeat any more, its row closed, its children gone."""
+    """End the process in order: stop the threads, end children, mark its row as stopped."""
     global _process
     with _lock:
         running, _process = _process, None
@@ -286,25 +287,25 @@ def end() -> None:
     context.heartbeat.stop()
     with contextlib.suppress(CoordinationError), context.store.write() as tx:
         workers.stop(tx, context.worker_id)
-    settled = not context.held.count() and context.settling.of_own(context.scratch, context.held.every)
+    settled = not context.held.count() and context.settling.settle_own(context.scratch, context.held.all_keys)
     context.nudges.close()
     context.store.close()
-    if settled:  # else whoever clears up after this process finds what was spent
+    if settled:  # otherwise a cleanup settles the costs and deletes the directory
         context.own.close()
     _ended.set()
 
 
 def _wait_for_jobs(context: Context) -> None:
-    """Those in threads of our own, which Celery's pool knows nothing of: who drains lets them finish, or stops them."""
+    """Wait for jobs in threads outside Celery's pool. The draining thread lets them finish or stops them."""
     settings = context.settings
     patience = settings.shutdown_grace + settings.cancel_grace + 2 * timedelta(seconds=_GUARD)
     deadline = monotonic() + (patience.total_seconds() if context.draining.is_set() else 0)
     while context.held.count() and monotonic() < deadline:
-        time.sleep(_LOOK.total_seconds())
+        time.sleep(_POLL.total_seconds())
 
 
 def _refuse(error: CoordinationError) -> None:
-    """A worker that cannot begin says so in one sentence and ends; Celery would only log it and go on."""
+    """Print the error and exit; Celery would only log it and continue."""
     sys.stderr.write(f"coord worker: {error.sentence()}\n")
     sys.stderr.flush()
     os._exit(2)
@@ -319,10 +320,10 @@ def _on_init(**_: Any) -> None:
 
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _on_child(**_: Any) -> None:
-    """A prefork child: its own engine, heartbeat and identity; the parent has none."""
+    """Start a prefork child, which has its own engine, heartbeat and identity; the parent has none."""
     global _process, _interruptible
     if _orders is not None and os.getpid() == _orders.owner:
-        return  # the solo pool says so too, in the process that has begun already
+        return  # the solo pool sends this signal too, in the process that has started already
     _process, _interruptible = None, False
     try:
         begin(f"{os.uname().nodename}:{os.getpid()}", slots=1)
@@ -333,9 +334,9 @@ def _on_child(**_: Any) -> None:
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]
 def _on_worker(sender: Any = None, **_: Any) -> None:
-    """The worker is about to start its pool. On threads and solo this process is the one that runs jobs."""
+    """Start this process before its pool, if the pool (threads, solo) runs jobs in it."""
     if "prefork" in _pool(sender) or "processes" in _pool(sender):
-        _lodge_the_pool()
+        _set_pool_folder()
         return
     try:
         begin(str(sender.hostname), slots=1 if "solo" in _pool(sender) else int(sender.concurrency or 1))
@@ -343,15 +344,15 @@ def _on_worker(sender: Any = None, **_: Any) -> None:
         _refuse(error)
 
 
-def _lodge_the_pool() -> None:
-    """The pool's files go where they are found when this process is killed; by itself it would leave them for good."""
-    global _worktree_folder  # noqa: PLW0603
+def _set_pool_folder() -> None:
+    """Put the pool's temporary files into a directory that the cleanup deletes if this process is killed."""
+    global _pool_folder  # noqa: PLW0603
     try:
-        _worktree_folder = scratch_dirs.take(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
+        _pool_folder = scratch_dirs.create(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
     except CoordinationError as error:
-        log.warning("the pool's files go where they would without us", why=error.message)
+        log.warning("the pool's temporary files are in the default directory", why=error.message)
     else:
-        multiprocessing.current_process()._config["tempdir"] = str(_worktree_folder.path)  # type: ignore[attr-defined]  # noqa: SLF001
+        multiprocessing.current_process()._config["tempdir"] = str(_pool_folder.path)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _pool(sender: Any) -> str:
@@ -361,12 +362,12 @@ def _pool(sender: Any) -> str:
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _on_ready(sender: Any = None, **_: Any) -> None:
-    """Tell whoever started us that jobs can be taken; from now on it would be noticed if they were not."""
+    """Report to the parent process that this worker is ready, and start the watchdog."""
     if _process is not None and _orders is not None and queues.JOBS in sender.app.amqp.queues.consume_from:
         _process.watchdog.start()
     gc_tuning.settle()
     descriptor = load_settings().ready_fd
-    # Once: Celery is ready again after each loss of its broker, and by then the number is that of something else.
+    # Once: Celery sends this signal after each reconnect, when the descriptor may be another file.
     os.environ.pop("COORD_READY_FD", None)
     if descriptor is not None:
         with contextlib.suppress(OSError):
@@ -376,16 +377,16 @@ def _on_ready(sender: Any = None, **_: Any) -> None:
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _on_shutting_down(**_: Any) -> None:
-    """A signal that came before our handlers were in place; later ones say so too, and once is enough."""
+    """Drain also on a signal that arrived before our handlers were installed."""
     if _orders is not None:
-        _orders.drain.give()
+        _orders.drain.set()
 
 
 @signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _on_shutdown(**_: Any) -> None:
     end()
-    if _worktree_folder is not None:
-        _worktree_folder.close()
+    if _pool_folder is not None:
+        _pool_folder.close()
 
 
 @signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator]

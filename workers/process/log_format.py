@@ -1,4 +1,4 @@
-"""What a worker process logs: lines for people, or JSON, and nothing in them that a terminal would obey."""
+"""Log format of worker processes: readable lines or JSON, without terminal control sequences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coordination.settings import load_settings
 
 
 def configure_logging() -> None:
-    """Structured logs on stderr: lines for people, or JSON."""
+    """Write structured logs to stderr, as readable lines or JSON."""
     import logging
 
     settings = load_settings()
@@ -38,5 +38,5 @@ def configure_logging() -> None:
 
 
 def _printable(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """What jobs say stands in errors and names, and a log is read on a terminal."""
+    """Remove control sequences, which errors and names may contain and a terminal would obey."""
     return {name: clean(value) if isinstance(value, str) else value for name, value in event.items()}

@@ -1,7 +1,7 @@
-"""Free slots look into the store: what was rung and sits in the buffer of a worker that is busy is claimed from SQL.
+"""Idle slots claim tasks whose message is stuck in a busy worker's prefetch buffer.
 
-A worker fetches messages ahead of its slots, and nobody else can see those. While the queue is empty, a task that was
-rung and not claimed for two seconds is either there or lost; whoever has a free slot takes it.
+Celery prefetches more messages than it has free slots. While the queue is empty, a task that was enqueued and not
+claimed for two seconds is in such a buffer or its message is lost; a worker with a free slot claims it from SQL.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from workers.context import Context
 log = structlog.get_logger()
 
 PREFETCHED_AFTER = timedelta(seconds=2)
-_LOOK = 1.0
+_POLL = 1.0
 
 
 class PrefetchRecovery:
-    """One thread that looks every second. *free* says how many slots are; *work_off* claims and runs in its thread."""
+    """One thread that polls every second. *free* returns the number of free slots; *work_off* claims and runs tasks."""
 
     def __init__(
         self, context: Context, *, free: Callable[[], int], work_off: Callable[[str, Sequence[str]], None]
@@ -41,40 +41,39 @@ class PrefetchRecovery:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; jobs that it began go on."""
+        """End the thread. Jobs that it started continue."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
 
-    def look(self) -> int:
-        """Take what is parked elsewhere, as many tasks as there are free slots; how many were tried."""
+    def poll(self) -> int:
+        """Try to run as many stuck tasks as there are free slots. Return how many were tried."""
         context = self._context
         free = self._free()
         if free <= 0 or context.draining.is_set() or context.nudges.client.llen(queues.PREFIX + queues.JOBS):
             return 0
         with context.store.read() as tx:
-            parked = workers.parked(tx, enqueued_before=PREFETCHED_AFTER, limit=free, workspaces=context.workspaces)
-        for workspace_id, task_id in parked:
+            stuck = workers.parked(tx, enqueued_before=PREFETCHED_AFTER, limit=free, workspaces=context.workspaces)
+        for workspace_id, task_id in stuck:
             job = threading.Thread(
-                target=self._guarded, args=(workspace_id, task_id), name=f"coord-spare-{task_id}", daemon=True
+                target=self._run_safely, args=(workspace_id, task_id), name=f"coord-spare-{task_id}", daemon=True
             )
             job.start()
-        return len(parked)
+        return len(stuck)
 
-    def _guarded(self, workspace_id: str, task_id: str) -> None:
+    def _run_safely(self, workspace_id: str, task_id: str) -> None:
         try:
             self._work_off(workspace_id, [task_id])
         except CoordinationError as error:
-            log.warning("a parked task was left alone", why=error.message)
+            log.warning("a prefetched task was not recovered", why=error.message)
         except Exception:
-            log.exception("a parked task was left alone")
+            log.exception("a prefetched task was not recovered")
 
     def _loop(self) -> None:
-        while not self._ended.wait(_LOOK):
+        while not self._ended.wait(_POLL):
             try:
-                self.look()
+                self.poll()
             except (redis.RedisError, CoordinationError) as error:
-                log.debug("no look for parked tasks", why=str(error))
+                log.debug("prefetched tasks were not polled", why=str(error))
             except Exception:
-                # A bulkhead: the next look must come.
-                log.exception("no look for parked tasks")
+                log.exception("prefetched tasks were not polled")  # the loop must continue

@@ -1,8 +1,8 @@
-"""What attempts report of their costs, on disk until it is in the ledger: no death of a worker loses it.
+"""Usage reports of attempts on disk, kept until their costs are in the ledger, so that a killed worker loses none.
 
-Every execution has a file of its own in the folder of its attempt, which its processes append to. What is only told to
-the worker (the story of an agent, the calls of a chat) is written beside these folders. Where files lie and what they
-are called is known here alone.
+Every execution has its own file in its attempt's directory, to which its processes append. Usage that is only reported
+to the worker (an agent's events, a chat's calls) is written to a journal beside these directories. Only this module
+contains the paths and names of the files.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from uuid import UUID
 from coordination.domain.tasks.attempts import Usage
 
 COSTS = ".costs.jsonl"
-"""How the name of a file of costs ends."""
+"""Suffix of a usage file's name."""
 
 MOST = 10_000_000
-"""Bytes that are read of one file."""
+"""Most bytes that are read of one file."""
 
 _AT = ".costs.at"
 _JOURNAL = ".journal.json"
@@ -43,20 +43,20 @@ Fence = tuple[str, int]
 
 @dataclass(slots=True)
 class UnsettledReports:
-    """What is left of one attempt: the files that its processes wrote to, and the one with what its worker was told."""
+    """Files of one attempt: usage files that its processes wrote, and the journal that its worker wrote."""
 
     files: list[Path] = field(default_factory=list)
     journal: Path | None = None
-    signposts: list[Path] = field(default_factory=list)  # to files that lie elsewhere
+    links: list[Path] = field(default_factory=list)  # to usage files in other directories
 
-    def take_away(self) -> None:
-        """It is in the ledger."""
-        for path in (*self.files, *self.signposts, *([] if self.journal is None else [self.journal])):
-            _take_away(str(path))
+    def delete(self) -> None:
+        """Delete the files, once their costs are in the ledger."""
+        for path in (*self.files, *self.links, *([] if self.journal is None else [self.journal])):
+            _delete(str(path))
 
 
 def folder_name(task_id: str, attempt: int, number: int) -> str:
-    """Return what the folder of an attempt is called in its worker's; *number*: of the worker's folders so far."""
+    """Return the name of an attempt's directory. *number*: how many directories the worker made before."""
     return f"{urlsafe_b64encode(UUID(task_id).bytes).rstrip(b'=').decode()}.{attempt}.{number:x}"
 
 
@@ -65,40 +65,40 @@ def _fence_of_folder(name: str) -> Fence | None:
     return None if match is None else (str(UUID(bytes=urlsafe_b64decode(f"{match[1]}=="))), int(match[2]))
 
 
-def source_of(costs: str) -> str:
-    """What no other file of costs is called, whoever reads it: as the execution whose processes write to it."""
+def execution_of(costs: str) -> str:
+    """Return the unique name of a usage file, which is the name of its execution."""
     return costs.rpartition(os.sep)[2].removesuffix(COSTS)
 
 
-def leftovers_in(folder: Path) -> dict[Fence, UnsettledReports]:
-    """What the attempts of a worker have left in its folder. No link is followed.
+def unsettled_in(folder: Path) -> dict[Fence, UnsettledReports]:
+    """Return the reports in a worker's directory by attempt. Follows no links.
 
-    Jobs may write to the folders of their own attempts, which are in it: there only what has the attempt's name counts.
+    Jobs may write to their attempt's directory, so a file in it counts only if it has the attempt's name.
     """
-    left: dict[Fence, UnsettledReports] = {}
+    reports_by_fence: dict[Fence, UnsettledReports] = {}
     for entry in _entries(folder):
         path = Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
-            _look_into(left, path)
+            _add_attempt_folder(reports_by_fence, path)
         elif entry.name.endswith(_JOURNAL):
             fence = _fence(_ATTEMPT, entry.name.removesuffix(_JOURNAL))
             if fence is not None and is_report(entry.path):
-                left.setdefault(fence, UnsettledReports()).journal = path
+                reports_by_fence.setdefault(fence, UnsettledReports()).journal = path
         elif entry.name.endswith(COSTS):
-            _add_file(left, _fence(_EXECUTION, entry.name.removesuffix(COSTS)), path)
+            _add_file(reports_by_fence, _fence(_EXECUTION, entry.name.removesuffix(COSTS)), path)
         elif entry.name.endswith(_AT) and entry.is_symlink():
             name, target = entry.name.removesuffix(_AT), _target(path)
             if target.name == name + COSTS:
-                _add_file(left, _fence(_EXECUTION, name), target, signpost=path)
-    return left
+                _add_file(reports_by_fence, _fence(_EXECUTION, name), target, link=path)
+    return reports_by_fence
 
 
-def _look_into(left: dict[Fence, UnsettledReports], folder: Path) -> None:
+def _add_attempt_folder(reports_by_fence: dict[Fence, UnsettledReports], folder: Path) -> None:
     if (fence := _fence_of_folder(folder.name)) is None:
         return
     for entry in _entries(folder):
         if entry.name.endswith(COSTS) and _fence(_EXECUTION, entry.name.removesuffix(COSTS)) == fence:
-            _add_file(left, fence, Path(entry.path))
+            _add_file(reports_by_fence, fence, Path(entry.path))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -110,38 +110,38 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _add_file(
-    left: dict[Fence, UnsettledReports], fence: Fence | None, path: Path, signpost: Path | None = None
+    reports_by_fence: dict[Fence, UnsettledReports], fence: Fence | None, path: Path, link: Path | None = None
 ) -> None:
     if fence is None or not is_report(str(path)):
         return
-    of_attempt = left.setdefault(fence, UnsettledReports())
-    of_attempt.files.append(path)
-    if signpost is not None:
-        of_attempt.signposts.append(signpost)
+    reports = reports_by_fence.setdefault(fence, UnsettledReports())
+    reports.files.append(path)
+    if link is not None:
+        reports.links.append(link)
 
 
 def _target(link: Path) -> Path:
     try:
         return link.readlink()
-    except OSError:  # taken away at this moment
+    except OSError:  # just deleted
         return link
 
 
 def is_report(path: str) -> bool:
-    """Whether there is a regular file with something in it."""
+    """Return whether *path* is a regular file that is not empty."""
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_size > 0
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def _fence(pattern: re.Pattern[str], name: str) -> Fence | None:
-    found = pattern.fullmatch(name)
-    return None if found is None else (found[1], int(found[2]))
+    match = pattern.fullmatch(name)
+    return None if match is None else (match[1], int(match[2]))
 
 
-# --- kept until the end of the attempt is stored
+# --- files that are kept until the end of their attempt is stored
 
 _lock = threading.Lock()
 _roots: set[Path] = set()
@@ -149,43 +149,43 @@ _kept: dict[Fence, list[str]] = {}
 
 
 def keep_in(root: Path) -> None:
-    """From now on, what executions in this folder of our own have reported stays until it is discarded."""
+    """Keep the reports of executions in *root*, a directory of this process, until they are discarded."""
     _roots.add(root)
 
 
-def keeper_of(root: Path) -> Path | None:
-    """Return the folder in which reports of executions in *root* stay: itself, the one around it, or none."""
+def keeping_root(root: Path) -> Path | None:
+    """Return the directory that keeps the reports of executions in *root*: *root*, its parent, or none."""
     if root in _roots:
         return root
     return parent if (parent := root.parent) in _roots else None
 
 
 def keep(fence: Fence, path: str) -> None:
-    """This file, or folder, stays until the end of the attempt is stored."""
+    """Keep a file or directory until the end of the attempt is stored."""
     with _lock:
         _kept.setdefault(fence, []).append(path)
 
 
 def discard(fences: Iterable[Fence]) -> None:
-    """What these attempts have spent is in the ledger."""
+    """Delete the reports of attempts whose costs are in the ledger."""
     if not _kept:
         return
     with _lock:
         paths = [path for fence in fences for path in _kept.pop(fence, ())]
     for path in paths:
-        _take_away(path)
+        _delete(path)
 
 
-def point_to(costs: str, root: Path) -> str:
-    """Leave word in a kept folder that a file of costs lies elsewhere; where the word is."""
-    path = f"{root}{os.sep}{source_of(costs)}{_AT}"
+def link_to(costs: str, root: Path) -> str:
+    """Create a link in a kept directory to a usage file in another one. Return its path."""
+    path = f"{root}{os.sep}{execution_of(costs)}{_AT}"
     with contextlib.suppress(OSError):
         os.symlink(costs, path)  # noqa: PTH211
     return path
 
 
 def move(source: str, target: str) -> bool:
-    """Put what stands in one file into a new one, as far as it is read at all; whether that worked."""
+    """Move the first ``MOST`` bytes of a file to a new file. Return whether that succeeded."""
     try:
         with open(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
             data = file.read(MOST + 1)
@@ -193,11 +193,11 @@ def move(source: str, target: str) -> bool:
             file.write(data)
     except OSError:
         return False
-    _take_away(source)
+    _delete(source)
     return True
 
 
-def _take_away(path: str) -> None:
+def _delete(path: str) -> None:
     try:
         os.unlink(path)  # noqa: PTH108
     except FileNotFoundError:
@@ -206,13 +206,13 @@ def _take_away(path: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-# --- what a worker was told
+# --- usage that is reported to the worker
 
 _NUMBERS = ("input_tokens", "output_tokens", "cached_input_tokens")
 
 
 class CostJournal:
-    """Keeps on disk what the worker was told in all of the calls of one attempt that stand in no file of costs."""
+    """Keeps the usage of one attempt on disk that no usage file contains."""
 
     def __init__(self, root: Path, fence: Fence) -> None:
         self._path = f"{root}{os.sep}{fence[0]}.{fence[1]}{_JOURNAL}"
@@ -220,7 +220,7 @@ class CostJournal:
         self._last: Sequence[Usage] | None = None
 
     def write(self, used: Sequence[Usage]) -> None:
-        """This is all so far. What cannot be written is only missing should this worker die."""
+        """Replace the content by the usage so far. A failed write matters only if this worker dies."""
         if used == self._last or (not used and self._last is None):
             return
         if self._last is None:
@@ -229,29 +229,29 @@ class CostJournal:
         draft = f"{self._path}.new"
         with contextlib.suppress(OSError):
             with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:  # noqa: PTH123
-                json.dump([_to_json(one) for one in used], file)
+                json.dump([_to_json(usage) for usage in used], file)
             os.replace(draft, self._path)  # noqa: PTH105
 
 
 def read_journal(path: Path) -> list[Usage]:
-    """What was written there; nothing where it cannot be understood."""
+    """Read a journal. Return an empty list when it is malformed."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
-            return [_from_json(one) for one in json.loads(file.read(MOST))]
+            return [_from_json(item) for item in json.loads(file.read(MOST))]
     except (OSError, ValueError, TypeError, KeyError, ArithmeticError):
         return []
 
 
-def _to_json(one: Usage) -> dict[str, Any]:
+def _to_json(usage: Usage) -> dict[str, Any]:
     return {
-        "model": one.model,
-        **{name: getattr(one, name) for name in _NUMBERS},
-        "total_tokens": one.total_tokens,
-        "cost_usd": None if one.cost_usd is None else f"{one.cost_usd:f}",
-        "id": one.id,
-        "session_id": one.session_id,
-        "at": None if one.at is None else one.at.isoformat(),
-        "extra": one.extra,
+        "model": usage.model,
+        **{name: getattr(usage, name) for name in _NUMBERS},
+        "total_tokens": usage.total_tokens,
+        "cost_usd": None if usage.cost_usd is None else f"{usage.cost_usd:f}",
+        "id": usage.id,
+        "session_id": usage.session_id,
+        "at": None if usage.at is None else usage.at.isoformat(),
+        "extra": usage.extra,
     }
 
 

@@ -85,7 +85,7 @@ class Scratch:
 
     def __init__(self, root: Path, claim: Claim) -> None:
         self.name = f"{attempt_prefix(claim.task_id, claim.attempt)}{_PROCESS}{next(_numbers):x}"
-        self._keeper = cost_reports.keeper_of(root)
+        self._keeper = cost_reports.keeping_root(root)
         self._fence = claim.task_id, claim.attempt
         # Names, not paths with methods: this is on the hot path.
         self._stem = f"{root}{os.sep}{self.name}"
@@ -103,7 +103,7 @@ class Scratch:
         self.costs = f"{folder}{os.sep}{self.name}{COSTS}"
         self._made.append(self.costs)
         if self._keeper is not None:
-            self._made.append(cost_reports.point_to(self.costs, self._keeper))
+            self._made.append(cost_reports.link_to(self.costs, self._keeper))
 
     def write_input(self, claim: Claim) -> str:
         """The task's input and its dependencies' results as a JSON file, for a job that cannot be handed values."""
@@ -163,7 +163,7 @@ class Scratch:
             except FileNotFoundError:
                 pass
             except OSError:
-                untrusted_files.clear(path)
+                untrusted_files.delete_quietly(path)
 
     def __enter__(self) -> Self:
         return self

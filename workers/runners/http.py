@@ -113,11 +113,11 @@ class _Exchange:
         waiter.register(control.fileno(), select.POLLIN)
         while True:
             now = time.monotonic()
-            limits = [(self._began, claim.timeout, Interruption.too_long)]
+            limits = [(self._began, claim.timeout, Interruption.timed_out)]
             limits += [(self._moved, claim.stall_timeout, Interruption.stalled)]
             due = [(since + limit.total_seconds(), make(limit)) for since, limit, make in limits if limit is not None]
             if control.stop_reason is not None:
-                return Interruption.asked(control.stop_reason)
+                return Interruption.stopped(control.stop_reason)
             if passed := [interruption for moment, interruption in due if moment <= now]:
                 return passed[0]
             left = self._began + self._call.request.timeout.total_seconds() - now

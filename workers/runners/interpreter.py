@@ -1,17 +1,15 @@
-"""One warm interpreter as the worker sees it: batches of jobs go in, answers and what was printed come out.
+"""The worker's side of a reusable Python interpreter: sends batches of jobs, receives answers and output.
 
-They speak over one socket: frames of four bytes of length and a JSON object. A request is a
-batch: {batch, path, limit, jobs: [{target, args, input, needs, env, cwd}, …]}; each job gets an answer of its own, in
-order: {state: completed | failed | deferred | stale, output | error, traceback, exit_code, retryable, retire, took,
-spent}.
-``stale``: a module that this process has imported from the job's folders was changed since; ask a fresh process.
-``retire``: the job left something behind that cannot be taken back (threads, processes, handlers), so this process is
-not fit for another job, and takes none. ``took``: seconds. ``spent``: there is a file of costs to read.
+They communicate over one socket in frames of four bytes of length and a JSON object. A request is a batch:
+{batch, path, limit, jobs: [{target, args, input, needs, env, cwd}, …]}; each job gets its own answer, in order:
+{state: completed | failed | deferred | stale, output | error, traceback, exit_code, retryable, retire, took, spent}.
+``stale``: a module that this process imported from the job's directories has changed; use a fresh process.
+``retire``: the job left something that cannot be undone (threads, processes, handlers), so this process runs no further
+job. ``took``: seconds. ``spent``: there is a usage file to read.
 
-Before each job a byte, the number of its batch, is taken from the pipe of permits. Whoever asked
-can take permits back, and so knows for certain which jobs of a batch have not begun and never will: no byte is read
-twice. After each job a boundary goes to the stream that takes what jobs print, so that its reader
-can tell them apart.
+Before each job, the interpreter reads a byte, the number of its batch, from the pipe of permits. The worker can take
+permits back, so that it knows which jobs of a batch have not begun and never will: no byte is read twice. After each
+job, the interpreter prints a boundary, by which the reader of the output separates jobs.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ from workers.runners.process_watch import OutputReader
 
 CHILD_MARKER = "COORD_CHILD_ID"
 
-_read_json = json.JSONDecoder().raw_decode  # json.loads looks for an encoding and for blanks first, a job at a time
+_read_json = json.JSONDecoder().raw_decode  # faster than json.loads, which detects encodings and skips blanks
 
 _CHUNK = 1 << 16
 _HEAD = 4
@@ -49,34 +47,34 @@ _PROGRAM = str(Path(__file__).with_name("interpreter_main.py"))
 _SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
 _SEND_PATIENCE = 30.0
 _GOODBYE_PATIENCE = 1000  # milliseconds for a process to end in order, with its exit handlers
-_SLACK = 1 << 20  # what an answer may hold besides the function's value
+_SLACK = 1 << 20  # bytes of an answer besides the function's value
 
 
 @dataclass(frozen=True, slots=True)
 class InterpreterKey:
-    """What is fixed for a process's whole life."""
+    """The fixed properties of a process."""
 
     folder: str | None
     path: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
     files: int | None = None  # how many it may open
-    workspace: str = ""  # what the code of one has imported and changed is nothing for another
+    workspace: str = ""  # workspaces must not share imported modules and their state
 
 
 class InterpreterAnswers:
     """Collects the answers of an interpreter, in order, each with its ``size`` in bytes.
 
-    ``nonsense``: something came that nobody can read.
+    ``malformed``: something arrived that is not an answer.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit + _SLACK
         self._buffer = bytearray()
-        self.found: deque[dict[str, Any]] = deque()
-        self.nonsense = False
+        self.queue: deque[dict[str, Any]] = deque()
+        self.malformed = False
 
     def read(self, fd: int) -> OutputReader:
-        """Take what arrived on *fd*; DONE when an answer is complete. To be given to a Watch."""
+        """Read from *fd*. Return DONE when an answer is complete. For use in a ProcessWatch."""
         try:
             data = os.read(fd, _CHUNK)
         except BlockingIOError:
@@ -86,13 +84,13 @@ class InterpreterAnswers:
         if not data:
             return OutputReader.CLOSED
         self._buffer += data
-        while len(self._buffer) >= _HEAD and not self.nonsense:
+        while len(self._buffer) >= _HEAD and not self.malformed:
             size = int.from_bytes(self._buffer[:_HEAD], "big")
             if size <= self._limit and len(self._buffer) < _HEAD + size:
                 break
             self._take(bytes(self._buffer[_HEAD : _HEAD + size]) if size <= self._limit else b"")
             del self._buffer[: _HEAD + size]
-        return OutputReader.DONE if self.found or self.nonsense else OutputReader.MORE
+        return OutputReader.DONE if self.queue or self.malformed else OutputReader.MORE
 
     def _take(self, frame: bytes) -> None:
         try:
@@ -104,47 +102,47 @@ class InterpreterAnswers:
             value = None
         if isinstance(value, dict) and isinstance(value.get("state"), str) and end == len(text):
             value["size"] = len(frame)
-            self.found.append(value)
+            self.queue.append(value)
         else:
-            self.nonsense = True
+            self.malformed = True
 
 
 class PrintedOutput:
-    """What the jobs of a batch print, one text a job, told apart by the boundary that follows each."""
+    """The output of the jobs of a batch, split into one text per job at the boundaries."""
 
     def __init__(self, boundary: bytes, limit: int) -> None:
         self._boundary = boundary
         self._limit = limit
         self._open: Capture | None = None
-        self._held = b""  # may be the beginning of a boundary
+        self._partial = b""  # may be the beginning of a boundary
         self._show: Callable[[bytes], None] | None = None
         self._closed: deque[str] = deque()
 
     def feed(self, data: bytes) -> None:
-        """Take what arrived next."""
-        *ended, rest = (self._held + data).split(self._boundary)
+        """Add output."""
+        *ended, rest = (self._partial + data).split(self._boundary)
         for text in ended:
             self._keep(text)
             self._close()
         keep = len(self._boundary) - 1
-        # Only what may be a boundary's beginning waits for more; mostly that is nothing.
+        # Only a possible beginning of a boundary waits for more data.
         at = rest.rfind(self._boundary[:1], max(len(rest) - keep, 0))
-        held = len(rest) if at < 0 or not self._boundary.startswith(rest[at:]) else at
-        self._held = rest[held:]
-        self._keep(rest[:held])
+        end = len(rest) if at < 0 or not self._boundary.startswith(rest[at:]) else at
+        self._partial = rest[end:]
+        self._keep(rest[:end])
 
     def show(self, show: Callable[[bytes], None]) -> None:
-        """What the job that runs now has printed, and what it prints from here on, goes to *show* too."""
+        """Pass the output of the running job, so far and from now on, to *show* too."""
         if not self._closed:
             if self._open is not None:
                 show(self._open.kept())
             self._show = show
 
     def take(self) -> str:
-        """What the next job printed, all of it: call it when the job's boundary has been read, or will never come."""
+        """Return the whole output of the next job. Call it after the job's boundary, or when none will follow."""
         if not self._closed:
-            self._keep(self._held)
-            self._held = b""
+            self._keep(self._partial)
+            self._partial = b""
             self._close()
         return self._closed.popleft()
 
@@ -162,7 +160,7 @@ class PrintedOutput:
 
 
 class Interpreter:
-    """One warm interpreter, seen from the worker. ``place``: where its jobs report costs in a sandbox."""
+    """One interpreter process. ``place``: the directory for its jobs' usage files in a sandbox."""
 
     def __init__(self, key: InterpreterKey, launcher: Launcher) -> None:
         self.key = key
@@ -173,17 +171,17 @@ class Interpreter:
         with contextlib.ExitStack() as undo:
             ours, theirs = socket.socketpair()
             undo.callback(ours.close)
-            undo.callback(untrusted_files.clear, self.place)
+            undo.callback(untrusted_files.delete_quietly, self.place)
             undo.callback(theirs.close)
             self.output, output_end = _pipe(undo)
-            # Both ends of the permits stay here too: those that were not used are taken back.
+            # Both ends of the permits stay open here, to take unused ones back.
             self._permits, self._permits_in = _pipe(undo)
             os.set_blocking(self._permits, False)
             boundary = f"\x1e{secrets.token_hex(12)}\n"
             self.boundary = boundary.encode()
             self.process: Process = launcher.start(
-                # -P: nothing beside the program is importable; -B: no files are written into the job's folders, and
-                # no bytecode of a version that was overwritten within the same second is ever read back.
+                # -P: files beside the program are not importable. -B: no files are written into the job's directories,
+                # and no stale bytecode of a source that was overwritten within the same second is read.
                 [
                     *(sys.executable, "-u", "-P", "-B", _PROGRAM),
                     *(str(theirs.fileno()), str(self._permits), boundary, _SOURCE_ROOT),
@@ -211,7 +209,7 @@ class Interpreter:
         return self._socket.fileno()
 
     def send(self, path: Sequence[str], limit: int, jobs: Sequence[str]) -> None:
-        """Hand it a batch of jobs, each a JSON object as a text. OSError: it is not there to take it."""
+        """Send a batch of jobs, each as JSON text. Raises OSError when the process has ended."""
         self.jobs += len(jobs)
         self._batch = (self._batch + 1) % 256
         os.write(self._permits_in, bytes([self._batch]) * len(jobs))
@@ -220,24 +218,24 @@ class Interpreter:
         self._socket.sendall(len(data).to_bytes(_HEAD, "big") + data)
 
     def withdraw(self) -> int:
-        """Take back the jobs that have not begun, certainly and for ever; how many."""
+        """Take back the jobs that have not begun. Return how many; these will never begin."""
         try:
             return len(os.read(self._permits, _CHUNK))
         except BlockingIOError:
             return 0
 
-    def waiting(self) -> int:
-        """How many of the jobs that were sent have not begun."""
+    def count_waiting(self) -> int:
+        """Return how many of the sent jobs have not begun."""
         return int.from_bytes(fcntl.ioctl(self._permits, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def is_alive(self) -> bool:
-        """Whether the process has not exited."""
+        """Return whether the process has not exited."""
         waiter = select.poll()
         waiter.register(self.process.exit_fd, select.POLLIN)
         return not waiter.poll(0)
 
     def read_output(self, printed: PrintedOutput) -> None:
-        """Take all that was printed so far."""
+        """Read the output so far."""
         while True:
             try:
                 data = os.read(self.output, _CHUNK)
@@ -247,17 +245,17 @@ class Interpreter:
                 return
             printed.feed(data)
 
-    def say_goodbye(self) -> None:
-        """Let an idle process end in order."""
+    def end_gently(self) -> None:
+        """Let an idle process end, with its exit handlers."""
         self._socket.close()
         waiter = select.poll()
         waiter.register(self.process.exit_fd, select.POLLIN)
         waiter.poll(_GOODBYE_PATIENCE)
 
     def close(self) -> int | None:
-        """End it now, with everything it started. Returns its exit code."""
+        """End it now with all its descendants. Return its exit code."""
         exit_code = self.process.end()
-        untrusted_files.clear(self.place)
+        untrusted_files.delete_quietly(self.place)
         self._socket.close()
         for fd in (self.output, self._permits, self._permits_in):
             if fd >= 0:

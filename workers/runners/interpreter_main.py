@@ -1,9 +1,9 @@
-"""The warm interpreter that calls Python jobs, one after the other. Standard library only; run as a file.
+"""The interpreter process that calls Python jobs, one after the other. Standard library only; run as a file.
 
-What it is asked and answers is described in interpreter, which is its other end.
+The protocol is described in interpreter, the worker's side.
 
-What a job does to its working folder, environment, module path, standard streams, umask and recursion limit is undone
-before the next one. What it keeps in its modules stays, as in any long-lived process.
+Changes of a job to its working directory, environment, module path, standard streams, umask and recursion limit are
+undone before the next one. The state of its modules stays, as in any long-lived process.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from typing import Any
 _CHUNK, _HEAD = 1 << 16, 4
 _ERROR_LIMIT = 1000
 _TRACEBACK_LIMIT = 32_000
-_MEMORY_LIMIT = 512 * 1024  # kilobytes: beyond it a process is too fat to be kept waiting
+_MEMORY_LIMIT = 512 * 1024  # kilobytes; a larger process is not kept idle
 _MOST_SIGNATURES = 1000
-_CLOCK_STEP = 10_000_000  # nanoseconds: file times are taken from a clock that ticks this coarsely
+_CLOCK_STEP = 10_000_000  # nanoseconds: the resolution of the clock for file times
 _TRY_LATER_STATUS = 75
 _PR_SET_CHILD_SUBREAPER = 36
 _NOT_OURS = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
 
 
 class Refusal(Exception):
-    """The job cannot be called as it is described; its text says why."""
+    """The job cannot be called as described. The text says why."""
 
 
 class Child:
-    """The process's state, and what it was at the start."""
+    """The state of the process, now and at the start."""
 
     def __init__(self, channel: int, permits: int, boundary: str, source_root: str) -> None:
         self.channel, self.permits, self.permit = channel, permits, b""
-        self.boundary, self.printing = boundary.encode(), os.dup(1)  # a job may close or replace the stream itself
+        self.boundary, self.printing = boundary.encode(), os.dup(1)  # because a job may close or replace the stream
         self.buffer, self.pid = bytearray(), os.getpid()
-        # Programs that a job starts do not inherit the channel; a copy of this process made by fork() closes it.
+        # Programs that a job starts do not inherit the channel; forked copies of this process close it.
         for fd in (channel, permits):
             os.set_inheritable(fd, False)
-        os.register_at_fork(after_in_child=self._become_a_copy)
+        os.register_at_fork(after_in_child=self._close_in_fork)
         if source_root not in sys.path:
             sys.path.append(source_root)
         self.path, self.environ = list(sys.path), dict(os.environ)
-        self.environ_left: dict[bytes, bytes] = {}
-        self.given: Any = {}  # what the last job was given
+        self.raw_environ: dict[bytes, bytes] = {}
+        self.last_env: Any = {}  # the variables of the last job
         self.streams = (sys.stdin, sys.stdout, sys.stderr)
         self.stream_files = _stream_files()
         self.umask = os.umask(0o077)
@@ -71,7 +71,7 @@ class Child:
                 self._send(answer)
 
     def _is_permitted(self, batch: int) -> bool:
-        """Take a permit, unless this batch has none left: the next one may be of a batch that was sent since."""
+        """Take a permit of this batch, if there is one left. The next one may belong to a later batch."""
         try:
             self.permit = self.permit or os.read(self.permits, 1)
         except BlockingIOError:
@@ -81,7 +81,7 @@ class Child:
         self.permit = b""
         return True
 
-    def _become_a_copy(self) -> None:
+    def _close_in_fork(self) -> None:
         for fd in (self.channel, self.permits, self.printing):
             os.close(fd)
         faulthandler.unregister(signal.SIGTERM)
@@ -102,7 +102,7 @@ class Child:
             data = data[os.write(self.channel, data) :]
 
     def _answer(self, request: dict[str, Any]) -> tuple[bytes, bool]:
-        """The answer, and whether this process is fit for another job."""
+        """Run a job. Return the answer, and whether this process can run another job."""
         if self._is_stale():
             return _frame({"state": "stale"}, None), False
         began, self.started = time.time_ns(), time.perf_counter()
@@ -113,9 +113,9 @@ class Child:
             reply: dict[str, Any] = {"state": "completed"}
         except Refusal as refusal:
             reply = {"state": "failed", "error": _line(str(refusal)), "retryable": False}
-        except BaseException as error:  # noqa: BLE001 - whatever a job raises is its result
+        except BaseException as error:  # noqa: BLE001 - any exception of a job is its result
             reply = _reply_to(error)
-        if os.getpid() != self.pid:  # a copy that the job made of this process, and let return
+        if os.getpid() != self.pid:  # a copy of this process, which the job forked
             os._exit(reply.get("exit_code", 0 if reply["state"] == "completed" else 1))
         reply["took"] = time.perf_counter() - self.started
         retire = self._tidy_up(request, began) or reply.get("retire")
@@ -131,13 +131,13 @@ class Child:
 
     def _prepare(self, request: dict[str, Any]) -> None:
         raw: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001 - comparing the public mapping costs more than a short job
-        wanted, given, self.given = request["env"], self.given, {}
-        if raw != self.environ_left or wanted.keys() != given.keys():  # the first job, or one that changed something
-            wanted, given = self.environ | wanted, os.environ
-            for name in os.environ.keys() - wanted.keys():
+        new, old, self.last_env = request["env"], self.last_env, {}
+        if raw != self.raw_environ or new.keys() != old.keys():  # the first job, or the last one changed something
+            new, old = self.environ | new, os.environ
+            for name in os.environ.keys() - new.keys():
                 del os.environ[name]
-        os.environ.update({name: value for name, value in wanted.items() if given.get(name) != value})
-        self.environ_left, self.given = dict(raw), request["env"]
+        os.environ.update({name: value for name, value in new.items() if old.get(name) != value})
+        self.raw_environ, self.last_env = dict(raw), request["env"]
         sys.path[:] = request["path"] + self.path
         try:
             os.chdir(request["cwd"])
@@ -148,7 +148,7 @@ class Child:
         target = request["target"]
         function = _resolve(target)
         arguments = self._bind(target, function, request)
-        self.started = time.perf_counter()  # an import says nothing about the next job
+        self.started = time.perf_counter()  # without imports, which the next job need not repeat
         value = function(**arguments)
         if isinstance(value, types.CoroutineType):
             import asyncio
@@ -166,10 +166,10 @@ class Child:
         return text
 
     def _bind(self, target: str, function: Any, request: dict[str, Any]) -> dict[str, Any]:
-        """The arguments to call with: a parameter ``input`` or ``needs`` that nothing was given for gets the task's."""
+        """Return the arguments. Parameters ``input`` and ``needs`` without a value get the task's."""
         arguments: dict[str, Any] = dict(request["args"])
-        known = self.signatures.get(target)
-        if known is None or known[0] is not function:
+        cached = self.signatures.get(target)
+        if cached is None or cached[0] is not function:
             import inspect
 
             if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -177,9 +177,9 @@ class Child:
             try:
                 signature = inspect.signature(function)
             except (TypeError, ValueError):
-                signature = None  # some built-in functions cannot tell
-            known = self.signatures[target] = (function, signature)
-        signature = known[1]
+                signature = None  # some built-in functions have none
+            cached = self.signatures[target] = (function, signature)
+        signature = cached[1]
         if signature is None:
             return arguments
         for name in ("input", "needs"):
@@ -193,7 +193,7 @@ class Child:
         return arguments
 
     def _tidy_up(self, request: dict[str, Any], began: int) -> str | None:
-        """Undo what the job changed. Returns why this process cannot be used again, or None."""
+        """Undo the job's changes. Return why this process cannot be reused, or None."""
         reason = None
         for stream in (sys.stdout, sys.stderr, *self.streams[1:]):
             try:
@@ -207,7 +207,7 @@ class Child:
             self.signatures.clear()
         if self._leaves_children():
             reason = "processes"
-        elif _thread._count() > 0:  # noqa: SLF001 - the only count that sees threads of every origin
+        elif _thread._count() > 0:  # noqa: SLF001 - the only count that includes threads of every origin
             reason = "threads"
         elif _stream_files() != self.stream_files:
             reason = "streams"
@@ -220,7 +220,7 @@ class Child:
         return reason
 
     def _leaves_children(self) -> bool:
-        """Whether a process that the job started lives on; orphans of its children count, they were adopted."""
+        """Return whether a process that the job started still runs, including adopted orphans of its children."""
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -229,13 +229,13 @@ class Child:
         return True
 
     def _is_stale(self) -> bool:
-        """Whether a module that was imported from the jobs' folders is no longer what is on the disk."""
+        """Return whether a module that was imported from the jobs' directories has changed on disk."""
         return any(_stamp(path) != stamp for path, stamp in self.files.items())
 
     def _remember_modules(self, request: dict[str, Any], began: int) -> bool:
-        """Note the files of modules that were imported from the job's folders.
+        """Record the files of modules that were imported from the job's directories.
 
-        False if one was written while the job ran: then nobody knows which version was read.
+        Return False if one was written while the job ran, because it is unknown which version was read.
         """
         seen = (len(sys.modules), next(reversed(sys.modules)))
         if seen == self.modules_seen:
@@ -244,7 +244,7 @@ class Child:
         roots = {os.path.abspath(folder) for folder in request["path"]}  # noqa: PTH100 - pathlib is not imported here
         roots |= {os.path.realpath(folder) for folder in request["path"]}
         prefixes = tuple(root.rstrip(os.sep) + os.sep for root in roots)
-        known = True
+        unchanged = True
         for module in list(sys.modules.values()):
             path = getattr(module, "__dict__", {}).get("__file__")
             if not isinstance(path, str) or path in self.files or not path.startswith(prefixes):
@@ -252,15 +252,15 @@ class Child:
             if any(part in path for part in _NOT_OURS):
                 continue
             self.files[path] = stamp = _stamp(path)
-            known = known and stamp[0] < began - _CLOCK_STEP
-        return known
+            unchanged = unchanged and stamp[0] < began - _CLOCK_STEP
+        return unchanged
 
 
 _BY_NAME = ("POSITIONAL_OR_KEYWORD", "KEYWORD_ONLY")
 
 
 def _resolve(target: str) -> Any:
-    """The function that ``module:qualified.name`` means."""
+    """Return the function named by ``module:qualified.name``."""
     name, _, path = target.partition(":")
     module = sys.modules.get(name)
     if module is None:
@@ -276,19 +276,19 @@ def _resolve(target: str) -> Any:
             raise
         except SyntaxError as error:
             raise Refusal(f"{target} cannot be imported: SyntaxError: {error}") from None
-    found: Any = module
+    value: Any = module
     for part in path.split("."):
         try:
-            found = getattr(found, part)
+            value = getattr(value, part)
         except AttributeError:
             raise Refusal(f"The module {name!r} has no function {path!r}{_similar(module, path)}") from None
-    if not callable(found):
-        raise Refusal(f"{target} is not a function but a value of type {type(found).__name__}")
-    return found
+    if not callable(value):
+        raise Refusal(f"{target} is not a function but a value of type {type(value).__name__}")
+    return value
 
 
 def _resident() -> int:
-    """Kilobytes it holds now. A peak (maxrss) is also that of the process which started this one."""
+    """Return the current resident memory in kilobytes. The peak (maxrss) includes that of the parent process."""
     with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - pathlib is not imported here
         return int(file.read().split()[1]) * resource.getpagesize() // 1024
 
@@ -301,7 +301,7 @@ def _similar(module: Any, path: str) -> str:
 
 
 def _reply_to(error: BaseException) -> dict[str, Any]:
-    """What an exception of the job says about how it ended."""
+    """Return the answer for an exception of the job."""
     if isinstance(error, SystemExit):
         code = error.code
         if code is None or code == 0:
@@ -323,7 +323,7 @@ def _reply_to(error: BaseException) -> dict[str, Any]:
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - a job's exception may do anything when it is asked
+    except Exception:  # noqa: BLE001 - a job's exception may have any __str__
         return "(its text cannot be shown)"
 
 
@@ -347,7 +347,7 @@ def _line(text: str) -> str:
 
 
 def _frame(reply: dict[str, Any], output: str | None) -> bytes:
-    """The answer as bytes; *output* is JSON already."""
+    """Return the answer as bytes. *output* is JSON already."""
     text = json.dumps(reply)
     # A lone surrogate becomes the escape that JSON has for it.
     return text[:-1].encode() + b',"output":' + (output or "null").encode(errors="backslashreplace") + b"}"
@@ -355,10 +355,10 @@ def _frame(reply: dict[str, Any], output: str | None) -> bytes:
 
 def _stamp(path: str) -> tuple[int, int, int]:
     try:
-        found = os.stat(path)  # noqa: PTH116 - as above
+        status = os.stat(path)  # noqa: PTH116 - as above
     except OSError:
         return (0, 0, 0)
-    return (found.st_mtime_ns, found.st_size, found.st_ino)
+    return (status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 def _stream_files() -> list[tuple[int, int]]:
@@ -376,7 +376,7 @@ _SIGNALS = sorted(int(number) for number in signal.valid_signals())
 
 
 def _adopt_orphans() -> bool:
-    """Become the parent of whatever this process's children leave behind, so that nothing escapes notice."""
+    """Become the parent of orphaned descendants, so that they are detected. Return whether that is supported."""
     try:
         import ctypes
 
@@ -386,8 +386,8 @@ def _adopt_orphans() -> bool:
 
 
 def main() -> None:
-    faulthandler.enable()  # a crash leaves a Python traceback in the log,
-    faulthandler.register(signal.SIGTERM, chain=True)  # and so does a job that had to be stopped: where it stood
+    faulthandler.enable()  # log a Python traceback on a crash
+    faulthandler.register(signal.SIGTERM, chain=True)  # and when a job is stopped
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     Child(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]).serve()

@@ -1,10 +1,10 @@
-"""What a job sees in the strict sandbox: bubblewrap's namespaces with the system, the programs, and what is its own.
+"""The strict sandbox: namespaces by bubblewrap with the system, the programs, and the job's own files.
 
-Each process of a job is started in its own namespaces of processes, mounts, IPC and names, and of the network where
-that is not open. bubblewrap's first process leads the session and the group, as a job's own does without it, and all
-that it starts is in that group, with the marks. The first process inside ends with the group, and whatever it has
-started with it: the kernel sees to that. The signal that bubblewrap can send at its parent's death is not asked for:
-the kernel sends it at the death of the thread that started it, and threads of a worker end before its interpreters.
+Each process of a job is started in its own PID, mount, IPC and UTS namespaces, and in a network namespace unless the
+network is open. bubblewrap's first process leads the session and group, as the job's process does without it, and its
+descendants are in the group and have the markers. When the first process inside ends with the group, the kernel ends
+all others inside. bubblewrap's --die-with-parent is not used: the kernel would send the signal when the starting thread
+ends, and threads of a worker end before its interpreters.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from workers.runners import sandbox_exec
 
 _FORWARD = str(Path(__file__).with_name("forward.py"))
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store")
-# What programs look up: users, names of hosts, certificates, time, libraries. No passwords, no keys.
+# Files in /etc that programs need: users, host names, certificates, time, libraries. No passwords, no keys.
 _CONFIGURATION = (
     *("passwd", "group", "nsswitch.conf", "hosts", "host.conf", "resolv.conf", "gai.conf", "services", "protocols"),
     *("localtime", "timezone", "locale.alias", "locale.conf", "default/locale", "os-release", "debian_version"),
@@ -43,9 +43,9 @@ _RO, _RW, _HIDDEN, _PRIVATE = "ro", "rw", "hidden", "private"
 
 @dataclass(frozen=True, slots=True)
 class SandboxView:
-    """What one process sees besides the system and the programs. *folder*: where it starts, with its checkout.
+    """The visible paths of one process besides the system and programs. *folder*: where it starts, with its checkout.
 
-    *write* and *read*: folders and files, by paths without links. *hide*: what it does not see, wherever that lies.
+    *write* and *read*: paths without links. *hide*: invisible paths.
     """
 
     folder: str
@@ -55,15 +55,15 @@ class SandboxView:
 
 
 def private_places(own: Iterable[str]) -> list[str]:
-    """Folders that are empty at first, may be written to, and go with the process.
+    """Return the directories that are private to a process: empty at first, writable, deleted with it.
 
-    Not those that *own* places lie in: what a job writes beside its folder is to be refused, not lost.
+    Without those that contain one of *own*: writing beside a job's directory must fail instead of being lost.
     """
-    return [place for place in _PRIVATE_PLACES if not any(f"{one}/".startswith(f"{place}/") for one in own)]
+    return [place for place in _PRIVATE_PLACES if not any(f"{path}/".startswith(f"{place}/") for path in own)]
 
 
 class Namespaces:
-    """Makes commands that run in namespaces. *program*: bwrap. *proxy*: the only way out, a socket of the worker's."""
+    """Builds commands that run in namespaces. *program*: bwrap. *proxy*: a socket of the worker, the only network."""
 
     def __init__(self, program: str, *, network: bool = True, proxy: str | None = None) -> None:
         self._program = program
@@ -73,7 +73,7 @@ class Namespaces:
         self._system = list(_system())
 
     def around(self, arguments: Sequence[str], view: SandboxView, *, status: int) -> tuple[list[str], dict[str, Any]]:
-        """The command that becomes bwrap, and what ``confine`` has to look over. OSError for a link among the places.
+        """Return the bwrap command and the data that ``sandbox_exec`` checks. Raises OSError for a link in a path.
 
         *status*: a descriptor to which bwrap writes whether the program was started, see ``was_started``.
         """
@@ -83,7 +83,7 @@ class Namespaces:
         if self._proxy is not None:
             mounts.add(self._proxy, _RO)
         for place in view.read:
-            with contextlib.suppress(OSError):  # what a link leads to has to be named itself
+            with contextlib.suppress(OSError):  # the target of a link must be named itself
                 mounts.add(place, _RO, checked=True)
         top = _checkout(view.folder)
         for place in (view.folder, *top):
@@ -98,17 +98,17 @@ class Namespaces:
 
 
 def was_started(status: bytes) -> bool:
-    """Whether bwrap got as far as starting the program, by what it wrote."""
+    """Return whether bwrap has started the program, from the status that it wrote."""
     return b'"exit-code"' in status
 
 
 def find_program() -> str | None:
-    """Where bwrap is."""
+    """Return the path of bwrap, or None."""
     return shutil.which("bwrap")
 
 
 class _Mounts:
-    """Collects what is to be mounted where, each place once, and leaves out what is there anyway."""
+    """Collects the mounts, each path once, without those that an outer mount provides already."""
 
     def __init__(self, hidden: Iterable[str]) -> None:
         self.same: dict[str, list[int]] = {}
@@ -119,39 +119,39 @@ class _Mounts:
         self._kinds |= dict.fromkeys(hidden, _HIDDEN)
 
     def add(self, place: str, kind: str, *, checked: bool = False) -> None:
-        """One more place, if it is there. *checked*: reached through no link, now and when it is mounted. OSError."""
+        """Add a path, if it exists. *checked*: raise OSError for a link, now and when it is mounted."""
         if place == "/" or (self._kinds.get(place) == _RW and kind == _RO):
             return
         if checked:
             fd = sandbox_exec.open_place(place)
             if fd is None:
                 return
-            found = os.fstat(fd)
+            status = os.fstat(fd)
             os.close(fd)
-            self.same[place] = [found.st_dev, found.st_ino]
+            self.same[place] = [status.st_dev, status.st_ino]
         self._kinds[place] = kind
 
     def arguments(self) -> Iterator[str]:
-        """bwrap's, the outer places first."""
+        """Yield bwrap's arguments, outer paths first."""
         kinds = self._kinds
-        for place in sorted(kinds, key=lambda one: (one.count("/"), one)):
+        for place in sorted(kinds, key=lambda path: (path.count("/"), path)):
             kind = kinds[place]
-            around = next((kinds[str(one)] for one in Path(place).parents if str(one) in kinds), None)
+            around = next((kinds[str(parent)] for parent in Path(place).parents if str(parent) in kinds), None)
             if kind == _HIDDEN:
                 if around in (_RO, _RW) or place in self._static:
-                    yield from _hidden(place)
+                    yield from _hide(place)
             elif kind in (_RO, _RW) and place not in self._static and around not in (kind, _RW):
                 yield from ("--bind" if kind == _RW else "--ro-bind", place, place)
 
 
-def _hidden(place: str) -> Iterator[str]:
+def _hide(place: str) -> Iterator[str]:
     try:
-        found = os.lstat(place)
+        status = os.lstat(place)
     except OSError:
         return
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         yield from ("--tmpfs", place)
-    elif not stat.S_ISLNK(found.st_mode):
+    elif not stat.S_ISLNK(status.st_mode):
         yield from ("--ro-bind", "/dev/null", place)
 
 
@@ -173,7 +173,7 @@ def _system() -> Iterator[str]:
 
 @functools.cache
 def program_places() -> tuple[str, ...]:
-    """The folders of this Python, of its packages, and of ours."""
+    """Return the directories of this Python, its packages, and this project."""
     ours = (Path(host.__file__).resolve().parents[1], Path(sandbox_exec.__file__).resolve().parents[1])
     python = (sys.prefix, sys.base_prefix, *map(os.path.realpath, (sys.prefix, sys.base_prefix)))
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -183,7 +183,7 @@ def program_places() -> tuple[str, ...]:
 
 
 def _of_path() -> Iterator[str]:
-    """The folders in which the worker looks for programs, but for those that hold all of the home folder."""
+    """Yield the directories of PATH, except those that contain the home directory."""
     for place in os.environ.get("PATH", os.defpath).split(os.pathsep):
         if os.path.isabs(place) and not _holds_the_home_folder(place):  # noqa: PTH117
             yield os.path.normpath(place)
@@ -194,9 +194,9 @@ def _holds_the_home_folder(place: str) -> bool:
 
 
 def _checkout(folder: str) -> list[str]:
-    """The top of the checkout that a folder is in: what is missing from it would look deleted to git.
+    """Return the top of the checkout of a directory, because files that are not visible would look deleted to git.
 
-    A repository of all of the home folder is none of a project.
+    A repository that contains the home directory does not count.
     """
     for place in (Path(folder), *Path(folder).parents):
         if os.path.lexists(place / ".git"):

@@ -1,9 +1,9 @@
-"""Finds and kills what a job left running, on Linux: by process group, environment marker, tag. Standard library only.
+"""Find and kill processes that a job left, by process group, environment marker and tag. Linux, standard library only.
 
-A process leaves its group with setsid(), but its environment goes with it: every process that a job starts carries the
-job's ``NAME=value`` marker in /proc/PID/environ. One that clears its environment as well still has the tag: a number in
-a limit that means nothing to it (RLIMIT_RTTIME), and that whatever it starts inherits. What escapes is a process that
-does away with all three on purpose; against that only a container helps.
+setsid() leaves the process group but keeps the environment: every process that a job starts has the job's
+``NAME=value`` marker in /proc/PID/environ. A process that clears its environment still has the tag: a number in an
+unused limit (RLIMIT_RTTIME), which children inherit. A process that removes all three on purpose escapes; only a
+container prevents that.
 """
 
 from __future__ import annotations
@@ -31,53 +31,53 @@ _ENV_END = 48  # field 51 of stat, counted from the third: 0 until exec has set 
 _TAGGED = 1 << 62  # microseconds: longer than any computer will run, and not without an end
 _WORKER_BITS, _JOB_BITS = 30, 32
 
-_kernel_threads: set[int] = set()  # remembered, because there are many and none of them is ever ours
+_kernel_threads: set[int] = set()  # a cache: there are many, and none can be a job's
 
 
 class ProcessTag(NamedTuple):
-    """A number that processes carry in a limit: those of its bits that *mask* names."""
+    """A number in a limit of processes. Only the bits of *mask* count."""
 
     mask: int
     value: int
 
 
 def worker_tag(marker: str) -> ProcessTag:
-    """What all processes carry that the worker of that marker has started, and all that these started."""
+    """Return the tag of all descendants of the worker with that marker."""
     mask = _TAGGED | ((1 << _WORKER_BITS) - 1) << _JOB_BITS
     return ProcessTag(mask, _TAGGED | (zlib.crc32(os.fsencode(marker)) << _JOB_BITS) & mask)
 
 
 def job_tag(worker: ProcessTag, number: int) -> ProcessTag:
-    """The same of one of its jobs: the one with that number, of the last four thousand million."""
+    """Return the tag of one job of a worker. The number repeats after four thousand million jobs."""
     jobs = (1 << _JOB_BITS) - 1
     return ProcessTag(worker.mask | jobs, worker.value | number & jobs)
 
 
 starting = threading.Lock()
-"""Held by whoever starts a process, so that it inherits no other's tag."""
+"""Held while a process is started, so that it does not inherit another's tag."""
 
 
-def carry_none() -> None:
-    """Before this process becomes another program, whatever its threads do."""
+def drop_tag_before_exec() -> None:
+    """Remove the tag before this process executes another program, even if a thread holds the lock."""
     starting.acquire(timeout=1)
     drop_tag()
 
 
 def drop_tag() -> None:
-    """Take this process's own tag off, so that what it starts has none."""
+    """Remove this process's own tag, so that its children have none."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         most = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
         resource.setrlimit(resource.RLIMIT_RTTIME, (most, most))
 
 
 @contextlib.contextmanager
-def inherited(tag: ProcessTag) -> Iterator[None]:
-    """What is started meanwhile carries the tag, and all that it starts. Put on later, some of these might lack it."""
+def set_tag(tag: ProcessTag) -> Iterator[None]:
+    """Give the tag to processes that are started during the block. Set later, it could miss their first children."""
     with starting:
         try:
             before = resource.getrlimit(resource.RLIMIT_RTTIME)
             resource.setrlimit(resource.RLIMIT_RTTIME, (tag.value, before[1]))
-        except (OSError, ValueError, AttributeError):  # the system has no such limit, or allows none
+        except (OSError, ValueError, AttributeError):  # the system has no such limit, or does not allow to set it
             yield
             return
         try:
@@ -87,13 +87,13 @@ def inherited(tag: ProcessTag) -> Iterator[None]:
 
 
 def start_time(pid: int) -> int | None:
-    """When *pid* started, in clock ticks since boot; None when there is no such process."""
+    """Return when *pid* started, in clock ticks since boot, or None when there is no such process."""
     fields = stat(pid)
     return int(fields[19]) if fields else None
 
 
 def is_running(pid: int) -> bool:
-    """Whether *pid* exists and is more than a zombie."""
+    """Return whether *pid* exists and is not a zombie."""
     fields = stat(pid)
     return bool(fields) and fields[0] not in _DEAD
 
@@ -101,19 +101,19 @@ def is_running(pid: int) -> bool:
 def find(
     markers: Sequence[bytes | ProcessTag], *, group: int | None = None, born_after: int | None = None
 ) -> list[int]:
-    """Pids of live processes in *group*, with an environment entry that begins with one of *markers*, or with a tag.
+    """Return pids of live processes in *group*, with an environment entry that starts with a marker, or with a tag.
 
-    ``born_after``: only processes whose pid was handed out after that one's. Right for jobs so short that the numbers
-    cannot have gone round, and much cheaper on a busy host.
+    ``born_after``: only processes with newer pids than this one. Much cheaper on a busy host, but only correct for jobs
+    so short that pids cannot have wrapped around.
     """
     own = os.getpid()
-    wanted = _handed_out_after(born_after) if born_after is not None else None
+    is_newer = _newer_than(born_after) if born_after is not None else None
     found, undecided = [], []
     for name in os.listdir(_PROC):  # noqa: PTH208 - names are all that is needed, of every process
         if not name.isdigit():
             continue
         pid = int(name)
-        if pid == own or (wanted is not None and not wanted(pid)):
+        if pid == own or (is_newer is not None and not is_newer(pid)):
             continue
         if group is not None and _group_of(pid) == group and is_running(pid):
             found.append(pid)
@@ -123,7 +123,7 @@ def find(
             found.append(pid)
         elif carries is None and pid not in _kernel_threads:
             undecided.append(pid)
-    return found + [pid for pid in undecided if _carries_in_a_moment(pid, markers)]
+    return found + [pid for pid in undecided if _is_marked_after_exec(pid, markers)]
 
 
 def kill_all(
@@ -133,9 +133,9 @@ def kill_all(
     born_after: int | None = None,
     patience: float = 2.0,
 ) -> int:
-    """SIGKILL everything that ``find`` finds, until nothing is found or *patience* (seconds) is used up.
+    """Send SIGKILL to what ``find`` returns, until that is nothing or *patience* (seconds) is over.
 
-    Returns how many processes were hit.
+    Returns how many processes were signaled.
     """
     deadline = time.monotonic() + patience
     hit: set[int] = set()
@@ -153,7 +153,7 @@ def kill_all(
             _wait_for(pids, deadline)
             since = born_after
         elif newest is not None and _newest_pid() != newest and rounds < _LATE_ROUNDS:
-            # Somebody was born during the search: to one of ours, perhaps, that had died when its turn came.
+            # A process started during the search, perhaps a child of a job's process that has ended before its check.
             since, rounds = newest, rounds + 1
         else:
             break
@@ -161,13 +161,13 @@ def kill_all(
 
 
 def signal_group(group: int, number: int) -> None:
-    """Send a signal to a process group; nothing happens when it is empty or not ours to touch."""
+    """Send a signal to a process group, if it exists and permissions allow."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
 
 
 def signal_each(pids: Iterable[int], number: int, still_ours: Callable[[int], bool]) -> None:
-    """Signal processes one by one, through a pidfd, so that a pid that was reused meanwhile is not hit."""
+    """Signal processes one by one through pidfds, so that a reused pid is not signaled."""
     for pid in pids:
         handle = open_pidfd(pid)
         try:
@@ -184,7 +184,7 @@ def signal_each(pids: Iterable[int], number: int, still_ours: Callable[[int], bo
 
 
 def open_pidfd(pid: int) -> int | None:
-    """A descriptor that turns readable when *pid* exits; None when it is gone, or the system has no such thing."""
+    """Return a descriptor that becomes readable when *pid* exits, or None if it has ended or pidfds are unsupported."""
     try:
         return os.pidfd_open(pid)
     except (OSError, AttributeError):
@@ -200,11 +200,11 @@ def _wait_for(pids: Iterable[int], deadline: float) -> None:
             handles.append(handle)
             waiter.register(handle, select.POLLIN)
         elif is_running(pid):
-            time.sleep(0.005)  # no pidfd on this system: the only way left is to look again
+            time.sleep(0.005)  # no pidfds on this system: the caller checks again
     pending = len(handles)
     while pending:
-        left = deadline - time.monotonic()
-        ready = waiter.poll(max(left, 0) * 1000)
+        remaining = deadline - time.monotonic()
+        ready = waiter.poll(max(remaining, 0) * 1000)
         if not ready:
             break
         for handle, _ in ready:
@@ -215,7 +215,7 @@ def _wait_for(pids: Iterable[int], deadline: float) -> None:
 
 
 def stat(pid: int) -> list[bytes]:
-    """The fields of /proc/PID/stat from the state on (the third), or nothing."""
+    """Return the fields of /proc/PID/stat from the third (the state) on, or an empty list."""
     try:
         with open(f"{_PROC}/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - hot, and no Path is needed
             return file.read(4096).rpartition(b")")[2].split()
@@ -231,7 +231,7 @@ def _group_of(pid: int) -> int | None:
 
 
 def is_marked(pid: int, markers: Sequence[bytes | ProcessTag]) -> bool | None:
-    """Whether *pid* has one of the markers; None when it shows no environment at all."""
+    """Return whether *pid* has one of the markers, or None when its environment is empty."""
     if any(_is_tagged(pid, marker) for marker in markers if isinstance(marker, ProcessTag)):
         return True
     try:
@@ -253,14 +253,14 @@ def is_marked(pid: int, markers: Sequence[bytes | ProcessTag]) -> bool | None:
 
 def _is_tagged(pid: int, tag: ProcessTag) -> bool:
     try:
-        found = resource.prlimit(pid, resource.RLIMIT_RTTIME)[0]
+        value = resource.prlimit(pid, resource.RLIMIT_RTTIME)[0]
     except (OSError, AttributeError):
         return False
-    return found > 0 and found & tag.mask == tag.value and is_running(pid)
+    return value > 0 and value & tag.mask == tag.value and is_running(pid)
 
 
-def _carries_in_a_moment(pid: int, markers: Sequence[bytes | ProcessTag]) -> bool:
-    """The same for a process that shows no environment, which one in the middle of exec will have in a moment."""
+def _is_marked_after_exec(pid: int, markers: Sequence[bytes | ProcessTag]) -> bool:
+    """Return whether *pid*, whose environment is empty, has a marker. In the middle of exec, it will have one soon."""
     deadline = time.monotonic() + _EXEC_PATIENCE
     while True:
         fields = stat(pid)
@@ -272,12 +272,12 @@ def _carries_in_a_moment(pid: int, markers: Sequence[bytes | ProcessTag]) -> boo
         if (carries := is_marked(pid, markers)) is not None:
             return carries
         if int(fields[_ENV_END]) or time.monotonic() >= deadline:
-            return False  # it has an environment, with nothing in it
+            return False  # exec is over, and the environment is empty
         time.sleep(_EXEC_PAUSE)
 
 
 def _newest_pid() -> int | None:
-    """The pid that was handed out last."""
+    """Return the pid that was assigned last."""
     try:
         with open(f"{_PROC}/loadavg", "rb", buffering=0) as file:  # noqa: PTH123 - as above
             return int(file.read(128).split()[4])
@@ -285,8 +285,8 @@ def _newest_pid() -> int | None:
         return None
 
 
-def _handed_out_after(first: int) -> Callable[[int], bool] | None:
-    """A test for pids handed out after *first*; they are given in turn, and begin again at the end of the range."""
+def _newer_than(first: int) -> Callable[[int], bool] | None:
+    """Return a test for pids assigned after *first*. Pids are assigned in order and wrap around."""
     last = _newest_pid()
     if last is None:
         return None

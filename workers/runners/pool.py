@@ -1,7 +1,7 @@
-"""Keeps interpreters warm for Python jobs: idle ones are reused, old ones retired.
+"""A pool of interpreters for Python jobs: idle ones are reused, old ones are ended.
 
-Idle processes are kept apart by what is fixed when a process starts: module path, folder, environment of the job.
-What crashed, was stopped or left something behind is never given out again.
+A process is reused only for jobs with the same fixed properties: module path, directory, environment. A process that
+crashed, was stopped or left something behind is not reused.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from datetime import timedelta
 from workers.runners.interpreter import Interpreter, InterpreterKey
 from workers.runners.process import Launcher
 
-_LOOK = 2.0  # seconds
+_POLL = 2.0  # seconds
 
 
 class InterpreterPool:
-    """The warm interpreters of one worker process; thread-safe."""
+    """The interpreters of one worker process. Thread-safe."""
 
     def __init__(
         self,
@@ -42,11 +42,11 @@ class InterpreterPool:
 
     @property
     def confined(self) -> bool:
-        """Whether the interpreters are in a sandbox."""
+        """Whether the interpreters run in a sandbox."""
         return self._launcher.confines
 
     def take(self, key: InterpreterKey) -> Interpreter:
-        """A process for *key*: the one that was idle last, or a new one. Raises OSError when none can be started."""
+        """Return a process for *key*: the most recently idle one, or a new one. Raises OSError when starting fails."""
         while True:
             with self._changed:
                 interpreter = next(
@@ -61,7 +61,7 @@ class InterpreterPool:
         return Interpreter(key, self._launcher)
 
     def give_back(self, interpreter: Interpreter) -> None:
-        """The process is fit for another job."""
+        """Return a process that can run another job."""
         interpreter.idle_since = time.monotonic()
         with self._changed:
             if self._closed or self._is_worn(interpreter):
@@ -84,12 +84,12 @@ class InterpreterPool:
         return interpreter.jobs >= self._max_jobs and age >= self._min_age
 
     def idle_count(self) -> int:
-        """How many processes wait for a job."""
+        """Return the number of idle processes."""
         with self._changed:
             return len(self._idle)
 
     def close(self) -> None:
-        """End all idle processes; those at work end with their job."""
+        """End all idle processes. Busy ones end with their job."""
         with self._changed:
             self._closed = True
             self._retired += self._idle
@@ -100,33 +100,33 @@ class InterpreterPool:
         self._end_retired()
 
     def _tidy(self) -> None:
-        """The janitor's loop: sleeps until a process was retired, and looks for those that are too old, or dead."""
+        """End retired, old and dead processes, in the janitor thread."""
         while True:
             with self._changed:
                 while not self._retired and not self._closed and not self._take_unfit():
-                    # Who gives one back wakes nobody, for short jobs' sake: so it looks, whatever there is now.
-                    self._changed.wait(self._until_next_look())
+                    # ``give_back`` does not notify, for the speed of short jobs, so poll.
+                    self._changed.wait(self._poll_wait())
                 if self._closed:
                     return
             self._end_retired()
 
-    def _until_next_look(self) -> float:
-        """Seconds. An idle process that somebody killed (its worker was taken for dead) is a zombie until then."""
+    def _poll_wait(self) -> float:
+        """Return seconds until the next poll. An idle process that was killed is a zombie until then."""
         if not self._idle:
-            return _LOOK
-        return min(_LOOK, self._idle[0].idle_since + self._max_age - time.monotonic())
+            return _POLL
+        return min(_POLL, self._idle[0].idle_since + self._max_age - time.monotonic())
 
     def _take_unfit(self) -> bool:
         limit = time.monotonic() - self._max_age
-        unfit = [each for each in self._idle if each.idle_since <= limit or not each.is_alive()]
-        for each in unfit:
-            self._idle.remove(each)
+        unfit = [idle for idle in self._idle if idle.idle_since <= limit or not idle.is_alive()]
+        for interpreter in unfit:
+            self._idle.remove(interpreter)
         self._retired += unfit
         return bool(unfit)
 
     def _end_retired(self) -> None:
         with self._changed:
-            leaving, self._retired = self._retired, []
-        for interpreter in leaving:
-            interpreter.say_goodbye()
+            retired, self._retired = self._retired, []
+        for interpreter in retired:
+            interpreter.end_gently()
             interpreter.close()

@@ -1,6 +1,6 @@
-"""Owns one process of a job and everything it starts: its own session and group, ended whole, reaped, nothing left.
+"""Start one process of a job in its own session and group, and end it with all its descendants.
 
-It starts and ends; waiting, limits and requests to stop are watch's.
+Waiting, limits and stop requests are in ``process_watch``.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from workers.runners.base import ProcessRecord
 from workers.runners.namespaces import was_started
 from workers.runners.sandbox_exec import DELAYED, NOT_STARTED
 from workers.runners.sandbox_policy import ConfinedCommand, SandboxPolicy
-from workers.runners.system_limits import limited
+from workers.runners.system_limits import add_limits
 from workers.runners.warden import Warden
 
-_SHORT = 1.0  # seconds in which the pid numbers of no machine go round
+_SHORT = 1.0  # seconds in which pids cannot wrap around
 _REAP_PATIENCE = 5.0
 _BY_SIGNAL = 128
 _LONGEST_STATUS = 4096
 
 
 class Launcher:
-    """Starts processes on behalf of one worker process; its warden ends them should the worker die.
+    """Starts processes for one worker process, with a warden that ends them if the worker dies.
 
-    *worker_id*: the name by which others on this host can end them too, see ``end_worker``. *sandbox*: what they are
-    kept from; in it each has a folder for temporary files of its own.
+    *worker_id*: the id by which other processes of this host can end them, see ``end_worker``. *sandbox*: the policy
+    that confines them; each then has its own directory for temporary files.
     """
 
     def __init__(self, worker_id: str | None = None, *, sandbox: SandboxPolicy | None = None) -> None:
@@ -47,23 +47,23 @@ class Launcher:
 
     @property
     def marker(self) -> str:
-        """What every process started here, and all that these start, carry in their environment."""
+        """The entry in the environment of all processes of this worker and their descendants."""
         return f"{WORKER_MARKER}={self.worker_id}"
 
     @property
     def confines(self) -> bool:
-        """Whether its processes are in a sandbox."""
+        """Whether processes run in a sandbox."""
         return self._sandbox is not None
 
     def show(self, place: str) -> None:
-        """Let processes that start from now on read a place of the worker's, where they are confined."""
+        """Let sandboxes of processes that start from now on read a path of the worker."""
         if self._sandbox is not None:
             self._sandbox.show(place)
 
     def make_place(self, within: str | None = None) -> str | None:
-        """A folder that only processes started with it in *write* may change; None without a sandbox.
+        """Create a directory that only processes with it in *write* may change. Return None without a sandbox.
 
-        *within*: where it is made, if not in the worker's folder.
+        *within*: its parent, if not the worker's directory.
         """
         return None if self._sandbox is None else self._sandbox.make_temporary(within)
 
@@ -83,17 +83,16 @@ class Launcher:
         temporary_in: str | None = None,
         read: Sequence[str] = (),
     ) -> Process:
-        """Start a program in a session of its own. Raises OSError or ValueError when it cannot be.
+        """Start a program in its own session. Raises OSError or ValueError when that fails.
 
-        *markers* are names of variables in *environment* by which its descendants are found again; the first one
-        stands in the record. Of *limits*, those are set that the system keeps for each process. *write*: what it may
-        change in a sandbox instead of its folder; the repository that this is in it may change in any case. *read*:
-        what it has to be shown there besides. *temporary_in*: where its folder for temporary files is made there, if
-        not in the worker's.
+        *markers*: names of variables in *environment* that identify its descendants; the first one is in the record. Of
+        *limits*, those are set that the system enforces per process. *write*: paths that a sandbox makes writable
+        instead of *folder*; the repository of *folder* is always writable. *read*: further readable paths.
+        *temporary_in*: the parent of its directory for temporary files, if not the worker's directory.
         """
-        # Markers first: whoever looks for them need not read far.
+        # Markers first, so that a search reads only the beginning of the environment.
         ordered = {name: environment[name] for name in markers} | {WORKER_MARKER: self.worker_id} | dict(environment)
-        confined, temporary = ConfinedCommand(list(limited(arguments, limits)), ordered), None
+        confined, temporary = ConfinedCommand(list(add_limits(arguments, limits)), ordered), None
         if self._sandbox is not None:
             temporary = self._sandbox.make_temporary(temporary_in)
         self._warden.start()
@@ -108,7 +107,7 @@ class Launcher:
                     write=[folder] if write is None else write,
                     read=read,
                 )
-            with orphan_reaper.inherited(tag), _delayed(confined):
+            with orphan_reaper.set_tag(tag), _block_signals(confined):
                 popen = subprocess.Popen(
                     confined.command,
                     stdin=stdin,
@@ -122,20 +121,20 @@ class Launcher:
         except BaseException:
             if confined.status is not None:
                 os.close(confined.status)
-            untrusted_files.clear(temporary)
+            untrusted_files.delete_quietly(temporary)
             raise
-        found = [f"{name}={environment[name]}" for name in markers]
-        process = Process(popen, found, tag, self._warden, temporary, status=confined.status)
+        entries = [f"{name}={environment[name]}" for name in markers]
+        process = Process(popen, entries, tag, self._warden, temporary, status=confined.status)
         self._warden.register(process.record.pgid, process.record.start_time)
         return process
 
     def close(self) -> None:
-        """End the warden; what still runs is ended by it."""
+        """End the warden, which ends processes that still run."""
         self._warden.close()
 
 
 class Process:
-    """A started process: the leader of its group. ``exit_fd`` turns readable when it exits, before it is reaped."""
+    """A started process, the leader of its group. ``exit_fd`` becomes readable when it exits, before it is reaped."""
 
     def __init__(
         self,
@@ -156,48 +155,48 @@ class Process:
         self._born = time.monotonic()
         self._markers: list[bytes | orphan_reaper.ProcessTag] = [tag, *map(os.fsencode, markers)]
         self.exit_fd = _exit_descriptor(popen.pid)
-        # A process that has exited already is a zombie that nobody reaped yet, so its entry is still there.
+        # A process that has exited already is a zombie, so its /proc entry still exists.
         self.record = ProcessRecord(
             pid=popen.pid, pgid=popen.pid, start_time=orphan_reaper.start_time(popen.pid) or 0, marker=markers[0]
         )
 
     @property
     def exit_code(self) -> int | None:
-        """The exit status, or minus the number of the signal that killed it; None before ``end``.
+        """The exit status, or the negative number of the signal that killed it. None before ``end``.
 
-        In namespaces, a program that a signal killed has 128 and that number, as in a shell.
+        In namespaces, a program killed by a signal has 128 plus that number, as in a shell.
         """
         return NOT_STARTED if self._not_started else self._popen.returncode
 
     @property
     def markers(self) -> Sequence[bytes | orphan_reaper.ProcessTag]:
-        """What its descendants carry: in their environment, and the tag."""
+        """The environment entries and the tag of its descendants."""
         return self._markers
 
-    def carries(self, marker: str) -> None:
-        """From now on, processes with this marker are its descendants too: a job that a reused process runs."""
+    def set_job_marker(self, marker: str) -> None:
+        """Count processes with this marker as its descendants: those of the job that a reused process runs."""
         self._markers = [*self._markers[:2], os.fsencode(marker)]
 
     def terminate(self) -> None:
-        """Ask the whole group to end, and what has left the group."""
+        """Send SIGTERM to the whole group and to descendants that have left it."""
         group = self.record.pgid
         orphan_reaper.signal_group(group, signal.SIGTERM)
         outside = [pid for pid in orphan_reaper.find(self._markers) if pid != self.record.pid and _group(pid) != group]
         orphan_reaper.signal_each(outside, signal.SIGTERM, lambda _: True)
-        orphan_reaper.signal_group(group, signal.SIGCONT)  # a stopped process hears nothing
+        orphan_reaper.signal_group(group, signal.SIGCONT)  # a stopped process does not handle signals
 
     def kill(self) -> None:
-        """SIGKILL for the whole group."""
+        """Send SIGKILL to the whole group."""
         orphan_reaper.signal_group(self.record.pgid, signal.SIGKILL)
 
     def others(self) -> list[int]:
-        """Live processes of this job besides its leader."""
+        """Return the live processes of this job besides its leader."""
         return [pid for pid in orphan_reaper.find(self._markers, group=self.record.pgid) if pid != self.record.pid]
 
     def end(self) -> int | None:
-        """Kill whatever is left of it, reap it, and return its exit code. Safe to call twice.
+        """Kill its remaining processes, reap it, and return its exit code. Safe to call twice.
 
-        The leader is reaped last: until then its pid, and so the group's number, can belong to nobody else.
+        The leader is reaped last, because until then its pid and group number cannot be reused.
         """
         if self._ended:
             return self.exit_code
@@ -209,7 +208,7 @@ class Process:
         try:
             self._popen.wait(timeout=_REAP_PATIENCE)
         except subprocess.TimeoutExpired:
-            # It hangs in the kernel (a dead network file system): someone must reap it when it comes back.
+            # It hangs in the kernel (a dead network file system): a thread reaps it later.
             threading.Thread(target=self._popen.wait, name="reaper", daemon=True).start()
         if self._status is not None:
             failed = 0 < (self._popen.returncode or 0) < _BY_SIGNAL
@@ -217,15 +216,15 @@ class Process:
             os.close(self._status)
         os.close(self.exit_fd)
         self._warden.forget(self.record.pgid)
-        untrusted_files.clear(self._temporary)
+        untrusted_files.delete_quietly(self._temporary)
         return self.exit_code
 
 
 @contextlib.contextmanager
-def _delayed(confined: ConfinedCommand) -> Iterator[None]:
-    """What is started meanwhile in namespaces hears some signals only when the job's own program is there.
+def _block_signals(confined: ConfinedCommand) -> Iterator[None]:
+    """Block some signals for processes started in namespaces until the job's own program runs.
 
-    bwrap itself would die of them, and its job with it, without a moment to tidy up.
+    They would kill bwrap, and the job with it, without time for a cleanup.
     """
     if confined.status is None:
         yield
@@ -238,34 +237,31 @@ def _delayed(confined: ConfinedCommand) -> Iterator[None]:
 
 
 def end_recorded(record: ProcessRecord) -> int:
-    """End on this host what a dead worker left of a job; returns how many processes were hit.
+    """End the processes of a dead worker's job on this host. Return how many were killed.
 
-    The group is only touched while its leader is the process that was recorded.
+    The group is only killed if its leader is still the recorded process.
     """
     group = record.pgid if record.start_time and orphan_reaper.start_time(record.pid) == record.start_time else None
     return orphan_reaper.kill_all([os.fsencode(record.marker)], group=group)
 
 
 def end_attempt(task_id: str, attempt: int) -> int:
-    """End on this host whatever carries an attempt's marker; returns how many processes were hit.
+    """End the processes with an attempt's marker on this host. Return how many were killed.
 
-    A warm interpreter carries none: it is found as its worker's, and only what its jobs started is found here.
+    An interpreter of the pool has no such marker, only the processes that its job started.
     """
     marker = f"{environment.MARKER}={environment.attempt_prefix(task_id, attempt)}"
     return orphan_reaper.kill_all([os.fsencode(marker)])
 
 
 def end_worker(worker_id: str) -> int:
-    """End on this host whatever a dead or stopped worker has started, idle and working interpreters included.
-
-    Returns how many processes were hit.
-    """
+    """End all processes of a dead or stopped worker on this host, including interpreters. Return how many."""
     marker = f"{WORKER_MARKER}={worker_id}"
     return orphan_reaper.kill_all([os.fsencode(marker), orphan_reaper.worker_tag(marker)])
 
 
 def death_sentence(exit_code: int, *, what: str = "") -> str:
-    """In words, how a process ended that a signal killed."""
+    """Describe the end of a process that a signal killed."""
     number = -exit_code
     try:
         name = signal.Signals(number).name
@@ -279,7 +275,7 @@ def _exit_descriptor(pid: int) -> int:
     handle = orphan_reaper.open_pidfd(pid)
     if handle is not None:
         return handle
-    # An old kernel, or a container that forbids the call: a thread waits, without reaping, and closes a pipe.
+    # In old kernels, or containers that forbid pidfds: a thread waits, without reaping, and closes a pipe.
     reading, writing = os.pipe2(os.O_CLOEXEC)
 
     def wait() -> None:

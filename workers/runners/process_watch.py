@@ -1,8 +1,8 @@
-"""Waits for a job's process: feeds its output to readers, keeps its time limits, passes on requests to stop.
+"""Wait for a job's process: pass its output to readers, enforce its limits, forward stop requests.
 
-One thread sleeps in one poll() on everything that can happen (output, exit, a request to stop), so thirty-two waiting
-jobs cost nothing. A job that has to end is asked with SIGTERM; what is left after the grace is killed. The grace
-belongs to the whole group: a shell dies of SIGTERM at once, while the program it started is still tidying up.
+One thread sleeps in one poll() on all events (output, exit, stop request), so waiting jobs cost no processor time. A
+job that has to end gets SIGTERM, and SIGKILL after the grace period. The grace period applies to the whole group: a
+shell ends on SIGTERM at once, while the program that it started may still clean up.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from workers.runners.process import Process
 from workers.runners.resource_usage import ResourceMeter
 
 _CHUNK = 1 << 16
-_KILL_PATIENCE = 5.0  # how long a process may take to die of SIGKILL before nobody waits for it any more
+_KILL_PATIENCE = 5.0  # the most time to wait for a process after SIGKILL
 _GLANCE_EVERY = 1.0
-_GLANCE_SELDOM = 5.0  # where no budget waits for what is seen: a thousand jobs are not to cost a twentieth of a core
-_DONE_PATIENCE = 30.0  # how long a program that has said it is done may say nothing and not exit
-_LOOK_AGAIN = 0.1  # where exits cannot be waited for
+_GLANCE_SELDOM = 5.0  # without a budget, so that a thousand jobs cost less than a twentieth of a core
+_DONE_PATIENCE = 30.0  # how long a program that reported its end may print nothing and not exit
+_POLL_EVERY = 0.1  # where exits cannot be waited for
 _SENTENCES = {
     StopReason.SHUTDOWN: "the worker shut down",
     StopReason.STOPPED: "its workspace or project was stopped",
@@ -41,11 +41,11 @@ _SENTENCES = {
 
 
 class OutputReader(Enum):
-    """What came of reading a stream once."""
+    """The state of a stream after one read."""
 
-    MORE = auto()  # something may follow
+    MORE = auto()  # more data may follow
     CLOSED = auto()  # end of file
-    DONE = auto()  # the answer that was waited for is complete
+    DONE = auto()  # the expected answer is complete
 
 
 Reader = Callable[[int], OutputReader]
@@ -53,41 +53,42 @@ Reader = Callable[[int], OutputReader]
 
 @dataclass(frozen=True, slots=True)
 class Interruption:
-    """Why the job was ended from outside."""
+    """Why the worker ended a job."""
 
     outcome: Outcome
     error: str
 
     @classmethod
-    def asked(cls, reason: StopReason) -> Interruption:
-        """The worker asked for it."""
+    def stopped(cls, reason: StopReason) -> Interruption:
+        """Return the interruption by a stop request."""
         return cls(reason.outcome, _SENTENCES[reason])
 
     @classmethod
-    def too_long(cls, limit: timedelta) -> Interruption:
-        """The job took longer than it may."""
-        return cls(Outcome.TIMED_OUT, f"timed out after {show(limit)}")
+    def timed_out(cls, limit: timedelta) -> Interruption:
+        """Return the interruption by the time limit."""
+        return cls(Outcome.TIMED_OUT, f"timed out after {show_limit(limit)}")
 
     @classmethod
     def stalled(cls, limit: timedelta) -> Interruption:
-        """The job said nothing for longer than it may."""
-        return cls(Outcome.TIMED_OUT, f"no output for {show(limit)}")
+        """Return the interruption because of missing output."""
+        return cls(Outcome.TIMED_OUT, f"no output for {show_limit(limit)}")
 
     @classmethod
     def lingered(cls) -> Interruption:
-        """The job had said that it was done, and its process did not exit."""
+        """Return the interruption of a job that reported its end but whose process did not exit."""
         return cls(Outcome.COMPLETED, "it had said that it was done, and did not exit: its process was ended")
 
     def yields_to(self, other: Interruption) -> bool:
-        """Whether *other*, which came later, is what counts: the lease is lost, or it was only being handed back."""
+        """Return whether the later *other* replaces this one: if the lease is lost, or this is only a hand back."""
         return other.outcome is Outcome.LOST or self.outcome is Outcome.HANDED_BACK
 
 
 class ProcessWatch:
-    """One wait. *output*: what to feed with the bytes of each stream; they count as signs of life. *answer*: the
-    descriptor and reader of a reply that ends the wait. All descriptors stay their owner's to close. *began*: when
-    the job did, in monotonic seconds, if that was not now: then the process has worked before. *glance*: called now
-    and then while it runs. *done*: whether the job has said that it is done, so that its process should exit.
+    """One wait for a process.
+
+    *output*: receives the bytes of each stream, which count as progress. *answer*: descriptor and reader of a reply
+    that ends the wait. The caller closes all descriptors. *began*: the start of the job in monotonic seconds, if the
+    process is reused. *glance*: called regularly. *done*: returns whether the job has reported its end.
     """
 
     def __init__(
@@ -121,16 +122,16 @@ class ProcessWatch:
         self._exited = False
         self._killed = False
         self._others: dict[int, int] = {}
-        self._blind = False  # some of the others cannot be waited for
+        self._must_poll = False  # some of the others cannot be waited for
         self._began = self._moved_at = time.monotonic() if began is None else began
         self._done = done or _never
         self._glance = glance
         self._glance_every = glance_every(control)
         self._glance_at = math.inf if glance is None else self._began + self._glance_every
-        self._end_by = math.inf  # when asking is over and killing begins, or waiting for the killed ends
+        self._end_by = math.inf  # when the grace period ends, or the wait after SIGKILL
 
     def run(self) -> Interruption | None:
-        """Wait until the process has exited or has answered. Returns what interrupted it, if anything did."""
+        """Wait until the process has exited or answered. Return its interruption, if any."""
         for fd in (self._control.fileno(), self._process.exit_fd, *self._readers):
             self._poll.register(fd, select.POLLIN)
         try:
@@ -150,16 +151,16 @@ class ProcessWatch:
             self._others.clear()
 
     def drain(self, patience: timedelta = timedelta(seconds=1)) -> None:
-        """Read what is left in the streams, until they are closed or *patience* is over.
+        """Read the streams until they are closed or *patience* is over.
 
-        Somebody may hold them open for ever: a daemon that could not be found.
+        A daemon that was not found may keep them open.
         """
         waiter = select.poll()
         for fd in self._readers:
             waiter.register(fd, select.POLLIN)
         deadline = time.monotonic() + patience.total_seconds()
-        while self._readers and (left := deadline - time.monotonic()) > 0:
-            for fd, _ in waiter.poll(left * 1000):
+        while self._readers and (remaining := deadline - time.monotonic()) > 0:
+            for fd, _ in waiter.poll(remaining * 1000):
                 if self._readers[fd](fd) is OutputReader.CLOSED:
                     waiter.unregister(fd)
                     del self._readers[fd]
@@ -202,26 +203,27 @@ class ProcessWatch:
         reason = self._control.stop_reason
         if reason is not self._reason and reason is not None:
             self._reason = reason
-            self._interrupt(Interruption.asked(reason), now, ask=reason is not StopReason.STOPPED_NOW)
+            self._interrupt(Interruption.stopped(reason), now, ask=reason is not StopReason.STOPPED_NOW)
         elif self._interruption is None and not self._answered and not self._exited:
-            if now >= self._leaves_by():
+            if now >= self._exit_deadline():
                 self._interrupt(Interruption.lingered(), now)
             elif self._timeout is not None and now - self._began >= self._timeout.total_seconds():
-                self._interrupt(Interruption.too_long(self._timeout), now)
+                self._interrupt(Interruption.timed_out(self._timeout), now)
             elif self._stall is not None and now - self._moved_at >= self._stall.total_seconds():
                 self._interrupt(Interruption.stalled(self._stall), now)
             elif self._room < 0:
                 flood = Interruption(Outcome.FAILED, f"printed more than {show_size(self._most)}")
                 self._interrupt(flood, now, ask=False)
-            elif now >= self._meter.next_look and (found := self._meter.exceeded(now)) is not None:
-                self._interrupt(Interruption(Outcome.FAILED, found[0]), now, ask=not found[1])
+            elif now >= self._meter.next_poll and (exceeded := self._meter.exceeded(now)) is not None:
+                sentence, at_once = exceeded
+                self._interrupt(Interruption(Outcome.FAILED, sentence), now, ask=not at_once)
         if self._interruption is not None and not self._killed and now >= self._end_by:
             self._killed = True
             self._process.kill()
             self._end_by = now + _KILL_PATIENCE
 
-    def _leaves_by(self) -> float:
-        """When a job that has said it is done has had the time to exit, which its limits may shorten."""
+    def _exit_deadline(self) -> float:
+        """Return when a job that has reported its end must have exited. Its limits may shorten that time."""
         if not self._done():
             return math.inf
         silence = _DONE_PATIENCE if self._stall is None else min(_DONE_PATIENCE, self._stall.total_seconds())
@@ -229,9 +231,9 @@ class ProcessWatch:
         return by if self._timeout is None else min(by, self._began + self._timeout.total_seconds())
 
     def _interrupt(self, interruption: Interruption, now: float, *, ask: bool = True) -> None:
-        """End it; unless *ask*, without a grace, because the machine cannot wait for what it does meanwhile."""
+        """End the job. Without *ask*, kill it without a grace period, because it endangers the machine."""
         if (self._answered or self._exited) and self._interruption is None:
-            return  # too late: it has ended by itself
+            return  # it has ended already
         first = self._interruption is None
         if self._interruption is None or self._interruption.yields_to(interruption):
             self._interruption = interruption
@@ -249,36 +251,36 @@ class ProcessWatch:
             return self._exited or now >= self._end_by
         if not self._exited or self._others:
             return False
-        # The leader heard; who of the others is still tidying up?
-        self._blind = False
+        # The leader has exited; the others may still clean up.
+        self._must_poll = False
         remaining = self._process.others()
         for pid in remaining:
             handle = orphan_reaper.open_pidfd(pid)
             if handle is None:
-                self._blind = True
+                self._must_poll = True
             else:
                 self._others[handle] = pid
                 self._poll.register(handle, select.POLLIN)
         return not remaining
 
     def _patience(self, now: float) -> int | None:
-        """Milliseconds until something is due; None when nothing is."""
+        """Return milliseconds until the next deadline, or None."""
         due = min(self._end_by, self._glance_at)
         if self._interruption is None:
             if self._timeout is not None:
                 due = min(due, self._began + self._timeout.total_seconds())
             if self._stall is not None:
                 due = min(due, self._moved_at + self._stall.total_seconds())
-            due = min(due, self._meter.next_look, self._leaves_by())
-        elif self._blind:
-            due = min(due, now + _LOOK_AGAIN)
+            due = min(due, self._meter.next_poll, self._exit_deadline())
+        elif self._must_poll:
+            due = min(due, now + _POLL_EVERY)
         if math.isinf(due):
             return None
         return math.ceil(max(due - now, 0) * 1000)
 
 
 def glance_every(control: Control) -> float:
-    """How many seconds lie between two glances at what a job reports."""
+    """Return the seconds between two calls of ``glance``."""
     return _GLANCE_EVERY if control.has_budget else _GLANCE_SELDOM
 
 
@@ -286,8 +288,8 @@ def _never() -> bool:
     return False
 
 
-def show(duration: timedelta) -> str:
-    """A limit as a person would say it: 1.5 s, 30 s, 30 min, 4 h."""
+def show_limit(duration: timedelta) -> str:
+    """Format a limit: 1.5 s, 30 s, 30 min, 4 h."""
     seconds = duration.total_seconds()
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 2 * length and seconds % length == 0:

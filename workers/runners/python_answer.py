@@ -19,11 +19,11 @@ def result_of(
     exit_code: int | None,
     printed: str,
     *,
-    nonsense: bool,
+    malformed: bool,
 ) -> AttemptEnd:
     """The result of a job that said *said*, printed *printed*, and whose process may have ended with *exit_code*.
 
-    *nonsense*: something came that nobody can read.
+    *malformed*: something arrived that is not an answer.
     """
     if interruption is not None:
         return AttemptEnd(interruption.outcome, exit_code=exit_code, error=interruption.error, log=printed or None)
@@ -36,7 +36,7 @@ def result_of(
             log=_log(printed, said.get("traceback", "")),
             retryable=said.get("retryable", True),
         )
-    if nonsense:
+    if malformed:
         error = "its process answered what nobody can read: something else wrote on its channel"
         return AttemptEnd(Outcome.FAILED, exit_code=exit_code, error=error, log=printed or None)
     if exit_code == TRY_LATER_STATUS:

@@ -203,7 +203,7 @@ class _Talk:
             if channel in ready and self._answers.read(channel) is OutputReader.CLOSED:
                 return
             interpreter.read_output(self._printed)
-            if self._answers.found:
+            if self._answers.queue:
                 self._take_answers(first, board)
                 # Sleep a little, so that one look finds several answers.
                 each = (self._began - started) / self._done if self._done else 0
@@ -213,7 +213,7 @@ class _Talk:
     def _is_starting(self) -> bool:
         """Whether the process is new and has not begun any job: what its start takes says nothing about the jobs."""
         recent = self._fresh and time.monotonic() - self._sent < _STARTING
-        return recent and self._interpreter.waiting() == len(self._batch)
+        return recent and self._interpreter.count_waiting() == len(self._batch)
 
     def _time_of(self, job: _Job, answer: Mapping[str, Any] | None) -> float:
         """Seconds that a job took, as it knows best, whatever this thread had to wait for.
@@ -228,13 +228,13 @@ class _Talk:
 
     def _take_answers(self, first: int, board: BatchRun) -> None:
         self._began = time.monotonic()
-        while self._answers.found and self._fit and self._done < len(self._batch):
-            answer = self._answers.found.popleft()
+        while self._answers.queue and self._fit and self._done < len(self._batch):
+            answer = self._answers.queue.popleft()
             if answer["state"] == _STALE:
                 self._fit = False
                 return
             job = self._batch[self._done]
-            result = result_of(None, answer, None, self._printed.take(), nonsense=False)
+            result = result_of(None, answer, None, self._printed.take(), malformed=False)
             if answer.get("spent"):
                 result = _with_usage(result, job)
             else:
@@ -243,7 +243,7 @@ class _Talk:
             board.ended(first + self._done, result, took, size)
             self._done += 1
             if "retire" in answer:
-                self._interpreter.process.carries(_marker(job))
+                self._interpreter.process.set_job_marker(_marker(job))
                 self._fit = False
 
     def _single_out(self, first: int, board: BatchRun) -> tuple[int, bool]:
@@ -277,7 +277,7 @@ class _Talk:
     def _watch(self, job: _Job, control: Control) -> AttemptEnd | None:
         """Look after one job that was sent; None when it did not begin here and may be given to another process."""
         interpreter = self._interpreter
-        interpreter.process.carries(_marker(job))
+        interpreter.process.set_job_marker(_marker(job))
         watch = ProcessWatch(
             interpreter.process,
             control,
@@ -291,8 +291,8 @@ class _Talk:
         )
         control.started(replace(interpreter.process.record, marker=_marker(job)))
         self._printed.show(partial(control.printed, Stream.OUT))
-        interruption = None if self._answers.found else watch.run()
-        answer = self._answers.found.popleft() if self._answers.found else None
+        interruption = None if self._answers.queue else watch.run()
+        answer = self._answers.queue.popleft() if self._answers.queue else None
         self._took = self._time_of(job, answer)
         self._fit = interruption is None and answer is not None and "retire" not in answer and answer["state"] != _STALE
         if self._fit:
@@ -309,7 +309,7 @@ class _Talk:
             answer,
             interpreter.process.exit_code,
             self._printed.take(),
-            nonsense=self._answers.nonsense,
+            malformed=self._answers.malformed,
         )
         return _with_usage(result, job)
 

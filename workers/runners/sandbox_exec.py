@@ -1,18 +1,18 @@
-"""Gives up rights, then becomes a job's program. Standard library only; run as a file, before every confined process.
+"""Drop rights, then execute a job's program. Standard library only; run as a file for every confined process.
 
-    python confine.py '{"write": [folders and files], "required": true, "env": {more variables}}' PROGRAM ARGUMENT…
+    python sandbox_exec.py '{"write": [paths], "required": true, "env": {variables}}' PROGRAM ARGUMENT…
 
-"hide": folders and files that are not to be read, and "read": what is, even below them. "strict": the namespaces that
-this process is in (see namespaces), which are looked over before anything else happens.
+"hide": paths that may not be read; "read": paths that may be, even below those. "strict": the namespaces that this
+process is in (see namespaces), whose mounts are checked first.
 
-What is given up holds for the program and all that it starts, and cannot be taken back: it gains no privileges by
-set-user-ID programs, makes, changes and removes no file but beneath what is named (Landlock), writes to no terminal
-and no other device but five that keep nothing, changes no limits and priorities of other processes (seccomp), and
-reaches no process outside with a signal (Linux 6.12 and later). As root it keeps none of the privileges over the
-machine itself. Where that is required and cannot be had, nothing is started.
+The restrictions apply to the program and its descendants and cannot be lifted: no privileges through set-user-ID
+programs; files are created, changed and removed only below the named paths (Landlock); no writes to terminals and
+devices except five that store nothing; no changes of limits and priorities of other processes (seccomp); no signals to
+processes outside (Linux 6.12 and later). Root keeps no privileges over the machine itself. If restrictions are required
+but unavailable, nothing is started.
 
-Jobs before this one may have put links and git's own files where it looks. So places are real paths, through no link,
-and what a file says of where git writes counts only where git itself says the same at the other end.
+Earlier jobs may have created links and git files here. So paths are real paths without links, and a worktree's link to
+its repository counts only if the repository's record links back.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ NOT_STARTED = 126
 """The exit status when the program was not started."""
 
 ENOUGH = 3
-"""The first version of Landlock (Linux 6.2) that keeps a file from being emptied."""
+"""The first version of Landlock (Linux 6.2) that can restrict truncation."""
 
 DELAYED = {15}
-"""SIGTERM: who starts this program in namespaces blocks it, so that it waits until a job is there to hear it."""
+"""SIGTERM: blocked by the parent in namespaces and unblocked here, so that the job's program receives it."""
 
 _LONGEST_LINE = 1 << 16
 
@@ -44,7 +44,7 @@ _VERSION, _PATH_BENEATH = 1, 1
 
 _WRITE_FILE, _READ_FILE, _REMOVE_DIR, _REMOVE_FILE = 1 << 1, 1 << 2, 1 << 4, 1 << 5
 _MAKE = 0b1111111 << 6  # devices, folders, files, sockets, pipes, links
-_MAKE_DEVICES = 1 << 6 | 1 << 11  # allowed nowhere: one that root makes is the machine's disk, or a terminal
+_MAKE_DEVICES = 1 << 6 | 1 << 11  # allowed nowhere: root could create a device of the disk or a terminal
 _IOCTL_DEVICES = 1 << 15  # from the fifth version on
 _REFER, _TRUNCATE = 1 << 13, 1 << 14  # from the second and the third version on
 _SCOPE_SIGNAL = 1 << 1  # from the sixth version on
@@ -67,7 +67,7 @@ _TERMINALS = (0x5412, 0x541C, 0x541D)  # TIOCSTI, TIOCLINUX, TIOCCONS
 _WHO_IS_SELF = (0, 1)  # PRIO_PROCESS and PRIO_PGRP; never all processes of a user
 _IO_SELF = (1, 2)  # IOPRIO_WHO_PROCESS and IOPRIO_WHO_PGRP
 
-# By what os.uname() calls the machine: what seccomp calls it, and the numbers of its calls.
+# By the machine in os.uname(): its id for seccomp, and the numbers of its calls.
 _MACHINES = {
     "x86_64": (0xC000003E, 317, 16, 302, 141, 251, (203, 144, 142, 314)),
     "aarch64": (0xC00000B7, 277, 29, 261, 140, 30, (122, 119, 118, 274)),
@@ -106,37 +106,37 @@ class _Beneath(ctypes.Structure):
 
 
 def version() -> int:
-    """Which version of Landlock the kernel has; 0: none, or it was not started with it."""
+    """Return the kernel's version of Landlock. 0: it has none, or Landlock is disabled."""
     return max(0, int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))))
 
 
-def give_up_privileges() -> None:
-    """Gain none any more. OSError where the kernel refuses."""
+def forbid_new_privileges() -> None:
+    """Prevent gaining privileges. Raises OSError when the kernel refuses."""
     if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "no_new_privs cannot be set")
 
 
-def give_up_the_machine() -> None:
-    """As root: let no program that is started from here on have privileges over the machine; others have none."""
+def drop_capabilities() -> None:
+    """As root, remove the capabilities over the machine for all programs started from now on."""
     for capability in _OVER_THE_MACHINE:
-        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # refused to those who have none to give up
+        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails for users without capabilities
 
 
 def write_only(places: list[str], *, hide: list[str], read: list[str]) -> None:
-    """Write nowhere but beneath these, as far as they are there, from now on. OSError where the kernel refuses.
+    """Restrict writing to *places*, as far as they exist. Raises OSError when the kernel refuses.
 
-    No file of *hide*, or beneath it, is read, unless it is beneath *places* or *read*.
+    Restricts reading of files in *hide*, unless they are below *places* or *read*.
     """
-    known = version()
+    landlock = version()
     handled = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE
-    handled |= (_REFER if known >= 2 else 0) | (_TRUNCATE if known >= 3 else 0)  # noqa: PLR2004 - see above
-    handled |= _IOCTL_DEVICES if known >= 5 else 0  # noqa: PLR2004
+    handled |= (_REFER if landlock >= 2 else 0) | (_TRUNCATE if landlock >= 3 else 0)  # noqa: PLR2004 - see above
+    handled |= _IOCTL_DEVICES if landlock >= 5 else 0  # noqa: PLR2004
     handled |= _READ_FILE if hide else 0
-    scoped = _SCOPE_SIGNAL if known >= 6 else 0  # noqa: PLR2004
+    scoped = _SCOPE_SIGNAL if landlock >= 6 else 0  # noqa: PLR2004
     rules = _Ruleset(handled, 0, scoped)
-    # An older kernel knows only the beginning.
-    size = 8 if known < 4 else 16 if known < 6 else 24  # noqa: PLR2004
-    ruleset = _checked(
+    # Older kernels have a shorter structure.
+    size = 8 if landlock < 4 else 16 if landlock < 6 else 24  # noqa: PLR2004
+    ruleset = _check_result(
         _libc.syscall(_CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), ctypes.c_uint32(0)), "made"
     )
     for place in places:
@@ -144,17 +144,17 @@ def write_only(places: list[str], *, hide: list[str], read: list[str]) -> None:
     for place in read if hide else ():
         try:
             _allow(ruleset, place, _READ_FILE)
-        except OSError:  # what a link leads to has to be named itself
+        except OSError:  # the target of a link must be named itself
             continue
     for device in _DEVICES:
         _allow(ruleset, os.path.realpath(device), _OF_FILES & handled)
     _allow_reading_all_but(ruleset, hide)
-    _checked(_libc.syscall(_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)), "applied")
+    _check_result(_libc.syscall(_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)), "applied")
     os.close(ruleset)
 
 
 def open_place(place: str) -> int | None:
-    """A descriptor that stands for a place, reached through no link; None where nothing is there. OSError."""
+    """Return a descriptor of a path without links, or None where nothing exists. Raises OSError for a link."""
     how = _How(os.O_PATH | os.O_CLOEXEC, 0, _NO_LINKS)
     path = ctypes.c_char_p(os.fsencode(place))
     fd = int(_libc.syscall(_OPENAT2, _HERE, path, ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))))
@@ -172,7 +172,7 @@ def _allow(ruleset: int, place: str, access: int) -> None:
         return
     if not stat.S_ISDIR(os.fstat(fd).st_mode):
         access &= _OF_FILES  # the kernel refuses a rule for more
-    _checked(_add(ruleset, fd, access), f"extended by {place}")
+    _check_result(_add(ruleset, fd, access), f"extended by {place}")
     os.close(fd)
 
 
@@ -183,9 +183,9 @@ def _add(ruleset: int, fd: int, access: int) -> int:
 
 
 def _allow_reading_all_but(ruleset: int, hidden: list[str]) -> None:
-    """Rules only ever allow, so all that lies beside the ways to what is hidden is allowed, one by one.
+    """Allow reading of every entry beside the paths to hidden places, because Landlock has only allowing rules.
 
-    What is made beside such a way later, and what lies in a folder there that cannot be listed, has no rule.
+    Entries that are created there later, and those of directories that cannot be listed, have no rule.
     """
     ways: dict[str, set[str]] = {}
     for place in hidden:
@@ -204,13 +204,13 @@ def _allow_reading_all_but(ruleset: int, hidden: list[str]) -> None:
                 continue
             try:
                 fd = os.open(f"{folder}/{name}", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except OSError:  # gone meanwhile
+            except OSError:  # just deleted
                 continue
-            _add(ruleset, fd, _READ_FILE)  # refused for what has no files: there is nothing to read
+            _add(ruleset, fd, _READ_FILE)  # fails for entries without content, which needs no rule
             os.close(fd)
 
 
-def _checked(result: int, what: str) -> int:
+def _check_result(result: int, what: str) -> int:
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, f"the rules of the sandbox cannot be {what}: {os.strerror(error)}")
@@ -218,20 +218,20 @@ def _checked(result: int, what: str) -> int:
 
 
 def can_refuse_calls() -> bool:
-    """Whether this kernel and this processor have such filters."""
-    known = _MACHINES.get(os.uname().machine)
-    if known is None or sys.maxsize < 2**32:
+    """Return whether this kernel and processor support filters of system calls."""
+    machine = _MACHINES.get(os.uname().machine)
+    if machine is None or sys.maxsize < 2**32:
         return False
     action = ctypes.c_uint32(_ERRNO)
-    return int(_libc.syscall(known[1], _ACTION_AVAILABLE, 0, ctypes.byref(action))) == 0
+    return int(_libc.syscall(machine[1], _ACTION_AVAILABLE, 0, ctypes.byref(action))) == 0
 
 
 def refuse_calls() -> None:
-    """Refuse the system calls that reach other processes and terminals. OSError where the kernel refuses.
+    """Refuse system calls that affect other processes and terminals. Raises OSError when the kernel refuses.
 
-    What is refused gets EPERM: putting words into a terminal's input (TIOCSTI, TIOCLINUX), taking over the console
-    (TIOCCONS), and changing limits, priorities, processors and scheduling of any process but the caller's own, which
-    all these calls know as 0. Programs for another kind of processor (32 bits) get ENOSYS for every call.
+    These fail with EPERM: inserting terminal input (TIOCSTI, TIOCLINUX), redirecting the console (TIOCCONS), changing
+    limits, priorities, affinity and scheduling of any process but the caller's own (id 0 in these calls). All calls of
+    programs for another architecture (32 bits) fail with ENOSYS.
     """
     code = _filter(os.uname().machine)
     buffer = ctypes.create_string_buffer(code, len(code))
@@ -241,14 +241,14 @@ def refuse_calls() -> None:
 
 
 def _filter(machine: str) -> bytes:
-    """The filter, as the kernel's own small machine reads it: each rule jumps over itself when it does not match."""
+    """Return the BPF program of the filter. Each rule skips itself when it does not match."""
     kind, _, ioctl, prlimit64, setpriority, ioprio_set, of_a_process = _MACHINES[machine]
     code = [
         *(_step(_LOAD, _MACHINE), _step(_EQUAL, kind, 1, 0), _step(_RETURN, _NO_CALL)),
         *(_step(_LOAD, _NUMBER), _step(_AT_LEAST, _X32, 0, 1), _step(_RETURN, _NO_CALL)),
     ]
     code += _rule(ioctl, [_step(_LOAD, _argument(1)), *_any_of(_TERMINALS)])
-    # Only looking at another's limits is no change: the third argument is where the new ones are.
+    # Reading another process's limits is allowed: the third argument, the new limits, is then null.
     new = [_argument(2), _argument(2) + 4]
     looks = [_step(_LOAD, new[0]), _step(_EQUAL, 0, 0, 3), _step(_LOAD, new[1]), _step(_EQUAL, 0, 0, 1)]
     self_only = [_step(_LOAD, _argument(0)), _step(_EQUAL, 0, 1, 0), _step(_RETURN, _REFUSED)]
@@ -263,7 +263,7 @@ def _filter(machine: str) -> bytes:
 
 
 def _rule(number: int, body: list[bytes]) -> list[bytes]:
-    """*body* for one call; what it does not refuse is allowed."""
+    """Return the steps of *body* for one call, which is allowed if *body* does not refuse it."""
     return [_step(_LOAD, _NUMBER), _step(_EQUAL, number, 0, len(body) + 1), *body, _step(_RETURN, _ALLOW)]
 
 
@@ -272,7 +272,7 @@ def _any_of(values: tuple[int, ...]) -> list[bytes]:
 
 
 def _argument(index: int) -> int:
-    """Where the lower half of an argument is: all machines here are little-endian."""
+    """Return the offset of an argument's lower half. All supported machines are little-endian."""
     return 16 + 8 * index
 
 
@@ -281,11 +281,11 @@ def _step(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
 
 
 def repository_of(folder: str) -> list[str]:
-    """Where git writes for a folder within a repository, or a worktree of one: whoever works there may commit."""
+    """Return the paths that git must write to commit in a directory of a repository or worktree."""
     place = os.path.realpath(folder)
     while True:
         entry = os.path.join(place, ".git")  # noqa: PTH118 - pathlib is not imported here
-        if os.path.islink(entry):  # noqa: PTH114 - wherever it leads, a job may have made it
+        if os.path.islink(entry):  # noqa: PTH114 - a job may have created the link
             return []
         if os.path.isdir(entry):  # noqa: PTH112
             return [entry]
@@ -297,9 +297,9 @@ def repository_of(folder: str) -> list[str]:
 
 
 def _of_worktree(entry: str) -> list[str]:
-    """A repository keeps a record of each worktree, with the way back to it: nobody writes one who may not anyway."""
+    """Return the repository of a worktree, if its record links back, which a job cannot forge."""
     try:
-        record = os.path.realpath(  # a relative one is meant from the worktree
+        record = os.path.realpath(  # relative to the worktree
             os.path.join(os.path.dirname(entry), _line_of(entry).removeprefix("gitdir:").strip())  # noqa: PTH118, PTH120
         )
         records = os.path.dirname(record)  # noqa: PTH120
@@ -312,25 +312,25 @@ def _of_worktree(entry: str) -> list[str]:
 
 
 def _line_of(path: str) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe keeps nobody waiting
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # does not block on a pipe
     try:
         return os.fsdecode(os.read(fd, _LONGEST_LINE).partition(b"\n")[0].strip())
     finally:
         os.close(fd)
 
 
-def look_over(strict: dict[str, Any]) -> None:
-    """In namespaces: that what is mounted is what was looked up, whatever jobs have put there since. OSError if not."""
-    for place, known in strict["same"].items():
-        found = os.lstat(place)
-        if [found.st_dev, found.st_ino] != known:
+def check_mounts(strict: dict[str, Any]) -> None:
+    """Raise OSError when a mounted path is not the file that the worker has checked, because a job replaced it."""
+    for place, expected in strict["same"].items():
+        status = os.lstat(place)
+        if [status.st_dev, status.st_ino] != expected:
             raise OSError(errno.ESTALE, f"{place} has become something else")
 
 
-def reach_the_network(strict: dict[str, Any]) -> None:
-    """Where only the worker's proxy leads out: start what carries connections to it, and name it to programs.
+def start_forwarder(strict: dict[str, Any]) -> None:
+    """If only the worker's proxy has network access, start a forwarder to it and set the proxy variables.
 
-    That is a process of its own, which ends with the program that this one becomes, and is no child of it.
+    The forwarder is a separate process, not a child of the program, and ends with it.
     """
     if strict["proxy"] is None:
         return
@@ -361,36 +361,36 @@ def reach_the_network(strict: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Give up what is to be given up, and become the program."""
+    """Apply the restrictions, and execute the program."""
     order, *arguments = sys.argv[1:]
-    asked = json.loads(order)
-    os.environ.update(asked["env"])
+    policy = json.loads(order)
+    os.environ.update(policy["env"])
     try:
-        if (strict := asked.get("strict")) is not None:
-            look_over(strict)
-        give_up_privileges()
-        give_up_the_machine()
-        if asked["required"] and version() < ENOUGH:
-            _not_started("it would not be confined: the kernel's Landlock is too old, or not there")
+        if (strict := policy.get("strict")) is not None:
+            check_mounts(strict)
+        forbid_new_privileges()
+        drop_capabilities()
+        if policy["required"] and version() < ENOUGH:
+            _refuse_start("it would not be confined: the kernel's Landlock is too old, or not there")
         if version():
-            write_only(asked["write"] + repository_of("."), hide=asked.get("hide", []), read=asked.get("read", []))
+            write_only(policy["write"] + repository_of("."), hide=policy.get("hide", []), read=policy.get("read", []))
         if can_refuse_calls():
             refuse_calls()
-        elif asked["required"]:
-            _not_started("it would not be confined: the kernel does not filter system calls (seccomp)")
+        elif policy["required"]:
+            _refuse_start("it would not be confined: the kernel does not filter system calls (seccomp)")
         if strict is not None:
-            reach_the_network(strict)
+            start_forwarder(strict)
     except OSError as error:
-        _not_started(f"it would not be confined: {error.strerror}")
+        _refuse_start(f"it would not be confined: {error.strerror}")
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, DELAYED)
     try:
-        os.execvp(arguments[0], arguments)  # noqa: S606 - that is what this is for
+        os.execvp(arguments[0], arguments)  # noqa: S606 - the purpose of this program
     except OSError as error:
         hint = "" if strict is None else "; what it needs has to be named in COORD_SANDBOX_READ"
-        _not_started(f"{arguments[0]} cannot be started: {error.strerror}{hint}")
+        _refuse_start(f"{arguments[0]} cannot be started: {error.strerror}{hint}")
 
 
-def _not_started(why: str) -> None:
+def _refuse_start(why: str) -> None:
     sys.stderr.write(f"not started, because {why}\n")
     sys.stderr.flush()
     os._exit(NOT_STARTED)

@@ -1,4 +1,4 @@
-"""What jobs are kept from: writing outside their folders, reading what is hidden, privileges, signals to others."""
+"""Restrictions of jobs: writing outside their directories, reading hidden files, privileges, signals to others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workers.runners import sandbox_exec, untrusted_files
 from workers.runners.namespaces import Namespaces, SandboxView, private_places, program_places
 
 _PROGRAM = str(Path(sandbox_exec.__file__))
-# What would load a job's code into our program, before it has given up anything.
+# Variables with which a job's code could be loaded into sandbox_exec before it has dropped its rights.
 _OF_THE_LOADER = ("LD_", "GLIBC_", "MALLOC_", "GCONV_PATH", "LOCPATH")
 _TEMPORARY = ("TMPDIR", "TMP", "TEMP")
 _INTERPRETER = (sys.executable, "-I", "-S", "-B")
@@ -27,7 +27,7 @@ _LONGEST = 200
 
 @dataclass(frozen=True, slots=True)
 class ConfinedCommand:
-    """How to start a process: the command and its environment. *status*: what bwrap says of it, to be passed on."""
+    """The command and environment of a process. *status*: a descriptor to pass on, to which bwrap writes its status."""
 
     command: list[str]
     environment: dict[str, str]
@@ -35,11 +35,11 @@ class ConfinedCommand:
 
 
 class SandboxPolicy:
-    """How the processes of one worker's jobs are confined.
+    """The confinement of the processes of one worker's jobs.
 
-    *scratch*: the worker's folder for what they need while they run. *write*: files and folders that each may change
-    besides. *hide*: what none may read, *read*: what they may even so. *required*: a kernel that cannot confine them
-    starts none. *namespaces*: they see only what these show them, and start only there.
+    *scratch*: the worker's directory for temporary files. *write*: further writable paths. *hide*: unreadable paths;
+    *read*: readable paths even below these. *required*: start no process if the kernel cannot confine it. *namespaces*:
+    start processes only in these.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SandboxPolicy:
         namespaces: Namespaces | None = None,
     ) -> None:
         self._scratch = os.path.realpath(scratch)
-        # Looked up before any job of this worker could change where they lead.
+        # Resolved before a job of this worker can change links.
         self._write = [os.path.realpath(place) for place in write]
         self._read = [os.path.realpath(place) for place in read]
         self._hide = sorted({os.path.realpath(place) for place in hide} - {"/"})
@@ -61,7 +61,7 @@ class SandboxPolicy:
         self._namespaces = namespaces
 
     def check(self) -> None:
-        """SettingsError when it is required and cannot be had here."""
+        """Raise SettingsError when confinement is required but unavailable."""
         if self._required and not (sandbox_exec.version() >= sandbox_exec.ENOUGH and sandbox_exec.can_refuse_calls()):
             variable = "COORD_REQUIRE_SANDBOX" if self._namespaces is None else "COORD_SANDBOX"
             what = "COORD_REQUIRE_SANDBOX is set" if self._namespaces is None else "COORD_SANDBOX is strict"
@@ -74,45 +74,45 @@ class SandboxPolicy:
             self._try_namespaces()
 
     def _try_namespaces(self) -> None:
-        """Start a program as jobs are started: whatever refuses that here refuses it to them."""
+        """Start a program as jobs are started, to detect whether namespaces work."""
         temporary = self.make_temporary()
         try:
-            tried = self.around(["/bin/sh", "-c", "exit 0"], {}, folder=temporary, temporary=temporary, write=[])
-            assert tried.status is not None  # noqa: S101 - there are namespaces
+            trial = self.around(["/bin/sh", "-c", "exit 0"], {}, folder=temporary, temporary=temporary, write=[])
+            assert trial.status is not None  # noqa: S101 - there are namespaces
             try:
                 done = subprocess.run(
-                    tried.command,
-                    env=tried.environment,
-                    pass_fds=[tried.status],
+                    trial.command,
+                    env=trial.environment,
+                    pass_fds=[trial.status],
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
                     timeout=_PATIENCE,
                     check=False,
                 )
-                said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or f"status {done.returncode}"
+                why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or f"status {done.returncode}"
             finally:
-                os.close(tried.status)
+                os.close(trial.status)
         except (OSError, subprocess.TimeoutExpired) as error:
-            said = str(error)
+            why = str(error)
         else:
             if done.returncode == 0:
                 return
         finally:
-            untrusted_files.clear(temporary)
+            untrusted_files.delete_quietly(temporary)
         raise SettingsError(
-            f"COORD_SANDBOX is strict, and no namespaces can be made here: {said[:_LONGEST]}",
+            f"COORD_SANDBOX is strict, and no namespaces can be made here: {why[:_LONGEST]}",
             hint="Let this user make user namespaces (user.max_user_namespaces, "
             "kernel.apparmor_restrict_unprivileged_userns), or set COORD_SANDBOX=1",
             field="COORD_SANDBOX",
         )
 
     def show(self, place: str) -> None:
-        """Let processes that start from now on read a place of the worker's: how they report."""
+        """Let processes that start from now on read a path of the worker."""
         if (place := os.path.realpath(place)) not in self._read:
             self._read.append(place)
 
     def make_temporary(self, within: str | None = None) -> str:
-        """A folder for the files of one process, closed to other jobs; ``files.clear`` takes it away."""
+        """Create a directory for temporary files of one process. ``untrusted_files.delete_quietly`` deletes it."""
         return tempfile.mkdtemp(prefix="tmp-", dir=os.path.realpath(within) if within else self._scratch)
 
     def around(
@@ -125,14 +125,13 @@ class SandboxPolicy:
         write: Sequence[str],
         read: Sequence[str] = (),
     ) -> ConfinedCommand:
-        """How to start what gives up the rights and then becomes *arguments*, in *folder*.
+        """Return the command that drops rights and then executes *arguments* in *folder*.
 
-        It may write to the places of *write*, too; to all of the file system nobody may. OSError where a folder that it
-        would have to see has become a link.
+        *write*: further writable paths, without "/". Raises OSError when a necessary directory has become a link.
         """
-        given = environment | dict.fromkeys(_TEMPORARY, temporary)
-        late = {name: value for name, value in given.items() if name.startswith(_OF_THE_LOADER)}
-        early = {name: value for name, value in given.items() if name not in late}
+        variables = environment | dict.fromkeys(_TEMPORARY, temporary)
+        late = {name: value for name, value in variables.items() if name.startswith(_OF_THE_LOADER)}
+        early = {name: value for name, value in variables.items() if name not in late}
         places = [place for place in (temporary, *write, *self._write) if place != "/"]
         visible = [*self._read, *read]
         order: dict[str, Any] = {"write": places, "required": self._required, "env": late}

@@ -1,8 +1,8 @@
-"""Folders of one process's own: locked for as long as it lives, and taken away when it ends, or after it.
+"""Directories of a process, locked while it runs, and deleted at its end or by a later cleanup.
 
-The lock is the kernel's and goes with the process, however that ends: who can lock such a folder knows that nobody
-lives there any more. Its name says on which machine it was made, because on some file systems that machines share a
-lock is seen by one of them only. Where folders cannot be locked at all, nothing is ever taken for left behind.
+The kernel releases the lock with the process, however it ends: a directory that can be locked has no process. Its name
+contains the machine, because some shared file systems have locks per machine. Where directories cannot be locked at
+all, none is considered abandoned.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from coordination.base.host import boot_id, host
 from workers.runners import untrusted_files
 
 TEMPORARY = Path("/tmp")  # noqa: S108 - the names below it are ours alone
-"""For what needs a short path: a socket's name has at most 107 bytes."""
+"""For files that need a short path: a socket's name has at most 107 bytes."""
 
 IN_TEMPORARY = "coord-worker-"
-"""How a folder's name begins there."""
+"""The prefix of names there."""
 
 IN_HOME = "w-"
 
@@ -31,7 +31,7 @@ _MARK = 4  # hexadecimal digits of each half
 
 
 class ScratchDir:
-    """One of them. ``path`` is there until its process closes it; copies of the process made by fork() cannot."""
+    """One directory. ``path`` exists until its process closes it; forked processes cannot."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
@@ -39,15 +39,15 @@ class ScratchDir:
         self._owner = os.getpid()
 
     def close(self) -> None:
-        """Take it away, with all that is in it; may be repeated."""
+        """Delete it with its contents. May be called again."""
         if self._fd >= 0 and self._owner == os.getpid():
             fd, self._fd = self._fd, -1
-            untrusted_files.take_away(self.path)
+            untrusted_files.delete_tree(self.path)
             os.close(fd)
 
 
-def take(root: Path, prefix: str) -> ScratchDir:
-    """A new empty folder in *root*, for this user alone. Raises Refused where none can be made."""
+def create(root: Path, prefix: str) -> ScratchDir:
+    """Create and lock an empty directory in *root*, private to this user. Raises Refused when that fails."""
     try:
         while True:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def take(root: Path, prefix: str) -> ScratchDir:
                 path.mkdir(mode=0o700)
                 fd = _open(path)
                 with contextlib.suppress(OSError):
-                    fcntl.flock(fd, fcntl.LOCK_SH)  # who clears up may be here at this moment: then it is gone now
+                    fcntl.flock(fd, fcntl.LOCK_SH)  # a cleanup may have deleted it just now
                 if _is_at(path, fd):
                     return ScratchDir(path, fd)
                 os.close(fd)
@@ -66,10 +66,10 @@ def take(root: Path, prefix: str) -> ScratchDir:
         ) from None
 
 
-def clear(root: Path, prefix: str, *, spare: Callable[[Path], bool] = lambda _: False) -> int:
-    """Take away what processes that are gone had in *root*; how many folders that were.
+def delete_abandoned(root: Path, prefix: str, *, spare: Callable[[Path], bool] = lambda _: False) -> int:
+    """Delete the directories of ended processes in *root*. Return how many.
 
-    *spare*: asked of each when nobody lives there any more, whether it has to stay.
+    *spare*: returns whether an abandoned directory has to stay.
     """
     machine, kernel = _marks()
     cleared = 0
@@ -83,14 +83,14 @@ def clear(root: Path, prefix: str, *, spare: Callable[[Path], bool] = lambda _: 
 def _clear(path: Path, spare: Callable[[Path], bool]) -> bool:
     try:
         fd = _open(path)
-    except OSError:  # gone, somebody else's, or no folder
+    except OSError:  # deleted, of another user, or not a directory
         return False
     try:
         if os.fstat(fd).st_uid != os.getuid():
             return False
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_at(path, fd) and not spare(path):
-            untrusted_files.take_away(path)
+            untrusted_files.delete_tree(path)
         return not path.exists()
     except OSError:
         return False
@@ -104,15 +104,15 @@ def _open(path: Path) -> int:
 
 def _is_at(path: Path, fd: int) -> bool:
     try:
-        found = path.lstat()
+        current = path.lstat()
     except FileNotFoundError:
         return False
-    opened = os.fstat(fd)
-    return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)
+    locked = os.fstat(fd)
+    return (current.st_dev, current.st_ino) == (locked.st_dev, locked.st_ino)
 
 
 def _marks() -> tuple[str, str]:
-    """What this machine is called, and which kernel runs on it since when, each in short."""
+    """Return short hashes of this machine's name and of its boot."""
     kernel = boot_id().partition("/")[0]
     machine, running = (hashlib.sha256(os.fsencode(text)).hexdigest()[:_MARK] for text in (host(), kernel))
     return machine, running

@@ -1,4 +1,4 @@
-"""Limits that the system itself keeps for each process of a job: open files, and processor time."""
+"""Limits that the kernel enforces for each process of a job: open files and processor time."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _LAST_WORDS = 5  # seconds of processor time between the signal that can be hand
 
 
 def cpu_sentence(cpu: timedelta) -> str:
-    """That a job used all its processor time."""
+    """Return the error of a job that used all its processor time."""
     return f"used more than its {cpu.total_seconds():g} s of processor time"
 
 
 def ran_out_of_cpu(exit_code: int | None) -> bool:
-    """Whether a process ended because of its limit, or was a shell whose command did."""
+    """Return whether a process, or the command of a shell, ended because of its limit of processor time."""
     return exit_code in (-signal.SIGXCPU, 128 + signal.SIGXCPU)
 
 
-def limited(arguments: Sequence[str], limits: Limits) -> Sequence[str]:
-    """The command that sets what the system itself can limit for each process, and then becomes *arguments*.
+def add_limits(arguments: Sequence[str], limits: Limits) -> Sequence[str]:
+    """Return a command that sets the limits and then executes *arguments*.
 
-    A shell does it, because nothing of ours may run between fork and exec in a process with threads.
+    A shell sets them, because Python code must not run between fork and exec in a process with threads.
     """
     orders = []
     if limits.files is not None:
@@ -35,7 +35,7 @@ def limited(arguments: Sequence[str], limits: Limits) -> Sequence[str]:
         orders.append(f"ulimit -S -n {files} && ulimit -H -n {files}")
     if limits.cpu is not None:
         seconds = math.ceil(limits.cpu.total_seconds())
-        # The first signal can be told apart from others; the second one, later, cannot be ignored.
+        # The soft limit sends SIGXCPU, which identifies the cause; the hard limit sends SIGKILL.
         orders.append(f"ulimit -S -t {seconds} && ulimit -H -t {seconds + _LAST_WORDS}")
     if not orders:
         return arguments

@@ -140,7 +140,7 @@ def _read(path: str, data: bytes, *, lines_before: int = 0) -> tuple[tuple[Usage
         try:
             record = jsonl.parsed(number, line, decimals=True)
             if record is not None:
-                mark = f"{cost_reports.source_of(path)}:{number}.{hashlib.sha256(line).hexdigest()[:_MARK]}"
+                mark = f"{cost_reports.execution_of(path)}:{number}.{hashlib.sha256(line).hexdigest()[:_MARK]}"
                 found.append(replace(_usage(record[1]), line=(path, number), mark=mark))
         except Refused as refusal:
             bad += 1

@@ -1,10 +1,10 @@
-"""Sees to it that no job outlives its worker: a small process of its own that ends what a dead worker left running.
+"""A small process that ends the jobs of its worker when the worker dies. Standard library only.
 
-The worker tells it over a pipe which process groups run. When the pipe closes, because the worker is gone, however it
-went, the warden kills those groups and everything else that carries the worker's marker, and exits. It lives in a
-session of its own and ignores the signals that stop a worker, so it is still there afterwards. Standard library only.
+The worker sends the running process groups over a pipe. When the pipe closes, because the worker has ended in any way,
+the warden kills these groups and all other processes with the worker's marker, and exits. It has its own session and
+ignores the signals that stop a worker, so that it outlives the worker.
 
-Lines: ``+ GROUP START_TIME`` a group runs; ``- GROUP`` it is over.
+Lines: ``+ GROUP START_TIME`` a group runs; ``- GROUP`` it has ended.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RESTART_PAUSE = 1.0  # between two wardens that die at once
 
 
 class Warden:
-    """The worker's side: keeps one warden process alive and informed. Thread-safe; every method may be repeated."""
+    """The worker's side: keeps one warden process running and informed. Thread-safe; every method may be repeated."""
 
     def __init__(self, marker: str) -> None:
         self._marker = marker
@@ -40,7 +40,7 @@ class Warden:
 
     @property
     def pid(self) -> int | None:
-        """The warden process, once there is one."""
+        """The pid of the warden process, once it has started."""
         process = self._process
         return None if process is None else process.pid
 
@@ -53,20 +53,20 @@ class Warden:
                 self._launch()
 
     def register(self, group: int, start_time: int) -> None:
-        """A process group runs; *start_time* is its leader's (0: unknown, found by the marker alone)."""
+        """Add a running process group. *start_time*: of its leader (0: unknown, found only by its marker)."""
         with self._lock:
             if start_time:
                 self._groups[group] = start_time
-                self._tell(f"+ {group} {start_time}\n")
+                self._send(f"+ {group} {start_time}\n")
 
     def forget(self, group: int) -> None:
-        """The group is over."""
+        """Remove a group that has ended."""
         with self._lock:
             if self._groups.pop(group, None) is not None:
-                self._tell(f"- {group}\n")
+                self._send(f"- {group}\n")
 
     def close(self) -> None:
-        """End the warden, as the worker's own end would: what still runs is killed."""
+        """End the warden, which kills what still runs, as when the worker ends."""
         with self._lock:
             if self._closed:
                 return
@@ -81,12 +81,12 @@ class Warden:
             self._watcher.join(_CLOSE_PATIENCE)
 
     def _launch(self) -> None:
-        """Start a process and tell it everything; called with the lock held."""
+        """Start a warden and send it all groups. Called with the lock held."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
             with orphan_reaper.starting:
                 process = subprocess.Popen(
-                    # No site packages: it needs the standard library only, and is there in half the time.
+                    # Without site packages, it starts in half the time.
                     [sys.executable, "-S", "-P", "-B", "-m", "workers.runners.warden", self._marker],
                     stdin=reading,
                     stdout=subprocess.DEVNULL,
@@ -100,16 +100,16 @@ class Warden:
             raise
         finally:
             os.close(reading)
-        # A warden that is stopped must never make its worker wait: a full pipe counts as a dead warden.
+        # A suspended warden must not block its worker: a full pipe counts as a dead warden.
         os.set_blocking(writing, False)
         self._process, self._pipe = process, writing
-        self._tell("".join(f"+ {group} {started}\n" for group, started in self._groups.items()))
+        self._send("".join(f"+ {group} {started}\n" for group, started in self._groups.items()))
         self._watcher = threading.Thread(
             target=self._replace_when_dead, args=(process,), name="warden-watch", daemon=True
         )
         self._watcher.start()
 
-    def _tell(self, lines: str) -> None:
+    def _send(self, lines: str) -> None:
         if self._process is None or not lines:
             return
         data = lines.encode()
@@ -117,7 +117,7 @@ class Warden:
             if os.write(self._pipe, data) == len(data):
                 return
         except BrokenPipeError:
-            return  # dead; the thread that waits for it starts the next one, which hears everything
+            return  # dead; the watching thread starts the next one, which receives all groups
         except BlockingIOError:
             pass
         self._process.kill()
@@ -138,22 +138,22 @@ class Warden:
 
 
 def main() -> None:
-    """The warden's side: listen until the worker is gone, then clean up."""
+    """Run the warden: read lines until the worker has ended, then kill its processes."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     marker = os.fsencode(sys.argv[1])
-    groups = _listen()
+    groups = _read_groups()
     for group, started in groups.items():
-        # A leader that is gone has left the number to its group; another process may have it only once that is empty.
+        # The number of an ended leader is not reused while its group has processes.
         if orphan_reaper.start_time(group) in (started, None):
             orphan_reaper.signal_group(group, signal.SIGKILL)
     orphan_reaper.kill_all([marker, orphan_reaper.worker_tag(sys.argv[1])], patience=_PATIENCE)
 
 
-def _listen() -> dict[int, int]:
+def _read_groups() -> dict[int, int]:
     groups: dict[int, int] = {}
     with os.fdopen(0, "rb") as pipe:
-        # Lines are shorter than what a pipe writes in one piece, so even a worker killed mid-write leaves whole ones.
+        # Lines are short enough for atomic pipe writes, so a killed worker leaves only complete ones.
         for line in pipe:
             words = line.split()
             if words[:1] == [b"+"] and len(words) == 3:  # noqa: PLR2004 - the line's three words

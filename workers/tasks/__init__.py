@@ -1,1 +1,1 @@
-"""Thin shells: each takes ids, is safe to run twice, and hands over to what does the work."""
+"""Celery tasks. Each takes ids, is safe to run twice, and delegates the work."""

@@ -1,4 +1,4 @@
-"""What beat starts every few minutes: delete what is older than it is to be kept."""
+"""The Celery task that beat sends every few minutes to delete expired rows."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from workers.process import lifecycle
 
 @shared_task(name="coordination.retain", ignore_result=True)  # type: ignore[untyped-decorator]
 def retain() -> None:
-    """A round of retention, unless somebody else is at it or it was done a short while ago."""
+    """Run a round of retention, unless another worker does or one was done recently."""
     lifecycle.process().housekeeper.clearing.clear()

@@ -1,4 +1,4 @@
-"""The receiver of what a publisher enqueued: have a look at these tasks, and run what is still ready."""
+"""The Celery task that receives enqueued tasks and runs those that are still ready."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from workers.process import lifecycle
 def run_tasks(workspace_id: Any = None, tasks: Any = None, *_more: Any, **more: Any) -> None:
     """Claim and run those of *tasks* ([id, attempt] pairs) that are still ready."""
     process = lifecycle.process()
-    process.watchdog.heard()
-    bell = read_enqueued_message(workspace_id, tasks, more)
-    if isinstance(bell, str):
-        refusals.note(queues.JOBS, bell)
+    process.watchdog.count_message()
+    message = read_enqueued_message(workspace_id, tasks, more)
+    if isinstance(message, str):
+        refusals.note(queues.JOBS, message)
         return
-    process.executor.work_off(bell.workspace_id, [task_id for task_id, _ in bell.tasks])
+    process.executor.work_off(message.workspace_id, [task_id for task_id, _ in message.tasks])

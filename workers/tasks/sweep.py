@@ -1,4 +1,4 @@
-"""What beat starts every few seconds: a tick for each project that is due."""
+"""The Celery task that beat sends every few seconds to tick projects that are due."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from workers.tasks.tick import tick
 
 @shared_task(name="coordination.sweep", ignore_result=True)  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    """Tick what is due: at once where there is nothing to do, by a message where there is.
+    """Tick due projects: idle ones at once, the others by one message each.
 
-    Workers' own housekeeping catches what this misses.
+    The supervisor loop of every worker ticks projects that this misses.
     """
     process = lifecycle.process()
     every = process.context.settings.tick

@@ -1,4 +1,4 @@
-"""One tick of one project's supervisor."""
+"""The Celery task that ticks one project's supervisor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.process import lifecycle
 
 @shared_task(name="coordination.tick", ignore_result=True)  # type: ignore[untyped-decorator]
 def tick(workspace_id: Any, project_id: Any) -> None:
-    """Tick the project, unless somebody else does or has done so since beat's sweep found it due."""
+    """Tick the project, unless another worker does or did since the sweep."""
     if isinstance(workspace_id, str) and isinstance(project_id, str) and is_id(workspace_id) and is_id(project_id):
         process = lifecycle.process()
         process.housekeeper.tick(workspace_id, project_id, every=process.context.settings.tick)

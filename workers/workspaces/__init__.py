@@ -1,12 +1,11 @@
-"""Where a task works: in git worktrees of its own, whose changes are merged to the branch of the run.
+"""Git worktrees of tasks, whose changes are merged to the branch of the run.
 
-``git`` calls git. ``repository`` knows where a folder's repository keeps itself, and its branches. ``worktree`` makes
-one for an attempt and commits what the attempt changed; ``lodging`` keeps its folder, and takes away what nobody needs.
-``preparation`` makes it ready to work, with what ``warm`` keeps of setup commands. ``turns`` lets one after the other
-merge; ``landing`` merges, once; ``merging`` says what is in conflict and what of it nobody has resolved; ``conflict``
-describes that as a task for an agent; ``news`` tells agents what others have merged.
+``git`` calls git. ``repository`` locates a repository and moves its branches. ``worktree`` creates a worktree for an
+attempt and commits its changes; ``worktree_folder`` manages its directory and deletes unused ones. ``preparation``
+makes it ready to work, with the results of setup commands from ``setup_cache``. ``merge_lock`` serializes merges;
+``merge_queue`` merges a change once; ``merge_conflicts`` lists conflicts and which are unresolved; ``conflict_task``
+describes them as a task for an agent; ``merged_changes`` informs agents of what others have merged.
 
-Nothing here touches the checkout, the index, the current branch, the stash, the hooks or the configuration of whoever
-owns the repository. What it leaves there: branches below ``coord/``, worktree records while attempts run, and a folder
-``coordination`` beside them with the queue and with what was merged but not yet stored.
+Nothing here changes the user's checkout, index, current branch, stash, hooks or configuration. It adds branches below
+``coord/`` and worktree records to the repository.
 """

@@ -1,7 +1,7 @@
-"""A change that cannot be merged by itself, as a task for the agent that made it.
+"""Tasks in which an agent resolves the merge conflicts of its change.
 
-What the task is for is in its prompt from the beginning. What is in conflict is told when an attempt begins, for by
-then others may have merged: git's kinds, both sides' commits, and what each side has changed.
+The goal is in the task's prompt. The conflicts are added when an attempt begins, because others may have merged until
+then: git's kinds of conflicts, and the commits and changes of both sides.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from workers.workspaces.repository import Repository
 from workers.workspaces.worktree import Unresolved, Worktree
 
 ROUNDS = 3
-"""How often a change is merged anew before a person has to look at it."""
+"""How often a change is merged again before a person has to decide."""
 
 _SIDE = 6_000  # characters of each side's changes
-_TASK = 3_000  # characters of what the task was
+_TASK = 3_000  # characters of the task's prompt
 _MOST_NAMED = 50
 _MOST_COMMITS = 20
 _SHORT = 12
@@ -50,7 +50,7 @@ def merge_task(
     *,
     round_: int,
 ) -> Discovered:
-    """The task that merges *commit*, the claimed task's change, to the run's branch; the claimed one waits for it."""
+    """Return the task that merges *commit*, the claimed task's change. The claimed task waits for it."""
     name = f"-merge-{claim.attempt}"  # numbers of attempts are never used twice
     again = f" (round {round_} of {ROUNDS})" if round_ > 1 else ""
     task: dict[str, Any] = {
@@ -62,7 +62,7 @@ def merge_task(
         "timeout": _seconds(claim.timeout),
         "stall_timeout": _seconds(claim.stall_timeout),
         "max_attempts": max(claim.max_attempts, ROUNDS),
-        "concurrency_key": merge_key(claim.run_id),  # one at a time, each on what the one before has merged
+        "concurrency_key": merge_key(claim.run_id),  # one at a time, each on top of the previous merge
         "checkout": Workspace(
             WorkspaceKind.GIT_WORKTREE,
             keep_failed=workspace.keep_failed,
@@ -70,7 +70,7 @@ def merge_task(
             prepare=workspace.prepare,
         ).to_json(),
         "gates": [gate.to_json() for gate in gates],
-        "supervised": False,  # what it merges was judged
+        "supervised": False,  # the change was reviewed already
     }
     written = {name: value for name, value in task.items() if value not in (None, [])}
     return Discovered(written, first=True, by_system=True)
@@ -98,7 +98,7 @@ What the task was asked to do:
 
 
 def repeated(claim: Claim, why: str) -> tuple[Outcome, str, int | None]:
-    """How an attempt of a job ends that has nobody to merge for it, why, and how often in a row: it begins anew."""
+    """Return outcome, reason and count of conflicts in a row for a job without an agent, which runs again."""
     count = claim.carried.get("conflicts")
     times = count + 1 if isinstance(count, int) else 1
     if times > ROUNDS:
@@ -107,25 +107,25 @@ def repeated(claim: Claim, why: str) -> tuple[Outcome, str, int | None]:
 
 
 def to_merge(repository: Repository, carried: Mapping[str, Any], commit: str) -> str:
-    """What a conflict task merges: *commit*, or its own earlier result, if others have merged since that was made."""
+    """Return the commit that a conflict task merges: its own earlier result if there is one, else *commit*."""
     resolved = carried.get("resolved")
     return str(resolved) if repository.has(resolved) and repository.contains(commit, str(resolved)) else commit
 
 
 def again(branch: str, files: str, commit: str) -> dict[str, Any]:
-    """What is carried to the next attempt when *commit*, the result of this one, is in conflict too."""
+    """Return the carried data for the next attempt when *commit*, the result of this one, is in conflict too."""
     said = f"While you resolved it, {branch} has moved on, and your result conflicts with it again, in {files}."
     return {"feedback": said, "merge": None, "work": None, "left": None, "resolved": commit}
 
 
 def told(place: Worktree, commit: str, carried: Mapping[str, Any]) -> str:
-    """What the agent is told when its attempt begins in *place*, into which *commit* is half merged."""
+    """Return the description of the conflicts in *place*, into which *commit* is half merged, for the prompt."""
     left = carried.get("left")
     taken = _LEFT.format(str(left)[:_SHORT]) if place.repository.has(left) else ""
     git, branch, head, resolving = place.git, place.repository.branch, place.start, place.resolving
     named = [path for one in resolving.conflicts for path in one.paths][:_MOST_NAMED]
     base = _said(git, "merge-base", head, commit).strip()
-    said = [text for one in resolving.conflicts for text in one.said][:_MOST_NAMED]
+    said = [text for one in resolving.conflicts for text in one.messages][:_MOST_NAMED]
     git_says = "\n".join(said) or "(nothing more)"
     return clean_text(f"""
 
@@ -153,13 +153,13 @@ What the task has changed in them:
 
 
 def unresolved(left: Unresolved) -> tuple[str, str]:
-    """Why an attempt fails that leaves conflicts, and what the next one is told."""
+    """Return why an attempt with unresolved conflicts fails, and the feedback for the next one."""
     why = clean_text(f"conflicts are left in {left}")
     return why, f"You were done, but {why}.\n{_HOW}"
 
 
 def in_conflict(conflicts: tuple[MergeConflict, ...]) -> str:
-    """The first paths of some conflicts, in a few words."""
+    """Return the first paths of conflicts as a short text."""
     paths = list(dict.fromkeys(path for one in conflicts for path in one.paths[:1]))
     return clean_text(", ".join(paths[:3])) + (", …" if len(paths) > 3 else "")  # noqa: PLR2004
 
@@ -196,7 +196,7 @@ def _cut(text: str, most: int) -> str:
 
 
 def _literally(value: Any) -> Any:
-    """The job, whose templates were filled in long ago, with every text as a template that says just that."""
+    """Escape all texts of a job, whose templates are filled in already, so that they are not filled in again."""
     if isinstance(value, dict):
         return {name: _literally(item) for name, item in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""Calls git in an attempt's name: bounded, ended with its worker, asking nobody, blind to hooks, never cleaning up.
+"""Run git for an attempt: with time limits, without prompts, hooks or maintenance, and ended with the worker.
 
-The person's configuration holds (filters, ignored files, line ends), but for what would start programs on the side or
-change what is meant. Who commits is said by the environment.
+The user's configuration applies (filters, ignored files, line ends), except settings that start other programs or
+change the meaning of commands. The environment sets the committer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from workers.runners.program import is_passing, run_program
 
 QUICK = timedelta(minutes=2)
 LONG = timedelta(minutes=30)
-"""For what reads or writes a whole tree: a filter may have to fetch large files."""
+"""The limit of commands that read or write a whole tree, because a filter may have to fetch large files."""
 
 OLDEST = (2, 38)  # the first one that merges without a checkout
 
@@ -39,16 +39,16 @@ _SETTINGS = (
     *("-c", "core.hooksPath=/dev/null"),
     *("-c", "core.fsmonitor=false"),
     *("-c", "core.pager=cat"),
-    *("-c", "core.safecrlf=false"),  # a warning that some make fatal
+    *("-c", "core.safecrlf=false"),  # a warning that users may configure as an error
     *("-c", "gc.auto=0"),
     *("-c", "maintenance.auto=false"),
     *("-c", "rerere.enabled=false"),
     *("-c", "submodule.recurse=false"),
     *("-c", "advice.detachedHead=false"),
-    *("-c", "diff.autoRefreshIndex=true"),  # without it, what was only touched counts as changed
+    *("-c", "diff.autoRefreshIndex=true"),  # otherwise files with a new timestamp count as changed
     *("-c", "i18n.commitEncoding=UTF-8"),
 )
-# Where the person's own configuration is, if not in the usual place.
+# Variables that locate the user's configuration.
 _CONFIGURATION = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "XDG_CONFIG_HOME")
 _VERSION = re.compile(rb"git version (\d+)\.(\d+)")
 _BUSY = re.compile(
@@ -58,7 +58,7 @@ _BUSY = re.compile(
 
 
 class GitFailed(Exception):
-    """git said no. ``transient``: it may well say yes a little later. ``log``: what the attempt's log is to hold."""
+    """git failed. ``transient``: a retry may succeed. ``log``: for the attempt's log."""
 
     def __init__(self, sentence: str, *, transient: bool = False, log: str = "") -> None:
         super().__init__(sentence)
@@ -68,11 +68,11 @@ class GitFailed(Exception):
 
 
 class GitTimeout(GitFailed):
-    """git was ended when its time was up."""
+    """git exceeded its time limit."""
 
 
 class GitInterrupted(Exception):
-    """The attempt has to end: its line to the worker said so."""
+    """The attempt was requested to stop while git ran."""
 
     def __init__(self, interruption: Interruption) -> None:
         super().__init__(interruption.error)
@@ -81,7 +81,7 @@ class GitInterrupted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GitOutput:
-    """What git printed, and its exit status. ``log``: what it printed on stderr."""
+    """The output and exit status of a git command. ``log``: its stderr."""
 
     code: int
     out: bytes
@@ -89,21 +89,21 @@ class GitOutput:
 
     @property
     def text(self) -> str:
-        """stdout without the last line break."""
+        """Return stdout without the last line break."""
         return os.fsdecode(self.out).removesuffix("\n")
 
     @property
     def words(self) -> list[str]:
-        """stdout as the words between NULs."""
+        """Return stdout split at NULs."""
         return [os.fsdecode(word) for word in self.out.split(b"\0") if word]
 
 
 class Git:
-    """git in one folder on behalf of one attempt. Raises Interrupted when the attempt is told to stop.
+    """git in one directory for one attempt. Raises GitInterrupted when the attempt is requested to stop.
 
-    *write*: what it may change besides the repository, where the launcher confines: a filter or a merge driver that the
-    repository names may be a job's. So it is one worktree at most, and never the checkout.
-    *glance*: called now and then while a command runs, and after it.
+    *write*: what it may change besides the repository in a sandbox: at most one worktree, never the checkout, because a
+    job may have configured a filter or merge driver.
+    *glance*: called regularly while a command runs, and after it.
     """
 
     def __init__(
@@ -126,15 +126,15 @@ class Git:
         self._glance = glance
 
     def at(self, folder: str | Path, **variables: str) -> Git:
-        """The same in another folder, with these variables too."""
+        """Return a copy for another directory, with additional variables."""
         return self._with(self._control, folder, {**self._variables, **variables}, self._write)
 
-    def writing(self, *places: str | Path) -> Git:
-        """The same, which may change these *places* too."""
+    def allow_writing(self, *places: str | Path) -> Git:
+        """Return a copy that may also change *places*."""
         return self._with(self._control, self._folder, self._variables, (*self._write, *map(str, places)))
 
     def under(self, control: Control) -> Git:
-        """The same under other orders: for what has to be done though the attempt is told to stop."""
+        """Return a copy with another control, for commands that must run even if the attempt is requested to stop."""
         return self._with(control, self._folder, self._variables, self._write)
 
     def _with(self, control: Control, folder: str | Path, variables: Mapping[str, str], write: Sequence[str]) -> Git:
@@ -143,13 +143,13 @@ class Git:
 
     @property
     def patience(self) -> timedelta:
-        """How long it may take to read what the job has left: as long as the job may take, within reason."""
+        """The limit for reading the job's files: the job's own limit, between QUICK and LONG."""
         return LONG if self._claim.timeout is None else min(LONG, max(QUICK, self._claim.timeout))
 
     def __call__(
         self, *arguments: str, limit: timedelta = QUICK, may_fail: bool = False, stdin: bytes | None = None
     ) -> GitOutput:
-        """Run one command. An exit status that is not 0 is GitFailed, or with *may_fail* an answer up to 1."""
+        """Run one command. Raises GitFailed for an exit status other than 0; with *may_fail*, 1 is allowed."""
         if stdin is None:
             return self._run(arguments, limit, subprocess.DEVNULL, may_fail=may_fail)
         with tempfile.TemporaryFile() as file:
@@ -187,13 +187,13 @@ class Git:
             raise GitInterrupted(ran.interruption)
         code = -1 if ran.exit_code is None else ran.exit_code
         if code and not (may_fail and code == 1):
-            said = last_line(_reason(ran.log), _ERROR_LIMIT) or f"exit status {code}"
-            raise GitFailed(f"git {arguments[0]}: {said}", transient=code < 0 or bool(_BUSY.search(ran.log)))
+            reason = last_line(_reason(ran.log), _ERROR_LIMIT) or f"exit status {code}"
+            raise GitFailed(f"git {arguments[0]}: {reason}", transient=code < 0 or bool(_BUSY.search(ran.log)))
         return GitOutput(code, bytes(out), ran.log)
 
 
 def _configuration(variables: Mapping[str, str]) -> list[str]:
-    """Where the person's own configuration is: it decides about filters, ignored files and line ends."""
+    """Return the paths of the user's configuration, which sets filters, ignored files and line ends."""
     home = variables.get("HOME", "/")
     elsewhere = [variables[name] for name in _CONFIGURATION if name.startswith("GIT_CONFIG_") and name in variables]
     other = os.path.join(variables.get("XDG_CONFIG_HOME") or f"{home}/.config", "git")  # noqa: PTH118
@@ -201,7 +201,7 @@ def _configuration(variables: Mapping[str, str]) -> list[str]:
 
 
 def variables_of(claim: Claim, scratch: environment.Scratch) -> dict[str, str]:
-    """The environment of git for an attempt: of the worker's only what a job may see."""
+    """Return the environment of git for an attempt, with those of the worker's variables that a job may see."""
     own = {name: os.environ[name] for name in _CONFIGURATION if name in os.environ}
     return {
         **environment.inherited(),
@@ -217,9 +217,10 @@ def variables_of(claim: Claim, scratch: environment.Scratch) -> dict[str, str]:
 
 @contextlib.contextmanager
 def git_of_attempt(launcher: Launcher, claim: Claim, control: Control) -> Iterator[Git]:
-    """git for an attempt; what its filters and merge drivers report as spent counts.
+    """Provide git for an attempt, and record the usage that its filters and merge drivers report.
 
-    In a sandbox they report in a folder of their own: any job may have left them, so the attempt's is closed to them.
+    In a sandbox they report into a separate directory: any job may have configured them, so they may not write to the
+    attempt's directory.
     """
     place = launcher.make_place(str(control.scratch))
     try:
@@ -230,11 +231,11 @@ def git_of_attempt(launcher: Launcher, claim: Claim, control: Control) -> Iterat
                 write = [] if place is None else [place]
                 yield Git(launcher, claim, control, "/", variables_of(claim, scratch), write=write, glance=glance)
     finally:
-        untrusted_files.clear(place)
+        untrusted_files.delete_quietly(place)
 
 
 def identity_of(claim: Claim) -> dict[str, str]:
-    """Whose a commit is: the agent's; and that the system made it."""
+    """Return the variables that name the agent as author and the system as committer."""
     author = claim.agent or str(claim.work.get("agent", _SYSTEM))
     plain = re.sub(r"[^\w./ -]+", "", author).strip() or "agent"
     mailbox = re.sub(r"[^A-Za-z0-9]+", ".", plain).strip(".") or "agent"
@@ -250,22 +251,22 @@ _checked: set[str] = set()
 
 
 def require(git: Git, path: str) -> None:
-    """Refuse where there is no git, or one that is too old. Looked at once for each place of programs."""
+    """Raise Refused if git is missing or too old. Checks each PATH once."""
     if path in _checked:
         return
     if shutil.which("git", path=path) is None:
         raise Refused("git is not installed where this worker looks for programs (PATH)")
-    said = git("version")
-    found = _VERSION.search(said.out)
-    if found is None or (int(found[1]), int(found[2])) < OLDEST:
+    output = git("version")
+    version = _VERSION.search(output.out)
+    if version is None or (int(version[1]), int(version[2])) < OLDEST:
         raise Refused(
-            f"Worktrees need git {OLDEST[0]}.{OLDEST[1]} or newer; this machine has {said.text[:60]}",
+            f"Worktrees need git {OLDEST[0]}.{OLDEST[1]} or newer; this machine has {output.text[:60]}",
             hint="Install a newer git, or write checkout: folder",
         )
     _checked.add(path)
 
 
 def _reason(text: str) -> str:
-    """The lines that say what is wrong: "adding files failed" names no file, the line before it does."""
+    """Return the lines that name the problem: the line before "adding files failed" names the file."""
     passing = ("hint:", "warning:", "fatal: adding files failed", "fatal: updating files failed")
     return "\n".join(line for line in text.splitlines() if not line.startswith(passing))

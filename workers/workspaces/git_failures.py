@@ -1,4 +1,4 @@
-"""Says how an attempt ends when its worktree, or git, was in the way: outcome, sentence, and whether it is retried."""
+"""Map errors of git and worktrees to the end of the attempt: outcome, sentence, and whether it is retried."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ EXPECTED = (
 
 @dataclass(frozen=True, slots=True)
 class GitFailure:
-    """``feedback``: what an agent is told when it tries again, where it was its job that left something.
-
-    ``log``: what the attempt's log is to hold besides.
-    """
+    """The end of an attempt after an error. ``feedback``: for the agent's next attempt. ``log``: for its log."""
 
     outcome: Outcome
     error: str
@@ -33,26 +30,26 @@ class GitFailure:
     log: str = ""
 
 
-def failure_of(error: BaseException, *, gone: str | None) -> GitFailure:
-    """What one of the EXPECTED errors means. *gone*: what of the worktree is not there any more, if anything."""
+def failure_of(error: BaseException, *, missing: str | None) -> GitFailure:
+    """Return the end of an attempt after one of the EXPECTED errors. *missing*: what the worktree lacks, if any."""
     match error:
         case Refused():
             failure = GitFailure(Outcome.FAILED, error.sentence(), retryable=False)
         case GitInterrupted():
             failure = GitFailure(error.interruption.outcome, error.interruption.error)
-        case Unavailable():  # a port, or who could say whether another variant was first
+        case Unavailable():  # of a port, or of the variant that may have been first
             failure = GitFailure(Outcome.DEFERRED, error.sentence())
         case Unresolved():
-            why, told = conflict_task.unresolved(error)
-            failure = GitFailure(Outcome.FAILED, why, feedback=told)
-        case _ if gone:
-            failure = _not_collected(gone)
+            why, feedback = conflict_task.unresolved(error)
+            failure = GitFailure(Outcome.FAILED, why, feedback=feedback)
+        case _ if missing:
+            failure = _collection_failure(missing)
         case GitFailed() if error.transient:
             failure = GitFailure(Outcome.DEFERRED, error.sentence)
         case GitFailed():
-            failure = replace(_not_collected(error.sentence), log=error.log)
+            failure = replace(_collection_failure(error.sentence), log=error.log)
         case NotCollected():
-            failure = _not_collected(error.sentence)
+            failure = _collection_failure(error.sentence)
         case _:
             passing = is_passing(error) if isinstance(error, OSError | ValueError) else False
             outcome = Outcome.DEFERRED if passing else Outcome.FAILED
@@ -60,6 +57,6 @@ def failure_of(error: BaseException, *, gone: str | None) -> GitFailure:
     return failure
 
 
-def _not_collected(why: str) -> GitFailure:
+def _collection_failure(why: str) -> GitFailure:
     why = clean_text(why)
     return GitFailure(Outcome.FAILED, why, feedback=f"What you left could not be committed: {why}")

@@ -1,8 +1,7 @@
-"""Reads where an attempt's HEAD has been: which commits the job made, left behind, replaced, or dropped.
+"""Read an attempt's HEAD log: which commits the job made, left, replaced or dropped.
 
-git writes a line for each move of HEAD into the worktree's own log. A line says whether a commit was made (``commit``,
-``merge``, ``cherry-pick`` …), replaced by another (``commit (amend)``, ``rebase``), or only left (``checkout``,
-``reset``).
+git writes a line for each move of HEAD into the worktree's own log. The line shows whether a commit was made
+(``commit``, ``merge``, ``cherry-pick`` …), replaced (``commit (amend)``, ``rebase``) or left (``checkout``, ``reset``).
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ _MOVES_ONLY = re.compile(r"checkout|reset|[^:]*\((start|abort)\)")
 
 @dataclass(slots=True)
 class HeadHistory:
-    """Ids of commits. ``at``: where HEAD was last; None when git kept no log.
+    """Commit ids. ``at``: the last HEAD, None when git kept no log.
 
-    ``left``: departed from by a checkout, so they may hold work that HEAD does not. ``replaced``: rewritten into
-    others. ``dropped``: departed from by a reset. ``resets``: when there were any, in seconds since 1970.
+    ``departed``: a checkout moved HEAD away, so they may contain work that HEAD does not. ``replaced``: rewritten.
+    ``dropped``: a reset moved HEAD away. ``resets``: times of resets, in seconds since 1970.
     """
 
     at: str | None = None
-    made: set[str] = field(default_factory=set)
-    left: list[str] = field(default_factory=list)
+    created: set[str] = field(default_factory=set)
+    departed: list[str] = field(default_factory=list)
     replaced: set[str] = field(default_factory=set)
     dropped: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
@@ -38,12 +37,12 @@ class HeadHistory:
 
 
 def log_of(record: Path) -> Path:
-    """The log of HEAD of the worktree with this record."""
+    """Return the path of the HEAD log of the worktree with this record."""
     return record / "logs" / "HEAD"
 
 
 def log_size(record: Path) -> int:
-    """The size of the log in bytes. One is begun where git would keep none, as in a bare repository."""
+    """Return the size of the log in bytes. Creates the log where git would keep none, as in a bare repository."""
     path = log_of(record)
     if not path.exists() and not (record / "reftable").exists():
         with contextlib.suppress(OSError):
@@ -52,8 +51,8 @@ def log_size(record: Path) -> int:
     return untrusted_files.size(path)
 
 
-def begun_by(record: Path) -> str | None:
-    """The e-mail address of who made the worktree with this record."""
+def created_by(record: Path) -> str | None:
+    """Return the e-mail address of the creator of the worktree with this record."""
     try:
         line = untrusted_files.read(log_of(record)).decode(errors="replace").partition("\n")[0]
     except OSError:
@@ -63,7 +62,7 @@ def begun_by(record: Path) -> str | None:
 
 
 def read(record: Path, since: int, begin: str) -> HeadHistory:
-    """What happened since the log had *since* bytes, when HEAD was at *begin*."""
+    """Return the history since the log had *since* bytes, when HEAD was at *begin*."""
     history = HeadHistory()
     try:
         data = untrusted_files.read(log_of(record), most=since + _MOST)
@@ -82,14 +81,14 @@ def read(record: Path, since: int, begin: str) -> HeadHistory:
 
 def _follow(history: HeadHistory, old: str, new: str, what: str) -> None:
     if history.at is not None and old != history.at:
-        history.left.append(history.at)  # a branch without commits leaves no line of its own
+        history.departed.append(history.at)  # a branch without commits leaves no line of its own
     if _REPLACES.match(what):
         history.replaced.add(old)
     elif what.startswith("checkout"):
-        history.left.append(old)
+        history.departed.append(old)
     elif what.startswith("reset") and old != new:
         history.dropped.append(old)
     if not _MOVES_ONLY.match(what):
-        history.made.add(new)
+        history.created.add(new)
     history.places.append(new)
     history.at = new

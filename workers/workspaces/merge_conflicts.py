@@ -1,9 +1,8 @@
-"""What git cannot merge by itself: which conflicts a merge has, of what kind, and which of them nobody has resolved.
+"""Merge conflicts: which a merge has, of what kind, and which of them are unresolved.
 
-Only conflicts in the lines of a text leave markers. All others (binary files, a file changed here and deleted there,
-two names for one file, types, submodules) leave one side in the folder, and their entries in the index unmerged. Such a
-conflict counts as resolved when somebody has decided: its entry was merged (``git add``, ``git rm``), or its file is
-no longer what the merge left there.
+Only conflicts between lines of text leave markers. All others (binary files, modify/delete, rename/rename, types,
+submodules) leave one side in the directory and unmerged entries in the index. Such a conflict counts as resolved when
+its entry was merged (``git add``, ``git rm``) or its file differs from what the merge left.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from workers.workspaces.git import LONG, Git
 MARKER = re.compile(rb"^(<{7,} |>{7,} )", re.MULTILINE)
 
 _KIND = re.compile(r"CONFLICT \(([^)]+)\)")
-_LINES = frozenset({"content", "contents"})  # the kind of which no word needs to be said
+_LINES = frozenset({"content", "contents"})  # kinds that are not worth mentioning
 _ENTRY_FIELDS = 3  # of an unmerged entry, before its path: mode, object, stage
 _SIDES = frozenset({"2", "3"})
 _BASE = "1"
@@ -31,7 +30,7 @@ _SUBMODULE, _LINK = "160000", "120000"
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """One side of an unmerged path: *stage* 1 is the common beginning, 2 what is checked out, 3 what is merged."""
+    """One side of an unmerged path: *stage* 1 is the merge base, 2 the checked out commit, 3 the merged one."""
 
     mode: str
     oid: str
@@ -41,11 +40,11 @@ class IndexEntry:
 
 @dataclass(frozen=True, slots=True)
 class MergeConflict:
-    """One conflict: its paths (several for renames), its *kind* in git's words, and what git says of it."""
+    """One conflict: its paths (several for renames), its *kind* as git calls it, and git's messages."""
 
     paths: tuple[str, ...]
     kind: str = "content"
-    said: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.paths[0] if self.kind in _LINES else f"{self.paths[0]} ({self.kind})"
@@ -53,7 +52,7 @@ class MergeConflict:
 
 @dataclass(frozen=True, slots=True)
 class TrialMerge:
-    """A merge in nobody's folder. *tree*: what it leaves there. *clean*: nothing is in conflict."""
+    """The result of a merge without a worktree. *tree*: as the merge would leave it. *clean*: without conflicts."""
 
     tree: str
     clean: bool
@@ -62,18 +61,18 @@ class TrialMerge:
 
 
 def trial(git: Git, ours: str, theirs: str) -> TrialMerge:
-    """Merge two commits without touching a folder, an index or a branch."""
-    said = git("merge-tree", "--write-tree", "--messages", "-z", ours, theirs, limit=LONG, may_fail=True)
-    tree, *words = [os.fsdecode(word) for word in said.out.split(b"\0")]
-    if said.code == 0:
+    """Merge two commits without changing a directory, an index or a branch."""
+    output = git("merge-tree", "--write-tree", "--messages", "-z", ours, theirs, limit=LONG, may_fail=True)
+    tree, *words = [os.fsdecode(word) for word in output.out.split(b"\0")]
+    if output.code == 0:
         return TrialMerge(tree.strip(), clean=True)
     end = words.index("") if "" in words else len(words)
     entries = tuple(_entry(word) for word in words[:end])
-    found = tuple(_grouped(_messages(words[end + 1 :])))
-    named = {path for conflict in found for path in conflict.paths}
-    silent = dict.fromkeys(entry.path for entry in entries if entry.path not in named)
-    more = (MergeConflict((path,), _kind_of([entry for entry in entries if entry.path == path])) for path in silent)
-    return TrialMerge(tree.strip(), clean=False, entries=entries, conflicts=(*found, *more))
+    conflicts = tuple(_group(_messages(words[end + 1 :])))
+    named = {path for conflict in conflicts for path in conflict.paths}
+    unnamed = dict.fromkeys(entry.path for entry in entries if entry.path not in named)
+    more = (MergeConflict((path,), _kind_of([entry for entry in entries if entry.path == path])) for path in unnamed)
+    return TrialMerge(tree.strip(), clean=False, entries=entries, conflicts=(*conflicts, *more))
 
 
 def _entry(word: str) -> IndexEntry:
@@ -83,7 +82,7 @@ def _entry(word: str) -> IndexEntry:
 
 
 def _messages(words: Sequence[str]) -> Iterable[tuple[tuple[str, ...], str, str]]:
-    """The messages of a merge: the paths that each is about, its type, its text."""
+    """Yield the messages of a merge as (paths, type, text)."""
     place = 0
     while place < len(words) and words[place].isdigit():
         end = place + 1 + int(words[place])
@@ -93,15 +92,15 @@ def _messages(words: Sequence[str]) -> Iterable[tuple[tuple[str, ...], str, str]
         place = end + 2
 
 
-def _grouped(messages: Iterable[tuple[tuple[str, ...], str, str]]) -> Iterable[MergeConflict]:
-    """One conflict for all that is said of the same paths."""
+def _group(messages: Iterable[tuple[tuple[str, ...], str, str]]) -> Iterable[MergeConflict]:
+    """Yield one conflict for all messages about the same paths."""
     kinds: dict[tuple[str, ...], list[str]] = {}
     texts: dict[tuple[str, ...], list[str]] = {}
     for paths, type_, text in messages:
         if not paths or not type_.startswith("CONFLICT"):
             continue
-        found = _KIND.match(text) or _KIND.match(type_)
-        kinds.setdefault(paths, []).append(found[1] if found else type_)
+        match = _KIND.match(text) or _KIND.match(type_)
+        kinds.setdefault(paths, []).append(match[1] if match else type_)
         texts.setdefault(paths, []).append(text)
     for paths, names in kinds.items():
         special = [name for name in dict.fromkeys(names) if name not in _LINES]
@@ -121,7 +120,7 @@ def _kind_of(entries: Sequence[IndexEntry]) -> str:
 
 @dataclass(slots=True)
 class ConflictResolution:
-    """What a folder was given to resolve: these *conflicts*, with these *entries*; *tree*: as the merge left it."""
+    """The *conflicts* that a job has to resolve in its worktree, with their *entries*. *tree*: as the merge left it."""
 
     tree: str = ""
     conflicts: tuple[MergeConflict, ...] = ()
@@ -131,71 +130,73 @@ class ConflictResolution:
     def __post_init__(self) -> None:
         self._unmerged = frozenset(entry.path for entry in self.entries)
 
-    def left(self, git: Git, top: Path, record: Path, unmerged: Sequence[str]) -> list[MergeConflict]:
-        """Those that nobody has resolved, and any others that the job has begun. *unmerged*: paths in the index now.
+    def unresolved(self, git: Git, top: Path, record: Path, unmerged: Sequence[str]) -> list[MergeConflict]:
+        """Return the unresolved conflicts, including those of a merge by the job. *unmerged*: paths in the index.
 
-        *git* works in the worktree at *top*; *record* is what the repository keeps of it.
+        *git* works in the worktree at *top*; *record* is its directory in the repository.
         """
-        known = {path for conflict in self.conflicts for path in conflict.paths}
-        more = [MergeConflict((path,), "") for path in unmerged if path not in known]
+        expected = {path for conflict in self.conflicts for path in conflict.paths}
+        more = [MergeConflict((path,), "") for path in unmerged if path not in expected]
         if not self.conflicts and not more:
             return []
         open_now = set(unmerged)
-        tree = _auto_merged(record) or self.tree
-        own = _named([*self.conflicts, *more], self._unmerged | open_now)
-        changed = _changed(git, top, record, tree, sorted(own & open_now)) if own & open_now and tree else set()
+        tree = _read_auto_merge(record) or self.tree
+        own = _paths_of([*self.conflicts, *more], self._unmerged | open_now)
+        changed = _find_changed(git, top, record, tree, sorted(own & open_now)) if own & open_now and tree else set()
         return [
             conflict if conflict.kind else MergeConflict(conflict.paths)
             for conflict in [*self.conflicts, *more]
-            if self._is_left(git, top, conflict, open_now, changed)
+            if self._is_unresolved(git, top, conflict, open_now, changed)
         ]
 
-    def _is_left(self, git: Git, top: Path, conflict: MergeConflict, open_now: set[str], changed: set[str]) -> bool:
+    def _is_unresolved(
+        self, git: Git, top: Path, conflict: MergeConflict, open_now: set[str], changed: set[str]
+    ) -> bool:
         if any(self._has_markers(git, top / path, path) for path in conflict.paths):
             return True
         entries = [path for path in conflict.paths if path in self._unmerged or path in open_now]
         return bool(entries) and all(path in open_now and path not in changed for path in entries)
 
     def _has_markers(self, git: Git, file: Path, path: str) -> bool:
-        """Whether a file has conflict markers, more than one of its sides had of its own."""
+        """Return whether a file has more conflict markers than either of its sides."""
         if file.is_symlink():
             return False
         try:
             count = len(MARKER.findall(untrusted_files.read(file, most=_LARGEST)))
         except OSError:
-            return False  # deleted, or a folder now
+            return False  # deleted, or a directory now
         if not count:
             return False
         sides = {entry.oid for entry in self.entries if entry.path == path and entry.stage in _SIDES}
         return not any(len(MARKER.findall(git("cat-file", "blob", oid).out)) >= count for oid in sides)
 
 
-def _named(conflicts: Iterable[MergeConflict], among: Iterable[str]) -> set[str]:
+def _paths_of(conflicts: Iterable[MergeConflict], among: Iterable[str]) -> set[str]:
     return {path for conflict in conflicts for path in conflict.paths}.intersection(among)
 
 
-def _auto_merged(record: Path) -> str:
-    """The tree that the last merge in a worktree left there, as git has noted it until the merge is committed."""
+def _read_auto_merge(record: Path) -> str:
+    """Return the tree that git recorded for the merge in progress."""
     try:
         return untrusted_files.read(record / "AUTO_MERGE").decode("ascii").strip()
     except (OSError, ValueError):
         return ""
 
 
-def _changed(git: Git, top: Path, record: Path, tree: str, paths: Sequence[str]) -> set[str]:
-    """Those of *paths* that are no longer as they are in *tree*: changed, deleted, or made."""
+def _find_changed(git: Git, top: Path, record: Path, tree: str, paths: Sequence[str]) -> set[str]:
+    """Return those of *paths* that differ from *tree*: changed, deleted or created."""
     index = record / "coordination-index"
-    apart = git.at(top, GIT_INDEX_FILE=str(index))
-    found: set[str] = set()
+    scratch_git = git.at(top, GIT_INDEX_FILE=str(index))
+    differing: set[str] = set()
     try:
-        apart("read-tree", tree, limit=LONG)
+        scratch_git("read-tree", tree, limit=LONG)
         for start in range(0, len(paths), _AT_ONCE):
-            some = paths[start : start + _AT_ONCE]
+            page = paths[start : start + _AT_ONCE]
             compare = ("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--ignore-submodules=dirty")
-            found.update(apart(*compare, "--", *some, limit=LONG).words)
-            there = set(apart("ls-files", "-z", "--", *some).words)
-            found.update(path for path in some if path not in there and os.path.lexists(top / path))
+            differing.update(scratch_git(*compare, "--", *page, limit=LONG).words)
+            in_tree = set(scratch_git("ls-files", "-z", "--", *page).words)
+            differing.update(path for path in page if path not in in_tree and os.path.lexists(top / path))
     finally:
         untrusted_files.unlink(index)
         untrusted_files.unlink(index.with_name(f"{index.name}.lock"))
-    return found
+    return differing

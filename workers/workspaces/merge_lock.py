@@ -1,9 +1,9 @@
-"""One after the other: who may merge to a branch now, across the threads and processes that share COORD_WORKTREES.
+"""A fair lock per branch, for the threads and processes that share COORD_WORKTREES.
 
-The lock is the file system's, so it goes with the process that holds it. Tickets say who came first: a ticket is locked
-while somebody waits with it, and one that is not is a dead one's. They are only manners; what excludes is the lock.
-Both are below COORD_WORKTREES, where no job in a sandbox may write, and never in the repository. Workers elsewhere that
-share the repository do not see them: between those only git's own check of where the branch was decides.
+It is a file lock, which the kernel releases when its process ends. Tickets define the order: a ticket is locked while
+its owner waits, so an unlocked ticket belongs to a dead process. Only the lock excludes; tickets are for fairness. Both
+are below COORD_WORKTREES, where no job in a sandbox may write, never in the repository. Workers elsewhere that share
+the repository do not see them; git's atomic branch update protects against those.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from workers.runners.process_watch import Interruption
 from workers.workspaces.git import GitFailed, GitInterrupted
 
 LOCKS = ".locks"
-"""The folder below COORD_WORKTREES that has the queues, by repository."""
+"""The directory below COORD_WORKTREES that contains the queues, by repository."""
 
 _RECORDS = "worktrees"
 _RECORDS_PATIENCE = timedelta(minutes=2)
@@ -39,12 +39,12 @@ _LONGEST_PAUSE = 0.25
 
 
 @contextlib.contextmanager
-def turn(folder: Path, control: Control, *, limit: timedelta, first: bool = False) -> Iterator[None]:
-    """Wait for the turn in *folder*, which is made and taken away again, and have it for the block.
+def hold_lock(folder: Path, control: Control, *, limit: timedelta, first: bool = False) -> Iterator[None]:
+    """Hold the lock of *folder*, which is created and deleted again, during the block.
 
-    *first*: before all that wait, but for others that come first.
+    *first*: ahead of all others except earlier ones with *first*.
 
-    Raises Interrupted when the attempt is told to stop, GitFailed (transient) when it takes longer than *limit*.
+    Raises GitInterrupted when the attempt is requested to stop, GitFailed (transient) when *limit* has passed.
     """
     ticket, own = _ticket(folder, first=first)
     lock = -1
@@ -66,8 +66,8 @@ def turn(folder: Path, control: Control, *, limit: timedelta, first: bool = Fals
                 place.rmdir()
 
 
-def queue_of(root: Path, common: Path, name: str) -> Path:
-    """The folder below *root*, that of all worktrees, for turns called *name* in the repository *common*."""
+def queue_folder(root: Path, common: Path, name: str) -> Path:
+    """Return the directory below *root*, that of all worktrees, of the lock *name* in the repository *common*."""
     return _queues_of(root, common) / name
 
 
@@ -76,13 +76,13 @@ def _queues_of(root: Path, common: Path) -> Path:
     return root / LOCKS / where[:_DIGITS]
 
 
-def records_turn(root: Path, common: Path, control: Control) -> contextlib.AbstractContextManager[None]:
-    """The turn to make or take away a worktree's record: a git that meets half a record fails."""
-    return turn(queue_of(root, common, _RECORDS), control, limit=_RECORDS_PATIENCE)
+def records_lock(root: Path, common: Path, control: Control) -> contextlib.AbstractContextManager[None]:
+    """Return the lock for creating or deleting worktree records, because git fails on incomplete records."""
+    return hold_lock(queue_folder(root, common, _RECORDS), control, limit=_RECORDS_PATIENCE)
 
 
-def tidy(root: Path, common: Path) -> None:
-    """Take away what the dead left in the queues of a repository; whoever comes next would, if anybody came."""
+def delete_stale(root: Path, common: Path) -> None:
+    """Delete what dead processes left in the queues of a repository."""
     queues = _queues_of(root, common)
     with contextlib.suppress(OSError):
         for folder in [Path(entry.path) for entry in os.scandir(queues) if entry.is_dir(follow_symlinks=False)]:
@@ -104,15 +104,15 @@ def _ticket(folder: Path, *, first: bool = False) -> tuple[int, str]:
             folder.mkdir(parents=True, exist_ok=True)
             fd = os.open(folder / name, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
         except FileNotFoundError:
-            continue  # somebody was the last to leave
-        # Who looks at it before it is locked takes it for a dead one's and tears it up.
+            continue  # the last owner has just deleted the directory
+        # A process that sees it before it is locked considers it dead and deletes it.
         if _holds(folder / name, fd):
             return fd, name
         os.close(fd)
 
 
 def _before(folder: Path, own: str) -> int:
-    """How many wait with older tickets; those of the dead are torn up."""
+    """Count the older tickets. Deletes those of dead processes."""
     try:
         older = [entry.name for entry in os.scandir(folder) if entry.name != _LOCK and entry.name < own]
     except OSError:
@@ -127,7 +127,7 @@ def _is_dead(ticket: Path) -> bool:
         return True
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return True  # not ours, so nobody waits with it; it stays
+            return True  # not a ticket; it stays
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
@@ -140,7 +140,7 @@ def _is_dead(ticket: Path) -> bool:
 
 
 def _lock(folder: Path) -> int:
-    """The lock's descriptor, or -1: somebody has it."""
+    """Return the descriptor of the lock, or -1 if another process holds it."""
     path = folder / _LOCK
     try:
         fd = os.open(path, _FLAGS | os.O_CREAT, 0o600)
@@ -155,10 +155,10 @@ def _lock(folder: Path) -> int:
 
 
 def _holds(path: Path, fd: int) -> bool:
-    """Whether *fd*, opened by *path*, is locked now and is still what has that name."""
+    """Lock *fd*, which was opened at *path*. Return whether that succeeded and *path* is still that file."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever leaves takes the file away: a lock on a file without a name excludes nobody.
+        # Owners delete the file on release: a lock on a deleted file excludes nobody.
         return os.fstat(fd).st_ino == path.stat().st_ino
     except (BlockingIOError, FileNotFoundError):
         return False

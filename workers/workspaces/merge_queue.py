@@ -1,8 +1,8 @@
-"""Merges a task's change to the run's branch, once: in turn, with gates on the result, and a record.
+"""Merge a task's change to the run's branch exactly once: one merge at a time, with gates on the result and a record.
 
-The record is written to SQL before the branch moves, by the attempt that holds the task, and says what the task came
-to. Should its worker die before that is stored, the next attempt finds the record, and the commit on the branch, and
-has nothing left to do. Without the commit on the branch a record says nothing; without a record, neither does a commit.
+The attempt writes the record, with the task's result, to SQL before the branch moves. If its worker dies before the end
+is stored, the next attempt finds the record and the commit on the branch and ends at once. Neither a record without the
+commit nor a commit without a record counts.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from workers.runners.base import Control
 from workers.runners.process_watch import Interruption
 from workers.workspaces.git import GitFailed, GitInterrupted
 from workers.workspaces.merge_conflicts import MergeConflict, trial
-from workers.workspaces.merge_lock import queue_of, turn
+from workers.workspaces.merge_lock import hold_lock, queue_folder
 from workers.workspaces.repository import Repository
 from workers.workspaces.worktree import Worktree
 
 PATIENCE = timedelta(hours=1)
-"""How long an attempt waits for its turn. Others hold it for as long as their gates take."""
+"""How long an attempt waits for the lock, which others hold while their gates run."""
 
 
 class MergeRecords(Protocol):
@@ -46,14 +46,14 @@ class MergeRecords(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """The change is on the run's branch, at *commit*; None: there was nothing to merge."""
+    """The change is on the run's branch at *commit*. None: there was nothing to merge."""
 
     commit: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class MergeConflicted:
-    """The change cannot be merged to *head* by itself, because of these conflicts."""
+    """The change cannot be merged to *head* because of these conflicts."""
 
     head: str
     conflicts: tuple[MergeConflict, ...] = ()
@@ -61,7 +61,7 @@ class MergeConflicted:
 
 @dataclass(frozen=True, slots=True)
 class MergeRejected:
-    """What came of the merge, *commit* on top of *head*, did not pass its gates."""
+    """The merge, *commit* on top of *head*, did not pass its gates."""
 
     head: str
     commit: str
@@ -69,9 +69,9 @@ class MergeRejected:
 
 @dataclass(frozen=True, slots=True)
 class MergeCandidate:
-    """A change that wants to be merged; its own tree has passed the gates.
+    """A change to merge, whose own tree has passed the gates.
 
-    *always*: the result of a conflict task. It is merged also if it says nothing new, and before all that wait.
+    *always*: the result of a conflict task, which is merged even if it changes nothing, and before all others.
     """
 
     commit: str
@@ -82,9 +82,9 @@ class MergeCandidate:
 
 @dataclass(frozen=True, slots=True)
 class MergeQueue:
-    """Merges for one attempt. *passes*: runs the gates in the worktree; *ours*: whether the attempt still counts.
+    """Merges for one attempt. *passes*: runs the gates in the worktree. *ours*: whether the attempt is still valid.
 
-    *records*: where the merge is recorded before the branch moves.
+    *records*: stores the merge before the branch moves.
     """
 
     claim: Claim
@@ -95,10 +95,12 @@ class MergeQueue:
     records: MergeRecords
 
     def land(self, candidate: MergeCandidate) -> Merged | MergeConflicted | MergeRejected:
-        """Wait for the turn and merge."""
+        """Wait for the lock and merge."""
         repository = self.worktree.repository
-        queue = queue_of(self.worktree.worktree_folder.root, repository.common, run_slug(self.claim.run_id))
-        with turn(queue, self.control, limit=min(self.claim.timeout or PATIENCE, PATIENCE), first=candidate.always):
+        queue = queue_folder(self.worktree.worktree_folder.root, repository.common, run_slug(self.claim.run_id))
+        with hold_lock(
+            queue, self.control, limit=min(self.claim.timeout or PATIENCE, PATIENCE), first=candidate.always
+        ):
             while True:
                 if (head := repository.head()) is None:
                     raise GitFailed(f"the branch {repository.branch} is gone")
@@ -117,7 +119,7 @@ class MergeQueue:
                     return Merged(merged)
 
     def _merged(self, candidate: MergeCandidate, head: str) -> str | MergeConflicted | None:
-        """The commit to move the branch to, *head* if it holds the change; None when it says the same without it."""
+        """Return the new commit of the branch: *head* if it contains the change, None if the change is empty."""
         git, commit = self.worktree.git, candidate.commit
         first_parent = git("rev-parse", "--quiet", "--verify", f"{commit}^", may_fail=True).text
         if first_parent == head:
@@ -145,7 +147,7 @@ class MergeQueue:
 
 
 def found(repository: Repository, claim: Claim, records: MergeRecords) -> AttemptEnd | None:
-    """How the task ended already, in an attempt whose end was not stored."""
+    """Return the task's result from an attempt that merged but whose end was not stored, or None."""
     if claim.attempt == 1:
         return None
     for merge in records.unfinished(claim):
@@ -157,13 +159,13 @@ def found(repository: Repository, claim: Claim, records: MergeRecords) -> Attemp
 
 
 def told(result: AttemptEnd) -> dict[str, Any]:
-    """What is kept of a result until its change is merged."""
+    """Return the JSON form of a result for the record of its merge."""
     artifacts = [asdict(artifact) for artifact in result.artifacts]
     return {"output": result.output, "exit_code": result.exit_code, "log": result.log, "artifacts": artifacts}
 
 
 def retold(kept: Mapping[str, Any], remark: str) -> AttemptEnd:
-    """The completed result that was kept."""
+    """Restore a completed result from the record of its merge."""
     log = kept.get("log")
     return AttemptEnd(
         Outcome.COMPLETED,
@@ -175,6 +177,6 @@ def retold(kept: Mapping[str, Any], remark: str) -> AttemptEnd:
 
 
 def mapping_in(carried: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """What an earlier attempt has carried under that name; empty when that is nothing of the kind."""
+    """Return the carried mapping of that name, or an empty one."""
     found = carried.get(name)
     return found if isinstance(found, Mapping) else {}

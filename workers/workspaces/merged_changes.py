@@ -1,7 +1,6 @@
-"""Tells an agent that others have merged changes of the files that it has changed: now, and not when it is done.
+"""Inform an agent early that others have merged changes of files that it has changed too.
 
-Agents that run hear of it in the answer to their next report; what an agent goes on with later is compared when its
-next attempt begins, for its prompt.
+A running agent is informed in the answer to its next report; a later attempt in its prompt.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ _MOST_COMMITS = 20
 _SHORT = 12
 
 
-def missed(place: Worktree, work: Mapping[str, Any], head: str) -> str:
-    """For the prompt of an agent that goes on with *work*, a change begun earlier than *head* of the run's branch."""
+def describe_missed(place: Worktree, work: Mapping[str, Any], head: str) -> str:
+    """Return a part of the prompt for an agent that continues *work*, a change based on an older commit than *head*."""
     if not work:
         return ""
     base = str(work["base"])
-    common = _changed(place.git, base, head) & _changed(place.git, base, str(work["commit"]))
+    common = _changed_files(place.git, base, head) & _changed_files(place.git, base, str(work["commit"]))
     return f"\n\n{_sentence(place, base, head, common)}" if common else ""
 
 
 @contextlib.contextmanager
-def hearing(place: Worktree, control: Control, calm: Control) -> Iterator[None]:
-    """While its job runs in *place*, the answers to its reports tell of what others merge. *calm*: for git's calls."""
+def announce(place: Worktree, control: Control, calm: Control) -> Iterator[None]:
+    """Add news of merges to the answers to a job's reports while it runs in *place*. *calm*: for git's calls."""
     listener = _Listener(place.under(calm), control)
     control.news = listener.look
     try:
@@ -53,13 +52,13 @@ class _Listener:
         self._closed = False
 
     def look(self) -> str | None:
-        """What others have merged since the last look, if it touches files that the worktree has changed; else None."""
+        """Return a sentence on what others have merged since the last call to files changed here, or None."""
         with self._lock, contextlib.suppress(GitFailed, GitInterrupted, OSError):
             return None if self._closed else self._look()
         return None
 
     def close(self) -> None:
-        """A look that has begun is waited for: the worktree is going away."""
+        """Wait for a call in progress and refuse further ones, because the worktree will be deleted."""
         with self._lock:
             self._closed = True
 
@@ -68,7 +67,7 @@ class _Listener:
         head = place.repository.head()
         if head is None or before is None or head == before:
             return None
-        common = _changed(place.git, before, head) & self._own()
+        common = _changed_files(place.git, before, head) & self._own()
         self._seen = head
         if not common:
             return None
@@ -77,14 +76,14 @@ class _Listener:
         return _sentence(place, before, head, common)
 
     def _own(self) -> set[str]:
-        # The job may call git at the same time: nothing may be locked.
+        # No locks, because the job may call git at the same time.
         git = self._place.git.at(self._place.worktree_folder.path, GIT_OPTIONAL_LOCKS="0")
         new = git("ls-files", "--others", "--exclude-standard", "-z", limit=LONG).words
-        return _changed(git, self._place.start) | set(new)
+        return _changed_files(git, self._place.start) | set(new)
 
 
-def _changed(git: Git, *commits: str) -> set[str]:
-    """The files in which two commits differ, or a commit and the folder."""
+def _changed_files(git: Git, *commits: str) -> set[str]:
+    """Return the files in which two commits differ, or a commit and the directory."""
     compare = ("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--ignore-submodules=dirty")
     return set(git(*compare, *commits, "--", limit=LONG).words)
 

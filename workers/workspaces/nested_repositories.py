@@ -1,7 +1,7 @@
-"""Handles repositories inside a worktree: those that a job made become plain files, submodules must be published.
+"""Repositories inside a worktree: those that a job made are added as plain files, submodules must be pushed.
 
-git would record the commit of such a repository instead of its files (a gitlink), and the commit would go with the
-worktree.
+git would record the commit of such a repository (a gitlink) instead of its files, and the commit would be deleted with
+the worktree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SHORT = 12
 
 
 class NotCollected(Exception):
-    """What the job made cannot be brought to the run's branch; the sentence names the path and the commit."""
+    """The job's changes cannot be merged to the run's branch. The sentence names the path and the commit."""
 
     def __init__(self, sentence: str, *, commit: str | None = None) -> None:
         super().__init__(sentence)
@@ -31,7 +31,7 @@ class NotCollected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class NestedLocation:
-    """A worktree: ``git`` works in it, ``top`` is its folder, ``common`` where its repository keeps itself."""
+    """A worktree: ``git`` works in it, ``top`` is its directory, ``common`` the git directory of its repository."""
 
     git: Git
     top: Path
@@ -39,15 +39,15 @@ class NestedLocation:
 
 
 @dataclass(frozen=True, slots=True)
-class NestedRepository:
-    """Whether there are repositories in a worktree, and the commits of its own repository's worktrees among them."""
+class NestedSummary:
+    """Whether a worktree contains repositories, and the commits of worktrees of the same repository among them."""
 
-    found: bool
+    any: bool
     heads: list[str]
 
 
 @dataclass(frozen=True, slots=True)
-class NestedRepositories:
+class NestedRepository:
     """One repository below the worktree's top. ``path`` is relative to that, ``dot`` its ``.git``."""
 
     path: str
@@ -57,13 +57,13 @@ class NestedRepositories:
     valid: bool
 
     @property
-    def called(self) -> str:
-        """What people call it."""
+    def name(self) -> str:
+        """The name in messages."""
         return self.path or str(self.dot.parent)
 
 
-def below(place: NestedLocation) -> list[NestedRepositories]:
-    """The outermost repositories in the worktree that git does not ignore, submodules included."""
+def find_nested(place: NestedLocation) -> list[NestedRepository]:
+    """Return the outermost repositories in the worktree that git does not ignore, including submodules."""
     top = place.top
     paths = []
     for folder, names, others in untrusted_files.walk(str(top)):
@@ -74,52 +74,53 @@ def below(place: NestedLocation) -> list[NestedRepositories]:
             names.clear()
     if not paths:
         return []
-    # It knows no literal paths; behind "./" none has another meaning.
-    asked = b"".join(b"./" + os.fsencode(path) + b"\0" for path in paths)
+    # check-ignore has no literal paths; "./" prevents other interpretations.
+    prefixed = b"".join(b"./" + os.fsencode(path) + b"\0" for path in paths)
     git = place.git.at(top, GIT_LITERAL_PATHSPECS="0")
-    ignored = {word[2:] for word in git("check-ignore", "-z", "--stdin", stdin=asked, may_fail=True).words}
+    ignored = {word[2:] for word in git("check-ignore", "-z", "--stdin", stdin=prefixed, may_fail=True).words}
     links = _gitlinks(place, paths)
-    return [_nested(place, path) for path in sorted(paths) if path in links or path not in ignored]
+    return [_open_nested(place, path) for path in sorted(paths) if path in links or path not in ignored]
 
 
 @contextlib.contextmanager
-def as_files(place: NestedLocation, *, checked: bool = True) -> Iterator[NestedRepository]:
-    """For the block, repositories that the job made inside are folders like any other, so that git adds their files.
+def as_files(place: NestedLocation, *, checked: bool = True) -> Iterator[NestedSummary]:
+    """Turn repositories that the job made into plain directories during the block, so that git adds their files.
 
-    What such a repository tracks is added also where the worktree ignores it. Worktrees of the same repository are left
-    out. Raises NotCollected when one of them holds more than its files,
-    unless not *checked*.
+    Files that such a repository tracks are added even if the worktree ignores them. Worktrees of the same repository
+    are left out. If *checked*, raises NotCollected when a repository contains more than its files.
     """
     aside = place.top.with_name(place.top.name + ASIDE)
     moved: list[tuple[Path, Path]] = []
     tracked: list[str] = []
-    inside: dict[str, str | None] = {}  # the commits of worktrees of the same repository, by their paths
+    inside: dict[str, str | None] = {}  # the commits of worktrees of the same repository, by path
     modules, seen = _modules(place), set[str]()
     if checked and (own := _in_place_of(place)) is not None:
         _check(own, _commit(own.git, "HEAD"), is_submodule=False)
     try:
-        while found := [one for one in below(place) if one.path not in seen]:  # deeper ones appear in the next round
-            for one in found:
-                seen.add(one.path)
-                head = _commit(one.git, "HEAD") if one.valid else None
-                if checked and one.valid:
-                    _check(one, head, is_submodule=one.path in modules)
-                if one.path in modules:
+        while new := [
+            repo for repo in find_nested(place) if repo.path not in seen
+        ]:  # deeper ones appear in the next round
+            for repo in new:
+                seen.add(repo.path)
+                head = _commit(repo.git, "HEAD") if repo.valid else None
+                if checked and repo.valid:
+                    _check(repo, head, is_submodule=repo.path in modules)
+                if repo.path in modules:
                     continue
-                if one.same:
-                    inside[one.path] = head
+                if repo.same:
+                    inside[repo.path] = head
                     continue
-                if one.valid:
-                    tracked += [f"{one.path}/{name}" for name in one.git("ls-files", "-z").words]
-                place.git("update-index", "--force-remove", "--", one.path)
+                if repo.valid:
+                    tracked += [f"{repo.path}/{name}" for name in repo.git("ls-files", "-z").words]
+                place.git("update-index", "--force-remove", "--", repo.path)
                 aside.mkdir(exist_ok=True)
                 target = aside / str(len(moved))
-                one.dot.rename(target)
-                moved.append((one.dot, target))
-        yield NestedRepository(bool(seen), [head for head in inside.values() if head])
+                repo.dot.rename(target)
+                moved.append((repo.dot, target))
+        yield NestedSummary(bool(seen), [head for head in inside.values() if head])
         if names := [name for name in tracked if _is_file(place.top / name)]:
-            told = b"".join(os.fsencode(name) + b"\0" for name in names)
-            place.git("update-index", "--add", "-z", "--stdin", stdin=told, limit=LONG)
+            paths = b"".join(os.fsencode(name) + b"\0" for name in names)
+            place.git("update-index", "--add", "-z", "--stdin", stdin=paths, limit=LONG)
         for path in inside:
             place.git("update-index", "--force-remove", "--", path)
     finally:
@@ -139,10 +140,10 @@ def _put_back(moved: list[tuple[Path, Path]], aside: Path) -> None:
 
 
 def check_gitlinks(git: Git, before: str, after: str) -> None:
-    """Raise NotCollected when *after* has a gitlink that *before* has not, and that is no submodule's."""
+    """Raise NotCollected when *after* has a new gitlink that is not a submodule."""
     words = git("diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", before, after).words
-    for said, path in zip(words[::2], words[1::2], strict=False):
-        _, mode, _, commit, *_ = said.split(" ")
+    for entry, path in zip(words[::2], words[1::2], strict=False):
+        _, mode, _, commit, *_ = entry.split(" ")
         if mode == _GITLINK and path not in _paths_in(git, "--blob", f"{after}:.gitmodules"):
             raise NotCollected(
                 f"{path} is recorded as the commit {commit[:_SHORT]} of another repository, which no repository has: "
@@ -151,83 +152,83 @@ def check_gitlinks(git: Git, before: str, after: str) -> None:
             )
 
 
-def beside(place: NestedLocation, path: Path) -> str | None:
-    """The commit that the repository's worktree *path* stands at; NotCollected when it has changes."""
-    one = _nested(place, str(path))
-    head = _commit(one.git, "HEAD") if one.valid else None
-    if one.valid:
-        _check_worktree(one, head)
+def head_of_worktree(place: NestedLocation, path: Path) -> str | None:
+    """Return the HEAD commit of the repository's worktree *path*. Raises NotCollected when it has changes."""
+    repo = _open_nested(place, str(path))
+    head = _commit(repo.git, "HEAD") if repo.valid else None
+    if repo.valid:
+        _check_worktree(repo, head)
     return head
 
 
-def _in_place_of(place: NestedLocation) -> NestedRepositories | None:
-    """The repository that a job has made in place of the worktree's link to its own."""
+def _in_place_of(place: NestedLocation) -> NestedRepository | None:
+    """Return the repository that a job has created in place of the worktree's link to its own, or None."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         link = untrusted_files.read(place.top / ".git").decode().removeprefix("gitdir: ").strip()
         if Path(link).is_relative_to(place.common):
             return None
-    one = _nested(place, "")
-    return one if one.valid and not one.same else None
+    repo = _open_nested(place, "")
+    return repo if repo.valid and not repo.same else None
 
 
-def _check(one: NestedRepositories, head: str | None, *, is_submodule: bool) -> None:
+def _check(repo: NestedRepository, head: str | None, *, is_submodule: bool) -> None:
     if is_submodule:
-        _check_submodule(one, head)
-    elif one.same:
-        _check_worktree(one, head)
+        _check_submodule(repo, head)
+    elif repo.same:
+        _check_worktree(repo, head)
     else:
-        _check_repository(one, head)
+        _check_repository(repo, head)
 
 
-def _check_submodule(one: NestedRepositories, head: str | None) -> None:
-    if dirty := _changed(one.git):
+def _check_submodule(repo: NestedRepository, head: str | None) -> None:
+    if dirty := _changed_paths(repo.git):
         raise NotCollected(
-            f"The submodule {one.path} (at {_short(head)}) has changes that are not committed there: {dirty}; commit "
+            f"The submodule {repo.path} (at {_short(head)}) has changes that are not committed there: {dirty}; commit "
             "and push them in the submodule, or undo them",
             commit=head,
         )
-    if commit := _first(one.git, "--all", *(["HEAD"] if head else []), "--not", "--remotes", "--tags"):
+    if commit := _first(repo.git, "--all", *(["HEAD"] if head else []), "--not", "--remotes", "--tags"):
         raise NotCollected(
-            f"The submodule {one.path} has the commit {_short(commit)}, which would go with the worktree: push it to "
+            f"The submodule {repo.path} has the commit {_short(commit)}, which would go with the worktree: push it to "
             "the submodule's remote",
             commit=commit,
         )
 
 
-def _check_worktree(one: NestedRepositories, head: str | None) -> None:
-    if dirty := _changed(one.git):
+def _check_worktree(repo: NestedRepository, head: str | None) -> None:
+    if dirty := _changed_paths(repo.git):
         raise NotCollected(
-            f"{one.path} is a git worktree that the job made, at {_short(head)}, with changes that are not committed "
+            f"{repo.path} is a git worktree that the job made, at {_short(head)}, with changes that are not committed "
             f"there: {dirty}; commit them",
             commit=head,
         )
 
 
-def _check_repository(one: NestedRepositories, head: str | None) -> None:
-    if remote := _first(one.git, "--remotes"):
+def _check_repository(repo: NestedRepository, head: str | None) -> None:
+    if remote := _first(repo.git, "--remotes"):
         raise NotCollected(
-            f"{one.called} is a clone of another repository, at {_short(head or remote)}: remove it, let git ignore "
+            f"{repo.name} is a clone of another repository, at {_short(head or remote)}: remove it, let git ignore "
             "it, or add it as a submodule; to have its files in this repository, remove its .git",
             commit=head,
         )
-    if commit := _first(one.git, "--all", *(["--not", "HEAD"] if head else [])):
+    if commit := _first(repo.git, "--all", *(["--not", "HEAD"] if head else [])):
         raise NotCollected(
-            f"{one.called} is a repository of its own with the commit {_short(commit)}, which is not checked out "
+            f"{repo.name} is a repository of its own with the commit {_short(commit)}, which is not checked out "
             "there: merge it there, or remove that branch, tag or stash",
             commit=commit,
         )
 
 
-def _nested(place: NestedLocation, path: str) -> NestedRepositories:
+def _open_nested(place: NestedLocation, path: str) -> NestedRepository:
     folder = place.top / path
     dot = folder / ".git"
     git = place.git.at(folder, GIT_DIR=str(dot), GIT_WORK_TREE=str(folder))
     try:
         common = git("rev-parse", "--path-format=absolute", "--git-common-dir").text
     except GitFailed:
-        return NestedRepositories(path, dot, git, same=False, valid=False)
+        return NestedRepository(path, dot, git, same=False, valid=False)
     same = os.path.realpath(common) == os.path.realpath(place.common)
-    return NestedRepositories(path, dot, git, same=same, valid=True)
+    return NestedRepository(path, dot, git, same=same, valid=True)
 
 
 def _gitlinks(place: NestedLocation, paths: list[str]) -> set[str]:
@@ -236,20 +237,20 @@ def _gitlinks(place: NestedLocation, paths: list[str]) -> set[str]:
 
 
 def _modules(place: NestedLocation) -> set[str]:
-    """The paths of the submodules that ``.gitmodules`` names in the worktree."""
+    """Return the paths of the submodules in the worktree's ``.gitmodules``."""
     return _paths_in(place.git, "--file", ".gitmodules") if (place.top / ".gitmodules").exists() else set()
 
 
 def _paths_in(git: Git, *source: str) -> set[str]:
     try:
-        said = git("config", "-z", *source, "--get-regexp", r"^submodule\..*\.path$", may_fail=True)
+        output = git("config", "-z", *source, "--get-regexp", r"^submodule\..*\.path$", may_fail=True)
     except GitFailed:  # there is no such file, or it cannot be read
         return set()
-    return {word.partition("\n")[2] for word in said.words}
+    return {word.partition("\n")[2] for word in output.words}
 
 
-def _changed(git: Git) -> str:
-    """Up to three of the paths that are changed, or nothing."""
+def _changed_paths(git: Git) -> str:
+    """Return up to three changed paths as text."""
     lines = git("status", "--porcelain", "-z", "--no-renames", limit=LONG).words
     return ", ".join(line[3:] for line in lines[:3])
 
@@ -259,8 +260,8 @@ def _first(git: Git, *revisions: str) -> str | None:
 
 
 def _commit(git: Git, name: str) -> str | None:
-    said = git("rev-parse", "--quiet", "--verify", f"{name}^{{commit}}", may_fail=True)
-    return said.text if said.code == 0 and said.text else None
+    output = git("rev-parse", "--quiet", "--verify", f"{name}^{{commit}}", may_fail=True)
+    return output.text if output.code == 0 and output.text else None
 
 
 def _short(commit: str | None) -> str:

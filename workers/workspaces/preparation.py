@@ -1,7 +1,7 @@
-"""Makes a worktree ready to work before its job begins: files of the person's checkout, and what a setup command makes.
+"""Prepare a worktree before its job begins: copy files of the user's checkout, run a setup command.
 
-What is brought in is never committed: what git does not ignore already is excluded by a file of excludes that only
-this worktree's git commands and its job are given.
+The added files are never committed: those that git does not ignore are excluded by an excludes file that only this
+worktree's git commands and its job use.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Lends(Protocol):
 
 @dataclass(slots=True)
 class PreparedWorktree:
-    """What a worktree was given. ``variables`` yield to those of the plan, ``own`` do not. Close it at the end."""
+    """The resources of a worktree. The plan's variables override ``variables`` but not ``own``. Close it at the end."""
 
     variables: dict[str, str] = field(default_factory=dict)
     own: dict[str, str] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class PreparedWorktree:
     _lends: Lends | None = None
 
     def lend(self, what: Preparation, lends: Lends | None) -> None:
-        """Give the job the ports and the database that it is to have. Raises Unavailable or Refused."""
+        """Lease the ports and the database of the job. Raises Unavailable or Refused."""
         if lends is None or not (what.ports or what.database):
             return
         self._lends = lends
@@ -87,12 +87,12 @@ class PreparedWorktree:
         return replace(claim, workdir=place.folder, work=work)
 
     def keep(self, until: float) -> None:
-        """The worktree stays until then, in seconds since 1970, so what it links to has to stay too."""
+        """Keep what the worktree links to as long as the worktree, until then (seconds since 1970)."""
         if self._warm is not None:
             self._warm.touch(until)
 
     def close(self) -> None:
-        """Nobody works there any more."""
+        """Release the resources."""
         if self._lends is not None:
             self._lends.give_back()
         if self._warm is not None:
@@ -119,13 +119,13 @@ class WorktreePreparation:
 
     @property
     def root(self) -> Path:
-        """The folder of all worktrees: there is one below it for each run."""
+        """The directory of all worktrees, with one directory per run."""
         return self.place.worktree_folder.path.parents[1]
 
     def run(self, ready: PreparedWorktree) -> None:
-        """Prepare it, and note in *ready* what has to be given back.
+        """Prepare the worktree, and record in *ready* what has to be released.
 
-        Raises Refused for what cannot be brought in, GitFailed when the setup command or git fails, Interrupted,
+        Raises Refused for files that cannot be added, GitFailed when the setup command or git fails, GitInterrupted,
         OSError.
         """
         if self.what == NO_PREPARATION:
@@ -134,7 +134,7 @@ class WorktreePreparation:
         brought = [self._copied(name) for name in what.copy]
         if what.setup is not None:
             share = [self._from_top(name) for name in what.share]
-            ready._warm = found = setup_cache.take(self.root, self._digest(what.setup), self.control)  # noqa: SLF001
+            ready._warm = found = setup_cache.acquire(self.root, self._digest(what.setup), self.control)  # noqa: SLF001
             if found.about is None:
                 entries = list(self._set_up(what.setup, brought, share))
                 found.fill(top, entries, share, self._copy)
@@ -145,10 +145,10 @@ class WorktreePreparation:
         if brought:
             ready.own = self._exclude()
 
-    # --- copies of the person's files
+    # --- copies of the user's files
 
     def _copied(self, name: str) -> str:
-        """Copy a file or folder from the person's checkout; its path from the top of the worktree."""
+        """Copy a file or directory from the user's checkout. Return its path relative to the worktree's top."""
         source = Path(str(self.claim.workdir)).resolve()
         for part in PurePosixPath(name).parts:
             source = source / part
@@ -186,7 +186,7 @@ class WorktreePreparation:
     # --- the setup command
 
     def _digest(self, setup: str) -> str:
-        """What the result of the setup command depends on."""
+        """Return a digest of all that the result of the setup command depends on."""
         system = os.uname()
         parts = [
             [setup, sorted(self.what.share), self.place.repository.prefix],
@@ -196,7 +196,7 @@ class WorktreePreparation:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def _lock_files(self) -> list[Path]:
-        """The files that are named; else lock files in the task's folder or the nearest above it; else manifests."""
+        """Return the named files, or lock files in the task's directory or the nearest parent, or manifests there."""
         folder, top = Path(self.place.folder), self.place.worktree_folder.path
         if self.what.lock:
             for name in self.what.lock:
@@ -214,7 +214,7 @@ class WorktreePreparation:
         return []
 
     def _set_up(self, setup: str, brought: Sequence[str], share: Sequence[str]) -> Iterator[str]:
-        """Run the command here; the paths of what it has made."""
+        """Run the command. Yield the paths that it has created."""
         with (
             environment.Scratch(self.control.scratch, self.claim) as scratch,
             usage_file.metered(scratch.costs, self.control) as glance,
@@ -256,7 +256,7 @@ class WorktreePreparation:
             )
 
     def _without(self, path: str, brought: Sequence[str]) -> Iterator[str]:
-        """The parts of *path* that are not among what was *brought* there before."""
+        """Yield the parts of *path* that are not in *brought*."""
         if any(is_inside(path, name) for name in brought):
             return
         if not any(is_inside(name, path) for name in brought):
@@ -266,7 +266,7 @@ class WorktreePreparation:
             yield from self._without(f"{path}/{child}", brought)
 
     def _copy(self, places: Sequence[Path], folder: Path) -> None:
-        """Copy with all attributes, sharing blocks where the file system can."""
+        """Copy with all attributes, sharing blocks if the file system supports it."""
         with environment.Scratch(self.control.scratch, self.claim) as scratch:
             for start in range(0, len(places), _AT_ONCE):
                 ran = run_program(
@@ -286,10 +286,10 @@ class WorktreePreparation:
                     said = (ran.log.strip().splitlines() or ["no message"])[-1]
                     raise GitFailed(f"What the setup command made cannot be copied: {said}")
 
-    # --- what git must not see, and what people want to see
+    # --- excludes
 
     def _exclude(self) -> dict[str, str]:
-        """Exclude what git would take for the task's own; the variables with which git does not."""
+        """Exclude files that git would add to the task's changes. Return the variables that make git do so."""
         strange = self.place.git("ls-files", "--others", "--exclude-standard", "--directory", "-z", limit=LONG).words
         if not strange:
             return {}
@@ -306,9 +306,9 @@ class WorktreePreparation:
         return config | {"GIT_CONFIG_COUNT": str(number + 1)}
 
     def _persons_excludes(self) -> list[str]:
-        """The lines of the person's own file of excludes, which ours stands in for.
+        """Return the lines of the user's own excludes file, which ours replaces.
 
-        Jobs write to the repository's configuration. What that names counts only where they read anyway.
+        Jobs can write the repository's configuration, so a file that it names counts only where jobs may read anyway.
         """
         said = self.place.git("config", "--show-scope", "--type=path", "--get", "core.excludesFile", may_fail=True)
         scope, _, named = said.text.partition("\t")
@@ -342,5 +342,5 @@ def _is_file(path: Path) -> bool:
 
 
 def _hash(path: Path) -> str:
-    with untrusted_files.opened(path) as file:
+    with untrusted_files.open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""A repository as its worktrees share it: where it keeps itself, its branches below ``coord/``, locks left behind."""
+"""A repository that worktrees share: its git directory, its branches below ``coord/``, stale lock files."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from workers.runners.program import can_be_entered, folder_problem
 from workers.runners.sandbox_exec import repository_of as repository_folder
 from workers.workspaces.git import Git, GitFailed
 
-_STALE = 60.0  # seconds after which nobody holds a lock on a branch any more: git needs milliseconds
-_NOTHING = ""  # where git is told that a branch must not be there yet
+_STALE = 60.0  # seconds after which a lock on a branch is stale: git needs milliseconds
+_NOTHING = ""  # the old value of a branch that must not exist yet
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """One repository, seen from a folder in a checkout of it. ``top`` is that checkout's, None in a bare one.
+    """One repository and the project's directory in a checkout of it. ``top``: of that checkout, None in a bare one.
 
-    ``prefix``: from there to the folder. Calls of ``git`` happen in the folder.
+    ``prefix``: the path of the directory relative to ``top``. ``git`` runs in the directory.
     """
 
     git: Git
@@ -38,21 +38,20 @@ class Repository:
     task_branch: str
 
     def head(self) -> str | None:
-        """The commit of the run's branch, or None before its first use."""
+        """Return the commit of the run's branch, or None before its first use."""
         return self.commit_of(f"refs/heads/{self.branch}")
 
     def commit_of(self, name: str) -> str | None:
-        """The commit that *name* means, or None."""
-        said = self.git("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}", may_fail=True)
-        found = said.text
-        return found if said.code == 0 and _COMMIT.fullmatch(found) else None
+        """Return the commit that *name* refers to, or None."""
+        output = self.git("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}", may_fail=True)
+        return output.text if output.code == 0 and _COMMIT.fullmatch(output.text) else None
 
     def has(self, commit: object) -> bool:
-        """Whether *commit*, as it was carried, is the whole id of a commit that is still there."""
+        """Return whether *commit*, a carried value, is the full id of an existing commit."""
         return isinstance(commit, str) and bool(_COMMIT.fullmatch(commit)) and self.commit_of(commit) is not None
 
-    def begun(self, workspace: Workspace) -> str:
-        """The commit of the run's branch, which is made at its base if this is its first use."""
+    def ensure_branch(self, workspace: Workspace) -> str:
+        """Return the commit of the run's branch. Creates the branch at its base on first use."""
         if (head := self.head()) is not None:
             return head
         base = self.commit_of(workspace.base or "HEAD")
@@ -64,19 +63,19 @@ class Repository:
                 hint='Commit something there: git commit --allow-empty -m "Begin"',
             )
         try:
-            made = self.move(self.branch, base, was=_NOTHING)
+            created = self.move(self.branch, base, was=_NOTHING)
         except GitFailed:
-            self._check_way()
+            self._check_parents()
             raise
-        if not made:
-            found = self.head()
-            if found is None:
-                raise GitFailed(f"The branch {self.branch} cannot be made", transient=True)
-            return found
+        if not created:
+            head = self.head()
+            if head is None:
+                raise GitFailed(f"The branch {self.branch} cannot be created", transient=True)
+            return head
         return base
 
-    def _check_way(self) -> None:
-        """Refuse where a branch has the name of a folder that the run's branch is in: git cannot have both."""
+    def _check_parents(self) -> None:
+        """Raise Refused when a branch has the name of a parent of the run's branch: git cannot have both."""
         for parent in list(PurePosixPath(self.branch).parents)[:-1]:
             if self.commit_of(f"refs/heads/{parent}") is not None:
                 raise Refused(
@@ -85,7 +84,7 @@ class Repository:
                 )
 
     def move(self, branch: str, commit: str, *, was: str | None = None) -> bool:
-        """Set a branch, if it still is where it *was*; whether it is there now. Raises GitFailed when git says no."""
+        """Set a branch, if it is still at *was*. Return whether it is at *commit* now. Raises GitFailed."""
         ref = f"refs/heads/{branch}"
         self._unlock(ref)
         expected = [] if was is None else [was]
@@ -94,22 +93,22 @@ class Repository:
         except GitFailed:
             now = self.commit_of(ref)
             if was is None or now == (None if was == _NOTHING else was):
-                raise  # nobody was faster: it is something else
+                raise  # the branch has not moved, so there is another cause
             return now == commit
         return True
 
     def drop(self, branch: str) -> None:
-        """Take a branch away, if it is there."""
+        """Delete a branch, if it exists."""
         ref = f"refs/heads/{branch}"
         self._unlock(ref)
         self.git("update-ref", "-d", ref)
 
     def contains(self, commit: str, head: str) -> bool:
-        """Whether *commit* is *head* or one of its ancestors."""
+        """Return whether *commit* is *head* or one of its ancestors."""
         return self.git("merge-base", "--is-ancestor", commit, head, may_fail=True).code == 0
 
     def _unlock(self, ref: str) -> None:
-        """A git that was killed leaves its lock behind, and every later one would stumble over it."""
+        """Delete a stale lock file of a killed git, on which every later git would fail."""
         path = self.common / f"{ref}.lock"
         with contextlib.suppress(OSError):
             if time.time() - path.lstat().st_mtime > _STALE:
@@ -117,7 +116,7 @@ class Repository:
 
 
 def repository_of(git: Git, claim: Claim) -> Repository:
-    """The repository of the folder that the claimed job is meant for; Refused when there is none."""
+    """Return the repository of the claimed job's directory. Raises Refused when there is none."""
     folder = claim.workdir
     if folder is None:
         raise Refused(
@@ -136,10 +135,10 @@ def repository_of(git: Git, claim: Claim) -> Repository:
             f"A git worktree needs a repository, and {folder} is in none that can be used: {failed.sentence}",
             hint="Make one with git init, or write checkout: folder",
         ) from None
-    # Looked up before the job: what it makes of the link back to the repository leads its own git nowhere else.
+    # Read before the job runs, so that a job that changes the link cannot redirect git to another repository.
     own = repository_folder(folder) if lines[1] else [os.path.realpath(folder)]
     return Repository(
-        git=here.writing(*own),
+        git=here.allow_writing(*own),
         common=Path(lines[0]),
         top=Path(lines[1]).resolve() if lines[1] else None,
         prefix=lines[2],
@@ -149,7 +148,7 @@ def repository_of(git: Git, claim: Claim) -> Repository:
 
 
 def _places(here: Git) -> list[str]:
-    """Where the repository is, the checkout's top and the way from there; the latter two empty in a bare one."""
+    """Return the git directory, the checkout's top and the prefix; the latter two are empty in a bare repository."""
     ask = ("rev-parse", "--path-format=absolute")
     try:
         return here(*ask, "--git-common-dir", "--show-toplevel", "--show-prefix").text.split("\n")

@@ -1,8 +1,8 @@
-"""Keeps what setup commands made, one folder per digest of command and lock files, for the worktrees that follow.
+"""A cache of what setup commands create, with one directory per digest of command and lock files.
 
-A lock file lies beside each folder. Who builds the folder holds it exclusively; each worktree that links into the
-folder holds it shared for as long as its attempt lives. Locks go with their process, and a folder gets its name only
-when it is complete, so that a killed setup leaves nothing that counts.
+A lock file lies beside each directory. The process that fills a directory locks it exclusively; a worktree that links
+into it locks it shared while its attempt runs. The kernel releases locks when their process ends, and a directory is
+renamed to its name only when it is complete, so a killed setup leaves no valid entry.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from workers.runners import untrusted_files as files_of_jobs
 from workers.runners.base import Control
 from workers.runners.process_watch import Interruption
-from workers.runners.untrusted_files import take_away
+from workers.runners.untrusted_files import delete_tree
 from workers.workspaces.git import GitInterrupted
 
 FOLDER = ".warm"
@@ -37,15 +37,15 @@ _LARGEST_TEXT = 1 << 20
 _COMPILED = "__pycache__"
 
 Copy = Callable[[Sequence[Path], Path], None]
-"""Copies files and folders, with all their attributes, into an existing folder."""
+"""Copies files and directories, with all their attributes, into an existing directory."""
 
 
 @dataclass(frozen=True, slots=True)
-class SetupKey:
-    """What a folder holds. Paths are relative to the top of a worktree, that of the setup was *made_in*.
+class SetupContents:
+    """The contents of a directory of the cache. Paths are relative to a worktree's top; *made_in*: the original one.
 
-    ``entries``: what the command made. ``texts``: files that mention the path of that worktree. ``links``: symbolic
-    links that lead to it by that path.
+    ``entries``: what the command created. ``texts``: files that contain the path of that worktree. ``links``: symbolic
+    links with that path.
     """
 
     made_in: str
@@ -55,67 +55,67 @@ class SetupKey:
 
 
 class SetupCache:
-    """One folder of the store, locked until ``close``. ``about`` is None until somebody has filled it."""
+    """One directory of the cache, locked until ``close``. ``about`` is None until it is filled."""
 
-    def __init__(self, path: Path, fd: int, about: SetupKey | None) -> None:
+    def __init__(self, path: Path, fd: int, about: SetupContents | None) -> None:
         self.path = path
         self.about = about
         self._fd = fd
 
     def fill(self, top: Path, entries: Sequence[str], share: Sequence[str], copy: Copy) -> None:
-        """Store *entries* of the worktree *top*; what *share* names becomes read-only there."""
+        """Store *entries* of the worktree *top*, those in *share* read-only."""
         new = self.path.with_name(self.path.name + _NEW)
         if new.exists():
-            take_away(new)
+            delete_tree(new)
         files = new / _FILES
         files.mkdir(parents=True)
         copy_entries(top, files, entries, copy)
         texts, links = _mentions(files, str(top))
         for name in share:
             _protect(files / name)
-        about = SetupKey(str(top), list(entries), texts, links)
+        about = SetupContents(str(top), list(entries), texts, links)
         (new / _ABOUT).write_text(json.dumps(asdict(about)), encoding="utf-8", errors="surrogateescape")
         new.rename(self.path)
         self.about = about
         fcntl.flock(self._fd, fcntl.LOCK_SH)
 
     def bring_into(self, top: Path, share: Sequence[str], copy: Copy) -> list[str]:
-        """Link or copy all of it into the worktree *top*; return the entries that were not there already."""
+        """Link or copy all entries into the worktree *top*. Return those that did not exist there."""
         assert self.about is not None  # noqa: S101 - the caller has filled it
-        files, moved = self.path / _FILES, _Moved(self.about, str(top))
+        files, relocation = self.path / _FILES, _Relocation(self.about, str(top))
         absent = [name for name in self.about.entries if not os.path.lexists(top / name)]
         linked = [name for name in share if any(is_inside(name, entry) for entry in absent)]
         own = [part for name in absent for part in _outside(files, name, linked)]
         copy_entries(files, top, own, copy)
         for name in own:
-            for text in moved.below(moved.texts, name):
-                moved.rewrite(top / text)
-                for compiled in _compiled(top / text):
+            for text in relocation.below(relocation.texts, name):
+                relocation.rewrite(top / text)
+                for compiled in _compiled_files(top / text):
                     files_of_jobs.unlink(compiled)
-            for link in moved.below(moved.links, name):
-                moved.relink(top / link)
+            for link in relocation.below(relocation.links, name):
+                relocation.relink(top / link)
         for name in linked:
             make_parents(top, name)
-            moved.link(files, top, name)
+            relocation.link(files, top, name)
         return absent
 
     def touch(self, until: float | None = None) -> None:
-        """Note its use: it is kept from now on, or from *until* (seconds since 1970)."""
+        """Record a use: the retention time starts now, or at *until* (seconds since 1970)."""
         with contextlib.suppress(OSError):
             now = time.time()
             os.utime(self._fd, (now, max(until or now, now)))
 
     def close(self) -> None:
-        """Give the lock back; may be repeated."""
+        """Release the lock. May be called again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
-def take(root: Path, digest: str, control: Control) -> SetupCache:
-    """Return the folder of *digest*, filled or to be filled by the caller; waits while somebody else fills it.
+def acquire(root: Path, digest: str, control: Control) -> SetupCache:
+    """Return the directory of *digest*, filled or to be filled by the caller. Waits while another process fills it.
 
-    Raises Interrupted when the attempt is told to stop.
+    Raises GitInterrupted when the attempt is requested to stop.
     """
     store = root / FOLDER
     path = store / digest
@@ -125,11 +125,11 @@ def take(root: Path, digest: str, control: Control) -> SetupCache:
             fd = os.open(store / (digest + _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             with contextlib.ExitStack() as stack:
                 stack.callback(os.close, fd)
-                warm = _ready(path, fd) or _to_fill(path, fd)
-                if warm is not None:
+                cache = _open_filled(path, fd) or _open_empty(path, fd)
+                if cache is not None:
                     stack.pop_all()
-                    warm.touch()
-                    return warm
+                    cache.touch()
+                    return cache
         if (reason := control.wait(_PAUSE)) is not None:
             raise GitInterrupted(
                 Interruption(reason.outcome, f"{reason} while it waited for the setup of another task")
@@ -138,7 +138,7 @@ def take(root: Path, digest: str, control: Control) -> SetupCache:
 
 
 def sweep(root: Path, *, keep: timedelta, now: float | None = None) -> int:
-    """Take away the folders that nobody has used for *keep*; return how many."""
+    """Delete directories that were not used for *keep*. Return how many."""
     moment = time.time() if now is None else now
     store = root / FOLDER
     swept = 0
@@ -153,7 +153,7 @@ def sweep(root: Path, *, keep: timedelta, now: float | None = None) -> int:
                     path = store / name.removesuffix(_LOCK)
                     for place in (path, path.with_name(path.name + _NEW)):
                         if place.exists():
-                            take_away(place)
+                            delete_tree(place)
                             swept += place == path
                     (store / name).unlink()
             finally:
@@ -164,12 +164,12 @@ def sweep(root: Path, *, keep: timedelta, now: float | None = None) -> int:
 
 
 def is_inside(name: str, other: str) -> bool:
-    """Whether the path *name* is *other* or lies below it."""
+    """Return whether the path *name* is *other* or below it."""
     return PurePosixPath(name).is_relative_to(other)
 
 
 def make_parents(top: Path, name: str) -> None:
-    """Make the folders above *name* in *top*; NotADirectoryError where one of them is a link or a file."""
+    """Create the parents of *name* in *top*. Raises NotADirectoryError if one of them is a link or a file."""
     place = top
     for part in PurePosixPath(name).parts[:-1]:
         place = place / part
@@ -189,7 +189,7 @@ def copy_entries(source: Path, target: Path, names: Sequence[str], copy: Copy) -
         copy(places, target / parent)
 
 
-def _ready(path: Path, fd: int) -> SetupCache | None:
+def _open_filled(path: Path, fd: int) -> SetupCache | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -197,35 +197,35 @@ def _ready(path: Path, fd: int) -> SetupCache | None:
     return SetupCache(path, fd, about) if _is_current(path, fd) and (about := _about(path)) is not None else None
 
 
-def _to_fill(path: Path, fd: int) -> SetupCache | None:
+def _open_empty(path: Path, fd: int) -> SetupCache | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return None
     if not _is_current(path, fd) or _about(path) is not None:
-        return None  # swept, or filled by somebody else: look again
+        return None  # swept, or filled by another process: the caller retries
     if path.exists():
-        take_away(path)
+        delete_tree(path)
     return SetupCache(path, fd, None)
 
 
 def _is_current(path: Path, fd: int) -> bool:
-    """Whether the lock file has its name still: a sweep takes it away."""
+    """Return whether the lock file still exists: a sweep deletes it."""
     try:
         return os.fstat(fd).st_ino == path.with_name(path.name + _LOCK).stat().st_ino
     except FileNotFoundError:
         return False
 
 
-def _about(path: Path) -> SetupKey | None:
+def _about(path: Path) -> SetupContents | None:
     try:
-        return SetupKey(**json.loads((path / _ABOUT).read_text(encoding="utf-8", errors="surrogateescape")))
+        return SetupContents(**json.loads((path / _ABOUT).read_text(encoding="utf-8", errors="surrogateescape")))
     except (OSError, ValueError, TypeError):
         return None
 
 
 def _mentions(files: Path, made_in: str) -> tuple[list[str], list[str]]:
-    """Texts and links below *files* that hold the path *made_in*."""
+    """Return text files and links below *files* that contain the path *made_in*."""
     path, texts, links = os.fsencode(made_in), [], []
     for place, entry in _walk(files):
         name = str(place.relative_to(files))
@@ -240,7 +240,7 @@ def _mentions(files: Path, made_in: str) -> tuple[list[str], list[str]]:
 
 
 def _protect(path: Path) -> None:
-    """Take the right to write from all folders of *path*: files may be replaced in none of them."""
+    """Make all directories of *path* read-only, so that files in them cannot be replaced."""
     if path.is_symlink() or not path.is_dir():
         return
     for folder in [*(place for place, entry in _walk(path) if entry.is_dir(follow_symlinks=False)), path]:
@@ -257,8 +257,8 @@ def _walk(folder: Path) -> Iterator[tuple[Path, os.DirEntry[str]]]:
                 waiting.append(place)
 
 
-def _compiled(module: Path) -> list[Path]:
-    """What Python has compiled of a module."""
+def _compiled_files(module: Path) -> list[Path]:
+    """Return the compiled files of a Python module."""
     if module.suffix != ".py":
         return []
     return [
@@ -269,7 +269,7 @@ def _compiled(module: Path) -> list[Path]:
 
 
 def _outside(files: Path, name: str, linked: Sequence[str]) -> Iterator[str]:
-    """The parts of *name* that are not *linked*, each as high up as possible."""
+    """Yield the largest parts of *name* that are not *linked*."""
     if any(is_inside(name, link) for link in linked):
         return
     if not any(is_inside(link, name) for link in linked):
@@ -286,10 +286,10 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-class _Moved:
-    """Lets files that mention the worktree in which they were made mention the worktree *top* instead."""
+class _Relocation:
+    """Replaces the path of the original worktree in files and links by that of the worktree *top*."""
 
-    def __init__(self, about: SetupKey, top: str) -> None:
+    def __init__(self, about: SetupContents, top: str) -> None:
         self.texts = about.texts
         self.links = about.links
         self._special = {
@@ -303,8 +303,8 @@ class _Moved:
         return [name for name in names if is_inside(name, entry)]
 
     def rewrite(self, path: Path, source: Path | None = None) -> None:
-        """Write *path* anew, from *source* or from what it is."""
-        data, mode = files_of_jobs.read_with_mode(source or path)  # what setup commands made, links beside it too
+        """Rewrite *path* with replaced paths, from *source* or in place."""
+        data, mode = files_of_jobs.read_with_mode(source or path)  # safe against links that setup commands made
         files_of_jobs.write_new(path, self._pattern.sub(lambda _: self._top, data), mode=mode)
 
     def relink(self, path: Path, source: Path | None = None) -> None:
@@ -316,7 +316,7 @@ class _Moved:
         path.symlink_to(target)
 
     def link(self, files: Path, top: Path, name: str) -> None:
-        """Link *name* in *top* to the store. A folder is made, and what is in it linked: only the folder is own."""
+        """Link *name* in *top* to the cache. For a directory, creates a directory and links its entries."""
         source, target = files / name, top / name
         if not source.is_dir() or source.is_symlink():
             self._link_one(source, target, name)
@@ -332,9 +332,9 @@ class _Moved:
                 self._link_one(source / entry.name, target / entry.name, inner)
 
     def _is_of_a_text(self, name: str, compiled: str) -> bool:
-        """Whether a file of ``__pycache__`` is the compiled form of a module that is written anew.
+        """Return whether a file of ``__pycache__`` belongs to a module that is rewritten.
 
-        Python takes it for current when size and second of its source fit, which they may in two worktrees.
+        Python considers it current when size and second of its source match, which may happen in two worktrees.
         """
         module = PurePosixPath(name).parent / f"{compiled.partition('.')[0]}.py"
         return str(module) in self._special

@@ -1,4 +1,4 @@
-"""Finds the stashes that one attempt made: all worktrees of a repository share one list."""
+"""The stashes of one attempt, among those of all worktrees, which share one list."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from workers.runners import untrusted_files
 from workers.runners.base import Control
 from workers.workspaces.git import LONG, Git, GitFailed
-from workers.workspaces.merge_lock import records_turn
+from workers.workspaces.merge_lock import records_lock
 
 if TYPE_CHECKING:
     from workers.workspaces.head_history import HeadHistory
@@ -24,18 +24,18 @@ _WITH_UNTRACKED = 3  # parents: the commit it was made on, the index, the untrac
 
 
 def entries(git: Git, refs: Collection[str] | None = None) -> dict[str, str]:
-    """The commits on the list, the newest first, with what the list says of each. *refs*: those that are there."""
+    """Return the stashed commits, newest first, with their messages. *refs*: the existing refs, if known."""
     if REF not in refs if refs is not None else git("rev-parse", "--quiet", "--verify", REF, may_fail=True).code:
         return {}
     words = git("log", "-g", "-z", "--format=%H %gs", REF, "--").words
-    return {commit: said for commit, _, said in (word.partition(" ") for word in words)}
+    return {commit: message for commit, _, message in (word.partition(" ") for word in words)}
 
 
 def is_from(place: Worktree, commit: str, past: HeadHistory, *, author: str, alone: bool) -> bool:
-    """Whether *commit* was stashed in the worktree, where *past* has happened.
+    """Return whether *commit* was stashed in the worktree with the HEAD history *past*.
 
-    The task's branch is checked out in no other worktree. On another branch the author counts, where HEAD was, and the
-    reset that git does when it stashes; on none, that no other attempt of the author was there (*alone*).
+    The task's branch is checked out in no other worktree. A stash on another branch needs the same author, a commit
+    that HEAD was at and the reset that git does when it stashes; on no branch, *alone* decides.
     """
     by, moment, parents, subject = place.git("log", "-1", "--format=%ce%n%ct%n%P%n%s", commit).text.split("\n", 3)
     match = _SUBJECT.match(subject)
@@ -50,7 +50,7 @@ def is_from(place: Worktree, commit: str, past: HeadHistory, *, author: str, alo
 
 
 def autostash(record: Path) -> list[str]:
-    """What a merge that stopped has put aside."""
+    """Return the autostash of a stopped merge."""
     try:
         return untrusted_files.read(record / "MERGE_AUTOSTASH").decode("ascii").split()
     except (OSError, ValueError):
@@ -58,7 +58,7 @@ def autostash(record: Path) -> list[str]:
 
 
 def as_change(place: Worktree, commit: str) -> str:
-    """A commit with what is stashed as *commit*, untracked files included, on top of where it was made."""
+    """Return a commit with the content of a stash, including untracked files, on top of its base."""
     git = place.git
     parents = git("rev-parse", f"{commit}^@").text.split()
     tree = git("rev-parse", f"{commit}^{{tree}}").text
@@ -76,17 +76,17 @@ def as_change(place: Worktree, commit: str) -> str:
 
 
 def drop(place: Worktree, commits: Collection[str]) -> None:
-    """Take *commits* off the list, and nothing else: an entry of somebody else's that went meanwhile is put back."""
+    """Remove *commits* from the list. Restores others' entries that a concurrent change made git remove instead."""
     if not commits:
         return
     git = place.git
-    with records_turn(place.worktree_folder.root, place.repository.common, Control(scratch=place.record)):
+    with records_lock(place.worktree_folder.root, place.repository.common, Control(scratch=place.record)):
         for commit in commits:
-            there = entries(git)
-            if commit not in there:
+            before = entries(git)
+            if commit not in before:
                 continue
             with contextlib.suppress(GitFailed):
-                git("stash", "drop", "--quiet", f"stash@{{{list(there).index(commit)}}}")
+                git("stash", "drop", "--quiet", f"stash@{{{list(before).index(commit)}}}")
             after = entries(git)
-            for lost in [other for other in reversed(there) if other != commit and other not in after]:
-                git("stash", "store", "--message", there[lost], lost)
+            for lost in [other for other in reversed(before) if other != commit and other not in after]:
+                git("stash", "store", "--message", before[lost], lost)

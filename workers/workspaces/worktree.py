@@ -1,4 +1,4 @@
-"""One attempt's worktree: made at a commit, on the task's branch; what the attempt changed becomes one commit."""
+"""The git worktree of one attempt, created at a commit on the task's branch; its changes become one commit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from workers.runners.base import Control
 from workers.workspaces import nested_repositories, worktree_folder
 from workers.workspaces.git import LONG, Git, GitFailed, GitTimeout, identity_of
 from workers.workspaces.merge_conflicts import ConflictResolution, MergeConflict, trial
-from workers.workspaces.merge_lock import records_turn
+from workers.workspaces.merge_lock import records_lock
 from workers.workspaces.nested_repositories import NotCollected
 from workers.workspaces.repository import Repository
 from workers.workspaces.worktree_folder import WorktreeFolder
 
 WORKTREE_FOLDER = "lodging"
-"""Where a task carries the name of the folder in which its last attempt was."""
+"""The key of a task's carried data with the folder name of its last attempt."""
 
 _UNFINISHED = (
     *("MERGE_HEAD", "MERGE_MSG", "MERGE_MODE", "MERGE_AUTOSTASH", "AUTO_MERGE"),
@@ -36,7 +36,7 @@ _FIELDS_BEFORE_PATH = 10  # of an unmerged entry
 
 
 class Unresolved(Exception):
-    """Conflicts that nobody has resolved."""
+    """The worktree has unresolved conflicts."""
 
     def __init__(self, conflicts: Sequence[MergeConflict]) -> None:
         named = [str(conflict) for conflict in conflicts[:_MOST_NAMED]]
@@ -46,7 +46,7 @@ class Unresolved(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a worktree holds, as a commit and its tree. ``inside``: commits of the repository's worktrees inside it."""
+    """The content of a worktree as a commit and its tree. ``inside``: HEADs of the repository's worktrees inside it."""
 
     commit: str
     tree: str
@@ -55,23 +55,23 @@ class Snapshot:
 
 @dataclass(slots=True)
 class Worktree:
-    """``start`` is the commit from which on its changes count. ``git`` works in it, whatever became of its files."""
+    """A worktree. ``start``: the base commit of its changes. ``git`` works even if its ``.git`` is damaged."""
 
     repository: Repository
     worktree_folder: WorktreeFolder
     git: Git
     record: Path
     start: str
-    resolving: ConflictResolution = field(default_factory=ConflictResolution)  # what it began with half merged
+    resolving: ConflictResolution = field(default_factory=ConflictResolution)  # of a merge that the job completes
     is_kept: bool = False
 
     @property
     def folder(self) -> str:
-        """Where the job runs: what is its folder in the checkout."""
+        """The job's directory: the counterpart of its directory in the checkout."""
         return str(self.worktree_folder.path / self.repository.prefix).rstrip("/")
 
     def counterpart(self, path: str) -> str:
-        """What *path*, if it leads into the checkout, is in the worktree."""
+        """Map a path in the checkout to the worktree. Other paths are returned unchanged."""
         top = self.repository.top
         if top is None or not os.path.isabs(path):  # noqa: PTH117 - a text comes in
             return path
@@ -79,39 +79,40 @@ class Worktree:
         return str(self.worktree_folder.path / real.relative_to(top)) if real.is_relative_to(top) else path
 
     def under(self, control: Control) -> Worktree:
-        """The same under other orders."""
+        """Return a copy with another control."""
         return replace(self, git=self.git.under(control))
 
     def resume(self, base: str) -> None:
-        """Let it have begun at *base*: what it holds beyond that is a change that is not committed."""
+        """Set the start to *base*, so that all differences from it are uncommitted changes."""
         self.git("update-ref", "HEAD", base)
         self.start = base
 
     def merge(self, commit: str) -> bool:
-        """Half merge *commit* into it; whether something is in conflict then, which ``resolving`` describes."""
-        tried = trial(self.git, "HEAD", commit)
-        said = self.git("merge", "--no-commit", "--no-ff", "--quiet", commit, limit=LONG, may_fail=True)
-        if said.code and not self._merge_heads():
+        """Merge *commit* without committing. Return whether there are conflicts, which ``resolving`` describes."""
+        preview = trial(self.git, "HEAD", commit)
+        output = self.git("merge", "--no-commit", "--no-ff", "--quiet", commit, limit=LONG, may_fail=True)
+        if output.code and not self._merge_heads():
             raise GitFailed(f"git could not begin to merge {commit}: files that are not committed may be in the way")
-        self.resolving = ConflictResolution(tried.tree, tried.conflicts, tried.entries)
-        return said.code != 0
+        self.resolving = ConflictResolution(preview.tree, preview.conflicts, preview.entries)
+        return output.code != 0
 
-    def go_on_merging(self, commit: str) -> None:
-        """Its next commit has *commit* as a parent too."""
+    def add_merge_parent(self, commit: str) -> None:
+        """Make *commit* a parent of the next commit."""
         untrusted_files.write_new(self.record / "MERGE_HEAD", f"{commit}\n".encode())
 
     def commit(self, message: str, *, onto: str | None = None, checked: bool = True) -> Snapshot:
-        """Commit all that was changed, as one who has no hooks, on top of HEAD, or of *onto*.
+        """Commit all changes, without hooks, on top of HEAD or of *onto*.
 
-        Raises Unresolved when conflicts are left, NotCollected for what a commit cannot hold (of repositories inside
-        only when *checked*).
+        Raises Unresolved for conflicts, NotCollected for what a commit cannot contain (for nested repositories only if
+        *checked*).
         """
-        for lock in self.record.glob("*.lock"):  # whoever held it has been ended with the job
+        for lock in self.record.glob("*.lock"):  # its owner has ended with the job
             untrusted_files.unlink(lock)
-        self._look_at_all_files(onto or "HEAD")
+        self._reset_index_flags(onto or "HEAD")
         status = self._status()
-        if left := self.resolving.left(self.git, self.worktree_folder.path, self.record, self._unmerged(status)):
-            raise Unresolved(left)
+        folder = self.worktree_folder.path
+        if conflicts := self.resolving.unresolved(self.git, folder, self.record, self._unmerged_paths(status)):
+            raise Unresolved(conflicts)
         head = onto or next((word.split()[-1] for word in status if word.startswith("# branch.oid ")), "")
         if head == "(initial)":
             raise GitFailed("the worktree is on a branch without commits")
@@ -121,10 +122,10 @@ class Worktree:
         )
         changed = merging or onto or any(not word.startswith("#") for word in status)
         with nested_repositories.as_files(place, checked=checked) as inside:
-            if changed or inside.found:
+            if changed or inside.any:
                 self._add_all()
         tree = before = self.git("rev-parse", f"{head}^{{tree}}").text
-        if changed or inside.found:
+        if changed or inside.any:
             tree = self.git("write-tree").text
         if merging or tree != before:
             parents = [word for parent in (head, *merging) for word in ("-p", parent)]
@@ -132,12 +133,12 @@ class Worktree:
         return Snapshot(head, tree, inside.heads)
 
     def settle(self) -> None:
-        """End what was begun and is committed now, such as a merge."""
+        """Remove the state of operations that are committed now, such as a merge."""
         for name in _UNFINISHED:
             untrusted_files.unlink(self.record / name)
 
     def snapshot(self, message: str) -> str:
-        """A commit of all that is in its folder, conflicts as they are, to take from; nothing of it is checked out."""
+        """Commit all files, with conflicts as they are, without changing HEAD or the index. Return the commit."""
         index = self.record / "coordination-index"
         apart = self.git.at(self.worktree_folder.path, GIT_INDEX_FILE=str(index))
         try:
@@ -148,41 +149,41 @@ class Worktree:
             untrusted_files.unlink(index)
 
     def detach(self, commit: str) -> None:
-        """Stand at the *commit* that was just made, on no branch: what a gate commits is nobody's."""
+        """Move a detached HEAD to *commit*, which was just made, so that a commit of a gate is on no branch."""
         self.git("update-ref", "--no-deref", "HEAD", commit)
 
     def stand_at(self, commit: str) -> None:
-        """Check out *commit*; files that git ignores stay, such as what was installed or built."""
+        """Check out *commit*. Ignored files stay, such as installed packages or build results."""
         self.git("checkout", "--quiet", "--force", "--detach", commit, limit=LONG)
 
-    def gone(self) -> str | None:
-        """What the job has taken away that is needed, and what to do; None when all is there."""
+    def find_missing(self) -> str | None:
+        """Return a sentence on what the job has deleted and what to do, or None when nothing is missing."""
         if is_gone(self.repository.common):
             return f"its repository {self.repository.common} is gone: bring it back, then retry the task"
         if is_gone(self.worktree_folder.path):
             now = worktree_folder.place_of(self.record)
-            went = f"was moved to {now}" if now not in (None, self.worktree_folder.path) else "is gone"
-            return f"its worktree {self.worktree_folder.path} {went}: a job must leave its folder where it is"
+            what = f"was moved to {now}" if now not in (None, self.worktree_folder.path) else "is gone"
+            return f"its worktree {self.worktree_folder.path} {what}: a job must leave its folder where it is"
         if is_gone(self.record / "HEAD"):
             path = self.worktree_folder.path
             return f"git's record {self.record} of its worktree {path} is gone: a job must leave it there"
         return None
 
-    def committed(self) -> str | None:
-        """The commit on the task's branch, if the job has moved that; it is there without the worktree too."""
+    def branch_commit(self) -> str | None:
+        """Return the commit of the task's branch, if the job has moved it. Works without the worktree too."""
         with contextlib.suppress(GitFailed):
-            found = self.repository.commit_of(f"refs/heads/{self.repository.task_branch}")
-            return None if found == self.start else found
+            commit = self.repository.commit_of(f"refs/heads/{self.repository.task_branch}")
+            return None if commit == self.start else commit
         return None
 
     def remove(self) -> None:
-        """Take it away."""
+        """Delete the worktree."""
         self.worktree_folder.leave()
 
     def keep(self, until: float, *, branch_goes: bool, at: str | None = None) -> None:
-        """Leave it for people to look at, on no branch, at the commit *at* or where it is.
+        """Keep it for people to inspect, with a detached HEAD at the commit *at* or where it is.
 
-        *branch_goes*: with it goes the task's branch, if no other attempt comes.
+        *branch_goes*: delete the task's branch with it, if no other attempt follows.
         """
         with contextlib.suppress(GitFailed):
             self.git("update-ref", "--no-deref", "HEAD", at or self.git("rev-parse", "HEAD").text)
@@ -190,15 +191,15 @@ class Worktree:
         self.is_kept = True
 
     def holds_branch(self) -> bool:
-        """Whether the kept worktree stands at what is on the task's branch, or beyond."""
+        """Return whether the HEAD of the kept worktree contains the task's branch."""
         with contextlib.suppress(GitFailed):
             ref = f"refs/heads/{self.repository.task_branch}"
             tip = self.git("rev-parse", "--quiet", "--verify", ref, may_fail=True)
             return tip.code != 0 or self.git("merge-base", "--is-ancestor", tip.text, "HEAD", may_fail=True).code == 0
         return False
 
-    def _look_at_all_files(self, head: str) -> None:
-        """Let git see changes of files that it was told not to look at, and make its index anew if it is broken."""
+    def _reset_index_flags(self, head: str) -> None:
+        """Clear index flags that hide changes of files from git, and rebuild a damaged index."""
         if (self.record / "index").exists():
             try:
                 words = self.git("ls-files", "-v", "-z", limit=LONG).words
@@ -211,12 +212,12 @@ class Worktree:
             return
         for option, paths in (
             ("--no-assume-unchanged", [word[2:] for word in words if word[0].islower()]),
-            # One that is not there was left out, as in a sparse checkout.
+            # A missing file was left out on purpose, as in a sparse checkout.
             ("--no-skip-worktree", [word[2:] for word in words if word[0] in "Ss" and self._is_there(word[2:])]),
         ):
             if paths:
-                told = b"".join(os.fsencode(path) + b"\0" for path in paths)
-                self.git("update-index", option, "-z", "--stdin", stdin=told, limit=LONG)
+                names = b"".join(os.fsencode(path) + b"\0" for path in paths)
+                self.git("update-index", option, "-z", "--stdin", stdin=names, limit=LONG)
 
     def _add_all(self) -> None:
         limit = self.git.patience
@@ -232,18 +233,18 @@ class Worktree:
         return os.path.lexists(self.worktree_folder.path / path)
 
     def _status(self) -> list[str]:
-        said = self.git(
+        output = self.git(
             *("status", "--porcelain=v2", "--branch", "-z", "--no-renames"),
             *("--untracked-files=normal", "--ignore-submodules=dirty"),
             limit=LONG,
         )
-        if (closed := _CLOSED.search(said.log)) is not None:
+        if (closed := _CLOSED.search(output.log)) is not None:
             raise NotCollected(
                 f"{self.worktree_folder.path / closed[1]} may not be read, so its files cannot be committed"
             )
-        return said.words
+        return output.words
 
-    def _unmerged(self, status: list[str]) -> list[str]:
+    def _unmerged_paths(self, status: list[str]) -> list[str]:
         return [word.split(" ", _FIELDS_BEFORE_PATH)[-1] for word in status if word.startswith("u ")]
 
     def _merge_heads(self) -> list[str]:
@@ -254,13 +255,13 @@ class Worktree:
 
 
 def message_of(claim: Claim) -> str:
-    """The message of the commits that are made for a task."""
+    """Return the commit message for a task."""
     subject = " ".join(claim.title.split()) or claim.key
     return f"{subject}\n\nCoord-Task: {claim.key} {claim.task_id}\nCoord-Run: {claim.run_id}\n"
 
 
 def is_gone(path: Path) -> bool:
-    """Whether it certainly is not there; a file server that does not answer says nothing."""
+    """Return whether *path* certainly does not exist. An unreachable file server proves nothing."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -271,14 +272,14 @@ def is_gone(path: Path) -> bool:
 
 
 def _record_of(place: WorktreeFolder) -> Path:
-    found = worktree_folder.record_of(place.path, place.common)
-    if found is None:
-        raise GitFailed("git made a worktree without a record of it")
-    return found
+    record = worktree_folder.record_of(place.path, place.common)
+    if record is None:
+        raise GitFailed("git created a worktree without a record")
+    return record
 
 
 def _worktree_folder(root: Path, claim: Claim, repository: Repository) -> WorktreeFolder:
-    """Where an earlier attempt was, if it left that for this one: some agents know a conversation by its folder."""
+    """Take the folder of an earlier attempt if it is free, because some agents identify a conversation by its path."""
     run, name = run_slug(claim.run_id), f"{slug(claim.key)}.{claim.attempt}"
     before = str(claim.carried.get(WORKTREE_FOLDER, ""))
     owner = {
@@ -290,13 +291,13 @@ def _worktree_folder(root: Path, claim: Claim, repository: Repository) -> Worktr
     }
     ours = before.startswith(f"{slug(claim.key)}.") and "/" not in before
     if ours and not (root / run / before).exists():
-        with contextlib.suppress(BlockingIOError):  # somebody is still there
-            return worktree_folder.take(root, run, before, common=repository.common, owner=owner)
-    return worktree_folder.take(root, run, name, common=repository.common, owner=owner)
+        with contextlib.suppress(BlockingIOError):  # another attempt still runs there
+            return worktree_folder.acquire(root, run, before, common=repository.common, owner=owner)
+    return worktree_folder.acquire(root, run, name, common=repository.common, owner=owner)
 
 
-def make(repository: Repository, root: Path, claim: Claim, start: str, control: Control) -> Worktree:
-    """A worktree for the claimed attempt, on the task's branch, which is set to *start*."""
+def create(repository: Repository, root: Path, claim: Claim, start: str, control: Control) -> Worktree:
+    """Create a worktree for the claimed attempt, on the task's branch, which is set to *start*."""
     if repository.top is not None and root.resolve().is_relative_to(repository.top):
         raise Refused(
             f"Worktrees would be made in {root}, inside of the checkout {repository.top}",
@@ -306,12 +307,14 @@ def make(repository: Repository, root: Path, claim: Claim, start: str, control: 
     try:
         repository.move(repository.task_branch, start)
         # --force: an earlier attempt's worktree may still be there, on this machine or another.
-        with records_turn(place.root, repository.common, control):
-            place.path.mkdir(mode=0o755)  # what git may change has to be there
-            add = repository.git.writing(place.path)
+        with records_lock(place.root, repository.common, control):
+            place.path.mkdir(mode=0o755)  # a sandbox can only make existing paths writable
+            add = repository.git.allow_writing(place.path)
             add("worktree", "add", "--no-checkout", "--force", str(place.path), repository.task_branch)
         record = _record_of(place)
-        git = repository.git.writing(place.path).at(place.path, GIT_DIR=str(record), GIT_WORK_TREE=str(place.path))
+        git = repository.git.allow_writing(place.path).at(
+            place.path, GIT_DIR=str(record), GIT_WORK_TREE=str(place.path)
+        )
         git("reset", "--quiet", "--hard", limit=LONG)
     except BaseException:
         place.leave()

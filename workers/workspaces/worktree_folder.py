@@ -1,9 +1,8 @@
-"""A folder for one attempt's worktree, with a note beside it: whose it is, and how long it is kept.
+"""Directories of attempts' worktrees, each with a note beside it that contains its owner and how long it is kept.
 
-A kept one goes early when its task has completed. What dead workers left goes when its task has ended, whatever as.
-
-The note is locked for as long as the attempt lives, and with its process the lock goes: who can lock a note knows that
-nobody works there any more. Folders below the root are ours alone; nothing else is ever taken away.
+A kept worktree is deleted early when its task completes; one that a dead worker left, when its task has ended in any
+way. The note is locked while the attempt runs, and the kernel releases the lock with the process: a note that can be
+locked has no running attempt. Only directories below the root are ever deleted.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from typing import Any
 from workers.runners import untrusted_files
 from workers.runners.base import Control
 from workers.workspaces.git import GitFailed
-from workers.workspaces.merge_lock import records_turn
+from workers.workspaces.merge_lock import records_lock
 
 ASIDE = ".nested"
-"""Behind a worktree's name: the folder beside it for what is put aside while its files are added."""
+"""Suffix of the directory beside a worktree for ``.git`` entries that are moved aside while its files are added."""
 
 _NOTE = ".json"
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -35,19 +34,19 @@ _GIT_PATIENCE = 60.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class TaskEnd:
-    """How a task has ended, with the number of its last attempt."""
+    """The end of a task, with the number of its last attempt."""
 
     completed: bool
     attempt: int
 
 
 Ends = Callable[[Mapping[str, Sequence[str]]], Mapping[str, TaskEnd]]
-"""From the ids of tasks, by workspace, to those of them that have ended."""
+"""Returns the ends of those tasks that have ended, from task ids by workspace."""
 
 
 @dataclass(slots=True)
 class WorktreeFolder:
-    """One place. ``path`` is where the worktree goes; it does not exist yet when the lodging is taken."""
+    """One locked directory. ``path`` is that of the worktree, which does not exist yet when the folder is taken."""
 
     path: Path
     common: Path
@@ -56,13 +55,13 @@ class WorktreeFolder:
 
     @property
     def root(self) -> Path:
-        """The folder below which all worktrees are."""
+        """The directory of all worktrees."""
         return self.path.parent.parent
 
     def leave(self) -> None:
-        """Take the worktree away, its record in the repository, and the note."""
+        """Delete the worktree, its record in the repository, and the note."""
         try:
-            _take_away(self.path, self.common, self.root)
+            _delete(self.path, self.common, self.root)
             with contextlib.suppress(OSError):
                 _note_of(self.path).unlink()
         finally:
@@ -71,28 +70,28 @@ class WorktreeFolder:
         _drop_if_empty(self.path.parent)
 
     def keep(self, until: float, *, branch_goes: bool) -> None:
-        """Leave the worktree where it is, until then (seconds since 1970); the task's branch may go with it."""
+        """Keep the worktree until then (seconds since 1970). *branch_goes*: the task's branch is deleted with it."""
         branch = self._owner.get("branch") if branch_goes else None
         _write(self._fd, {"common": str(self.common), **self._owner, "branch": branch, "until": until})
         os.close(self._fd)
         self._fd = -1
 
 
-def take(root: Path, run: str, name: str, *, common: Path, owner: Mapping[str, Any] | None = None) -> WorktreeFolder:
-    """The lodging *name* of a run. What an earlier one of the same name left is taken away.
+def acquire(root: Path, run: str, name: str, *, common: Path, owner: Mapping[str, Any] | None = None) -> WorktreeFolder:
+    """Lock and return the folder *name* of a run. Deletes what an earlier one of this name left.
 
     *owner*: ``workspace``, ``task`` and ``attempt``, the task's ``branch``, and the ``author`` of its commits.
     """
     path = root / run / name
     fd = -1
     while fd < 0:
-        with contextlib.suppress(FileNotFoundError):  # the last one to leave took the folder away
+        with contextlib.suppress(FileNotFoundError):  # another process has just deleted the empty directory
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(_note_of(path), _FLAGS | os.O_CREAT, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if path.exists():
-            _take_away(path, common, root)
+            _delete(path, common, root)
         _write(fd, {"common": str(common), **(owner or {})})
     except BaseException:
         os.close(fd)
@@ -101,19 +100,19 @@ def take(root: Path, run: str, name: str, *, common: Path, owner: Mapping[str, A
 
 
 def clear(root: Path, run: str, task: str) -> None:
-    """Take away what earlier attempts of *task*, as its folders are called, have left. Nobody needs it any more."""
+    """Delete what earlier attempts left. *task*: the stem of the names of its folders."""
     for name in _names(root / run):
         stem, _, number = name.removesuffix(_NOTE).rpartition(".")
         if name.endswith(_NOTE) and stem == task and number.isdecimal():
-            with _locked(root / run / name) as fd:
+            with _try_lock(root / run / name) as fd:
                 if fd is not None:
                     _clear(root / run / name, _read(fd))
 
 
 def sweep(root: Path, *, keep: timedelta, ends: Ends | None = None, now: float | None = None) -> int:
-    """Take away what was kept long enough, and what dead workers left *keep* ago; how many worktrees that were.
+    """Delete worktrees whose time is over, and those that dead workers left *keep* ago. Return how many.
 
-    *ends* says which tasks have ended: what belongs to those goes earlier.
+    *ends*: returns ended tasks, whose worktrees are deleted earlier.
     """
     moment = time.time() if now is None else now
     swept = 0
@@ -122,9 +121,9 @@ def sweep(root: Path, *, keep: timedelta, ends: Ends | None = None, now: float |
         for name in _names(run):
             if not name.endswith(_NOTE):
                 continue
-            with _locked(run / name) as fd:
+            with _try_lock(run / name) as fd:
                 if fd is None:
-                    continue  # somebody works there
+                    continue  # an attempt is running there
                 note = _read(fd)
                 end = ended.get(str(note.get("task")))
                 until = note.get("until")
@@ -140,7 +139,7 @@ def sweep(root: Path, *, keep: timedelta, ends: Ends | None = None, now: float |
 
 
 def _owners(root: Path) -> dict[str, list[str]]:
-    """The tasks that the notes below *root* name, by their workspaces."""
+    """Return the task ids in the notes below *root*, by workspace id."""
     owners: dict[str, list[str]] = {}
     for run in _folders(root):
         for name in _names(run):
@@ -152,10 +151,10 @@ def _owners(root: Path) -> dict[str, list[str]]:
 
 
 def _clear(note_path: Path, note: Mapping[str, Any], *, with_branch: bool = False) -> bool:
-    """Take one away; whether it went. What cannot go now goes later."""
+    """Delete one worktree and its note. Return whether that succeeded; a later sweep retries."""
     path, common = note_path.with_name(note_path.name.removesuffix(_NOTE)), Path(str(note.get("common", "")))
     try:
-        _take_away(path, common, path.parent.parent)
+        _delete(path, common, path.parent.parent)
         if with_branch and isinstance(branch := note.get("branch"), str):
             _drop_branch(common, branch)
         note_path.unlink()
@@ -178,12 +177,12 @@ def _drop_branch(common: Path, branch: str) -> None:
 
 
 def record_of(path: Path, common: Path) -> Path | None:
-    """The folder in which the repository keeps what belongs to the worktree *path*."""
+    """Return the repository's record directory of the worktree *path*."""
     return next((record for record in _records(common) if place_of(record) == path), None)
 
 
-def has_company(path: Path, common: Path, author: str, *, since: float) -> bool:
-    """Whether other attempts of the agent that commits as *author* work in the repository, or have failed *since*."""
+def has_other_attempts(path: Path, common: Path, author: str, *, since: float) -> bool:
+    """Return whether other attempts of the agent *author* run in the repository or have failed *since*."""
     for run in _folders(path.parent.parent):
         for name in _names(run):
             note_path = run / name
@@ -199,56 +198,56 @@ def has_company(path: Path, common: Path, author: str, *, since: float) -> bool:
 
 
 def is_worktree_folder(path: Path) -> bool:
-    """Whether an attempt works, or has worked, in *path*."""
+    """Return whether *path* is or was the worktree of an attempt."""
     return _note_of(path).exists()
 
 
-def names_of_records(common: Path) -> frozenset[str]:
-    """The names of all records of a repository's worktrees."""
+def record_names(common: Path) -> frozenset[str]:
+    """Return the names of all worktree records of a repository."""
     return frozenset(record.name for record in _records(common))
 
 
-def take_away_others(paths: Iterable[Path], root: Path, common: Path) -> None:
-    """Take away worktrees below *root* that a job made beside its own; elsewhere they are left to people."""
+def delete_others(paths: Iterable[Path], root: Path, common: Path) -> None:
+    """Delete worktrees that a job made, if they are below *root*. Others are left to people."""
     for path in paths:
         if ".." not in path.parts and path.is_relative_to(root) and not is_worktree_folder(path):
-            _take_away(path, common, root)
+            _delete(path, common, root)
 
 
 def place_of(record: Path) -> Path | None:
-    """Where the worktree with this record is, as git has noted it."""
+    """Return the path of the worktree with this record, as git has recorded it."""
     try:
         return Path(untrusted_files.read(record / "gitdir").decode().rstrip("\n")).parent
     except (OSError, ValueError):
         return None
 
 
-def _take_away(path: Path, common: Path, root: Path) -> None:
+def _delete(path: Path, common: Path, root: Path) -> None:
     records = _records_below(path, common) if common.is_absolute() else []
     for place in (path, path.with_name(path.name + ASIDE)):
-        untrusted_files.take_away(place)
+        untrusted_files.delete_tree(place)
     if records:
-        with records_turn(root, common, Control(scratch=path.parent)):
+        with records_lock(root, common, Control(scratch=path.parent)):
             for record in records:
                 with contextlib.suppress(OSError):
-                    untrusted_files.take_away(record)
+                    untrusted_files.delete_tree(record)
             with contextlib.suppress(OSError), untrusted_files.parent_of(common / "worktrees") as (folder, name):
                 os.rmdir(name, dir_fd=folder)
 
 
 def _records_below(path: Path, common: Path) -> list[Path]:
-    """The records of the worktree *path*, and of those that a job made inside of it."""
+    """Return the records of the worktree *path* and of those that a job made inside it."""
     places = {record: place_of(record) for record in _records(common)}
     return [record for record, place in places.items() if place is not None and place.is_relative_to(path)]
 
 
 def _records(common: Path) -> list[Path]:
-    """What may be records of worktrees; jobs can write there."""
+    """Return the directories of possible worktree records. Jobs can write there."""
     return [common / "worktrees" / name for name in untrusted_files.names_of_folders(common / "worktrees")]
 
 
 @contextlib.contextmanager
-def _locked(note: Path) -> Iterator[int | None]:
+def _try_lock(note: Path) -> Iterator[int | None]:
     try:
         fd = os.open(note, _FLAGS)
     except OSError:
@@ -276,10 +275,10 @@ def _write(fd: int, note: dict[str, Any]) -> None:
 
 def _read(fd: int) -> dict[str, Any]:
     try:
-        found = json.loads(os.pread(fd, 1 << 16, 0))
+        note = json.loads(os.pread(fd, 1 << 16, 0))
     except ValueError:
-        return {}  # its writer died over it
-    return found if isinstance(found, dict) else {}
+        return {}  # its writer was killed
+    return note if isinstance(note, dict) else {}
 
 
 def _names(folder: Path) -> list[str]:

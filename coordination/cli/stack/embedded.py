@@ -54,7 +54,7 @@ def join_stack(settings: Settings, command: str) -> JoinedStack:
 
     argv = [sys.executable, "-P", "-m", "coordination.cli.stack.process"]
     joined = join(settings, argv, command, prepare=lambda: prepare_store(settings))
-    serves = joined.found.serves
+    serves = joined.record.serves
     if settings.workspace not in (served_names(serves) or [settings.workspace]):
         joined.leave()
         raise Conflict(
@@ -82,7 +82,7 @@ def stack_for(settings: Settings, command: str) -> Iterator[UsedStack]:
         return
     with interruptible():
         joined = join_stack(settings, command)
-        stack = UsedStack(joined.found.redis_url, problem=joined.problem, joined=joined)
+        stack = UsedStack(joined.record.redis_url, problem=joined.problem, joined=joined)
         try:
             yield stack
         except KeyboardInterrupt:

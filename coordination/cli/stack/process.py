@@ -23,7 +23,7 @@ def main() -> int:
     from coordination.stack import stack
     from coordination.stack.home import Home
     from coordination.stack.interrupts import interruptible
-    from coordination.stack.joining import told
+    from coordination.stack.joining import encode_error
     from coordination.stack.users import StackUsers
 
     settings = load_settings()
@@ -36,12 +36,12 @@ def main() -> int:
         with interruptible():
             running = stack.start(settings, on_worker_death=rescue_from(settings), counts_users=True)
             ready = True
-            running.hold(StackUsers(Home(settings.home)))
+            running.run(StackUsers(Home(settings.home)))
     except CoordinationError as error:
         sys.stderr.write(f"coord: {error.sentence()}\n")
         if settings.ready_fd is not None and not ready:
             with contextlib.suppress(OSError):
-                os.write(settings.ready_fd, told(error))
+                os.write(settings.ready_fd, encode_error(error))
         return 2
     except KeyboardInterrupt:
         return 130

@@ -52,7 +52,7 @@ def up(
                 _keep_up(joined, settings, detach=detach, slots=slots)
             except KeyboardInterrupt:
                 if joined.is_last():
-                    grace = show_duration(timedelta(seconds=joined.found.grace))
+                    grace = show_duration(timedelta(seconds=joined.record.grace))
                     print(f"\nStopping; running jobs have {grace} to end. Ctrl-C again ends them at once.", flush=True)
                 break
             except StackStoppedError:
@@ -69,7 +69,7 @@ def up(
 
 def _keep_up(joined: JoinedStack, settings: Settings, *, detach: bool, slots: int | None) -> None:
     """Print that it is up, and wait until it ends or until Ctrl-C."""
-    pid = joined.found.owner.pid
+    pid = joined.record.owner.pid
     if not joined.started:
         _join_others(joined, slots)
     if detach:
@@ -85,8 +85,8 @@ def _keep_up(joined: JoinedStack, settings: Settings, *, detach: bool, slots: in
 def _join_others(joined: JoinedStack, slots: int | None) -> None:
     """Refuse a second ``coord up``, or other settings for a running stack; else print who started it."""
     if joined.is_kept() or any(user.command == _UP for user in joined.membership.others()) or slots is not None:
-        raise joined.taken()
-    print(f"Another command has started the stack (process {joined.found.owner.pid}); this one keeps it up.")
+        raise joined.running_error()
+    print(f"Another command has started the stack (process {joined.record.owner.pid}); this one keeps it up.")
 
 
 def down(
@@ -135,7 +135,7 @@ def beat(context: typer.Context) -> None:
 
     settings = load_settings()
     check_caller(settings.database_url)
-    home = Home(settings.home).prepared()
+    home = Home(settings.home).prepare()
     schedule = ["--schedule", str(home.beat_schedule)]
     inherited_variables.put_aside()
     _become(["-m", "celery", "-A", "workers.app", "beat", *schedule, *context.args])

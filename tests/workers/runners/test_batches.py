@@ -284,7 +284,7 @@ def test_an_answer_that_makes_no_sense_is_told_apart(frame: bytes) -> None:
 
     os.close(reading)
     os.close(writing)
-    assert (read, list(answers.found), answers.nonsense) == (OutputReader.DONE, [], True)
+    assert (read, list(answers.queue), answers.malformed) == (OutputReader.DONE, [], True)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
@@ -314,10 +314,10 @@ def test_a_permit_of_a_later_batch_is_none_for_what_was_withdrawn(runners: Runne
 
     answers = InterpreterAnswers(1000)
     until(
-        lambda: answers.read(interpreter.channel) is not OutputReader.CLOSED and len(answers.found) == 2,
+        lambda: answers.read(interpreter.channel) is not OutputReader.CLOSED and len(answers.queue) == 2,
         what="two answers",
     )
-    assert [answer["output"] for answer in answers.found] == [None, "next"]
+    assert [answer["output"] for answer in answers.queue] == [None, "next"]
     interpreter.close()
 
 

@@ -91,7 +91,7 @@ def test_an_idle_process_that_was_killed_does_not_stay_a_zombie(launcher: Launch
 def test_the_janitor_sees_a_process_that_became_idle_after_it_had_seen_none(
     launcher: Launcher, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_LOOK", 0.02)
+    monkeypatch.setattr(pool_module, "_POLL", 0.02)
     pool = InterpreterPool(launcher, max_idle_age=timedelta(seconds=60 if how == "killed" else 1))
     pool.give_back(pool.take(KEY))
     child = pool.take(KEY)

@@ -29,7 +29,7 @@ def test_a_process_is_found_by_the_tag_that_it_was_started_with_and_by_its_worke
     before = resource.getrlimit(resource.RLIMIT_RTTIME)
     worker = orphan_reaper.worker_tag(f"COORD_WORKER_PROCESS={uuid4().hex}")
     one, other = orphan_reaper.job_tag(worker, 1), orphan_reaper.job_tag(worker, 2)
-    with orphan_reaper.inherited(one):
+    with orphan_reaper.set_tag(one):
         process = subprocess.Popen(["sleep", "600"], env={})
     try:
         assert resource.getrlimit(resource.RLIMIT_RTTIME) == before
@@ -45,9 +45,9 @@ def test_a_process_that_becomes_another_program_carries_no_tag() -> None:
     script = (
         "import os, resource, sys\n"
         "from workers.runners import orphan_reaper as stragglers\n"
-        "kept = stragglers.inherited(stragglers.worker_tag('w'))\n"
+        "kept = stragglers.set_tag(stragglers.worker_tag('w'))\n"
         "kept.__enter__()\n"
-        "stragglers.carry_none()\n"
+        "stragglers.drop_tag_before_exec()\n"
         "os.execv(sys.executable, [sys.executable, '-S', '-c', "
         "'import resource; print(resource.getrlimit(resource.RLIMIT_RTTIME))'])\n"
     )

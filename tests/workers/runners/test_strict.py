@@ -416,7 +416,7 @@ def test_a_folder_that_becomes_something_else_meanwhile_is_not_worked_in(
         looked_up.command, pass_fds=[looked_up.status or 0], capture_output=True, text=True, check=False
     )
     os.close(looked_up.status or 0)
-    untrusted_files.clear(temporary)
+    untrusted_files.delete_quietly(temporary)
 
     assert (done.returncode, "has become something else" in done.stderr) == (sandbox_exec.NOT_STARTED, True), (
         done.stderr

@@ -8,14 +8,14 @@ from datetime import timedelta
 import pytest
 
 from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits
-from workers.runners.system_limits import limited, ran_out_of_cpu
+from workers.runners.system_limits import add_limits, ran_out_of_cpu
 
 SHOW = ["/bin/sh", "-c", 'echo "$(ulimit -S -t) $(ulimit -H -t) $(ulimit -S -n) $(ulimit -H -n) $1"', "sh", "a  b"]
 
 
 def shown(limits: Limits) -> list[str]:
     """Soft and hard processor time, soft and hard files, as the limited program sees them, and its last argument."""
-    done = subprocess.run(limited(SHOW, limits), capture_output=True, text=True, check=True)
+    done = subprocess.run(add_limits(SHOW, limits), capture_output=True, text=True, check=True)
     return done.stdout.removesuffix("\n").split(" ", 4)
 
 
@@ -30,7 +30,7 @@ def test_open_files_have_a_hard_limit() -> None:
 
 def test_arguments_reach_the_program_as_they_are() -> None:
     assert shown(Limits(cpu=timedelta(seconds=9), files=64))[4] == "a  b"
-    assert limited(SHOW, NO_LIMITS) == SHOW
+    assert add_limits(SHOW, NO_LIMITS) == SHOW
 
 
 @pytest.mark.parametrize(("exit_code", "ran_out"), [(-24, True), (152, True), (-9, False), (24, False), (None, False)])

@@ -36,7 +36,7 @@ def test_kept_worktrees_go_after_their_time_with_their_records(runners, checkout
 
 def test_what_somebody_works_in_stays_and_what_a_dead_worker_left_goes(checkout: Checkout, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    place = worktree_folder.take(root, "run", "a.1", common=checkout.path / ".git")
+    place = worktree_folder.acquire(root, "run", "a.1", common=checkout.path / ".git")
     checkout.git("worktree", "add", "--quiet", "--detach", str(place.path))
     later = time.time() + DAY.total_seconds() + 60
 
@@ -75,7 +75,7 @@ def test_what_a_lost_attempt_left_goes_with_its_branch_when_its_task_has_ended(
     for key in ("last", "followed", "open"):
         claim = site.claim(key, "true")
         with site.control() as control:
-            lost = worktree.make(
+            lost = worktree.create(
                 repository_of(git_for(site, claim, control), claim),
                 site.root,
                 claim,

@@ -10,13 +10,13 @@ from coordination.domain.jobs.checkouts import run_slug
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.processes import until
 from tests.support.repositories import Checkout, Site, merged_meanwhile
-from workers.workspaces.merge_lock import queue_of, turn
+from workers.workspaces.merge_lock import hold_lock, queue_folder
 
 
 def test_while_one_merges_a_second_neither_starts_its_gates_nor_lands(
     site: Site, checkout: Checkout, tmp_path: Path
 ) -> None:
-    queue = queue_of(site.root, checkout.path / ".git", run_slug(site.run_id))
+    queue = queue_folder(site.root, checkout.path / ".git", run_slug(site.run_id))
     gates = tmp_path / "gates"
     other = merged_meanwhile(site, "first", "echo 1 > first.txt")
     results: list[AttemptEnd] = []
@@ -25,7 +25,7 @@ def test_while_one_merges_a_second_neither_starts_its_gates_nor_lands(
         results.append(site.run("second", f"{other}; echo 2 > second.txt", gates=[f"echo ran >> '{gates}'"]))
 
     second = threading.Thread(target=work)
-    with site.control() as control, turn(queue, control, limit=timedelta(seconds=60)):
+    with site.control() as control, hold_lock(queue, control, limit=timedelta(seconds=60)):
         second.start()
         until(lambda: len(list(queue.iterdir())) == 3 or not second.is_alive(), what="another ticket")
         ran = gates.read_text().splitlines()

@@ -182,7 +182,7 @@ class TestSetup:
     def test_that_waits_for_another_ends_when_it_is_told_to(
         self, site: Site, locked: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        to_fill, waits = setup_cache._to_fill, threading.Event()
+        to_fill, waits = setup_cache._open_empty, threading.Event()
 
         def tried(path: Path, fd: int) -> setup_cache.SetupCache | None:
             found = to_fill(path, fd)
@@ -190,7 +190,7 @@ class TestSetup:
                 waits.set()
             return found
 
-        monkeypatch.setattr(setup_cache, "_to_fill", tried)
+        monkeypatch.setattr(setup_cache, "_open_empty", tried)
         mark = tmp_path / "begun"
         checkout = {"kind": "git-worktree", "setup": f"touch {mark}; sleep 60"}
         said: list[AttemptEnd] = []

@@ -17,7 +17,7 @@ from tests.support.speed import patience
 from workers.runners.base import Control, StopReason
 from workers.workspaces import merge_lock
 from workers.workspaces.git import GitFailed, GitInterrupted
-from workers.workspaces.merge_lock import turn
+from workers.workspaces.merge_lock import hold_lock
 
 LONG = timedelta(seconds=60)
 
@@ -32,10 +32,10 @@ def test_turns_come_in_the_order_in_which_they_were_asked_for(tmp_path: Path) ->
     threads = []
 
     def work(number: int) -> None:
-        with turn(folder, control(tmp_path), limit=LONG):
+        with hold_lock(folder, control(tmp_path), limit=LONG):
             order.append(number)
 
-    with turn(folder, control(tmp_path), limit=LONG):
+    with hold_lock(folder, control(tmp_path), limit=LONG):
         for number in range(8):
             threads.append(threading.Thread(target=work, args=(number,)))
             threads[-1].start()
@@ -54,10 +54,10 @@ def test_who_comes_first_goes_before_all_that_wait(tmp_path: Path) -> None:
     threads = []
 
     def work(number: int) -> None:
-        with turn(folder, control(tmp_path), limit=LONG, first=number >= 2):
+        with hold_lock(folder, control(tmp_path), limit=LONG, first=number >= 2):
             order.append(number)
 
-    with turn(folder, control(tmp_path), limit=LONG):
+    with hold_lock(folder, control(tmp_path), limit=LONG):
         for number in range(4):
             threads.append(threading.Thread(target=work, args=(number,)))
             threads[-1].start()
@@ -75,7 +75,7 @@ def test_many_never_have_it_at_once(tmp_path: Path) -> None:
     def work() -> None:
         nonlocal inside, most
         for _ in range(10):
-            with turn(folder, control(tmp_path), limit=LONG):
+            with hold_lock(folder, control(tmp_path), limit=LONG):
                 inside += 1
                 most = max(most, inside)
                 threading.Event().wait(0.001)
@@ -92,14 +92,14 @@ def test_many_never_have_it_at_once(tmp_path: Path) -> None:
 
 def test_who_waits_hears_that_it_must_stop_and_gives_up_in_time(tmp_path: Path) -> None:
     folder = tmp_path / "queue"
-    with turn(folder, control(tmp_path), limit=LONG):
+    with hold_lock(folder, control(tmp_path), limit=LONG):
         stopped = control(tmp_path)
         stopped.stop(StopReason.SHUTDOWN)
-        with pytest.raises(GitInterrupted) as interrupted, turn(folder, stopped, limit=LONG):
+        with pytest.raises(GitInterrupted) as interrupted, hold_lock(folder, stopped, limit=LONG):
             pass
         with (
             pytest.raises(GitFailed, match="too long") as failed,
-            turn(folder, control(tmp_path), limit=timedelta(milliseconds=50)),
+            hold_lock(folder, control(tmp_path), limit=timedelta(milliseconds=50)),
         ):
             pass
 
@@ -112,11 +112,11 @@ def test_a_holder_that_is_killed_holds_nobody_up(tmp_path: Path, processes: Proc
     folder = tmp_path / "queue"
     holder = processes.start_python("-m", "tests.support.queue_holder", folder, cwd=ROOT)
     holder.wait_for("has it")
-    with pytest.raises(GitFailed), turn(folder, control(tmp_path), limit=timedelta(milliseconds=50)):
+    with pytest.raises(GitFailed), hold_lock(folder, control(tmp_path), limit=timedelta(milliseconds=50)):
         pass
     holder.kill()
 
-    with turn(folder, control(tmp_path), limit=timedelta(seconds=5)):
+    with hold_lock(folder, control(tmp_path), limit=timedelta(seconds=5)):
         pass
 
     assert not folder.exists()

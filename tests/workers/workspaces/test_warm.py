@@ -44,18 +44,18 @@ def made_in(root: Path, name: str) -> Path:
 def test_what_a_killed_setup_left_is_not_used(root: Path, control: Control) -> None:
     top = made_in(root, "a.1")
     (top / "deps").mkdir()
-    first = setup_cache.take(root, "d", control)
+    first = setup_cache.acquire(root, "d", control)
     half = first.path.with_name("d.new") / "files" / "deps"
     half.mkdir(parents=True)
     (half / "half").touch()
     first.close()
 
-    second = setup_cache.take(root, "d", control)
+    second = setup_cache.acquire(root, "d", control)
     assert second.about is None
     second.fill(top, ["deps"], [], copy)
     second.close()
 
-    third = setup_cache.take(root, "d", control)
+    third = setup_cache.acquire(root, "d", control)
     assert third.about is not None
     assert third.bring_into(other := made_in(root, "b.1"), [], copy) == ["deps"]
     assert list((other / "deps").iterdir()) == []
@@ -73,7 +73,7 @@ def test_only_the_path_itself_is_replaced_and_only_in_texts(root: Path, control:
     (deps / "inside").symlink_to("bin/tool")
     (deps / "absolute").symlink_to(f"{top}/deps/bin")
     (deps / "system").symlink_to("/bin/sh")
-    first = setup_cache.take(root, "d", control)
+    first = setup_cache.acquire(root, "d", control)
     first.fill(top, ["deps"], share, copy)
 
     other = made_in(root, "b.1")
@@ -92,7 +92,7 @@ def test_what_is_there_already_is_left_as_it_is(root: Path, control: Control) ->
     top, other = made_in(root, "a.1"), made_in(root, "b.1")
     (top / "deps").write_text("made")
     (other / "deps").write_text("committed since")
-    first = setup_cache.take(root, "d", control)
+    first = setup_cache.acquire(root, "d", control)
     first.fill(top, ["deps"], [], copy)
 
     assert first.bring_into(other, ["deps"], copy) == []
@@ -106,7 +106,7 @@ def test_nothing_is_written_through_a_link_of_the_worktree(root: Path, control: 
     (top / "part").mkdir()
     (top / "part" / "deps").write_text("made")
     (other / "part").symlink_to(tmp_path / "outside")
-    first = setup_cache.take(root, "d", control)
+    first = setup_cache.acquire(root, "d", control)
     first.fill(top, ["part/deps"], [], copy)
 
     with pytest.raises(NotADirectoryError):
@@ -118,12 +118,12 @@ def test_nothing_is_written_through_a_link_of_the_worktree(root: Path, control: 
 
 def test_what_somebody_else_has_filled_meanwhile_is_not_filled_again(root: Path, control: Control) -> None:
     top = made_in(root, "a.1")
-    first = setup_cache.take(root, "d", control)
+    first = setup_cache.acquire(root, "d", control)
     first.fill(top, [], [], copy)
     first.close()
     fd = os.open(root / setup_cache.FOLDER / "d.lock", os.O_RDWR)
 
-    assert setup_cache._to_fill(first.path, fd) is None
+    assert setup_cache._open_empty(first.path, fd) is None
     assert first.path.exists()
     os.close(fd)
 
@@ -139,7 +139,7 @@ def test_a_module_that_names_its_worktree_is_compiled_anew_in_each(
     (deps / "plain.py").write_text("PLACE = 1\n")
     for name in ("finder", "plain"):
         py_compile.compile(str(deps / f"{name}.py"))
-    first = setup_cache.take(root, "d", control)
+    first = setup_cache.acquire(root, "d", control)
     first.fill(top, ["deps"], share, copy)
     (moment,) = {int((deps / "finder.py").stat().st_mtime)}
     look = "import sys; sys.path.insert(0, 'deps'); import finder, plain; print(finder.PLACE)"
@@ -165,7 +165,7 @@ def test_links_beside_a_text_lead_nowhere(root: Path, control: Control, tmp_path
     (top / "deps" / "tool.py").write_text(f"#!{top}/x")
     (top / "deps" / "tool.py.coord").symlink_to(victim / "precious")
     (top / "deps" / "__pycache__").symlink_to(victim)
-    first = setup_cache.take(root, "d", control)
+    first = setup_cache.acquire(root, "d", control)
     first.fill(top, ["deps"], share, copy)
 
     first.bring_into(other := made_in(root, "b.1"), share, copy)

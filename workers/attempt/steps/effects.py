@@ -48,7 +48,7 @@ class _State:
         if self.record is None:
             return False
         past = head_history.read(self.record, self.log, self.head)
-        aside = set(past.left) & past.made - past.replaced
+        aside = set(past.departed) & past.created - past.replaced
         return bool(aside) or (bool(past.resets) and after.stashed != self.stashed)
 
 

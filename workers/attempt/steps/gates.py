@@ -74,7 +74,7 @@ class GatesStep:
     ) -> SideCommandEnd:
         claim, control, folder = attempt.claim, attempt.control, str(attempt.claim.workdir)
         if control.stop_reason is not None:  # not even for a moment: it may cost money
-            return SideCommandEnd(None, "", timedelta(0), Interruption.asked(control.stop_reason))
+            return SideCommandEnd(None, "", timedelta(0), Interruption.stopped(control.stop_reason))
         if not os.path.isdir(folder):  # noqa: PTH112 - as runners look
             return SideCommandEnd(f"the folder {folder} is gone", "", timedelta(0))
         return run_side_command(

@@ -29,7 +29,7 @@ from workers.workspaces.change import Change
 from workers.workspaces.conflict_task import ROUNDS
 from workers.workspaces.git import GitFailed, git_of_attempt, require
 from workers.workspaces.git_failures import EXPECTED, failure_of
-from workers.workspaces.merge_lock import tidy
+from workers.workspaces.merge_lock import delete_stale
 from workers.workspaces.merge_queue import (
     MergeCandidate,
     MergeConflicted,
@@ -89,7 +89,7 @@ class WorktreeStep:
             common = self._merged.pop((claim.task_id, claim.attempt), None)
         if common is None or refused or end.outcome is not Outcome.COMPLETED:
             return
-        tidy(self.root.resolve(), common)
+        delete_stale(self.root.resolve(), common)
         with contextlib.suppress(DatabaseUnavailable):  # a record of a completed task is never read
             self.merges.forget(claim)
 
@@ -141,7 +141,7 @@ class _AttemptInWorktree:
             return earlier
         if (pending := merge_queue.mapping_in(carried, "merge")) and repository.has(pending.get("commit")):
             return self._merge_pending(repository, pending)
-        head = repository.begun(self._checkout)
+        head = repository.ensure_branch(self._checkout)
         work = merge_queue.mapping_in(carried, "work") if self._is_agent else {}
         if work and not (repository.has(work.get("commit")) and repository.has(work.get("base"))):
             work = {}
@@ -150,7 +150,7 @@ class _AttemptInWorktree:
         change = self._begin(repository, str(work.get("commit", head)))
         if work:
             change.place.resume(str(work["base"]))
-        change.briefing = merged_changes.missed(change.place, work, head)
+        change.briefing = merged_changes.describe_missed(change.place, work, head)
         return self._finish(change)
 
     def _resolve(self, repository: Repository, head: str, commit: str, work: Mapping[str, Any]) -> AttemptEnd:
@@ -167,8 +167,8 @@ class _AttemptInWorktree:
         place, change.merges = change.place, commit
         if work:
             place.resume(str(work["base"]))
-            place.go_on_merging(commit)
-            change.briefing = merged_changes.missed(place, work, head)
+            place.add_merge_parent(commit)
+            change.briefing = merged_changes.describe_missed(place, work, head)
         elif place.merge(commit):
             change.briefing = conflict_task.told(place, commit, self._claim.carried)
         else:
@@ -181,7 +181,7 @@ class _AttemptInWorktree:
         """Merge what an earlier attempt did, unless it is merged already."""
         commit = str(pending["commit"])
         result = merge_queue.retold(pending, "[merge] an earlier attempt did the work; this one only merged it")
-        head = repository.begun(self._checkout)
+        head = repository.ensure_branch(self._checkout)
         if pending.get("tested") and repository.contains(commit, head):
             return result
         change = self._begin(repository, commit)
@@ -193,7 +193,7 @@ class _AttemptInWorktree:
     def _begin(self, repository: Repository, start: str) -> Change:
         """Make the worktree at the commit *start* and prepare it."""
         step, prepare = self._step, self._checkout.prepare
-        place = worktree.make(repository, step.root, self._claim, start, self._control)
+        place = worktree.create(repository, step.root, self._claim, start, self._control)
         self._change = change = Change(place, self._ready)
         where = {"worktree": place.folder, "branch": repository.task_branch, "from": start[:_SHORT]}
         self._control.event(EventType.PROGRESS, where)
@@ -277,13 +277,13 @@ class _AttemptInWorktree:
     def _failed(self, error: BaseException) -> AttemptEnd:
         """The worktree, or git, was in the way; what the job has committed stays on its branch without a worktree."""
         change = self._change
-        gone = None if change is None else change.place.gone()
-        failure = failure_of(error, gone=gone)
+        gone = None if change is None else change.place.find_missing()
+        failure = failure_of(error, missing=gone)
         feedback = None if change is None or change.result is None else failure.feedback
         why, carry = failure.error, {} if feedback is None else dict[str, Any](feedback=feedback)
         if isinstance(error, Unresolved):
             carry |= self._half_resolved()
-        if change is not None and gone and (commit := change.place.committed()):
+        if change is not None and gone and (commit := change.place.branch_commit()):
             saved = self._saved(change.place, commit, change.place.start)
             why = f"{why}; what it committed is {commit[:_SHORT]} on {change.place.repository.task_branch}"
             carry |= {"work": saved} if self._is_agent else {}

@@ -20,11 +20,11 @@ def commit_worktree(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
     if change.result is not None:  # there is nothing left for a job to do
         return change.result
     place, control = change.place, attempt.control
-    before = changes.before(place)
+    before = changes.record_state(place)
     inside = for_job(place, claim)
     if change.briefing:
         inside = replace(inside, work={**inside.work, "prompt": f"{inside.work['prompt']}{change.briefing}"})
-    told_of_merges = merged_changes.hearing(place, control, Control(scratch=control.scratch))
+    told_of_merges = merged_changes.announce(place, control, Control(scratch=control.scratch))
     with told_of_merges if claim.job_kind.asks_a_model else contextlib.nullcontext():
         result = change.result = proceed(replace(attempt, claim=inside))
     if is_unfinished(result):

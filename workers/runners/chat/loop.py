@@ -178,12 +178,12 @@ def _limit(
 ) -> tuple[Interruption | None, float]:
     """The limit that is reached, and else when the next one is due."""
     if (reason := control.stop_reason) is not None:
-        return Interruption.asked(reason), math.inf
+        return Interruption.stopped(reason), math.inf
     due = math.inf
     if timeout is not None:
         due = began + timeout.total_seconds()
         if now >= due:
-            return Interruption.too_long(timeout), math.inf
+            return Interruption.timed_out(timeout), math.inf
     if stall_timeout is not None:
         silent = exchange.moved_at + stall_timeout.total_seconds()
         if now >= silent:
