@@ -55,7 +55,7 @@ def named(module: ModuleType) -> set[str]:
                 found.add(text)
             case ast.ImportFrom("coordination.services.holds", names=names):
                 found |= {alias.name for alias in names} & MODULES
-            case ast.ImportFrom("coordination.store.queries", names=names):
+            case ast.ImportFrom(str(path), names=names) if path.startswith("coordination.store.queries"):
                 found |= {alias.name for alias in names} & QUERIES_OF_HOLDS
             case ast.ImportFrom(str(path)) if path.rpartition("coordination.services.holds.")[2] in MODULES:
                 found.add(path)

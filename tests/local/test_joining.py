@@ -21,7 +21,7 @@ from coordination.base.errors import (
     StackStoppedError,
     Unavailable,
 )
-from coordination.cli.stack.stopping import Waiting
+from coordination.cli.stack.stopping import StopMessages
 from coordination.stack import joining, running, stack
 from coordination.stack.home import Home
 from coordination.stack.joining import JoinedStack
@@ -208,7 +208,7 @@ class TestEnds:
         with (home / "users.lock").open() as gate:
             fcntl.flock(gate, fcntl.LOCK_EX)  # as a command that was suspended while it joined
 
-            Waiting(settings_in(home), now=False).tell_users(Home(home))
+            StopMessages(settings_in(home), now=False).tell_users(Home(home))
 
         assert joined.problem() is None
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from coordination.client import Coordination
+from coordination.api.connection import Coordination
 from coordination.domain.plans.plans import Plan, Task
 from coordination.domain.tasks.runs import RunState
 from coordination.runtime import open_runtime

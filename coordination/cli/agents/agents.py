@@ -173,7 +173,7 @@ def rename(
     with connected() as co:
         agent = co.agents.rename(name, new_name)
     if as_json:
-        print_json(agent.profile.to_json())
+        print_json(views.agent(agent, co.agents.record(new_name)))
     else:
         print(f"Agent {name} is now {new_name}. See: coord agents show {new_name}")
 

@@ -86,7 +86,7 @@ RULES: Table = (
         "backoff",
         _BACKOFF,
         "the waits between attempts (`initial`, `factor`, `max`); another `max` than 10 minutes bounds the wait for a "
-        "[limit](agents.md#when-its-provider-is-in-trouble) too",
+        "[limit](agents.md#provider-errors) too",
     ),
     Field(
         "on_dependency_failure",
@@ -106,7 +106,7 @@ RULES: Table = (
         CHECKOUT,
         "`folder` (default), or `git-worktree`: a worktree of its own, merged to the run's branch "
         "([workspaces](workspaces.md)). Or `{kind: git-worktree, base: main, keep_failed: 3d}`; what makes it "
-        "[ready to work](workspaces.md#ready-to-work)",
+        "[ready to work](workspaces.md#preparing-a-worktree)",
     ),
 )
 """What the plan's defaults and each task have in common."""
@@ -133,7 +133,7 @@ TASK: Table = (
     ),
     Field("not_before", MOMENT, "a moment with its offset, such as `2026-05-01T06:00:00+02:00`"),
     Field("due", MOMENT, "likewise: when it should be done"),
-    Field("criteria", TEXTS, "when it is done, for its agent ([agents](agents.md#what-it-is-told))"),
+    Field("criteria", TEXTS, "when it is done, for its agent ([agents](agents.md#what-an-agent-is-told))"),
     Field("context", FLAG, "`false` sends an agent its prompt as it is"),
     Field(
         "variants",
@@ -146,7 +146,7 @@ TASK: Table = (
         "outputs",
         texts(shortest=1, most=MOST_PATTERNS),
         'files that the job has to leave in its folder: paths, patterns (`"build/*.whl"`, `"**/*.xml"`), folders '
-        "([below](#files))",
+        "([below](#artifacts))",
     ),
     Field(
         "gates",
@@ -166,7 +166,7 @@ TASK: Table = (
     Field(
         "expects",
         text(words=(CHANGES,)),
-        "`changes`: an agent that changes nothing in its folder has failed ([agents](agents.md#what-it-changed))",
+        "`changes`: an agent that changes nothing in its folder has failed ([agents](agents.md#what-an-agent-changed))",
     ),
 )
 
@@ -202,7 +202,7 @@ PLAN: Table = (
         "supervision",
         SUPERVISION,
         "`assess` and `analyze`: who looks at each agent's task before and after "
-        "([agents](agents.md#the-supervised-loop))",
+        "([agents](agents.md#review-loop))",
     ),
     Field(
         "questions",
