@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     from coordination.store.reports.tasks.running import RunningTask
 
 RETAINED = (
-    *("runs", "tasks", "attempts", "artifacts", "merges", "output_chunks", "dependencies", "task_events", "sessions"),
+    *(
+        "runs",
+        "tasks",
+        "attempts",
+        "artifacts",
+        "merges",
+        "output_chunks",
+        "dependencies",
+        "task_holds",
+        "events",
+        "sessions",
+    ),
     *("workers", "costs"),
 )
 """The tables whose deleted rows are counted."""

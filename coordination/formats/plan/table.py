@@ -201,8 +201,7 @@ PLAN: Table = (
     Field(
         "supervision",
         SUPERVISION,
-        "`assess` and `analyze`: who looks at each agent's task before and after "
-        "([agents](agents.md#review-loop))",
+        "`assess` and `analyze`: who looks at each agent's task before and after ([agents](agents.md#review-loop))",
     ),
     Field(
         "questions",
