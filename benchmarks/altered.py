@@ -57,7 +57,7 @@ def _no_combining() -> None:
 def _no_settling() -> None:
     from coordination.base import gc_tuning
 
-    gc_tuning.settle = lambda: gc.set_threshold(*gc.get_threshold())
+    gc_tuning.freeze_loaded_objects = lambda: gc.set_threshold(*gc.get_threshold())
 
 
 def _no_preparing() -> None:

@@ -21,11 +21,11 @@ from benchmarks.bench import STORES, Bench, OurStack
 from benchmarks.measure import percentile, series
 from benchmarks.report import Line
 from coordination import Task
-from coordination.store.redis.wakeups import NUDGES
+from coordination.store.redis.wakeups import WAKEUPS
 from workers.broker import queues
 
 _BELL = queues.PREFIX + queues.JOBS
-_SIGNALS = {"doorbell": {_BELL}, "submission committed": {_BELL, NUDGES}}
+_SIGNALS = {"doorbell": {_BELL}, "submission committed": {_BELL, WAKEUPS}}
 """By what is measured from: the lists in Redis whose first message it is."""
 
 _JOBS: dict[str, dict[str, Any]] = {

@@ -154,7 +154,7 @@ class _Store:
         claimed = time.perf_counter()
         self._store.transact(lambda tx: self._finished(tx, claim))
         finished = time.perf_counter()
-        tick_supervisor(self._store, self._workspace, self._project, holder=new_id(), window=_WINDOW)
+        tick_supervisor(self._store, self._workspace, self._project, owner=new_id(), window=_WINDOW)
         ticked = time.perf_counter()
         thresholds = self._co.runtime.settings.supervision()
         reads: dict[str, Callable[[Connection], object]] = {
@@ -165,7 +165,7 @@ class _Store:
             "coord explain (by id)": lambda tx: self._explained(tx, task_id),
             "a task by its key": lambda tx: tasks.find(tx, self._workspace, f"r{_READY - 1}", run_id=run_id),
             "read a run's events": lambda tx: events.tail(tx, self._workspace, run_id=run_id, limit=100),
-            "heartbeat of a worker": lambda tx: workers.live_slots(tx, within=_LEASE),
+            "heartbeat of a worker": lambda tx: workers.count_live_slots(tx, within=_LEASE),
             "look for old runs": lambda tx: retention.old_runs(tx, self._workspace, age=timedelta(days=90)),
         }
         return {

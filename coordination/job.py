@@ -1,4 +1,4 @@
-"""For use inside a job: report model usage, ask to be tried later, learn which task this is. Standard library only.
+"""Functions for use inside a job: report usage and progress, ask to be retried later. Standard library only.
 
     from coordination.job import TryLater, context, record_usage
 
@@ -8,9 +8,9 @@
         record_usage(model="gpt-5-mini", input_tokens=1200, output_tokens=85, cost_usd="0.00047")
         return {"attempt": context()["COORD_ATTEMPT"]}
 
-A program that a command or an agent starts can also say what it is at, with ``progress`` and ``report``. A function
-that a worker calls (``run: {python: ...}``) cannot. There, and outside a job (a test, a trial by hand), ``progress``
-checks its arguments and says nothing; outside a job ``record_usage`` does the same.
+Programs that commands and agents start can also report, with ``progress`` and ``report``. Functions that a worker calls
+(``run: {python: ...}``) cannot: there, and outside of a job (in a test or by hand), ``progress`` only checks its
+arguments. Outside of a job, so does ``record_usage``.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _PATIENCE = 60.0
 
 
 class TryLater(Exception):
-    """Raise it from a Python job to be tried again later, without a failure being charged.
+    """Raise it in a Python job to defer the task without counting a failure.
 
-    A process does the same with exit status 75.
+    Processes exit with status 75 instead.
     """
 
 
 def context() -> dict[str, str]:
-    """The variables that describe this attempt: COORD_TASK_ID, COORD_ATTEMPT, COORD_PROJECT, …; empty outside a job."""
+    """Return the variables of this attempt: COORD_TASK_ID, COORD_ATTEMPT, COORD_PROJECT, …; empty outside of a job."""
     return {name: value for name, value in os.environ.items() if name.startswith(_PREFIX)}
 
 
@@ -52,16 +52,16 @@ def record_usage(
     session_id: str | None = None,
     id: str | None = None,  # noqa: A002 - the record's own field name
 ) -> None:
-    """Report one model call of this job. ``cost_usd`` None: it is computed, by the prices that are set or listed.
+    """Report one model call of this job. ``cost_usd`` None: computed from the set or listed prices.
 
-    ``input_tokens`` counts all input, what was read from a cache or written to one too; ``output_tokens`` all output,
-    reasoning too. Of a model without a known price the cost is recorded as unknown.
+    ``input_tokens`` counts all input, including tokens read from and written to a cache; ``output_tokens`` all output,
+    including reasoning. Without a known price, the cost is recorded as unknown.
 
-    ``id`` is the call's own, if it has one that no other call of this attempt has: under it, a call is billed once,
-    however often it is reported. Where the amounts differ, the larger counts, and both are shown.
+    ``id``: the call's own id, unique within this attempt, if it has one: a call is billed once, however often it is
+    reported with it. If the amounts differ, the larger counts, and both are shown.
 
-    Amounts are exact: give a Decimal or a text; a float is read by its shortest decimal form. Every record is written
-    at once, so what was spent is counted even if the job fails or is killed afterwards.
+    Amounts are exact: use a Decimal or a text; a float is read by its shortest decimal form. Every record is written at
+    once, so that costs count even if the job fails or is killed afterwards.
     """
     if not isinstance(model, str) or not model.strip():
         raise ValueError("model must be the name of a model")
@@ -99,22 +99,22 @@ def record_usage(
 
 
 class NotReported(Exception):
-    """The report did not reach the worker, or was refused; the text says why."""
+    """The report did not reach the worker, or was refused; the message has the reason."""
 
 
-def report(do: str, /, **said: Any) -> dict[str, Any]:
-    """Tell the worker something about this attempt and return its answer: what ``coord task`` does.
+def report(do: str, /, **arguments: Any) -> dict[str, Any]:
+    """Send a report on this attempt to the worker, as ``coord task`` does, and return the answer.
 
-    *do* and its words: progress (text, percent), ask (question), escalate (why), discovered (tasks, first), delegate
-    (key, to, prompt, title, needs, first), done (output), fail (why, final), context (). Raises NotReported.
+    *do* and its arguments: progress (text, percent), ask (question), escalate (why), discovered (tasks, first),
+    delegate (key, to, prompt, title, needs, first), done (output), fail (why, final), context (). Raises NotReported.
     """
     url, token = os.environ.get("COORD_URL"), os.environ.get("COORD_TOKEN")
     if not url or not token:
         raise NotReported("This is not a job that can report: COORD_URL and COORD_TOKEN are not set")
     kind, _, address = url.partition(":")
     if kind != "unix":
-        raise NotReported(f"Nothing is known of reporting to {kind}")
-    line = json.dumps({"do": do, "token": token, **said}).encode() + b"\n"
+        raise NotReported(f"Reports to {kind} are not supported")
+    line = json.dumps({"do": do, "token": token, **arguments}).encode() + b"\n"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_PATIENCE)
@@ -123,18 +123,18 @@ def report(do: str, /, **said: Any) -> dict[str, Any]:
             with connection.makefile("rb") as answers:
                 answer = json.loads(answers.readline())
     except (FileNotFoundError, ConnectionRefusedError):
-        raise NotReported("Nobody listens: this attempt has ended, or its worker has") from None
+        raise NotReported("There is no listener: this attempt or its worker has ended") from None
     except (OSError, ValueError) as error:
         raise NotReported(f"The worker cannot be reached: {error}") from None
     if not isinstance(answer, dict) or answer.get("ok") is not True:
         hint = answer.get("hint") if isinstance(answer, dict) else None
-        said_no = answer.get("error", "no answer") if isinstance(answer, dict) else "no answer"
-        raise NotReported(f"{said_no}. {hint}" if hint else str(said_no))
+        problem = answer.get("error", "no answer") if isinstance(answer, dict) else "no answer"
+        raise NotReported(f"{problem}. {hint}" if hint else str(problem))
     return answer
 
 
 def _connect(connection: socket.socket, address: str) -> None:
-    """Connect; while many others do at this moment, the system says "again" at once, whatever the time-out."""
+    """Connect; retry while the system answers "again" at once because many others connect."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -146,7 +146,7 @@ def _connect(connection: socket.socket, address: str) -> None:
 
 
 def progress(text: str, *, percent: float | None = None) -> None:
-    """Say what the job is at, for whoever watches; it counts as a sign of life."""
+    """Report the job's current activity; it counts as a sign of life."""
     if not isinstance(text, str) or not text.strip():
         raise ValueError("progress needs a text")
     if os.environ.get("COORD_TOKEN"):
@@ -156,21 +156,21 @@ def progress(text: str, *, percent: float | None = None) -> None:
 def delegate(
     key: str, *, to: str, prompt: str, title: str | None = None, needs: Sequence[str] = (), first: bool = False
 ) -> str:
-    """Give a part of the work, or what is left of it, to the agent *to*; return the id of the new task.
+    """Delegate a part or the rest of the work to the agent *to*, and return the id of the new task.
 
-    *needs*: keys of tasks that must complete before it. *first*: this task waits until it is done: end the job, and it
-    is started again with what the other agent gave. Raises NotReported, also where *to* may use more than this job.
+    *needs*: keys of tasks that must complete before it. *first*: this task waits for it: end the job, which is started
+    again with the other agent's output. Raises NotReported, also when *to* may use more than this job.
     """
-    said: dict[str, Any] = {"key": key, "to": to, "prompt": prompt, "first": first}
+    arguments: dict[str, Any] = {"key": key, "to": to, "prompt": prompt, "first": first}
     if title is not None:
-        said["title"] = title
+        arguments["title"] = title
     if needs:
-        said["needs"] = list(needs)
-    return str(report("delegate", **said)["ids"][key])
+        arguments["needs"] = list(needs)
+    return str(report("delegate", **arguments)["ids"][key])
 
 
 def escalate(why: str) -> None:
-    """Ask the supervisor of the run, or a person, to decide; then end the job: it is started again with the answer.
+    """Ask the run's supervisor, or a person, to decide; then end the job, which is started again with the answer.
 
     Raises NotReported.
     """
@@ -178,7 +178,7 @@ def escalate(why: str) -> None:
 
 
 def _amount(value: Decimal | str | float) -> str:
-    """The exact amount as text: a JSON number would come back as a float in many readers."""
+    """Return the exact amount as text, because many readers parse JSON numbers as floats."""
     try:
         amount = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     except (InvalidOperation, TypeError, ValueError):

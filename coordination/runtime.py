@@ -1,4 +1,4 @@
-"""Settings become working parts once, at the door: one frozen object with the store, the nudges and the workspace."""
+"""The settings turned into working parts: one frozen object with the store, the wakeups and the workspace."""
 
 from __future__ import annotations
 
@@ -25,41 +25,44 @@ from coordination.store.redis.wakeups import Wakeups
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What a door works with. ``nudges`` is None when no Redis is known: then workers find work by their sweep."""
+    """The parts that the API works with.
+
+    ``wakeups`` is None without a known Redis: then workers find work by sweeps.
+    """
 
     settings: Settings
     store: Store
-    nudges: Wakeups | None
+    wakeups: Wakeups | None
     workspace_id: str
     actor: str
 
-    def nudge(self, project_id: str) -> None:
-        """Ask for a look at the project now: a saved wait, never a need. Without Redis a worker's sweep does it."""
-        if self.nudges is not None:
+    def wake_project(self, project_id: str) -> None:
+        """Wake a worker for the project, if Redis is reachable. Otherwise the next sweep finds its work."""
+        if self.wakeups is not None:
             with suppress(RedisUnavailable):
-                self.nudges.nudge([(self.workspace_id, project_id)])
+                self.wakeups.wake_projects([(self.workspace_id, project_id)])
 
     def stop(self, project_id: str, attempts: Sequence[tuple[str, int]]) -> None:
-        """Tell whoever runs these (task id, attempt) pairs to end them, and ask for a look at their project.
+        """Tell the workers of these (task id, attempt) pairs to end them, and wake one for their project.
 
-        Without Redis the workers learn it with their next heartbeat.
+        Without Redis, workers see the change at their next heartbeat.
         """
-        if self.nudges is not None:
+        if self.wakeups is not None:
             with suppress(RedisUnavailable):
-                self.nudges.cancel([(task_id, attempt) for task_id, attempt in attempts if attempt])
-                self.nudges.nudge([(self.workspace_id, project_id)])
+                self.wakeups.cancel([(task_id, attempt) for task_id, attempt in attempts if attempt])
+                self.wakeups.wake_projects([(self.workspace_id, project_id)])
 
     def close(self) -> None:
-        """Give back every connection."""
-        if self.nudges is not None:
-            self.nudges.close()
+        """Close all connections."""
+        if self.wakeups is not None:
+            self.wakeups.close()
         self.store.close()
 
 
 def open_runtime(settings: Settings, *, migrate: bool = False, redis_url: str | None = None) -> Runtime:
-    """Connect to the store (and make or migrate its schema, when *migrate*); Unavailable with a sentence otherwise.
+    """Connect to the store; with *migrate*, create or migrate its schema. Raises Unavailable.
 
-    In a process that a job of the store has started, everything that changes the store is refused.
+    In a process of a job of the store, every change of the store is refused.
     """
     store = open_store(settings.database_url)
     actor = f"user:{_login()}"
@@ -71,9 +74,9 @@ def open_runtime(settings: Settings, *, migrate: bool = False, redis_url: str | 
         else:
             schema.require(store)
         with store.read() as tx:
-            workspace_id = projects.workspace_named(tx, settings.workspace)
+            workspace_id = projects.find_workspace(tx, settings.workspace)
         if workspace_id is None:
-            workspace_id = store.transact(lambda tx: _make_workspace(tx, settings.workspace, actor))
+            workspace_id = store.transact(lambda tx: _create_workspace(tx, settings.workspace, actor))
     except BaseException:
         store.close()
         raise
@@ -81,15 +84,15 @@ def open_runtime(settings: Settings, *, migrate: bool = False, redis_url: str | 
     return Runtime(
         settings=settings,
         store=store,
-        nudges=Wakeups(client_url(url), signatures_in(store)) if url else None,
+        wakeups=Wakeups(client_url(url), signatures_in(store)) if url else None,
         workspace_id=workspace_id,
         actor=actor,
     )
 
 
-def _make_workspace(tx: Connection, name: str, actor: str) -> str:
-    """Make the workspace, which the local person owns; return its id."""
-    workspace_id = projects.make_workspace(tx, name)
+def _create_workspace(tx: Connection, name: str, actor: str) -> str:
+    """Create the workspace, with the local person as its owner, and return its id."""
+    workspace_id = projects.get_or_create_workspace(tx, name)
     principals.add_owner(tx, workspace_id, actor)
     return workspace_id
 
@@ -103,5 +106,5 @@ def _embedded_redis(settings: Settings) -> str | None:
 def _login() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # a user without a name, as in containers
         return str(os.getuid())

@@ -1,8 +1,8 @@
-"""What can be set, where each value came from, and the URLs in the forms that the libraries want. Connects to nothing.
+"""All settings, their sources, and URLs in the forms of the libraries. Connects to nothing.
 
-The only reader of the environment. A frozen dataclass and a dozen small parsers instead of pydantic-settings: that
-costs 0.3 to 0.5 s of import on a two-core machine, this a few milliseconds, and every command and worker pays it;
-and a refusal is one sentence that names the variable, not a dump of a validation model.
+The only reader of the environment. A frozen dataclass with small parsers instead of pydantic-settings, whose import
+costs each command and worker 0.3 to 0.5 s on a two-core machine, and whose errors are not one sentence that names the
+variable.
 """
 
 # ruff: noqa: RUF009 - _setting and _length are dataclasses.field with our metadata
@@ -23,7 +23,7 @@ from coordination.base.errors import SettingsError
 from coordination.base.host import ATTEMPT_MARKER, WORKER_MARKER
 from coordination.base.urls import broker_url, client_url, masked, socket_url, store_url
 from coordination.domain.fleet.leases import LeaseTerms
-from coordination.domain.fleet.served_workspaces import checked_names, served_names
+from coordination.domain.fleet.served_workspaces import check_names, parse_names
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME, StatusThresholds
 from coordination.domain.jobs.network import Network, parse_network
 from coordination.domain.jobs.ports import parse_ports, write_ports
@@ -32,7 +32,7 @@ from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT
 
 __all__ = [
     "Settings",
-    "Shown",
+    "ShownSetting",
     "broker_url",
     "client_url",
     "load_settings",
@@ -41,10 +41,8 @@ __all__ = [
     "unknown_variables",
 ]
 
-_MOST = 1_000_000_000
-
 STRICT = "strict"
-"""The sandbox that shows jobs only what is named."""
+"""The sandbox that shows jobs only named files."""
 
 _LENGTH = "a number of seconds, or a duration such as 30s, 5m or 4h"
 _AGE = "a number of days, a duration such as 90d or 12h, or never (0) to keep everything"
@@ -67,8 +65,8 @@ def _length(parse: Callable[[str], timedelta] = kinds.positive_duration, **defau
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """One value as a person may see it, and where it came from: the variable's name, "option" or "default"."""
+class ShownSetting:
+    """A setting's value for people, and its source: the variable's name, "option" or "default"."""
 
     value: str
     source: str
@@ -76,13 +74,13 @@ class Shown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings of one process; COORD_ and the name in upper case is the variable of each."""
+    """All settings of one process; each has a variable: COORD_ and its name in upper case."""
 
     home: Path = _setting(Path("~/.coordination"), kinds.folder, "a path of a folder, such as ~/.coordination")
     database_url: str = _setting("", store_url, _URL_OF_DATABASE)  # default: a file under home
     redis_url: str | None = _setting(None, kinds.redis_url, _URL_OF_REDIS)  # None: a server of our own
     workspace: str = _setting("default", kinds.workspace, "up to 63 letters, digits, dots, dashes and underscores")
-    workspaces: str | None = _setting(None, checked_names, "names of workspaces with commas between them, or * for all")
+    workspaces: str | None = _setting(None, check_names, "names of workspaces with commas between them, or * for all")
     lease_ttl: timedelta = _length(seconds=30)
     lease_heartbeat: timedelta = _length(seconds=10)
     sweep: timedelta = _length(seconds=5)
@@ -100,7 +98,7 @@ class Settings:
     warm_kept: timedelta = _setting(timedelta(days=7), kinds.days, "a number of days, or a duration such as 7d or 12h")
     ports: range = _setting(range(20_000, 24_000), parse_ports, "a range of ports from 1024 on, such as 20000-23999")
     output_limit: int = _setting(1_000_000, kinds.count, "a number of bytes, at least 1")
-    # What any job may use; a plan can ask for less.
+    # The most that any job may use; a plan can set less.
     job_memory: int | None = _setting(None, kinds.size, _BYTES)
     job_cpu: timedelta | None = _setting(None, kinds.positive_duration, _LENGTH)
     job_files: int | None = _setting(None, kinds.files, f"a number of files, at least {FEWEST_FILES}")
@@ -119,7 +117,7 @@ class Settings:
     supervisor_stopped: timedelta = _length(minutes=60)
     retention_runs: timedelta = _setting(timedelta(days=90), kinds.days, _AGE)
     retention_workers: timedelta = _setting(timedelta(days=7), kinds.days, _AGE)
-    retention_costs: timedelta = _setting(timedelta(0), kinds.days, _AGE)  # the ledger outlives the tasks
+    retention_costs: timedelta = _setting(timedelta(0), kinds.days, _AGE)  # costs are kept longer than tasks
     retention_every: timedelta = _length(hours=1)
     retention_archive: Path | None = _setting(None, kinds.absolute_folder, "an absolute path of a folder")
     log_level: str = _setting(
@@ -127,29 +125,29 @@ class Settings:
     )
     log_format: str = _setting("console", kinds.one_of("console", "json"), "console or json")
     debug: bool = _setting(False, kinds.switch, "1 or 0")
-    # Where a socket goes whose path under home would be too long; the desktop's variable, as other programs use it.
+    # For a socket whose path under home would be too long; the desktop's variable, as other programs use it.
     runtime_dir: Path | None = _setting(None, kinds.folder_if_absolute, "a folder", variable="XDG_RUNTIME_DIR")
-    # Set by the parent of a started process: where to write the line that says "ready". Never handed on.
+    # Set by the parent of a process: where to write the line "ready". Not passed on.
     ready_fd: int | None = _setting(None, kinds.descriptor, "the number of an open file descriptor")
-    # Set by a worker for its next life when it starts itself anew. Never handed on either.
+    # Set by a worker that restarts itself. Not passed on either.
     watchdog_lives: int | None = _setting(None, kinds.count, "a number of lives, at least 1")
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def embedded(self) -> bool:
-        """Whether Redis is a server of our own, started with the stack."""
+        """Whether Redis is our own server, started with the stack."""
         return self.redis_url is None
 
     def leases(self) -> LeaseTerms:
-        """The three times of a lease; SettingsError when they do not fit together."""
+        """Return the times of a lease. Raises SettingsError when they do not fit together."""
         return LeaseTerms(ttl=self.lease_ttl, heartbeat=self.lease_heartbeat, sweep=self.sweep)
 
     def served(self) -> tuple[str, ...] | None:
-        """The names of the workspaces whose jobs a worker with these settings runs; None: all."""
-        return served_names(self.workspaces or self.workspace)
+        """Return the names of the workspaces whose jobs a worker runs; None: all."""
+        return parse_names(self.workspaces or self.workspace)
 
     def limits(self) -> Limits:
-        """What any job may use."""
+        """Return the limits of any job."""
         return Limits(memory=self.job_memory, cpu=self.job_cpu, files=self.job_files, output=self.job_output)
 
     @property
@@ -158,86 +156,88 @@ class Settings:
         return self.require_sandbox or self.sandbox != "0"
 
     def network(self) -> Network:
-        """What a job in the strict sandbox may reach."""
+        """Return what jobs in the strict sandbox may reach."""
         return parse_network(self.sandbox_network or "on")
 
     def readable(self) -> tuple[str, ...]:
-        """What a job in a sandbox may read besides, also below what is hidden."""
+        """Return further paths that jobs in a sandbox may read, also below hidden ones."""
         return tuple(self.sandbox_read.split(os.pathsep)) if self.sandbox_read else ()
 
     def hidden(self) -> tuple[str, ...]:
-        """What no job in a sandbox reads, besides the home folder and the database."""
+        """Return paths hidden from jobs in a sandbox, besides the home folder and the database."""
         return tuple(self.sandbox_hide.split(os.pathsep)) if self.sandbox_hide else ()
 
     def writable(self) -> tuple[str, ...]:
-        """What a job in a sandbox may change besides its own."""
+        """Return further paths that jobs in a sandbox may change."""
         return tuple(self.sandbox_write.split(os.pathsep)) if self.sandbox_write else ()
 
     def supervision(self) -> StatusThresholds:
-        """From which age of its heartbeat a supervisor counts as stale, and as stopped."""
+        """Return the ages of heartbeats at which a supervisor counts as stale, and as stopped."""
         return StatusThresholds(stale_after=self.supervisor_stale, stopped_after=self.supervisor_stopped)
 
-    def shown(self) -> dict[str, Shown]:
-        """Every setting by name, passwords masked, with its source."""
-        found = {}
+    def shown(self) -> dict[str, ShownSetting]:
+        """Return every setting by name with its source, passwords masked."""
+        settings = {}
         for name in _NAMES:
             value = getattr(self, name)
-            text = "not set" if value is None else _spelt(value)
-            found[name] = Shown(masked(text) if name.endswith("_url") else text, self.sources.get(name, "default"))
-        return found
+            text = "not set" if value is None else _write_value(value)
+            settings[name] = ShownSetting(
+                masked(text) if name.endswith("_url") else text, self.sources.get(name, "default")
+            )
+        return settings
 
     def child_environment(self, **changes: str) -> dict[str, str]:
-        """The environment for a process of ours: this one's, every setting spelt out, and *changes* on top."""
+        """Return the environment for a process of ours, with every setting written out, and *changes*."""
         environment = {name: value for name, value in os.environ.items() if name not in _VARIABLES.values()}
         for name in _NAMES:
             value = getattr(self, name)
-            if value is not None and name not in _OF_ONE_PROCESS:
-                environment[_VARIABLES[name]] = _spelt(value)
+            if value is not None and name not in _PROCESS_SETTINGS:
+                environment[_VARIABLES[name]] = _write_value(value)
         return environment | changes
 
 
-_OF_ONE_PROCESS = frozenset({"ready_fd", "watchdog_lives"})
+_PROCESS_SETTINGS = frozenset({"ready_fd", "watchdog_lives"})
 _SPECS = {spec.name: spec for spec in fields(Settings) if "parse" in spec.metadata}
 _NAMES = tuple(_SPECS)
 _VARIABLES = {name: cast("str", spec.metadata["variable"] or f"COORD_{name.upper()}") for name, spec in _SPECS.items()}
-# Not settings of ours, and no mistakes either: what the compose file and the tests of this repository read.
+# Known variables that are not settings: the compose file and the tests of this repository read them.
 _OTHERS = frozenset({"COORD_IMAGE", "COORD_CI_PYTHONS", "COORD_TEST_DATABASE_URL"})
-# Inside a job the variables that it is given, and those of its plan, are no settings. Programs may pass on only some.
-_INSIDE_A_JOB = frozenset({"COORD_TASK_ID", "COORD_TOKEN", ATTEMPT_MARKER, WORKER_MARKER})
+# Inside a job, its variables and those of its plan are not settings. Programs may pass on only some of these.
+_JOB_VARIABLES = frozenset({"COORD_TASK_ID", "COORD_TOKEN", ATTEMPT_MARKER, WORKER_MARKER})
 
 
 def unknown_variables(env: Mapping[str, str] | None = None) -> dict[str, str | None]:
-    """Variables that look like settings and are none, with the one that was probably meant."""
+    """Return variables that look like settings but are none, with the closest setting."""
     environment = os.environ if env is None else env
-    if not _INSIDE_A_JOB.isdisjoint(environment):
+    if not _JOB_VARIABLES.isdisjoint(environment):
         return {}
     known = {*_VARIABLES.values(), *_OTHERS}
-    strangers = sorted(name for name in environment if name.startswith("COORD_") and name not in known)
-    if not strangers:
+    unknown = sorted(name for name in environment if name.startswith("COORD_") and name not in known)
+    if not unknown:
         return {}
     from difflib import get_close_matches
 
-    return {name: next(iter(get_close_matches(name, known, n=1, cutoff=0.75)), None) for name in strangers}
+    return {name: next(iter(get_close_matches(name, known, n=1, cutoff=0.75)), None) for name in unknown}
 
 
 def load_settings(env: Mapping[str, str] | None = None, **overrides: object) -> Settings:
-    """The settings from *env* (default: the environment); *overrides* win, those that are None do not count.
+    """Load the settings from *env* (default: the environment); *overrides* that are not None win.
 
-    Raises SettingsError with one sentence that names the variable and what it must look like.
+    Raises SettingsError with one sentence that names the variable and its expected form.
     """
     environment = os.environ if env is None else env
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    if strangers := overrides.keys() - _SPECS.keys():
-        raise SettingsError(f"There is no setting named {', '.join(sorted(strangers))}", field=min(strangers))
+    if unknown := overrides.keys() - _SPECS.keys():
+        raise SettingsError(f"There is no setting named {', '.join(sorted(unknown))}", field=min(unknown))
     for name, spec in _SPECS.items():
         variable = _VARIABLES[name]
-        given = overrides.get(name)
-        if given is not None:
-            values[name] = _parsed(name, f"The option {name}", _spelt(given))
+        override = overrides.get(name)
+        if override is not None:
+            values[name] = _parse(name, f"The option {name}", _write_value(override))
             sources[name] = "option"
-        elif environment.get(variable, "").strip():  # compose files hand on empty variables for "not set"
-            values[name] = _parsed(name, variable, environment[variable].strip())
+        elif environment.get(variable, "").strip():  # compose files pass empty variables for "not set"
+            values[name] = _parse(name, variable, environment[variable].strip())
             sources[name] = variable
         else:
             values[name] = spec.default
@@ -277,25 +277,25 @@ def _home(home: Path, environment: Mapping[str, str]) -> Path:
     return expanded
 
 
-def _parsed(name: str, label: str, text: str) -> Any:
+def _parse(name: str, label: str, text: str) -> Any:
     spec = _SPECS[name]
     try:
         return spec.metadata["parse"](text)
-    except (ValueError, RuntimeError) as error:  # RuntimeError: expanduser knows no such user
+    except (ValueError, RuntimeError) as error:  # RuntimeError: expanduser finds no such user
         shown = masked(text) if name.endswith("_url") else text
         reason = f": {error}" if str(error) else ""
         raise SettingsError(
-            f"{label} is {_shortened(shown)!r}, which cannot be used{reason}",
+            f"{label} is {_shorten(shown)!r}, which cannot be used{reason}",
             hint=f"It must be {spec.metadata['shape']}",
             field=_VARIABLES[name],
         ) from None
 
 
-def _shortened(text: str, most: int = 120) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _shorten(text: str, limit: int = 120) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _spelt(value: object) -> str:
+def _write_value(value: object) -> str:
     if isinstance(value, timedelta):
         return write_duration(value)
     if isinstance(value, range):

@@ -172,7 +172,7 @@ def _settings() -> str:
         raise LookupError(f"Settings and their meanings do not match: {set(specs) ^ set(_MEANINGS)}")
     for name, spec in specs.items():
         default = spec.default
-        shown = "" if default in (None, "") else f"`{settings._spelt(default)}`"  # noqa: SLF001
+        shown = "" if default in (None, "") else f"`{settings._write_value(default)}`"  # noqa: SLF001
         shape = spec.metadata["shape"].replace("|", r"\|")
         rows.append(f"| `{settings._VARIABLES[name]}` | {shown} | {shape} | {_MEANINGS[name]} |")  # noqa: SLF001
     return "\n".join(rows) + "\n"

@@ -3,4 +3,4 @@
 from coordination.base import inherited_variables
 
 # Here, because nothing of Celery that is imported by us is imported before.
-inherited_variables.put_aside()
+inherited_variables.remove_from()

@@ -6,12 +6,12 @@ import os
 import sys
 
 from coordination.base import inherited_variables
-from coordination.base.host import keep_private, speak_utf8
+from coordination.base.host import ensure_utf8, keep_private
 
 
 def main(arguments: list[str]) -> int:
     """Run a worker until it is told to stop; bad settings are one sentence and exit 2."""
-    speak_utf8(inherited_variables.complete())
+    ensure_utf8(inherited_variables.original_environment())
     keep_private()
     from coordination.base.errors import CoordinationError
     from coordination.callers import check_caller  # not before: a job could read the environment meanwhile

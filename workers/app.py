@@ -56,7 +56,7 @@ def make_app(settings: Settings) -> Celery:
     As with every Celery app, the one made last is the current app of its thread.
     """
     configuration = _configuration(settings, redis_of(settings))
-    inherited_variables.put_aside()  # again: Celery's own command line has put there what it took for its options
+    inherited_variables.remove_from()  # again: Celery's own command line has put there what it took for its options
     install()
     new_app = Celery("coordination", include=_MODULES)
     new_app.steps["worker"].add(Shutdown)

@@ -44,7 +44,7 @@ class Context:
 
     settings: Settings
     store: Store
-    nudges: Wakeups
+    wakeups: Wakeups
     worker_id: str
     row: dict[str, Any]  # of ``workers``
     name: str
@@ -85,25 +85,25 @@ class Context:
             self._fleet_asked = monotonic()
             try:
                 with self.store.read() as tx:
-                    self._fleet_slots = workers.live_slots(tx, within=self.terms.ttl)
+                    self._fleet_slots = workers.count_live_slots(tx, within=self.terms.ttl)
             except DatabaseUnavailable:
                 log.debug("kept the last known size of the fleet")
         return max(_MIN_WINDOW, 2 * max(self._fleet_slots, self.slots))
 
-    def nudge(self, projects: Sequence[tuple[str, str]]) -> None:
+    def wake_projects(self, projects: Sequence[tuple[str, str]]) -> None:
         """Ask for ticks of these projects; without Redis the next sweep does it."""
         try:
-            self.nudges.nudge(projects)
+            self.wakeups.wake_projects(projects)
         except RedisUnavailable as error:
-            log.warning("nudge not sent; the next sweep looks anyway", why=error.message)
+            log.warning("wakeup not sent; the next sweep ticks anyway", why=error.message)
 
     def stop(self, workspace_id: str, project_id: str, attempts: Sequence[tuple[str, int]]) -> None:
         """Tell whoever runs these (task id, attempt) pairs to end them; without Redis the next heartbeat does it."""
         running = [(task_id, attempt) for task_id, attempt in attempts if attempt]
         try:
             if running:
-                self.nudges.cancel(running)
-                self.nudges.nudge([(workspace_id, project_id)])
+                self.wakeups.cancel(running)
+                self.wakeups.wake_projects([(workspace_id, project_id)])
         except RedisUnavailable as error:
             log.warning("not told to stop; the next heartbeat does it", why=error.message)
 
@@ -126,7 +126,7 @@ def make_context(settings: Settings, *, name: str, slots: int, publisher: Callab
     return Context(
         settings=settings,
         store=store,
-        nudges=Wakeups(client_url(url), signatures_in(store)),
+        wakeups=Wakeups(client_url(url), signatures_in(store)),
         worker_id=worker_id,
         row=row,
         name=name,

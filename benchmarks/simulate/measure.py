@@ -83,7 +83,7 @@ class Parts:
     def close(self) -> None:
         """Stop what was started."""
         self.runners.close()
-        self.context.nudges.close()
+        self.context.wakeups.close()
         self.context.store.close()
         self.context.own.close()
         self.stack.close()
@@ -185,7 +185,7 @@ def _doorbells(parts: Parts, rounds: int) -> Operation:
         act = partial(parts.context.publisher.publish, workspace, "p", tasks, bundle={"python:x": size}.__getitem__)
         act()
         found[size] = parts.accounts.used([act] * rounds * 5)
-        parts.context.nudges.client.flushdb()
+        parts.context.wakeups.client.flushdb()
     return fitted(found)
 
 
@@ -252,7 +252,7 @@ def _long_jobs(parts: Parts, rounds: int, others: Sequence[Operation]) -> Operat
     for operation in others:
         for part in used:
             used[part] = max(0.0, used[part] - getattr(operation, part).of(1))
-    parts.context.nudges.client.flushdb()
+    parts.context.wakeups.client.flushdb()
     _cancel(parts)
     return fitted({1: {**used, "commits": 0.0}})
 
@@ -286,7 +286,7 @@ def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
 
         def tick(count: int, workspace: str = workspace, project: str = project) -> None:
             ticked = tick_supervisor(
-                context.store, workspace, project, holder="x", window=count, lease=timedelta(seconds=30)
+                context.store, workspace, project, owner="x", window=count, lease=timedelta(seconds=30)
             )
             assert ticked is not None
             parts.claims(iter([one.id for one in ticked.ring]), count)
@@ -302,7 +302,7 @@ def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
 
     def nothing_due() -> None:
         with context.store.write() as tx:
-            begun = supervisors.begin_due_tick(tx, every=timedelta(0), holder="y", lease=timedelta(seconds=30))
+            begun = supervisors.begin_due_tick(tx, every=timedelta(0), owner="y", lease=timedelta(seconds=30))
         assert begun is None
 
     def sweep() -> None:
@@ -311,13 +311,13 @@ def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
 
     def size_of_fleet() -> None:
         with context.store.read() as tx:
-            workers.live_slots(tx, within=context.terms.ttl)
+            workers.count_live_slots(tx, within=context.terms.ttl)
 
     from workers.process.prefetch_recovery import PrefetchRecovery
 
     spare = PrefetchRecovery(context, free=lambda: 8, work_off=lambda *_: None)
     look = spare.poll
-    context.nudges.client.flushdb()  # with a message in the queue nobody would look for parked tasks
+    context.wakeups.client.flushdb()  # with a message in the queue nobody would look for parked tasks
     for act in (nothing_due, sweep, look, size_of_fleet):
         act()
     quiet = {

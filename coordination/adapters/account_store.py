@@ -1,10 +1,10 @@
-"""Accounts of this machine: kept in the home folder, or in the keyring of the operating system. Never in a database.
+"""Accounts of this machine, in the home folder or in the operating system's keyring, never in a database.
 
-accounts = Accounts(load_settings().home)
-accounts.set("claude@work", "ANTHROPIC_API_KEY", "sk-ant-…")
+    accounts = Accounts(load_settings().home)
+    accounts.set("claude@work", "ANTHROPIC_API_KEY", "sk-ant-…")
 
-One file for each account, mode 0600 in a folder with mode 0700. It is replaced as a whole, so that a reader sees the
-old one or the new one. A file that is a link, that belongs to somebody else or that others may read is not used.
+One file per account, mode 0600 in a folder with mode 0700, replaced as a whole, so that readers see the old or the new
+one. Files that are links, belong to another user or can be read by others are refused.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from coordination.domain.jobs.accounts import (
 )
 
 FOLDER = "accounts"
-"""Below the home folder."""
+"""The folder of accounts in the home folder."""
 
 _FORMAT = 1
 _END = ".json"
 _DRAFT = ".draft-"
 _LOCK = ".lock"
-_LARGEST = 8 << 20  # bytes of a file: more than all variables that an account may have
+_MAX_BYTES = 8 << 20  # of a file: more than all variables of an account
 _OPEN = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _OTHERS = 0o077
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One variable of an account, without its secret. ``value``: of a setting, which is none; else None."""
+    """One variable of an account, without its secret. ``value``: None, unless it is a setting."""
 
     name: str
     kept: SecretPlace
@@ -59,7 +59,7 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What an account holds: its variables by name, without their secrets."""
+    """An account's variables by name, without their secrets."""
 
     name: str
     variables: tuple[Variable, ...]
@@ -67,7 +67,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class HeldVariable:
-    """All that an account gives to a job. ``secret``: the names of the variables whose values are to be hidden."""
+    """The values that a job gets from an account. ``secret``: the names of the variables to mask."""
 
     name: str
     values: Mapping[str, str] = field(repr=False)
@@ -75,9 +75,9 @@ class HeldVariable:
 
 
 class Accounts:
-    """The accounts in one home folder: ``co.accounts``. What is wrong is Refused or NotFound, and shows no secret.
+    """The accounts in one home folder: ``co.accounts``. Errors are Refused or NotFound, and show no secret.
 
-    *refusal*: why this process may change none.
+    *refusal*: why this process may not change accounts.
     """
 
     def __init__(self, home: Path, *, refusal: CoordinationError | None = None) -> None:
@@ -86,10 +86,10 @@ class Accounts:
         self.folder = home / FOLDER
 
     def set(self, account: str, variable: str, value: str, *, kept: SecretPlace | None = None) -> Variable:
-        """Keep *value* as *variable* of the account, which is made if there is none.
+        """Store *value* as *variable* of the account, which is created if it is new.
 
-        *kept*: None: in the operating system's keyring if one works, else in a file. Kept.SETTING: no secret, a value
-        that everybody may see, such as the folder of a log-in.
+        *kept*: None: in the operating system's keyring if one works, else in a file. SecretPlace.SETTING: not a secret,
+        a value that everybody may see, such as the folder of a log-in.
         """
         check_account(account)
         check_variable(variable)
@@ -102,8 +102,8 @@ class Accounts:
                 in_keyring = keyrings.put(self._service(), _user(account, variable), value)
             if kept is SecretPlace.KEYRING and not in_keyring:
                 raise Refused(
-                    f"There is no keyring on {host()} that works",
-                    hint="Run: pip install 'coordination[keyring]', in a session that has one; or keep it in a file",
+                    f"There is no working keyring on {host()}",
+                    hint="Run: pip install 'coordination[keyring]', in a session that has one; or store it in a file",
                 )
             if not in_keyring and _is_in_keyring(stored.get(variable)):
                 self._forget(account, variable)
@@ -118,7 +118,7 @@ class Accounts:
         return _variable(variable, stored[variable])
 
     def unset(self, account: str, variable: str | None = None) -> list[str]:
-        """Forget a variable of the account, or with None the account; the names of the variables that it had."""
+        """Delete a variable of the account, or (None) the account. Return the names of the deleted variables."""
         check_account(account)
         with self._changing(account) as stored:
             if not stored:
@@ -127,32 +127,32 @@ class Accounts:
                 raise NotFound(
                     f"The account {account} has no {excerpt(variable)}", hint=f"It has: {', '.join(sorted(stored))}"
                 )
-            gone = sorted(stored) if variable is None else [variable]
-            for name in gone:
+            deleted = sorted(stored) if variable is None else [variable]
+            for name in deleted:
                 if _is_in_keyring(stored[name]):
                     self._forget(account, name)
                 del stored[name]
-        return gone
+        return deleted
 
     def names(self) -> list[str]:
-        """Every account that there is, sorted."""
+        """Return the sorted names of all accounts."""
         try:
-            found = os.listdir(self.folder)  # noqa: PTH208 - names alone
+            files = os.listdir(self.folder)  # noqa: PTH208 - names alone
         except FileNotFoundError:
             return []
         except OSError as error:
             raise self._unreadable(error) from error
-        return sorted(name for one in found if (name := one.removesuffix(_END)) != one and is_account(name))
+        return sorted(name for file in files if (name := file.removesuffix(_END)) != file and is_account(name))
 
     def get(self, account: str) -> Account:
-        """What an account holds, without secrets; NotFound when there is none."""
+        """Return an account without its secrets. Raises NotFound."""
         stored = self._read(check_account(account))
         if not stored:
             raise self._unknown(account)
         return Account(account, tuple(_variable(name, stored[name]) for name in sorted(stored)))
 
     def held(self, account: str, *, example: str = "VARIABLE") -> HeldVariable:
-        """All values of an account, for a job; NotFound, naming the variable *example*, or Refused."""
+        """Return all values of an account, for a job. Raises NotFound, naming the variable *example*, or Refused."""
         stored = self._read(check_account(account))
         if not stored:
             raise self._unknown(account, example)
@@ -160,22 +160,22 @@ class Accounts:
         for name, body in stored.items():
             if not _is_in_keyring(body):
                 values[name] = body["value"]
-            elif (found := keyrings.find(self._service(), _user(account, name))) is not None:
-                values[name] = found
+            elif (value := keyrings.find(self._service(), _user(account, name))) is not None:
+                values[name] = value
             else:
                 raise Refused(
-                    f"The keyring of {host()} does not give the {name} of the account {account}",
-                    hint=f"Unlock it for the worker, or keep it in a file: {self.command(account, name)} --keep file",
+                    f"The keyring of {host()} does not return the {name} of the account {account}",
+                    hint=f"Unlock it for the worker, or store it in a file: {self.command(account, name)} --keep file",
                 )
         secret = frozenset(name for name, body in stored.items() if body["kept"] != SecretPlace.SETTING)
         return HeldVariable(account, values, secret)
 
     def problems(self) -> list[str]:
-        """What is wrong with the folder and its files, one sentence each."""
-        found: list[str] = []
+        """Return the problems of the folder and its files, one sentence each."""
+        sentences: list[str] = []
         try:
             names = self.names()
-            with contextlib.suppress(FileNotFoundError), self._opened():
+            with contextlib.suppress(FileNotFoundError), self._open_folder():
                 pass
         except CoordinationError as error:
             return [error.sentence()]
@@ -183,50 +183,50 @@ class Accounts:
             try:
                 self._read(name)
             except CoordinationError as error:
-                found.append(error.sentence())
-        return found
+                sentences.append(error.sentence())
+        return sentences
 
     def command(self, account: str, variable: str) -> str:
-        """The command that sets a variable, as it is to be run on this machine by the user of this process."""
-        usual = Path.home() / ".coordination"
-        home = "" if self.home == usual else f"COORD_HOME={shlex.quote(str(self.home))} "
+        """Return the command with which this user sets a variable on this machine."""
+        default_home = Path.home() / ".coordination"
+        home = "" if self.home == default_home else f"COORD_HOME={shlex.quote(str(self.home))} "
         return f"{home}coord accounts set {account} {variable}"
 
     def suggestion(self, program: str, variable: str) -> str:
-        """The same for a new account of *program*, an agent or a chat's model, and what its job has to say then."""
+        """Return the command for a new account of *program*, an agent or a chat's model, and the key for its job."""
         account = f"{program.partition(':')[0]}@work"
         return f"{self.command(account, variable)}, and write account: {account}"
 
     # --- one account's file
 
     def _read(self, account: str) -> dict[str, dict[str, str]]:
-        """The variables as they are stored; empty when there is no such account."""
+        """Return the variables as stored; empty without such an account."""
         try:
-            with self._opened() as folder:
-                return self._stored(folder, account)
+            with self._open_folder() as folder:
+                return self._load(folder, account)
         except FileNotFoundError:
             return {}
 
     @contextlib.contextmanager
     def _changing(self, account: str) -> Iterator[dict[str, dict[str, str]]]:
-        """The variables, to be changed in place; they are written when the block ends well. One process at a time."""
+        """Yield the variables to change in place; write them when the block succeeds. One process at a time."""
         if self._refusal is not None:
             raise self._refusal
         self._make_folder()
-        with self._opened() as folder:
+        with self._open_folder() as folder:
             lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | _OPEN, 0o600, dir_fd=folder)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                for left in os.listdir(folder):  # noqa: PTH208 - by a process that was killed, with a secret in it
-                    if left.startswith(_DRAFT):
-                        os.unlink(left, dir_fd=folder)
-                stored = self._stored(folder, account)
+                for name in os.listdir(folder):  # noqa: PTH208 - drafts of killed processes, with secrets in them
+                    if name.startswith(_DRAFT):
+                        os.unlink(name, dir_fd=folder)
+                stored = self._load(folder, account)
                 yield stored
                 self._write(folder, account, stored)
             finally:
                 os.close(lock)
 
-    def _stored(self, folder: int, account: str) -> dict[str, dict[str, str]]:
+    def _load(self, folder: int, account: str) -> dict[str, dict[str, str]]:
         path = self.folder / f"{account}{_END}"
         try:
             handle = os.open(path.name, os.O_RDONLY | _OPEN, dir_fd=folder)
@@ -235,19 +235,19 @@ class Accounts:
         except OSError as error:
             raise _not_used(path, "it is a link" if error.errno == errno.ELOOP else _reason(error)) from error
         with os.fdopen(handle, "rb") as file:
-            about = os.fstat(handle)
-            if not stat.S_ISREG(about.st_mode):
-                raise _not_used(path, "it is no file")
-            _check_owner(path, about)
-            data = file.read(_LARGEST + 1)
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise _not_used(path, "it is not a file")
+            _check_owner(path, status)
+            data = file.read(_MAX_BYTES + 1)
         try:
-            return _parsed(data)
-        except (ValueError, KeyError, TypeError, AttributeError):  # which may hold a part of a secret
-            raise _not_used(path, "its content cannot be understood", f"Run: rm '{path}', and set it again") from None
+            return _parse(data)
+        except (ValueError, KeyError, TypeError, AttributeError):  # whose message may contain a part of a secret
+            raise _not_used(path, "its content cannot be read", f"Run: rm '{path}', and set it again") from None
 
     def _write(self, folder: int, account: str, stored: Mapping[str, Mapping[str, str]]) -> None:
         name = f"{account}{_END}"
-        with self._explained():
+        with self._write_errors():
             if not stored:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=folder)
@@ -269,20 +269,20 @@ class Accounts:
     # --- the folder
 
     def _make_folder(self) -> None:
-        with self._explained():
+        with self._write_errors():
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[int]:
-        """The folder, open and looked at. Raises FileNotFoundError when there is none."""
+    def _open_folder(self) -> Iterator[int]:
+        """Yield the checked folder's descriptor. Raises FileNotFoundError when there is none."""
         try:
             handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             raise
         except OSError as error:
             if error.errno in {errno.ELOOP, errno.ENOTDIR}:
-                raise _not_used(self.folder, "it is a link or no folder") from error
+                raise _not_used(self.folder, "it is a link or not a folder") from error
             raise self._unreadable(error) from error
         try:
             _check_owner(self.folder, os.fstat(handle))
@@ -291,7 +291,7 @@ class Accounts:
             os.close(handle)
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _write_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -333,27 +333,29 @@ def _variable(name: str, body: Mapping[str, str]) -> Variable:
     return Variable(name, kept, body["value"] if kept is SecretPlace.SETTING else None)
 
 
-def _parsed(data: bytes) -> dict[str, dict[str, str]]:
-    if len(data) > _LARGEST:
+def _parse(data: bytes) -> dict[str, dict[str, str]]:
+    if len(data) > _MAX_BYTES:
         raise ValueError
     content: Any = json.loads(data)
     if content["format"] != _FORMAT:
         raise ValueError
-    found: dict[str, dict[str, str]] = {}
+    variables: dict[str, dict[str, str]] = {}
     for name, body in content["variables"].items():
         kept = SecretPlace(body["kept"])
         if kept is not SecretPlace.KEYRING and not isinstance(body["value"], str):
             raise TypeError
-        found[name] = body
-    return found
+        variables[name] = body
+    return variables
 
 
-def _check_owner(path: Path, about: os.stat_result) -> None:
-    if about.st_uid != os.geteuid():
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    if status.st_uid != os.geteuid():
         raise _not_used(path, "it belongs to another user", "Set the account again as the user of the worker")
-    if stat.S_IMODE(about.st_mode) & _OTHERS:
-        mode = "700" if stat.S_ISDIR(about.st_mode) else "600"
-        raise _not_used(path, "other users may open it", f"Run: chmod {mode} '{path}', and change what they may know")
+    if stat.S_IMODE(status.st_mode) & _OTHERS:
+        mode = "700" if stat.S_ISDIR(status.st_mode) else "600"
+        raise _not_used(
+            path, "other users may open it", f"Run: chmod {mode} '{path}', and replace the secrets that they may know"
+        )
 
 
 def _not_used(path: Path, why: str, hint: str | None = None) -> Refused:

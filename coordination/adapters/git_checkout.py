@@ -1,10 +1,10 @@
-"""Where one stands: which repository, branch and commit a folder belongs to, and so which project. Writes nothing.
+"""The repository, branch, commit and project that a folder belongs to. Writes nothing.
 
-Asks the ``git`` program, by argument list and with a limit on its time; works without it. The remote called origin
-names the project, else the only remote, else the first by name; clones and worktrees so give the same identity. A
-remote that is another folder is followed to that folder's own remote. What no remote names (a repository without one,
-a plain folder, no git at all) is named by its place: this machine and the path of the repository, the same from every
-worktree of it. Nothing is left behind in the folder to achieve that, so it works where one may only read.
+Runs the ``git`` program, by argument list and with a time limit, and works without it. The remote called origin names
+the project, else the only remote, else the first by name; so clones and worktrees have the same identity. A remote that
+is another folder is followed to that folder's own remote. A project without a remote (a repository without one, a plain
+folder, no git at all) is identified by this machine and the path of the repository, the same for all its worktrees.
+Nothing is written to the folder, so a read-only one works.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from coordination.base.wording import LONGEST_SHOWN_PATH, excerpt
 from coordination.domain.projects.projects import identity_of, local_identity, short_name, without_credentials
 
 GIT_LIMIT = timedelta(seconds=10)
-_MOST_HOPS = 8
-_MOST_TOPS = 1000
+_MAX_HOPS = 8
+_MAX_TOPS = 1000
 _MACHINE_FILES = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 
-# Nothing that a repository's own configuration names is started; and as only its names are read, never its files, it
-# may belong to somebody else (containers mount such folders all the time).
-_QUIET = (
+# Programs that a repository's configuration names are not started. It may belong to another user, as in containers,
+# because only names are read, never its files.
+_SAFE_OPTIONS = (
     *("-c", "core.hooksPath=/dev/null"),
     *("-c", "core.fsmonitor=false"),
     *("-c", "core.pager=cat"),
@@ -37,13 +37,13 @@ _QUIET = (
 )
 # Variables that would point git at another repository than the folder's.
 _MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
-# As "git remote -v" says where one fetches from; a partial clone's filter stands behind it.
-_FETCHED = re.compile(r"(?P<name>[^\t]+)\t(?P<url>.+) \(fetch\)(?: \[.*\])?$")
+# A line of "git remote -v"; a partial clone's filter follows the URL.
+_FETCH_LINE = re.compile(r"(?P<name>[^\t]+)\t(?P<url>.+) \(fetch\)(?: \[.*\])?$")
 
 
 @dataclass(frozen=True, slots=True)
 class GitCheckout:
-    """A folder and the project it belongs to. ``remote`` carries no credentials."""
+    """A folder and the project that it belongs to. ``remote`` has no credentials."""
 
     root: Path
     identity: str
@@ -52,23 +52,23 @@ class GitCheckout:
 
     @property
     def branch(self) -> str | None:
-        """The branch that is checked out now; None when there is none, or no repository."""
+        """The branch that is checked out now; None without a branch or a repository."""
         return _git(self.root, "symbolic-ref", "--quiet", "--short", "HEAD")
 
     @property
     def head(self) -> str | None:
-        """The commit that is checked out now; None before the first one, or without a repository."""
+        """The commit that is checked out now; None without a commit or a repository."""
         return _git(self.root, "rev-parse", "--quiet", "--verify", "HEAD^{commit}", "--")
 
 
-def here(path: str | Path = ".") -> GitCheckout:
-    """The checkout that *path* (a folder or file) lies in; Refused when there is no such path."""
+def checkout_of(path: str | Path = ".") -> GitCheckout:
+    """Return the checkout of *path* (a folder or file). Raises Refused when the path does not exist."""
     folder = _folder(path)
-    found = _repository(folder)
-    if found is None:
+    repository = _repository(folder)
+    if repository is None:
         identity = local_identity(str(folder), machine())
         return GitCheckout(root=folder, identity=identity, name=short_name(identity))
-    root, common = found
+    root, common = repository
     remote = _remote(root)
     identity = _identity(root, common, remote)
     return GitCheckout(
@@ -80,50 +80,50 @@ def here(path: str | Path = ".") -> GitCheckout:
 
 
 def changes_on(folder: str | Path, branch: str) -> tuple[int, int, int] | None:
-    """How many files, added and deleted lines a merge of *branch* would bring to what is checked out in *folder*.
+    """Return how many files, added lines and deleted lines a merge of *branch* into the checkout *folder* would change.
 
-    None when that cannot be said here: there is no such repository, branch or checkout.
+    Return None without such a repository, branch or checkout.
     """
-    said = _git(
+    statistics = _git(
         Path(folder), "diff", "--shortstat", "--no-ext-diff", "--no-textconv", f"HEAD...refs/heads/{branch}", "--"
     )
-    if said is None:
+    if statistics is None:
         return None
-    numbers = dict[str, int]()
-    for number, what in re.findall(r"(\d+) (file|insertion|deletion)", said):
-        numbers[what] = int(number)
-    return numbers.get("file", 0), numbers.get("insertion", 0), numbers.get("deletion", 0)
+    counts = dict[str, int]()
+    for count, unit in re.findall(r"(\d+) (file|insertion|deletion)", statistics):
+        counts[unit] = int(count)
+    return counts.get("file", 0), counts.get("insertion", 0), counts.get("deletion", 0)
 
 
-def top(path: str | Path = ".") -> Path:
-    """The top folder of the checkout that *path* lies in, or its folder; Refused when there is no such path."""
+def top_folder(path: str | Path = ".") -> Path:
+    """Return the top folder of the checkout of *path*, or its folder. Raises Refused when the path does not exist."""
     folder = _folder(path)
     mark = _mark(folder)
-    known = _tops.get(folder)
-    if known is not None and mark is not None and known[0] == mark:
-        return known[1]
-    found = _repository(folder)
-    place = folder if found is None else found[0]
+    cached = _tops.get(folder)
+    if cached is not None and mark is not None and cached[0] == mark:
+        return cached[1]
+    repository = _repository(folder)
+    top_folder = folder if repository is None else repository[0]
     if mark is not None:
-        if len(_tops) >= _MOST_TOPS:
+        if len(_tops) >= _MAX_TOPS:
             _tops.clear()
-        _tops[folder] = mark, place
-    return place
+        _tops[folder] = mark, top_folder
+    return top_folder
 
 
 _Mark = tuple[Path, int, int]
 _tops: dict[Path, tuple[_Mark, Path]] = {}
-"""What git said of folders, each question being a process; good for as long as the same ``.git`` is the nearest."""
+"""The top folders of folders, because asking git starts a process; valid while the nearest ``.git`` is the same."""
 
 
 def _mark(folder: Path) -> _Mark | None:
-    """The ``.git`` that git would find from *folder* on, as it is now; None where there is none."""
+    """Return the ``.git`` that git would find from *folder*, with its state; None without one."""
     for place in (folder, *folder.parents):
         try:
-            found = (place / ".git").stat()
+            status = (place / ".git").stat()
         except OSError:
             continue
-        return place, found.st_ino, found.st_mtime_ns
+        return place, status.st_ino, status.st_mtime_ns
     return None
 
 
@@ -136,7 +136,7 @@ def _folder(path: str | Path) -> Path:
 
 
 def machine() -> str:
-    """What tells this machine from others in local identities: the id made when it was installed, else its name."""
+    """Return the id of this machine for local identities: the one of its installation, else its name."""
     for name in _MACHINE_FILES:
         try:
             text = Path(name).read_text(encoding="ascii").strip()
@@ -148,9 +148,9 @@ def machine() -> str:
 
 
 def _repository(folder: Path) -> tuple[Path, Path] | None:
-    """(top folder, the repository that all its worktrees share), or None outside of git or without git."""
+    """Return the top folder and the repository that all its worktrees share; None without a repository or git."""
     both = _git(folder, "rev-parse", "--git-common-dir", "--show-toplevel")
-    # A bare repository has no top folder, and refuses the question as a whole.
+    # In a bare repository, which has no top folder, the first command fails.
     common, _, top_folder = (both or _git(folder, "rev-parse", "--git-common-dir") or "").partition("\n")
     if not common:
         return None
@@ -159,17 +159,17 @@ def _repository(folder: Path) -> tuple[Path, Path] | None:
 
 
 def _remote(root: Path) -> str | None:
-    """The address that names the project, after git's own rewriting (url.….insteadOf)."""
-    listed = (_FETCHED.match(line) for line in (_git(root, "remote", "-v") or "").split("\n"))
-    urls = {found["name"]: found["url"] for found in listed if found}
+    """Return the URL that names the project, after git's own rewriting (url.….insteadOf)."""
+    matches = (_FETCH_LINE.match(line) for line in (_git(root, "remote", "-v") or "").split("\n"))
+    urls = {match["name"]: match["url"] for match in matches if match}
     return urls.get("origin") or (urls[min(urls)] if urls else None)
 
 
 def _identity(root: Path, common: Path, remote: str | None) -> str:
-    """The remote's identity, through folders that are remotes of each other; the repository's own place at the end."""
+    """Return the remote's identity, followed through folders that are remotes; else the last repository's path."""
     this_machine = machine()
     own = local_identity(str(common), this_machine)
-    for _ in range(_MOST_HOPS):
+    for _ in range(_MAX_HOPS):
         if remote is None:
             return own
         path = _as_folder(remote, root)
@@ -177,18 +177,18 @@ def _identity(root: Path, common: Path, remote: str | None) -> str:
             try:
                 return identity_of(remote, machine=this_machine)
             except Refused:
-                return own  # an address that only a helper of the person's git understands
-        next_one = _repository(path) if path.is_dir() else None
-        own = local_identity(str(next_one[1] if next_one else path), this_machine)
-        if next_one is None:
+                return own  # a URL that only a remote helper of the user's git understands
+        repository = _repository(path) if path.is_dir() else None
+        own = local_identity(str(repository[1] if repository else path), this_machine)
+        if repository is None:
             return own
-        root = next_one[0]
+        root = repository[0]
         remote = _remote(root)
     return own
 
 
 def _as_folder(remote: str, root: Path) -> Path | None:
-    """The folder that *remote* means, if it means one as git sees it: a path, from *root* on, or a file address."""
+    """Return the folder that *remote* means for git: a path relative to *root* or a file URL; else None."""
     if remote.startswith("file://"):
         host, _, rest = remote.removeprefix("file://").partition("/")
         return Path("/" + unquote(rest)).resolve() if host in ("", "localhost") else None
@@ -202,10 +202,10 @@ def _as_folder(remote: str, root: Path) -> Path | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, or None when it refuses, takes too long, or is not there."""
+    """Return git's output; None when it fails, takes too long, or is not installed."""
     try:
-        done = subprocess.run(
-            ["git", *_QUIET, *arguments],
+        result = subprocess.run(
+            ["git", *_SAFE_OPTIONS, *arguments],
             cwd=folder,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -215,9 +215,9 @@ def _git(folder: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return os.fsdecode(done.stdout).rstrip("\n") if done.returncode == 0 else None
+    return os.fsdecode(result.stdout).rstrip("\n") if result.returncode == 0 else None
 
 
 def _environment(base: Mapping[str, str] | None = None, drop: Sequence[str] = _MISLEADING) -> dict[str, str]:
-    kept = {name: value for name, value in (os.environ if base is None else base).items() if name not in drop}
-    return {**kept, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    variables = {name: value for name, value in (os.environ if base is None else base).items() if name not in drop}
+    return {**variables, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}

@@ -1,7 +1,7 @@
-"""The keyring of the operating system, through the library of that name, where it is installed and one works.
+"""The operating system's keyring, through the library ``keyring``, if it is installed and one works.
 
-A process of its own asks it: some backends wait for a person who unlocks them, and must not hold a worker. What is
-asked goes there on stdin and comes back on stdout, never among the arguments.
+A subprocess accesses it, because some backends wait for a person to unlock them, which must not block a worker.
+Requests and answers go through stdin and stdout, never through arguments.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ import subprocess
 import sys
 from typing import Any
 
-_PATIENCE = 60.0  # seconds in which a person may unlock it
-_BOUND = 15.0  # for a job
-_LEAST = 1  # the priority from which on a backend is recommended; those that keep plain files are below
+_PATIENCE = 60.0  # seconds for a person to unlock it
+_JOB_PATIENCE = 15.0  # for a job: nobody is there
+_LEAST = 1  # the least recommended priority; backends with plain files are below
 
 
 def put(service: str, user: str, value: str) -> bool:
-    """Keep *value* and read it back; whether a keyring did that."""
+    """Store *value* and read it back. Return whether that worked."""
     return _ask({"do": "put", "service": service, "user": user, "value": value}, _PATIENCE) is True
 
 
 def find(service: str, user: str) -> str | None:
-    """What was kept; None when no keyring gives it."""
-    found = _ask({"do": "find", "service": service, "user": user}, _BOUND)
-    return found if isinstance(found, str) else None
+    """Return the stored value; None when no keyring returns it."""
+    answer = _ask({"do": "find", "service": service, "user": user}, _JOB_PATIENCE)
+    return answer if isinstance(answer, str) else None
 
 
 def remove(service: str, user: str) -> None:
-    """Forget what was kept, if a keyring has it."""
+    """Delete the stored value, if a keyring has it."""
     _ask({"do": "remove", "service": service, "user": user}, _PATIENCE)
 
 
 def name() -> str | None:
-    """What the keyring that works is called; None when there is none."""
-    found = _ask({"do": "name"}, _BOUND)
-    return found if isinstance(found, str) else None
+    """Return the name of the working keyring; None without one."""
+    answer = _ask({"do": "name"}, _JOB_PATIENCE)
+    return answer if isinstance(answer, str) else None
 
 
 def is_installed() -> bool:
-    """Whether the library is there."""
+    """Return whether the library is installed."""
     return importlib.util.find_spec("keyring") is not None
 
 
@@ -49,7 +49,7 @@ def _ask(question: dict[str, str], patience: float) -> Any:
     if not is_installed():
         return None
     try:
-        ended = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-P", "-m", __name__],
             input=json.dumps(question).encode(),
             capture_output=True,
@@ -57,7 +57,7 @@ def _ask(question: dict[str, str], patience: float) -> Any:
             timeout=patience,
             env=dict(os.environ),
         )
-        return json.loads(ended.stdout)
+        return json.loads(result.stdout)
     except (OSError, subprocess.TimeoutExpired, ValueError):
         return None
 
@@ -84,7 +84,7 @@ def _answer(question: dict[str, str]) -> Any:
 
 
 def main() -> None:
-    """Answer one question. Whatever a backend raises means that it does not work; its words may hold the secret."""
+    """Answer one request. An error of a backend means that it does not work; its message may contain the secret."""
     try:
         answer = _answer(json.loads(sys.stdin.buffer.read()))
     except Exception:  # noqa: BLE001 - above

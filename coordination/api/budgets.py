@@ -96,7 +96,7 @@ class Budgets:
                 tx, runtime.workspace_id, fields, scope=scope, subject=subject, period=period, actor=runtime.actor
             )
         )
-        self._nudge(budget)
+        self._wake(budget)
         return self._stand([budget])[0]
 
     def raise_to(
@@ -124,7 +124,7 @@ class Budgets:
             period=when,
             instead=lambda: self._elsewhere(whose or ""),
         )
-        self._nudge(budget)
+        self._wake(budget)
         return self._stand([budget])[0]
 
     def list(
@@ -181,7 +181,7 @@ class Budgets:
             raise Refused(f"The {named} has {len(candidates)} budgets: {periods}", hint="Give the period")
         runtime, budget = self._runtime, candidates[0].budget
         runtime.store.transact(lambda tx: remove_budget(tx, runtime.workspace_id, budget.id))
-        self._nudge(budget)
+        self._wake(budget)
         return candidates[0]
 
     def check(self, *, repair: bool = False) -> Sequence[BudgetCheck]:
@@ -200,7 +200,7 @@ class Budgets:
             )
             checks.append(BudgetCheck(one, names.get(one.id, one.subject), kept, counted))
             if repair and not checks[-1].right:
-                self._nudge(one)
+                self._wake(one)
         return checks
 
     def lacking(self, *, run: str | None = None, tasks: Collection[str] | None = None) -> dict[str, BudgetShortage]:
@@ -220,16 +220,16 @@ class Budgets:
             waiting = budget_usage.count_waiting(tx, runtime.workspace_id, run)
         return list(lacks.values()) if len(lacks) == waiting else ()
 
-    def _nudge(self, budget: Budget) -> None:
+    def _wake(self, budget: Budget) -> None:
         """Trigger a tick of the projects of a budget."""
         runtime = self._runtime
         if budget.project_id is not None:
-            runtime.nudge(budget.project_id)
+            runtime.wake_project(budget.project_id)
             return
         with runtime.store.read() as tx:
             waiting = budget_usage.projects_waiting(tx, runtime.workspace_id)
         for project_id in waiting:
-            runtime.nudge(project_id)
+            runtime.wake_project(project_id)
 
     def _subject(self, scope: BudgetScope, name: str | None, *, known: bool) -> str | None:
         if scope is BudgetScope.WORKSPACE:

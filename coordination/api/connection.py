@@ -81,7 +81,7 @@ class Coordination:
         origin = origin_of(plan, actor=runtime.actor, metadata=metadata or {})
 
         def store(tx: Connection) -> SubmittedRun:
-            with gc_tuning.paused():  # not while it waits for the database
+            with gc_tuning.collection_paused():  # not while it waits for the database
                 return submit_plan(
                     tx,
                     runtime.workspace_id,
@@ -92,7 +92,7 @@ class Coordination:
                 )
 
         submitted = runtime.store.transact(store, patience=timedelta(seconds=30))
-        runtime.nudge(submitted.project_id)
+        runtime.wake_project(submitted.project_id)
         return Run(runtime, submitted.run_id)
 
     def create(self, task: Task, *, run: Run | None = None) -> TaskHandle:

@@ -191,7 +191,7 @@ class Costs:
     def _owner(self, tx: Connection, name: str | None) -> Project:
         if name is not None:
             return project_service.find(tx, self._workspace_id, name)
-        here = git_checkout.here()
+        here = git_checkout.checkout_of()
         return cost_project(tx, self._workspace_id, identity=here.identity, name=here.name, path=str(here.root))
 
     def _project(self, name: str | None) -> str | None:

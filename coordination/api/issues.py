@@ -9,7 +9,7 @@ from coordination.api.names import find_project
 from coordination.domain.issues import Issue
 from coordination.flows.issues.import_issues import ImportedIssues, import_issues
 from coordination.runtime import Runtime
-from coordination.store.reports.issues.tracker import tracked
+from coordination.store.reports.issues.tracker import list_issues
 
 
 class Issues:
@@ -22,7 +22,7 @@ class Issues:
         """Return the issues of a project, with the states of the tasks that work on them."""
         project_id = find_project(self._runtime, project).id
         with self._runtime.store.read() as tx:
-            return tracked(tx, self._runtime.workspace_id, project_id)
+            return list_issues(tx, self._runtime.workspace_id, project_id)
 
     def replace(self, issues: Sequence[Issue], *, identity: str, name: str, path: str | None) -> ImportedIssues:
         """Make *issues* those of the project with that identity, which is created if it is new. All, or none."""

@@ -76,11 +76,11 @@ def find_task(runtime: Runtime, name: str, *, run_id: str | None = None, project
 def project_here(runtime: Runtime) -> Project | None:
     """Return the project of the current folder, if the workspace knows it."""
     try:
-        here = git_checkout.here()
+        here = git_checkout.checkout_of()
     except (CoordinationError, OSError):
         return None  # the folder is gone, or cannot be read
     with runtime.store.read() as tx:
-        return projects.by_identity(tx, runtime.workspace_id, here.identity)
+        return projects.find_by_identity(tx, runtime.workspace_id, here.identity)
 
 
 def _in(project: Project | None) -> str:

@@ -21,8 +21,8 @@ def origin_of(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> PlanOri
         raise Refused(f"The project's folder {folder} does not exist")
     if reference.git_remote is not None:  # git is asked only for the folder: each question is a process
         identity = identity_of(reference.git_remote, machine=git_checkout.machine())
-        name, root = reference.name or short_name(identity), git_checkout.top(folder)
+        name, root = reference.name or short_name(identity), git_checkout.top_folder(folder)
     else:
-        here = git_checkout.here(folder)
+        here = git_checkout.checkout_of(folder)
         identity, name, root = here.identity, reference.name or here.name, here.root
     return PlanOrigin(identity=identity, name=name, creator=actor, path=str(root), metadata=metadata)

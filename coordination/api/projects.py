@@ -23,7 +23,7 @@ from coordination.domain.projects.projects import Project, ProjectStatus, identi
 from coordination.domain.tasks.runs import RunRecord
 from coordination.flows.projects.change_project import change_project
 from coordination.flows.projects.end_project import end_project
-from coordination.flows.projects.pause_project import hold_project, resume_project
+from coordination.flows.projects.pause_project import pause_project, resume_project
 from coordination.runtime import Runtime
 from coordination.services.projects import projects as service
 from coordination.services.tasks import concurrency_limits as limit_service
@@ -64,7 +64,7 @@ class Projects:
     def list(self, *, archived: bool = False) -> builtins.list[Project]:
         """Return all projects; archived ones only with *archived*."""
         with self._store.read() as tx:
-            projects = rows.listed(tx, self._workspace_id)
+            projects = rows.list_projects(tx, self._workspace_id)
         return [one for one in projects if archived or one.status is not ProjectStatus.ARCHIVED]
 
     def list_with_totals(self, *, archived: bool = False) -> builtins.list[tuple[Project, ProjectTotals]]:
@@ -94,7 +94,7 @@ class Projects:
 
     def create(self, name: str, *, remote: str | None = None, description: str | None = None) -> Project:
         """Create the project of a git *remote*, or of the current folder. Raises Refused when it exists."""
-        here = None if remote else git_checkout.here()
+        here = None if remote else git_checkout.checkout_of()
         identity = here.identity if here else identity_of(remote or "")
         path = str(here.root) if here else None
 
@@ -138,13 +138,13 @@ class Projects:
 
         project_id = self._store.transact(store)
         if budgets or settings or models:
-            self._runtime.nudge(project_id)
+            self._runtime.wake_project(project_id)
         return find_project(self._runtime, project_id)
 
     def pause(self, project: str) -> None:
         """Start no more tasks of the project; running jobs continue. Its status is then ``on_hold``."""
         project_id = find_project(self._runtime, project).id
-        self._store.transact(lambda tx: hold_project(tx, self._workspace_id, project_id))
+        self._store.transact(lambda tx: pause_project(tx, self._workspace_id, project_id))
 
     def resume(self, project: str) -> int:
         """Make a paused, completed or archived project active again; return how many tasks are queued again."""
@@ -152,7 +152,7 @@ class Projects:
         queued = self._store.transact(
             lambda tx: resume_project(tx, self._workspace_id, project_id, actor=runtime.actor)
         )
-        runtime.nudge(project_id)
+        runtime.wake_project(project_id)
         return queued
 
     def complete(self, project: str) -> Project:
@@ -179,7 +179,7 @@ class Projects:
         """Set how many tasks run at once (``project``, ``agent:NAME``, ``key:NAME``; None: any); return all limits."""
         project_id = find_project(self._runtime, project).id
         limits = self._store.transact(lambda tx: limit_service.set_limits(tx, self._workspace_id, project_id, caps))
-        self._runtime.nudge(project_id)
+        self._runtime.wake_project(project_id)
         return limits
 
     def set_gates(self, project: str, gates: Sequence[Gate]) -> Project:

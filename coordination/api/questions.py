@@ -42,7 +42,7 @@ def answer(runtime: Runtime, task: TaskRecord, text: str) -> bool:
     _, ready = runtime.store.transact(
         lambda tx: question_service.answer(tx, runtime.workspace_id, task, text, by=runtime.actor)
     )
-    runtime.nudge(task.project_id)
+    runtime.wake_project(task.project_id)
     return ready
 
 
@@ -63,7 +63,7 @@ def _complete_for_person(runtime: Runtime, task: TaskRecord, person: str, text: 
         )
 
     runtime.store.transact(store)
-    runtime.nudge(task.project_id)
+    runtime.wake_project(task.project_id)
 
 
 def prompt_of(runtime: Runtime, task: TaskRecord) -> str:

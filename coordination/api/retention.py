@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coordination.adapters.artifact_store import ArtifactStore
 from coordination.base.errors import Conflict
-from coordination.flows.projects.retain import RetentionAges, would_retain
+from coordination.flows.projects.retain import RetentionAges, preview_retention
 from coordination.flows.projects.retain import RetentionResult as RetentionResult
 from coordination.flows.projects.retain import retain as flow
 from coordination.runtime import Runtime
@@ -23,7 +23,7 @@ def retain(runtime: Runtime, *, dry_run: bool = False, archive: Path | None = No
         runs=settings.retention_runs, workers=settings.retention_workers, costs=settings.retention_costs
     )
     if dry_run:
-        return would_retain(runtime.store, runtime.workspace_id, ages)
+        return preview_retention(runtime.store, runtime.workspace_id, ages)
     deleted = flow(
         runtime.store,
         runtime.workspace_id,

@@ -138,7 +138,7 @@ class Run:
         reopened = runtime.store.transact(
             lambda tx: retry_run(tx, runtime.workspace_id, self.id, actor=runtime.actor, lifetime=life)
         )
-        runtime.nudge(self.record.project_id)
+        runtime.wake_project(self.record.project_id)
         return len(reopened)
 
     def resume(self) -> None:
@@ -154,4 +154,4 @@ class Run:
                     lifetime=runtime.settings.supervisor_lifetime,
                 )
             )
-        runtime.nudge(record.project_id)
+        runtime.wake_project(record.project_id)

@@ -54,8 +54,8 @@ def rescue(settings: Settings, pid: int) -> bool:
         url = settings.redis_url or (record.redis_url if record else None)
         if projects and url:
             # A living worker, or the next one, looks at once instead of at its next sweep.
-            with contextlib.closing(Wakeups(client_url(url), signatures_in(store))) as nudges:
-                nudges.nudge(projects)
+            with contextlib.closing(Wakeups(client_url(url), signatures_in(store))) as wakeups:
+                wakeups.wake_projects(projects)
     except CoordinationError:
         # The leases expire by themselves; this only saves the wait.
         return False
@@ -67,8 +67,8 @@ def rescue(settings: Settings, pid: int) -> bool:
 
 def check_redis(url: str, settings: Settings) -> None:
     """Raise RedisUnavailable when Redis does not answer, before anything is stored that no worker would get."""
-    nudges = Wakeups(client_url(url), signatures_at(settings.database_url))
+    wakeups = Wakeups(client_url(url), signatures_at(settings.database_url))
     try:
-        nudges.ping()
+        wakeups.ping()
     finally:
-        nudges.close()
+        wakeups.close()

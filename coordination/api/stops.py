@@ -54,14 +54,14 @@ def start_work(runtime: Runtime, project_id: str | None) -> StartResult:
         lambda tx: flow.start_work(tx, runtime.workspace_id, project_id, actor=runtime.actor)
     )
     for one in project_ids:
-        runtime.nudge(one)
+        runtime.wake_project(one)
     return started
 
 
 def current_stop(runtime: Runtime, project_id: str | None) -> Stop | None:
     """Return the stop of the workspace, or else that of the project; None when nothing is stopped."""
     with runtime.store.read() as tx:
-        return rows.current(tx, runtime.workspace_id, project_id)
+        return rows.find_covering(tx, runtime.workspace_id, project_id)
 
 
 class _StopRequest:
@@ -82,15 +82,15 @@ class _StopRequest:
         claiming: set[str] | None = None
         while True:
             with runtime.store.read() as tx:
-                begun = rows.claiming(tx)
+                begun = rows.claiming_transactions(tx)
             claiming = begun if claiming is None else claiming & begun
             # Only now: attempts that these have opened are found.
             with runtime.store.read() as tx:
-                attempts = flow.look(tx, runtime.workspace_id, stop, silent_after=self._silent_after)
-                helpless = not workers.live(tx, within=self._silent_after)
+                attempts = flow.list_attempts(tx, runtime.workspace_id, stop, silent_after=self._silent_after)
+                helpless = not workers.list_live(tx, within=self._silent_after)
             if stop.in_flight is None or {one.key for one in attempts}.difference(stop.in_flight):
                 stop = self._transact(
-                    partial(flow.remember, workspace_id=runtime.workspace_id, stop=stop, found=attempts)
+                    partial(flow.record_in_flight, workspace_id=runtime.workspace_id, stop=stop, in_flight=attempts)
                 )
             stopped = StopResult(stop, new, attempts, claiming=len(claiming))
             running = [one for one in attempts if not one.ended]
@@ -121,8 +121,8 @@ class _StopRequest:
         Without Redis, workers notice the stop with their next heartbeat. Workers of a version without stops are told
         to cancel attempts that may be repeated.
         """
-        if self._runtime.nudges is None or monotonic() < self._next_notice:
+        if self._runtime.wakeups is None or monotonic() < self._next_notice:
             return
         self._next_notice = monotonic() + _NOTIFY_EVERY
         with suppress(RedisUnavailable):
-            self._runtime.nudges.stop([one.key for one in running], at_once=stop.at_once)
+            self._runtime.wakeups.stop([one.key for one in running], at_once=stop.at_once)

@@ -47,7 +47,7 @@ def add_to_run(runtime: Runtime, run_id: str, task: Task) -> None:
             lifetime=runtime.settings.supervisor_lifetime,
         )
     )
-    runtime.nudge(created.project_id)
+    runtime.wake_project(created.project_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class TaskHandle:
         runtime.store.transact(
             lambda tx: retry_task(tx, runtime.workspace_id, self.id, actor=runtime.actor, lifetime=life)
         )
-        runtime.nudge(self.record.project_id)
+        runtime.wake_project(self.record.project_id)
 
     def force(self, state: TaskState | str, *, reason: str, output: Any = None) -> ForceResult:
         """Force the task into a state: queued, completed (with this *output*), failed or canceled.
@@ -162,7 +162,7 @@ class TaskHandle:
                 tx, runtime.workspace_id, self.record.id, actor=runtime.actor, to=to, model=model, person=person
             )
         )
-        runtime.nudge(self.record.project_id)
+        runtime.wake_project(self.record.project_id)
         return assigned
 
     def set_priority(self, priority: int) -> bool:
@@ -171,7 +171,7 @@ class TaskHandle:
         changed = runtime.store.transact(
             lambda tx: change_priority(tx, runtime.workspace_id, self.record.id, priority, actor=runtime.actor)
         )
-        runtime.nudge(self.record.project_id)
+        runtime.wake_project(self.record.project_id)
         return changed
 
     def logs(self, *, follow: bool = False, attempt: int | None = None) -> Iterator[OutputChunk]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime, timedelta
 
-from coordination.base.calendars import begins
+from coordination.base.calendars import day_start
 from coordination.base.clock import utc_now
 from coordination.domain.money.date_ranges import DateRange
 
@@ -38,7 +38,7 @@ def resolved(
         return value
     edge = day + _ONE if end else day
     moment = datetime(edge.year, edge.month, edge.day).astimezone(UTC)
-    return day if moment == begins(edge, zone) else moment
+    return day if moment == day_start(edge, zone) else moment
 
 
 def describe(span: DateRange, zone: str) -> str | None:

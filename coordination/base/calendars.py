@@ -1,4 +1,4 @@
-"""Days and months of a time zone: where a moment belongs, where a day begins. Pure, but for the machine's zone data."""
+"""Days and months of time zones. Pure, except for the machine's zone data."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ DEFAULT = "UTC"
 _HOUR = timedelta(hours=1)
 
 
-def checked(name: str) -> str:
-    """*name*, which must be a time zone as IANA calls it; else Refused."""
+def check_zone(name: str) -> str:
+    """Return *name* if it is an IANA time zone; else raise Refused."""
     if name == DEFAULT:
         return name
-    known = available_timezones()
-    if name in known:
+    zones = available_timezones()
+    if name in zones:
         return name
-    if not known:
+    if not zones:
         raise Refused("This machine has no time zone data", hint="Run: pip install tzdata")
-    folded = {zone.casefold(): zone for zone in known}
-    meant = folded.get(name.casefold()) or next((zone for zone in sorted(known) if _last(zone) == _last(name)), None)
-    hint = f"Did you mean {meant}?" if meant else "Write it like Europe/Berlin or America/New_York"
-    raise Refused(f"{name[:80]!r} is no time zone", hint=hint)
+    folded = {zone.casefold(): zone for zone in zones}
+    closest = folded.get(name.casefold()) or next((zone for zone in sorted(zones) if _last(zone) == _last(name)), None)
+    hint = f"Did you mean {closest}?" if closest else "Write it like Europe/Berlin or America/New_York"
+    raise Refused(f"{name[:80]!r} is not a time zone", hint=hint)
 
 
 def day_of(moment: datetime, zone: str) -> str:
-    """Its day there, as 2027-01-31."""
+    """Return the day of a moment in a zone, as 2027-01-31."""
     moment = moment.astimezone(UTC)
     offset = _offset_within(moment.replace(minute=0, second=0, microsecond=0), zone)
     try:
@@ -39,20 +39,20 @@ def day_of(moment: datetime, zone: str) -> str:
 
 
 def month_of(day: str) -> str:
-    """The first day of its month."""
+    """Return the first day of the month of *day*."""
     return f"{day[:-3]}-01"
 
 
-def begins(day: date, zone: str) -> datetime:
-    """The moment at which a day begins there: midnight, or what follows it where the clock leaps over it."""
+def day_start(day: date, zone: str) -> datetime:
+    """Return the moment at which a day begins in a zone: midnight, or the end of a clock change that skips it."""
     midnight = datetime(day.year, day.month, day.day, tzinfo=_zone(zone))
-    # A midnight that does not exist is read with the offset of before, which is an hour after it, as it happens.
+    # A skipped midnight gets the offset before the change, which is the first moment after it.
     return midnight.astimezone(UTC)
 
 
 @lru_cache(maxsize=4096)
 def _offset_within(hour: datetime, zone: str) -> timedelta | None:
-    """What a whole hour (in UTC) is ahead of UTC there; None when that changes within it, or nobody can tell."""
+    """Return the UTC offset during a whole hour (in UTC); None when it changes within the hour, or is unknown."""
     try:
         first, last = (moment.astimezone(_zone(zone)).utcoffset() for moment in (hour, hour + _HOUR))
     except OverflowError:

@@ -1,4 +1,4 @@
-"""The process's own clocks. Leases never use them: those are judged by the database's clock."""
+"""The process's own clocks. Leases use the database's clock instead."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 
 def utc_now() -> datetime:
-    """This machine's idea of now, aware, in UTC. For showing ages and naming files, not for deciding who holds what."""
+    """Return this machine's time, aware, in UTC: to show ages and name files, not to judge leases."""
     return datetime.now(UTC)
 
 
 def monotonic() -> float:
-    """Seconds on a clock that is never set back: the only clock to measure waits with."""
+    """Return the seconds of a clock that is never set back, to measure waits."""
     return time.monotonic()

@@ -9,13 +9,13 @@ from decimal import Decimal
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
 
-LONGEST = timedelta(days=3650)
-"""Ten years: longer is a mistake, and moments that far away no longer fit a calendar."""
+MAX_DURATION = timedelta(days=3650)
+"""Ten years: longer durations are mistakes, and could leave the range of dates."""
 
 _NUMBER = r"[0-9]{1,9}(\.[0-9]{1,9})?"
 _UNITS = "".join(rf"({_NUMBER}{unit}\s*)?" for unit in "wdhms")
 PATTERN = rf"^\s*({_NUMBER}|(?=[0-9]){_UNITS}({_NUMBER}ms)?)\s*$"
-"""A written duration: every unit at most once, from long to short, or seconds alone. Fit for a JSON Schema too."""
+"""A written duration: every unit at most once, from long to short, or only seconds. Valid in a JSON Schema too."""
 
 _WHOLE = re.compile(PATTERN)
 _PART = re.compile(r"([0-9.]+)(ms|[wdhms]|\s*$)")
@@ -32,7 +32,10 @@ _HOW = "Write it like 30m, 1h30m, 90s, 250ms or 2d, or as a number of seconds"
 
 
 def parse_duration(value: str | float) -> timedelta:
-    """*value* as a timedelta, to the microsecond; Refused for what is no duration, negative or above ten years."""
+    """Return *value* as a timedelta, exact to the microsecond.
+
+    Raises Refused if invalid, negative or above ten years.
+    """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise Refused(f"{excerpt(value)} is not a duration", hint=_HOW)
     if isinstance(value, str):
@@ -41,23 +44,23 @@ def parse_duration(value: str | float) -> timedelta:
         parts = [Decimal(number) * _MICROSECONDS[unit.strip() or "s"] for number, unit in _PART.findall(value)]
         exact = sum(parts, Decimal(0))
     else:
-        if not 0 <= value <= LONGEST.total_seconds():  # also false for NaN
+        if not 0 <= value <= MAX_DURATION.total_seconds():  # also false for NaN
             raise _out_of_range(value)
         exact = Decimal(repr(value)) * _MICROSECONDS["s"]
-    if exact > LONGEST // timedelta(microseconds=1):
+    if exact > MAX_DURATION // timedelta(microseconds=1):
         raise _out_of_range(value)
     return timedelta(microseconds=int(exact.to_integral_value()))
 
 
 def _out_of_range(value: object) -> Refused:
-    return Refused(f"{excerpt(value)} is not a duration between 0 and {LONGEST.days:,} days", hint=_HOW)
+    return Refused(f"{excerpt(value)} is not a duration between 0 and {MAX_DURATION.days:,} days", hint=_HOW)
 
 
 def write_duration(duration: timedelta) -> str:
-    """*duration* in the notation that parse_duration reads back to exactly the same."""
+    """Return *duration* in the notation that parse_duration reads back exactly."""
     rest = duration // timedelta(microseconds=1)
     if rest < 0:
-        raise Refused(f"{duration} is negative; a plan has no such duration")
+        raise Refused(f"{duration} is negative, which a plan cannot contain")
     if 0 < rest < _MICROSECONDS["s"] and rest % _MICROSECONDS["ms"] == 0:
         return f"{rest // _MICROSECONDS['ms']}ms"
     parts = []
@@ -72,7 +75,7 @@ def write_duration(duration: timedelta) -> str:
 
 
 def show_duration(duration: timedelta) -> str:
-    """*duration* for people, with two units at most: ``250ms``, ``3.2s``, ``1m05s``, ``2h30m``, ``3d4h``."""
+    """Return *duration* for people, with at most two units: ``250ms``, ``3.2s``, ``1m05s``, ``2h30m``, ``3d4h``."""
     if duration < timedelta(0):
         return "-" + show_duration(-duration)
     if timedelta(0) < duration < timedelta(seconds=9.95):

@@ -8,12 +8,12 @@ CoordinationError
 │   ├── SettingsError     an environment variable or option
 │   └── TokenRefused      a token of an attempt that is not accepted
 ├── NotFound              no such run, task, project, issue
-├── Conflict              somebody else was first
+├── Conflict              another caller was first
 │   ├── IllegalMove       the task machine has no such move from that state
 │   ├── LeaseLost         a later attempt owns the lease
 │   └── StackRunning      another stack owns this home folder
 ├── StackGoneError        the process of the embedded stack was killed
-├── StackStoppedError     somebody stopped the embedded stack
+├── StackStoppedError     the embedded stack was stopped
 └── Unavailable           something outside cannot be reached now
     ├── DatabaseUnavailable
     ├── RedisUnavailable
@@ -25,16 +25,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-# Exit codes of the command line. An error carries its own; the others are for what ends without an error of this tree.
+# Exit codes of the command line. Errors of this tree have their own; the others are for ends without one.
 OK = 0
 NOT_COMPLETED = 1
 REFUSED = 2
 WAITS_FOR_PERSON = 3
-"""Nothing of the run can continue until a person acts, and no terminal is attached."""
+"""The run cannot continue until a person acts, and no terminal is attached."""
 INTERNAL = 70
 INTERRUPTED = 130
 OUTPUT_CLOSED = 141
-"""The reader of the output has gone, as ``head`` does: the code that a shell shows for SIGPIPE."""
+"""The reader of the output, such as ``head``, has closed it: the code that a shell shows for SIGPIPE."""
 
 
 class CoordinationError(Exception):
@@ -60,12 +60,12 @@ class CoordinationError(Exception):
         self.commands = tuple(commands)
 
     def sentence(self) -> str:
-        """The message, its hint and its commands as a person reads them, on one line."""
+        """Return the message, its hint and its commands on one line."""
         first, *commands = self.lines()
         return f"{first} {', or: '.join(commands)}" if commands else first
 
     def lines(self) -> list[str]:
-        """The message and its hint on one line, and each command on one of its own."""
+        """Return the message with its hint as one line, and each command as a further line."""
         text = self.message if self.message.endswith((".", "!", "?")) else self.message + "."
         if self.hint:
             hint = self.hint if self.hint.endswith((".", "!", "?", ":")) else self.hint + "."
@@ -74,7 +74,7 @@ class CoordinationError(Exception):
 
 
 def inside(outer: str, inner: str | None) -> str:
-    """Return the place of *inner*, a field of *outer* or None: ``run`` and ``prompt`` give ``run.prompt``."""
+    """Return the path of the field *inner* of *outer*: ``run`` and ``prompt`` give ``run.prompt``."""
     return f"{outer}.{inner}" if outer and inner else outer or inner or ""
 
 
@@ -118,8 +118,8 @@ class FormatError(PlanError):
 class Ambiguous(Refused):
     """A name that several runs, tasks or budgets have.
 
-    ``choices``: what may be typed instead, the likeliest first: the word that is replaced (empty: none), and the words
-    that stand in its place, of which those from an option on come last.
+    ``choices``: what to type instead, the likeliest first: the word to replace (empty: none), and the words in its
+    place, in which options come last.
     """
 
     code = "ambiguous"
@@ -145,7 +145,7 @@ class SettingsError(Refused):
 
 
 class TokenRefused(Refused):
-    """A token that is not accepted; the message says why, and nothing of what is in the token."""
+    """A token that is not accepted; the message has the reason, but nothing of the token."""
 
     code = "token_refused"
     http_status = 401
@@ -160,7 +160,7 @@ class NotFound(CoordinationError):
 
 
 class Conflict(CoordinationError):
-    """Somebody else was first."""
+    """Another caller was first."""
 
     code = "conflict"
     exit_code = REFUSED
@@ -191,14 +191,14 @@ class StackRunning(Conflict):
 
 
 class StackGoneError(CoordinationError):
-    """The embedded stack that a command was using ended without a word: its process was killed."""
+    """The process of the embedded stack that a command used was killed."""
 
     code = "stack_gone"
     http_status = 503
 
 
 class StackStoppedError(CoordinationError):
-    """Somebody stopped the embedded stack that a command was using."""
+    """The embedded stack that a command used was stopped."""
 
     code = "stack_stopped"
     exit_code = INTERRUPTED

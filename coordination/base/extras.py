@@ -1,4 +1,4 @@
-"""How to install an optional part of this program into the environment that it runs from."""
+"""The command that installs an optional part of this program into its environment."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from urllib.parse import unquote, urlsplit
 
 
 def install_command(extra: str) -> str:
-    """Return the command that adds *extra*, such as ``chat``, from where this program was installed."""
+    """Return the command that adds *extra*, such as ``chat``, from the source of this installation."""
     source, editable = _source()
-    what = f"{'--editable ' if editable else ''}{shlex.quote(f'{source}[{extra}]')}"
+    requirement = f"{'--editable ' if editable else ''}{shlex.quote(f'{source}[{extra}]')}"
     python = shlex.quote(sys.executable)
-    # An environment that uv made has no pip of its own.
+    # Environments of uv have no pip.
     if importlib.util.find_spec("pip") is None:
-        return f"uv pip install --python {python} {what}"
-    return f"{python} -m pip install {what}"
+        return f"uv pip install --python {python} {requirement}"
+    return f"{python} -m pip install {requirement}"
 
 
 def _source() -> tuple[str, bool]:
-    """Where it was installed from: a folder or a wheel on this machine, else its name; and whether it is editable."""
+    """Return the folder, wheel or name that this program was installed from, and whether it is editable."""
     try:
-        found = json.loads(distribution("coordination").read_text("direct_url.json") or "{}")
+        origin = json.loads(distribution("coordination").read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):
-        found = {}
-    address = urlsplit(str(found.get("url", "")))
+        origin = {}
+    address = urlsplit(str(origin.get("url", "")))
     if address.scheme != "file":
         return "coordination", False
-    return unquote(address.path), bool(found.get("dir_info", {}).get("editable"))
+    return unquote(address.path), bool(origin.get("dir_info", {}).get("editable"))

@@ -1,7 +1,7 @@
-"""Describes records field by field: one table per record gives its reader, writer, JSON Schema, checks and docs. Pure.
+"""Records described field by field: one table per record gives its reader, writer, JSON Schema, checks and docs. Pure.
 
-A table is a tuple of ``Field``. A ``ValueType`` knows one type of value in three directions: how a value of a plan file
-or of stored JSON becomes the record's attribute, how it is written, and the JSON Schema.
+A table is a tuple of ``Field``. A ``ValueType`` describes one type of value: how a value of a plan file or of stored
+JSON becomes the record's attribute, how it is written, and its JSON Schema.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def _same(value: Any) -> Any:
 class ValueType:
     """One type of value.
 
-    *load* takes a value as files and JSON hold it, and its place, which refusals name; it returns the attribute of the
-    record. *write* returns the value as JSON and plan files hold it. *schema*: of a value that is there.
+    *load* converts a value of a file or of JSON to the record's attribute; its second argument is the value's place,
+    for errors. *write* converts it back. *schema*: of a value that is not null.
     """
 
     load: Callable[[Any, str], Any]
@@ -40,9 +40,9 @@ class ValueType:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Field:
-    """One field of a record. *attribute*: its name in the record, where that differs from its *name* in files.
+    """One field of a record. *attribute*: its name in the record, if that differs from its *name* in files.
 
-    *meaning*: what the docs and editors say of it, in Markdown.
+    *meaning*: its description in docs and editors, in Markdown.
     """
 
     name: str
@@ -68,17 +68,17 @@ def names_of(table: Table) -> dict[str, Field]:
 def load_fields(
     body: Mapping[Any, Any], table: Table, make: Callable[..., _Record], *, place: str = "", what: str = ""
 ) -> _Record:
-    """Return the record that *make* builds from the mapping that stands at *place*; Refused for what is wrong in it.
+    """Return the record that *make* builds from the mapping at *place*. Raises Refused for invalid values.
 
-    A value of None counts as left out. *what*: how sentences call the mapping.
+    None counts as missing. *what*: the name of the mapping in errors.
     """
-    known, what = names_of(table), what or place or "it"
-    check_keys(body, known, what, place=place)
+    fields_by_name, what = names_of(table), what or place or "it"
+    check_keys(body, fields_by_name, what, place=place)
     for field in table:
         if field.required and body.get(field.name) is None:
             raise Refused(f"{what} has no {field.name}", field=inside(place, field.name))
     values = {
-        known[key].attribute: known[key].type.load(value, inside(place, key))
+        fields_by_name[key].attribute: fields_by_name[key].type.load(value, inside(place, key))
         for key, value in body.items()
         if value is not None
     }
@@ -86,7 +86,7 @@ def load_fields(
 
 
 def at(place: str, make: Callable[..., _Record], *values: Any, **named: Any) -> _Record:
-    """Return what *make* builds; the field of what it refuses is seen from *place*."""
+    """Return the result of *make*; prefix the field of its refusals with *place*."""
     try:
         return make(*values, **named)
     except Refused as refused:
@@ -96,32 +96,32 @@ def at(place: str, make: Callable[..., _Record], *values: Any, **named: Any) -> 
         raise
 
 
-def check_keys(value: Mapping[Any, Any], known: Collection[str], what: str, *, place: str = "") -> None:
-    """Refuse the first key of *value*, which stands at *place*, that is not *known*."""
+def check_keys(value: Mapping[Any, Any], allowed: Collection[str], what: str, *, place: str = "") -> None:
+    """Refuse the first key of *value*, the mapping at *place*, that is not *allowed*."""
     for key in value:
-        if key not in known:
-            hint = f"Write {_NEW_NAMES[key]}" if _NEW_NAMES.get(key) in known else did_you_mean(str(key), known)
-            hint = hint or f"It may have: {', '.join(known)}"
+        if key not in allowed:
+            hint = f"Write {_NEW_NAMES[key]}" if _NEW_NAMES.get(key) in allowed else did_you_mean(str(key), allowed)
+            hint = hint or f"It may have: {', '.join(allowed)}"
             raise Refused(f"{what} has no key {excerpt(key)}", hint=hint, field=inside(place, str(key)))
 
 
 def write_fields(record: Any, table: Table) -> dict[str, Any]:
-    """Return the record as JSON and plan files hold it, without the fields that are as by default."""
-    usual = _defaults_of(cast("Hashable", type(record)))
-    written = {}
+    """Return the record in the form of JSON and plan files, without fields with default values."""
+    defaults = _defaults_of(cast("Hashable", type(record)))
+    values = {}
     for field in table:
         value = getattr(record, field.attribute)
-        if field.required or not _is_usual(value, usual.get(field.attribute)):
-            written[field.name] = field.type.write(value)
-    return written
+        if field.required or not _is_default(value, defaults.get(field.attribute)):
+            values[field.name] = field.type.write(value)
+    return values
 
 
-def _is_usual(value: Any, usual: Any) -> bool:
-    return value is None or value == usual or (isinstance(value, Sequence | Mapping) and not value and not usual)
+def _is_default(value: Any, default: Any) -> bool:
+    return value is None or value == default or (isinstance(value, Sequence | Mapping) and not value and not default)
 
 
 def plain(value: Any) -> Any:
-    """Return *value* with plain lists and dicts in place of whatever sequences and mappings it holds."""
+    """Return *value* with plain lists and dicts in place of other sequences and mappings."""
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
@@ -140,7 +140,7 @@ def _defaults_of(record: Any) -> dict[str, Any]:
 
 
 def schema_of(table: Table) -> dict[str, Any]:
-    """Return the JSON Schema of a mapping with exactly these fields, for editors."""
+    """Return the JSON Schema, for editors, of a mapping with exactly these fields."""
     required = [field.name for field in table if field.required]
     return {
         "type": "object",
@@ -161,7 +161,7 @@ def _without_links(markdown: str) -> str:
 
 
 def nullable(schema: Schema) -> dict[str, Any]:
-    """Return the schema that allows null, too."""
+    """Return a schema that also allows null."""
     if "enum" in schema:
         return {**schema, "enum": [*schema["enum"], None]}
     if isinstance(schema.get("type"), str) and schema["type"] not in {"object", "array"}:

@@ -1,4 +1,4 @@
-"""Which machine this is, as far as process ids on it mean anything."""
+"""This machine and boot, as the scope of process ids, and marks of processes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ATTEMPT_MARKER = "COORD_ATTEMPT_ID"
-"""What every process of a job has in its environment: ``TASK-ID.ATTEMPT.`` and something random."""
+"""The variable in the environment of every process of a job: ``TASK-ID.ATTEMPT.`` and a random part."""
 
 WORKER_MARKER = "COORD_WORKER_PROCESS"
-"""The same of all that a worker has started: its id."""
+"""The variable in the environment of every process that a worker has started: the worker's id."""
 
-_TERMINAL = "coord_terminal"  # an option of -X: the encoding of what is printed
+_TERMINAL = "coord_terminal"  # an option of -X: the encoding of the output
 _SET_DUMPABLE = 4  # PR_SET_DUMPABLE of <sys/prctl.h>
 
 
@@ -25,21 +25,22 @@ _TAGGED, _WORKER_BITS, _JOB_BITS = 1 << 62, 30, 32
 
 
 def carries_tag(number: int, worker_id: str) -> bool:
-    """Whether *number*, a process's RLIMIT_RTTIME, is the tag of what that worker has started, whichever job it is."""
+    """Return whether *number*, a process's RLIMIT_RTTIME, is the tag of processes that this worker has started."""
     mask = _TAGGED | ((1 << _WORKER_BITS) - 1) << _JOB_BITS
     mark = zlib.crc32(os.fsencode(f"{WORKER_MARKER}={worker_id}")) << _JOB_BITS
     return number & mask == _TAGGED | mark & mask
 
 
 def host() -> str:
-    """This machine's name (a container's own)."""
+    """Return this machine's name, or the container's."""
     return socket.gethostname()
 
 
 def boot_id() -> str:
-    """Where process ids mean what they mean here: this boot of this kernel, and this namespace of process ids in it.
+    """Return the scope of process ids: this boot of this kernel, and this namespace of process ids.
 
-    Two machines may have one name, and containers of one machine have the same boot: neither sees the other's pids.
+    Two machines may have the same name, and containers of one machine have the same boot: neither sees the other's
+    pids.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -49,10 +50,10 @@ def boot_id() -> str:
 
 
 def keep_private() -> None:
-    """Let no other process of this user read this one's environment and memory, as jobs of ours run as the same user.
+    """Prevent other processes of this user, such as jobs, from reading this process's environment and memory.
 
-    Linux only; elsewhere, and where the system refuses, nothing changes. It ends with the next exec. Its core is not
-    dumped, and only root can attach a debugger to it.
+    Linux only; without effect elsewhere, where the system refuses, and after the next exec. Also disables core dumps,
+    and leaves debugging to root.
     """
     with contextlib.suppress(ImportError, OSError, AttributeError):
         import ctypes
@@ -61,32 +62,32 @@ def keep_private() -> None:
 
 
 def job_processes() -> dict[int, tuple[str, int]]:
-    """The processes here that belong to a job, as far as we may look: pid -> (task id, attempt). Linux only."""
+    """Return the visible processes of jobs: pid -> (task id, attempt). Linux only."""
     marker = f"\0{ATTEMPT_MARKER}=".encode()
-    found: dict[int, tuple[str, int]] = {}
+    processes: dict[int, tuple[str, int]] = {}
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
             environ = b"\0" + entry.read_bytes()
-        except OSError:  # gone, or somebody else's
+        except OSError:  # it has ended, or belongs to another user
             continue
         _, marked, rest = environ.partition(marker)
         task_id, _, number = rest.split(b"\0", 1)[0].decode(errors="replace").partition(".")
         number = number.partition(".")[0]
         if marked and number.isdecimal() and int(entry.parent.name) != os.getpid():
-            found[int(entry.parent.name)] = (task_id, int(number))
-    return found
+            processes[int(entry.parent.name)] = (task_id, int(number))
+    return processes
 
 
-def speak_utf8(environment: Mapping[str, str] = os.environ) -> None:
-    """Begin this process anew in Python's UTF-8 mode where the locale has another encoding; else do nothing.
+def ensure_utf8(environment: Mapping[str, str] = os.environ) -> None:
+    """Restart this process in Python's UTF-8 mode if the locale has another encoding; else do nothing.
 
-    Names of files, arguments and variables are UTF-8 in plans and in the database, whatever the locale of one machine
-    says. What is printed stays in the encoding that the locale names. *environment*: what the new life is given.
+    File names, arguments and variables are UTF-8 in plans and in the database, whatever the locale of a machine is. The
+    output keeps the locale's encoding. *environment*: of the restarted process.
     """
-    if told := sys._xoptions.get(_TERMINAL):  # noqa: SLF001 - the documented way to options of one's own
+    if encoding_option := sys._xoptions.get(_TERMINAL):  # noqa: SLF001 - the documented way to read own options
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(encoding=str(told))
+                stream.reconfigure(encoding=str(encoding_option))
         return
     if sys.getfilesystemencoding().lower() in ("utf-8", "utf8") or not sys.executable:
         return

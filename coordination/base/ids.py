@@ -1,4 +1,4 @@
-"""Identifiers: UUID version 7 (RFC 9562), time-ordered, made here because Python 3.11 to 3.13 cannot."""
+"""Identifiers: UUID version 7 (RFC 9562), time-ordered, generated here because Python 3.11 to 3.13 cannot."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ _lock = threading.Lock()
 _last = 0
 
 SHORTEST_PART = 4
-"""So many letters of an id name it, at least; an id has 36."""
+"""The least letters of an id's part that can name it; an id has 36."""
 
 SHORT = 12
-"""So many letters at the end of an id stand for it in what people read and type: its random part."""
+"""How many letters at the end of an id, its random part, people read and type for it."""
 
 _SUB_MS_STEPS = 1 << 12
 _RAND_B_BITS = 62
 
 
 def new_id() -> str:
-    """A fresh UUIDv7 in canonical text form.
+    """Return a new UUIDv7 in canonical text form.
 
-    The 12 bits after the millisecond hold its fraction, and ids made by one process never go backwards
-    (RFC 9562 section 6.2, method 3), so rows written one after the other sort in that order.
+    The 12 bits after the milliseconds are their fraction, and the ids of one process never decrease (RFC 9562 section
+    6.2, method 3), so consecutive rows sort in their order.
     """
     global _last  # noqa: PLW0603 - the monotonic guarantee is per process
     ns = time.time_ns()
@@ -41,7 +41,7 @@ def new_id() -> str:
 
 
 def is_id(text: str) -> bool:
-    """Whether *text* is a UUID in canonical form."""
+    """Return whether *text* is a UUID in canonical form."""
     try:
         return str(UUID(text)) == text.lower()
     except ValueError:
@@ -49,6 +49,6 @@ def is_id(text: str) -> bool:
 
 
 def id_part(text: str) -> str | None:
-    """*text* as the beginning, the end or the whole of an id, in lower case; None when it is none, or too short."""
+    """Return *text* in lower case if it can be the beginning, the end or the whole of an id; else None."""
     part = text.lower()
     return part if len(part) >= SHORTEST_PART and not set(part) - set("0123456789abcdef-") else None

@@ -1,13 +1,13 @@
-"""Variables of other programs, which Celery, kombu and billiard would take for theirs: they change nothing here.
+"""Variables of other programs that Celery, kombu and billiard would read, and that must have no effect here.
 
-Whoever has exported ``CELERY_BROKER_URL`` or ``APP`` for a program of their own means that program. Our processes put
-such variables aside before Celery reads them; what they pass on to jobs and to further processes of ours is complete.
+An exported ``CELERY_BROKER_URL`` or ``APP`` is meant for the user's own program. Our processes remove such variables
+before Celery reads them; jobs and further processes of ours get the complete environment.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 
 _NAMES = frozenset(
     {
@@ -20,26 +20,22 @@ _NAMES = frozenset(
 )
 _PREFIXES = ("CELERY_", "CELERYD_", "CELERYBEAT_", "KOMBU_", "_MP_FORK_")
 
-_aside: dict[str, str] = {}
+_removed: dict[str, str] = {}
 
 
-def is_of_others(name: str) -> bool:
-    """Whether Celery, or a library of its, would take the variable for its own."""
+def is_read_by_celery(name: str) -> bool:
+    """Return whether Celery or one of its libraries would read the variable."""
     return name in _NAMES or name.startswith(_PREFIXES)
 
 
-def put_aside(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Take such variables out of *environ*, by default this process's own."""
-    for name in _of_others(environ):
+def remove_from(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Remove such variables from *environ*, by default this process's own."""
+    for name in list(filter(is_read_by_celery, environ)):
         value = environ.pop(name)
         if environ is os.environ:
-            _aside[name] = value
+            _removed[name] = value
 
 
-def complete() -> dict[str, str]:
-    """This process's environment as it was started with, for whoever is meant by name."""
-    return _aside | dict(os.environ)
-
-
-def _of_others(names: Iterable[str]) -> list[str]:
-    return [name for name in names if is_of_others(name)]
+def original_environment() -> dict[str, str]:
+    """Return this process's original environment."""
+    return _removed | dict(os.environ)

@@ -1,4 +1,4 @@
-"""What may stand where JSON is kept, what is wrong with a value that may not, and how records are written as it."""
+"""Validates values for JSON columns and converts records to JSON."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def text_problem(text: str) -> str | None:
-    """What no database can hold in *text*: NUL characters and halves of surrogate pairs."""
-    found = None if text.isascii() and "\0" not in text else _UNSTORABLE.search(text)
-    if found is None:
+    """Return what no database can store in *text*, NUL characters and unpaired surrogates, as a half sentence."""
+    match = None if text.isascii() and "\0" not in text else _UNSTORABLE.search(text)
+    if match is None:
         return None
-    return "holds a NUL character" if found.group() == "\0" else "holds half of a surrogate pair, which is no character"
+    return (
+        "contains a NUL character"
+        if match.group() == "\0"
+        else "contains half of a surrogate pair, which is not a character"
+    )
 
 
 def json_problem(value: object) -> str | None:
-    """The first thing in *value* that JSON cannot say, as the rest of a sentence with its place, or None."""
+    """Return the first thing in *value* that JSON cannot express, as a half sentence with its place; else None."""
     stack: list[tuple[object, str, int]] = [(value, "", 0)]
     items = 0
     while stack:
@@ -37,7 +41,7 @@ def json_problem(value: object) -> str | None:
         if depth > MAX_DEPTH:
             return f"nests deeper than {MAX_DEPTH} levels, or contains itself"
         if items > MAX_ITEMS:
-            return f"holds more than {MAX_ITEMS:,} values"
+            return f"contains more than {MAX_ITEMS:,} values"
         if isinstance(item, dict):
             for name, inner in item.items():
                 if not isinstance(name, str):
@@ -53,7 +57,7 @@ def json_problem(value: object) -> str | None:
 
 
 def is_too_deep(value: object) -> bool:
-    """Whether *value*, as read from JSON, nests deeper than what may be kept; what recurs into it might not return."""
+    """Return whether *value*, parsed from JSON, nests too deeply to be stored, or processed by recursion."""
     level: list[object] = [value]
     for _ in range(MAX_DEPTH + 1):
         inner: list[object] = []
@@ -68,8 +72,8 @@ def is_too_deep(value: object) -> bool:
     return True
 
 
-def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type
-    """*value* as JSON types: money as text (exact), moments as ISO 8601, durations in seconds, records as mappings."""
+def to_json_types(value: Any) -> Any:  # noqa: PLR0911 - one line per type
+    """Return *value* as JSON types: money as exact text, times as ISO 8601, durations in seconds, records as dicts."""
     match value:
         case IntFlag():
             return value.names() if hasattr(value, "names") else int(value)
@@ -84,11 +88,11 @@ def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type
         case timedelta():
             return value.total_seconds()
         case dict():
-            return {str(key): plain(item) for key, item in value.items()}
+            return {str(key): to_json_types(item) for key, item in value.items()}
         case list() | tuple() | set() | frozenset():
-            return [plain(item) for item in value]
+            return [to_json_types(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
+        return to_json_types(asdict(value))
     return str(value)
 
 
@@ -103,7 +107,7 @@ def _scalar_problem(item: object) -> str | None:
     if isinstance(item, str):
         return text_problem(item)
     if isinstance(item, float):
-        return None if math.isfinite(item) else f"holds {item}, which JSON cannot express,"
+        return None if math.isfinite(item) else f"contains {item}, which JSON cannot express,"
     if isinstance(item, int):  # bool is one
-        return None if item.bit_length() <= _MAX_DIGITS_BITS else "holds a number of more than a thousand digits"
-    return None if item is None else f"holds a {type(item).__name__}, which JSON cannot express,"
+        return None if item.bit_length() <= _MAX_DIGITS_BITS else "contains a number of more than a thousand digits"
+    return None if item is None else f"contains a {type(item).__name__}, which JSON cannot express,"

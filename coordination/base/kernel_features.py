@@ -1,6 +1,6 @@
-"""What this machine has to confine jobs with: Landlock, filters of system calls, bubblewrap. Looks only.
+"""The kernel's features that confine jobs: Landlock, system call filters, bubblewrap. Read-only.
 
-``workers.runners.sandbox_exec`` asks the first two again, in a program that may import nothing of ours.
+``workers.runners.sandbox_exec`` detects the first two itself, in a program that may not import our modules.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-ENOUGH = 3
-"""The version of Landlock (Linux 6.2) that a required sandbox needs at least."""
+MIN_LANDLOCK = 3
+"""The least version of Landlock (Linux 6.2) for a required sandbox."""
 
 _CREATE_RULESET, _VERSION = 444, 1
 _PATIENCE = 20.0
@@ -20,9 +20,9 @@ _LONGEST = 200
 
 @dataclass(frozen=True, slots=True)
 class KernelFeatures:
-    """What there is. ``landlock``: its version, 0 without. ``bubblewrap``: its version; None where it is not installed.
+    """The features found. ``landlock``: its version, or 0. ``bubblewrap``: its version; None if not installed.
 
-    ``problem``: why bubblewrap makes no namespaces here, in its own words.
+    ``problem``: the message of bubblewrap when it cannot create namespaces here.
     """
 
     landlock: int
@@ -32,23 +32,23 @@ class KernelFeatures:
 
     @property
     def in_words(self) -> str:
-        """All of them, for people."""
+        """All features, for people."""
         landlock = f"Landlock {self.landlock}" if self.landlock else "no Landlock"
         bubblewrap = "no bubblewrap" if self.bubblewrap is None else self.bubblewrap
-        broken = f", which makes no namespaces here ({self.problem})" if self.problem else ""
+        broken = f", which cannot create namespaces here ({self.problem})" if self.problem else ""
         return f"{landlock}, {'seccomp' if self.seccomp else 'no seccomp'}, {bubblewrap}{broken}"
 
 
-def means() -> KernelFeatures:
-    """Ask the kernel, and bubblewrap."""
+def detect() -> KernelFeatures:
+    """Detect the features, by the kernel and by running bubblewrap."""
     program = shutil.which("bwrap")
-    said, problem = None, None
+    version, problem = None, None
     if program is not None:
-        said = _run(program, "--version")[1] or "bubblewrap"
+        version = _run(program, "--version")[1] or "bubblewrap"
         alone = ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--ro-bind", "/", "/")
-        code, words = _run(program, *alone, "--proc", "/proc", "--dev", "/dev", "/bin/sh", "-c", "exit 0")
-        problem = (words or f"exit status {code}") if code else None
-    return KernelFeatures(_landlock(), _seccomp(), said, problem)
+        code, output = _run(program, *alone, "--proc", "/proc", "--dev", "/dev", "/bin/sh", "-c", "exit 0")
+        problem = (output or f"exit status {code}") if code else None
+    return KernelFeatures(_landlock(), _seccomp(), version, problem)
 
 
 def _landlock() -> int:
@@ -56,10 +56,10 @@ def _landlock() -> int:
 
     try:
         libc = ctypes.CDLL(None, use_errno=True)
-        found = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))
+        abi_version = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))
     except (OSError, AttributeError):
         return 0
-    return max(0, int(found))
+    return max(0, int(abi_version))
 
 
 def _seccomp() -> bool:
@@ -70,11 +70,11 @@ def _seccomp() -> bool:
 
 
 def _run(*command: str) -> tuple[int, str]:
-    """The exit status, and the last line of what a program says."""
+    """Return the exit status, and the last line of the program's output."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, str(error)[:_LONGEST]
-    return done.returncode, (done.stdout + done.stderr).strip().rpartition("\n")[2][:_LONGEST]
+    return result.returncode, (result.stdout + result.stderr).strip().rpartition("\n")[2][:_LONGEST]

@@ -1,4 +1,4 @@
-"""Money is ``Decimal`` US dollars, exact from the wire to the database; floats never hold an amount."""
+"""Money as ``Decimal`` US dollars, exact from the wire to the database; amounts are never floats."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _LARGEST = Decimal(10) ** 12
 _MAX_PLACES = 30
 _SHOWN = 60
 
-# An amount has at most 13 digits before the point and 30 behind it; Python's own context would round sums to 28.
+# Amounts have at most 13 digits before the point and 30 after it; the default context would round sums to 28 digits.
 _EXACT = Context(prec=200, traps=[Inexact, InvalidOperation])
 
 
 def usd(value: str | float | Decimal, *, field: str | None = None) -> Decimal:
-    """*value* as exact dollars. *field*: what refusals name as the field at fault.
+    """Return *value* as exact dollars. *field*: the field in refusals.
 
-    A float is read by its shortest decimal form (0.1 is one tenth), as a person or a JSON file means it.
-    Raises Refused for what is not a finite number, beyond a trillion, or finer than 30 decimal places.
+    A float is read by its shortest decimal form (0.1 is one tenth), as people and JSON files mean it. Raises Refused
+    unless it is a finite number of at most a trillion and 30 decimal places.
     """
     if isinstance(value, bool):
         raise Refused(f"{_shown(value)} is not an amount of money", field=field)
@@ -28,7 +28,7 @@ def usd(value: str | float | Decimal, *, field: str | None = None) -> Decimal:
     except (InvalidOperation, TypeError, ValueError):
         raise Refused(f"{_shown(value)} is not an amount of money", hint="Write it like 1.25", field=field) from None
     if not amount.is_finite() or amount.copy_abs() > _LARGEST:
-        raise Refused(f"{_shown(value)} is not an amount of money that can be kept", field=field)
+        raise Refused(f"{_shown(value)} is not an amount of money that can be stored", field=field)
     exponent = amount.as_tuple().exponent
     if isinstance(exponent, int) and -exponent > _MAX_PLACES:
         raise Refused(f"{_shown(value)} has more than {_MAX_PLACES} decimal places", field=field)
@@ -41,17 +41,17 @@ def _shown(value: object) -> str:
 
 
 def plus(one: Decimal, other: Decimal) -> Decimal:
-    """Their sum, with every digit."""
+    """Return the exact sum."""
     return _EXACT.add(one, other)
 
 
 def minus(amount: Decimal) -> Decimal:
-    """The same with the other sign, with every digit."""
+    """Return the exact negation."""
     return _EXACT.minus(amount)
 
 
 def show_usd(amount: Decimal) -> str:
-    """For people: cents, or as many digits as a small amount needs to be seen."""
+    """Return an amount for people: cents, or as many digits as a small amount needs."""
     if amount == 0:
         return "$0.00"
     if abs(amount) >= Decimal("0.01"):

@@ -1,4 +1,4 @@
-"""Text that a terminal only shows: what jobs say, without what a terminal would obey. Pure."""
+"""Text of jobs without the sequences that a terminal would execute. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _SEQUENCES = re.compile(
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)"  # OSC and the like: titles, links
     r"|\x1b[ -/]*[0-OQ-WYZ\\`-~]"  # two characters, or with an intermediate one
 )
-KEPT = frozenset("\n\t\u200c\u200d")  # joiners make emoji and scripts what they are
+KEPT = frozenset("\n\t\u200c\u200d")  # joiners are parts of emoji and scripts
 _REPLACEMENT = "\ufffd"
 
 
 def clean(text: str) -> str:
-    """*text* without escape sequences; other control characters and marks of direction become U+FFFD."""
+    """Return *text* without escape sequences, and U+FFFD for other control and direction characters."""
     if text.isprintable() or all(line.isprintable() for line in text.split("\n")):
         return text
-    found = _SEQUENCES.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(letter if letter.isprintable() or letter in KEPT else _REPLACEMENT for letter in found)
+    text_only = _SEQUENCES.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(letter if letter.isprintable() or letter in KEPT else _REPLACEMENT for letter in text_only)

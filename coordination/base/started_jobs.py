@@ -1,7 +1,7 @@
-"""Which jobs a worker process runs right now, in a file that outlives the process: who may have ended it is known.
+"""The jobs that a worker process runs, in a file that survives it, to know which jobs may have killed it.
 
-The file is mapped into memory, so that a note costs no system call and is there after a SIGKILL. It does not survive
-the machine; where that went down, no job is to blame.
+The file is mapped into memory, so that writing an entry needs no system call and survives SIGKILL. It does not survive
+a crash of the machine, for which no job is to blame.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _NAME = "started-"
-_SIZE = 64  # bytes of a place: task id, attempt, blanks
+_SIZE = 64  # bytes of an entry: task id, attempt, blanks
 
 Started = frozenset[tuple[str, int]]
 """(task id, attempt) pairs."""
 
 
 class StartedJobs:
-    """The writer's side; thread-safe. *places*: how many jobs may run at once; those beyond are not noted."""
+    """The writer of a worker's file; thread-safe. *places*: its capacity; further jobs are not recorded."""
 
     def __init__(self, folder: Path, worker_id: str, places: int) -> None:
         fd = os.open(folder / f"{_NAME}{worker_id}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -31,29 +31,29 @@ class StartedJobs:
             os.close(fd)
         self._lock = threading.Lock()
         self._free = list(range(places))
-        self._taken: dict[tuple[str, int], int] = {}
+        self._index: dict[tuple[str, int], int] = {}
 
     def begin(self, task_id: str, attempt: int) -> None:
-        """A job begins."""
+        """Record that a job begins."""
         with self._lock:
             if not self._free:
                 return
             place = self._free.pop()
-            self._taken[task_id, attempt] = place
+            self._index[task_id, attempt] = place
             self._map[place * _SIZE : (place + 1) * _SIZE] = f"{task_id} {attempt}".encode().ljust(_SIZE)
 
     def end(self, jobs: Sequence[tuple[str, int]]) -> None:
-        """These jobs are over, as far as they had begun."""
+        """Record that these jobs have ended, as far as they were recorded."""
         with self._lock:
             for key in jobs:
-                place = self._taken.pop(key, None)
+                place = self._index.pop(key, None)
                 if place is not None:
                     self._map[place * _SIZE : (place + 1) * _SIZE] = bytes(_SIZE)
                     self._free.append(place)
 
 
 def folder_of(scratch: Path, worker_id: str) -> Path | None:
-    """The folder of a worker of this machine; None when there is none."""
+    """Return the folder of a worker of this machine, or None."""
     try:
         (path,) = scratch.glob(f"*/{_NAME}{worker_id}")
     except (OSError, ValueError):
@@ -62,7 +62,7 @@ def folder_of(scratch: Path, worker_id: str) -> Path | None:
 
 
 def read(scratch: Path, worker_id: str) -> Started | None:
-    """What a worker of this machine was at when it died; None when nobody can say. *scratch*: see ``workers``."""
+    """Return what a dead worker of this machine was running; None if unknown. *scratch*: see ``workers``."""
     folder = folder_of(scratch, worker_id)
     if folder is None:
         return None

@@ -1,4 +1,4 @@
-"""URLs of databases and of Redis in the forms that the libraries want, and as people may see them. Pure."""
+"""URLs of databases and Redis in the forms of the libraries, and in a form for people. Pure."""
 
 from __future__ import annotations
 
@@ -7,51 +7,51 @@ import re
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
-_OF_SQLITE = frozenset({"timeout", "cached_statements"})
+_SQLITE_OPTIONS = frozenset({"timeout", "cached_statements"})
 
 
 def masked(url: str) -> str:
-    """*url* with its password replaced by asterisks; whatever is in doubt is hidden too."""
+    """Return *url* with its password replaced by asterisks; in doubt, too much is masked."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme == "sqlite":
         return url
     if "@" in rest:
-        # The last "@": a password that was pasted in unquoted may hold others.
-        who, _, place = rest.rpartition("@")
-        user, colon, _ = who.partition(":")
+        # The last "@": an unquoted password may contain others.
+        credentials, _, place = rest.rpartition("@")
+        user, colon, _ = credentials.partition(":")
         rest = f"{user}:***@{place}" if colon else f"{user}@{place}"
     return f"{scheme}://" + re.sub(r"(?i)(password=)[^&#]*", r"\1***", rest)
 
 
 def broker_url(url: str) -> str:
-    """The Redis *url* as kombu wants it: ``redis+socket://…?virtual_host=0`` for a socket."""
+    """Return the Redis *url* in kombu's form: ``redis+socket://…?virtual_host=0`` for a socket."""
     parts = redis_parts(url)
     if is_socket(parts):
-        return written_for_socket("redis+socket", parts, "virtual_host")
+        return url_of_socket("redis+socket", parts, "virtual_host")
     if parts.scheme == "rediss" and "ssl_cert_reqs" not in dict(parse_qsl(parts.query)):
-        # Without it kombu does not check the server's certificate.
+        # Without it, kombu does not check the server's certificate.
         return parts._replace(query="&".join(filter(None, [parts.query, "ssl_cert_reqs=required"]))).geturl()
     return parts.geturl()
 
 
 def client_url(url: str) -> str:
-    """The Redis *url* as redis-py wants it: ``unix://…?db=0`` for a socket."""
+    """Return the Redis *url* in redis-py's form: ``unix://…?db=0`` for a socket."""
     parts = redis_parts(url)
-    return written_for_socket("unix", parts, "db") if is_socket(parts) else parts.geturl()
+    return url_of_socket("unix", parts, "db") if is_socket(parts) else parts.geturl()
 
 
 def socket_url(path: Path, password: str, *, database: int = 0) -> str:
-    """The URL of a server that listens on the socket *path*, in the form that the settings take."""
+    """Return the URL of a server on the socket *path*, in the form of the settings."""
     return f"unix://:{quote(password, safe='')}@{quote(str(path), safe='/')}?db={database}"
 
 
 def is_socket(parts: SplitResult) -> bool:
-    """Whether the server listens on a socket of this machine."""
+    """Return whether the server listens on a socket of this machine."""
     return parts.scheme in {"unix", "redis+socket"}
 
 
 def redis_parts(url: str) -> SplitResult:
-    """*url* in its parts, the database of a TCP server always in the path; ValueError when it is no Redis URL."""
+    """Split *url*, with the database of a TCP server always in the path. Raises ValueError if it is not a Redis URL."""
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -67,8 +67,8 @@ def redis_parts(url: str) -> SplitResult:
     if is_socket(parts):
         if parts.hostname or not parts.path.startswith("/") or len(parts.path) == 1:
             raise ValueError("the socket's path must be absolute, after three slashes")
-        if strangers := options.keys() - {"db", "virtual_host"}:
-            raise ValueError(f"a socket has no option {', '.join(sorted(strangers))}")
+        if unknown := options.keys() - {"db", "virtual_host"}:
+            raise ValueError(f"a socket has no option {', '.join(sorted(unknown))}")
         database = options.get("db", options.get("virtual_host", "0"))
     else:
         database = options.pop("db", "") or unquote(parts.path).strip("/") or "0"
@@ -78,20 +78,20 @@ def redis_parts(url: str) -> SplitResult:
     return parts
 
 
-def written_for_socket(scheme: str, parts: SplitResult, option: str) -> str:
-    """The URL of a socket, as *scheme* writes it; *option*: how it calls the database's number."""
+def url_of_socket(scheme: str, parts: SplitResult, option: str) -> str:
+    """Return a socket's URL for *scheme*; *option*: its name for the database's number."""
     options = dict(parse_qsl(parts.query))
     database = options.get("db", options.get("virtual_host", "0"))
-    who = quote(unquote(parts.username or ""), safe="")
+    credentials = quote(unquote(parts.username or ""), safe="")
     if parts.password is not None:
-        who += f":{quote(unquote(parts.password), safe='')}"
-    # Both libraries undo exactly one layer of quoting.
+        credentials += f":{quote(unquote(parts.password), safe='')}"
+    # Both libraries decode exactly one layer of quoting.
     path = quote(unquote(parts.path), safe="/")
-    return f"{scheme}://{who}{'@' if who else ''}{path}?{option}={database}"
+    return f"{scheme}://{credentials}{'@' if credentials else ''}{path}?{option}={database}"
 
 
 def store_url(text: str) -> str:
-    """The URL of a database as SQLAlchemy reads it; ValueError with a reason, if there is one to give."""
+    """Return a database's URL in SQLAlchemy's form. Raises ValueError, with a reason if possible."""
     scheme, separator, rest = text.partition("://")
     if separator and scheme == "sqlite":
         return _sqlite_url(rest)
@@ -101,34 +101,36 @@ def store_url(text: str) -> str:
         raise ValueError("it has a bare '#'; special characters in a password are written as %XX")
     where, _, query = rest.partition("?")
     authority, slash, name = where.partition("/")
-    who, at, servers = authority.rpartition("@")
+    credentials, at, servers = authority.rpartition("@")
     hosts = [_host_and_port(server) for server in servers.split(",")]
     options = _options(query)
     if len(hosts) > 1 or hosts[0][0].startswith(("/", "@")):
-        # A socket's folder or several servers have no place in front of a path; libpq takes them as options, too.
-        named: dict[str, str] = {"host": ",".join(host for host, _ in hosts)}
+        # A socket's folder or several servers cannot stand in front of a path; libpq also takes them as options.
+        host_options: dict[str, str] = {"host": ",".join(host for host, _ in hosts)}
         if any(port for _, port in hosts):
-            named["port"] = ",".join(port for _, port in hosts)
-        options = [*((key, value) for key, value in named.items() if key not in dict(options)), *options]
+            host_options["port"] = ",".join(port for _, port in hosts)
+        options = [*((key, value) for key, value in host_options.items() if key not in dict(options)), *options]
         servers, slash = "", "/"
     query = urlencode(options, quote_via=quote)
-    return f"postgresql+psycopg://{_quoted(who)}{at}{servers}{slash}{name}{'?' if query else ''}{query}"
+    return (
+        f"postgresql+psycopg://{_quote_credentials(credentials)}{at}{servers}{slash}{name}{'?' if query else ''}{query}"
+    )
 
 
-def _quoted(who: str) -> str:
-    """User and password with every special character written as %XX, also an @ that was pasted in as it is."""
-    return ":".join(quote(unquote(part), safe="") for part in who.split(":", 1)) if who else ""
+def _quote_credentials(credentials: str) -> str:
+    """Return user and password with every special character as %XX, also an unquoted @."""
+    return ":".join(quote(unquote(part), safe="") for part in credentials.split(":", 1)) if credentials else ""
 
 
 def _host_and_port(server: str) -> tuple[str, str]:
-    found = re.fullmatch(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(?::(?P<port>\d{0,5}))?", server, re.ASCII)
-    if found is None:
+    match = re.fullmatch(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(?::(?P<port>\d{0,5}))?", server, re.ASCII)
+    if match is None:
         raise ValueError("its host or port cannot be read; special characters in a password are written as %XX")
-    return unquote(found["host"]).strip("[]"), found["port"] or ""
+    return unquote(match["host"]).strip("[]"), match["port"] or ""
 
 
 def _options(query: str) -> list[tuple[str, str]]:
-    """The options behind the question mark as libpq reads them: a plus is one, but between words of ``options``."""
+    """Return the options of the query as libpq reads them: a plus is literal, except between words of ``options``."""
     pairs = [part.partition("=") for part in query.split("&") if part]
     return [
         (key, unquote(value.replace("+", " ") if key == "options" else value))
@@ -137,11 +139,11 @@ def _options(query: str) -> list[tuple[str, str]]:
 
 
 def _sqlite_url(rest: str) -> str:
-    written, question, query = rest.partition("?")
-    path = unquote(written.removeprefix("/"))
-    if not written.startswith("/") or path in {"", ":memory:"}:
+    location, question, query = rest.partition("?")
+    path = unquote(location.removeprefix("/"))
+    if not location.startswith("/") or path in {"", ":memory:"}:
         raise ValueError("it names no file, and a database in memory cannot be shared by several processes")
-    if strangers := {name for name, _ in parse_qsl(query, keep_blank_values=True)} - _OF_SQLITE:
-        raise ValueError(f"the URL of a file has no option {', '.join(sorted(strangers))}")
+    if unknown := {name for name, _ in parse_qsl(query, keep_blank_values=True)} - _SQLITE_OPTIONS:
+        raise ValueError(f"the URL of a file has no option {', '.join(sorted(unknown))}")
     file = Path(path).expanduser().absolute()
     return f"sqlite:///{quote(os.path.normpath(file), safe='/')}{question}{query}"

@@ -1,4 +1,4 @@
-"""The types of values that fields of records have: texts, numbers, durations, lists, mappings, nested records. Pure."""
+"""Types of values in records: texts, numbers, durations, lists, mappings, nested records. Pure."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _MOMENT = re.compile(MOMENT_PATTERN)
 
 @dataclass(frozen=True, slots=True)
 class Unquoted:
-    """A plain word that is a text in one YAML and not in another. ``reading``: what it may be taken for."""
+    """A plain word that is a text in one version of YAML and not in another. ``reading``: the other meaning."""
 
     text: str
     reading: str
 
 
-def wrong(place: str, wanted: str, value: object, *, hint: str | None = None) -> Refused:
-    """Return the refusal of a value that is of another type than *wanted*."""
+def type_refusal(place: str, wanted: str, value: object, *, hint: str | None = None) -> Refused:
+    """Return the refusal of a value that is not *wanted*, such as "a text"."""
     hint = hint or _in_quotes(value, wanted)
     return Refused(f"{place} must be {wanted}, not {_shown(value)}", hint=hint, field=place)
 
@@ -70,7 +70,7 @@ def _plain_word(value: Any) -> Any:
 def _instance(*types: type, wanted: str) -> Callable[[Any, str], Any]:
     def load(value: Any, place: str) -> Any:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            raise wrong(place, wanted, value)
+            raise type_refusal(place, wanted, value)
         return value
 
     return load
@@ -81,14 +81,14 @@ _load_text = _instance(str, wanted="a text")
 
 def _load_texts(value: Any, place: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
-        raise wrong(place, "a list of texts", value)
+        raise type_refusal(place, "a list of texts", value)
     return tuple(_load_text(item, f"{place}[{index}]") for index, item in enumerate(value))
 
 
 def _load_by_name(load: Callable[[Any, str], Any], *, sparse: bool = False) -> Callable[[Any, str], dict[str, Any]]:
     def load_all(value: Any, place: str) -> dict[str, Any]:
         if not isinstance(value, Mapping):
-            raise wrong(place, "a mapping", value)
+            raise type_refusal(place, "a mapping", value)
         if (name := next((name for name in value if not isinstance(name, str)), None)) is not None:
             raise Refused(f"{place} has the key {excerpt(name)}, which is not a text", field=place)
         return {name: load(item, f"{place}.{name}") for name, item in value.items() if not (sparse and item is None)}
@@ -97,18 +97,18 @@ def _load_by_name(load: Callable[[Any, str], Any], *, sparse: bool = False) -> C
 
 
 def _load_anything(value: Any, place: str) -> Any:
-    stack, seen = [value], {id(value)}  # what several aliases share is read once
+    stack, seen = [value], {id(value)}  # a value with several aliases is checked once
     while stack:
         item = stack.pop()
         if isinstance(item, Unquoted):
             other = item.reading if item.reading in ("true", "false") else f"a form that is only {item.reading}"
             raise Refused(
-                f"{place} holds {item.text}, which may be read as {item.reading}",
+                f"{place} contains {item.text}, which may be read as {item.reading}",
                 hint=f'Write "{item.text}" for the text, or {other}',
                 field=place,
             )
         inner = item.values() if isinstance(item, Mapping) else item if isinstance(item, list | tuple) else ()
-        stack.extend(one for one in inner if id(one) not in seen)
+        stack.extend(each for each in inner if id(each) not in seen)
         seen.update(map(id, inner))
     if problem := json_problem(value):
         raise Refused(f"{place} {problem}", field=place)
@@ -117,12 +117,12 @@ def _load_anything(value: Any, place: str) -> Any:
 
 def _load_mapping(value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise wrong(place, "a mapping of names to values", value)
+        raise type_refusal(place, "a mapping of names to values", value)
     return cast("dict[str, Any]", _load_anything(dict(value), place))
 
 
-def _parsed(parse: Callable[[Any], Any], *types: type) -> Callable[[Any, str], Any]:
-    """Return a loader that lets *parse* understand the value, unless it is of one of these types already."""
+def _loader(parse: Callable[[Any], Any], *types: type) -> Callable[[Any, str], Any]:
+    """Return a loader that applies *parse* to the value, unless it already has one of *types*."""
 
     def load(value: Any, place: str) -> Any:
         if types and isinstance(value, types):
@@ -143,17 +143,17 @@ def _load_moment(value: Any, place: str) -> datetime:
         except (ValueError, OverflowError):
             pass
     hint = "Write it like 2026-12-01T08:00:00+01:00 or 2026-12-01T07:00:00Z"
-    raise wrong(place, "a moment with its offset from UTC", value, hint=hint)
+    raise type_refusal(place, "a moment with its offset from UTC", value, hint=hint)
 
 
 def _load_money(value: Any, place: str) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        raise wrong(place, "an amount of money", value, hint="Write it like 1.25")
-    return cast("Decimal", _parsed(usd)(value, place))
+        raise type_refusal(place, "an amount of money", value, hint="Write it like 1.25")
+    return cast("Decimal", _loader(usd)(value, place))
 
 
 def number_or_text(amount: Decimal) -> float | int | str:
-    """Return an amount as a number where a reader gets the same amount from it, otherwise as a text."""
+    """Return an amount as a number if a reader gets the same amount from it, otherwise as a text."""
     if amount == amount.to_integral_value():
         return int(amount)
     return float(amount) if Decimal(repr(float(amount))) == amount else f"{amount:f}"
@@ -167,7 +167,7 @@ def text(
     words: Sequence[str] = (),
     description: str | None = None,
 ) -> ValueType:
-    """Return the type of a text; its limits are of the schema, the domain checks the value."""
+    """Return the type of a text; the limits are part of the schema only, the domain checks the value."""
     limits = {"minLength": shortest or None, "maxLength": longest, "pattern": pattern, "description": description}
     schema: dict[str, Any] = {"type": "string"} | {name: limit for name, limit in limits.items() if limit is not None}
     return ValueType(_load_text, {"enum": list(words)} if words else schema)
@@ -181,7 +181,7 @@ def texts(*, shortest: int = 0, most: int | None = None) -> ValueType:
 
 
 def whole(lowest: int, highest: int | None = None, *, checked: bool = False) -> ValueType:
-    """Return the type of a whole number. *checked*: its limits hold here; else the domain checks them."""
+    """Return the type of a whole number. *checked*: check its limits here; else the domain checks them."""
     schema: dict[str, Any] = {"type": "integer", "minimum": lowest}
     schema |= {} if highest is None else {"maximum": highest}
     limits = f" from {lowest:,} to {highest:,}" if checked else ""
@@ -189,14 +189,14 @@ def whole(lowest: int, highest: int | None = None, *, checked: bool = False) -> 
     def load(value: Any, place: str) -> int:
         outside = checked and isinstance(value, int) and not lowest <= value <= (highest or value)
         if isinstance(value, bool) or not isinstance(value, int) or outside:
-            raise wrong(place, f"a whole number{limits}", value)
+            raise type_refusal(place, f"a whole number{limits}", value)
         return value
 
     return ValueType(load, schema)
 
 
 def number(lowest: float, highest: float, *, checked: bool = False) -> ValueType:
-    """Return the type of a number. *checked*: its limits hold here; else the domain checks them."""
+    """Return the type of a number. *checked*: check its limits here; else the domain checks them."""
     limits = f" from {lowest} to {highest}" if checked else ""
 
     def load(value: Any, place: str) -> float:
@@ -205,7 +205,7 @@ def number(lowest: float, highest: float, *, checked: bool = False) -> ValueType
             or not isinstance(value, int | float)
             or (checked and not lowest <= value <= highest)
         ):
-            raise wrong(place, f"a number{limits}", value)
+            raise type_refusal(place, f"a number{limits}", value)
         return value
 
     return ValueType(load, {"type": "number", "minimum": lowest, "maximum": highest})
@@ -218,13 +218,13 @@ def choice(kinds: type[StrEnum]) -> ValueType:
         if isinstance(value, str) and value in list(kinds):
             return kinds(value)
         hint = did_you_mean(value, list(kinds)) if isinstance(value, str) else None
-        raise wrong(place, " or ".join(kinds), value, hint=hint)
+        raise type_refusal(place, " or ".join(kinds), value, hint=hint)
 
     return ValueType(load, {"enum": list(kinds)}, lambda value: value.value)
 
 
 def by_name(inner: ValueType) -> ValueType:
-    """Return the type of a mapping of names to values of one type; None is left out."""
+    """Return the type of a mapping of names to values of one type, without those that are None."""
     schema = {"type": "object", "additionalProperties": nullable(inner.schema)}
     return ValueType(_load_by_name(inner.load, sparse=True), schema, dict)
 
@@ -240,7 +240,7 @@ def record(
 
     def load(value: Any, place: str) -> Any:
         if not isinstance(value, Mapping):
-            raise wrong(place, f"a mapping with the keys {', '.join(names_of(table))}", value)
+            raise type_refusal(place, f"a mapping with the keys {', '.join(names_of(table))}", value)
         return load_fields(value, table, make, place=place)
 
     def write_record(value: Any) -> Any:
@@ -256,18 +256,18 @@ MAPPING = ValueType(_load_mapping, {"type": "object"}, plain)
 ANYTHING = ValueType(_load_anything, {}, plain)
 FLAG = ValueType(_instance(bool, wanted="true or false"), {"type": "boolean"})
 DURATION = ValueType(
-    _parsed(durations.parse_duration, timedelta),
+    _loader(durations.parse_duration, timedelta),
     {
         "anyOf": [
             {"type": "string", "pattern": durations.PATTERN},
-            {"type": "number", "minimum": 0, "maximum": durations.LONGEST.total_seconds()},
+            {"type": "number", "minimum": 0, "maximum": durations.MAX_DURATION.total_seconds()},
         ],
         "description": "30m, 1h30m, 90s, 250ms, 2d, or a number of seconds.",
     },
     durations.write_duration,
 )
 SIZE = ValueType(
-    _parsed(sizes.parse_size),
+    _loader(sizes.parse_size),
     {
         "anyOf": [
             {"type": "string", "pattern": sizes.PATTERN},

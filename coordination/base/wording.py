@@ -1,4 +1,4 @@
-"""Short quotations of what a person wrote, what they may have meant, numbers with nouns: the material of sentences."""
+"""Parts of sentences for people: short quotations, suggestions, numbers with nouns."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import heapq
 from collections.abc import Iterable
 
 LONGEST_SHOWN_PATH = 1_000
-"""Characters of a path that are shown: the end says most, so shorter ones are never cut."""
+"""Characters of a path up to which it is not cut, because its end matters most."""
 
 _LONGEST = 60
 _CANDIDATES = 200
 
 
 def excerpt(text: object, longest: int = _LONGEST) -> str:
-    """*text* quoted on one line; when it is long, its beginning and its length."""
-    whole = str(text) if isinstance(text, str) else _repr(text)  # a member of a StrEnum is shown as its text
+    """Return *text* quoted on one line; a long one is cut, with its length."""
+    whole = str(text) if isinstance(text, str) else _repr(text)  # str(): a StrEnum member is shown as its text
     if len(whole) <= longest:
         return repr(whole) if isinstance(text, str) else whole
     return f"{whole[:longest]!r}… ({len(whole):,} characters)"
@@ -24,25 +24,28 @@ def excerpt(text: object, longest: int = _LONGEST) -> str:
 def _repr(value: object) -> str:
     try:
         return repr(value)
-    except (RecursionError, ValueError):  # nested too deeply, or a number of thousands of digits
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
         return f"a {type(value).__name__}"
 
 
 def plural(number: int, one: str, several: str | None = None) -> str:
-    """A number with its noun: ``1 task``, ``2,000 tasks``."""
+    """Return a number with its noun: ``1 task``, ``2,000 tasks``."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """A hint that names the closest of *known*, or None. Linear in *known*: only its likeliest members are compared."""
+    """Return a hint that names the closest of *known*, or None. Linear in *known*: compares only the likeliest."""
     word = word[:200]
-    near = heapq.nlargest(_CANDIDATES, known, key=lambda other: _likeness(word, other))
-    close = difflib.get_close_matches(word, near, n=1, cutoff=0.6)
+    likely = heapq.nlargest(_CANDIDATES, known, key=lambda other: _likeness(word, other))
+    close = difflib.get_close_matches(word, likely, n=1, cutoff=0.6)
     return f"Did you mean {excerpt(close[0])}?" if close else None
 
 
 def _likeness(word: str, other: str) -> tuple[int, int]:
-    """How much of beginning and end two words share, then how near their lengths are: cheap enough for 200,000."""
+    """Return the length of the common beginning and end of two words, and then how near their lengths are.
+
+    Cheap enough for 200,000 words.
+    """
     shorter = min(len(word), len(other))
     head = 0
     while head < shorter and word[head] == other[head]:

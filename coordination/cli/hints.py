@@ -82,7 +82,7 @@ def _is_here(identity: str) -> bool:
     from coordination.base.errors import CoordinationError
 
     try:
-        return git_checkout.here().identity == identity
+        return git_checkout.checkout_of().identity == identity
     except (CoordinationError, OSError):
         return False
 

@@ -12,7 +12,7 @@ import typer
 
 from coordination.base import gc_tuning
 from coordination.base.errors import INTERNAL, INTERRUPTED, OUTPUT_CLOSED, Ambiguous, CoordinationError
-from coordination.base.host import speak_utf8
+from coordination.base.host import ensure_utf8
 from coordination.cli import hints
 from coordination.cli.agents import accounts, agents
 from coordination.cli.fleet import doctor, retention, status
@@ -136,8 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Without *argv* the arguments are those of the process, which then runs nothing else.
     """
     if argv is None:
-        speak_utf8()
-        gc_tuning.settle()
+        ensure_utf8()
+        gc_tuning.freeze_loaded_objects()
         hints.begin(_FIRST_WORDS)
     try:
         with cleaned():

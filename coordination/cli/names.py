@@ -71,7 +71,7 @@ def newest_run(co: Coordination, project: str | None) -> Run:
     owner = co.project(project) if project is not None else project_here(runtime)
     with runtime.store.read() as tx:
         if owner is None:
-            active = [one for one in projects.listed(tx, runtime.workspace_id) if one.status != "archived"]
+            active = [one for one in projects.list_projects(tx, runtime.workspace_id) if one.status != "archived"]
             if len(active) > 1:
                 names = [one.name for one in active]
                 raise Ambiguous("Several projects have runs", choices=[("", ["--project", one]) for one in names])

@@ -74,7 +74,7 @@ def after_change(task: TaskHandle) -> str:
 
     runtime = task.runtime
     with runtime.store.read() as tx:
-        alive = serving.live_for(tx, runtime.workspace_id, within=runtime.settings.lease_ttl)
+        alive = serving.list_live_for(tx, runtime.workspace_id, within=runtime.settings.lease_ttl)
     if alive:
         return sentence(steps(Situation.RUNNING, task=name_of_task(task)))
     run = Run(runtime, task.record.run_id)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordination.base.json_values import plain
+from coordination.base.json_values import to_json_types
 from coordination.cli.terminal import json_text
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def target_project(co: Coordination, project: str | None) -> TargetProject:
         return TargetProject(named.identity, named.name, named.path)
     from coordination.adapters import git_checkout
 
-    here = git_checkout.here()
+    here = git_checkout.checkout_of()
     return TargetProject(here.identity, here.name, str(here.root))
 
 
@@ -63,9 +63,9 @@ def chosen_project(co: Coordination, project: str | None) -> Project:
 
     if project is not None:
         return co.project(project)
-    here = git_checkout.here()
+    here = git_checkout.checkout_of()
     with co.runtime.store.read() as tx:
-        known_project = projects.by_identity(tx, co.runtime.workspace_id, here.identity)
+        known_project = projects.find_by_identity(tx, co.runtime.workspace_id, here.identity)
     if known_project is None:
         raise NotFound(f"{here.root} is no project yet", hint="Name one with --project; see: coord projects list")
     return known_project
@@ -90,4 +90,4 @@ def connected(*, migrate: bool = True) -> Iterator[Coordination]:
 
 def print_json(value: Any) -> None:
     """Print a JSON document: money as text (exact), moments as ISO 8601 in UTC, durations in seconds."""
-    print(json_text(plain(value), indent=2))
+    print(json_text(to_json_types(value), indent=2))

@@ -94,9 +94,9 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
 
 
 def _json(value: Any) -> str:
-    from coordination.base.json_values import plain
+    from coordination.base.json_values import to_json_types
 
-    return _bounded(json.dumps(plain(value), ensure_ascii=False))
+    return _bounded(json.dumps(to_json_types(value), ensure_ascii=False))
 
 
 def _bounded(text: str) -> str:

@@ -1,5 +1,5 @@
-"""Everything kept: SQL (the truth) and, under ``volatile``, what Redis holds and may lose.
+"""Persistence: SQL, the source of truth, and in ``redis`` what may be lost.
 
-``tables`` describe, ``queries`` are every statement on one noun inside an open transaction, ``reports`` join for
-readers. Nothing here commits: whoever opens a transaction closes it.
+``tables`` describe, ``queries`` are the statements on one noun inside an open transaction, ``reports`` join tables for
+readers. Nothing here commits, except ``engine``.
 """

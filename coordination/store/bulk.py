@@ -1,4 +1,4 @@
-"""Storing very many rows at once: COPY on PostgreSQL, one prepared statement on SQLite."""
+"""Insert very many rows at once: COPY on PostgreSQL, one prepared statement on SQLite."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _BLOCK = 500
 
 
 def insert_rows(tx: Connection, table: Table, rows: Iterable[dict[str, Any]]) -> None:
-    """Store *rows*, which all have the same columns. Values go through the columns' types, as with an INSERT.
+    """Insert *rows*, which all have the same columns. Values are converted by the columns' types.
 
-    They are asked for a block at a time: PostgreSQL stores one while the next is made.
+    The iterable is consumed in blocks, so that PostgreSQL stores one while the next is built.
     """
-    given = iter(rows)
-    block = list(islice(given, _BLOCK))
+    remaining = iter(rows)
+    block = list(islice(remaining, _BLOCK))
     if len(block) < _FEW:
         if block:
             tx.execute(insert(table), block)
         return
     names = list(block[0])
     columns = ", ".join(tx.dialect.identifier_preparer.quote(name) for name in names)
-    blocks = chain([block], iter(lambda: list(islice(given, _BLOCK)), []))
+    blocks = chain([block], iter(lambda: list(islice(remaining, _BLOCK)), []))
     values = (_rows(tx, table, {name: [row[name] for row in each] for name in names}) for each in blocks)
     if tx.dialect.name == "sqlite":
-        marks = ", ".join("?" * len(names))
+        placeholders = ", ".join("?" * len(names))
         for each in values:
-            tx.exec_driver_sql(f'INSERT INTO "{table.name}" ({columns}) VALUES ({marks})', list(each))  # noqa: S608 - names of our own tables
+            tx.exec_driver_sql(f'INSERT INTO "{table.name}" ({columns}) VALUES ({placeholders})', list(each))  # noqa: S608 - names of our own tables
         return
     driver = tx.connection.driver_connection
     assert driver is not None  # noqa: S101 - an open transaction has one
@@ -42,13 +42,13 @@ def insert_rows(tx: Connection, table: Table, rows: Iterable[dict[str, Any]]) ->
 def insert_new(
     tx: Connection, table: Table, columns: Mapping[str, Sequence[Any]], *, now: str, returning: str
 ) -> set[Any]:
-    """Store those rows that conflict with none, and say which. On PostgreSQL only.
+    """Insert the rows that do not conflict, and return their *returning* column. PostgreSQL only.
 
-    *columns*: all values of each. They go by COPY into a temporary table of the session first. The column *now* gets
-    the database's time.
+    *columns*: all values by column. They are copied into a temporary table first. The column *now* gets the database's
+    time.
     """
     quoted = ", ".join(f'"{name}"' for name in columns)
-    store = f'INSERT INTO "{table.name}" SELECT * FROM "new_{table.name}"'  # noqa: S608 - names of our own tables
+    insert_statement = f'INSERT INTO "{table.name}" SELECT * FROM "new_{table.name}"'  # noqa: S608 - names of our own tables
     driver = tx.connection.driver_connection
     assert driver is not None  # noqa: S101 - an open transaction has one
     with driver.cursor() as cursor:
@@ -57,28 +57,28 @@ def insert_new(
         with cursor.copy(f'COPY "new_{table.name}" ({quoted}) FROM STDIN') as copy:
             for each in _rows(tx, table, columns):
                 copy.write_row(each)
-        cursor.execute(f'{store} ON CONFLICT DO NOTHING RETURNING "{returning}"')
+        cursor.execute(f'{insert_statement} ON CONFLICT DO NOTHING RETURNING "{returning}"')
         new = {row[0] for row in cursor.fetchall()}
         cursor.execute(f'DROP TABLE "new_{table.name}"')
     return new
 
 
 def _rows(tx: Connection, table: Table, columns: Mapping[str, Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
-    """The rows as the driver takes them."""
+    """Return the rows converted for the driver."""
     converted = []
     for name, values in columns.items():
         kind = table.c[name].type
         process = kind.dialect_impl(tx.dialect).bind_processor(tx.dialect)
-        converted.append(values if process is None else _converted(values, process))
+        converted.append(values if process is None else _convert(values, process))
     return zip(*converted, strict=True)
 
 
-def _converted(values: Sequence[Any], process: Callable[[Any], Any]) -> list[Any]:
-    """Each value processed; an object that stands in the column again and again is processed once."""
-    different = {id(value): value for value in values}  # all of them live until the end, so an id is one value's
-    if len(different) == 1:
+def _convert(values: Sequence[Any], process: Callable[[Any], Any]) -> list[Any]:
+    """Convert each value; an object that repeats in the column is converted once."""
+    unique = {id(value): value for value in values}  # the values are alive, so their ids are unique
+    if len(unique) == 1:
         return [process(values[0])] * len(values)
-    if len(different) > len(values) // 2:
+    if len(unique) > len(values) // 2:
         return [process(value) for value in values]
-    known = {key: process(value) for key, value in different.items()}
-    return [known[id(value)] for value in values]
+    converted = {key: process(value) for key, value in unique.items()}
+    return [converted[id(value)] for value in values]

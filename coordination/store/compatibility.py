@@ -1,7 +1,6 @@
-"""Which schema a database has and which programs work on it, noted beside Alembic's version.
+"""The version of a database's schema and of the programs that work on it, stored beside Alembic's version.
 
-No migration of its own makes the table, as none makes Alembic's: a program must be able to read both before it knows
-anything else about the database.
+No migration creates the table, as with Alembic's: a program must be able to read both in any database.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ LINE = 1
 
 @dataclass(frozen=True, slots=True)
 class SchemaVersion:
-    """A database's schema: its version, its line (None: unreleased), and the oldest schema whose programs work on it.
+    """A schema's version, its line (None: unreleased), and the oldest schema whose programs work on it.
 
-    ``works_with`` is None where nobody noted it.
+    ``works_with`` is None where it is not stored.
     """
 
     version: str
@@ -42,8 +41,8 @@ def schema_version(tx: Connection) -> SchemaVersion | None:
     return SchemaVersion(version, note.get("line"), note["works_with"])
 
 
-def note_works_with(tx: Connection, oldest: str) -> None:
-    """Note the oldest schema whose programs work on this one, within the transaction that changes the schema."""
+def set_works_with(tx: Connection, oldest: str) -> None:
+    """Store the oldest schema whose programs work on this one, in the transaction of the migration."""
     tx.execute(
         text(
             "CREATE TABLE IF NOT EXISTS schema_compatibility"

@@ -1,4 +1,4 @@
-"""Cost records that were read and wait to be stored: on the disk, so that there may be any number of them."""
+"""A queue of parsed cost records in a temporary file, for more records than fit in memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Self
 from coordination.base.errors import Unavailable
 from coordination.domain.money.costs import CostRecord
 
-Numbered = tuple[int, CostRecord]
-"""The line on which a record stands, and the record."""
+NumberedRecord = tuple[int, CostRecord]
+"""A record and its line in the file."""
 
 _FIELDS = tuple(field.name for field in fields(CostRecord))
 _PROJECT, _COST, _MOMENT = (_FIELDS.index(name) for name in ("project_id", "cost_usd", "occurred_at"))
@@ -24,16 +24,16 @@ _values = attrgetter(*_FIELDS)
 
 
 class DiskQueue:
-    """A file of its own in the folder for temporary files, gone when it is closed or its process has ended.
+    """A temporary file that is deleted when it is closed or its process ends.
 
-    It is written and read by one process, so it may be in a form that another Python would not know.
+    One process writes and reads it, so its format may depend on the Python version.
     """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this
 
-    def put(self, batch: Sequence[Numbered]) -> None:
-        """Add a batch at the end. Raises Unavailable where there is no room for it."""
+    def put(self, batch: Sequence[NumberedRecord]) -> None:
+        """Append a batch. Raises Unavailable when there is no space."""
         rows = []
         for line, record in batch:
             row = [line, *_values(record)]
@@ -41,18 +41,18 @@ class DiskQueue:
                 row[1 + _COST] = str(record.cost_usd)
             row[1 + _MOMENT] = record.occurred_at.isoformat()
             rows.append(row)
-        written = marshal.dumps(rows)
+        data = marshal.dumps(rows)
         try:
-            self._file.write(len(written).to_bytes(8, "big") + written)
+            self._file.write(len(data).to_bytes(8, "big") + data)
             self._file.flush()
         except OSError as error:
             why = (error.strerror or str(error)).lower()
             raise Unavailable(
-                f"what was read cannot be kept in {tempfile.gettempdir()}: {why}", hint="TMPDIR may name another folder"
+                f"the records cannot be buffered in {tempfile.gettempdir()}: {why}", hint="Set TMPDIR to another folder"
             ) from error
 
-    def batches(self, project_id: str) -> Iterator[list[Numbered]]:
-        """Every batch, from the first; records that name no project are of that one."""
+    def batches(self, project_id: str) -> Iterator[list[NumberedRecord]]:
+        """Yield every batch in order. Records without a project get *project_id*."""
         self._file.seek(0)
         while size := self._file.read(8):
             batch = []

@@ -1,4 +1,4 @@
-"""Ids that a file has named so far, with what it said of each: on the disk, so that a file may be of any length."""
+"""A set of the ids in a file in a temporary database, with a number each, for more ids than fit in memory."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from types import TracebackType
 from typing import Self
 
 _TABLE = (
-    "CREATE TABLE seen (id BLOB PRIMARY KEY, said INTEGER NOT NULL, line INTEGER NOT NULL, other INTEGER) WITHOUT ROWID"
+    "CREATE TABLE ids (id BLOB PRIMARY KEY, content INTEGER NOT NULL, line INTEGER NOT NULL, other INTEGER)"
+    " WITHOUT ROWID"
 )
 _NOTE = (
-    "INSERT INTO seen (id, said, line) VALUES (?, ?, ?) "
-    "ON CONFLICT (id) DO UPDATE SET other = excluded.line WHERE said <> excluded.said AND other IS NULL"
+    "INSERT INTO ids (id, content, line) VALUES (?, ?, ?) "
+    "ON CONFLICT (id) DO UPDATE SET other = excluded.line WHERE content <> excluded.content AND other IS NULL"
 )
 
 
 class DiskSet:
-    """A database of its own in the folder for temporary files, gone when it is closed or its process has ended."""
+    """A temporary database that is deleted when it is closed or its process ends."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)
@@ -29,20 +30,24 @@ class DiskSet:
             _TABLE,
         ):
             self._db.execute(statement)
-        self._db.execute("CREATE INDEX others ON seen (other) WHERE other IS NOT NULL")
+        self._db.execute("CREATE INDEX others ON ids (other) WHERE other IS NOT NULL")
 
-    def note(self, named: Sequence[tuple[str, int, int]]) -> tuple[int, int] | None:
-        """Of (id, a number for what is said of it, line) each; the first (line, earlier line) that differ."""
+    def note(self, items: Sequence[tuple[str, int, int]]) -> tuple[int, int] | None:
+        """Add (id, number for its content, line) items.
+
+        Return the first (line, earlier line) with different content.
+        """
         rows = [
-            (blake2b(name.encode(errors="replace"), digest_size=16).digest(), said, line) for name, said, line in named
+            (blake2b(name.encode(errors="replace"), digest_size=16).digest(), content, line)
+            for name, content, line in items
         ]
         self._db.execute("BEGIN")
         self._db.executemany(_NOTE, rows)
         self._db.execute("COMMIT")
-        found: tuple[int, int] | None = self._db.execute(
-            "SELECT other, line FROM seen WHERE other IS NOT NULL ORDER BY other LIMIT 1"
+        conflict: tuple[int, int] | None = self._db.execute(
+            "SELECT other, line FROM ids WHERE other IS NOT NULL ORDER BY other LIMIT 1"
         ).fetchone()
-        return found
+        return conflict
 
     def __enter__(self) -> Self:
         return self

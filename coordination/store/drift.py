@@ -1,6 +1,6 @@
-"""How a database's catalogue differs from what this program expects, whatever its version number says. Read-only.
+"""Differences between a database's catalogue and the expected schema, whatever its version says. Read-only.
 
-Only what is missing or different counts: a newer schema only adds, and an index of somebody's own does no harm.
+Only missing or different objects count: newer schemas add objects, and additional indexes do no harm.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from coordination.store.tables import ONLY_ON, metadata
 
 _TRIGGERS = {"costs_append_only": "costs"}
 
-# By name only: what alembic compares of indexes leaves out expressions and conditions, and SQLite's it cannot read.
+# By name only: alembic does not compare expressions and conditions of indexes, and cannot read SQLite's.
 _NAMES = {
     "sqlite": "SELECT name FROM sqlite_master WHERE type IN ('index', 'trigger')",
     "postgresql": (
@@ -27,19 +27,21 @@ _NAMES = {
 
 
 def differences(tx: Connection) -> list[str]:
-    """One half-sentence each, such as ``the index ix_tasks_ready of tasks is missing``; empty when all fits."""
+    """Return half sentences such as ``the index ix_tasks_ready of tasks is missing``; empty without differences."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    context = MigrationContext.configure(tx, opts={"compare_type": True, "include_object": _comparing(tx.dialect.name)})
+    context = MigrationContext.configure(
+        tx, opts={"compare_type": True, "include_object": _compared_objects(tx.dialect.name)}
+    )
     present = set(inspect(tx).get_table_names())
-    with warnings.catch_warnings(action="ignore"):  # it says which indexes it cannot compare
+    with warnings.catch_warnings(action="ignore"):  # it warns of indexes that it cannot compare
         changes = compare_metadata(context, metadata)
-    found = [_said(change) for change in _flat(changes)]
-    return sorted({said for said in found if said} | set(_by_name(tx, present)) | set(_checks(tx, present)))
+    sentences = {sentence for change in _flat(changes) if (sentence := _sentence(change))}
+    return sorted(sentences | set(_missing_by_name(tx, present)) | set(_missing_checks(tx, present)))
 
 
-def _comparing(dialect: str) -> Callable[..., bool]:
+def _compared_objects(dialect: str) -> Callable[..., bool]:
     def is_compared(thing: Any, _name: str | None, kind: str, reflected: bool, counterpart: Any) -> bool:  # noqa: FBT001 - alembic calls it
         if kind == "index" or (reflected and counterpart is None):
             return False
@@ -49,7 +51,7 @@ def _comparing(dialect: str) -> Callable[..., bool]:
 
 
 def _flat(changes: Any) -> Iterator[tuple[Any, ...]]:
-    """Changes of one column come as a list in the list."""
+    """Yield changes one by one; alembic returns those of one column as a nested list."""
     for change in changes:
         if isinstance(change, list):
             yield from change
@@ -57,7 +59,7 @@ def _flat(changes: Any) -> Iterator[tuple[Any, ...]]:
             yield change
 
 
-def _said(change: tuple[Any, ...]) -> str | None:
+def _sentence(change: tuple[Any, ...]) -> str | None:
     match change[0]:
         case "add_table":
             return f"the table {change[1].name} is missing"
@@ -66,13 +68,13 @@ def _said(change: tuple[Any, ...]) -> str | None:
         case "add_fk" | "add_constraint":
             return f"the constraint {change[1].name} of {change[1].table.name} is missing"
         case "modify_nullable":
-            return f"the column {change[3]} of {change[2]} {'may' if change[5] else 'may not'} be empty"
+            return f"the column {change[3]} of {change[2]} {'may' if change[5] else 'may not'} be null"
         case "modify_type":
             return f"the column {change[3]} of {change[2]} is {change[5]}, not {change[6]}"
     return None
 
 
-def _by_name(tx: Connection, present: set[str]) -> Iterator[str]:
+def _missing_by_name(tx: Connection, present: set[str]) -> Iterator[str]:
     names = set(tx.execute(text(_NAMES[tx.dialect.name])).scalars())
     for table in metadata.sorted_tables:
         for index in table.indexes:
@@ -83,12 +85,12 @@ def _by_name(tx: Connection, present: set[str]) -> Iterator[str]:
             yield f"the trigger {trigger} of {table_name} is missing"
 
 
-def _checks(tx: Connection, present: set[str]) -> Iterator[str]:
+def _missing_checks(tx: Connection, present: set[str]) -> Iterator[str]:
     catalogue = inspect(tx)
     for table in metadata.sorted_tables:
         if table.name not in present:
             continue
-        named = {check["name"] for check in catalogue.get_check_constraints(table.name)}
+        check_names = {check["name"] for check in catalogue.get_check_constraints(table.name)}
         for constraint in table.constraints:
-            if isinstance(constraint, CheckConstraint) and constraint.name not in named:
+            if isinstance(constraint, CheckConstraint) and constraint.name not in check_names:
                 yield f"the constraint {constraint.name} of {table.name} is missing"

@@ -1,7 +1,7 @@
-"""Rows of the statements that each task pays for, straight from the driver.
+"""Rows of the statements on the hot path, read directly from the driver.
 
-SQLAlchemy describes the columns of a result anew whenever a statement of the driver's own is executed. For the two
-statements between one short task and the next that takes as long as the statements' own planning and sending.
+SQLAlchemy describes the result's columns anew at each execution of a driver's statement. For the two statements between
+short tasks that takes as long as planning and sending them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from sqlalchemy.exc import DBAPIError
 
 
 def rows(tx: Connection, statement: str, values: Mapping[str, Any]) -> list[Any]:
-    """The rows, as tuples, of a statement in the driver's own style that returns some.
+    """Execute a statement in the driver's own style and return its rows as tuples.
 
-    Raises DBAPIError as ``exec_driver_sql`` does. Who listens to statements hears of it as usual.
+    Raises DBAPIError as ``exec_driver_sql`` does. Listeners for statements are called as usual.
     """
     if tx.dispatch.before_cursor_execute:
         return list(tx.exec_driver_sql(statement, dict(values)))
@@ -25,9 +25,9 @@ def rows(tx: Connection, statement: str, values: Mapping[str, Any]) -> list[Any]
     try:
         return list(driver.execute(statement, values).fetchall())
     except errors.Error as error:
-        gone = tx.dialect.is_disconnect(error, driver, None)
-        if gone:
+        is_disconnected = tx.dialect.is_disconnect(error, driver, None)
+        if is_disconnected:
             tx.invalidate(error)
         raise DBAPIError.instance(
-            statement, dict(values), error, errors.Error, connection_invalidated=gone, dialect=tx.dialect
+            statement, dict(values), error, errors.Error, connection_invalidated=is_disconnected, dialect=tx.dialect
         ) from error

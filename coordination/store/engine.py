@@ -1,8 +1,8 @@
-"""Opening the store: one URL, two ways in (write, read-only), transient trouble retried.
+"""Open the store: one URL, writing and read-only transactions, retries of transient errors.
 
-SQLite: WAL, ``BEGIN IMMEDIATE`` for writers (a deferred transaction that upgrades ignores the busy timeout), full
-sync so that a commit survives a power cut, one writer at a time per process. PostgreSQL: psycopg 3 with limits on
-every wait, so that a stopped worker that holds locks cannot stop the others for ever.
+SQLite: WAL, ``BEGIN IMMEDIATE`` for writers (a deferred transaction that upgrades ignores the busy timeout), full sync
+so that a commit survives a power cut, one writer at a time per process. PostgreSQL: psycopg 3 with limits on every
+wait, so that a suspended worker that has locks cannot block the others for ever.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from coordination.store.types import iso
 T = TypeVar("T")
 
 _BUSY_MS = 30_000
-_CONFLICTS = frozenset({"40001", "40P01", "55P03"})  # with what others do at the same time
+_CONFLICTS = frozenset({"40001", "40P01", "55P03"})  # with concurrent transactions
 _TRANSIENT_SQLSTATES = _CONFLICTS | {"57P01", "57P02", "57P03", "53300", "25P03"}
-_TRIES = 3  # of what met a conflict: one wait for a lock may be longer than the patience
+_MAX_CONFLICTS = 3  # at least, because one wait for a lock may be longer than the patience
 
-_SQLITE_PLACE = frozenset(
+_SQLITE_ENVIRONMENT = frozenset(
     {
         sqlite3.SQLITE_READONLY,
         sqlite3.SQLITE_IOERR,
@@ -48,16 +48,16 @@ _SQLITE_PLACE = frozenset(
         sqlite3.SQLITE_NOTADB,
     }
 )
-_PLACE_SQLSTATES = frozenset({"25006", "42501", "53100", "58030"})
-_OF_POOLERS = frozenset({"26000", "42P05"})  # a prepared statement that another session has, or that is there already
+_ENVIRONMENT_SQLSTATES = frozenset({"25006", "42501", "53100", "58030"})
+_POOLER_SQLSTATES = frozenset({"26000", "42P05"})  # a prepared statement of another session, or one that exists already
 _NO_SCHEMA = "3F000"
 
 SEEN_PRINCIPALS = "seen principals"
-"""The key in a connection's ``info`` under which the ids of principals stand whose rows are committed, or its own."""
+"""The key in a connection's ``info`` for the ids of principals whose rows it has seen committed or written itself."""
 
 
 class Store:
-    """One SQL database. ``write()`` and ``read()`` open transactions; ``transact`` retries what is transient."""
+    """One SQL database. ``write()`` and ``read()`` open transactions; ``transact`` retries transient errors."""
 
     def __init__(self, url: URL, write_engine: Engine, read_engine: Engine, *, pooled: bool = False) -> None:
         self.url = url
@@ -75,25 +75,28 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One writing transaction: committed at the end, rolled back on any exception. Raises ``refusal``, if set."""
+        """Open a writing transaction: committed at the end, rolled back on any exception.
+
+        Raises ``refusal``, if set.
+        """
         if self.refusal is not None:
             raise self.refusal
         if self._writer is None:
-            with self._opened(self._write_engine) as tx:
+            with self._begin(self._write_engine) as tx:
                 yield tx
             return
-        # SQLite has one writer anyway; queueing here is fair, its busy handler is not.
-        with self._writer, self._opened(self._write_engine) as tx:
+        # SQLite has one writer; this lock is fair, its busy handler is not.
+        with self._writer, self._begin(self._write_engine) as tx:
             yield tx
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """One read-only transaction on one snapshot; the database refuses writes in it."""
-        with self._opened(self._read_engine) as tx:
+        """Open a read-only transaction on one snapshot; the database refuses writes in it."""
+        with self._begin(self._read_engine) as tx:
             yield tx
 
     @contextmanager
-    def _opened(self, engine: Engine) -> Iterator[Connection]:
+    def _begin(self, engine: Engine) -> Iterator[Connection]:
         try:
             connection = engine.connect()
         except (DBAPIError, PoolTimeout) as error:
@@ -108,18 +111,18 @@ class Store:
                     yield connection
             except BaseException as error:
                 if not connection.invalidated:
-                    connection.info.pop(SEEN_PRINCIPALS, None)  # what it wrote is rolled back
+                    connection.info.pop(SEEN_PRINCIPALS, None)  # its own rows are rolled back
                 if not isinstance(error, DBAPIError):
                     raise
-                if error.connection_invalidated or _is_of_the_place(error):
+                if error.connection_invalidated or _is_environment_error(error):
                     raise self._unavailable(error) from error
                 raise
 
     def transact(self, work: Callable[[Connection], T], *, patience: timedelta = timedelta(seconds=10)) -> T:
-        """Run *work* in a writing transaction; what is transient (busy, deadlock, lost connection) is tried again.
+        """Run *work* in a writing transaction; retry on transient errors (busy, deadlock, lost connection).
 
         *work* may run more than once, so it must be safe to repeat: guarded updates and conflict-ignoring inserts.
-        Raises DatabaseUnavailable when *patience* is used up.
+        Raises DatabaseUnavailable when *patience* is over.
         """
         deadline = time.monotonic() + patience.total_seconds()
         wait, conflicts = 0.01, 0
@@ -132,7 +135,7 @@ class Store:
                     raise
                 conflict = _is_conflict(error)
                 conflicts += conflict
-                if time.monotonic() + wait > deadline and not (conflict and conflicts < _TRIES):
+                if time.monotonic() + wait > deadline and not (conflict and conflicts < _MAX_CONFLICTS):
                     if isinstance(error, DatabaseUnavailable):
                         raise
                     raise self._unavailable(error) from error
@@ -144,8 +147,8 @@ class Store:
             return error
         if _is_conflict(error):
             busy = DatabaseUnavailable(
-                "Others were changing the same rows of the database for too long, and nothing was changed",
-                hint="Try again; coord doctor shows whether the database answers",
+                "Other transactions were changing the same rows of the database for too long; nothing was changed",
+                hint="Try again; check the database with: coord doctor",
             )
             busy.__cause__ = error
             return busy
@@ -153,16 +156,16 @@ class Store:
         first = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
         state = getattr(cause, "sqlstate", None)
         hint = "Check that it runs, that COORD_DATABASE_URL names it, and that this user may write to it"
-        if state in _OF_POOLERS or "startup parameter" in first:
+        if state in _POOLER_SQLSTATES or "startup parameter" in first:
             hint = POOLER_HINT
         elif state == _NO_SCHEMA:
             hint = "Create the schema that the search_path in COORD_DATABASE_URL names"
-        made = DatabaseUnavailable(f"The database {self.shown_url} cannot be used: {first}", hint=hint)
-        made.__cause__ = error
-        return made
+        unavailable = DatabaseUnavailable(f"The database {self.shown_url} cannot be used: {first}", hint=hint)
+        unavailable.__cause__ = error
+        return unavailable
 
     def pooling(self) -> PoolingMode:
-        """What stands between us and a PostgreSQL server; DatabaseUnavailable when it cannot be asked."""
+        """Return which pooler is before a PostgreSQL server. Raises DatabaseUnavailable without a connection."""
         if self.dialect != "postgresql":
             return PoolingMode.NONE
         try:
@@ -177,21 +180,21 @@ class Store:
 
 
 def _is_conflict(error: BaseException) -> bool:
-    """Whether the server ended a statement for what others were doing: a deadlock, a lock that did not come."""
+    """Return whether the server ended a statement because of concurrent ones: a deadlock, a lock timeout."""
     return getattr(getattr(error, "orig", None), "sqlstate", None) in _CONFLICTS
 
 
-def _is_of_the_place(error: DBAPIError) -> bool:
-    """Whether nothing is wrong with the statement, but with the file or the server: full, read-only, damaged."""
+def _is_environment_error(error: DBAPIError) -> bool:
+    """Return whether not the statement, but the file or the server is the problem: full, read-only, damaged."""
     original = error.orig
     if isinstance(original, sqlite3.DatabaseError) and hasattr(original, "sqlite_errorcode"):
-        return original.sqlite_errorcode & 0xFF in _SQLITE_PLACE
+        return original.sqlite_errorcode & 0xFF in _SQLITE_ENVIRONMENT
     state = getattr(original, "sqlstate", None) or ""
-    return state in _PLACE_SQLSTATES or state in _OF_POOLERS or state == _NO_SCHEMA
+    return state in _ENVIRONMENT_SQLSTATES or state in _POOLER_SQLSTATES or state == _NO_SCHEMA
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether trying again may help: busy database, deadlock, serialisation, a lost or refused connection."""
+    """Return whether a retry may help: busy database, deadlock, serialisation, a lost or refused connection."""
     if isinstance(error, DatabaseUnavailable):
         cause = error.__cause__
         return isinstance(cause, PoolTimeout) or (cause is not None and is_transient(cause))
@@ -231,16 +234,16 @@ def _sqlite_engine(url: URL, *, writes: bool) -> Engine:
     )
 
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves
+        connection.isolation_level = None  # we execute BEGIN ourselves
         cursor = connection.cursor()
-        # The name of a folder that does not exist, or may not be written, surfaces here as "unable to open".
+        # A folder that does not exist, or is not writable, raises "unable to open" here.
         if writes:
             cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
         cursor.execute("PRAGMA cache_size=-32000")
-        # Copied into the database every 16 MB, not every 4: a page that many commits change is copied once for all.
+        # A checkpoint every 16 MB, not every 4: a page that many commits change is copied once for all.
         cursor.execute("PRAGMA wal_autocheckpoint=4000")
         if not writes:
             cursor.execute("PRAGMA query_only=ON")
@@ -256,10 +259,10 @@ def _sqlite_engine(url: URL, *, writes: bool) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     def on_do_connect(_dialect: object, _record: object, arguments: list[Any], _more: object) -> None:
-        # SQLite gives its further files the mode of this one. One that is there is not opened: to close it would free
-        # the locks that this process holds on it.
+        # SQLite creates its further files with the mode of this one. Existing files are not opened: closing them would
+        # release the locks that this process has on them.
         if writes and arguments and not str(arguments[0]).startswith((":", "file:")):
-            with suppress(OSError):  # SQLite says it better
+            with suppress(OSError):  # SQLite has the better message
                 os.close(os.open(arguments[0], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
     event.listen(engine, "do_connect", on_do_connect)
@@ -277,7 +280,7 @@ def _sqlite_after(seconds: float) -> str:
 
 
 class _SumMoney:
-    """SQLite's sum over decimal texts would go through floats; this one is exact."""
+    """An exact sum of decimal texts; SQLite's own would use floats."""
 
     def __init__(self) -> None:
         self.total: Decimal | None = None
@@ -299,12 +302,12 @@ def _minus_money(amount: str | None) -> str | None:
 
 
 def _local_day(zone: str, moment: str) -> str:
-    """Of a moment as the store writes it; PostgreSQL has this built in."""
+    """Return the day of a stored moment in a zone, which PostgreSQL has built in."""
     return moment[:10] if zone == "UTC" else day_of(datetime.fromisoformat(moment), zone)
 
 
 def sqlite_path(url: URL) -> Path | None:
-    """The database's file, for a SQLite URL that has one."""
+    """Return the database's file, for a SQLite URL that has one."""
     return (
         Path(url.database)
         if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
@@ -313,6 +316,6 @@ def sqlite_path(url: URL) -> Path | None:
 
 
 def check_reachable(store: Store) -> None:
-    """One trip to the database, or DatabaseUnavailable with a sentence."""
+    """Make one round trip to the database. Raises DatabaseUnavailable."""
     with store.read() as tx:
         tx.execute(text("SELECT 1"))

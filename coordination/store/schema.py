@@ -1,6 +1,6 @@
-"""Bringing a database to this program's schema: created when empty, migrated when older.
+"""Create or migrate a database to this program's schema.
 
-A newer one is worked with when it was only added to since (its migrations say so), and refused otherwise.
+A newer schema is accepted if its migrations declare it compatible, and refused otherwise.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from coordination.base.errors import SchemaMismatch
 from coordination.store import compatibility
 from coordination.store.engine import Store
 from coordination.store.tables import metadata
-from coordination.store.tables.access import principals  # noqa: F401 - importing them fills the metadata
-from coordination.store.tables.agents import agents  # noqa: F401 - importing them fills the metadata
-from coordination.store.tables.fleet import broker_keys, host_leases, workers  # noqa: F401 - importing them fills the metadata
-from coordination.store.tables.forecast import job_history  # noqa: F401 - importing them fills the metadata
-from coordination.store.tables.issues import issues  # noqa: F401 - importing them fills the metadata
-from coordination.store.tables.jobs import artifacts, merges, output  # noqa: F401 - importing them fills the metadata
-from coordination.store.tables.money import budgets, costs, prices, rollups  # noqa: F401 - importing them fills the metadata
-from coordination.store.tables.projects import projects, retention, stops  # noqa: F401 - importing them fills the metadata
-from coordination.store.tables.tasks import (  # noqa: F401 - importing them fills the metadata
+from coordination.store.tables.access import principals  # noqa: F401 - fills the metadata
+from coordination.store.tables.agents import agents  # noqa: F401 - fills the metadata
+from coordination.store.tables.fleet import broker_keys, host_leases, workers  # noqa: F401 - fills the metadata
+from coordination.store.tables.forecast import job_history  # noqa: F401 - fills the metadata
+from coordination.store.tables.issues import issues  # noqa: F401 - fills the metadata
+from coordination.store.tables.jobs import artifacts, merges, output  # noqa: F401 - fills the metadata
+from coordination.store.tables.money import budgets, costs, prices, rollups  # noqa: F401 - fills the metadata
+from coordination.store.tables.projects import projects, retention, stops  # noqa: F401 - fills the metadata
+from coordination.store.tables.tasks import (  # noqa: F401 - fills the metadata
     attempts,
     events,
     questions,
@@ -29,12 +29,12 @@ from coordination.store.tables.tasks import (  # noqa: F401 - importing them fil
 )
 
 HEAD = "0001"
-"""The newest migration this program knows; a test holds it against migrations/versions."""
+"""The newest migration of this program; a test compares it with migrations/versions."""
 
 KNOWN = ("0001",)
 
 WORKS_WITH = "0001"
-"""The oldest schema whose programs work on HEAD, as its migration declares; a test holds the two together."""
+"""The oldest schema whose programs work on HEAD, as its migration declares; a test compares both."""
 
 _UNRELEASED = tuple(f"{number:04}" for number in range(1, 7))
 """The schemas before the first release, whose databases have no line."""
@@ -48,7 +48,7 @@ def current(store: Store) -> str | None:
 
 
 def require(store: Store) -> None:
-    """Return when this program works on the schema, which may be a newer one; else raise SchemaMismatch."""
+    """Raise SchemaMismatch unless this program works on the database's schema, which may be a newer one."""
     with store.read() as tx:
         schema = compatibility.schema_version(tx)
     if schema is None:
@@ -76,13 +76,13 @@ def require(store: Store) -> None:
 
 
 def prepare(store: Store) -> None:
-    """Create or migrate. Safe to run from several processes at once; raises SchemaMismatch as ``require`` does."""
+    """Create or migrate the schema. Safe from several processes at once. Raises SchemaMismatch as ``require`` does."""
     with store.read() as tx:
         schema = compatibility.schema_version(tx)
     if schema is None:
         with store.write() as tx:
-            _one_at_a_time(tx)
-            if compatibility.schema_version(tx) is None:  # else another process was first
+            _lock_schema(tx)
+            if compatibility.schema_version(tx) is None:  # otherwise another process has created it
                 _create(tx)
     elif schema.line is not None and schema.version in KNOWN[:-1]:
         from coordination.store.migrations import upgrade  # alembic is slow to import and rarely needed
@@ -96,9 +96,9 @@ def _create(tx: Connection) -> None:
     metadata.create_all(tx)
     tx.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
     tx.execute(text("INSERT INTO alembic_version (version_num) VALUES (:head)"), {"head": HEAD})
-    compatibility.note_works_with(tx, WORKS_WITH)
+    compatibility.set_works_with(tx, WORKS_WITH)
 
 
-def _one_at_a_time(tx: Connection) -> None:
+def _lock_schema(tx: Connection) -> None:
     if tx.dialect.name == "postgresql":
         tx.execute(text("SELECT pg_advisory_xact_lock(720014001)"))

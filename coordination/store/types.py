@@ -1,4 +1,4 @@
-"""Column types that mean the same on both databases: ids, moments, money, validated JSON; and the database's clock."""
+"""Column types that mean the same on both databases (ids, times, money, validated JSON), and SQL functions."""
 
 from __future__ import annotations
 
@@ -19,30 +19,33 @@ from coordination.domain.tasks.tasks import BlockReason
 
 MAX_JSON_BYTES = 16_000_000
 _MAX_DEPTH = 100
-_MAX_NUMBER_BITS = 4_096  # Python neither writes nor reads whole numbers of more than 4,300 digits
+_MAX_NUMBER_BITS = 4_096  # Python converts no integers of more than 4,300 digits
 
-# PostgreSQL can store neither NUL nor a lone surrogate, and neither means anything in a text.
+# PostgreSQL can store neither NUL nor a lone surrogate, and neither has a meaning in a text.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
-_written = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 Id = Uuid(as_uuid=False).with_variant(CHAR(36), "sqlite")
 """A UUID: native on PostgreSQL, canonical text on SQLite, ``str`` in Python."""
 
 
 def clean_text(text: str) -> str:
-    """*text* with what no database can hold (NUL, lone surrogates) replaced by the replacement character."""
+    """Return *text* with characters that no database can store (NUL, lone surrogates) replaced by U+FFFD."""
     if text.isascii() and "\0" not in text:
         return text
     return _UNSTORABLE.sub("\ufffd", text)
 
 
 def clean_json(value: Any) -> Any:
-    """*value* as plain JSON, or Refused: NaN, infinity, keys that are not texts, foreign objects, too deep."""
+    """Return *value* as plain JSON.
+
+    Raises Refused for NaN, infinity, keys that are not texts, other types, deep nesting.
+    """
     return _clean(value, 0)
 
 
-def _clean(value: Any, depth: int) -> Any:  # noqa: C901 - one case a JSON type
+def _clean(value: Any, depth: int) -> Any:  # noqa: C901 - one case per JSON type
     if depth > _MAX_DEPTH:
         raise Refused(f"A JSON value nests deeper than {_MAX_DEPTH} levels")
     match value:
@@ -52,11 +55,11 @@ def _clean(value: Any, depth: int) -> Any:  # noqa: C901 - one case a JSON type
             return value
         case int():
             if value.bit_length() > _MAX_NUMBER_BITS:
-                raise Refused("A JSON value holds a number of more than a thousand digits")
+                raise Refused("A JSON value contains a number of more than a thousand digits")
             return value
         case float():
             if not math.isfinite(value):
-                raise Refused("A JSON value holds NaN or infinity, which JSON cannot express")
+                raise Refused("A JSON value contains NaN or infinity, which JSON cannot express")
             return value
         case dict():
             if not all(isinstance(key, str) for key in value):
@@ -64,11 +67,11 @@ def _clean(value: Any, depth: int) -> Any:  # noqa: C901 - one case a JSON type
             return {clean_text(key): _clean(item, depth + 1) for key, item in value.items()}
         case list() | tuple():
             return [_clean(item, depth + 1) for item in value]
-    raise Refused(f"A {type(value).__name__} cannot be kept as JSON")
+    raise Refused(f"A {type(value).__name__} cannot be stored as JSON")
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """An aware moment. PostgreSQL: timestamptz. SQLite: ISO text in UTC with offset, fixed width, so it sorts."""
+    """An aware time. PostgreSQL: timestamptz. SQLite: ISO text in UTC with offset, fixed width, so it sorts."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -80,7 +83,7 @@ class UtcTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise Refused("A moment needs its offset from UTC")
+            raise Refused("A time needs its offset from UTC")
         return iso(value) if dialect.name == "sqlite" else value.astimezone(UTC)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
@@ -90,7 +93,7 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 def iso(moment: datetime) -> str:
-    """*moment* as the store writes it on SQLite: ``2026-11-20T20:18:32.123456+00:00``."""
+    """Return *moment* in SQLite's stored form: ``2026-11-20T20:18:32.123456+00:00``."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
@@ -112,8 +115,8 @@ class Money(TypeDecorator[Decimal]):
         return None if value is None else Decimal(value)
 
 
-class _WrittenJson(UserDefinedType[Any]):
-    """PostgreSQL's json for what is written as JSON already: SQLAlchemy's own would write it twice, as a text."""
+class _EncodedJson(UserDefinedType[Any]):
+    """PostgreSQL's json for encoded values; SQLAlchemy's own type would encode them again, as texts."""
 
     cache_ok = True
     render_bind_cast = True
@@ -123,18 +126,18 @@ class _WrittenJson(UserDefinedType[Any]):
 
 
 class Json(TypeDecorator[Any]):
-    """A JSON value, checked on the way in; kept as text (key order and number forms stay as they were)."""
+    """A JSON value, validated before it is stored as text, so that key order and number forms are kept."""
 
     impl = Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else _WrittenJson())
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else _EncodedJson())
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         if value is None:
             return None
-        text = _written(clean_json(value))
+        text = _encode(clean_json(value))
         if len(text) > MAX_JSON_BYTES:
             raise Refused(f"A JSON value of {len(text):,} characters is larger than {MAX_JSON_BYTES:,}")
         return text
@@ -144,7 +147,7 @@ class Json(TypeDecorator[Any]):
 
 
 class Str(TypeDecorator[str]):
-    """Text without what no database can hold."""
+    """A text without characters that no database can store."""
 
     impl = Text
     cache_ok = True
@@ -167,7 +170,7 @@ class Seconds(TypeDecorator[timedelta]):
 
 
 class Reasons(TypeDecorator[BlockReason]):
-    """The bit mask of what holds a task."""
+    """The bit mask of a task's block reasons."""
 
     impl = Integer
     cache_ok = True
@@ -214,10 +217,10 @@ def _after_sqlite(element: db_after, compiler: Any, **kw: Any) -> str:
 
 
 class looked_up(FunctionElement[Any]):  # noqa: N801
-    """``tasks.c.id == looked_up(attempts.c.task_id)``: a join that is made by looking up each row's partner.
+    """``tasks.c.id == looked_up(attempts.c.task_id)``: a join that looks up the partner of each row.
 
-    PostgreSQL keeps a plan for as long as the connection. One that was made while a table was small may read all of its
-    index for a merge or a hash, when it has become large as well; this comparison can be neither merged nor hashed.
+    PostgreSQL keeps a plan as long as the connection. One from when a table was small may read its whole index for a
+    merge or a hash join once it is large; this comparison can be neither merged nor hashed.
     """
 
     inherit_cache = True
@@ -234,7 +237,7 @@ def _looked_up_sqlite(element: looked_up, compiler: Any, **kw: Any) -> str:
 
 
 class sum_money(FunctionElement[Decimal]):  # noqa: N801
-    """Exact sum of a Money column; NULL when there is nothing to add."""
+    """Exact sum of a Money column; NULL without rows."""
 
     type = Money()
     inherit_cache = True
@@ -251,7 +254,7 @@ def _sum_sqlite(element: sum_money, compiler: Any, **kw: Any) -> str:
 
 
 class minus_money(FunctionElement[Decimal]):  # noqa: N801
-    """A Money value with the other sign."""
+    """A Money value with the opposite sign."""
 
     type = Money()
     inherit_cache = True
@@ -268,7 +271,7 @@ def _minus_sqlite(element: minus_money, compiler: Any, **kw: Any) -> str:
 
 
 class local_day(FunctionElement[str]):  # noqa: N801
-    """The day of a moment in a zone, ``local_day('Europe/Berlin', moment)``, as 2027-01-31."""
+    """The day of a time in a zone, ``local_day('Europe/Berlin', moment)``, as 2027-01-31."""
 
     type = Str()
     inherit_cache = True
@@ -285,7 +288,7 @@ def _day_sqlite(element: local_day, compiler: Any, **kw: Any) -> str:
 
 
 class commit_order(FunctionElement[int]):  # noqa: N801
-    """The id of the writing transaction: with it, a reader that tails a table can tell what may still appear before."""
+    """The id of the writing transaction, from which a reader that tails a table knows which rows may still appear."""
 
     type = Integer()
     inherit_cache = True
@@ -302,7 +305,7 @@ def _xid_sqlite(element: commit_order, compiler: Any, **kw: Any) -> str:
 
 
 class visible_below(FunctionElement[int]):  # noqa: N801
-    """Transactions below this id have ended: nothing below it can still appear."""
+    """An id below which all transactions have ended, so that none of their rows can still appear."""
 
     type = Integer()
     inherit_cache = True

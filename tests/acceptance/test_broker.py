@@ -131,7 +131,7 @@ def assert_works(fleet: Fleet) -> None:
 def test_a_storm_of_malformed_messages_leaves_the_worker_as_it_was(fleet: Fleet, *, signed: bool) -> None:
     """Signed ones come from somebody who has the key and a mistake in his program."""
     worker = fleet.worker("-c", "2")
-    signatures = fleet.co.runtime.nudges.signatures  # type: ignore[union-attr]
+    signatures = fleet.co.runtime.wakeups.signatures  # type: ignore[union-attr]
 
     def written(queue: str, number: int) -> bytes:
         message = malformed(number)
@@ -169,7 +169,7 @@ def test_keys_of_a_wrong_type_are_deleted_and_work_goes_on(fleet: Fleet, wrong: 
     keys = [
         "jobs",
         "supervise",
-        "nudges",
+        "wakeups",
         "_kombu.binding.jobs",
         "_kombu.binding.celery.pidbox",
         "unacked",
@@ -219,10 +219,10 @@ def test_what_has_no_signature_of_ours_stops_nothing_and_nobody(fleet: Fleet) ->
         ):
             client.publish("coord:cancels", garbage)
             client.publish("coord:/0.celery.pidbox", garbage)
-            client.lpush("coord:nudges", garbage)
+            client.lpush("coord:wakeups", garbage)
     worker.wait_for("refused a message.*celery.pidbox")
     worker.wait_for("refused a message.*coord:cancels")
-    worker.wait_for("refused a message.*coord:nudges")
+    worker.wait_for("refused a message.*coord:wakeups")
     fleet.file("go").touch()
 
     assert run.wait(timeout=30) is RunState.COMPLETED
@@ -242,14 +242,14 @@ def test_a_control_command_is_obeyed_once_and_a_copy_of_it_never(fleet: Fleet) -
                     copies.append(copy)
             for copy in copies:
                 client.publish(copy["channel"], copy["data"])
-            first.wait_for("it has come before")
+            first.wait_for("it is a copy of an earlier one")
             app.control.shutdown()
         assert first.wait() == 0
 
 
 def test_a_message_for_another_queue_is_refused(fleet: Fleet) -> None:
     worker = fleet.worker("-c", "1")
-    signatures = fleet.co.runtime.nudges.signatures  # type: ignore[union-attr]
+    signatures = fleet.co.runtime.wakeups.signatures  # type: ignore[union-attr]
     with client_of(fleet) as client:
         client.lpush("coord:supervise", signatures.sign("jobs", raw().decode()))
 

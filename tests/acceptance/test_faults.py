@@ -15,7 +15,7 @@ from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.runs import RunState
 from coordination.domain.tasks.tasks import TaskState
 from coordination.settings import load_settings
-from coordination.store.queries.fleet.workers import live_slots
+from coordination.store.queries.fleet.workers import count_live_slots
 from coordination.store.queries.money import costs
 from coordination.store.tables.fleet.workers import supervisors
 from coordination.store.types import db_after
@@ -181,7 +181,7 @@ class TestRedis:
             app.send_task("coordination.unknown", [], queue="jobs")
             app.send_task("coordination.tick", [None, 5], queue="supervise")
         client = redis.Redis.from_url(fleet.env["COORD_REDIS_URL"])
-        client.lpush("coord:nudges", "not json", "[1,2]", '["a"]')
+        client.lpush("coord:wakeups", "not json", "[1,2]", '["a"]')
         client.publish("coord:cancels", "garbage")
         client.close()
         run = fleet.submit(Task("job", {"shell": "echo fine"}))
@@ -200,12 +200,12 @@ class TestAWorkerTakenForDead:
 
         def slots() -> int:
             with store.read() as tx:
-                return live_slots(tx, within=timedelta(seconds=30))
+                return count_live_slots(tx, within=timedelta(seconds=30))
 
         assert slots() == 3
         with store.write() as tx:
             assert tx.execute(text(taken)).rowcount == 1
-            assert live_slots(tx, within=timedelta(seconds=30)) == 0
+            assert count_live_slots(tx, within=timedelta(seconds=30)) == 0
 
         until(lambda: slots() == 3, what="it is in the fleet")
 

@@ -100,7 +100,7 @@ def test_ports_are_lent_while_an_attempt_runs_and_a_task_waits_for_some_when_non
     for task in tasks:
         first, again, second = run.task(task.key).output.split()
         assert first == again < second
-    assert "asks for 4 ports, and this machine lends 3" in (run.task("many").error or "")
+    assert "asks for 4 ports, and this machine has 3" in (run.task("many").error or "")
 
 
 @pytest.mark.smoke

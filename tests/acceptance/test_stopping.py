@@ -195,7 +195,7 @@ def test_a_killed_and_a_frozen_worker_are_named_and_what_they_left_is_ended(flee
     assert not first.silent
     until(lambda: not stop_is_heard(fleet), within=timedelta(seconds=60), what="that both are silent")
     assert all(
-        "nothing was heard of its worker" in one.words() for one in stop(fleet, timeout=0.5).attempts if not one.ended
+        "its worker has sent no heartbeat" in one.words() for one in stop(fleet, timeout=0.5).attempts if not one.ended
     )
     workers[1].signal(signal.SIGCONT)
     fleet.worker("-c", "2")

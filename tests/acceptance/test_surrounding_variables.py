@@ -64,12 +64,12 @@ def test_the_app_talks_to_its_own_broker_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
 def test_a_variable_of_others_is_known_as_such(name: str) -> None:
-    assert inherited_variables.is_of_others(name)
+    assert inherited_variables.is_read_by_celery(name)
 
 
 @pytest.mark.parametrize("name", ["PATH", "COORD_REDIS_URL", "APP_KEY", "APPDATA", "FLOWER_BASIC_AUTH", "LANG"])
 def test_other_variables_stay(name: str) -> None:
-    assert not inherited_variables.is_of_others(name)
+    assert not inherited_variables.is_read_by_celery(name)
 
 
 @pytest.mark.smoke

@@ -121,7 +121,7 @@ def test_beat_and_housekeeping_ring_for_nobody_elses_tasks(fleet: Fleet, submit:
     time.sleep(2)
 
     assert submit("alice", job("a")).wait(timeout=30) is RunState.COMPLETED
-    with fleet.co.runtime.nudges.client as client:  # type: ignore[union-attr]
+    with fleet.co.runtime.wakeups.client as client:  # type: ignore[union-attr]
         until(lambda: not client.llen("coord:jobs"), what="all messages are taken")
     assert [event.type.value for event in theirs.events(follow=False)].count("task_rung") == 0
     assert theirs.task("a").record.attempt == 0

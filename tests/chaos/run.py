@@ -30,7 +30,7 @@ MARGIN = 15.0
 
 BOUND = LEASE + SWEEP + MARGIN
 _LONGEST_END = 600.0
-_KEYS = (b"coord:_kombu.", b"coord:jobs", b"coord:supervise", b"coord:nudges", b"coord:wake:")
+_KEYS = (b"coord:_kombu.", b"coord:jobs", b"coord:supervise", b"coord:wakeups", b"coord:wake:")
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def test_it_says_what_there_is_and_whether_that_is_enough(
     verdict: str,
     said: str,
 ) -> None:
-    monkeypatch.setattr(kernel_features, "means", lambda: means)
+    monkeypatch.setattr(kernel_features, "detect", lambda: means)
     coord = coord_in(tmp_path, **variables)
 
     answer = coord("doctor", "--json", code=1 if verdict == "wrong" else 0).json
@@ -62,8 +62,8 @@ def test_it_says_what_there_is_and_whether_that_is_enough(
 def test_it_asks_the_kernel_and_bubblewrap() -> None:
     needs_bubblewrap()
 
-    found = kernel_features.means()
+    found = kernel_features.detect()
 
-    assert found.landlock >= kernel_features.ENOUGH
+    assert found.landlock >= kernel_features.MIN_LANDLOCK
     assert (found.seccomp, found.problem) == (True, None)
     assert (found.bubblewrap or "").startswith("bubblewrap ")

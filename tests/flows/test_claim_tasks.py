@@ -22,7 +22,7 @@ from coordination.domain.projects.projects import ProjectStatus
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.flows.fleet.rescue_worker import rescue_worker
-from coordination.flows.projects.pause_project import hold_project, resume_project
+from coordination.flows.projects.pause_project import pause_project, resume_project
 from coordination.store.queries.tasks import slots
 from coordination.store.tables.tasks.events import event_log
 from tests.support.races import claimed_in_batches
@@ -268,7 +268,7 @@ def test_a_paused_project_blocks_what_a_claim_meets(world: World, status: Projec
 def test_what_runs_goes_on_while_its_project_is_on_hold(world: World) -> None:
     world.submit("a", "b < a")
     world.claim("a")
-    world.store.transact(lambda tx: hold_project(tx, world.workspace, world.project_id))
+    world.store.transact(lambda tx: pause_project(tx, world.workspace, world.project_id))
 
     world.finish("a")
 

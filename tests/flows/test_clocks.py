@@ -56,7 +56,7 @@ def off(request: pytest.FixtureRequest, world: World, monkeypatch: pytest.Monkey
 def remaining(world: World, key: str) -> timedelta:
     """How long the lease of a task's latest attempt lasts, by the database's clock."""
     with world.store.read() as tx:
-        now = workers.clock(tx)
+        now = workers.database_time(tx)
     until = world.attempts(key)[-1].lease_until
     assert until is not None
     return until - now
@@ -115,13 +115,13 @@ class TestWorkers:
         with world.store.write() as tx:
             assert workers.beat(tx, world.worker, clock=REAL.now(UTC))
             assert workers.stop_silent(tx, after=timedelta(seconds=90)) == []
-            assert workers.live_slots(tx, within=timedelta(seconds=30)) == 8
+            assert workers.count_live_slots(tx, within=timedelta(seconds=30)) == 8
 
     def test_one_that_is_silent_is_declared_dead(self, world: World) -> None:
         world.sql("UPDATE workers SET heartbeat_at = '2020-01-01T00:00:00.000000+00:00'")
 
         with world.store.write() as tx:
-            assert workers.live_slots(tx, within=timedelta(seconds=30)) == 0
+            assert workers.count_live_slots(tx, within=timedelta(seconds=30)) == 0
             assert len(workers.stop_silent(tx, after=timedelta(seconds=90))) == 1
 
     def test_only_the_leases_that_ran_out_are_named(self, world: World) -> None:
@@ -130,7 +130,7 @@ class TestWorkers:
         world.expire("a")
 
         with world.store.read() as tx:
-            expired = workers.expired(tx, world.project_id, silent_after=timedelta(seconds=30))
+            expired = workers.list_expired_leases(tx, world.project_id, silent_after=timedelta(seconds=30))
 
         assert [(one.task_id, one.silent) for one in expired] == [(world.ids["a"], False)]
 
@@ -171,7 +171,7 @@ class TestWaits:
     def test_a_tick_holds_its_project_for_its_lease_and_no_longer(self, world: World) -> None:
         world.submit("a")
         with world.store.write() as tx:
-            supervisors.begin_tick(tx, world.workspace, world.project_id, holder="one", lease=timedelta(seconds=60))
+            supervisors.begin_tick(tx, world.workspace, world.project_id, owner="one", lease=timedelta(seconds=60))
         assert world.tick("another") is None
 
         world.sql("UPDATE supervisors SET tick_until = '2020-01-01T00:00:00.000000+00:00'")
@@ -182,18 +182,18 @@ class TestWaits:
         world.submit("a")
         world.tick()
         with world.store.read() as tx:
-            assert supervisors.due(tx, every=timedelta(seconds=20)) == []
+            assert supervisors.list_due(tx, every=timedelta(seconds=20)) == []
 
         world.sql("UPDATE supervisors SET heartbeat_at = '2020-01-01T00:00:00.000000+00:00'")
 
         with world.store.read() as tx:
-            assert supervisors.due(tx, every=timedelta(seconds=20)) == [(world.workspace, world.project_id)]
+            assert supervisors.list_due(tx, every=timedelta(seconds=20)) == [(world.workspace, world.project_id)]
 
 
 def test_the_wrong_clock_is_what_a_process_sees(world: World, off: timedelta) -> None:
     """Else nothing above would be tested."""
     with world.store.read() as tx:
-        database = workers.clock(tx)
+        database = workers.database_time(tx)
 
     assert abs(retain.utc_now() - database - off) < timedelta(seconds=20)
     assert abs(costs.datetime.now(UTC) - database - off) < timedelta(seconds=20)

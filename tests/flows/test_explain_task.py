@@ -11,7 +11,7 @@ from coordination.domain.plans.plans import Concurrency, Plan, Task
 from coordination.domain.tasks.explanations import TaskBlocker, TaskExplanation
 from coordination.flows.fleet.rescue_worker import rescue_worker
 from coordination.flows.plans.submit_plan import PlanOrigin, SubmittedRun, submit_plan
-from coordination.flows.projects.pause_project import hold_project
+from coordination.flows.projects.pause_project import pause_project
 from coordination.flows.tasks.claim_tasks import claim_tasks
 from coordination.flows.tasks.explain_task import explain_task
 from coordination.store.engine import Store
@@ -24,7 +24,7 @@ LIVE = timedelta(seconds=30)
 
 @pytest.fixture
 def ws(store: Store) -> str:
-    return store.transact(lambda tx: projects.make_workspace(tx, "default"))
+    return store.transact(lambda tx: projects.get_or_create_workspace(tx, "default"))
 
 
 def submitted(store: Store, ws: str, plan: Plan) -> SubmittedRun:
@@ -94,7 +94,7 @@ def test_a_time_that_has_not_come_and_a_held_project_are_named(store: Store, ws:
     done = submitted(
         store, ws, Plan([Task("a", {"shell": "true"}, not_before=later), Task("b", {"shell": "x"}, needs=["a"])])
     )
-    store.transact(lambda tx: hold_project(tx, ws, done.project_id))
+    store.transact(lambda tx: pause_project(tx, ws, done.project_id))
 
     found = held_by(store, ws, done.task_ids["b"])
 

@@ -12,7 +12,7 @@ from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.explanations import Obstacle, no_worker
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import BlockReason
-from coordination.flows.projects.pause_project import hold_project
+from coordination.flows.projects.pause_project import pause_project
 from coordination.flows.tasks.find_obstacles import find_obstacles, next_start
 from coordination.store.queries.fleet import workers
 from tests.support.world import World
@@ -40,7 +40,7 @@ def block(world: World, key: str, reason: BlockReason) -> None:
 
 def put_on_hold(world: World) -> None:
     with world.store.write() as tx:
-        hold_project(tx, world.workspace, world.project_id)
+        pause_project(tx, world.workspace, world.project_id)
 
 
 def stop_the_worker(world: World) -> None:

@@ -19,7 +19,7 @@ def record(number: int, project_id: str | None = None) -> bytes:
 
 
 def test_records_go_to_the_project_they_name_if_it_is_here_and_are_stored_once(store: Store) -> None:
-    ws = store.transact(lambda tx: projects.make_workspace(tx, "default"))
+    ws = store.transact(lambda tx: projects.get_or_create_workspace(tx, "default"))
     owner = store.transact(lambda tx: cost_project(tx, ws, identity="example.org/a/owner", name="owner"))
     named = store.transact(lambda tx: cost_project(tx, ws, identity="example.org/a/named", name="named"))
     records = list(read_costs([record(1), record(2, named.id), record(3, new_id())]))

@@ -28,7 +28,7 @@ def marked(world: World) -> set[str]:
 
 def age_marks(world: World, age: timedelta) -> None:
     with world.store.read() as tx:
-        now = workers.clock(tx)
+        now = workers.database_time(tx)
     moment = (now - age).isoformat(timespec="microseconds")
     world.sql("UPDATE tasks SET enqueued_at = :moment WHERE enqueued_at IS NOT NULL", moment=moment)
 
@@ -81,7 +81,7 @@ class TestAge:
 
         def parked(age: timedelta) -> list[tuple[str, str]]:
             with world.store.read() as tx:
-                return workers.parked(tx, enqueued_before=age, limit=10)
+                return workers.list_unclaimed(tx, enqueued_before=age, limit=10)
 
         assert parked(timedelta(seconds=30)) == [(world.workspace, world.ids["old"])]
         assert parked(timedelta(minutes=2)) == []
@@ -97,10 +97,10 @@ class TestAge:
 
         with world.store.read() as tx:
             numbers = (
-                workers.unheard(tx, after=timedelta(seconds=30)),
-                workers.unanswered(tx, after=timedelta(seconds=30)),
+                workers.count_overdue(tx, after=timedelta(seconds=30)),
+                workers.count_unclaimed(tx, after=timedelta(seconds=30)),
             )
-            young = workers.unheard(tx, after=timedelta(minutes=2))
+            young = workers.count_overdue(tx, after=timedelta(minutes=2))
 
         assert (*numbers, young) == (1, 2, 0)
 

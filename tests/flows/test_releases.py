@@ -9,7 +9,7 @@ import pytest
 from coordination.domain.plans.plans import Dependency
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import BlockReason, DependencyKind, OnDependencyFailure
-from coordination.flows.projects.pause_project import hold_project, resume_project
+from coordination.flows.projects.pause_project import pause_project, resume_project
 from coordination.store.queries.tasks import dependencies
 from coordination.store.tables.tasks.tasks import dependencies as edges
 from tests.support.world import World
@@ -119,7 +119,7 @@ def test_a_child_that_something_else_holds_too_stays_blocked(world: World) -> No
 def test_a_parent_that_completes_while_the_project_is_on_hold_still_releases_its_child(world: World) -> None:
     world.submit("parent", "child < parent")
     world.claim("parent")
-    world.store.transact(lambda tx: hold_project(tx, world.workspace, world.project_id))
+    world.store.transact(lambda tx: pause_project(tx, world.workspace, world.project_id))
     world.finish("parent")
     assert world.claim("child") == []
     assert world.task("child").reasons == BlockReason.PAUSED

@@ -21,7 +21,7 @@ from coordination.domain.jobs.output import StoredChunk
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.plans.submit_plan import submit_plan
 from coordination.flows.projects import retain as flow
-from coordination.flows.projects.retain import RetentionAges, RetentionResult, retain, would_retain
+from coordination.flows.projects.retain import RetentionAges, RetentionResult, preview_retention, retain
 from coordination.flows.tasks.retry_tasks import retry_task
 from coordination.formats.run_archive import write_archive
 from coordination.services.projects import archives
@@ -107,7 +107,7 @@ def test_a_dry_run_names_what_would_go_and_changes_nothing(world: World) -> None
     finished(world, days=80)
     before = rows(world, *metadata.tables)
 
-    said = would_retain(world.store, world.workspace, AGES)
+    said = preview_retention(world.store, world.workspace, AGES)
 
     assert rows(world, *metadata.tables) == before
     done = clear(world)
@@ -120,14 +120,14 @@ def test_no_batch_is_larger_than_it_may_be(world: World, monkeypatch: pytest.Mon
         finished(world, days=100)
     batches: list[int] = []
     rested: list[float] = []
-    delete = retention.delete_some
+    delete = retention.delete_batch
 
     def counted(*args: Any, **options: Any) -> dict[str, int]:
         deleted = delete(*args, **options)
         batches.append(sum(deleted.values()))
         return deleted
 
-    monkeypatch.setattr(retention, "delete_some", counted)
+    monkeypatch.setattr(retention, "delete_batch", counted)
 
     done = clear(world, batch=7, rest=lambda seconds: rested.append(seconds) is not None)
 
@@ -198,7 +198,7 @@ class TestArchive:
         """Before anything was deleted, and in the middle of it: the file stays the one that holds everything."""
         run_id = finished(world, days=100)
         expected = self.expected(world)
-        delete, calls = retention.delete_some, Counter[str]()
+        delete, calls = retention.delete_batch, Counter[str]()
 
         def killed(*args: Any, **options: Any) -> dict[str, int]:
             calls["delete"] += 1
@@ -207,7 +207,7 @@ class TestArchive:
             return delete(*args, **options)
 
         with monkeypatch.context() as patched:
-            patched.setattr(retention, "delete_some", killed)
+            patched.setattr(retention, "delete_batch", killed)
             with pytest.raises(KeyboardInterrupt):
                 clear(world, archive=tmp_path, batch=6)
         left = sum(len(found) for found in rows(world, *OF_RUNS).values())
@@ -231,7 +231,7 @@ class TestArchive:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(retention, "rows_of", torn)
+            patched.setattr(retention, "stream_rows", torn)
             with pytest.raises(KeyboardInterrupt):
                 clear(world, archive=tmp_path / "archive")
         assert not list((tmp_path / "archive").iterdir())
@@ -251,7 +251,7 @@ class TestArchive:
 
         assert rows(world) == before
         with world.store.read() as tx:
-            assert retention.marked(tx, world.workspace) == []
+            assert retention.list_marked(tx, world.workspace) == []
 
 
 class TestWhatIsNeeded:
@@ -263,7 +263,7 @@ class TestWhatIsNeeded:
         assert done is not None
         assert done.needed == [run_id]
         assert len(rows(world)["tasks"]) == 1
-        assert would_retain(world.store, world.workspace, AGES).needed == [run_id]
+        assert preview_retention(world.store, world.workspace, AGES).needed == [run_id]
 
     def test_a_run_whose_issue_its_tracker_has_closed_goes(self, world: World) -> None:
         self._run_of_an_issue(world, status="closed")
@@ -400,7 +400,7 @@ class TestOneAtATime:
     def test_a_holder_that_died_is_followed_when_its_lease_is_over(self, world: World) -> None:
         finished(world, days=100)
         with world.store.write() as tx:
-            assert retention.begin(tx, world.workspace, flow.CHORE, holder="dead", lease=timedelta(seconds=-1))
+            assert retention.begin(tx, world.workspace, flow.CHORE, owner="dead", lease=timedelta(seconds=-1))
 
         assert clear(world) is not None
         assert rows(world)["runs"] == []
@@ -472,7 +472,7 @@ class TestKeptFiles:
         world.claim("a")
         place = [world.workspace, run_id, world.ids["a"]]
         lost, kept = (
-            files.keep(BytesIO(b"x"), "x", place=[*place, attempt], more=lambda _size: None) for attempt in "01"
+            files.keep(BytesIO(b"x"), "x", place=[*place, attempt], on_chunk=lambda _size: None) for attempt in "01"
         )
         world.finish("a", artifacts=(kept,))
         age(world, run_id)

@@ -56,7 +56,7 @@ def test_rows_of_several_tables_share_one_limit(world: World, limit: int) -> Non
     batches = []
 
     while deleted := world.store.transact(
-        lambda tx: retention.delete_some(tx, world.workspace, world.run_id, limit=limit)
+        lambda tx: retention.delete_batch(tx, world.workspace, world.run_id, limit=limit)
     ):
         batches.append(sum(deleted.values()))
 

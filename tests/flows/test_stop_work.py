@@ -13,8 +13,8 @@ from coordination.domain.projects.projects import ProjectStatus
 from coordination.domain.projects.stops import StartResult, Stop
 from coordination.domain.tasks.attempts import Outcome
 from coordination.flows.projects.end_project import end_project
-from coordination.flows.projects.pause_project import hold_project, resume_project
-from coordination.flows.projects.stop_work import look, remember, start_work, stop_work
+from coordination.flows.projects.pause_project import pause_project, resume_project
+from coordination.flows.projects.stop_work import list_attempts, record_in_flight, start_work, stop_work
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.projects import projects, stops
 from coordination.store.queries.tasks import claims
@@ -43,7 +43,7 @@ def status(world: World, project: str | None = None) -> tuple[ProjectStatus, boo
 
 def current(world: World, project: str | None = None) -> Stop | None:
     with world.store.read() as tx:
-        return stops.current(tx, world.workspace, project)
+        return stops.find_covering(tx, world.workspace, project)
 
 
 class TestWhatItHolds:
@@ -122,7 +122,7 @@ class TestWhatAPersonSaysMeanwhile:
     def test_a_hold_stays_after_the_start(self, world: World) -> None:
         world.submit("a")
         stop(world)
-        world.store.transact(lambda tx: hold_project(tx, world.workspace, world.project_id))
+        world.store.transact(lambda tx: pause_project(tx, world.workspace, world.project_id))
 
         start(world)
 
@@ -131,7 +131,7 @@ class TestWhatAPersonSaysMeanwhile:
 
     def test_a_hold_of_before_it_stays_too(self, world: World) -> None:
         world.submit("a")
-        world.store.transact(lambda tx: hold_project(tx, world.workspace, world.project_id))
+        world.store.transact(lambda tx: pause_project(tx, world.workspace, world.project_id))
         stop(world)
 
         start(world)
@@ -140,7 +140,7 @@ class TestWhatAPersonSaysMeanwhile:
 
     def test_a_project_that_is_activated_stays_stopped_until_the_start(self, world: World) -> None:
         world.submit("a")
-        world.store.transact(lambda tx: hold_project(tx, world.workspace, world.project_id))
+        world.store.transact(lambda tx: pause_project(tx, world.workspace, world.project_id))
         world.claim("a")
         stop(world)
 
@@ -173,20 +173,20 @@ class TestWhatWasInFlight:
         world.claim("back", "done", "once", "runs")
         made, _ = stop(world)
         with world.store.read() as tx:
-            seen = look(tx, world.workspace, made, silent_after=SILENT)
-        made = world.store.transact(lambda tx: remember(tx, world.workspace, made, seen))
+            seen = list_attempts(tx, world.workspace, made, silent_after=SILENT)
+        made = world.store.transact(lambda tx: record_in_flight(tx, world.workspace, made, seen))
 
         world.finish("back", Outcome.HANDED_BACK)
         world.finish("done")
         world.finish("once", Outcome.HANDED_BACK)
         again, new = stop(world)
         with world.store.read() as tx:
-            found = {one.task: one for one in look(tx, world.workspace, again, silent_after=SILENT)}
+            found = {one.task: one for one in list_attempts(tx, world.workspace, again, silent_after=SILENT)}
 
         assert not new
         assert again.in_flight == made.in_flight
         assert {name for name, one in found.items() if not one.ended} == {"runs"}
-        assert found["back"].words() == "ended, and handed back: coord start goes on with it"
+        assert found["back"].words() == "ended, and handed back: coord start continues it"
         assert found["done"].words() == "completed meanwhile"
         assert found["once"].unknown
         assert found["once"].words().startswith("outcome unknown")
@@ -201,16 +201,16 @@ class TestWhatWasInFlight:
             one.claim("back", "once", "runs")
         made, _ = stop(world, world.project_id)
         with world.store.read() as tx:
-            seen = look(tx, world.workspace, made, silent_after=SILENT)
-        made = world.store.transact(lambda tx: remember(tx, world.workspace, made, seen))
+            seen = list_attempts(tx, world.workspace, made, silent_after=SILENT)
+        made = world.store.transact(lambda tx: record_in_flight(tx, world.workspace, made, seen))
         world.finish("back", Outcome.HANDED_BACK)
 
         with world.store.read() as tx:
-            there = look(tx, world.workspace, made, silent_after=SILENT)
+            there = list_attempts(tx, world.workspace, made, silent_after=SILENT)
         found = {one.task: one for one in there}
 
         whose = f"--project {shlex.quote(str(made.project))}"
-        assert f"coord start {whose} goes on" in found["back"].words()
+        assert f"coord start {whose} continues it" in found["back"].words()
         assert f"kill it with coord stop {whose} --now" in found["runs"].words(), "not all of the workspace"
         assert made.again == f"coord stop {whose}"
 
@@ -245,13 +245,13 @@ class TestClaimsThatHadBegun:
             )
             made, _ = stop(world)
             with world.store.read() as tx:
-                begun = stops.claiming(tx)
-                assert look(tx, world.workspace, made, silent_after=SILENT) == [], "it has not committed"
+                begun = stops.claiming_transactions(tx)
+                assert list_attempts(tx, world.workspace, made, silent_after=SILENT) == [], "it has not committed"
             assert len(begun) == 1
 
         with world.store.read() as tx:
-            assert stops.claiming(tx).isdisjoint(begun)
-            assert [one.task for one in look(tx, world.workspace, made, silent_after=SILENT)] == ["a"]
+            assert stops.claiming_transactions(tx).isdisjoint(begun)
+            assert [one.task for one in list_attempts(tx, world.workspace, made, silent_after=SILENT)] == ["a"]
         assert [claim.key for claim in claimed] == ["a"]
 
     def test_so_it_does_with_claims_under_limits(self, world: World) -> None:
@@ -260,7 +260,7 @@ class TestClaimsThatHadBegun:
             assert claims.lock_candidates(before, world.workspace, [world.ids["a"]], held_if=())
             stop(world)
             with world.store.read() as tx:
-                assert len(stops.claiming(tx)) == 1
+                assert len(stops.claiming_transactions(tx)) == 1
 
     def test_a_project_that_is_being_made_is_waited_for(self, world: World) -> None:
         made, begun = threading.Event(), list[tuple[Stop, bool]]()
@@ -297,8 +297,8 @@ def test_old_stops_are_forgotten_and_those_that_hold_are_not(world: World) -> No
 
     with world.store.read() as tx:
         assert stops.count_old(tx, world.workspace, age=year) == 1
-    gone = world.store.transact(lambda tx: stops.forget(tx, world.workspace, age=year, limit=10))
+    gone = world.store.transact(lambda tx: stops.delete_old(tx, world.workspace, age=year, limit=10))
 
     assert gone == 1
     with world.store.read() as tx:
-        assert [one.project_id for one in stops.active(tx, world.workspace)] == [world.project_id]
+        assert [one.project_id for one in stops.list_active(tx, world.workspace)] == [world.project_id]

@@ -138,7 +138,7 @@ def test_a_project_that_is_ticked_now_is_left_alone(world: World) -> None:
     world.submit("a")
     world.claim("a")
     with world.store.write() as tx:
-        supervisors.begin_tick(tx, world.workspace, world.project_id, holder="x", lease=timedelta(seconds=60))
+        supervisors.begin_tick(tx, world.workspace, world.project_id, owner="x", lease=timedelta(seconds=60))
 
     assert not ticked(world)
 
@@ -155,7 +155,7 @@ def test_one_call_takes_all_that_are_due_and_quiet_and_none_that_is_ticked_now(w
     age_heartbeats(world)
     fresh.tick()
     with world.store.write() as tx:
-        supervisors.begin_tick(tx, ticking.workspace, ticking.project_id, holder="x", lease=timedelta(seconds=60))
+        supervisors.begin_tick(tx, ticking.workspace, ticking.project_id, owner="x", lease=timedelta(seconds=60))
 
     found = tick_quiet(world.store, every=timedelta(seconds=20), enqueue_again_after=REST)
 

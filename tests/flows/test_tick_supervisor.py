@@ -43,9 +43,7 @@ def age_heartbeat(world: World, age: timedelta) -> None:
 def test_while_one_ticks_a_second_one_does_nothing(world: World) -> None:
     world.submit("a")
     with world.store.write() as tx:
-        assert supervisors.begin_tick(
-            tx, world.workspace, world.project_id, holder="first", lease=timedelta(seconds=60)
-        )
+        assert supervisors.begin_tick(tx, world.workspace, world.project_id, owner="first", lease=timedelta(seconds=60))
 
     assert world.tick("second") is None
 
@@ -85,10 +83,10 @@ def test_a_long_tick_keeps_its_lease_unless_somebody_else_has_it_by_now(world: W
 
     def go_on() -> bool:
         with world.store.write() as tx:
-            return supervisors.go_on(tx, world.workspace, world.project_id, holder="first", lease=lease)
+            return supervisors.renew_tick(tx, world.workspace, world.project_id, owner="first", lease=lease)
 
     with world.store.write() as tx:
-        supervisors.begin_tick(tx, world.workspace, world.project_id, holder="first", lease=timedelta(seconds=-1))
+        supervisors.begin_tick(tx, world.workspace, world.project_id, owner="first", lease=timedelta(seconds=-1))
     assert go_on()
     assert world.tick("second") is None
 
@@ -99,15 +97,15 @@ def test_a_long_tick_keeps_its_lease_unless_somebody_else_has_it_by_now(world: W
 def test_a_tick_whose_lease_was_lost_writes_no_heartbeat(world: World) -> None:
     world.submit("a")
     with world.store.write() as tx:
-        supervisors.begin_tick(tx, world.workspace, world.project_id, holder="first", lease=timedelta(seconds=60))
+        supervisors.begin_tick(tx, world.workspace, world.project_id, owner="first", lease=timedelta(seconds=60))
     world.sql("UPDATE supervisors SET tick_owner = 'second'")
 
     with world.store.write() as tx:
         assert not supervisors.end_tick(
-            tx, world.workspace, world.project_id, holder="first", state={"x": 1}, lifetime=timedelta(hours=4)
+            tx, world.workspace, world.project_id, owner="first", state={"x": 1}, lifetime=timedelta(hours=4)
         )
-        assert not supervisors.end(tx, world.workspace, world.project_id, holder="first", state={"x": 1}, submissions=1)
-        supervisors.note_error(tx, world.workspace, world.project_id, holder="first", error="old", rest=timedelta(0))
+        assert not supervisors.end(tx, world.workspace, world.project_id, owner="first", state={"x": 1}, submissions=1)
+        supervisors.note_error(tx, world.workspace, world.project_id, owner="first", error="old", rest=timedelta(0))
 
     assert (supervisor(world).state, supervisor(world).error, supervisor(world).ended_at) == ({}, None, None)
 
@@ -295,13 +293,13 @@ def test_only_supervisors_that_live_and_rest_are_due(world: World) -> None:
 
     def due():
         with world.store.read() as tx:
-            return supervisors.due(tx, every=every)
+            return supervisors.list_due(tx, every=every)
 
     assert due() == []
     age_heartbeat(world, timedelta(seconds=6))
     assert due() == [(world.workspace, world.project_id)]
     with world.store.write() as tx:
-        supervisors.begin_tick(tx, world.workspace, world.project_id, holder="x", lease=timedelta(seconds=60))
+        supervisors.begin_tick(tx, world.workspace, world.project_id, owner="x", lease=timedelta(seconds=60))
     assert due() == []
 
 
@@ -316,9 +314,9 @@ def submitted_to(world: World, *names: str) -> list[str]:
     return found
 
 
-def take(world: World, holder: str = "me") -> str | None:
+def take(world: World, owner: str = "me") -> str | None:
     with world.store.write() as tx:
-        begun = supervisors.begin_due_tick(tx, every=timedelta(seconds=5), holder=holder, lease=timedelta(seconds=60))
+        begun = supervisors.begin_due_tick(tx, every=timedelta(seconds=5), owner=owner, lease=timedelta(seconds=60))
     return begun and begun.project_id
 
 
@@ -332,7 +330,7 @@ def test_a_project_that_fails_each_time_lets_others_have_their_turn(world: World
     broken, healthy = submitted_to(world, "broken", "healthy")
     assert take(world) == broken
     with world.store.write() as tx:
-        supervisors.note_error(tx, world.workspace, broken, holder="me", error="no", rest=timedelta(seconds=60))
+        supervisors.note_error(tx, world.workspace, broken, owner="me", error="no", rest=timedelta(seconds=60))
 
     assert [take(world), take(world)] == [healthy, None]
     world.sql("UPDATE supervisors SET tick_until = heartbeat_at")
@@ -342,8 +340,8 @@ def test_a_project_that_fails_each_time_lets_others_have_their_turn(world: World
 def test_many_at_once_share_what_is_due_among_them(world: World) -> None:
     wanted = submitted_to(world, *[f"p{number}" for number in range(24)])
 
-    def walk(holder: str) -> list[str]:
-        return list(iter(lambda: take(world, holder), None))
+    def walk(owner: str) -> list[str]:
+        return list(iter(lambda: take(world, owner), None))
 
     with ThreadPoolExecutor(6) as pool:
         taken = [project for each in pool.map(walk, "abcdef") for project in each]
@@ -357,7 +355,7 @@ def test_nobody_waits_for_who_is_about_to_tick_another_project(postgres_url: str
     world = World(store)
     first, second = submitted_to(world, "first", "second")
     with store.write() as tx:
-        begun = supervisors.begin_due_tick(tx, every=timedelta(0), holder="slow", lease=timedelta(seconds=60))
+        begun = supervisors.begin_due_tick(tx, every=timedelta(0), owner="slow", lease=timedelta(seconds=60))
         assert begun is not None
         assert begun.project_id == first
 

@@ -6,6 +6,6 @@ reduced to what fails, and the same seed finds it again.
     values      odd texts and values, and the ways in which a right one is spoiled
     driver      draws inputs for a check by a seed
     reports     lines that jobs send to a worker's socket; mouthpiece is the job
-    messages    what is written to Redis: queues, nudges, control commands, keys of a wrong type
+    messages    what is written to Redis: queues, wakeups, control commands, keys of a wrong type
     names       names on the command line, in Python and in plans
 """

@@ -32,7 +32,7 @@ _CHANNELS = {"coord:cancels": "coord:cancels", "coord:/0.celery.pidbox": "celery
 """Channel -> the place for which what is sent there is signed."""
 
 _KEYS = [
-    *("jobs", "supervise", "nudges", "unacked", "unacked_index", "unacked_mutex", "_kombu.binding.jobs"),
+    *("jobs", "supervise", "wakeups", "unacked", "unacked_index", "unacked_mutex", "_kombu.binding.jobs"),
     *("_kombu.binding.supervise", "_kombu.binding.celery.pidbox", "_kombu.binding.celery", "wake:x"),
 ]
 _HEADERS: Mapping[str, Any] = {
@@ -92,7 +92,7 @@ def _messages(draw: st.DrawFn) -> bytes:
 
 
 _queued = st.builds(Written, st.sampled_from(["lpush", "rpush"]), st.sampled_from(_QUEUES), _messages(), st.booleans())
-_nudges = st.builds(Written, st.just("lpush"), st.just("nudges"), spoiled_lines([_IDS[0], _IDS[1]]), st.booleans())
+_nudges = st.builds(Written, st.just("lpush"), st.just("wakeups"), spoiled_lines([_IDS[0], _IDS[1]]), st.booleans())
 _cancels = spoiled_lines([[_IDS[0], 1], [_IDS[1], 2]])
 _controls = st.sampled_from(_CONTROLS).flatmap(
     lambda one: st.one_of(
@@ -109,7 +109,7 @@ _keys = st.builds(
 _garbage = st.builds(
     Written,
     st.just("lpush"),
-    st.sampled_from([*_QUEUES, "nudges"]),
+    st.sampled_from([*_QUEUES, "wakeups"]),
     st.one_of(
         st.binary(max_size=60),
         values.map(lambda value: json.dumps(value).encode()),
@@ -127,8 +127,8 @@ class Messages:
         self.fleet = fleet
         self.client = client
         self.worker = fleet.worker("-c", "2")
-        assert fleet.co.runtime.nudges is not None
-        self.signatures = fleet.co.runtime.nudges.signatures
+        assert fleet.co.runtime.wakeups is not None
+        self.signatures = fleet.co.runtime.wakeups.signatures
         self.count = 0
         self.works()
 
@@ -137,7 +137,7 @@ class Messages:
         self.count += 1
         data = self._signed(one) if one.signed else one.data
         key = one.where if one.how == "publish" else f"coord:{one.where}"
-        if one.how in {"set", "hset", "sadd", "zadd"} or one.where not in (*_QUEUES, "nudges", *_CHANNELS):
+        if one.how in {"set", "hset", "sadd", "zadd"} or one.where not in (*_QUEUES, "wakeups", *_CHANNELS):
             self.client.delete(key)
         match one.how:
             case "hset":
@@ -153,7 +153,7 @@ class Messages:
 
     def settled(self) -> bool:
         """Whether nothing waits in a queue, and no key of one has a wrong type."""
-        return all(self.client.type(f"coord:{name}") == b"none" for name in (*_QUEUES, "nudges"))
+        return all(self.client.type(f"coord:{name}") == b"none" for name in (*_QUEUES, "wakeups"))
 
     def works(self) -> None:
         """Submit a right plan, and see it complete."""
@@ -179,7 +179,7 @@ class Messages:
         text = one.data.decode("utf-8", "replace")
         if not text:
             return one.data
-        place = _CHANNELS.get(one.where, "coord:nudges" if one.where == "nudges" else one.where)
+        place = _CHANNELS.get(one.where, "coord:wakeups" if one.where == "wakeups" else one.where)
         return self.signatures.sign(place, text).encode()
 
 

@@ -16,7 +16,7 @@ from coordination.domain.tasks.tasks import OnDependencyFailure
 from coordination.flows.attempts.dispatch import DispatchTerms
 from coordination.flows.fleet.tick_supervisor import tick_supervisor
 from coordination.flows.plans.submit_plan import submit_plan
-from coordination.flows.projects.pause_project import hold_project, resume_project
+from coordination.flows.projects.pause_project import pause_project, resume_project
 from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
 from coordination.flows.tasks.claim_tasks import claim_tasks
 from coordination.flows.tasks.retry_tasks import retry_task
@@ -134,7 +134,7 @@ def renew(key: str) -> Work:
 
 def hold() -> Work:
     """A person puts the project on hold."""
-    return _in_one(lambda tx, world: hold_project(tx, world.workspace, world.project_id))
+    return _in_one(lambda tx, world: pause_project(tx, world.workspace, world.project_id))
 
 
 def resume() -> Work:
@@ -152,13 +152,13 @@ def submit(*lines: str) -> Work:
     return _in_one(act)
 
 
-def tick(holder: str) -> Work:
+def tick(owner: str) -> Work:
     """The supervisor ticks; a tick that lost a deadlock comes again."""
 
     def work(world: World, store: Store) -> None:
         for _ in range(3):
             try:
-                tick_supervisor(store, world.workspace, world.project_id, holder=holder, window=WINDOW)
+                tick_supervisor(store, world.workspace, world.project_id, owner=owner, window=WINDOW)
             except DBAPIError as error:
                 if not is_transient(error):
                     raise
@@ -170,7 +170,7 @@ def tick(holder: str) -> Work:
 
 def _held(world: World) -> None:
     graph("a", "b")(world)
-    world.store.transact(lambda tx: hold_project(tx, world.workspace, world.project_id))
+    world.store.transact(lambda tx: pause_project(tx, world.workspace, world.project_id))
 
 
 def _unknown(world: World) -> None:

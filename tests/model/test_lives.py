@@ -23,7 +23,7 @@ from coordination.domain.tasks.attempts import Claim, Outcome, Usage
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import OnDependencyFailure
 from coordination.flows.fleet.rescue_worker import rescue_worker
-from coordination.flows.projects.pause_project import hold_project, resume_project
+from coordination.flows.projects.pause_project import pause_project, resume_project
 from coordination.flows.tasks.retry_tasks import retry_run
 from coordination.services.attempts.close_runs import close_runs
 from coordination.store.engine import Store
@@ -166,7 +166,7 @@ class Lives(RuleBasedStateMachine):
     @rule()
     def hold(self) -> None:
         self.model.on_hold = True
-        self.store.transact(lambda tx: hold_project(tx, self.world.workspace, self.world.project_id))
+        self.store.transact(lambda tx: pause_project(tx, self.world.workspace, self.world.project_id))
 
     @precondition(lambda self: self.model.on_hold)
     @rule()

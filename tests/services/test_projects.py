@@ -24,7 +24,7 @@ def test_an_identity_is_one_project_and_its_path_follows_its_last_use(world: Wor
     second = resolve(world, name="other name", path="/b")
 
     with world.store.read() as tx:
-        (stored,) = rows.listed(tx, world.workspace)
+        (stored,) = rows.list_projects(tx, world.workspace)
     assert first.id == second.id == stored.id
     assert (stored.name, stored.path, stored.status) == ("shop", "/b", ProjectStatus.PLANNING)
 

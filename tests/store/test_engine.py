@@ -43,7 +43,7 @@ def names(store: Store) -> set[str]:
 
 def test_an_exception_leaves_nothing_behind(store: Store) -> None:
     with pytest.raises(RuntimeError, match="stop"), store.write() as tx:  # noqa: PT012 - what is done before it counts
-        projects.make_workspace(tx, "half")
+        projects.get_or_create_workspace(tx, "half")
         raise RuntimeError("stop")
 
     assert names(store) == set()
@@ -51,11 +51,11 @@ def test_an_exception_leaves_nothing_behind(store: Store) -> None:
 
 def test_a_reading_transaction_refuses_to_write(store: Store) -> None:
     with store.read() as tx, pytest.raises(DBAPIError, match=r"read-?only"):
-        projects.make_workspace(tx, "sneaky")
+        projects.get_or_create_workspace(tx, "sneaky")
 
     assert names(store) == set()
     with store.write() as tx:  # the pooled connection may write again
-        projects.make_workspace(tx, "fine")
+        projects.get_or_create_workspace(tx, "fine")
     assert names(store) == {"fine"}
 
 
@@ -63,7 +63,7 @@ def test_a_read_sees_one_moment_and_the_next_read_sees_the_present(store: Store)
     with store.read() as tx:
         before = set(tx.execute(select(workspaces.c.name)).scalars())
         with store.write() as other:
-            projects.make_workspace(other, "meanwhile")
+            projects.get_or_create_workspace(other, "meanwhile")
         after = set(tx.execute(select(workspaces.c.name)).scalars())
 
     assert before == after == set()
@@ -89,13 +89,13 @@ def test_a_connection_killed_in_the_middle_is_replaced_and_the_work_repeated(pos
 
     def work(tx) -> str:
         backend = tx.execute(text("SELECT pg_backend_pid()")).scalar()
-        projects.make_workspace(tx, "once")
+        projects.get_or_create_workspace(tx, "once")
         if not killed:
             killed.append(backend)
             plain = make_url(postgres_url).set(drivername="postgresql").render_as_string(hide_password=False)
             with psycopg.connect(plain, autocommit=True) as other:
                 other.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
-        return projects.make_workspace(tx, "once")
+        return projects.get_or_create_workspace(tx, "once")
 
     made = store.transact(work)
 
@@ -217,7 +217,7 @@ class TestALockThatSomebodyElseHolds:
         with pytest.raises(DatabaseUnavailable) as refused:
             held.transact(work, patience=timedelta(milliseconds=1))
 
-        assert "Others were changing the same rows" in refused.value.message
+        assert "Other transactions were changing the same rows" in refused.value.message
         assert "Try again" in (refused.value.hint or "")
 
     def test_what_is_not_to_be_waited_for_is_begun_anew(self, held: Store) -> None:
@@ -250,7 +250,7 @@ def test_a_writer_waits_for_the_writer_of_another_process(sqlite_url: str, lock_
 
     def write() -> None:
         began.set()
-        made.append(store.transact(lambda tx: projects.make_workspace(tx, "patient")))
+        made.append(store.transact(lambda tx: projects.get_or_create_workspace(tx, "patient")))
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -272,7 +272,7 @@ def test_a_writer_that_waited_long_enough_says_so(
     store = open_store(sqlite_url)
 
     with refuses(DatabaseUnavailable, varies="database is locked") as caught:
-        store.transact(lambda tx: projects.make_workspace(tx, "x"), patience=timedelta(milliseconds=200))
+        store.transact(lambda tx: projects.get_or_create_workspace(tx, "x"), patience=timedelta(milliseconds=200))
 
     assert is_transient(caught.value)
     store.close()
@@ -305,7 +305,7 @@ def test_a_file_that_may_not_be_written_is_said_in_a_sentence(sqlite_url: str) -
     store = open_store(f"sqlite:///file:{path}?mode=ro&uri=true")
 
     with refuses(DatabaseUnavailable) as caught:
-        store.transact(lambda tx: projects.make_workspace(tx, "x"))
+        store.transact(lambda tx: projects.get_or_create_workspace(tx, "x"))
 
     assert not is_transient(caught.value)
     store.close()

@@ -96,7 +96,7 @@ class TestRenew:
 class TestAWorkersLife:
     def test_a_beat_of_one_that_was_stopped_says_so(self, world: World) -> None:
         with world.store.write() as tx:
-            moment = workers.clock(tx)
+            moment = workers.database_time(tx)
             alive = workers.beat(tx, world.worker, clock=moment)
             workers.stop(tx, world.worker)
             stopped = workers.beat(tx, world.worker, clock=moment)
@@ -112,7 +112,7 @@ class TestAWorkersLife:
             workers.revive(tx, row)
 
         with world.store.read() as tx:
-            (alive,) = workers.live(tx, within=TTL)
+            (alive,) = workers.list_live(tx, within=TTL)
         assert (alive["id"], alive["slots"]) == (world.worker, 3)
         assert alive["now"] - alive["started_at"] > timedelta(minutes=9)
 
@@ -123,7 +123,7 @@ class TestAWorkersLife:
             workers.stop(tx, world.worker)
 
         with world.store.read() as tx:
-            now = workers.clock(tx)
+            now = workers.database_time(tx)
             stopped = tx.execute(table.select()).mappings().one()["stopped_at"]
         assert now - stopped > timedelta(seconds=50)
 
@@ -133,7 +133,7 @@ class TestAWorkersLife:
         age(world, late, heartbeat_at=80)
 
         with world.store.write() as tx:
-            assert names(workers.silent(tx, after=timedelta(seconds=90))) == [silent]
+            assert names(workers.list_silent(tx, after=timedelta(seconds=90))) == [silent]
             dead = workers.stop_silent(tx, after=timedelta(seconds=90))
             again = workers.stop_silent(tx, after=timedelta(seconds=90))
 
@@ -147,8 +147,8 @@ class TestAWorkersLife:
             workers.stop(tx, stopped)
 
         with world.store.read() as tx:
-            assert workers.live_slots(tx, within=TTL) == 8
-            assert set(names(workers.live(tx, within=TTL))) == {world.worker, leaving}
+            assert workers.count_live_slots(tx, within=TTL) == 8
+            assert set(names(workers.list_live(tx, within=TTL))) == {world.worker, leaving}
 
     def test_one_that_still_has_an_open_attempt_is_not_forgotten(self, world: World) -> None:
         busy, idle, young = (world.register(new_id()) for _ in range(3))
@@ -159,9 +159,9 @@ class TestAWorkersLife:
         age(world, young, stopped_at=5)
 
         with world.store.write() as tx:
-            assert workers.busy(tx) == {busy: 1}
-            number = workers.count_forgettable(tx, after=timedelta(minutes=10))
-            deleted = workers.forget_stopped(tx, after=timedelta(minutes=10), limit=10)
+            assert workers.count_open_attempts(tx) == {busy: 1}
+            number = workers.count_deletable(tx, after=timedelta(minutes=10))
+            deleted = workers.delete_stopped(tx, after=timedelta(minutes=10), limit=10)
 
         assert (number, deleted) == (1, 1)
         assert {str(row[0]) for row in world.sql("SELECT id FROM workers")} == {world.worker, busy, young}
@@ -213,7 +213,7 @@ class TestThisHost:
         age(world, world.worker, heartbeat_at=silent_for)
 
         with world.store.read() as tx:
-            expired = workers.expired(tx, world.project_id, silent_after=TTL)
+            expired = workers.list_expired_leases(tx, world.project_id, silent_after=TTL)
 
         assert expired == [
             workers.ExpiredLease(

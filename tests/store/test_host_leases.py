@@ -111,10 +111,10 @@ class TestDatabases:
         running.finish("a")
 
         with running.store.write() as tx:
-            (found,) = host_leases.ended_on(tx, "here", LeaseKind.DATABASE)
+            (found,) = host_leases.list_ended(tx, "here", LeaseKind.DATABASE)
             assert (found.name, found.origin) == ("a", "$URL")
-            assert host_leases.ended_on(tx, "there", LeaseKind.DATABASE) == []
-            host_leases.forget(tx, "here", LeaseKind.DATABASE, ["a"])
+            assert host_leases.list_ended(tx, "there", LeaseKind.DATABASE) == []
+            host_leases.delete_named(tx, "here", LeaseKind.DATABASE, ["a"])
             assert host_leases.names_on(tx, "here", LeaseKind.DATABASE) == {"b"}
-            assert host_leases.give_back(tx, running.workspace, running.ids["b"], 1, kind=LeaseKind.DATABASE, name="b")
+            assert host_leases.release(tx, running.workspace, running.ids["b"], 1, kind=LeaseKind.DATABASE, name="b")
             assert host_leases.names_on(tx, "here", LeaseKind.DATABASE) == set()

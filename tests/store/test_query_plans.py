@@ -211,20 +211,20 @@ def housekeeping(world: World) -> None:
         workers.note_progress(tx, held)
         workers.beat(tx, world.worker, clock=utc_now())
         workers.stop_silent(tx, after=timedelta(hours=1))
-        begun = supervisors.begin_due_tick(tx, every=timedelta(0), holder="me", lease=LEASE)
+        begun = supervisors.begin_due_tick(tx, every=timedelta(0), owner="me", lease=LEASE)
         assert begun is not None
-        supervisors.note_error(tx, begun.workspace_id, begun.project_id, holder="me", error="no", rest=LEASE)
+        supervisors.note_error(tx, begun.workspace_id, begun.project_id, owner="me", error="no", rest=LEASE)
     for which in ({"every": timedelta(0)}, {"projects": [world.project_id]}):
         tick_quiet(world.store, enqueue_again_after=timedelta(minutes=1), **which)
     with world.store.write() as tx:
         idle_supervisors.end(tx, [world.project_id], state={})
     with world.store.read() as tx:
-        supervisors.due(tx, every=timedelta(0))
+        supervisors.list_due(tx, every=timedelta(0))
         projects.names_of(tx, world.workspace, [world.project_id])
-        workers.live_slots(tx, within=LEASE)
-        workers.busy(tx)
-        workers.unanswered(tx, after=timedelta(0))
-        workers.expired(tx, world.project_id, silent_after=timedelta(seconds=30))
+        workers.count_live_slots(tx, within=LEASE)
+        workers.count_open_attempts(tx)
+        workers.count_unclaimed(tx, after=timedelta(0))
+        workers.list_expired_leases(tx, world.project_id, silent_after=timedelta(seconds=30))
         workers.workspaces_of_worker(tx, world.worker)
     world.store.transact(lambda tx: rescue_worker(tx, world.worker))
 

@@ -58,12 +58,12 @@ from coordination.store.tables import metadata
 from tests.support.world import World
 
 WITHOUT_WORKSPACE = {
-    "projects.workspace_named",  # finds workspaces
-    "projects.make_workspace",
-    "projects.workspaces_here",
+    "projects.find_workspace",  # finds workspaces
+    "projects.get_or_create_workspace",
+    "projects.workspace_ids",
     "events.parse_cursor",  # no statements
-    "stops.claiming",  # transactions on the database
-    "serving.running_on",  # of workers, which serve all workspaces
+    "stops.claiming_transactions",  # transactions on the database
+    "serving.list_running_on",  # of workers, which serve all workspaces
     "queueing.in_queue",  # of a task that its caller has read
     "task_steps.of_ended",
     "predicates.has_setting",  # conditions
@@ -73,18 +73,18 @@ WITHOUT_WORKSPACE = {
     "attempt_counters.added",
     "attempt_counters.is_over",
     "broker_keys.find",  # one for the database: workers of all workspaces read one queue
-    "broker_keys.make",
+    "broker_keys.get_or_create",
     "broker_keys.replace",
     "health.silent_workers",  # of the fleet, which serves all workspaces
-    "health.strange_clocks",
+    "health.skewed_clocks",
     "health.clock_finding",
-    "supervisors.due",  # whose turn it is, of all workspaces
-    "supervisors.due_since",
+    "supervisors.list_due",  # whose turn it is, of all workspaces
+    "supervisors.is_overdue",
     "supervisors.begin_due_tick",
     "host_leases.names_on",  # of a machine, which serves all workspaces
-    "host_leases.drop_ended",
-    "host_leases.ended_on",
-    "host_leases.forget",
+    "host_leases.delete_ended",
+    "host_leases.list_ended",
+    "host_leases.delete_named",
     "idle_supervisors.lock",  # of all workspaces, too
     "idle_supervisors.end",
     "idle_supervisors.renew",
@@ -112,7 +112,7 @@ SCOPED = {
     name: function
     for package in (queries, reports)
     for name, function in functions(package)
-    if not name.startswith("workers.") and name not in WITHOUT_WORKSPACE and name != "overview.living"
+    if not name.startswith("workers.") and name not in WITHOUT_WORKSPACE and name != "overview.list_live_workers"
 }
 
 
@@ -175,7 +175,7 @@ class Full:
             for place in (None, world.project_id):
                 stop = {"actor": name, "reason": f"of {name}", "at_once": False}
                 stop_queries.add(tx, world.workspace, place, **stop)
-            stop_queries.end(tx, world.workspace, stop_queries.active(tx, world.workspace)[1].id, actor=name)
+            stop_queries.end(tx, world.workspace, stop_queries.list_active(tx, world.workspace)[1].id, actor=name)
             project = project_service.find(tx, world.workspace, "shop")
             project_service.rename_remote(tx, world.workspace, project, "example.org/other/name")
         self.world = world
@@ -214,7 +214,7 @@ def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str
         "task_id": ids["lost"], "child_id": ids["next"], "parent_id": ids["done"], "run_id": world.run_id, "project_id": world.project_id,
         "session_id": session, "worker_id": world.worker, "former_id": world.worker, "ids": list(ids.values()), "parents": [ids["done"], ids["lost"]],
         "children": [ids["next"], ids["held"]], "run_ids": [world.run_id], "project_ids": [world.project_id], "session_ids": [session],
-        "name": "shop", "identity": world.project, "held": [(ids["lost"], 1)], "attempt": 1, "number": 1, "holder": "me",
+        "name": "shop", "identity": world.project, "keys": [(ids["lost"], 1)], "held": [(ids["lost"], 1)], "attempt": 1, "number": 1, "owner": "me",
         "limit": 50, "lifetime": timedelta(hours=1), "lease": timedelta(hours=1), "wait": timedelta(0), "window": 5,
         "counts": task_queries.CounterChanges(), "reason": BlockReason.DEPENDENCIES, "error": "x", "cause": CancelCause.PERSON,
         "state": {"x": 1}, "details": {"x": 1}, "submissions": 1, "priority": 77, "pending": 0, "agent": None,
@@ -250,7 +250,7 @@ def _agent(world: World) -> str:
 
 def _stop(world: World) -> str:
     with world.store.read() as tx:
-        return stop_queries.active(tx, world.workspace)[0].id
+        return stop_queries.list_active(tx, world.workspace)[0].id
 
 
 def _question(world: World) -> dict[str, Any]:
@@ -290,7 +290,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "agents.make": {"profile": lambda world: Profile("new")},
     "agents.rename_authorities": {"agent_id": _agent, "name": lambda world: "other"},
     "principals.agent_ids": {"names": lambda world: ["bo", "new one"]},
-    "principals.known_agents": {"names": lambda world: ["bo"]},
+    "principals.find_agent_ids": {"names": lambda world: ["bo"]},
     "principals.names_of": {"ids": lambda world: [_agent(world)]},
     "principals.rename_agent": {"agent_id": _agent, "name": lambda world: "other"},
     "principals.id_of": {"actor": lambda world: "user:new"},
@@ -348,7 +348,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "costs.newest": {"run_id": lambda world: world.run_id},
     "costs.total": {"run_id": lambda world: world.run_id},
     "host_leases.add": {"host": lambda world: "here", "kind": lambda world: LeaseKind.PORT, "name": lambda world: "99"},
-    "host_leases.give_back": {"kind": lambda world: LeaseKind.PORT, "name": lambda world: f"1 of {world.workspace}"},
+    "host_leases.release": {"kind": lambda world: LeaseKind.PORT, "name": lambda world: f"1 of {world.workspace}"},
     "dependencies.hold": {"parents": lambda world: [world.ids["idle"]], "completed": lambda world: []},
     "events.append": {"new": lambda world: [NewEvent(EventType.PROGRESS, world.project_id)]},
     "events.append_aged": {"new": lambda world: [NewEvent(EventType.PROGRESS, world.project_id)]},
@@ -361,9 +361,9 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "events.tail": {"run_id": lambda world: world.run_id},
     "output.write": {"printed": lambda world: [(world.ids["lost"], 1, [StoredChunk(0, 0, 99, (("out", "more"),))])]},
     "projects.change": {"description": lambda world: "changed"},
-    "projects.make": {"row": lambda world: {"id": new_id(), "identity": world.project, "name": "x", "status": "planning",
+    "projects.get_or_create": {"row": lambda world: {"id": new_id(), "identity": world.project, "name": "x", "status": "planning",
                                             "settings": {}, "budgets": {}, "model_restrictions": {}, "metadata": {}}},
-    "projects.move": {"sources": lambda world: frozenset(ProjectStatus), "target": lambda world: ProjectStatus.ON_HOLD},
+    "projects.change_status": {"sources": lambda world: frozenset(ProjectStatus), "target": lambda world: ProjectStatus.ON_HOLD},
     "projects.add_alias": {"identity": lambda world: "example.org/third/name"},
     "runs.insert_run": {"row": lambda world: {
         "id": new_id(), "project_id": world.project_id, "name": "x", "creator": "x", "python_path": [], "metadata": {},
@@ -380,25 +380,25 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "job_durations.recent": {"kinds": lambda world: ["shell:true"]},
     "job_history.learn": {"learnt": lambda world: {"shell": [_SAMPLE], f"new of {world.workspace}": [_SAMPLE]}},
     "stops.add": {"reason": lambda _: "so", "at_once": lambda _: False},
-    "stops.note": {"stop_id": _stop, "at_once": lambda _: True},
+    "stops.set_columns": {"stop_id": _stop, "at_once": lambda _: True},
     "stops.end": {"stop_id": _stop},
-    "stops.running": {"silent_after": lambda _: timedelta(0)},
-    "stops.these": {"keys": lambda world: [(world.ids["lost"], 1)], "silent_after": lambda _: timedelta(0)},
+    "stops.list_open_attempts": {"silent_after": lambda _: timedelta(0)},
+    "stops.get_attempts": {"keys": lambda world: [(world.ids["lost"], 1)], "silent_after": lambda _: timedelta(0)},
     "stops.count_old": {"age": lambda _: timedelta(days=-1)},
-    "stops.forget": {"age": lambda _: timedelta(days=-1)},
+    "stops.delete_old": {"age": lambda _: timedelta(days=-1)},
     "job_history.forget": {"age": lambda world: timedelta(days=-1)},
     "job_history.count_unused": {"age": lambda world: timedelta(days=-1)},
     "job_history.samples_of": {"keys": lambda world: [(world.project_id, "shell")]},
     "issues.replace_all": {"rows": lambda world: [("i-1", '{"id":"i-1","title":"x","status":"open"}')]},
-    "issues.link": {"jobs": lambda world: [("i-1", world.ids["idle"])]},
+    "issues.link": {"links": lambda world: [("i-1", world.ids["idle"])]},
     "retention.is_due": {"every": lambda world: timedelta(0)},
     "retention.end": {"done": lambda world: True},
     "retention.delete_costs": {"ids": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
-    "health.of_work": {"patience": lambda world: _AT_ONCE},
+    "health.find_problems": {"patience": lambda world: _AT_ONCE},
     "health.stuck_tasks": {"patience": lambda world: _AT_ONCE},
     "health.late_leases": {"patience": lambda world: _AT_ONCE},
-    "health.nobody_works": {"patience": lambda world: _AT_ONCE, "messages": lambda world: 1},
-    "health.ended_attempts": {"found": lambda world: [(world.ids["lost"], 1)], "patience": lambda world: timedelta(0)},
+    "health.unserved_queue": {"patience": lambda world: _AT_ONCE, "messages": lambda world: 1},
+    "health.ended_attempts": {"keys": lambda world: [(world.ids["lost"], 1)], "patience": lambda world: timedelta(0)},
     "questions.put": {"row": _question},
     "questions.answer": {
         "question_id": _asked, "text": lambda world: "so", "by": lambda world: "me"

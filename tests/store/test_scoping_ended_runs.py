@@ -41,6 +41,6 @@ def test_a_run_that_has_ended_is_marked_and_deleted_by_its_own_workspace_only(st
     with store.write() as tx:
         from_here = retention.mark(tx, mine.workspace, theirs.run_id, age=none)
         from_there = retention.mark(tx, theirs.workspace, theirs.run_id, age=none)
-        deleted = retention.delete_some(tx, mine.workspace, theirs.run_id, limit=100)
+        deleted = retention.delete_batch(tx, mine.workspace, theirs.run_id, limit=100)
 
     assert (from_here, from_there, deleted) == (False, True, {})

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from coordination.base.errors import DatabaseUnavailable, RedisUnavailable
-from coordination.store.redis.signatures import FRESH, LONGEST, Signatures
+from coordination.store.redis.signatures import FRESH, MAX_MESSAGE_BYTES, Signatures
 
 TEXTS = ['["w", "p"]', "[]", '[["t", 1]]', '{"body": "x"}', "{}", '{"signed": "0.0"}']
 
@@ -43,7 +43,9 @@ def test_every_byte_counts() -> None:
         assert isinstance(signatures().check("jobs", changed), str), changed
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"signed": "1.' + b"0" * 63 + b'"}', b"x" * (LONGEST + 1)])
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[]", b'{"signed": "1.' + b"0" * 63 + b'"}', b"x" * (MAX_MESSAGE_BYTES + 1)]
+)
 def test_what_has_none_is_refused(raw: bytes) -> None:
     assert isinstance(signatures().check("jobs", raw), str)
 
@@ -53,7 +55,7 @@ def test_what_everybody_hears_is_obeyed_once_and_only_while_it_is_new(monkeypatc
     signed = ours.sign("cancels", "[]").encode()
 
     assert ours.check("cancels", signed, once=True) == b"[]"
-    assert ours.check("cancels", signed, once=True) == "it has come before"
+    assert ours.check("cancels", signed, once=True) == "it is a copy of an earlier one"
 
     later = time.time() + FRESH + 5
     monkeypatch.setattr("coordination.store.redis.signatures.time.time", lambda: later)

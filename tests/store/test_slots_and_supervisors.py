@@ -95,17 +95,15 @@ class TestSupervisors:
         assert row is not None
         return row
 
-    def begin(self, world: World, holder: str, *, lease: timedelta = LEASE, every: timedelta | None = None) -> bool:
+    def begin(self, world: World, owner: str, *, lease: timedelta = LEASE, every: timedelta | None = None) -> bool:
         with world.store.write() as tx:
-            begun = supervisors.begin_tick(
-                tx, world.workspace, world.project_id, holder=holder, lease=lease, every=every
-            )
+            begun = supervisors.begin_tick(tx, world.workspace, world.project_id, owner=owner, lease=lease, every=every)
         return begun is not None
 
-    def end_tick(self, world: World, holder: str) -> bool:
+    def end_tick(self, world: World, owner: str) -> bool:
         scope = world.workspace, world.project_id
         with world.store.write() as tx:
-            return supervisors.end_tick(tx, *scope, holder=holder, state={"by": holder}, lifetime=LIFETIME)
+            return supervisors.end_tick(tx, *scope, owner=owner, state={"by": owner}, lifetime=LIFETIME)
 
     def age(self, world: World, age: timedelta) -> None:
         with world.store.write() as tx:
@@ -131,7 +129,7 @@ class TestSupervisors:
         self.age(shop, timedelta(minutes=5))
         self.begin(shop, "one")
         with shop.store.write() as tx:
-            supervisors.note_error(tx, shop.workspace, shop.project_id, holder="one", error="no", rest=LEASE)
+            supervisors.note_error(tx, shop.workspace, shop.project_id, owner="one", error="no", rest=LEASE)
 
         assert not self.begin(shop, "two")
 
@@ -143,8 +141,8 @@ class TestSupervisors:
         shop.sql("UPDATE supervisors SET ended_at = heartbeat_at")
 
         with shop.store.write() as tx:
-            assert supervisors.due(tx, every=timedelta(seconds=5)) == []
-            assert supervisors.begin_due_tick(tx, every=timedelta(seconds=5), holder="one", lease=LEASE) is None
+            assert supervisors.list_due(tx, every=timedelta(seconds=5)) == []
+            assert supervisors.begin_due_tick(tx, every=timedelta(seconds=5), owner="one", lease=LEASE) is None
         assert not self.begin(shop, "one")
 
     def test_a_project_that_is_being_ticked_is_not_due(self, shop: World) -> None:
@@ -152,8 +150,8 @@ class TestSupervisors:
         self.begin(shop, "one")
 
         with shop.store.write() as tx:
-            assert supervisors.due(tx, every=timedelta(seconds=5)) == []
-            assert supervisors.begin_due_tick(tx, every=timedelta(seconds=5), holder="two", lease=LEASE) is None
+            assert supervisors.list_due(tx, every=timedelta(seconds=5)) == []
+            assert supervisors.begin_due_tick(tx, every=timedelta(seconds=5), owner="two", lease=LEASE) is None
 
     def test_a_supervisor_does_not_end_when_work_came_since_its_tick_began(self, shop: World) -> None:
         self.begin(shop, "one")
@@ -161,8 +159,8 @@ class TestSupervisors:
         with shop.store.write() as tx:
             scope = shop.workspace, shop.project_id
             supervisors.ensure(tx, *scope, session_key="next", lifetime=LIFETIME)
-            early = supervisors.end(tx, *scope, holder="one", state={}, submissions=1)
-            ended = supervisors.end(tx, *scope, holder="one", state={}, submissions=2)
+            early = supervisors.end(tx, *scope, owner="one", state={}, submissions=1)
+            ended = supervisors.end(tx, *scope, owner="one", state={}, submissions=2)
 
         assert (early, ended) == (False, True)
         assert self.get(shop).ended_at is not None
@@ -189,8 +187,8 @@ class TestSupervisors:
         every = timedelta(seconds=5)
 
         with pg.store.write() as one, pg.store.write() as two:
-            first = supervisors.begin_due_tick(one, every=every, holder="one", lease=LEASE)
-            second = supervisors.begin_due_tick(two, every=every, holder="two", lease=LEASE)
+            first = supervisors.begin_due_tick(one, every=every, owner="one", lease=LEASE)
+            second = supervisors.begin_due_tick(two, every=every, owner="two", lease=LEASE)
 
         assert first is not None
         assert second is not None

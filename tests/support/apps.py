@@ -59,6 +59,6 @@ def context_of(
         for thread in threading.enumerate():
             if thread.name == "coord-wake":  # the last message of a housekeeper that was stopped, over this client
                 thread.join(30)
-        context.nudges.close()
+        context.wakeups.close()
         context.store.close()
         context.own.close()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from coordination import views
-from coordination.base.json_values import plain
+from coordination.base.json_values import to_json_types
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "tests" / "data" / "json_views.txt"
@@ -70,7 +70,7 @@ def example_view(view: Any) -> Any:
     hints.pop("return")
     parameters = inspect.signature(view).parameters
     arguments = {name: example(hint) for name, hint in hints.items() if parameters[name].kind is not _REST}
-    return plain(view(**arguments))
+    return to_json_types(view(**arguments))
 
 
 _REST = inspect.Parameter.VAR_KEYWORD

@@ -141,7 +141,7 @@ class Racer:
     def _tick(self) -> bool:
         """Let those go on that fit again; whether any does."""
         ticked = tick_supervisor(
-            self._store, self._workspace, self._project, holder=self._worker, window=1, estimator=costing
+            self._store, self._workspace, self._project, owner=self._worker, window=1, estimator=costing
         )
         if ticked is None:
             return False

@@ -36,7 +36,7 @@ from coordination.flows.fleet.tick_supervisor import tick_supervisor
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.money.set_budget import set_budget
 from coordination.flows.plans.submit_plan import submit_plan
-from coordination.flows.projects.pause_project import hold_project, resume_project
+from coordination.flows.projects.pause_project import pause_project, resume_project
 from coordination.flows.projects.retain import RetentionAges, retain
 from coordination.flows.tasks.add_discovered_tasks import add_found
 from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
@@ -222,7 +222,7 @@ class Traffic:
 
     def _hold(self, chance: random.Random) -> None:
         scope = self.world.workspace, chance.choice(self._projects)
-        self._write(lambda tx: hold_project(tx, *scope))
+        self._write(lambda tx: pause_project(tx, *scope))
         time.sleep(chance.random() * 0.02)
         self._write(lambda tx: resume_project(tx, *scope, actor="ann"))
 
@@ -237,7 +237,7 @@ class Traffic:
             self.world.store,
             self.world.workspace,
             chance.choice(self._projects),
-            holder=new_id(),
+            owner=new_id(),
             window=30,
             enqueue_again_after=timedelta(milliseconds=50),
             rest=timedelta(0),

@@ -33,14 +33,14 @@ class WorkerParts:
 
     def queued_messages(self) -> int:
         """How many messages wait in the queue of jobs."""
-        return int(self.context.nudges.client.llen("coord:jobs"))
+        return int(self.context.wakeups.client.llen("coord:jobs"))
 
     def close(self) -> None:
         """End what the parts have opened."""
         self.executor.close()
         self.runners.close()
         self.context.own.close()
-        self.context.nudges.close()
+        self.context.wakeups.close()
         self.context.store.close()
         self._open.close()
 

@@ -58,7 +58,7 @@ class World:
         self.claims: dict[str, Claim] = {}
         self.last: SubmittedRun | None = None
         with store.write() as tx:
-            self.workspace = projects.make_workspace(tx, name)
+            self.workspace = projects.get_or_create_workspace(tx, name)
         self.register(self.worker)
 
     def register(self, worker_id: str) -> str:
@@ -167,10 +167,10 @@ class World:
             for task_id in self.store.transact(lambda tx: retry_task(tx, self.workspace, self.ids[key], actor="ann"))
         }
 
-    def tick(self, holder: str = "me", **settings: Any) -> TickResult | None:
+    def tick(self, owner: str = "me", **settings: Any) -> TickResult | None:
         """Tick the project last submitted to."""
         return tick_supervisor(
-            self.store, self.workspace, self.project_id, holder=holder, **{"window": WINDOW, **settings}
+            self.store, self.workspace, self.project_id, owner=owner, **{"window": WINDOW, **settings}
         )
 
     def expire(self, *keys: str) -> None:

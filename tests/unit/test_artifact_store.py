@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.adapters.artifact_store import ArtifactStore, fetch
+from coordination.adapters.artifact_store import ArtifactStore, fetch_artifact
 from coordination.base.errors import Refused, Unavailable
 from coordination.domain.jobs.artifacts import Artifact
 from tests.support.object_server import BUCKET, ObjectServer, running_object_server
@@ -41,7 +41,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
 
 
 def keep(store: ArtifactStore, path: str, data: bytes = b"hello", place: list[str] | None = None) -> Artifact:
-    return store.keep(io.BytesIO(data), path, place=place or PLACE, more=lambda _size: None)
+    return store.keep(io.BytesIO(data), path, place=place or PLACE, on_chunk=lambda _size: None)
 
 
 @pytest.mark.parametrize("path", ODD)
@@ -52,7 +52,7 @@ def test_what_was_kept_is_fetched_whatever_its_name_is(store: ArtifactStore, pat
 
     assert (kept.path, kept.size, kept.sha256) == (path, len(data), hashlib.sha256(data).hexdigest())
     assert kept.url.startswith(store.url)
-    assert fetch(kept, tmp_path / "got").read_bytes() == data
+    assert fetch_artifact(kept, tmp_path / "got").read_bytes() == data
     assert [file for file in (tmp_path / "got").rglob("*") if file.is_file()] == [tmp_path / "got" / path]
 
 
@@ -70,9 +70,9 @@ def test_what_is_at_a_place_goes_and_what_is_beside_it_stays(store: ArtifactStor
     store.forget(["w", "run-1"])
 
     with refuses(Unavailable):
-        fetch(gone, tmp_path / "got")
-    assert fetch(elsewhere, tmp_path / "got").read_bytes() == b"hello"
-    assert fetch(stays, tmp_path / "got").read_bytes() == b"hello"
+        fetch_artifact(gone, tmp_path / "got")
+    assert fetch_artifact(elsewhere, tmp_path / "got").read_bytes() == b"hello"
+    assert fetch_artifact(stays, tmp_path / "got").read_bytes() == b"hello"
 
 
 @pytest.mark.parametrize("part", [[], ["run-1"], ["run-1", "t"]])
@@ -104,7 +104,7 @@ def test_what_was_changed_since_is_not_given_out(store: ArtifactStore, tmp_path:
     (tmp_path / "got").mkdir()
 
     with refuses(Unavailable):
-        fetch(kept, tmp_path / "got")
+        fetch_artifact(kept, tmp_path / "got")
 
     assert list((tmp_path / "got").iterdir()) == []
     assert changed.url == kept.url
@@ -115,7 +115,7 @@ def test_a_path_out_of_the_folder_is_never_written(store: ArtifactStore, path: s
     kept = keep(store, "x")
 
     with refuses(Refused):
-        fetch(Artifact(path, kept.size, kept.sha256, kept.url), tmp_path / "got")
+        fetch_artifact(Artifact(path, kept.size, kept.sha256, kept.url), tmp_path / "got")
 
 
 def test_a_store_that_nobody_knows_is_refused_in_one_sentence() -> None:

@@ -56,9 +56,9 @@ class TestRemote:
         (folder / "src" / "deep").mkdir(parents=True)
         (folder / "src" / "a.py").touch()
 
-        found = git_checkout.here(folder / "src" / "deep")
+        found = git_checkout.checkout_of(folder / "src" / "deep")
 
-        assert found == git_checkout.here(folder) == git_checkout.here(folder / "src" / "a.py")
+        assert found == git_checkout.checkout_of(folder) == git_checkout.checkout_of(folder / "src" / "a.py")
         assert found.root == folder
         assert found.identity == "git.example.org/acme/shop"
         assert found.name == "shop"
@@ -71,16 +71,16 @@ class TestRemote:
         second = make_repository("two", {"origin": "https://dave:t0ken@GIT.example.org/acme/shop"})
         git(first, "worktree", "add", "-q", "-b", "feature", str(tmp_path / "tree"))
 
-        identities = {git_checkout.here(folder).identity for folder in (first, second, tmp_path / "tree")}
+        identities = {git_checkout.checkout_of(folder).identity for folder in (first, second, tmp_path / "tree")}
 
         assert identities == {"git.example.org/acme/shop"}
-        assert git_checkout.here(tmp_path / "tree").branch == "feature"
-        assert git_checkout.here(tmp_path / "tree").root == tmp_path / "tree"
+        assert git_checkout.checkout_of(tmp_path / "tree").branch == "feature"
+        assert git_checkout.checkout_of(tmp_path / "tree").root == tmp_path / "tree"
 
     def test_credentials_are_not_kept(self, make_repository):
         folder = make_repository(remotes={"origin": "https://dave:t0ken@git.example.org/acme/shop.git"})
 
-        assert "t0ken" not in repr(git_checkout.here(folder))
+        assert "t0ken" not in repr(git_checkout.checkout_of(folder))
 
     @pytest.mark.parametrize(
         ("remotes", "identity"),
@@ -91,27 +91,27 @@ class TestRemote:
         ],
     )
     def test_origin_goes_first_then_the_only_one_then_the_first_by_name(self, make_repository, remotes, identity):
-        assert git_checkout.here(make_repository(remotes=remotes)).identity == identity
+        assert git_checkout.checkout_of(make_repository(remotes=remotes)).identity == identity
 
     def test_a_renamed_remote_names_the_same_project(self, make_repository):
         folder = make_repository(remotes={"origin": REMOTE})
-        before = git_checkout.here(folder).identity
+        before = git_checkout.checkout_of(folder).identity
 
         git(folder, "remote", "rename", "origin", "company")
 
-        assert git_checkout.here(folder).identity == before
+        assert git_checkout.checkout_of(folder).identity == before
 
     def test_gits_own_rewriting_of_addresses_is_followed(self, make_repository):
         folder = make_repository(remotes={"origin": "work:shop"})
 
         git(folder, "config", "url.https://git.example.org/acme/.insteadOf", "work:")
 
-        assert git_checkout.here(folder).identity == "git.example.org/acme/shop"
+        assert git_checkout.checkout_of(folder).identity == "git.example.org/acme/shop"
 
     def test_an_address_that_names_nothing_leaves_the_local_identity(self, make_repository):
         folder = make_repository(remotes={"origin": "odd://x"})
 
-        found = git_checkout.here(folder)
+        found = git_checkout.checkout_of(folder)
 
         assert is_local(found.identity)
         assert found.remote == "odd://x"
@@ -123,17 +123,17 @@ class TestLocal:
         (folder / "src").mkdir()
         git(folder, "worktree", "add", "-q", str(tmp_path / "tree"))
 
-        found = git_checkout.here(folder)
+        found = git_checkout.checkout_of(folder)
 
         assert is_local(found.identity)
         assert found.name == "shop"
         assert found.remote is None
-        assert {git_checkout.here(at).identity for at in (folder / "src", tmp_path / "tree")} == {found.identity}
+        assert {git_checkout.checkout_of(at).identity for at in (folder / "src", tmp_path / "tree")} == {found.identity}
 
     def test_two_repositories_are_two_projects(self, make_repository):
         assert (
-            git_checkout.here(make_repository("a/shop")).identity
-            != git_checkout.here(make_repository("b/shop")).identity
+            git_checkout.checkout_of(make_repository("a/shop")).identity
+            != git_checkout.checkout_of(make_repository("b/shop")).identity
         )
 
     def test_a_clone_by_path_is_the_project_of_what_it_was_cloned_from(self, make_repository, tmp_path):
@@ -144,47 +144,52 @@ class TestLocal:
         git(tmp_path / "bare.git", "remote", "remove", "origin")
         git(tmp_path, "clone", "-q", "bare", "of-bare")
 
-        assert git_checkout.here(tmp_path / "clone").identity == git_checkout.here(folder).identity
-        assert git_checkout.here(tmp_path / "clone of clone").identity == git_checkout.here(folder).identity
-        assert git_checkout.here(tmp_path / "of-bare").identity == git_checkout.here(tmp_path / "bare.git").identity
+        assert git_checkout.checkout_of(tmp_path / "clone").identity == git_checkout.checkout_of(folder).identity
+        assert (
+            git_checkout.checkout_of(tmp_path / "clone of clone").identity == git_checkout.checkout_of(folder).identity
+        )
+        assert (
+            git_checkout.checkout_of(tmp_path / "of-bare").identity
+            == git_checkout.checkout_of(tmp_path / "bare.git").identity
+        )
 
     def test_a_clone_by_path_of_a_shared_project_is_that_project(self, make_repository, tmp_path):
         make_repository(remotes={"origin": REMOTE})
         git(tmp_path, "clone", "-q", "shop", "clone")
 
-        assert git_checkout.here(tmp_path / "clone").identity == "git.example.org/acme/shop"
+        assert git_checkout.checkout_of(tmp_path / "clone").identity == "git.example.org/acme/shop"
 
     def test_folders_that_are_each_others_remote_end(self, make_repository, tmp_path):
         one = make_repository("one", {"origin": str(tmp_path / "two")})
         two = make_repository("two", {"origin": "../one"})
 
-        assert is_local(git_checkout.here(one).identity)
-        assert is_local(git_checkout.here(two).identity)
+        assert is_local(git_checkout.checkout_of(one).identity)
+        assert is_local(git_checkout.checkout_of(two).identity)
 
     def test_a_remote_folder_that_is_gone_still_names_it(self, make_repository, tmp_path):
         one = make_repository("one", {"origin": str(tmp_path / "gone.git")})
         two = make_repository("two", {"origin": "../gone.git"})
 
-        assert git_checkout.here(one).identity == git_checkout.here(two).identity
-        assert git_checkout.here(one).name == "gone"
+        assert git_checkout.checkout_of(one).identity == git_checkout.checkout_of(two).identity
+        assert git_checkout.checkout_of(one).name == "gone"
 
     def test_a_plain_folder_is_a_project_and_nothing_is_written_into_it(self, tmp_path):
         folder = tmp_path / "plain"
         folder.mkdir()
         folder.chmod(0o555)
 
-        found = git_checkout.here(folder)
+        found = git_checkout.checkout_of(folder)
 
         assert is_local(found.identity)
         assert (found.root, found.name, found.branch, found.head) == (folder, "plain", None, None)
         assert list(folder.iterdir()) == []
-        assert git_checkout.here(folder) == found
+        assert git_checkout.checkout_of(folder) == found
 
     def test_a_link_to_a_folder_is_that_folder(self, tmp_path):
         (tmp_path / "real").mkdir()
         (tmp_path / "link").symlink_to(tmp_path / "real")
 
-        assert git_checkout.here(tmp_path / "link") == git_checkout.here(tmp_path / "real")
+        assert git_checkout.checkout_of(tmp_path / "link") == git_checkout.checkout_of(tmp_path / "real")
 
     def test_two_machines_have_two_identities(self, tmp_path, monkeypatch):
         (tmp_path / "one").write_text("1f3a\n")
@@ -192,7 +197,7 @@ class TestLocal:
         found = []
         for name in ("one", "two"):
             monkeypatch.setattr(git_checkout, "_MACHINE_FILES", (str(tmp_path / "missing"), str(tmp_path / name)))
-            found.append(git_checkout.here(tmp_path).identity)
+            found.append(git_checkout.checkout_of(tmp_path).identity)
 
         assert found[0] != found[1]
 
@@ -205,7 +210,7 @@ class TestLocal:
 
 class TestStates:
     def test_before_the_first_commit_there_is_a_branch_and_no_head(self, make_repository):
-        found = git_checkout.here(make_repository(commit=False))
+        found = git_checkout.checkout_of(make_repository(commit=False))
 
         assert (found.branch, found.head) == ("main", None)
 
@@ -213,7 +218,7 @@ class TestStates:
         folder = make_repository()
         git(folder, "checkout", "-q", "--detach")
 
-        found = git_checkout.here(folder)
+        found = git_checkout.checkout_of(folder)
 
         assert found.branch is None
         assert found.head
@@ -223,7 +228,7 @@ class TestStates:
         monkeypatch.setenv("GIT_DIR", str(other / ".git"))
         monkeypatch.setenv("GIT_WORK_TREE", str(other))
 
-        assert git_checkout.here(folder).identity == "git.example.org/acme/shop"
+        assert git_checkout.checkout_of(folder).identity == "git.example.org/acme/shop"
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
     def test_a_repository_of_somebody_else_is_read_too(self, make_repository):
@@ -231,13 +236,13 @@ class TestStates:
         for path in (folder, folder / ".git"):
             os.chown(path, 12345, 12345)
 
-        assert git_checkout.here(folder).identity == "git.example.org/acme/shop"
+        assert git_checkout.checkout_of(folder).identity == "git.example.org/acme/shop"
 
     def test_without_git_the_folder_is_the_project(self, make_repository, tmp_path, monkeypatch):
         folder = make_repository(remotes={"origin": REMOTE})
         monkeypatch.setenv("PATH", str(tmp_path / "home"))
 
-        found = git_checkout.here(folder)
+        found = git_checkout.checkout_of(folder)
 
         assert is_local(found.identity)
         assert found.root == folder
@@ -249,16 +254,16 @@ class TestStates:
         monkeypatch.setenv("PATH", str(slow.parent))
         monkeypatch.setattr(git_checkout, "GIT_LIMIT", git_checkout.GIT_LIMIT / 50)
 
-        assert is_local(git_checkout.here(tmp_path).identity)
+        assert is_local(git_checkout.checkout_of(tmp_path).identity)
 
     def test_a_folder_that_is_not_there_is_refused(self, tmp_path):
         with refuses(Refused):
-            git_checkout.here(tmp_path / "missing")
+            git_checkout.checkout_of(tmp_path / "missing")
 
     def test_names_with_line_breaks_and_dashes_are_only_names(self, make_repository):
         folder = make_repository("-odd\nname", {"origin": REMOTE})
 
-        assert git_checkout.here(folder).root == folder
+        assert git_checkout.checkout_of(folder).root == folder
 
 
 class TestTop:
@@ -276,7 +281,7 @@ class TestTop:
         folder = make_repository()
         (folder / "src").mkdir()
 
-        found = [git_checkout.top(folder / "src") for _ in range(3)]
+        found = [git_checkout.top_folder(folder / "src") for _ in range(3)]
 
         assert found == [folder] * 3
         assert asked == [folder / "src"]
@@ -285,16 +290,16 @@ class TestTop:
         folder = make_repository()
         inner = folder / "src"
         inner.mkdir()
-        found = [git_checkout.top(inner)]
+        found = [git_checkout.top_folder(inner)]
 
         git(inner, "init", "-q")
-        found.append(git_checkout.top(inner))
+        found.append(git_checkout.top_folder(inner))
         (inner / ".git").rename(inner / "old")
-        found.append(git_checkout.top(inner))
+        found.append(git_checkout.top_folder(inner))
 
         assert found == [folder, inner, folder]
 
     def test_of_a_plain_folder_is_asked_again_because_it_may_become_one(self, tmp_path, asked):
-        assert [git_checkout.top(tmp_path), git_checkout.top(tmp_path)] == [tmp_path, tmp_path]
+        assert [git_checkout.top_folder(tmp_path), git_checkout.top_folder(tmp_path)] == [tmp_path, tmp_path]
 
         assert len(asked) > 1

@@ -11,8 +11,8 @@ import pytest
 
 PROGRAM = """
 import json, os, sys
-from coordination.base.host import speak_utf8
-speak_utf8()
+from coordination.base.host import ensure_utf8
+ensure_utf8()
 print(json.dumps([sys.argv[1], os.environ["NAME"], sys.getfilesystemencoding(), sys.stdout.encoding.lower()]))
 """
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

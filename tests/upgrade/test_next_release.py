@@ -140,7 +140,7 @@ class TestTheNextRelease:
 
     def test_its_doorbell_with_more_fields_is_answered(self, fleet: Fleet) -> None:
         worker = fleet.worker("-c", "1", COORD_SWEEP="1h", COORD_TICK="1h")
-        silent = Coordination(replace(fleet.co.runtime, nudges=None))  # so that only the message can be heard
+        silent = Coordination(replace(fleet.co.runtime, wakeups=None))  # so that only the message can be heard
         heard, fleet.co = fleet.co, silent
         run = fleet.submit(Task("job", {"shell": "echo heard"}))
         task = run.task("job").record

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.adapters.artifact_store import ArtifactStore, fetch
+from coordination.adapters.artifact_store import ArtifactStore, fetch_artifact
 from coordination.base.errors import Unavailable
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.jobs import claim_of
@@ -69,7 +69,7 @@ def test_what_is_named_is_kept_once(
     assert (result.outcome, result.output, result.log) == (Outcome.COMPLETED, "done", "said")
     assert sorted(one.path for one in result.artifacts) == paths
     for one in result.artifacts:
-        assert fetch(one, tmp_path / "got").read_text() == one.path
+        assert fetch_artifact(one, tmp_path / "got").read_text() == one.path
 
 
 @pytest.mark.parametrize("missing", ["nothing.md", "build/*.tar", "empty"])
@@ -112,7 +112,7 @@ def test_a_link_within_the_folder_is_what_it_points_to(folder: Path, terms: Term
 
     (made,) = kept(folder, terms, "latest").artifacts
 
-    assert fetch(made, tmp_path / "got").read_text() == "build/a.whl"
+    assert fetch_artifact(made, tmp_path / "got").read_text() == "build/a.whl"
 
 
 def test_a_folder_that_is_reached_by_a_link_is_inside_itself(folder: Path, terms: Terms, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_files_of_every_name_are_kept_apart_and_come_back(
     assert (result.outcome, result.error) == (Outcome.COMPLETED, None)
     assert {one.path.removeprefix("all/") for one in result.artifacts} == set(names.values())
     for one in result.artifacts:
-        assert names[fetch(one, tmp_path / "got").read_bytes()] == one.path.removeprefix("all/")
+        assert names[fetch_artifact(one, tmp_path / "got").read_bytes()] == one.path.removeprefix("all/")
 
 
 def test_names_that_differ_only_in_a_secret_are_kept_apart(folder: Path, terms: Terms, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_deep_path_is_kept_up_to_what_a_database_can_hold(folder: Path, tmp_pa
     near, far = kept(folder, terms, "deep"), kept(folder, terms, "deeper")
 
     (made,) = near.artifacts
-    assert fetch(made, tmp_path / "got").read_text() == "kept"
+    assert fetch_artifact(made, tmp_path / "got").read_text() == "kept"
     assert (far.outcome, far.retryable) == (Outcome.FAILED, False)
     assert "has a path of 2,726 bytes; at most 2,000 can be kept" in (far.error or "")
 
@@ -249,7 +249,7 @@ def test_a_store_that_stays_away_fails_the_attempt_and_says_why(folder: Path, mo
     result = kept(folder, away, "report.md")
 
     assert (result.outcome, result.retryable) == (Outcome.FAILED, True)
-    assert "The artifact report.md cannot be kept at file://" in (result.error or "")
+    assert "The artifact report.md cannot be stored at file://" in (result.error or "")
 
 
 def test_a_job_that_is_stopped_meanwhile_is_stopped(folder: Path, terms: Terms) -> None:

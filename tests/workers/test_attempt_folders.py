@@ -15,7 +15,7 @@ from coordination.base.errors import DatabaseUnavailable, TokenRefused
 from coordination.domain.access.attempt_tokens import Scope, verify
 from coordination.domain.plans.plan_expansion import ANSWER
 from coordination.domain.tasks.attempts import Claim
-from coordination.services.access.attempt_tokens import check_token, make_token_key
+from coordination.services.access.attempt_tokens import check_token, get_or_create_token_key
 from coordination.services.fleet import broker_keys
 from coordination.store.engine import Store
 from tests.support.jobs import claim_of
@@ -121,7 +121,7 @@ def test_who_answers_a_question_may_neither_ask_nor_add_work(world: World) -> No
     claim.options["role"] = {ANSWER: "x"}  # type: ignore[index]
 
     assert claims_of(claim).scopes == {Scope.REPORT}
-    key = world.store.transact(make_token_key)
+    key = world.store.transact(get_or_create_token_key)
     assert verify(key, TokenIssuer(world.store).issue(claim)).scopes == {Scope.REPORT}
 
 

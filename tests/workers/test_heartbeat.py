@@ -81,7 +81,7 @@ class Bench:
     def lease(self, key: str) -> timedelta:
         """How long the lease of the task's latest attempt still lasts by the database's clock."""
         with self.world.store.read() as tx:
-            now = fleet.clock(tx)
+            now = fleet.database_time(tx)
         until = self.world.attempts(key)[-1].lease_until
         assert until is not None
         return until - now
@@ -274,7 +274,7 @@ class TestTheWorkersOwnRow:
 
     def age(self, bench: Bench) -> timedelta:
         with bench.world.store.read() as tx:
-            return fleet.clock(tx) - self.row(bench)["heartbeat_at"]  # type: ignore[operator,no-any-return]
+            return fleet.database_time(tx) - self.row(bench)["heartbeat_at"]  # type: ignore[operator,no-any-return]
 
     def test_a_beat_shows_that_the_worker_lives_and_what_its_own_clock_says(self, bench: Bench) -> None:
         bench.world.sql("UPDATE workers SET heartbeat_at = '2020-01-01T00:00:00.000000+00:00'")
@@ -334,7 +334,7 @@ class TestNotes:
         assert bench.world.task("a").carried == {"step": 2}
         with bench.world.store.read() as tx:
             chunks = output.of_attempt(tx, bench.world.workspace, bench.world.ids["a"], 1)
-            now = fleet.clock(tx)
+            now = fleet.database_time(tx)
             (happened,) = [
                 line.at
                 for line in events.tail(tx, bench.world.workspace, task_id=bench.world.ids["a"])

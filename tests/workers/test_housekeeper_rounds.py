@@ -1,4 +1,4 @@
-"""The rounds of a worker's housekeeper: it answers nudges, ticks what is due, hears cancels, survives errors."""
+"""The rounds of a worker's housekeeper: it answers wakeups, ticks what is due, hears cancels, survives errors."""
 
 from __future__ import annotations
 
@@ -109,14 +109,14 @@ class TestASweep:
         world.submit("a")
         other.submit("b")
         age_supervisors(world)
-        healthy = parts.housekeeping.go_on
+        healthy = parts.housekeeping.run_tick
 
         def breaks_once(store: Any, begun: Any, **settings: Any) -> Any:
             if begun.project_id == world.project_id:
                 raise RuntimeError("a bug")
             return healthy(store, begun, **settings)
 
-        monkeypatch.setattr(parts.housekeeping, "go_on", breaks_once)
+        monkeypatch.setattr(parts.housekeeping, "run_tick", breaks_once)
 
         until(lambda: not parts.housekeeper.sweep(), within=WAIT, what="the end of what is due")
 
@@ -134,13 +134,13 @@ class TestASweep:
         world.submit("b")
         age_supervisors(world)
         ticked: list[str] = []
-        healthy = parts.housekeeping.go_on
+        healthy = parts.housekeeping.run_tick
 
         def noted(store: Any, begun: Any, **settings: Any) -> Any:
             ticked.append(begun.project_id)
             return healthy(store, begun, **settings)
 
-        monkeypatch.setattr(parts.housekeeping, "go_on", noted)
+        monkeypatch.setattr(parts.housekeeping, "run_tick", noted)
 
         until(lambda: not parts.housekeeper.sweep(), within=WAIT, what="the end of what is due")
 
@@ -188,7 +188,7 @@ class TestEnqueueingAgain:
         world.submit("a")
         world.tick()
         age_marks(world, age)
-        parts.context.nudges.client.lpush("coord:jobs", "{}")
+        parts.context.wakeups.client.lpush("coord:jobs", "{}")
 
         parts.housekeeper.tick(world.workspace, world.project_id)
 
@@ -232,14 +232,14 @@ class TestNudges:
             other = World(world.store, project=f"example.org/acme/p{number}")
             other.submit(f"a{number}")
             places.append((other.workspace, other.project_id))
-        parts.context.nudges.nudge([*places, places[0]])
+        parts.context.wakeups.wake_projects([*places, places[0]])
 
         parts.housekeeper._next_sweep = time.monotonic() + 600
         parts.housekeeper._once()
 
         assert parts.queued_messages() == 3
         assert {entry[1:] for entry in parts.housekeeper._later} == set(places)
-        assert parts.context.nudges.client.llen("coord:nudges") == 0
+        assert parts.context.wakeups.client.llen("coord:wakeups") == 0
 
     def test_a_project_whose_nudge_cannot_be_answered_keeps_no_other_waiting(
         self, parts: WorkerParts, world: World, monkeypatch: pytest.MonkeyPatch
@@ -267,7 +267,7 @@ class TestNudges:
         with keeping_house(parts):
             until(lambda: parts.housekeeper._next_sweep > 0, what="the first sweep")
             world.submit("a")
-            parts.context.nudge([(world.workspace, world.project_id)])
+            parts.context.wake_projects([(world.workspace, world.project_id)])
 
             until(lambda: parts.queued_messages() == 1, within=WAIT, what="a message")
 
@@ -275,7 +275,7 @@ class TestNudges:
         world.submit("a")
         with keeping_house(parts):
             for body in ("nonsense", '["one"]', json.dumps([world.workspace, world.project_id])):
-                parts.context.nudges.client.lpush("coord:nudges", body)
+                parts.context.wakeups.client.lpush("coord:wakeups", body)
 
             until(lambda: parts.queued_messages() >= 1, within=WAIT, what="a message")
 

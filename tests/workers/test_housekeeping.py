@@ -136,7 +136,7 @@ def test_it_ends_at_once_although_it_waits_for_a_nudge(
     housekeeper = SupervisorLoop(context)
     housekeeper.start()
     if waits:
-        client = context.nudges.client
+        client = context.wakeups.client
         until(lambda: client.info("clients")["blocked_clients"] == 1, what="the housekeeper waits for a nudge")
     began = time.monotonic()
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.broker.messages import EnqueuedMessage, read_cancels, read_enqueued_message, read_nudge
+from workers.broker.messages import EnqueuedMessage, read_cancels, read_enqueued_message, read_wakeup
 
 WORKSPACE = "01890000-0000-7000-8000-000000000001"
 TASK = "01890000-0000-7000-8000-000000000002"
@@ -67,7 +67,7 @@ def test_what_makes_no_sense_is_refused(workspace: object, tasks: object, more: 
     ],
 )
 def test_a_nudge_is_two_names_and_perhaps_more(text: str, read: tuple[str, str] | None) -> None:
-    assert read_nudge(text) == read
+    assert read_wakeup(text) == read
 
 
 @pytest.mark.parametrize(
@@ -85,5 +85,5 @@ def test_what_is_malformed_in_a_cancel_does_not_hide_the_rest(text: str, read: l
 
 @pytest.mark.parametrize("text", [f'["{_ID}", "shop"]', f'["shop", "{_ID}"]', f'["{_ID}", ""]'])
 def test_a_nudge_of_which_half_is_no_id_is_none(text: str) -> None:
-    assert read_nudge(f'["{_ID}", "{_ID}"]') == (_ID, _ID)
-    assert read_nudge(text) is None
+    assert read_wakeup(f'["{_ID}", "{_ID}"]') == (_ID, _ID)
+    assert read_wakeup(text) is None

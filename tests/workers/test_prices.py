@@ -30,7 +30,7 @@ def spent(prices: UsagePrices, *usage: Usage, **of: str) -> list[Decimal | None]
 @pytest.fixture
 def place(store: Store) -> dict[str, str]:
     with store.write() as tx:
-        workspace = projects.make_workspace(tx, "default")
+        workspace = projects.get_or_create_workspace(tx, "default")
         project = project_service.resolve(tx, workspace, identity="example.org/p", name="p", path=None)
     return {"workspace_id": workspace, "project_id": project.id}
 

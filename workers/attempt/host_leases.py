@@ -96,18 +96,18 @@ class HostResources:
 def take_back(store: Store) -> int:
     """Drop the copies of databases that attempts left on this machine, however they ended; how many."""
     with store.read() as tx:
-        ended = host_leases.ended_on(tx, host(), LeaseKind.DATABASE)
-        ports = host_leases.ended_on(tx, host(), LeaseKind.PORT)
+        ended = host_leases.list_ended(tx, host(), LeaseKind.DATABASE)
+        ports = host_leases.list_ended(tx, host(), LeaseKind.PORT)
     gone = [lease for lease in ended if _dropped(lease)]
     if gone:
         _forget(store, [lease.name for lease in gone])
     if ports:
-        store.transact(lambda tx: host_leases.drop_ended(tx, host(), LeaseKind.PORT))
+        store.transact(lambda tx: host_leases.delete_ended(tx, host(), LeaseKind.PORT))
     return len(gone)
 
 
 def _forget(store: Store, names: Sequence[str]) -> None:
-    store.transact(lambda tx: host_leases.forget(tx, host(), LeaseKind.DATABASE, names))
+    store.transact(lambda tx: host_leases.delete_named(tx, host(), LeaseKind.DATABASE, names))
 
 
 def _dropped(lease: HostLease) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from coordination.domain.access.authority import Rights, lend, rights_of
+from coordination.domain.access.authority import Rights, check_within, rights_of
 from coordination.domain.jobs.resource_limits import limits_of
 from coordination.domain.tasks.attempts import Claim
 
@@ -29,4 +29,4 @@ def check_authority(claim: Claim) -> None:
         claim.agent,
         max_attempts=claim.max_attempts,
     )
-    lend(replace(held, folders=[os.path.realpath(place) for place in held.folders]), asked, models=False)
+    check_within(replace(held, folders=[os.path.realpath(place) for place in held.folders]), asked, models=False)

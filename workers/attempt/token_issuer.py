@@ -12,7 +12,7 @@ from coordination.base.errors import CoordinationError
 from coordination.domain.access.attempt_tokens import EVERYTHING, AttemptClaims, Scope, issue
 from coordination.domain.plans.plan_expansion import ANSWER
 from coordination.domain.tasks.attempts import Claim
-from coordination.services.access.attempt_tokens import make_token_key, token_key
+from coordination.services.access.attempt_tokens import get_or_create_token_key, token_key
 from coordination.store.engine import Store
 
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ class TokenIssuer:
             try:
                 with self._store.read() as tx:
                     key = token_key(tx)
-                self._key = self._store.transact(make_token_key) if key is None else key
+                self._key = self._store.transact(get_or_create_token_key) if key is None else key
                 self._read_at = monotonic()
             except CoordinationError as error:
                 log.warning("the key for tokens cannot be read", why=error.message)

@@ -39,7 +39,7 @@ def read_enqueued_message(workspace_id: Any, tasks: Any, more: dict[str, Any]) -
         return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()[:3])
 
 
-def read_nudge(text: str) -> tuple[str, str] | None:
+def read_wakeup(text: str) -> tuple[str, str] | None:
     """Parse a wakeup, which starts with [workspace id, project id]. Return None for anything else."""
     match _list(text):
         case [str() as workspace_id, str() as project_id, *_] if is_id(workspace_id) and is_id(project_id):

@@ -271,7 +271,7 @@ class Executor:
         """After a commit: enqueue, look again where a back-off ends, close runs that two last tasks left open."""
         context, place = self._context, bundle.place
         if effects.money_returned:
-            context.nudge([(place.workspace_id, place.project_id)])  # others may have waited for the money
+            context.wake_projects([(place.workspace_id, place.project_id)])  # others may have waited for the money
         context.publisher.publish(
             place.workspace_id,
             place.project,

@@ -108,7 +108,7 @@ class Isolation:
                 lambda tx: rescue_worker(tx, worker_id, alone=alone), patience=context.terms.ttl
             )
             log.warning("the process that ran a job alone has died", task=claim.key, attempt=claim.attempt, status=code)
-            context.nudge(touched)
+            context.wake_projects(touched)
         if self._standing(claim) != (None, context.worker_id):
             return None
         if stop is not None:
@@ -146,7 +146,7 @@ class _Helper:
             self.process: Process = launcher.start(
                 [sys.executable, "-P", "-m", "workers.process.isolated_worker"],
                 markers=[MARKER],
-                environment=inherited_variables.complete() | {MARKER: uuid.uuid4().hex},
+                environment=inherited_variables.original_environment() | {MARKER: uuid.uuid4().hex},
                 folder=os.getcwd(),  # noqa: PTH109 - where this worker stands
                 stdin=theirs_in,
                 stdout=theirs_out,

@@ -156,7 +156,7 @@ class Heartbeat:
                         pgid=process.pgid,
                         pg_start=float(process.start_time),
                     )
-                number, ends = workers.transaction(tx) if batch.notes else 0, True
+                number, ends = workers.transaction_id(tx) if batch.notes else 0, True
         except Exception:
             if ends and number:
                 self._unconfirmed = (number, batch)  # perhaps committed: events must not be written twice

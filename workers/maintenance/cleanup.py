@@ -18,8 +18,7 @@ from coordination.base.errors import CoordinationError
 from coordination.domain.tasks.tasks import OPEN, TaskState
 from coordination.flows.projects import retain as flow
 from coordination.settings import Settings
-from coordination.store.queries.fleet import workers
-from coordination.store.queries.projects import retention
+from coordination.store.queries.projects import projects, retention
 from coordination.store.queries.tasks import tasks
 from workers.attempt import host_leases
 from workers.context import Context, scratch_of
@@ -112,7 +111,7 @@ class Cleanup:
         with self._context.store.read() as tx:
             return [
                 workspace_id
-                for workspace_id in workers.workspaces_known(tx)
+                for workspace_id in projects.workspace_ids(tx)
                 if self._context.serves(workspace_id)
                 and retention.is_due(tx, workspace_id, flow.CHORE, every=self._every)
             ]

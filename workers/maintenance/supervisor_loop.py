@@ -23,16 +23,16 @@ from coordination.base.host import boot_id, host
 from coordination.base.ids import new_id
 from coordination.flows.fleet.rescue_worker import rescue_silent_worker
 from coordination.flows.fleet.tick_idle_supervisors import AT_ONCE, tick_quiet
-from coordination.flows.fleet.tick_supervisor import REST, go_on
+from coordination.flows.fleet.tick_supervisor import REST, run_tick
 from coordination.services.tasks import dispatch_window
 from coordination.settings import client_url
 from coordination.store.queries.fleet import supervisors, workers
 from coordination.store.queries.fleet.supervisors import TickStart
 from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks.ready import ReadyTask
-from coordination.store.redis.wakeups import CANCELS, NUDGES, STOPS, wake_key
+from coordination.store.redis.wakeups import CANCELS, STOPS, WAKEUPS, wake_key
 from workers.broker import queues
-from workers.broker.messages import read_cancels, read_nudge, read_stops
+from workers.broker.messages import read_cancels, read_stops, read_wakeup
 from workers.broker.signed_channel import refusals
 from workers.context import Context, scratch_of
 from workers.leases.in_flight import AttemptLocation
@@ -48,7 +48,7 @@ _RECONNECT = 1.0
 _TIDY_EVERY = 60.0
 _SWEEP_FOR = 1.0
 _TICK_DELAY = timedelta(milliseconds=500)  # of the tick after a wakeup
-_NUDGES_AT_ONCE = 32
+_WAKEUPS_AT_ONCE = 32
 
 
 class SupervisorLoop:
@@ -86,7 +86,7 @@ class SupervisorLoop:
     def _wake(self) -> None:
         """Wake up both threads."""
         with contextlib.suppress(RedisUnavailable):
-            self._context.nudges.wake(self._context.worker_id)
+            self._context.wakeups.wake_worker(self._context.worker_id)
 
     def stop(self) -> None:
         """End all threads."""
@@ -100,13 +100,13 @@ class SupervisorLoop:
         with self._lock:
             heapq.heappush(self._later, (monotonic() + after.total_seconds() + 0.01, workspace_id, project_id))
 
-    def handle_nudges(self, nudges: Sequence[tuple[str, str]]) -> None:
+    def handle_wakeups(self, wakeups: Sequence[tuple[str, str]]) -> None:
         """Enqueue ready tasks of (workspace, project) pairs at once, and schedule their ticks.
 
         The ticks are delayed because starting jobs need this process now, and so that many wakeups share one. All
         projects share a transaction; if it fails, each gets its own, so that none is affected by another.
         """
-        pairs = list(dict.fromkeys(pair for pair in nudges if self._context.serves(pair[0])))
+        pairs = list(dict.fromkeys(pair for pair in wakeups if self._context.serves(pair[0])))
         if not pairs:
             return
         with self._lock:
@@ -123,7 +123,7 @@ class SupervisorLoop:
                 log.exception("no tasks were enqueued at once", project=pairs[0][1])
                 return
             for pair in pairs:
-                self.handle_nudges([pair])
+                self.handle_wakeups([pair])
         else:
             for place, ready in filled:
                 bundle = self._bundles(place.project_id)
@@ -154,7 +154,7 @@ class SupervisorLoop:
         try:
             with self._context.store.write() as tx:
                 begun = supervisors.begin_tick(
-                    tx, workspace_id, project_id, holder=self._holder(), lease=self._context.terms.ttl, every=every
+                    tx, workspace_id, project_id, owner=self._holder(), lease=self._context.terms.ttl, every=every
                 )
         except DatabaseUnavailable as error:
             log.warning("tick failed", project=project_id, why=error.message)
@@ -197,7 +197,7 @@ class SupervisorLoop:
         context, workspace_id, project_id = self._context, begun.workspace_id, begun.project_id
         try:
             self._rescue_silent_workers(project_id)
-            ticked = go_on(
+            ticked = run_tick(
                 context.store,
                 begun,
                 window=context.window(),
@@ -230,7 +230,7 @@ class SupervisorLoop:
         """
         context = self._context
         with context.store.read() as tx:
-            expired = workers.expired(tx, project_id, silent_after=context.terms.ttl)
+            expired = workers.list_expired_leases(tx, project_id, silent_after=context.terms.ttl)
         here = {lease.worker_id for lease in expired if (lease.host, lease.boot_id) == (host(), boot_id())}
         silent = {lease.worker_id for lease in expired if lease.silent}
         kept: set[tuple[str, int]] = set()
@@ -267,7 +267,7 @@ class SupervisorLoop:
             context.settling.settle_worker(scratch, worker_id, alive=True)  # reports since then
         if touched:
             log.warning("rescued the tasks of a silent worker", worker=worker_id, projects=len(touched))
-        context.nudge(touched)
+        context.wake_projects(touched)
 
     def sweep(self) -> bool:
         """Declare silent workers dead and tick due projects. Return whether more are due.
@@ -287,7 +287,7 @@ class SupervisorLoop:
                 begun = supervisors.begin_due_tick(
                     tx,
                     every=context.settings.tick,
-                    holder=self._holder(),
+                    owner=self._holder(),
                     lease=context.terms.ttl,
                     workspaces=context.workspaces,
                 )
@@ -299,7 +299,7 @@ class SupervisorLoop:
     def _enqueue_again_after(self) -> timedelta:
         """Return how long to wait for a message. Short if the queue is empty: it is then lost, or prefetched."""
         try:
-            length = self._context.nudges.client.llen(queues.PREFIX + queues.JOBS)
+            length = self._context.wakeups.client.llen(queues.PREFIX + queues.JOBS)
         except redis.RedisError:
             return REST
         return _LOST_MESSAGE if length == 0 else REST
@@ -317,7 +317,7 @@ class SupervisorLoop:
             self.clearing.poll()
         if now >= self._next_tidy:
             self._next_tidy = now + _TIDY_EVERY
-            gc_tuning.tidy()
+            gc_tuning.collect_cycles()
         with self._lock:
             due = []
             while self._later and self._later[0][0] <= monotonic():
@@ -332,25 +332,25 @@ class SupervisorLoop:
                     self.tick(*pair)
         next_duty = min(self._next_sweep, nearest or self._next_sweep)
         wait = max(0.01, min(_POP_WAIT, next_duty - monotonic()))
-        self._receive_nudges(wait)
+        self._receive_wakeups(wait)
 
-    def _receive_nudges(self, wait: float) -> None:
-        client, worker_id = self._context.nudges.client, self._context.worker_id
+    def _receive_wakeups(self, wait: float) -> None:
+        client, worker_id = self._context.wakeups.client, self._context.worker_id
         try:
-            reply = client.brpop([NUDGES, wake_key(worker_id)], timeout=wait)
+            reply = client.brpop([WAKEUPS, wake_key(worker_id)], timeout=wait)
         except redis.ResponseError as error:
-            if not self._context.nudges.mended(error, worker_id):
+            if not self._context.wakeups.delete_wrong_keys(error, worker_id):
                 raise
-            log.warning("deleted a key that has the wrong type", key=NUDGES)
+            log.warning("deleted a key that has the wrong type", key=WAKEUPS)
             return
         if reply is not None and reply[1]:  # an empty body only wakes this thread up
-            bodies = [reply[1], *(client.rpop(NUDGES, _NUDGES_AT_ONCE - 1) or ())]
-            if nudges := [pair for body in bodies if (pair := read_nudge(self._verify(NUDGES, body))) is not None]:
-                self.handle_nudges(nudges)
+            bodies = [reply[1], *(client.rpop(WAKEUPS, _WAKEUPS_AT_ONCE - 1) or ())]
+            if wakeups := [pair for body in bodies if (pair := read_wakeup(self._verify(WAKEUPS, body))) is not None]:
+                self.handle_wakeups(wakeups)
 
     def _verify(self, place: str, body: Any, *, once: bool = False) -> str:
         """Return the text of a message without its signature, or an empty string if the signature is wrong."""
-        checked = self._context.nudges.signatures.check(place, str(body).encode(), once=once)
+        checked = self._context.wakeups.signatures.check(place, str(body).encode(), once=once)
         if isinstance(checked, str):
             refusals.note(place, checked)
             return ""

@@ -112,10 +112,10 @@ class ConsumerWatchdog:
 
     def _count_waiting(self) -> int | None:
         try:
-            if messages := int(self._context.nudges.client.llen(queues.PREFIX + queues.JOBS)):
+            if messages := int(self._context.wakeups.client.llen(queues.PREFIX + queues.JOBS)):
                 return messages
             with self._context.store.read() as tx:
-                return workers.unheard(tx, after=self._patience, workspaces=self._context.workspaces)
+                return workers.count_overdue(tx, after=self._patience, workspaces=self._context.workspaces)
         except (redis.RedisError, DatabaseUnavailable):
             return None
 

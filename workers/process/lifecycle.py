@@ -163,7 +163,7 @@ def begin(name: str, *, slots: int, alone: bool = False) -> WorkerProcess:
 
 def _ids_of(tx: Connection, names: Sequence[str]) -> list[str]:
     """Return the ids of these workspaces. Creates those that have no plan yet."""
-    return [projects.workspace_named(tx, name) or projects.make_workspace(tx, name) for name in names]
+    return [projects.find_workspace(tx, name) or projects.get_or_create_workspace(tx, name) for name in names]
 
 
 def _rescue_dead_workers(context: Context) -> None:
@@ -188,7 +188,7 @@ def _rescue_dead_workers(context: Context) -> None:
         context.settling.settle_worker(scratch, worker_id)  # before other tasks reserve that money
         started = started_jobs.read(scratch, worker_id)
         rescue = partial(rescue_worker, worker_id=worker_id, started=started)
-        context.nudge(context.store.transact(rescue))
+        context.wake_projects(context.store.transact(rescue))
         log.warning("handed back the tasks of a dead worker of this host", worker=worker_id)
 
 
@@ -288,7 +288,7 @@ def end() -> None:
     with contextlib.suppress(CoordinationError), context.store.write() as tx:
         workers.stop(tx, context.worker_id)
     settled = not context.held.count() and context.settling.settle_own(context.scratch, context.held.all_keys)
-    context.nudges.close()
+    context.wakeups.close()
     context.store.close()
     if settled:  # otherwise a cleanup settles the costs and deletes the directory
         context.own.close()
@@ -329,7 +329,7 @@ def _on_child(**_: Any) -> None:
         begin(f"{os.uname().nodename}:{os.getpid()}", slots=1)
     except CoordinationError as error:
         _refuse(error)
-    gc_tuning.settle()
+    gc_tuning.freeze_loaded_objects()
 
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]
@@ -365,7 +365,7 @@ def _on_ready(sender: Any = None, **_: Any) -> None:
     """Report to the parent process that this worker is ready, and start the watchdog."""
     if _process is not None and _orders is not None and queues.JOBS in sender.app.amqp.queues.consume_from:
         _process.watchdog.start()
-    gc_tuning.settle()
+    gc_tuning.freeze_loaded_objects()
     descriptor = load_settings().ready_fd
     # Once: Celery sends this signal after each reconnect, when the descriptor may be another file.
     os.environ.pop("COORD_READY_FD", None)

@@ -50,10 +50,12 @@ class PrefetchRecovery:
         """Try to run as many stuck tasks as there are free slots. Return how many were tried."""
         context = self._context
         free = self._free()
-        if free <= 0 or context.draining.is_set() or context.nudges.client.llen(queues.PREFIX + queues.JOBS):
+        if free <= 0 or context.draining.is_set() or context.wakeups.client.llen(queues.PREFIX + queues.JOBS):
             return 0
         with context.store.read() as tx:
-            stuck = workers.parked(tx, enqueued_before=PREFETCHED_AFTER, limit=free, workspaces=context.workspaces)
+            stuck = workers.list_unclaimed(
+                tx, enqueued_before=PREFETCHED_AFTER, limit=free, workspaces=context.workspaces
+            )
         for workspace_id, task_id in stuck:
             job = threading.Thread(
                 target=self._run_safely, args=(workspace_id, task_id), name=f"coord-spare-{task_id}", daemon=True

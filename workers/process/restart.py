@@ -39,7 +39,7 @@ def again(*, lives: int) -> NoReturn:
     sys.stderr.flush()
     arguments = command()
     if arguments is not None:
-        environment = inherited_variables.complete() | {LIVES_VARIABLE: str(lives)}
+        environment = inherited_variables.original_environment() | {LIVES_VARIABLE: str(lives)}
         environment.pop(_PARENTS_PIPE, None)
         orphan_reaper.drop_tag_before_exec()
         try:

@@ -49,7 +49,7 @@ class ProviderVariables(Secrets):
             super().__init__(passes_on, named=named)
             return
         held = accounts.held(account, example=example or next(iter(passes_on), "VARIABLE"))
-        around = inherited_variables.complete()
+        around = inherited_variables.original_environment()
         environ = {name: around[name] for name in named if name in around and name not in passes_on}
         super().__init__(held.values, {**environ, **held.values}, named=(*named, *held.secret))
 

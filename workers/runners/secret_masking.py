@@ -43,7 +43,7 @@ class Secrets:
     def __init__(
         self, names: Iterable[str] = (), environ: Mapping[str, str] | None = None, *, named: Collection[str] = ()
     ) -> None:
-        source = inherited_variables.complete() if environ is None else environ
+        source = inherited_variables.original_environment() if environ is None else environ
         self.values = {name: source[name] for name in (*names, *named) if name in source}
         hidden = {value for name, value in self.values.items() if name in named or _SECRETIVE.search(name)}
         forms = {form for value in hidden for part in _parts(value) for form in _forms(part)}

@@ -20,6 +20,6 @@ def sweep() -> None:
     every = process.context.settings.tick
     process.housekeeper.tick_quiet()
     with process.context.store.read() as tx:
-        due = supervisors.due(tx, every=every, workspaces=process.context.workspaces)
+        due = supervisors.list_due(tx, every=every, workspaces=process.context.workspaces)
     for workspace_id, project_id in due:
         tick.apply_async([workspace_id, project_id], queue=queues.SUPERVISE, expires=every.total_seconds() * 2)

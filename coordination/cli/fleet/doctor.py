@@ -140,15 +140,15 @@ def _accounts(settings: Settings) -> Iterator[Check]:
 
 def _sandbox(settings: Settings) -> Check:
     """Check what can confine jobs here, and what workers with these settings use of it."""
-    from coordination.base.kernel_features import ENOUGH, means
+    from coordination.base.kernel_features import MIN_LANDLOCK, detect
     from coordination.setting_values import STRICT
 
-    features = means()
+    features = detect()
     if not settings.confines:
         return Check("sandbox", Verdict.OK, f"off; there is {features.in_words}", "COORD_SANDBOX turns it on")
     strict = settings.sandbox == STRICT
     detail = f"{'strict' if strict else 'on'}, with {features.in_words}"
-    if (strict or settings.require_sandbox) and (features.landlock < ENOUGH or not features.seccomp):
+    if (strict or settings.require_sandbox) and (features.landlock < MIN_LANDLOCK or not features.seccomp):
         hint = "Workers do not start: they need Linux 6.2 or later, with landlock among lsm= of its boot parameters"
         return Check("sandbox", Verdict.WRONG, detail, hint)
     if strict and features.bubblewrap is None:
@@ -156,7 +156,7 @@ def _sandbox(settings: Settings) -> Check:
     if strict and features.problem is not None:
         hint = "Workers do not start: let their user make user namespaces, or set COORD_SANDBOX=1"
         return Check("sandbox", Verdict.WRONG, detail, hint)
-    if features.landlock < ENOUGH or not features.seccomp:
+    if features.landlock < MIN_LANDLOCK or not features.seccomp:
         return Check("sandbox", Verdict.NOTE, detail, "With COORD_REQUIRE_SANDBOX=1 no worker starts here")
     return Check("sandbox", Verdict.OK, detail)
 
@@ -225,11 +225,11 @@ def _work(settings: Settings, store: Store) -> Iterator[Check]:
     from coordination.store.reports.projects import overview
 
     with store.read() as tx:
-        workspace_id = projects.workspace_named(tx, settings.workspace)
-        living = overview.living(tx, within=settings.lease_ttl)
-        serves = not workspace_id or bool(serving.live_for(tx, workspace_id, within=settings.lease_ttl))
-        stopped = stops.active(tx, workspace_id) if workspace_id else []
-        unanswered = workers.unanswered(tx, after=_UNANSWERED)
+        workspace_id = projects.find_workspace(tx, settings.workspace)
+        living = overview.list_live_workers(tx, within=settings.lease_ttl)
+        serves = not workspace_id or bool(serving.list_live_for(tx, workspace_id, within=settings.lease_ttl))
+        stopped = stops.list_active(tx, workspace_id) if workspace_id else []
+        unanswered = workers.count_unclaimed(tx, after=_UNANSWERED)
         overview_now = (
             overview.overview(
                 tx, workspace_id, thresholds=settings.supervision(), live_within=settings.lease_ttl, most=_MOST_RUNS
@@ -273,7 +273,7 @@ def _sums(settings: Settings, store: Store) -> Iterator[Check]:
     from coordination.store.queries.projects import projects
 
     with store.read() as tx:
-        workspace_id = projects.workspace_named(tx, settings.workspace)
+        workspace_id = projects.find_workspace(tx, settings.workspace)
         if workspace_id is None:
             return
         yesterday = date.fromisoformat(rollups.today(tx, workspace_id)) - timedelta(days=1)
@@ -299,8 +299,8 @@ def _lent(settings: Settings, store: Store) -> Iterator[Check]:
     here, ports = host(), settings.ports
     with store.read() as tx:
         lent_ports = host_leases.names_on(tx, here, LeaseKind.PORT)
-        ended = {lease.name for lease in host_leases.ended_on(tx, here, LeaseKind.PORT)}
-        left = host_leases.ended_on(tx, here, LeaseKind.DATABASE)
+        ended = {lease.name for lease in host_leases.list_ended(tx, here, LeaseKind.PORT)}
+        left = host_leases.list_ended(tx, here, LeaseKind.DATABASE)
     if lent := len(lent_ports - ended):
         full = lent >= len(ports)
         hint = "Give COORD_PORTS a longer range, or tasks wait" if full else None
@@ -331,7 +331,7 @@ def _supervisor(line: Any) -> Check:
 def _redis(settings: Settings) -> Iterator[Check]:
     from coordination.base.errors import CoordinationError
     from coordination.settings import client_url, masked
-    from coordination.store.redis.queues import look
+    from coordination.store.redis.queues import read_status
 
     url = settings.redis_url
     if url is None:
@@ -350,7 +350,7 @@ def _redis(settings: Settings) -> Iterator[Check]:
             return
         url = record.redis_url
     try:
-        facts = look(client_url(url))
+        facts = read_status(client_url(url))
     except CoordinationError as error:
         yield Check("redis", Verdict.WRONG, error.message, error.hint)
         return

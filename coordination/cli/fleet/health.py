@@ -82,7 +82,7 @@ def _waiting(settings: Settings) -> tuple[int | None, list[Finding]]:
     from coordination.domain.fleet.health import Finding
     from coordination.settings import client_url
     from coordination.stack.home import Home
-    from coordination.store.redis.queues import look
+    from coordination.store.redis.queues import read_status
 
     url = settings.redis_url
     if url is None:
@@ -92,7 +92,7 @@ def _waiting(settings: Settings) -> tuple[int | None, list[Finding]]:
             return None, []  # no stack is up: no Redis is expected
         url = record.redis_url
     try:
-        return look(client_url(url)).lengths["jobs"], []
+        return read_status(client_url(url)).lengths["jobs"], []
     except CoordinationError as error:
         return None, [Finding(error.code, "redis", error.message, error.hint or "See: coord doctor")]
 
@@ -122,12 +122,12 @@ def _of_store(settings: Settings, store: Store, messages: int | None) -> Iterato
     patience = health.HealthThresholds(stuck=_STUCK, lease=leases.ttl, late=leases.sweep + _MARGIN)
     with store.read() as tx:
         yield from health.silent_workers(tx, patience=patience)
-        yield from health.strange_clocks(tx, patience=patience, apart=_SKEW, besides=here)
-        workspace_id = projects.workspace_named(tx, settings.workspace)
+        yield from health.skewed_clocks(tx, patience=patience, apart=_SKEW, besides=here)
+        workspace_id = projects.find_workspace(tx, settings.workspace)
         if workspace_id is None:
             return
-        yield from health.nobody_works(tx, workspace_id, patience=patience, messages=messages)
-        yield from health.of_work(tx, workspace_id, patience=patience, thresholds=settings.supervision())
+        yield from health.unserved_queue(tx, workspace_id, patience=patience, messages=messages)
+        yield from health.find_problems(tx, workspace_id, patience=patience, thresholds=settings.supervision())
     yield from _orphans(store, workspace_id)
 
 
@@ -139,10 +139,10 @@ def _clock(store: Store) -> Iterator[Finding]:
     from coordination.store.reports.fleet import health
 
     with store.read() as tx:
-        workers.clock(tx)  # connects
+        workers.database_time(tx)  # connects
     before = utc_now()
     with store.read() as tx:
-        there = workers.clock(tx)
+        there = workers.database_time(tx)
     after = utc_now()
     apart = before - there if before > there else there - after
     if apart > _SKEW:

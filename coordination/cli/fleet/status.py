@@ -47,7 +47,7 @@ def status(*, as_json: AsJson = False) -> None:
                 thresholds=runtime.settings.supervision(),
                 live_within=runtime.settings.lease_ttl,
             )
-            stopped = stops.active(tx, runtime.workspace_id)
+            stopped = stops.list_active(tx, runtime.workspace_id)
             old = outdated.of_workspace(tx, runtime.workspace_id, most=_MOST_OUTDATED)
         queues = _queues(runtime)
         holding = [one for one in co.budgets.list() if one.waiting]
@@ -92,12 +92,12 @@ def _show_running(system: Overview) -> None:
 def _queues(runtime: Runtime) -> dict[str, Any]:
     """Return the lengths of the queues, or why they are unknown."""
     from coordination.base.errors import RedisUnavailable
-    from coordination.store.redis.queues import look
+    from coordination.store.redis.queues import read_status
 
-    if runtime.nudges is None:
+    if runtime.wakeups is None:
         return {"reachable": False, "error": None, "lengths": {}}
     try:
-        return {"reachable": True, "error": None, "lengths": look(runtime.nudges.url).lengths}
+        return {"reachable": True, "error": None, "lengths": read_status(runtime.wakeups.url).lengths}
     except RedisUnavailable as error:
         return {"reachable": False, "error": error.message, "lengths": {}}
 

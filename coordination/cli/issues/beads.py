@@ -149,8 +149,10 @@ def _agree(co: Coordination, plan: Plan, path: Path, ids: set[str]) -> None:
 
     workspace_id = co.runtime.workspace_id
     with co.runtime.store.read() as tx:
-        here = projects.by_identity(tx, workspace_id, origin_of(plan, actor=co.runtime.actor, metadata={}).identity)
-        imported = [] if here is None else [row["id"] for row in issues.listed(tx, workspace_id, here.id)]
+        here = projects.find_by_identity(
+            tx, workspace_id, origin_of(plan, actor=co.runtime.actor, metadata={}).identity
+        )
+        imported = [] if here is None else [row["id"] for row in issues.list_all(tx, workspace_id, here.id)]
     gone = [one for one in imported if one not in ids]
     if here is None or not gone:
         return

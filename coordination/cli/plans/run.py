@@ -89,8 +89,8 @@ def submit(
     """Submit a plan and return at once; the running workers execute it. Warns when there are none."""
     what = _planned(plan, beads, agent, rules, repo)
     with connected() as co:
-        if co.runtime.nudges is not None:
-            co.runtime.nudges.ping()  # an unreachable Redis is reported before anything is stored
+        if co.runtime.wakeups is not None:
+            co.runtime.wakeups.ping()  # an unreachable Redis is reported before anything is stored
         if beads is None:
             submitted = co.submit(what)
         else:

@@ -85,7 +85,7 @@ def warn_if_stopped(co: Coordination, project_id: str) -> None:
     from coordination.store.queries.projects import stops
 
     with co.runtime.store.read() as tx:
-        current = stops.current(tx, co.runtime.workspace_id, project_id)
+        current = stops.find_covering(tx, co.runtime.workspace_id, project_id)
     if current is not None:
         print(f"coord: {current.sentence()}: nothing starts. Start it with: {current.command}", file=sys.stderr)
 

@@ -49,13 +49,13 @@ def join_stack(settings: Settings, command: str) -> JoinedStack:
     """Join the stack of the home folder, which is started if it is not running. *command*: this command, for others."""
     from coordination.api.stack import prepare_store
     from coordination.base.errors import Conflict
-    from coordination.domain.fleet.served_workspaces import served_names
+    from coordination.domain.fleet.served_workspaces import parse_names
     from coordination.stack.joining import join
 
     argv = [sys.executable, "-P", "-m", "coordination.cli.stack.process"]
     joined = join(settings, argv, command, prepare=lambda: prepare_store(settings))
     serves = joined.record.serves
-    if settings.workspace not in (served_names(serves) or [settings.workspace]):
+    if settings.workspace not in (parse_names(serves) or [settings.workspace]):
         joined.leave()
         raise Conflict(
             f"The stack that runs in {settings.home} runs jobs of {serves}, and none of {settings.workspace}",

@@ -137,7 +137,7 @@ def beat(context: typer.Context) -> None:
     check_caller(settings.database_url)
     home = Home(settings.home).prepare()
     schedule = ["--schedule", str(home.beat_schedule)]
-    inherited_variables.put_aside()
+    inherited_variables.remove_from()
     _become(["-m", "celery", "-A", "workers.app", "beat", *schedule, *context.args])
 
 

@@ -73,7 +73,7 @@ class StopMessages:
         try:
             with store.read() as tx:
                 ids = workers.by_process(tx, host=host(), boot_id=boot_id(), pid=worker.pid)
-                return serving.running_on(tx, ids)
+                return serving.list_running_on(tx, ids)
         except CoordinationError:
             return []  # the database is away; the stop does not depend on it
         finally:

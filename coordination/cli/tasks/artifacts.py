@@ -31,14 +31,14 @@ def artifacts(
     as_json: AsJson = False,
 ) -> None:
     """List the files that the latest attempt of a task left as outputs, with size, SHA-256 and URL."""
-    from coordination.adapters.artifact_store import fetch
+    from coordination.adapters.artifact_store import fetch_artifact
     from coordination.base.sizes import show_size
     from coordination.cli.tables import show
 
     with connected() as co:
         task = find_task(co, name, run, project)
         kept = task.artifacts()
-    copied = [] if get is None else [fetch(one, get) for one in kept]
+    copied = [] if get is None else [fetch_artifact(one, get) for one in kept]
     if as_json:
         files = listing("artifacts", views.artifact, kept) | ({} if get is None else {"files": copied})
         print_json(views.about_task(task.record, attempt=task.record.attempt, **files))

@@ -49,8 +49,8 @@ def create(
     work = _work(shell, agent, prompt, model)
     task = _task({"key": key, "run": work, "priority": priority, **fields, "checkout": _place(checkout)})
     with connected() as co:
-        if co.runtime.nudges is not None:
-            co.runtime.nudges.ping()  # an unreachable Redis is reported before anything is stored
+        if co.runtime.wakeups is not None:
+            co.runtime.wakeups.ping()  # an unreachable Redis is reported before anything is stored
         created = co.create(task, run=None if run is None else find_run(co, run))
         place = place_of(created)
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordination.base.json_values import plain
+from coordination.base.json_values import to_json_types
 from coordination.cli.hints import Exact
 from coordination.cli.names import InProject, OfRun, TaskName, find_task
 from coordination.cli.options import AsJson, connected, print_json
@@ -56,7 +56,7 @@ def logs(
             _show(pieces, followed=follow, as_it_is=as_it_is)
         elif follow:
             for piece in pieces:
-                print(json_text(plain(views.output_piece(piece))), flush=True)
+                print(json_text(to_json_types(views.output_piece(piece))), flush=True)
         else:
             number = task.record.attempt if attempt is None else attempt
             print_json(views.about_task(task.record, attempt=number, **listing("pieces", views.output_piece, pieces)))

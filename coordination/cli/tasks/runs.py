@@ -125,7 +125,7 @@ def events(name: RunName, *, project: InProject = None, follow: Follow = False, 
 def show_events(stream: Iterable[Event], *, follow: bool, as_json: bool) -> None:
     """Print events as they come, or as one document."""
 
-    from coordination.base.json_values import plain
+    from coordination.base.json_values import to_json_types
     from coordination.cli.tables import shown
 
     if as_json and not follow:
@@ -133,7 +133,7 @@ def show_events(stream: Iterable[Event], *, follow: bool, as_json: bool) -> None
         return
     for event in stream:
         if as_json:
-            print(json_text(plain(views.event(event))), flush=True)
+            print(json_text(to_json_types(views.event(event))), flush=True)
             continue
         payload = ", ".join(f"{key}={shown(value)[:200]}" for key, value in event.payload.items())
         attempt = f"#{event.attempt}" if event.attempt else ""

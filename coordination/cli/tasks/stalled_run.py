@@ -104,7 +104,7 @@ def missing_workers(co: Coordination) -> str | None:
     runtime = co.runtime
     settings = runtime.settings
     with runtime.store.read() as tx:
-        live = serving.live_for(tx, runtime.workspace_id, within=settings.lease_ttl)
+        live = serving.list_live_for(tx, runtime.workspace_id, within=settings.lease_ttl)
     if not live:
         return no_worker(settings.workspace, "coord up" if settings.embedded else "coord worker")
     if not settings.embedded:

@@ -1,9 +1,9 @@
-"""The token of an attempt: signed claims that say which attempt speaks, and what it may do. Pure.
+"""The token of an attempt: signed claims that name the attempt and what it may do. Pure.
 
     coord1.BASE64URL(CLAIMS).HEXADECIMAL(HMAC-SHA256)
 
-A token holds no secret and no time of expiry: it is good for as long as its attempt runs, which the attempt's row says.
-The signature is checked before anything of the claims is parsed, and covers the version.
+A token holds no secret and no expiry: it is valid while its attempt runs, according to the attempt's row. The signature
+covers the version and is checked before the claims are parsed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 
 from coordination.base.errors import Refused, TokenRefused
 
-LONGEST = 4096
-"""Characters of a token; what is longer is refused before anything is computed."""
+MAX_TOKEN_LENGTH = 4096
+"""Characters of a token; longer ones are refused before anything is computed."""
 
 _VERSION = "coord1"
 _LABEL = b"coordination: tokens of attempts, version 1"
@@ -35,8 +35,8 @@ _MOST_ATTEMPTS = 2**31
 class Scope(StrEnum):
     """What an attempt may do with its token."""
 
-    REPORT = "report"  # progress, the result, a failure; learn what the task is
-    ASK = "ask"  # stop with a question
+    REPORT = "report"  # report progress, the result or a failure; read the task
+    ASK = "ask"  # end with a question
     DISCOVER = "discover"  # add tasks to its run
 
 
@@ -46,7 +46,7 @@ _SCOPES = {str(scope) for scope in Scope}
 
 @dataclass(frozen=True, slots=True)
 class AttemptClaims:
-    """What a token says. *agent*: whom the task counts for, if anybody."""
+    """The content of a token. *agent*: the agent that the task counts for, if any."""
 
     workspace_id: str
     project_id: str
@@ -57,13 +57,16 @@ class AttemptClaims:
 
 
 def derive_key(secret: bytes) -> bytes:
-    """Return the key for tokens of *secret*, which signs messages too: neither signature is valid as the other."""
+    """Return the key for tokens, derived from *secret*, which also signs messages: neither signature fits the other."""
     return hmac.new(secret, _LABEL, hashlib.sha256).digest()
 
 
 def issue(key: bytes, claims: AttemptClaims) -> str:
-    """Return the token for *claims*. The same claims and key give the same token. Refused when it would be too long."""
-    said = {
+    """Return the token for *claims*, which depends on them and the key only.
+
+    Raises Refused when it would be too long.
+    """
+    fields = {
         "workspace": claims.workspace_id,
         "project": claims.project_id,
         "task": claims.task_id,
@@ -71,31 +74,31 @@ def issue(key: bytes, claims: AttemptClaims) -> str:
         "agent": claims.agent,
         "scopes": sorted(claims.scopes),
     }
-    text = json.dumps(said, separators=(",", ":")).encode()
-    signed = f"{_VERSION}.{base64.urlsafe_b64encode(text).rstrip(b'=').decode()}"
+    encoded = json.dumps(fields, separators=(",", ":")).encode()
+    signed = f"{_VERSION}.{base64.urlsafe_b64encode(encoded).rstrip(b'=').decode()}"
     token = f"{signed}.{_signature(key, signed)}"
-    if len(token) > LONGEST:
+    if len(token) > MAX_TOKEN_LENGTH:
         raise Refused("The attempt's token is too long", hint="Give its agent a shorter name")
     return token
 
 
 def verify(key: bytes, token: str) -> AttemptClaims:
-    """Return what a token with a valid signature says. Raises TokenRefused for everything else."""
-    if len(token) > LONGEST:
+    """Return the claims of a token with a valid signature. Raises TokenRefused for any other text."""
+    if len(token) > MAX_TOKEN_LENGTH:
         raise TokenRefused("The token is too long")
-    found = _SHAPE.fullmatch(token)
-    if found is None:
-        raise TokenRefused("That is no token of an attempt")
-    signed, signature = found.groups()
+    parts = _SHAPE.fullmatch(token)
+    if parts is None:
+        raise TokenRefused("This is not a token of an attempt")
+    signed, signature = parts.groups()
     if not hmac.compare_digest(_signature(key, signed), signature):
-        raise TokenRefused("The token is not signed with the key of this database, or that was replaced since")
+        raise TokenRefused("The token is not signed with the current key of this database")
     return _claims(signed.removeprefix(f"{_VERSION}."))
 
 
 def check_scope(claims: AttemptClaims, scope: Scope) -> None:
-    """Refuse what the token is not for."""
+    """Raise TokenRefused when the token lacks *scope*."""
     if scope not in claims.scopes:
-        raise TokenRefused(f"The token is not for this: it lacks the scope {scope}")
+        raise TokenRefused(f"The token lacks the scope {scope}")
 
 
 def _signature(key: bytes, signed: str) -> str:
@@ -103,30 +106,30 @@ def _signature(key: bytes, signed: str) -> str:
 
 
 def _claims(text: str) -> AttemptClaims:
-    """Read what was signed, as strictly as if it were not: another program may have the key."""
+    """Parse signed claims strictly, because another program may have the key."""
     try:
-        said = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+        fields = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
     except (binascii.Error, ValueError, RecursionError):
         raise TokenRefused("The token's claims cannot be read") from None
-    if not isinstance(said, dict) or said.keys() != _FIELDS or not _has_types(said):
-        raise TokenRefused("The token's claims have other fields than those of this version")
+    if not isinstance(fields, dict) or fields.keys() != _FIELDS or not _has_types(fields):
+        raise TokenRefused("The token's claims do not have the fields of this version")
     return AttemptClaims(
-        said["workspace"],
-        said["project"],
-        said["task"],
-        said["attempt"],
-        said["agent"],
-        frozenset(map(Scope, said["scopes"])),
+        fields["workspace"],
+        fields["project"],
+        fields["task"],
+        fields["attempt"],
+        fields["agent"],
+        frozenset(map(Scope, fields["scopes"])),
     )
 
 
-def _has_types(said: dict[str, Any]) -> bool:
-    number, agent, scopes = said["attempt"], said["agent"], said["scopes"]
+def _has_types(fields: dict[str, Any]) -> bool:
+    attempt, agent, scopes = fields["attempt"], fields["agent"], fields["scopes"]
     return (
-        all(isinstance(said[name], str) and _ID.fullmatch(said[name]) for name in _IDS)
-        and isinstance(number, int)
-        and not isinstance(number, bool)
-        and 0 < number < _MOST_ATTEMPTS
+        all(isinstance(fields[name], str) and _ID.fullmatch(fields[name]) for name in _IDS)
+        and isinstance(attempt, int)
+        and not isinstance(attempt, bool)
+        and 0 < attempt < _MOST_ATTEMPTS
         and (agent is None or isinstance(agent, str))
         and isinstance(scopes, list)
         and all(isinstance(scope, str) and scope in _SCOPES for scope in scopes)

@@ -1,7 +1,7 @@
-"""What work may do that other work causes: whoever causes work lends it at most their own rights. Pure.
+"""Limits on the tasks that a task creates: they may use at most what the task itself may use. Pure.
 
-``lend`` is the one rule. Tasks that a job reports go through it when they are added and again when they are claimed;
-whatever else starts work on somebody's behalf (schedules, hooks, messages, hand-offs) compares the same two records.
+``check_within`` is the rule. Discovered tasks are checked when they are added and again when they are claimed; whatever
+else starts work for somebody compares the same records.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from coordination.domain.jobs import MAX_STEPS, OURS, AgentCall, ChatCall, Job, 
 from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits, limits_of
 
 DELEGATED_BY = "delegated_by"
-"""Under which name a task's options hold who gave it to its agent: ``task`` and ``agent`` of each, the oldest first."""
+"""The key in a task's options for its delegators: ``task`` and ``agent`` of each, the oldest first."""
 
 DELEGATES = "delegates"
-"""Under which name a project's settings hold the agents that its jobs may give work to, whatever these may use."""
+"""The key in a project's settings for the agents that its jobs may delegate to without limits."""
 
 _PLACE = ("kind", "base")
 _NARROW = "Report it with progress or ask, so that a person adds it to a plan"
@@ -32,12 +32,12 @@ _NARROW = "Report it with progress or ask, so that a person adds it to a plan"
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What a task may use. As what somebody holds, it bounds what they cause; as what is asked for, it is compared.
+    """What a task may use: as the rights of its creator, or as the rights that it requests.
 
-    *work*: the stored job; None as what is held: the job is not compared, because a plan or the system chose it.
-    *folders*: absolute paths that the task's folder has to be in, all of them; empty: a temporary folder.
-    *workspace*: as stored, empty for a folder. *agent*: the agent that the task counts for. *priority*, *max_attempts*,
-    *max_starts*: None is not compared.
+    *work*: the stored job; None for a creator whose job is not compared, because a plan or the system chose it.
+    *folders*: absolute paths that must all contain the task's folder; empty: a temporary folder. *workspace*: the
+    stored checkout, empty for a folder. *agent*: the agent that the task counts for. *priority*, *max_attempts*,
+    *max_starts*: not compared if None.
     """
 
     work: Mapping[str, Any] | None
@@ -52,8 +52,8 @@ class Rights:
     priority: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As stored with the task that they are lent to. Prompts and commands are left out."""
-        said = {
+        """Return the form that is stored with the task, without prompts and commands."""
+        fields = {
             "work": None if self.work is None else _kept(self.work),
             "folders": list(self.folders),
             "workspace": dict(self.workspace),
@@ -65,76 +65,76 @@ class Rights:
             "max_attempts": self.max_attempts,
             "priority": self.priority,
         }
-        return {name: value for name, value in said.items() if value not in (None, [], {})}
+        return {name: value for name, value in fields.items() if value not in (None, [], {})}
 
 
-def rights_of(found: Mapping[str, Any] | None) -> Rights | None:
-    """Return the rights that were lent to a task, by its stored authority; None for a task of a plan."""
-    if found is None:
+def rights_of(authority: Mapping[str, Any] | None) -> Rights | None:
+    """Return the rights of a task from its stored authority; None for a task of a plan."""
+    if authority is None:
         return None
     return Rights(
-        found.get("work"),
-        tuple(found.get("folders", ())),
-        found.get("workspace", {}),
-        _duration(found.get("timeout")),
-        _duration(found.get("stall_timeout")),
-        limits_of(found),
-        found.get("agent"),
-        found.get("max_starts"),
-        found.get("max_attempts"),
-        found.get("priority"),
+        authority.get("work"),
+        tuple(authority.get("folders", ())),
+        authority.get("workspace", {}),
+        _duration(authority.get("timeout")),
+        _duration(authority.get("stall_timeout")),
+        limits_of(authority),
+        authority.get("agent"),
+        authority.get("max_starts"),
+        authority.get("max_attempts"),
+        authority.get("priority"),
     )
 
 
-def lend(held: Rights, asked: Rights, *, models: bool = True) -> None:
-    """Refuse what goes beyond *held* with one sentence; ``field`` names it. Paths are compared as they are written.
+def check_within(granted: Rights, requested: Rights, *, models: bool = True) -> None:
+    """Raise Refused, with the ``field``, when *requested* exceeds *granted*. Paths are compared as written.
 
-    *models*: whether the model is compared; a budget may have chosen a cheaper one since.
+    *models*: whether models are compared; a budget may have chosen a cheaper one since.
     """
-    _check_folders(held.folders, asked.folders)
-    _check_amounts(held, asked)
-    if held.work is None:
+    _check_folders(granted.folders, requested.folders)
+    _check_amounts(granted, requested)
+    if granted.work is None:
         return
-    _check_workspace(held.workspace, asked.workspace)
-    if asked.agent != held.agent:
-        whose = "no agent's" if held.agent is None else f"for the agent {held.agent}"
+    _check_workspace(granted.workspace, requested.workspace)
+    if requested.agent != granted.agent:
+        whose = "no agent's" if granted.agent is None else f"for the agent {granted.agent}"
         raise Refused(
-            f"It is for the agent {excerpt(asked.agent)}, and the job that reports it is {whose}",
+            f"It is for the agent {excerpt(requested.agent)}, and the job that reports it is {whose}",
             hint=_NARROW,
             field="agent",
         )
-    if asked.work is not None:
-        _check_work(held.work, asked.work, models=models)
+    if requested.work is not None:
+        _check_work(granted.work, requested.work, models=models)
 
 
-def delegate(held: Rights, asked: Rights, *, project: str, trusted: Sequence[str]) -> None:
-    """Refuse what a job of *project* may not give to another agent. *trusted*: those that a person lets it give work.
+def check_delegation(granted: Rights, requested: Rights, *, project: str, trusted: Sequence[str]) -> None:
+    """Raise Refused when a job of *project* may not delegate this task to another agent.
 
-    An agent that is not among them has the program, arguments, secrets, variables and tools of the job, or fewer; its
-    name and its model are its own.
+    *trusted*: the agents that a person allows it to delegate to. Any other agent may have at most the program,
+    arguments, secrets, variables and tools of the job; its name and its model may differ.
     """
-    _check_folders(held.folders, asked.folders)
-    _check_amounts(held, asked)
-    _check_workspace(held.workspace, asked.workspace)
-    if held.work is None or asked.work is None:
+    _check_folders(granted.folders, requested.folders)
+    _check_amounts(granted, requested)
+    _check_workspace(granted.workspace, requested.workspace)
+    if granted.work is None or requested.work is None:
         return
-    who = str(asked.agent or asked.work[kind_in(asked.work).kind])
-    if who in trusted:
+    agent = str(requested.agent or requested.work[kind_in(requested.work).kind])
+    if agent in trusted:
         return
     try:
-        _check_work(held.work, asked.work, models=False)
+        _check_work(granted.work, requested.work, models=False)
     except Refused as refused:
-        allowed = shlex.quote(f"{DELEGATES}={json.dumps([*trusted, who], ensure_ascii=False)}")
+        allowed = shlex.quote(f"{DELEGATES}={json.dumps([*trusted, agent], ensure_ascii=False)}")
         raise Refused(
-            f"The agent {who} may use more than the job that delegates to it: {refused.message}",
-            hint=f"A person lets it: coord projects change {shlex.quote(project)} --set {allowed}",
+            f"The agent {agent} may use more than the job that delegates to it: {refused.message}",
+            hint=f"A person can allow it: coord projects change {shlex.quote(project)} --set {allowed}",
             field=refused.field,
         ) from None
 
 
 def check_delegates(value: object) -> None:
-    """Refuse what is no list of names of agents."""
-    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+    """Raise Refused unless *value* is a list of agents' names."""
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
         raise Refused(
             f"{DELEGATES} must be a list of names of agents, not {excerpt(value)}",
             hint=f'Write {DELEGATES}=["dave/vc"]',
@@ -143,29 +143,29 @@ def check_delegates(value: object) -> None:
 
 
 def delegators(options: Mapping[str, Any]) -> list[str]:
-    """Who gave a task to its agent, in words, the nearest first; empty for one that nobody delegated."""
+    """Return who delegated a task, as ``task (agent)``, the nearest first; empty without a delegation."""
     chain = options.get(DELEGATED_BY) or ()
-    return [f"{one['task']} ({one['agent']})" if one.get("agent") else str(one["task"]) for one in reversed(chain)]
+    return [f"{by['task']} ({by['agent']})" if by.get("agent") else str(by["task"]) for by in reversed(chain)]
 
 
 def runs_commands(work: Mapping[str, Any]) -> bool:
-    """Whether the job may run any command: a command or a function may; a chat may not.
+    """Return whether the job may run any command: shell and Python jobs may, a chat may not.
 
-    A coding agent may, unless its arguments restrict what it may do: what they leave it is known to its program only.
+    A coding agent may, unless its arguments restrict it, because only its program knows what they leave allowed.
     """
     return kind_in(work).runs_commands(work)
 
 
-def _check_folders(held: Sequence[str], asked: Sequence[str]) -> None:
-    for place in asked:
-        for top in held:
+def _check_folders(granted: Sequence[str], requested: Sequence[str]) -> None:
+    for place in requested:
+        for top in granted:
             if not _is_within(place, top):
                 raise Refused(
                     f"Its folder {excerpt(place)} is outside of {excerpt(top)}, the folder of the job that reports it",
                     hint="Leave workdir out, or name a folder below",
                     field="workdir",
                 )
-    if asked and not held:
+    if requested and not granted:
         raise Refused(
             "It names a folder, and the job that reports it has a temporary one only",
             hint="Leave workdir out",
@@ -178,25 +178,25 @@ def _is_within(place: str, top: str) -> bool:
     return posixpath.isabs(place) and (place == top or place.startswith(top.rstrip("/") + "/"))
 
 
-def _check_amounts(held: Rights, asked: Rights) -> None:
+def _check_amounts(granted: Rights, requested: Rights) -> None:
     for name in ("timeout", "stall_timeout"):
-        most, wanted = getattr(held, name), getattr(asked, name)
-        if most is not None and (wanted is None or wanted > most):
-            said = "none" if wanted is None else show_duration(wanted)
+        limit, value = getattr(granted, name), getattr(requested, name)
+        if limit is not None and (value is None or value > limit):
+            shown = "none" if value is None else show_duration(value)
             raise Refused(
-                f"Its {name} is {said}, and that of the job that reports it is {show_duration(most)}",
+                f"Its {name} is {shown}, and that of the job that reports it is {show_duration(limit)}",
                 hint=f"Leave {name} out to have the same",
                 field=name,
             )
     for name in ("max_starts", "max_attempts", "priority"):
-        most, wanted = getattr(held, name), getattr(asked, name)
-        if most is not None and wanted is not None and wanted > most:
+        limit, value = getattr(granted, name), getattr(requested, name)
+        if limit is not None and value is not None and value > limit:
             raise Refused(
-                f"Its {name} is {wanted:,}, and that of the job that reports it is {most:,}",
-                hint=f"Set at most {most:,}" if name == "priority" else f"Leave {name} out to have the same",
+                f"Its {name} is {value:,}, and that of the job that reports it is {limit:,}",
+                hint=f"Set at most {limit:,}" if name == "priority" else f"Leave {name} out to have the same",
                 field=name,
             )
-    if asked.limits != asked.limits.within(held.limits):
+    if requested.limits != requested.limits.within(granted.limits):
         raise Refused(
             "Its limits are wider than those of the job that reports it",
             hint="Leave limits out to have the same",
@@ -204,80 +204,80 @@ def _check_amounts(held: Rights, asked: Rights) -> None:
         )
 
 
-def _check_workspace(held: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    if "merge" in asked:
+def _check_workspace(granted: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+    if "merge" in requested:
         raise Refused("Only the merge queue makes tasks with checkout.merge", hint=_NARROW, field="checkout.merge")
-    if not held and not asked.get("base"):
-        return  # a worktree keeps it from more than a folder does
-    if any(held.get(name) != asked.get(name) for name in _PLACE):
+    if not granted and not requested.get("base"):
+        return  # a worktree is more restricted than a folder
+    if any(granted.get(name) != requested.get(name) for name in _PLACE):
         raise Refused(
             "It works in another checkout than the job that reports it", hint="Leave checkout out", field="checkout"
         )
 
 
-def _check_work(held: Mapping[str, Any], asked: Mapping[str, Any], *, models: bool) -> None:
-    job, owner = kind_in(asked), kind_in(held)
+def _check_work(granted: Mapping[str, Any], requested: Mapping[str, Any], *, models: bool) -> None:
+    job, owner = kind_in(requested), kind_in(granted)
     if job.lent is None:
-        if not owner.runs_commands(held):
+        if not owner.runs_commands(granted):
             who = "a chat" if owner is ChatCall else "an agent whose arguments restrict what it may do"
-            raise Refused(f"It runs a command, and {who} reports it, which lends none", hint=_NARROW, field="run")
+            raise Refused(f"It runs a command, and {who}, which reports it, may run none", hint=_NARROW, field="run")
     elif job is not owner:
         raise Refused(
-            f"It starts {'an agent' if job is AgentCall else 'a chat'}, and the job that reports it is none",
+            f"It starts {'an agent' if job is AgentCall else 'a chat'}, and the job that reports it is not one",
             hint=_NARROW,
             field="run",
         )
-    _check_fields(held, asked, job)
-    if job is AgentCall and models and asked.get("model") != held.get("model"):
+    _check_fields(granted, requested, job)
+    if job is AgentCall and models and requested.get("model") != granted.get("model"):
         raise _differs("model")
     if job is ChatCall:
-        _check_chat(held, asked, models=models)
-    _check_environment(held, asked)
+        _check_chat(granted, requested, models=models)
+    _check_environment(granted, requested)
 
 
-def _check_fields(held: Mapping[str, Any], asked: Mapping[str, Any], job: type[Job]) -> None:
+def _check_fields(granted: Mapping[str, Any], requested: Mapping[str, Any], job: type[Job]) -> None:
     for name in job.only_in_plans:
-        if asked.get(name):
+        if requested.get(name):
             raise _differs(name)
     for name in job.lent or ():
-        if "{{" in str(asked.get(name)):  # what fills it in is the task's own: it could be anything
+        if "{{" in str(requested.get(name)):  # the task's own input fills the template: it could be anything
             raise _differs(name)
     for name in job.lent_unchanged:
-        if (asked.get(name) or None) != (held.get(name) or None):
+        if (requested.get(name) or None) != (granted.get(name) or None):
             raise _differs(name)
 
 
-def _check_chat(held: Mapping[str, Any], asked: Mapping[str, Any], *, models: bool) -> None:
-    mine, theirs = str(held["chat"]), str(asked["chat"])
-    if mine != theirs if models else mine.partition(":")[0] != theirs.partition(":")[0]:
+def _check_chat(granted: Mapping[str, Any], requested: Mapping[str, Any], *, models: bool) -> None:
+    own_model, model = str(granted["chat"]), str(requested["chat"])
+    if own_model != model if models else own_model.partition(":")[0] != model.partition(":")[0]:
         raise _differs("chat")
-    for server in asked.get("tools") or ():
-        if server != OURS and server not in (held.get("tools") or ()):
+    for server in requested.get("tools") or ():
+        if server != OURS and server not in (granted.get("tools") or ()):
             raise _differs("tools")
-    if next(iter(asked.get("secrets") or ()), None) != next(iter(held.get("secrets") or ()), None):
+    if next(iter(requested.get("secrets") or ()), None) != next(iter(granted.get("secrets") or ()), None):
         raise _differs("secrets")  # the first one is the key for the model
-    most, wanted = held.get("settings") or {}, asked.get("settings") or {}
-    if wanted.get("max_steps", MAX_STEPS) > most.get("max_steps", MAX_STEPS):
+    limits, settings = granted.get("settings") or {}, requested.get("settings") or {}
+    if settings.get("max_steps", MAX_STEPS) > limits.get("max_steps", MAX_STEPS):
         raise _differs("settings")
-    if "max_tokens" in most and wanted.get("max_tokens", most["max_tokens"] + 1) > most["max_tokens"]:
+    if "max_tokens" in limits and settings.get("max_tokens", limits["max_tokens"] + 1) > limits["max_tokens"]:
         raise _differs("settings")
 
 
-def _check_environment(held: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    if more := [name for name in asked.get("secrets") or () if name not in (held.get("secrets") or ())]:
+def _check_environment(granted: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+    if extra := [name for name in requested.get("secrets") or () if name not in (granted.get("secrets") or ())]:
         raise Refused(
-            f"It asks for the secret {excerpt(more[0])}, which the job that reports it was not given",
+            f"It asks for the secret {excerpt(extra[0])}, which the job that reports it does not have",
             hint=_NARROW,
             field="run.secrets",
         )
-    mine, theirs = held.get("env") or {}, asked.get("env") or {}
-    if other := [name for name, value in theirs.items() if mine.get(name) != value]:
+    own_env, env = granted.get("env") or {}, requested.get("env") or {}
+    if other := [name for name, value in env.items() if own_env.get(name) != value]:
         raise Refused(
-            f"Its env sets {excerpt(other[0])}, which the job that reports it does not have, or not so",
-            hint="A command sets variables itself",
+            f"Its env sets {excerpt(other[0])}, which the job that reports it does not have, or has with another value",
+            hint="Let the command set the variable itself",
             field="run.env",
         )
-    if kind_in(asked) is AgentCall and (more := [name for name in asked.get("tools") or () if name != OURS]):
+    if kind_in(requested) is AgentCall and any(name != OURS for name in requested.get("tools") or ()):
         raise _differs("tools")
 
 

@@ -1,6 +1,6 @@
-"""Principals: whoever acts in a workspace, or is given work. Pure.
+"""Principals: actors in a workspace, and those who are given work. Pure.
 
-People read and write a principal as one text, such as ``user:ann``, ``task:build`` or ``supervisor``.
+A principal is written as one text, such as ``user:ann``, ``task:build`` or ``supervisor``.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from uuid import UUID, uuid5
 
 
 class PrincipalKind(StrEnum):
-    """What a principal is."""
+    """The kinds of principals."""
 
     PERSON = "person"
     AGENT = "agent"
     TOKEN = "token"  # noqa: S105 - a kind
-    TASK = "task"  # a task that its worker speaks for, by its key
+    TASK = "task"  # a task, by its key, for which its worker acts
     SYSTEM = "system"  # a part of this program
 
 
 WORKER = "worker"
-"""The prefix of a worker, which acts under the id of its process and has no row of its own."""
+"""The prefix of a worker, which acts under the id of its process and has no row."""
 
 _PREFIXES = {"user": PrincipalKind.PERSON} | {kind.value: kind for kind in PrincipalKind}
 PREFIX_OF_PERSON = "user"
@@ -30,7 +30,7 @@ PREFIX_OF_PERSON = "user"
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody who acts, by kind and name."""
+    """An actor, by kind and name."""
 
     kind: PrincipalKind
     name: str
@@ -44,5 +44,5 @@ class Principal:
         return cls(PrincipalKind.SYSTEM, text)
 
     def id_in(self, workspace_id: str) -> str:
-        """Return the id that every process gives this principal, so that nobody has to look it up."""
+        """Return the id of this principal, derived so that every process computes the same without a query."""
         return str(uuid5(UUID(workspace_id), f"{self.kind}:{self.name}"))

@@ -1,4 +1,4 @@
-"""What can be the matter with a running system: one finding each, with what mends it. Pure records."""
+"""Findings about the state of a running system. Pure records."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a look at the running system found.
+    """One problem, or notable fact, of the running system.
 
-    ``code`` is stable and machine-readable; ``subject`` says of what (a task, a worker, …); ``hint`` is the command or
-    the action that mends it. ``wrong`` False: worth knowing, but nothing has to be done. ``since``: when it began,
-    where that is known.
+    ``code`` is stable and machine-readable; ``subject`` names a task, a worker, …; ``hint`` is the command or action
+    that fixes it. ``wrong`` False: nothing has to be done. ``since``: when it began, if known.
     """
 
     code: str
@@ -23,8 +22,8 @@ class Finding:
     since: datetime | None = None
 
 
-def some(keys: list[str], total: int, most: int = 5) -> str:
-    """The first few names of many: ``a, b, c and 7 more``."""
-    named = ", ".join(keys[:most])
+def shorten_list(keys: list[str], total: int, most: int = 5) -> str:
+    """Return the first few of many names: ``a, b, c and 7 more``."""
+    shown = ", ".join(keys[:most])
     more = total - len(keys[:most])
-    return f"{named} and {more} more" if more > 0 else named
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,4 +1,4 @@
-"""How long a worker may hold a task without a sign of life, and what follows from it."""
+"""The times of a worker's lease on a task, and what follows from them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from coordination.base.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class LeaseTerms:
-    """The three times of a lease, and the margin by which a cut-off worker stops its jobs before the lease ends."""
+    """The times of a lease."""
 
     ttl: timedelta = timedelta(seconds=30)
     heartbeat: timedelta = timedelta(seconds=10)
@@ -28,13 +28,15 @@ class LeaseTerms:
 
     @property
     def fence_after(self) -> timedelta:
-        """How long after the last renewal was *sent* a worker ends its jobs itself: a sixth of the lease is left
-        for ending them, so that the job is gone before anybody else may claim the task."""
+        """How long after *sending* the last renewal a worker ends its jobs.
+
+        A sixth of the lease is left for that, so that the jobs have ended before anybody else may claim their tasks.
+        """
         return self.ttl * 5 / 6
 
 
 MAX_LOSSES = 3
-"""Times that a job's worker process may die while it runs alone in it: then the job is to blame, and its task fails."""
+"""How often a worker process may die while it runs only this job, until the job is blamed and its task fails."""
 
 MAX_DEFERRALS = 100
-"""Times a job may ask for later (exit status 75) in a row before a person must let it go on: every wait has a limit."""
+"""How often in a row a job may defer itself (exit status 75) before a person must let it continue."""

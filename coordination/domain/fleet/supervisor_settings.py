@@ -1,4 +1,4 @@
-"""What a project says of its supervisor: its strategy, and the model of its agents. Pure."""
+"""A project's settings for its supervisor: the strategy, and the model of its agents. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from coordination.base.errors import Refused
 from coordination.base.wording import did_you_mean, excerpt
 
 SUPERVISOR = "supervisor"
-"""The key among a project's settings."""
+"""The key in a project's settings."""
 
 _KEYS = ("strategy", "model")
 _LONGEST = 20_000
@@ -18,15 +18,15 @@ _LONGEST = 20_000
 
 @dataclass(frozen=True, slots=True)
 class SupervisorSettings:
-    """``strategy``: told to its agents in their prompts. ``model``: of agents that name none themselves."""
+    """``strategy``: a text in the prompts of its agents. ``model``: for agents without one of their own."""
 
     strategy: str | None = None
     model: str | None = None
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> SupervisorSettings:
-        """Return what a project's *settings* say of it."""
-        return supervisor_settings(settings.get(SUPERVISOR) or {})
+        """Return the supervisor's settings in a project's *settings*."""
+        return parse_supervisor_settings(settings.get(SUPERVISOR) or {})
 
     def run(self, body: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """Return a supervising agent's job with the supervisor's model, unless it names one or is a chat."""
@@ -35,8 +35,8 @@ class SupervisorSettings:
         return {**body, "model": self.model}
 
 
-def supervisor_settings(value: object) -> SupervisorSettings:
-    """Return the settings that *value* says; Refused when it cannot be used."""
+def parse_supervisor_settings(value: object) -> SupervisorSettings:
+    """Parse the supervisor's settings. Raises Refused when they are invalid."""
     if not isinstance(value, Mapping):
         raise Refused(f"{SUPERVISOR} maps {', '.join(_KEYS)} to texts", field=SUPERVISOR)
     for key, text in value.items():

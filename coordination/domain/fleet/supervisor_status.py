@@ -1,4 +1,4 @@
-"""The supervisor's record and what its heartbeat's age says."""
+"""The supervisor's record, and its status by the age of its heartbeat."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class SupervisorStatus(StrEnum):
-    """Derived from the age of the heartbeat, never stored."""
+    """The status of a supervisor, derived from the age of its heartbeat, never stored."""
 
     RUNNING = "running"
     STALE = "stale"
@@ -18,7 +18,7 @@ class SupervisorStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StatusThresholds:
-    """Ages of the heartbeat: younger than ``stale_after`` is running, younger than ``stopped_after`` is stale."""
+    """Heartbeats younger than ``stale_after`` mean running, younger than ``stopped_after`` mean stale."""
 
     stale_after: timedelta = timedelta(minutes=10)
     stopped_after: timedelta = timedelta(minutes=60)
@@ -28,7 +28,7 @@ DEFAULT_LIFETIME = timedelta(hours=4)
 
 
 def status_of(age: timedelta | None, thresholds: StatusThresholds) -> SupervisorStatus:
-    """The status for a heartbeat of that *age*; None means there never was one."""
+    """Return the status for a heartbeat of that *age*; None: there never was one."""
     if age is None or age > thresholds.stopped_after:
         return SupervisorStatus.STOPPED
     if age >= thresholds.stale_after:
@@ -53,5 +53,5 @@ class Supervisor:
 
     @property
     def failing_since(self) -> datetime | None:
-        """Since when its ticks fail, which is its last good one; None while they do not."""
+        """The time of the last successful tick if the ticks fail, else None."""
         return self.heartbeat_at if self.error else None

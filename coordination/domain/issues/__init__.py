@@ -1,6 +1,6 @@
-"""Issues of a foreign tracker (Beads): the record, which are ready, what holds the others, a plan to work them off."""
+"""Imported issues (Beads): their records, readiness, blockers, and a plan that completes them."""
 
-from coordination.domain.issues.completion import completed
+from coordination.domain.issues.completion import close_issue
 from coordination.domain.issues.explain import DependencyPath, IssueBlocker, IssueExplanation, explain
 from coordination.domain.issues.order import ExcludedIssue, ExclusionReason
 from coordination.domain.issues.plan import key_of, plan_from_issues, shell_job
@@ -20,7 +20,7 @@ __all__ = [
     "IssueReadiness",
     "RuleSet",
     "blocked_ids",
-    "completed",
+    "close_issue",
     "explain",
     "key_of",
     "plan_from_issues",

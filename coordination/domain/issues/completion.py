@@ -1,4 +1,4 @@
-"""An issue whose job has completed, as its tracker would have closed it: derived, while the stored record stays."""
+"""Close an issue whose task has completed, as its tracker would. The stored record does not change."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from coordination.domain.issues.rules import ENDED, TOMBSTONE
 CLOSED = "closed"
 
 
-def completed(issue: Issue, at: datetime) -> Issue:
-    """*issue* as closed at that moment.
+def close_issue(issue: Issue, at: datetime) -> Issue:
+    """Return *issue* as closed at that moment.
 
-    Unchanged where it has ended already, and where its tracker changed it after that moment: somebody who opens an
-    issue again knows better than a job that was done with it.
+    Unchanged if it has ended, or if its tracker changed it later: reopening an issue outweighs the completed task.
     """
     if issue.status in ENDED or issue.status == TOMBSTONE or _changed_after(issue, at):
         return issue
     moment = at.astimezone(UTC)
     stamp = moment.isoformat().replace("+00:00", "Z")
     lines = issue.raw.split("\n")
-    for place, line in enumerate(lines):
+    for index, line in enumerate(lines):
         record = json.loads(line)
         if _is_own(record, issue.id):
             record |= {"status": CLOSED, "closed_at": stamp, "updated_at": stamp}
-            lines[place] = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+            lines[index] = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
     return replace(issue, raw="\n".join(lines), status=CLOSED, closed_at=moment)
 
 

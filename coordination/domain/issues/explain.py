@@ -1,4 +1,4 @@
-"""Why an issue is ready or not: every blocker and the way it blocks, every deferral, every reason that rules it out."""
+"""Why an issue is ready or not: every blocker and its path, every deferral, every exclusion."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _AFFECTS = frozenset({BLOCKS, CONDITIONAL_BLOCKS, WAITS_FOR, PARENT_CHILD})
 
 
 class DependencyPath(StrEnum):
-    """How something stands between an issue and being worked on."""
+    """How something keeps an issue from being ready."""
 
-    DIRECT = "direct"  # by a dependency of the issue's own
-    INHERITED = "inherited"  # by a dependency of a parent, or of a parent's parent
-    DANGLING = "dangling"  # named, but not in the file: holds nothing
-    DEFERRED = "deferred"  # the issue or its parent is put off until later
+    DIRECT = "direct"  # by a dependency of the issue
+    INHERITED = "inherited"  # by a dependency of a parent or a further ancestor
+    DANGLING = "dangling"  # not in the file: does not block
+    DEFERRED = "deferred"  # the issue or its parent is deferred
 
 
 @dataclass(frozen=True, slots=True)
 class IssueBlocker:
-    """One thing that blocks, or (dangling) would. ``via``: the parents it comes through, the nearest first."""
+    """Something that blocks, or (dangling) would. ``via``: the parents that it comes through, the nearest first."""
 
     way: DependencyPath
     id: str
@@ -56,8 +56,8 @@ class IssueBlocker:
         return self.way is not DependencyPath.DANGLING
 
     def line(self) -> str:
-        """One line for people."""
-        named = f"{self.id} ({self.status})" if self.status else self.id
+        """Return one line for people."""
+        blocker = f"{self.id} ({self.status})" if self.status else self.id
         title = f": {one_line(self.title)}" if self.title else ""
         if self.way is DependencyPath.DEFERRED:
             until = f"until {self.until:%Y-%m-%d %H:%M} UTC" if self.until else "until later"
@@ -65,10 +65,10 @@ class IssueBlocker:
         if self.way is DependencyPath.DANGLING:
             return f"dangling: {self.kind} {self.id}, {self.detail}; it does not block"
         through = f" through {' -> '.join(self.via)}" if self.via else ""
-        return f"blocked {'directly' if not self.via else 'by inheritance'} by {named}{through}, {self.detail}{title}"
+        return f"blocked {'directly' if not self.via else 'by inheritance'} by {blocker}{through}, {self.detail}{title}"
 
     def to_json(self) -> dict[str, Any]:
-        """As printed by --json."""
+        """Return the form that --json prints."""
         return {
             "way": self.way.value,
             "blocks": self.blocks,
@@ -85,7 +85,7 @@ class IssueBlocker:
 
 @dataclass(frozen=True, slots=True)
 class IssueExplanation:
-    """The whole answer for one issue. ``excluded``: what else rules it out, as half sentences."""
+    """Why one issue is ready or not. ``excluded``: what else rules it out, as half sentences."""
 
     id: str
     title: str
@@ -96,7 +96,7 @@ class IssueExplanation:
     blockers: tuple[IssueBlocker, ...]
 
     def lines(self) -> list[str]:
-        """For people: the verdict, then one line per reason."""
+        """Return the verdict for people, then one line per reason."""
         verdict = "ready" if self.ready else "not ready"
         return [
             f"{self.id} {one_line(self.title)}: {verdict} by the rules of {self.rules}",
@@ -105,7 +105,7 @@ class IssueExplanation:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """As printed by --json."""
+        """Return the form that --json prints."""
         return {
             "id": self.id,
             "title": self.title,
@@ -118,16 +118,16 @@ class IssueExplanation:
 
 
 def explain(issues: Sequence[Issue], issue_id: str, rules: str | RuleSet, now: datetime) -> IssueExplanation:
-    """Why the issue is ready or not at *now*; NotFound when the file has no such issue."""
-    board = IssueReadiness(issues, rules, now)
-    issue = board.issues.get(issue_id) or next((issue for issue in issues if issue.id == issue_id), None)
+    """Explain why the issue is ready or not at *now*. Raises NotFound when the file has no such issue."""
+    readiness = IssueReadiness(issues, rules, now)
+    issue = readiness.issues.get(issue_id) or next((issue for issue in issues if issue.id == issue_id), None)
     if issue is None:
         raise NotFound(f"There is no issue {excerpt(issue_id)} among these {len(issues):,}")
-    exists = issue.id in board.issues
-    excluded = tuple(board.exclusions(issue)) if exists else ("it is deleted",)
+    exists = issue.id in readiness.issues
+    excluded = tuple(readiness.exclusions(issue)) if exists else ("it is deleted",)
     blockers = [
-        *_direct(board, issue),
-        *_inherited(board, issue),
+        *_direct(readiness, issue),
+        *_inherited(readiness, issue),
         *(
             IssueBlocker(
                 DependencyPath.DEFERRED,
@@ -136,59 +136,59 @@ def explain(issues: Sequence[Issue], issue_id: str, rules: str | RuleSet, now: d
                 status=by.status,
                 until=by.defer_until,
             )
-            for by in board.deferrals(issue)
+            for by in readiness.deferrals(issue)
         ),
-        *_dangling(board, issue),
+        *_dangling(readiness, issue),
     ]
     return IssueExplanation(
         id=issue.id,
         title=issue.title,
         status=issue.status,
-        rules=board.rules.name,
-        ready=exists and board.is_ready(issue),
+        rules=readiness.rules.name,
+        ready=exists and readiness.is_ready(issue),
         excluded=excluded,
         blockers=tuple(dict.fromkeys(blockers)),
     )
 
 
-def _direct(board: IssueReadiness, issue: Issue) -> Iterator[IssueBlocker]:
-    for hold in board.holds.get(issue.id, ()):
-        yield _blocker(board, hold, ())
+def _direct(readiness: IssueReadiness, issue: Issue) -> Iterator[IssueBlocker]:
+    for hold in readiness.holds.get(issue.id, ()):
+        yield _blocker(readiness, hold, ())
 
 
-def _inherited(board: IssueReadiness, issue: Issue) -> Iterator[IssueBlocker]:
-    """Blockers of the parents, and of theirs: from the nearest up, each by its shortest way, cycles cut."""
-    if not board.rules.takes_part(issue):
+def _inherited(readiness: IssueReadiness, issue: Issue) -> Iterator[IssueBlocker]:
+    """Yield the blockers of all ancestors, the nearest first, each by its shortest path, without cycles."""
+    if not readiness.rules.takes_part(issue):
         return
     seen = {issue.id}
     queue: deque[tuple[str, tuple[str, ...]]] = deque([(issue.id, ())])
     while queue:
         child, via = queue.popleft()
-        if len(via) == board.rules.inherit_levels:
+        if len(via) == readiness.rules.inherit_levels:
             continue
-        for edge in board.edges.get(child, ()):
+        for edge in readiness.edges.get(child, ()):
             parent = edge.depends_on_id
-            if edge.type != PARENT_CHILD or parent in seen or parent not in board.blocked:
+            if edge.type != PARENT_CHILD or parent in seen or parent not in readiness.blocked:
                 continue
             seen.add(parent)
-            for hold in board.holds.get(parent, ()):
-                yield _blocker(board, hold, (*via, parent))
+            for hold in readiness.holds.get(parent, ()):
+                yield _blocker(readiness, hold, (*via, parent))
             queue.append((parent, (*via, parent)))
 
 
-def _dangling(board: IssueReadiness, issue: Issue) -> Iterator[IssueBlocker]:
-    held = {id(hold.edge) for hold in board.holds.get(issue.id, ())}
-    for edge in board.edges.get(issue.id, ()):
+def _dangling(readiness: IssueReadiness, issue: Issue) -> Iterator[IssueBlocker]:
+    blocking_edges = {id(hold.edge) for hold in readiness.holds.get(issue.id, ())}
+    for edge in readiness.edges.get(issue.id, ()):
         target = edge.depends_on_id
-        if edge.type not in _AFFECTS or id(edge) in held or target in board.issues:
+        if edge.type not in _AFFECTS or id(edge) in blocking_edges or target in readiness.issues:
             continue
         detail = "which belongs to another project" if target.startswith(EXTERNAL) else "which is not in the file"
         yield IssueBlocker(DependencyPath.DANGLING, target, edge.type, detail=detail)
 
 
-def _blocker(board: IssueReadiness, hold: IssueDeferral, via: tuple[str, ...]) -> IssueBlocker:
+def _blocker(readiness: IssueReadiness, hold: IssueDeferral, via: tuple[str, ...]) -> IssueBlocker:
     edge = hold.edge
-    target = board.issues.get(edge.depends_on_id)
+    target = readiness.issues.get(edge.depends_on_id)
     return IssueBlocker(
         way=DependencyPath.INHERITED if via else DependencyPath.DIRECT,
         id=edge.depends_on_id,
@@ -197,16 +197,18 @@ def _blocker(board: IssueReadiness, hold: IssueDeferral, via: tuple[str, ...]) -
         title=target.title if target else None,
         via=via,
         children=hold.waits_on if edge.type == WAITS_FOR else (),
-        detail=_detail(board, hold, edge),
+        detail=_detail(readiness, hold, edge),
     )
 
 
-def _detail(board: IssueReadiness, hold: IssueDeferral, edge: IssueDependency) -> str:
+def _detail(readiness: IssueReadiness, hold: IssueDeferral, edge: IssueDependency) -> str:
     if edge.type == WAITS_FOR:
-        spawner, gate = board.gate_of(edge)
+        spawner, gate = readiness.gate_of(edge)
         whose = f"children of {spawner}" if spawner != edge.depends_on_id else "its children"
-        named = ", ".join(hold.waits_on) or "there are none"
-        return f"waits-for one of {whose} ({named})" if gate == ANY_CHILDREN else f"waits-for all {whose} ({named})"
+        children = ", ".join(hold.waits_on) or "there are none"
+        return (
+            f"waits-for one of {whose} ({children})" if gate == ANY_CHILDREN else f"waits-for all {whose} ({children})"
+        )
     if hold.hopeless:
-        return f"{edge.type}, goes on only if that is closed as failed"
+        return f"{edge.type}, continues only if that is closed as failed"
     return edge.type

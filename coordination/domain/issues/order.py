@@ -1,4 +1,4 @@
-"""What waits for what when issues are worked off in one run, and which never get their turn. Linear in the edges."""
+"""The order in which issues can be completed in one run, and those that can get no turn. Linear in the edges."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _NAMED = 12
 
 
 class ExclusionReason(StrEnum):
-    """Why an open issue gets no job."""
+    """Why an open issue gets no task."""
 
-    NO_WORK = "no_work"  # pinned, ephemeral, deferred, or of a type that is never worked off
-    BLOCKED = "blocked"  # it waits for something that will not be done in this run
-    CYCLE = "cycle"  # it waits for itself, round some corners
+    NO_WORK = "no_work"  # pinned, ephemeral, deferred, or of a type that is never work
+    BLOCKED = "blocked"  # it waits for something that is not done in this run
+    CYCLE = "cycle"  # it waits for itself through others
 
 
 @dataclass(frozen=True, slots=True)
 class ExcludedIssue:
-    """An open issue without a job, and why, as half a sentence."""
+    """An open issue without a task, and why, as half a sentence."""
 
     id: str
     why: str
@@ -33,38 +33,38 @@ class ExcludedIssue:
 
 
 def work_order(
-    board: IssueReadiness, work: Mapping[str, Issue]
+    readiness: IssueReadiness, work: Mapping[str, Issue]
 ) -> tuple[dict[str, list[str]], dict[str, ExcludedIssue]]:
-    """(what each issue of *work* waits for, in the order of *work*; those that can get no turn, with why)."""
-    turns = _Turns(board, work)
-    turns.leave_out([ExcludedIssue(key, why, ExclusionReason.BLOCKED) for key, why in turns.hopeless.items()])
-    graph = {issue_id: turns.needs(issue_id) for issue_id in work if issue_id not in turns.out}
-    turns.leave_out([left for group in _cycles(graph) for left in _in_cycle(group, graph)])
-    return {issue_id: turns.needs(issue_id) for issue_id in work if issue_id not in turns.out}, turns.out
+    """Return what each issue of *work* waits for, and the issues that can get no turn, by id."""
+    waits = _WaitGraph(readiness, work)
+    waits.exclude([ExcludedIssue(key, why, ExclusionReason.BLOCKED) for key, why in waits.hopeless.items()])
+    needs = {issue_id: waits.needs(issue_id) for issue_id in work if issue_id not in waits.excluded}
+    waits.exclude([issue for group in _cycles(needs) for issue in _in_cycle(group, needs)])
+    return {issue_id: waits.needs(issue_id) for issue_id in work if issue_id not in waits.excluded}, waits.excluded
 
 
-def no_work(board: IssueReadiness, issue: Issue) -> ExcludedIssue:
-    """Why an open issue is no work at all."""
-    reasons = list(board.exclusions(issue))
-    for by in board.deferrals(issue):
+def no_work(readiness: IssueReadiness, issue: Issue) -> ExcludedIssue:
+    """Return an open issue that is not work, with the reasons."""
+    reasons = list(readiness.exclusions(issue))
+    for by in readiness.deferrals(issue):
         until = f"until {by.defer_until:%Y-%m-%d %H:%M} UTC"
         reasons.append(f"it is deferred {until}" if by is issue else f"its parent {by.id} is deferred {until}")
     return ExcludedIssue(issue.id, " and ".join(reasons), ExclusionReason.NO_WORK)
 
 
-class _Turns:
-    """Who waits for whom: for all of ``every[id]``, and for at least one child of each gate in ``gates[id]``."""
+class _WaitGraph:
+    """Which issues wait for which: all of ``every[id]``, and at least one child of each gate in ``gates[id]``."""
 
-    def __init__(self, board: IssueReadiness, work: Mapping[str, Issue]) -> None:
-        self.board = board
+    def __init__(self, readiness: IssueReadiness, work: Mapping[str, Issue]) -> None:
+        self.readiness = readiness
         self.work = work
-        self.out: dict[str, ExcludedIssue] = {}
+        self.excluded: dict[str, ExcludedIssue] = {}
         self.hopeless: dict[str, str] = {}
         self.every: dict[str, dict[str, None]] = defaultdict(dict)
         self.gates: dict[str, list[IssueDeferral]] = defaultdict(list)
         self.waiting: dict[str, dict[str, None]] = defaultdict(dict)
-        for source, holds in board.holds.items():
-            for issue_id in board.reached_from([source]):
+        for source, holds in readiness.holds.items():
+            for issue_id in readiness.reached_from([source]):
                 if issue_id in work:
                     for hold in holds:
                         self._add(issue_id, hold, "" if source == issue_id else f", through {source}")
@@ -78,70 +78,72 @@ class _Turns:
             self.waiting[blocker][issue_id] = None
         if not hold.needs_all:
             self.gates[issue_id].append(hold)
-            if why := self._shut(issue_id):
+            if why := self._closed_gate(issue_id):
                 self.hopeless.setdefault(issue_id, why)
             return
         for blocker in hold.waits_on:
             self.every[issue_id][blocker] = None
             if blocker not in self.work:
-                self.hopeless.setdefault(issue_id, f"it waits for {self._stranger(blocker)}{through}")
+                self.hopeless.setdefault(issue_id, f"it waits for {self._missing(blocker)}{through}")
 
-    def _stranger(self, blocker: str) -> str:
-        issue = self.board.issues[blocker]
-        why = f"it is {issue.status}" if issue.status != "open" else no_work(self.board, issue).why
+    def _missing(self, blocker: str) -> str:
+        issue = self.readiness.issues[blocker]
+        why = f"it is {issue.status}" if issue.status != "open" else no_work(self.readiness, issue).why
         return f"{blocker}, but {why}"
 
     def needs(self, issue_id: str) -> list[str]:
-        """The issues with a job that this one waits for."""
-        found = dict(self.every.get(issue_id, {}))
+        """Return the issues with a task that this one waits for."""
+        needs = dict(self.every.get(issue_id, {}))
         for gate in self.gates.get(issue_id, ()):
-            found.update(dict.fromkeys(self._able(issue_id, gate)))
-        return list(found)
+            needs.update(dict.fromkeys(self._openers(issue_id, gate)))
+        return list(needs)
 
-    def leave_out(self, gone: Iterable[ExcludedIssue]) -> None:
-        """Leave these out, and with them whatever waits for them."""
-        queue = deque(gone)
+    def exclude(self, issues: Iterable[ExcludedIssue]) -> None:
+        """Exclude these issues, and all that wait for them."""
+        queue = deque(issues)
         while queue:
-            left = queue.popleft()
-            if left.id in self.out:
+            excluded = queue.popleft()
+            if excluded.id in self.excluded:
                 continue
-            self.out[left.id] = left
-            for issue_id in self.waiting.get(left.id, ()):
-                if left.id in self.every.get(issue_id, {}):
-                    why: str | None = f"it waits for {left.id}, which is left out"
+            self.excluded[excluded.id] = excluded
+            for issue_id in self.waiting.get(excluded.id, ()):
+                if excluded.id in self.every.get(issue_id, {}):
+                    why: str | None = f"it waits for {excluded.id}, which is excluded"
                 else:
-                    why = self._shut(issue_id)
+                    why = self._closed_gate(issue_id)
                 if why:
                     queue.append(ExcludedIssue(issue_id, why, ExclusionReason.BLOCKED))
 
-    def _shut(self, issue_id: str) -> str | None:
-        """Which gate of the issue nobody is left to open, as half a sentence."""
+    def _closed_gate(self, issue_id: str) -> str | None:
+        """Return the gate of the issue that nobody can open, as half a sentence."""
         for gate in self.gates.get(issue_id, ()):
-            if not self._able(issue_id, gate):
-                return f"it waits for any child of {gate.edge.depends_on_id}, and none is worked off"
+            if not self._openers(issue_id, gate):
+                return f"it waits for any child of {gate.edge.depends_on_id}, and none gets a task"
         return None
 
-    def _able(self, issue_id: str, gate: IssueDeferral) -> list[str]:
-        """The children with a job that can open the gate."""
-        return [other for other in gate.waits_on if other in self.work and other not in self.out and other != issue_id]
+    def _openers(self, issue_id: str, gate: IssueDeferral) -> list[str]:
+        """Return the children with a task that can open the gate."""
+        return [
+            other for other in gate.waits_on if other in self.work and other not in self.excluded and other != issue_id
+        ]
 
 
 def _in_cycle(group: list[str], graph: Graph) -> list[ExcludedIssue]:
     members = set(group)
     if len(group) <= _NAMED:
-        why = {issue_id: " -> ".join(_way_round(issue_id, graph, members)) for issue_id in group}
-    else:  # the way round of each would take longer than it helps
-        named = f"{', '.join(group[:_NAMED])} and {len(group) - _NAMED:,} more wait for each other"
-        why = dict.fromkeys(group, named)
+        why = {issue_id: " -> ".join(_cycle_through(issue_id, graph, members)) for issue_id in group}
+    else:  # the cycle through each would take too long to compute
+        group_text = f"{', '.join(group[:_NAMED])} and {len(group) - _NAMED:,} more wait for each other"
+        why = dict.fromkeys(group, group_text)
     return [ExcludedIssue(key, f"it waits for itself: {way}", ExclusionReason.CYCLE) for key, way in why.items()]
 
 
 def _cycles(graph: Graph) -> list[list[str]]:
-    """The groups that wait for themselves (strongly connected components, Tarjan's way, without recursion)."""
+    """Return the groups that wait for themselves (strongly connected components, by Tarjan, without recursion)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: dict[str, None] = {}
-    found: list[list[str]] = []
+    groups: list[list[str]] = []
     for root in graph:
         path = [] if root in index else [(root, iter(graph[root]))]
         while path:
@@ -156,35 +158,35 @@ def _cycles(graph: Graph) -> list[list[str]]:
                     parent = path[-1][0]
                     low[parent] = min(low[parent], low[node])
                 if low[node] == index[node]:
-                    group = _popped(stack, node)
+                    group = _pop_group(stack, node)
                     if len(group) > 1 or node in graph[node]:
-                        found.append(group)
+                        groups.append(group)
             elif following not in index:
                 path.append((following, iter(graph[following])))
             elif following in stack:
                 low[node] = min(low[node], index[following])
-    return found
+    return groups
 
 
-def _popped(stack: dict[str, None], node: str) -> list[str]:
+def _pop_group(stack: dict[str, None], node: str) -> list[str]:
     group = [stack.popitem()[0]]
     while group[-1] != node:
         group.append(stack.popitem()[0])
     return group[::-1]
 
 
-def _way_round(start: str, graph: Graph, group: set[str]) -> list[str]:
-    """A shortest way from *start* back to it inside *group*."""
+def _cycle_through(start: str, graph: Graph, group: set[str]) -> list[str]:
+    """Return a shortest cycle through *start* inside *group*."""
     came_from: dict[str, str] = {}
     queue = deque([start])
     while queue:
         node = queue.popleft()
         for following in graph[node]:
             if following == start:
-                way = [node]
-                while way[-1] != start:
-                    way.append(came_from[way[-1]])
-                return [*reversed(way), start]
+                path = [node]
+                while path[-1] != start:
+                    path.append(came_from[path[-1]])
+                return [*reversed(path), start]
             if following in group and following not in came_from:
                 came_from[following] = node
                 queue.append(following)

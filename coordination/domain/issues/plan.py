@@ -1,4 +1,4 @@
-"""A plan that works off the open issues of a tracker in the order of their dependencies, one job each. Pure."""
+"""A plan with one task per open issue of a tracker, in the order of their dependencies. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from coordination.base.errors import Refused
 from coordination.domain.issues.order import ExcludedIssue, no_work, work_order
-from coordination.domain.issues.readiness import IssueReadiness, in_order
+from coordination.domain.issues.readiness import IssueReadiness, sort_issues
 from coordination.domain.issues.record import Issue, one_line
 from coordination.domain.issues.rules import RuleSet
 from coordination.domain.jobs import templates
@@ -27,9 +27,9 @@ _FARTHEST = 1000
 
 
 def shell_job(command: str, env: Mapping[str, str] | None = None) -> Callable[[Issue], Mapping[str, Any]]:
-    """For plan_from_issues: the same command for every issue, told by its environment which one.
+    """Return a function for plan_from_issues that runs *command* for each issue, which its environment names.
 
-    A title that looks like a template is passed on by a template, never as one: titles come from strangers.
+    A title that looks like a template is passed through a template, never as one: titles are untrusted.
     """
 
     def job(issue: Issue) -> Mapping[str, Any]:
@@ -48,37 +48,35 @@ def shell_job(command: str, env: Mapping[str, str] | None = None) -> Callable[[I
 def plan_from_issues(
     issues: Sequence[Issue], *, rules: str | RuleSet, now: datetime, run_for: Callable[[Issue], Mapping[str, Any]]
 ) -> tuple[Plan, list[ExcludedIssue]]:
-    """One task per open issue that can be worked off, most urgent first, and the open issues that cannot, with why.
+    """Return a plan of the open issues that are work, most urgent first, and the excluded issues.
 
-    A task needs what blocks its issue, directly or through parents. Where a gate waits for any one child, the task
-    waits for every child that is in the plan. Refused when no issue is left.
+    A task needs the tasks of all issues that block its issue, directly or through parents. Where a gate waits for any
+    one child, the task waits for every child in the plan. Raises Refused when no issue is left.
     """
-    board = IssueReadiness(issues, rules, now)
-    open_ = in_order(issue for issue in board.issues.values() if issue.status == "open")
-    work = {issue.id: issue for issue in open_ if board.is_work(issue)}
-    edges, blocked = work_order(board, work)
-    out = {issue.id: no_work(board, issue) for issue in open_ if issue.id not in work} | blocked
+    readiness = IssueReadiness(issues, rules, now)
+    open_ = sort_issues(issue for issue in readiness.issues.values() if issue.status == "open")
+    work = {issue.id: issue for issue in open_ if readiness.is_work(issue)}
+    edges, blocked = work_order(readiness, work)
+    excluded = {issue.id: no_work(readiness, issue) for issue in open_ if issue.id not in work} | blocked
     if not edges:
-        raise Refused(
-            "None of these issues can be worked off now", hint="Ask for the reasons of one: coord explain ISSUE"
-        )
+        raise Refused("None of these issues is ready for a task", hint="See why: coord explain ISSUE")
     tasks = [
         Task(
             key=key_of(issue_id),
             run=run_for(work[issue_id]),
             title=_title(work[issue_id]),
-            needs=[key_of(need) for need in edges[issue_id]],
+            needs=[key_of(blocker) for blocker in edges[issue_id]],
             input={"issue": _essentials(work[issue_id])},
             priority=max(-_FARTHEST, min(_FARTHEST, _MOST_URGENT - work[issue_id].priority)),
             metadata={"issue": issue_id},
         )
         for issue_id in edges
     ]
-    return Plan(tasks=tasks), [out[issue.id] for issue in open_ if issue.id in out]
+    return Plan(tasks=tasks), [excluded[issue.id] for issue in open_ if issue.id in excluded]
 
 
 def key_of(issue_id: str) -> str:
-    """The key of the issue's task: its id, or where that is no key, what can be and a digest."""
+    """Return the key of the issue's task: its id, or a valid key with a digest where the id is none."""
     if len(issue_id) <= MAX_KEY and not issue_id.startswith("-") and not _BAD_IN_KEY.search(issue_id):
         return issue_id
     digest = hashlib.sha256(issue_id.encode()).hexdigest()[:_DIGEST]
@@ -86,7 +84,7 @@ def key_of(issue_id: str) -> str:
 
 
 def _essentials(issue: Issue) -> dict[str, Any]:
-    """What a job is told of its issue; the rest stays in the tracker."""
+    """Return the issue's fields for the input of its task; the rest stays in the tracker."""
     record = issue.record()
     return {
         "id": issue.id,
@@ -102,7 +100,7 @@ def _essentials(issue: Issue) -> dict[str, Any]:
 
 
 def _title(issue: Issue) -> str:
-    """One line of at most MAX_TITLE characters; the whole title is in the task's input."""
+    """Return one line of at most MAX_TITLE characters; the whole title is in the task's input."""
     line = one_line(issue.title)
     if not line:
         return key_of(issue.id)

@@ -1,4 +1,4 @@
-"""Which issues are ready, by the rules of a Beads version. Pure and linear: each issue and each edge is seen once."""
+"""Which issues are ready, by the rules of a Beads version. Pure, and linear in issues and edges."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def ready(issues: Sequence[Issue], rules: str | RuleSet, now: datetime) -> list[Issue]:
-    """The issues that can be worked on at *now*: most urgent first, then the newest, then by id."""
-    board = IssueReadiness(issues, rules, now)
-    return in_order(issue for issue in board.issues.values() if board.is_ready(issue))
+    """Return the issues that are ready at *now*: most urgent first, then the newest, then by id."""
+    readiness = IssueReadiness(issues, rules, now)
+    return sort_issues(issue for issue in readiness.issues.values() if readiness.is_ready(issue))
 
 
 def blocked_ids(issues: Sequence[Issue], rules: str | RuleSet, now: datetime) -> list[str]:
-    """The ids of the issues that are blocked and not over (closed or pinned), sorted."""
-    board = IssueReadiness(issues, rules, now)
-    return sorted(issue_id for issue_id in board.blocked if board.issues[issue_id].status not in ENDED)
+    """Return the sorted ids of the issues that are blocked and neither closed nor pinned."""
+    readiness = IssueReadiness(issues, rules, now)
+    return sorted(issue_id for issue_id in readiness.blocked if readiness.issues[issue_id].status not in ENDED)
 
 
-def in_order(issues: Iterable[Issue]) -> list[Issue]:
-    """Sorted as trackers list them: priority, then newest first, then id."""
+def sort_issues(issues: Iterable[Issue]) -> list[Issue]:
+    """Return the issues sorted as trackers list them: by priority, then newest first, then by id."""
     by_id = sorted(issues, key=lambda issue: issue.id)
     by_id.sort(key=lambda issue: issue.created_at or _LONG_AGO, reverse=True)
     by_id.sort(key=lambda issue: issue.priority)
@@ -43,9 +43,9 @@ def in_order(issues: Iterable[Issue]) -> list[Issue]:
 
 @dataclass(frozen=True, slots=True)
 class IssueDeferral:
-    """One edge that blocks now. ``waits_on``: the open children a gate waits for, or the blocker itself.
+    """An edge that blocks now. ``waits_on``: the open children that a gate waits for, or the blocker itself.
 
-    ``needs_all`` False: one of them is enough. ``hopeless``: completing them would not open it.
+    ``needs_all`` False: one of them is enough. ``hopeless``: completing them would not unblock the issue.
     """
 
     edge: IssueDependency
@@ -73,14 +73,14 @@ class IssueReadiness:
 
     @cached_property
     def holds(self) -> dict[str, list[IssueDeferral]]:
-        """Per issue that is blocked by an edge of its own: those edges."""
-        found: dict[str, list[IssueDeferral]] = {}
+        """The blocking edges of each issue that has some."""
+        blocking_by_id: dict[str, list[IssueDeferral]] = {}
         for issue_id in self.edges:
             if self.rules.takes_part(self.issues[issue_id]):
-                holding = [hold for edge in self.edges[issue_id] if (hold := self._hold(edge)) is not None]
-                if holding:
-                    found[issue_id] = holding
-        return found
+                blocking = [hold for edge in self.edges[issue_id] if (hold := self._hold(edge)) is not None]
+                if blocking:
+                    blocking_by_id[issue_id] = blocking
+        return blocking_by_id
 
     @cached_property
     def blocked(self) -> frozenset[str]:
@@ -88,7 +88,7 @@ class IssueReadiness:
         return frozenset(self.reached_from(self.holds))
 
     def reached_from(self, sources: Iterable[str]) -> dict[str, int]:
-        """*sources* and all below them that inherit, with the number of levels between."""
+        """Return *sources* and all descendants that inherit from them, with the number of levels between."""
         levels = dict.fromkeys(sources, 0)
         queue = deque(levels)
         while queue:
@@ -103,15 +103,15 @@ class IssueReadiness:
         return levels
 
     def is_ready(self, issue: Issue) -> bool:
-        """Whether nothing keeps *issue* from being worked on."""
+        """Return whether nothing keeps *issue* from being ready."""
         return issue.id not in self.blocked and self.is_work(issue)
 
     def is_work(self, issue: Issue) -> bool:
-        """Whether *issue* would be ready if nothing blocked it."""
+        """Return whether *issue* would be ready if nothing blocked it."""
         return next(self.exclusions(issue), None) is None and next(self.deferrals(issue), None) is None
 
     def exclusions(self, issue: Issue) -> Iterator[str]:
-        """Why *issue* is no work to be taken, whatever blocks it."""
+        """Yield the reasons why *issue* is not work, whatever blocks it."""
         if issue.status != "open":
             yield f"its status is {issue.status}"
         if issue.pinned:
@@ -122,7 +122,7 @@ class IssueReadiness:
             yield f"its type is {issue.issue_type}"
 
     def deferrals(self, issue: Issue) -> Iterator[Issue]:
-        """*issue* itself and the direct parents, as far as they are deferred beyond now."""
+        """Yield *issue* itself and its direct parents, as far as they are deferred beyond now."""
         if issue.defer_until is not None and issue.defer_until > self.now:
             yield issue
         if self.rules.parent_defers:
@@ -143,18 +143,18 @@ class IssueReadiness:
         spawner, gate = self.gate_of(edge)
         if target is None and not self.rules.spawner_in_metadata:
             return None
-        holds, open_ = self._gates.get((spawner, gate)) or self._judge_gate(spawner, gate)
+        holds, open_ = self._gates.get((spawner, gate)) or self._check_gate(spawner, gate)
         return IssueDeferral(edge, open_, needs_all=gate != ANY_CHILDREN, hopeless=not open_) if holds else None
 
-    def _judge_gate(self, spawner: str, gate: str) -> tuple[bool, tuple[str, ...]]:
-        """Whether the gate holds, and the children that are open; judged once for all that wait at it."""
+    def _check_gate(self, spawner: str, gate: str) -> tuple[bool, tuple[str, ...]]:
+        """Return, cached by gate, whether the gate holds, and its open children."""
         children = [self.issues[child] for child in dict.fromkeys(self.children.get(spawner, ()))]
         open_ = tuple(child.id for child in children if child.status not in self.rules.settled_child)
-        self._gates[spawner, gate] = found = (self.rules.gate_holds(gate, children), open_)
-        return found
+        self._gates[spawner, gate] = result = (self.rules.gate_holds(gate, children), open_)
+        return result
 
     def gate_of(self, edge: IssueDependency) -> tuple[str, str]:
-        """(spawner, gate) of a ``waits-for`` edge."""
+        """Return (spawner, gate) of a ``waits-for`` edge."""
         gate = edge.metadata.get("gate")
         spawner = edge.metadata.get("spawner_id") if self.rules.spawner_in_metadata else None
         return (

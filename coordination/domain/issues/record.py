@@ -1,4 +1,4 @@
-"""One issue as its tracker wrote it, with what readiness asks of it in fields. formats/beads reads and writes it."""
+"""One issue as its tracker wrote it, with the fields that readiness needs. formats/beads reads and writes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXTERNAL = "external:"
 
 @dataclass(frozen=True, slots=True)
 class IssueDependency:
-    """One edge: *issue_id* depends on (or is a child of) *depends_on_id*. Any type is kept; four affect readiness."""
+    """An edge: *issue_id* depends on, or is a child of, *depends_on_id*. Only four types affect readiness."""
 
     issue_id: str
     depends_on_id: str
@@ -27,11 +27,11 @@ class IssueDependency:
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """One issue. ``raw`` is the whole truth: every other field was read from it and may say less.
+    """One issue. ``raw`` is the complete record; the other fields are parsed from it.
 
-    ``raw`` is the issue's own JSON, letter for letter. In files where dependencies, labels, comments, a header or
-    memories stand on lines of their own, those that belong to the issue (or just stand beside it) are further lines
-    of ``raw``. The counts that exports carry are not read: real ones are wrong.
+    ``raw`` is the issue's own JSON, unchanged. In files with separate lines for dependencies, labels, comments, a
+    header or memories, the lines that belong to the issue (or only follow it) are further lines of ``raw``. The counts
+    in exports are not read, because they are wrong in practice.
     """
 
     id: str
@@ -52,18 +52,18 @@ class Issue:
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """The issues this one is a child of, first written first."""
+        """The issues that this one is a child of, in the order of the record."""
         return tuple(
             edge.depends_on_id for edge in self.dependencies if edge.type == PARENT_CHILD and edge.issue_id == self.id
         )
 
     @property
     def parent(self) -> str | None:
-        """The first of them, which is the one that trackers show."""
+        """The first parent, which is the one that trackers show."""
         return next(iter(self.parents), None)
 
     def record(self) -> dict[str, Any]:
-        """The issue's own JSON object, parsed, with every field that it came with."""
+        """Return the issue's own JSON object with all its fields."""
         for line in self.raw.split("\n"):
             record = json.loads(line)
             if record.get("id") == self.id and "title" in record:
@@ -72,5 +72,5 @@ class Issue:
 
 
 def one_line(text: str) -> str:
-    """*text* without line breaks and control characters: titles come from strangers and go to terminals."""
+    """Return *text* without line breaks and control characters: titles are untrusted and go to terminals."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())

@@ -3,7 +3,7 @@
 The two differ where their users would notice:
 
 =====================================  ==============================  =========================================
-an issue is held                       beads-1.0 (v1.0.5)              beads-0.47 (v0.47.1)
+an issue is blocked                    beads-1.0 (v1.0.5)              beads-0.47 (v0.47.1)
 =====================================  ==============================  =========================================
 by a ``blocks`` target that is         neither closed nor pinned       open, in_progress, blocked, deferred, hooked:
                                                                        a custom status does not block
@@ -19,8 +19,8 @@ by deferral                            its own or a direct parent's    its own o
 by its type                            also role and rig               not role and rig
 =====================================  ==============================  =========================================
 
-Deletion marks (status tombstone) are no issues for 1.0, which skips them on import; 0.47 keeps them and they block
-nothing. ``external:`` targets block in neither, a target that is not in the file neither.
+beads-1.0 skips deletion marks (status tombstone) on import; 0.47 keeps them, and they block nothing. ``external:``
+targets and targets that are not in the file block in neither.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _FAILURE_WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """One version's rules. ``inherit_levels`` None: without limit."""
+    """The rules of one version. ``inherit_levels`` None: without limit."""
 
     name: str
     not_work: frozenset[str]  # types that are never ready
@@ -68,11 +68,11 @@ class RuleSet:
     conditional_needs_failure: bool
     spawner_in_metadata: bool
     tombstones_exist: bool
-    closed_child: frozenset[str]  # what counts as closed for any-children
-    settled_child: frozenset[str]  # what no longer holds a gate that waits for all
+    closed_child: frozenset[str]  # statuses that count as closed for any-children
+    settled_child: frozenset[str]  # statuses that no longer hold a gate that waits for all
 
     def target_blocks(self, target: Issue, kind: str) -> bool:
-        """Whether *target*, as it stands, holds an issue that depends on it by ``blocks`` or ``conditional-blocks``."""
+        """Return whether *target* blocks an issue that depends on it by ``blocks`` or ``conditional-blocks``."""
         if not self.conditional_needs_failure:
             return target.status not in ENDED
         if target.status in _OPEN_0_47:
@@ -82,11 +82,11 @@ class RuleSet:
         return target.status == "hooked"
 
     def takes_part(self, issue: Issue) -> bool:
-        """Whether *issue* can itself be blocked, and hand that on to its children."""
+        """Return whether *issue* can be blocked, and its children through it."""
         return self.ended_inherit or issue.status not in ENDED
 
     def gate_holds(self, gate: str, children: list[Issue]) -> bool:
-        """Whether a ``waits-for`` gate over *children* holds."""
+        """Return whether a ``waits-for`` gate over *children* blocks."""
         open_ = any(child.status not in self.settled_child for child in children)
         one_closed = any(child.status in self.closed_child for child in children)
         if self.spawner_in_metadata:
@@ -123,7 +123,7 @@ RULE_SETS: Mapping[str, RuleSet] = {rules.name: rules for rules in (BEADS_1_0, B
 
 
 def rule_set(rules: str | RuleSet) -> RuleSet:
-    """The rules of that name; Refused for a name that nobody published."""
+    """Return the rules of that name. Raises Refused for an unknown name."""
     if isinstance(rules, RuleSet):
         return rules
     try:
@@ -133,6 +133,6 @@ def rule_set(rules: str | RuleSet) -> RuleSet:
 
 
 def closed_by_failure(issue: Issue) -> bool:
-    """Whether the reason it was closed for has one of the words that 0.47 takes for a failure."""
+    """Return whether the close reason has one of the words that 0.47 takes for a failure."""
     reason = (issue.close_reason or "").lower()
     return any(word in reason for word in _FAILURE_WORDS)

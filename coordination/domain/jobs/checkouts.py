@@ -14,7 +14,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from coordination.base.durations import LONGEST, parse_duration
+from coordination.base.durations import MAX_DURATION, parse_duration
 from coordination.base.errors import Refused
 from coordination.base.json_values import text_problem
 from coordination.base.wording import did_you_mean, excerpt
@@ -249,7 +249,7 @@ def _checked(checkout: Checkout) -> Checkout:
             raise Refused(
                 f"checkout.base is {excerpt(base)}, which names no branch, tag or commit", field="checkout.base"
             )
-    if keep is not None and not (isinstance(keep, timedelta) and timedelta(0) <= keep <= LONGEST):
+    if keep is not None and not (isinstance(keep, timedelta) and timedelta(0) <= keep <= MAX_DURATION):
         raise Refused(f"checkout.keep_failed must be a duration, not {excerpt(keep)}", field="checkout.keep_failed")
     if checkout.merge is not None and not re.fullmatch(r"[0-9a-f]{40,64}", checkout.merge.commit):
         raise Refused("checkout.merge.commit must be the whole id of a commit", field="checkout.merge.commit")
@@ -277,7 +277,7 @@ def _gate(item: object) -> Gate:
         )
     if problem := text_problem(item.run):
         raise Refused(f"A gate's command {problem}", field="gates")
-    if not isinstance(item.timeout, timedelta) or not timedelta(0) < item.timeout <= LONGEST:
+    if not isinstance(item.timeout, timedelta) or not timedelta(0) < item.timeout <= MAX_DURATION:
         raise Refused(f"The timeout of a gate must be longer than zero, not {excerpt(item.timeout)}", field="gates")
     if item.name is not None:
         _text(item.name, "The name of a gate", field="gates")

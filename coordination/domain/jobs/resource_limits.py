@@ -61,9 +61,11 @@ class Limits:
             if value is not None and not (type(value) is int and lowest <= value <= largest):
                 return f"limits.{name} must be a whole number from {lowest} to {largest:,}, not {excerpt(value)}"
         cpu = self.cpu
-        if cpu is not None and not (isinstance(cpu, timedelta) and timedelta(seconds=1) <= cpu <= durations.LONGEST):
+        if cpu is not None and not (
+            isinstance(cpu, timedelta) and timedelta(seconds=1) <= cpu <= durations.MAX_DURATION
+        ):
             said = durations.show_duration(cpu) if isinstance(cpu, timedelta) else excerpt(cpu)
-            return f"limits.cpu must be from one second to {durations.LONGEST.days:,} days, not {said}"
+            return f"limits.cpu must be from one second to {durations.MAX_DURATION.days:,} days, not {said}"
         return None
 
     def _beside(self, others: Limits) -> list[tuple[str, Any, Any]]:

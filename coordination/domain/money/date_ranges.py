@@ -7,7 +7,7 @@ from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from coordination.base.calendars import begins
+from coordination.base.calendars import day_start
 from coordination.base.errors import Refused
 from coordination.domain.money.cost_totals import DAY, MONTH
 
@@ -34,9 +34,9 @@ class DateRange:
         """From which moment on, and until before which, with the days of that zone."""
         since, until = self.since, self.until
         if self.first is not None:
-            since = begins(self.first, zone)
+            since = day_start(self.first, zone)
         if self.last is not None and self.last < date.max:
-            until = begins(self.last + _ONE, zone)
+            until = day_start(self.last + _ONE, zone)
         return since, until
 
     def parts(self) -> list[tuple[str, date | None, date | None]]:

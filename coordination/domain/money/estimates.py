@@ -136,7 +136,7 @@ def sample_of(
         usd=max(ZERO, pricing.sum_of(known)) if known or not costs else None,
         tokens=sum(one.total_tokens for one in costs),
         unpriced=max(0, len(costs) - len(known) - sum(one.settles for one in costs)),
-        took=min(max(took, timedelta(0)), durations.LONGEST),
+        took=min(max(took, timedelta(0)), durations.MAX_DURATION),
         completed=outcome is Outcome.COMPLETED,
     )
 
@@ -275,9 +275,9 @@ def _amount(value: object) -> Decimal:
 
 def _duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
-        if not timedelta(0) <= value <= durations.LONGEST:
+        if not timedelta(0) <= value <= durations.MAX_DURATION:
             raise Refused(
-                f"estimate.duration must be from zero to {durations.LONGEST.days:,} days, not {value}",
+                f"estimate.duration must be from zero to {durations.MAX_DURATION.days:,} days, not {value}",
                 field="estimate.duration",
             )
         return value

@@ -308,16 +308,16 @@ def _check_rules(
 ) -> None:
     """What a task and the plan's defaults have in common."""
     for name, value in (("timeout", timeout), ("stall_timeout", stall_timeout)):
-        if value is not None and not (isinstance(value, timedelta) and timedelta(0) < value <= durations.LONGEST):
-            wanted = f"longer than zero and at most {durations.LONGEST.days:,} days"
+        if value is not None and not (isinstance(value, timedelta) and timedelta(0) < value <= durations.MAX_DURATION):
+            wanted = f"longer than zero and at most {durations.MAX_DURATION.days:,} days"
             refuse(f"{name} must be {wanted}, not {excerpt(value)}", field=name)
     for name, number, most in (("max_attempts", max_attempts, MAX_ATTEMPTS), ("max_starts", max_starts, MOST_STARTS)):
         if number is not None and not is_whole(number, 1, most):
             refuse(f"{name} must be a whole number from 1 to {most:,}, not {excerpt(number)}", field=name)
     if backoff is not None:
         for name, wait in (("initial", backoff.initial), ("max", backoff.maximum)):
-            if not (isinstance(wait, timedelta) and timedelta(0) <= wait <= durations.LONGEST):
-                wanted = f"from zero to {durations.LONGEST.days:,} days"
+            if not (isinstance(wait, timedelta) and timedelta(0) <= wait <= durations.MAX_DURATION):
+                wanted = f"from zero to {durations.MAX_DURATION.days:,} days"
                 refuse(f"backoff.{name} must be {wanted}, not {excerpt(wait)}", field=f"backoff.{name}")
         factor = backoff.factor
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 <= factor <= MAX_FACTOR:

@@ -1,9 +1,9 @@
-"""Public forges that answer for one repository under several addresses, and the one address that stands for it. Pure.
+"""Public forges that serve one repository under several addresses, and the canonical address of each. Pure.
 
 * Azure DevOps: ``dev.azure.com/ORG/PROJECT/_git/REPO`` for addresses of ``dev.azure.com``, ``ssh.dev.azure.com`` and
-  ``visualstudio.com``, old and new. Where no project is named, the project is called like the repository.
-* GitHub, GitLab and Bitbucket: their web names, and the names under which their SSH answers on port 443.
-* Gists: only the id counts, the owner in front of it may be left out.
+  ``visualstudio.com``, old and new. Without a project, the project has the name of the repository.
+* GitHub, GitLab and Bitbucket: their web names, and the host names of their SSH on port 443. * Gists: only the id
+counts; the owner before it may be missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _AZURE_SSH = frozenset({"ssh.dev.azure.com", "vs-ssh.visualstudio.com"})
 _AZURE_OLD = ".visualstudio.com"
 _COLLECTION = "defaultcollection"
 _MARKS = frozenset({"_git", "_ssh"})
-_VIEWS = frozenset({"_full", "_optimized"})  # how much of a repository a clone brings; the repository is the same
+_VIEWS = frozenset({"_full", "_optimized"})  # how much of a repository a clone gets
 
 _SAME_HOST = {
     "www.github.com": "github.com",
@@ -34,30 +34,30 @@ _HTTPS_PORT = 443
 
 
 def decodes_short_form(host: str) -> bool:
-    """Whether the forge percent-encodes the path of its short SSH addresses, as no other does."""
+    """Return whether the forge percent-encodes the path of its short SSH addresses; only Azure does."""
     return host in _AZURE_SSH
 
 
-def canonical(host: str, port: int | None, path: list[str], user: str) -> tuple[str, int | None, list[str]]:
-    """(host, port, parts of the path) that stand for the repository; unchanged where no such forge is known.
+def canonical_address(host: str, port: int | None, path: list[str], user: str) -> tuple[str, int | None, list[str]]:
+    """Return (host, port, parts of the path) of the canonical address; unchanged for an unknown forge.
 
-    *user*: who logs in by SSH; in Azure's oldest addresses that is the organisation.
+    *user*: the SSH user; in Azure's oldest addresses it is the organisation.
     """
     if host in _SAME_HOST and (port is None or (port == _HTTPS_PORT and host in _SSH_BEHIND_HTTPS)):
         return _SAME_HOST[host], None, path
     if host == "gist.github.com" and port is None:
         return host, port, path[-1:]
     if port is None and (host == _AZURE or host in _AZURE_SSH or host.endswith(_AZURE_OLD)):
-        found = _azure(host, path, user)
-        if found is not None:
-            return _AZURE, None, found
+        azure_path = _azure(host, path, user)
+        if azure_path is not None:
+            return _AZURE, None, azure_path
     return host, port, path
 
 
 def _azure(host: str, path: list[str], user: str) -> list[str] | None:
-    """ORG, PROJECT, _git, REPO; None for an address of another form."""
+    """Return ORG, PROJECT, _git, REPO; None for an address of another form."""
     if host in _AZURE_SSH and path[:1] in (["v3"], ["V3"]):
-        # v3/ORG/PROJECT/REPO, and the same of a project that is called like its repository
+        # v3/ORG/PROJECT/REPO; a project may have the name of its repository
         rest = path[1:]
         return [*rest[:-1], "_git", rest[-1]] if len(rest) == len(("org", "project", "repo")) else None
     if host == _AZURE:

@@ -1,10 +1,9 @@
-"""Which models the jobs of a project may use: names with wildcards that are allowed, and that are denied. Pure.
+"""Which models the jobs of a project may use: allowed and denied names with wildcards. Pure.
 
 A pattern is compared with the name as the job writes it (``openai:gpt-5-mini``, ``openai/gpt-5-mini``, ``opus``), and
-with what is left of it without the provider in front (``claude-haiku-4-5`` of ``us.anthropic.claude-haiku-4-5``). It
-always means the name that is written like it, whatever its characters; a bracket that names a variant (``[1m]``) stands
-for itself beside wildcards too. Capitals do not matter. What is denied is not allowed by any other pattern. A job
-without a model, a command or a function, is not concerned.
+with its part after the provider (``claude-haiku-4-5`` of ``us.anthropic.claude-haiku-4-5``). It always matches the
+identical name, whatever its characters; a bracket that names a variant (``[1m]``) is literal beside wildcards too. Case
+is ignored. Denied names win over allowed ones. Jobs without a model (commands, functions) are not restricted.
 """
 
 from __future__ import annotations
@@ -39,82 +38,83 @@ _CODEX = re.compile(r"(^|=|-c)\s*[\w.]*model\s*=\s*[\"']?(?P<value>[^\"'\s]+)")
 
 @dataclass(frozen=True, slots=True)
 class ModelPolicy:
-    """Patterns of names. ``allow`` None: any that is not denied."""
+    """Patterns of models' names. ``allow`` None: all that are not denied."""
 
     allow: tuple[str, ...] | None = None
     deny: tuple[str, ...] = ()
 
     def told(self) -> str:
-        """For people: what holds."""
-        parts = [] if self.allow is None else [f"allowed: {_listed(self.allow)}"]
-        return "; ".join([*parts, *([f"denied: {_listed(self.deny)}"] if self.deny else [])])
+        """Return the policy as a text for people."""
+        parts = [] if self.allow is None else [f"allowed: {_join_patterns(self.allow)}"]
+        return "; ".join([*parts, *([f"denied: {_join_patterns(self.deny)}"] if self.deny else [])])
 
 
 def parse_restrictions(stored: Mapping[str, Any]) -> ModelPolicy | None:
-    """What a project says, None when it restricts nothing; Refused for what cannot be understood."""
+    """Parse a project's restrictions; None if there are none. Raises Refused when they are invalid."""
     for name in stored:
         if name not in KEYS:
             hint = did_you_mean(str(name), KEYS) or f"There are {' and '.join(KEYS)}"
             raise Refused(f"Restrictions of models have no {excerpt(name)}", hint=hint, field=str(name))
-    given = {name: stored[name] for name in KEYS if stored.get(name) is not None}
-    found = {name: _patterns(name, patterns) for name, patterns in given.items()}
-    if "allow" in found and not found["allow"]:
+    patterns = {name: _patterns(name, stored[name]) for name in KEYS if stored.get(name) is not None}
+    if "allow" in patterns and not patterns["allow"]:
         raise Refused(
             "allow names no model, so no job with a model could run",
             hint="Leave it out to allow all of them",
             field="allow",
         )
-    made = ModelPolicy(found.get("allow"), found.get("deny", ()))
-    return None if made == ModelPolicy() else made
+    policy = ModelPolicy(patterns.get("allow"), patterns.get("deny", ()))
+    return None if policy == ModelPolicy() else policy
 
 
 def _patterns(name: str, patterns: object) -> tuple[str, ...]:
-    if not isinstance(patterns, list | tuple) or not all(isinstance(one, str) and one.strip() for one in patterns):
-        raise Refused(f"{name} must be a list of names of models, not {excerpt(patterns)}", hint=_HINT, field=name)
-    if len(patterns) > _MOST or any(len(one) > _LONGEST for one in patterns):
+    if not isinstance(patterns, list | tuple) or not all(
+        isinstance(pattern, str) and pattern.strip() for pattern in patterns
+    ):
+        raise Refused(f"{name} must be a list of models' names, not {excerpt(patterns)}", hint=_HINT, field=name)
+    if len(patterns) > _MOST or any(len(pattern) > _LONGEST for pattern in patterns):
         raise Refused(f"{name} has at most {_MOST} names of at most {_LONGEST} characters", field=name)
-    return tuple(one.strip() for one in patterns)
+    return tuple(pattern.strip() for pattern in patterns)
 
 
-def refusal(work: Mapping[str, Any], restrictions: ModelPolicy, *, rendered: bool = False) -> str | None:
-    """Why the job may not run, as half a sentence; None when it may.
+def refusal(work: Mapping[str, Any], policy: ModelPolicy, *, rendered: bool = False) -> str | None:
+    """Return why the job may not run, as half a sentence; None when it may.
 
-    A name that a template will stand for is looked at once it is *rendered*.
+    Names with templates are checked once they are *rendered*.
     """
     if not kind_in(work).asks_a_model:
         return None
-    names = list(named(work))
-    if not names and restrictions.allow is not None:
-        return f"it names no model, and the project allows only some ({restrictions.told()})"
+    names = list(model_names(work))
+    if not names and policy.allow is not None:
+        return f"it names no model, and the project allows only some ({policy.told()})"
     for name in names:
-        if ("{{" not in name or rendered) and not _may(name, restrictions):
-            return f"the project does not allow the model {excerpt(name)} ({restrictions.told()})"
+        if ("{{" not in name or rendered) and not _is_allowed(name, policy):
+            return f"the project does not allow the model {excerpt(name)} ({policy.told()})"
     return None
 
 
-def _may(name: str, restrictions: ModelPolicy) -> bool:
+def _is_allowed(name: str, policy: ModelPolicy) -> bool:
     forms = _forms(name)
-    if any(_means(pattern, form) for pattern in restrictions.deny for form in forms):
+    if any(_matches(pattern, form) for pattern in policy.deny for form in forms):
         return False
-    allow = restrictions.allow
-    return allow is None or any(_means(pattern, form) for pattern in allow for form in forms)
+    allow = policy.allow
+    return allow is None or any(_matches(pattern, form) for pattern in allow for form in forms)
 
 
-def _means(pattern: str, form: str) -> bool:
+def _matches(pattern: str, form: str) -> bool:
     text = pattern.lower()
     return form == text or fnmatchcase(form, _VARIANT.sub(r"[[]\1]", text))
 
 
 def _forms(name: str) -> list[str]:
-    """The name, the same with a colon after its provider, and what stands behind each mark in it."""
+    """Return the name, the name with a colon after its provider, and the text after each separator."""
     whole = name.strip().lower()
-    behind = [whole[mark.end() :] for mark in re.finditer("[:/]", whole)]
-    behind += [short for each in (whole, *behind) if (short := without_region(each)) != each]
-    return [whole, re.sub("/", ":", whole, count=1), *(form for form in behind if form)]
+    suffixes = [whole[mark.end() :] for mark in re.finditer("[:/]", whole)]
+    suffixes += [short for text in (whole, *suffixes) if (short := without_region(text)) != text]
+    return [whole, re.sub("/", ":", whole, count=1), *(form for form in suffixes if form)]
 
 
-def named(work: Mapping[str, Any]) -> Iterator[str]:
-    """Every model that the job names: as its model, in the arguments of its program, in variables for it."""
+def model_names(work: Mapping[str, Any]) -> Iterator[str]:
+    """Yield every model that the job names: as its model, in its program's arguments, in its environment."""
     if kind_in(work) is ChatCall:
         yield str(work["chat"])
         return
@@ -138,6 +138,6 @@ def _in_arguments(agent: str, arguments: Sequence[str]) -> Iterator[str]:
             yield setting["value"]
 
 
-def _listed(patterns: Sequence[str]) -> str:
+def _join_patterns(patterns: Sequence[str]) -> str:
     more = f", and {len(patterns) - _SHOWN} more" if len(patterns) > _SHOWN else ""
     return ", ".join(patterns[:_SHOWN]) + more

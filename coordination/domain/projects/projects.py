@@ -1,18 +1,18 @@
-"""Projects, their statuses, and the identity that a git remote gives them. Pure: asks neither git nor the disk.
+"""Projects, their statuses, and the identity that a git remote gives them. Pure: no git, no disk.
 
 An identity is ``host[:port]/path``: ``git@host:org/repo.git``, ``https://host/org/repo`` and
 ``ssh://git@host:22/org/repo`` are one project. What it keeps and what it drops:
 
-* the host is lower-cased, a port stays only where it is not the protocol's own;
-* users, passwords, tokens, queries and fragments are dropped, always;
-* the path keeps every group at any depth; ``.git`` and slashes at its ends go, as do ``.`` and ``..``;
-* the path's case is kept, except on the public forges that ignore it themselves: elsewhere ``Shop`` and ``shop``
-  may be two repositories;
-* the addresses of one repository on a public forge become one (``domain/forges.py``);
-* a path on this machine is no shared name: ``local:/srv/git/shop``, with the machine's tag when it is known.
+  * the host is lower-cased; a port is kept only if it is not the protocol's default;
+  * users, passwords, tokens, queries and fragments are always dropped;
+  * the path keeps every group at any depth; ``.git`` and slashes at its ends, ``.`` and ``..`` are removed;
+  * the path's case is kept, except on the public forges that ignore it: elsewhere ``Shop`` and ``shop``
+    may be two repositories;
+  * the addresses of one repository on a public forge become one (``domain/projects/forges.py``);
+  * a path on this machine is not a shared name: ``local:/srv/git/shop``, with the machine's tag when it is known.
 
-``identity_of`` takes identities too and gives them back unchanged. For that, ``host:22/org/repo`` without a user
-is read as host and port; with a user it is what git makes of it, the path ``22/org/repo``.
+``identity_of`` returns identities unchanged. For that, ``host:22/org/repo`` without a user is read as host and port;
+with a user, it is what git reads: the path ``22/org/repo``.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from urllib.parse import quote, unquote
 
 from coordination.base.errors import Refused
 from coordination.base.wording import LONGEST_SHOWN_PATH, excerpt
-from coordination.domain.projects.forges import CASE_BLIND, canonical, decodes_short_form
+from coordination.domain.projects.forges import CASE_BLIND, canonical_address, decodes_short_form
 
 
 class ProjectStatus(StrEnum):
-    """Where a project stands."""
+    """The statuses of a project."""
 
-    PLANNING = "planning"  # known, nothing was submitted yet
-    ACTIVE = "active"  # work is submitted to it
-    ON_HOLD = "on_hold"  # a person stopped it for now: its tasks are not claimed
-    COMPLETED = "completed"  # its work is done; new work makes it active again
-    ARCHIVED = "archived"  # put away: refuses new work until a person activates it
+    PLANNING = "planning"  # nothing was submitted yet
+    ACTIVE = "active"  # has submitted work
+    ON_HOLD = "on_hold"  # paused by a person: its tasks are not claimed
+    COMPLETED = "completed"  # its work has ended; new work makes it active again
+    ARCHIVED = "archived"  # refuses new work until a person activates it
 
 
 P = ProjectStatus
 
-# Target status -> the statuses it can be reached from.
+# Target status -> the statuses that it can be reached from.
 MOVES: Mapping[ProjectStatus, frozenset[ProjectStatus]] = {
     P.PLANNING: frozenset({P.ON_HOLD}),
     P.ACTIVE: frozenset({P.PLANNING, P.ON_HOLD, P.COMPLETED, P.ARCHIVED}),
@@ -56,9 +56,9 @@ MOVES: Mapping[ProjectStatus, frozenset[ProjectStatus]] = {
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """One project as stored. Totals (cost, sessions, tasks) follow from its rows and are never stored here.
+    """One project as stored. Totals (cost, sessions, tasks) are derived from its rows.
 
-    ``stopped``: a stop holds it, whatever its status is besides.
+    ``stopped``: a stop covers it, whatever its status is.
     """
 
     id: str
@@ -81,11 +81,11 @@ class Project:
 LOCAL = "local:"
 _LONGEST = 2000
 
-# The ports that a protocol means anyway.
+# The protocols' default ports.
 _PORTS = {"ssh": 22, "git": 9418, "http": 80, "https": 443, "ftp": 21, "ftps": 990, "rsync": 873}
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
-_HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9+-]*::")  # git's name for the program that speaks a protocol
+_HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9+-]*::")  # git's prefix that names a remote helper
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
 _TAG = re.compile(r"local:(?P<tag>[a-z0-9]*)(?P<path>/.*)", re.DOTALL)
@@ -94,9 +94,9 @@ _HINT = "Write it like git@example.org:group/repo.git or https://example.org/gro
 
 
 def identity_of(remote: str, *, machine: str = "") -> str:
-    """The identity of the repository that *remote* names; Refused for what names none.
+    """Return the identity of the repository that *remote* names. Raises Refused when it names none.
 
-    *machine* tells paths on different machines apart (see local_identity); remotes with a host do not need it.
+    *machine* distinguishes paths on different machines (see local_identity); remotes with a host do not need it.
     """
     text = remote.strip()
     if not text or any(ord(char) < ord(" ") or char == "\x7f" for char in text):
@@ -108,35 +108,37 @@ def identity_of(remote: str, *, machine: str = "") -> str:
 
 
 def local_identity(path: str, machine: str = "") -> str:
-    """The identity of a folder that no remote names: its absolute path, and a short tag of the machine it is on.
+    """Return the identity of a folder without a remote: a short tag of its machine and its absolute path.
 
-    The tag is a digest, so that the machine's own id stays on the machine. Moving the folder changes the identity;
-    the project then goes on under an alias, like one whose remote was renamed.
+    The tag is a digest, because the machine's own id is private. Moving the folder changes the identity; an alias then
+    keeps the project, as for a renamed remote.
     """
     if _WINDOWS.match(path):
         path = "/" + (path[0].upper() + path[1:]).replace("\\", "/")
     if not path.startswith("/"):
-        raise Refused(f"{excerpt(path, LONGEST_SHOWN_PATH)} is not a whole path", hint="Give the path from the root on")
+        raise Refused(
+            f"{excerpt(path, LONGEST_SHOWN_PATH)} is not an absolute path", hint="Write the path from the root on"
+        )
     return f"{LOCAL}{_tag(machine)}{_path(path, path)}"
 
 
 def short_name(identity: str) -> str:
-    """The last part of an identity, for people: ``shop`` of ``example.org/acme/shop``."""
+    """Return the last part of an identity, for people: ``shop`` of ``example.org/acme/shop``."""
     last = unquote(identity.rstrip("/").rpartition("/")[2])
     return last.removeprefix(LOCAL) or "root"
 
 
 def is_local(identity: str) -> bool:
-    """Whether the identity means a folder on one machine, and so is nothing to share."""
+    """Return whether the identity means a folder on one machine."""
     return identity.startswith(LOCAL)
 
 
 def without_credentials(remote: str) -> str:
-    """*remote* fit to be shown and stored: no password, no token, no query; SSH keeps its bare user name."""
+    """Return *remote* without password, token and query, to show and store it; SSH keeps its user name."""
     text = remote.strip()
     if helper := _HELPER.match(text):
-        behind = text[helper.end() :]
-        return helper[0] + (without_credentials(behind) if _URL.fullmatch(behind) else _split_user(behind)[1])
+        address = text[helper.end() :]
+        return helper[0] + (without_credentials(address) if _URL.fullmatch(address) else _split_user(address)[1])
     url = _URL.fullmatch(text)
     if url is None:
         user, rest = _split_user(re.sub(r"^\[[^\]]*@", "[", text))
@@ -148,11 +150,11 @@ def without_credentials(remote: str) -> str:
 
 def _identity(text: str, remote: str, machine: str) -> str:
     if text.startswith(LOCAL):
-        found = _TAG.fullmatch(text)
-        if found is None:
+        tagged = _TAG.fullmatch(text)
+        if tagged is None:
             raise _refused(remote)
-        path = _path(_decoded(found["path"], remote), remote)
-        return f"{LOCAL}{found['tag'] or _tag(machine)}{path}"
+        path = _path(_decode(tagged["path"], remote), remote)
+        return f"{LOCAL}{tagged['tag'] or _tag(machine)}{path}"
     if helper := _HELPER.match(text):
         return _identity(text[helper.end() :], remote, machine)
     if url := _URL.fullmatch(text):
@@ -160,7 +162,7 @@ def _identity(text: str, remote: str, machine: str) -> str:
     if text.startswith("/") or _WINDOWS.match(text):
         return local_identity(text, machine)
     if text.startswith((".", "~")):
-        raise Refused("A path that depends on where one stands names no project", hint="Give the whole path, or a URL")
+        raise Refused("A relative path names no project", hint="Write the absolute path, or a URL")
     return _of_short(text, remote)
 
 
@@ -169,18 +171,18 @@ def _of_url(scheme: str, rest: str, remote: str, machine: str) -> str:
     if plain == "file":
         host, _, path = rest.partition("/")
         share = f"/{path}" if host in ("", "localhost") else f"/{host}/{path}"
-        return local_identity(_decoded(share, remote), machine)
+        return local_identity(_decode(share, remote), machine)
     if plain not in _PORTS:
         raise _refused(remote)
     user, behind = _split_authority(rest)
     authority, _, path = _before_query(behind).partition("/")
     host, port = _host_and_port(authority, remote)
     port = None if port == _PORTS[plain] else port
-    return _joined(host, port, _decoded(path, remote), remote, user=unquote(user) if plain == "ssh" else "")
+    return _build(host, port, _decode(path, remote), remote, user=unquote(user) if plain == "ssh" else "")
 
 
 def _of_short(text: str, remote: str) -> str:
-    """``[user@]host:path``, git's short form for SSH, whose path is literal; and identities, whose path is encoded."""
+    """Parse ``[user@]host:path``, git's short form for SSH with a literal path, or an identity with an encoded path."""
     user, rest = _split_user(text)
     bracketed = re.fullmatch(r"\[(?P<inside>[^\]]+)\](?P<port>:\d+(?=/))?(?P<after>[:/].*)", rest, re.DOTALL)
     if bracketed:
@@ -195,27 +197,27 @@ def _of_short(text: str, remote: str) -> str:
         authority, path = (before, behind) if encoded else (name, rest[len(name) + 1 :])
     host, port = _host_and_port(authority, remote)
     if encoded or decodes_short_form(host):
-        path = _decoded(_before_query(path), remote)
-    return _joined(host, port, path, remote, user=user)
+        path = _decode(_before_query(path), remote)
+    return _build(host, port, path, remote, user=user)
 
 
-def _joined(host: str, port: int | None, path: str, remote: str, *, user: str) -> str:
+def _build(host: str, port: int | None, path: str, remote: str, *, user: str) -> str:
     if port == _PORTS["ssh"]:
-        port = None  # whatever the text looked like: nothing else answers there
-    host, port, parts = canonical(host, port, _parts(path, remote), user.partition(":")[0])
+        port = None  # SSH's port, whatever the scheme is
+    host, port, parts = canonical_address(host, port, _parts(path, remote), user.partition(":")[0])
     if host in CASE_BLIND:
-        parts = _named([part.lower() for part in parts], remote)
-    clean = _quoted(parts, remote)
+        parts = _without_git([part.lower() for part in parts], remote)
+    clean = _encode(parts, remote)
     return f"{host}:{port}{clean}" if port is not None else f"{host}{clean}"
 
 
 def _path(path: str, remote: str) -> str:
-    """The path of a folder in its one spelling, with a slash in front."""
-    return _quoted(_parts(path, remote, local=True), remote)
+    """Return the normalized path of a folder, with a slash in front."""
+    return _encode(_parts(path, remote, local=True), remote)
 
 
 def _parts(path: str, remote: str, *, local: bool = False) -> list[str]:
-    """The parts of a path in its one spelling: every group kept, no .git, no dots."""
+    """Return the parts of the normalized path: every group kept, no .git, no dots."""
     parts: list[str] = []
     for part in path.split("/"):
         if part == "..":
@@ -224,11 +226,11 @@ def _parts(path: str, remote: str, *, local: bool = False) -> list[str]:
             del parts[-1:]
         elif part not in ("", "."):
             parts.append(part)
-    return _named(parts, remote, local=local)
+    return _without_git(parts, remote, local=local)
 
 
-def _named(parts: list[str], remote: str, *, local: bool = False) -> list[str]:
-    """*parts* without .git at their end; Refused when nothing is left that names a repository."""
+def _without_git(parts: list[str], remote: str, *, local: bool = False) -> list[str]:
+    """Return *parts* without a .git at their end. Raises Refused when nothing is left."""
     while parts and parts[-1].endswith(".git"):
         parts[-1] = parts[-1].removesuffix(".git")
         if not parts[-1]:
@@ -238,14 +240,14 @@ def _named(parts: list[str], remote: str, *, local: bool = False) -> list[str]:
     return parts
 
 
-def _quoted(parts: list[str], remote: str) -> str:
+def _encode(parts: list[str], remote: str) -> str:
     try:
         return "/" + quote("/".join(parts), safe=_PATH_SAFE, errors="surrogateescape")
     except UnicodeEncodeError:
         raise _refused(remote) from None
 
 
-def _decoded(path: str, remote: str) -> str:
+def _decode(path: str, remote: str) -> str:
     decoded = unquote(path, errors="surrogateescape")
     if any(ord(char) < ord(" ") for char in decoded):
         raise _refused(remote)
@@ -253,18 +255,20 @@ def _decoded(path: str, remote: str) -> str:
 
 
 def _host_and_port(authority: str, remote: str) -> tuple[str, int | None]:
-    """Host and port of ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``, both in their one spelling."""
-    found = re.fullmatch(r"(\[(?P<v6>[^\]]*)\]|(?P<name>[^:\[\]]*))(:(?P<port>\d{0,6}))?", authority, re.ASCII)
-    if found is None:
+    """Return normalized host and port of ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``."""
+    authority_match = re.fullmatch(
+        r"(\[(?P<v6>[^\]]*)\]|(?P<name>[^:\[\]]*))(:(?P<port>\d{0,6}))?", authority, re.ASCII
+    )
+    if authority_match is None:
         raise _refused(remote)
-    port = int(found["port"]) if found["port"] else None
+    port = int(authority_match["port"]) if authority_match["port"] else None
     if port is not None and not 0 < port < 1 << 16:
         raise _refused(remote)
-    if found["v6"] is not None:
-        if not _is_ipv6(found["v6"]):
+    if authority_match["v6"] is not None:
+        if not _is_ipv6(authority_match["v6"]):
             raise _refused(remote)
-        return f"[{ipaddress.IPv6Address(found['v6'])}]", port
-    host = unquote(found["name"]).rstrip(".").lower()
+        return f"[{ipaddress.IPv6Address(authority_match['v6'])}]", port
+    host = unquote(authority_match["name"]).rstrip(".").lower()
     if not host.isascii():
         try:
             host = host.encode("idna").decode("ascii")
@@ -283,10 +287,10 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _split_authority(rest: str) -> tuple[str, str]:
-    """(user part, the rest) of what stands behind ``scheme://``.
+    """Return (user part, rest) of the text behind ``scheme://``.
 
-    The last @ before the path ends the user part, even behind a ? or #: people paste passwords as they are. A
-    password with a slash in it shows as a port that is no number; then the last @ of all ends it.
+    The last @ before the path ends the user part, even behind a ? or #, because people paste raw passwords. A password
+    with a slash shows as a port that is not a number; then the last @ of all ends it.
     """
     authority, slash, path = rest.partition("/")
     user, _, host = authority.rpartition("@")
@@ -297,14 +301,14 @@ def _split_authority(rest: str) -> tuple[str, str]:
 
 
 def _split_user(text: str) -> tuple[str, str]:
-    """(user part, the rest) of the short form. With a password in it the last @ that leaves a host ends it."""
+    """Return (user part, rest) of the short form. With a password, the last @ that leaves a host ends it."""
     head = text.partition("/")[0]
-    marks = [] if text.startswith("[") else [at.start() for at in re.finditer("@", head)]
-    fits = [at for at in marks if re.match(r"\[[^\]]+\]|[^:/@\[\]]+[:/]", text[at + 1 :])]
+    signs = [] if text.startswith("[") else [at.start() for at in re.finditer("@", head)]
+    fits = [at for at in signs if re.match(r"\[[^\]]+\]|[^:/@\[\]]+[:/]", text[at + 1 :])]
     if not fits:
         return "", text
-    chosen = fits[-1] if ":" in text[: fits[0]] else fits[0]
-    return text[:chosen], text[chosen + 1 :]
+    mark = fits[-1] if ":" in text[: fits[0]] else fits[0]
+    return text[:mark], text[mark + 1 :]
 
 
 def _before_query(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Stops of a workspace or a project, and what is known of the attempts that ran when one began. Pure records."""
+"""Stops of a workspace or a project, and the attempts that ran when one began. Pure records."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _LONGEST_ERROR = 200
 _FAILED = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED)
 _WORDS = {
     Outcome.CANCELED: "canceled",
-    Outcome.LOST: "its worker was lost, and it was ended",
+    Outcome.LOST: "its worker was lost",
     Outcome.TIMED_OUT: "timed out meanwhile",
-    Outcome.DEFERRED: "put off meanwhile",
+    Outcome.DEFERRED: "deferred meanwhile",
 }
 
 
-def _of(project: str | None) -> str:
+def _project_option(project: str | None) -> str:
     return "" if project is None else f" --project {shlex.quote(project)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A stop that holds. ``project``: the name of the one that it holds; None: the whole workspace.
+    """An active stop. ``project``: the name of the stopped project; None: the whole workspace is stopped.
 
-    ``in_flight``: the (task id, attempt) pairs that ran when it began; None: nobody has looked yet.
+    ``in_flight``: the (task id, attempt) pairs that ran when it began; None: not recorded yet.
     """
 
     id: str
@@ -46,15 +46,15 @@ class Stop:
     @property
     def command(self) -> str:
         """The command that ends it."""
-        return f"coord start{_of(self.project)}"
+        return f"coord start{_project_option(self.project)}"
 
     @property
     def again(self) -> str:
-        """The command that looks again at what it stops."""
-        return f"coord stop{_of(self.project)}"
+        """The command that shows its state again."""
+        return f"coord stop{_project_option(self.project)}"
 
     def sentence(self) -> str:
-        """What is stopped, since when and by whom, for people; without a full stop."""
+        """Return what is stopped, since when and by whom, for people; without a full stop."""
         what = "The workspace" if self.project is None else f"The project {self.project}"
         why = f" ({self.reason})" if self.reason else ""
         return f"{what} is stopped since {self.since:%Y-%m-%d %H:%M:%S} UTC by {self.actor}{why}"
@@ -62,10 +62,10 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class StoppedAttempt:
-    """An attempt that ran when a stop began, or that runs now, and what is known of it.
+    """An attempt that ran when a stop began, or that runs now.
 
-    ``heard_at``: the last sign of life of its worker; ``silent``: for longer than a lease.
-    ``of_project``: the stop is its project's, not the whole workspace's.
+    ``heard_at``: the last heartbeat of its worker; ``silent``: it is older than a lease. ``of_project``: the stop is
+    its project's, not the whole workspace's.
     """
 
     task_id: str
@@ -93,52 +93,53 @@ class StoppedAttempt:
 
     @property
     def ended(self) -> bool:
-        """Whether its end is written: then none of its processes runs any more, as far as its worker can tell."""
+        """Whether its end is stored: then, as far as its worker can tell, none of its processes runs."""
         return self.outcome is not None
 
     @property
     def unknown(self) -> bool:
-        """Whether it was ended in the middle, must not be repeated, and a person says what became of it."""
+        """Whether it was interrupted, must not be repeated, and needs a person to decide its outcome."""
         return self.ended and BlockReason.OUTCOME_UNKNOWN in self.reasons and self.state is TaskState.BLOCKED
 
     @property
     def key(self) -> tuple[str, int]:
-        """Its task's id, and its number."""
+        """Its task's id and its number."""
         return self.task_id, self.attempt
 
     def words(self) -> str:
-        """What became of it, for people: a few words, and the command that helps where one does."""
+        """Return its state for people in a few words, and the command that helps, if any."""
         if self.outcome is None:
             return self._unanswered()
         if self.unknown:
             ways = sentence(steps(Situation.OUTCOME_UNKNOWN, task=self.task))
-            return f"outcome unknown: it was ended in the middle, and must not be repeated; {ways}"
+            return f"outcome unknown: it was interrupted, and must not be repeated; {ways}"
         if self.outcome is Outcome.HANDED_BACK:
             when = "ended" if self.began else "ended before its job began"
-            return f"{when}, and handed back: coord start{self._whose} goes on with it"
+            return f"{when}, and handed back: coord start{self._option} continues it"
         if self.outcome is Outcome.CANCELED and self.state is not TaskState.CANCELED:
-            return f"ended: coord start{self._whose} goes on with it"
+            return f"ended: coord start{self._option} continues it"
         why = f": {excerpt(self.error, _LONGEST_ERROR)}" if self.error and self.outcome in _FAILED else ""
         return _WORDS.get(self.outcome, f"{self.outcome} meanwhile") + why
 
     def _unanswered(self) -> str:
         if self.heard_at is None:
-            return "did not answer: its worker is not known any more"
+            return "did not answer: its worker is no longer stored"
         if self.silent:
-            return f"did not answer: nothing was heard of its worker since {self.heard_at:%H:%M:%S} UTC"
-        again = f"coord stop{self._whose}"
-        return f"has not ended yet, and its worker lives: look again with {again}, or kill it with {again} --now"
+            return f"did not answer: its worker has sent no heartbeat since {self.heard_at:%H:%M:%S} UTC"
+        again = f"coord stop{self._option}"
+        return f"has not ended yet, and its worker is alive: check again with {again}, or kill it with {again} --now"
 
     @property
-    def _whose(self) -> str:
-        """What the commands of its stop name, or they would be about the whole workspace."""
-        return _of(self.project if self.of_project else None)
+    def _option(self) -> str:
+        """The option that names the stopped project; without one, commands mean the whole workspace."""
+        return _project_option(self.project if self.of_project else None)
 
 
 @dataclass(frozen=True, slots=True)
 class StopResult:
-    """What a stop came to. ``new``: it began with this call. ``claiming``: how many transactions that had begun before
-    it, and might still start something, had not ended.
+    """The result of a stop. ``new``: this call began it.
+
+    ``claiming``: how many transactions that began before it have not ended, and might still start something.
     """
 
     stop: Stop
@@ -149,12 +150,12 @@ class StopResult:
     @property
     def silent(self) -> bool:
         """Whether nothing runs any more: every attempt has ended, and none can begin."""
-        return not self.claiming and all(one.ended for one in self.attempts)
+        return not self.claiming and all(attempt.ended for attempt in self.attempts)
 
 
 @dataclass(frozen=True, slots=True)
 class StartResult:
-    """What a start came to: the stop that it ended, how many tasks are queued again, and which stops still hold."""
+    """The result of a start: the stop that it ended, the count of queued tasks, and the stops that remain."""
 
     ended: Stop | None
     queued: int

@@ -1,4 +1,4 @@
-"""Hand back at once what a worker process held that is known to be dead, without waiting for its leases."""
+"""Release the attempts of a dead worker process at once, without waiting for its leases to expire."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from coordination.store.queries.fleet import workers
 def rescue_worker(
     tx: Connection, worker_id: str, *, started: Started | None = None, alone: bool = False
 ) -> list[tuple[str, str]]:
-    """End the worker's attempts as lost and its life; the (workspace, project) pairs that should be ticked now.
+    """End the worker's attempts as lost, and the worker. Return the (workspace, project) pairs to tick now.
 
-    *started*: the attempts whose jobs it was at when it died, which are suspected; None: nobody knows. *alone*: it
-    ran this one job only, and nothing else died with it: then the job is to blame.
+    *started*: the attempts whose jobs ran when it died, which are suspected; None: not known. *alone*: it ran only this
+    one job, and nothing else died with it: then the job is to blame.
     """
     workers.lock(tx, worker_id)
-    found = [
+    ended_by_workspace = [
         (workspace_id, end_attempts_of(tx, workspace_id, worker_id, started=started, alone=alone))
         for workspace_id in workers.workspaces_of_worker(tx, worker_id)
     ]
-    touched: dict[tuple[str, str], None] = {}
-    for workspace_id, ended in found:  # all slots come before any money, see store.queries
-        ledger.settle(tx, workspace_id, [], closing={fence for one in ended.values() for fence in one.closing})
-    for workspace_id, ended in found:
-        for project_id, one in ended.items():
-            close_ended_runs(tx, workspace_id, one)
-            touched[workspace_id, project_id] = None
+    to_tick: dict[tuple[str, str], None] = {}
+    for workspace_id, ended in ended_by_workspace:  # all slots before any money, see store.queries
+        ledger.settle(tx, workspace_id, [], closing={fence for effects in ended.values() for fence in effects.closing})
+    for workspace_id, ended in ended_by_workspace:
+        for project_id, effects in ended.items():
+            close_ended_runs(tx, workspace_id, effects)
+            to_tick[workspace_id, project_id] = None
     workers.stop(tx, worker_id)
-    return list(touched)
+    return list(to_tick)
 
 
 def rescue_silent_worker(
     tx: Connection, worker_id: str, *, silent_after: timedelta, started: Started | None, end_jobs: Callable[[], object]
 ) -> list[tuple[str, str]]:
-    """The same of a worker that may only be stopped, and go on at any moment: nothing that it says then counts.
+    """Rescue a worker that may only be suspended and resume at any moment. Return as ``rescue_worker``.
 
-    *end_jobs* ends what it has started, while its rows are locked: so it can neither report the deaths of its jobs as
-    failures nor renew a lease. Nothing happens when the worker has been heard of within *silent_after*, and its jobs
-    are left alone while somebody else is at one of its attempts: the next tick looks again.
+    *end_jobs* ends its jobs while its rows are locked, so that it can neither report their deaths as failures nor renew
+    a lease. Nothing happens when its last heartbeat is not older than *silent_after*; its jobs stay while another
+    transaction has one of its attempts: the next tick tries again.
     """
     if not workers.lock_silent(tx, worker_id, after=silent_after):
         return []
-    touched = rescue_worker(tx, worker_id, started=started)
+    to_tick = rescue_worker(tx, worker_id, started=started)
     if not workers.workspaces_of_worker(tx, worker_id):
         end_jobs()
-    return touched
+    return to_tick

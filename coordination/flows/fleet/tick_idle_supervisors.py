@@ -1,8 +1,8 @@
-"""Tick many supervisors at once that have nothing to do but to write their heartbeat, or to end.
+"""Tick many supervisors at once that only need to write their heartbeat, or to end.
 
-Where something is due (a lease, a task to enqueue, a run to close, what a hold has to lift or recount), the project
-is left to ``tick_supervisor``, alone. All is one transaction that holds the supervisors' rows: no other tick begins
-meanwhile, and work that is submitted meanwhile wakes them again.
+Projects with anything due (a lease, a task to enqueue, a run to close, a hold to lift or recount) are left to
+``tick_supervisor``. One transaction locks all supervisors' rows: no other tick begins meanwhile, and work that is
+submitted meanwhile restarts them.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ def tick_quiet(
     workspaces: Sequence[str] | None = None,
     lifetime: timedelta = DEFAULT_LIFETIME,
 ) -> list[tuple[str, str]]:
-    """The (workspace, project) pairs that were ticked: of *projects*, or of all that were not ticked for *every*.
+    """Tick *projects*, or all not ticked for *every*, and return the ticked (workspace, project) pairs.
 
-    At most AT_ONCE of them, of *workspaces* where they are given. The rest is as in ``tick_supervisor.go_on``.
+    At most AT_ONCE, and only of *workspaces*, if given. The other parameters are as in ``tick_supervisor.run_tick``.
     """
     with store.write() as tx:
-        found = idle_supervisors.lock(
+        locked = idle_supervisors.lock(
             tx,
             duties=DUTIES,
             every=every,
             projects=projects,
             workspaces=workspaces,
             enqueue_again_after=enqueue_again_after,
-            most=AT_ONCE,
+            limit=AT_ONCE,
         )
-        if found:
-            ended = idle_supervisors.end(tx, [project for _, project in found], state=supervision.NO_WORK)
-            states = {pair: supervision.state_json(tx, *pair) for pair in found if pair[1] not in ended}
+        if locked:
+            ended = idle_supervisors.end(tx, [project for _, project in locked], state=supervision.NO_WORK)
+            states = {pair: supervision.state_json(tx, *pair) for pair in locked if pair[1] not in ended}
             idle_supervisors.renew(tx, states, lifetime=lifetime)
-    return found
+    return locked

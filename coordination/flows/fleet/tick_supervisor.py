@@ -1,7 +1,7 @@
 """One tick of a project's supervisor: rescue, heal counters, lift holds, close runs, fill the window, heartbeat.
 
-The tick is the safety net and the home of policy; the hot path (a completion releases and rings) does not need it.
-Each step is a short transaction of its own, so a tick that dies in the middle has lost nothing.
+The tick is the safety net; the hot path (an end releases and enqueues tasks) does not need it. Each step is a short
+transaction, so that a tick that dies in the middle loses nothing.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from coordination.store.queries.tasks.ready import ReadyTask
 from coordination.store.reports.fleet import supervision
 
 REST = timedelta(seconds=15)
-"""A doorbell that nobody answered for this long is rung again, whatever the queue looks like."""
+"""A task that was enqueued this long ago and not claimed is enqueued again, whatever is in the queue."""
 
 TICK_LEASE = timedelta(seconds=60)
 REST_AFTER_ERROR = timedelta(seconds=5)
 _RESCUE_ROUNDS = 50
 
 
-def _alone(_kind: str) -> int:
-    """Nothing is known of any kind: one task a message."""
+def _one_per_message(_kind: str) -> int:
+    """Return a bundle size of one, for kinds without statistics."""
     return 1
 
 
 @dataclass(slots=True)
 class TickResult:
-    """What a tick did. ``ring``: doorbells to send now that everything is committed."""
+    """The result of a tick. ``ring``: tasks to enqueue now that everything is committed."""
 
     ring: list[ReadyTask] = field(default_factory=list)
     rescued: list[str] = field(default_factory=list)
@@ -59,9 +59,9 @@ def tick_supervisor(
     workspace_id: str,
     project_id: str,
     *,
-    holder: str,
+    owner: str,
     window: int,
-    bundle: Callable[[str], int] = _alone,
+    bundle: Callable[[str], int] = _one_per_message,
     enqueue_again_after: timedelta = REST,
     lifetime: timedelta = DEFAULT_LIFETIME,
     lease: timedelta = TICK_LEASE,
@@ -69,17 +69,17 @@ def tick_supervisor(
     rest: timedelta = REST_AFTER_ERROR,
     estimator: Estimator = expected,
 ) -> TickResult | None:
-    """Tick the project once; None when somebody else ticks it now or its supervisor has ended.
+    """Tick the project once. Return None when it is ticking already or its supervisor has ended.
 
-    ``every``: None as well when it was ticked less than that ago. The rest is as in ``go_on``.
+    ``every``: None also when the last tick is less than that ago. The rest is as in ``run_tick``.
     """
     with store.write() as tx:
-        begun = supervisors.begin_tick(tx, workspace_id, project_id, holder=holder, lease=lease, every=every)
-    if begun is None:
+        start = supervisors.begin_tick(tx, workspace_id, project_id, owner=owner, lease=lease, every=every)
+    if start is None:
         return None
-    return go_on(
+    return run_tick(
         store,
-        begun,
+        start,
         window=window,
         bundle=bundle,
         enqueue_again_after=enqueue_again_after,
@@ -89,37 +89,37 @@ def tick_supervisor(
     )
 
 
-def go_on(
+def run_tick(
     store: Store,
-    begun: TickStart,
+    start: TickStart,
     *,
     window: int,
-    bundle: Callable[[str], int] = _alone,
+    bundle: Callable[[str], int] = _one_per_message,
     enqueue_again_after: timedelta = REST,
     lifetime: timedelta = DEFAULT_LIFETIME,
     rest: timedelta = REST_AFTER_ERROR,
     estimator: Estimator = expected,
 ) -> TickResult | None:
-    """Do a tick that has begun; None when its lease was lost on the way.
+    """Run a tick that has begun. Return None when its lease was lost on the way.
 
-    ``enqueue_again_after``: how old an unanswered doorbell must be to be rung again; short when the queue is known to
-    be empty, so that a lost or parked message costs seconds. The tick's own lease says how long nobody else ticks the
-    project when this tick dies in the middle; no longer than a worker's, or tasks would wait for their rescue beyond
-    what is promised. A tick that takes longer renews it between its steps. ``rest``: after an error, nobody ticks the
-    project for that long. *estimator*: what tasks that wait for money are expected to cost.
+    ``enqueue_again_after``: the age of an unclaimed message at which its task is enqueued again; short when the queue
+    is known to be empty, so that a lost or prefetched message costs seconds. The tick's lease limits how long nobody
+    else ticks the project if this tick dies; it must not exceed a worker's lease, or rescues would take longer than
+    promised. A longer tick renews it between its steps. ``rest``: after an error, nobody ticks the project for that
+    long. *estimator*: the expected costs of tasks that wait for money.
     """
     try:
-        return _tick(store, begun, window, bundle, enqueue_again_after, lifetime, estimator)
-    except _Overtaken:
+        return _tick(store, start, window, bundle, enqueue_again_after, lifetime, estimator)
+    except _LeaseLost:
         return None
     except Exception as error:
-        # Shown on the row; the heartbeat stays old, so the status turns stale by itself. Others go on.
+        # Stored in the row for people; the heartbeat stays old, so the status becomes stale.
         with store.write() as tx:
             supervisors.note_error(
                 tx,
-                begun.workspace_id,
-                begun.project_id,
-                holder=begun.holder,
+                start.workspace_id,
+                start.project_id,
+                owner=start.owner,
                 error=f"{type(error).__name__}: {error}",
                 rest=rest,
             )
@@ -128,66 +128,68 @@ def go_on(
 
 def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
     store: Store,
-    begun: TickStart,
+    start: TickStart,
     window: int,
     bundle: Callable[[str], int],
     enqueue_again_after: timedelta,
     lifetime: timedelta,
     estimator: Estimator,
 ) -> TickResult:
-    workspace_id, project_id, holder = begun.workspace_id, begun.project_id, begun.holder
-    lease = _Lease(store, begun)
-    done = TickResult()
+    workspace_id, project_id, owner = start.workspace_id, start.project_id, start.owner
+    lease = _Lease(store, start)
+    result = TickResult()
     for _ in range(_RESCUE_ROUNDS):
         lease.keep()
         ended = store.transact(lambda tx: _rescue(tx, workspace_id, project_id))
-        done.rescued += sorted(ended.held)
-        done.closed_runs += ended.closed_runs
+        result.rescued += sorted(ended.held)
+        result.closed_runs += ended.closed_runs
         if not ended.held:
             break
     lease.keep()
-    done.healed = store.transact(lambda tx: _heal(tx, workspace_id, project_id))
-    done.closed_runs += store.transact(lambda tx: _lift_holds(tx, workspace_id, project_id, estimator))
+    result.healed = store.transact(lambda tx: _heal(tx, workspace_id, project_id))
+    result.closed_runs += store.transact(lambda tx: _lift_holds(tx, workspace_id, project_id, estimator))
     lease.keep()
 
     def fill(tx: Connection) -> list[ReadyTask]:
-        # All of them at once: a worker that died with many messages must not keep the window full.
+        # All at once: the messages of a dead worker must not keep the window full.
         ready.unmark_unanswered(tx, workspace_id, project_id, age=enqueue_again_after)
         return dispatch_window.fill(tx, workspace_id, project_id, window=window, bundle=bundle)
 
-    done.ring = store.transact(fill)
+    result.ring = store.transact(fill)
     with store.write() as tx:
         state = supervision.state_json(tx, workspace_id, project_id)
         idle = not runs.unfinished(tx, workspace_id, project_id)
         idle = idle and attempts.count_open(tx, workspace_id, project_id) == 0
         if idle:
-            done.ended = supervisors.end(
-                tx, workspace_id, project_id, holder=holder, state=state, submissions=begun.submissions
+            result.ended = supervisors.end(
+                tx, workspace_id, project_id, owner=owner, state=state, submissions=start.submissions
             )
-        if not done.ended:
-            supervisors.end_tick(tx, workspace_id, project_id, holder=holder, state=state, lifetime=lifetime)
-    return done
+        if not result.ended:
+            supervisors.end_tick(tx, workspace_id, project_id, owner=owner, state=state, lifetime=lifetime)
+    return result
 
 
-class _Overtaken(Exception):
-    """The tick took so long that somebody else ticks the project now."""
+class _LeaseLost(Exception):
+    """The tick took so long that another one began."""
 
 
 class _Lease:
-    """The tick's own lease, renewed between its steps once a third of it is over: mostly never."""
+    """The tick's lease, renewed between its steps once a third of it is over."""
 
-    def __init__(self, store: Store, begun: TickStart) -> None:
-        self._store, self._begun = store, begun
+    def __init__(self, store: Store, start: TickStart) -> None:
+        self._store, self._start = store, start
         self._renewed = monotonic()
 
     def keep(self) -> None:
-        """Renew it when it is time; _Overtaken when it was lost."""
-        now, begun = monotonic(), self._begun
-        if now - self._renewed < begun.lease.total_seconds() / 3:
+        """Renew the lease when it is time. Raises _LeaseLost."""
+        now, start = monotonic(), self._start
+        if now - self._renewed < start.lease.total_seconds() / 3:
             return
         with self._store.write() as tx:
-            if not supervisors.go_on(tx, begun.workspace_id, begun.project_id, holder=begun.holder, lease=begun.lease):
-                raise _Overtaken
+            if not supervisors.renew_tick(
+                tx, start.workspace_id, start.project_id, owner=start.owner, lease=start.lease
+            ):
+                raise _LeaseLost
         self._renewed = now
 
 
@@ -199,12 +201,12 @@ def _rescue(tx: Connection, workspace_id: str, project_id: str) -> EndEffects:
 
 
 def _heal(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
-    """Correct what holds count; the names of what was wrong."""
+    """Correct the counters of holds, and return the names of those that were wrong."""
     return [name for hold in HOLDS for name in hold.heal(tx, workspace_id, project_id)]
 
 
 def _lift_holds(tx: Connection, workspace_id: str, project_id: str, estimator: Estimator) -> list[str]:
-    """Unblock what nothing holds any more, and close the runs that are done: which."""
+    """Unblock tasks without a hold, and close runs that have ended. Return the runs."""
     for hold in HOLDS:
         lifted = hold.lift(tx, workspace_id, project_id, estimator)
         events.append_unblocked(tx, workspace_id, project_id, lifted, actor="supervisor")
@@ -212,5 +214,5 @@ def _lift_holds(tx: Connection, workspace_id: str, project_id: str, estimator: E
 
 
 def _close_runs(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
-    """The safety net: whoever ends the last task of a run closes it, unless it dies in between."""
+    """Close runs that a process left open because it died after it had ended the last task."""
     return close_runs(tx, workspace_id, runs.unfinished(tx, workspace_id, project_id), actor="supervisor")

@@ -60,7 +60,7 @@ def simulate_plan(
     there are none. *assume*: how long jobs take of which nothing is known.
     """
     works: Mapping[str, Job] = graph.check(plan)
-    project = projects.by_identity(tx, workspace_id, identity)
+    project = projects.find_by_identity(tx, workspace_id, identity)
     plan, works = in_parts(plan, works, project.settings if project is not None else {})
     works, assigned = task_rows.assignments(plan, works, agent_service.AgentLookup(tx, workspace_id))
     bodies = {key: job.body for key, job in task_rows.jobs(works).items()}
@@ -85,7 +85,7 @@ def simulate_plan(
         assume=assume,
     )
     if places is None:
-        places = workers.live_slots(tx, within=live_within) or otherwise
+        places = workers.count_live_slots(tx, within=live_within) or otherwise
     return SimulationBasis(outlook, places, caps)
 
 

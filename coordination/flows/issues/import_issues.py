@@ -1,4 +1,4 @@
-"""Import the issues of a foreign tracker into a project: all of them in one transaction, in place of those before."""
+"""Import the issues of a tracker into a project in one transaction; they replace earlier ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from coordination.services.projects import projects as project_service
 
 @dataclass(frozen=True, slots=True)
 class ImportedIssues:
-    """What was stored, and how many issues it took the place of."""
+    """How many issues were stored, and how many they replaced."""
 
     project_id: str
     project: str
@@ -27,9 +27,9 @@ class ImportedIssues:
 def import_issues(
     tx: Connection, workspace_id: str, issues: Sequence[Issue], *, identity: str, name: str, path: str | None = None
 ) -> ImportedIssues:
-    """Make *issues* those of the project that *identity* names (made if it is new); Refused when it is archived."""
+    """Replace the issues of the project that *identity* names (created if new). Raises Refused if it is archived."""
     project = project_service.resolve(tx, workspace_id, identity=identity, name=name, path=path)
     if project.status is ProjectStatus.ARCHIVED:
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects resume {project.name}")
-    before = issue_service.replace(tx, workspace_id, project.id, issues)
-    return ImportedIssues(project.id, project.name, len(issues), before)
+    replaced = issue_service.replace(tx, workspace_id, project.id, issues)
+    return ImportedIssues(project.id, project.name, len(issues), replaced)

@@ -14,7 +14,7 @@ from itertools import islice
 
 from sqlalchemy import Connection
 
-from coordination.base.calendars import checked
+from coordination.base.calendars import check_zone
 from coordination.base.errors import Conflict
 from coordination.base.ids import new_id
 from coordination.domain.money.cost_totals import CostTotal, TotalKey
@@ -69,7 +69,7 @@ def check_costs(store: Store, workspace_id: str, *, repair: bool = False, since:
 def complete_sums(store: Store) -> None:
     """Count every ledger whose sums are incomplete, after an interrupted change of time zone; skip one that is busy."""
     with store.read() as tx:
-        missing = [each for each in projects.workspaces_here(tx) if not rollups.complete(tx, each)]
+        missing = [each for each in projects.workspace_ids(tx) if not rollups.complete(tx, each)]
     for workspace_id in missing:
         try:
             check_costs(store, workspace_id, repair=True)
@@ -82,7 +82,7 @@ def set_timezone(store: Store, workspace_id: str, zone: str) -> LedgerCheck:
 
     Until that is done the ledger itself is asked. Raises Refused for a zone that there is not, with nothing changed.
     """
-    name = checked(zone)
+    name = check_zone(zone)
     with _alone(store, workspace_id) as holder:
 
         def change(tx: Connection) -> None:
@@ -101,7 +101,7 @@ class _alone:  # noqa: N801 - reads as what it says
 
     def __enter__(self) -> str:
         begun = self._store.transact(
-            lambda tx: retention.begin(tx, self._workspace_id, SUMS, holder=self._holder, lease=_LEASE)
+            lambda tx: retention.begin(tx, self._workspace_id, SUMS, owner=self._holder, lease=_LEASE)
         )
         if not begun:
             raise _BUSY
@@ -109,12 +109,12 @@ class _alone:  # noqa: N801 - reads as what it says
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._store.transact(
-            lambda tx: retention.end(tx, self._workspace_id, SUMS, holder=self._holder, done=kind is None)
+            lambda tx: retention.end(tx, self._workspace_id, SUMS, owner=self._holder, done=kind is None)
         )
 
 
 def _fence(tx: Connection, workspace_id: str, holder: str) -> None:
-    if not retention.go_on(tx, workspace_id, SUMS, holder=holder, lease=_LEASE):
+    if not retention.renew(tx, workspace_id, SUMS, owner=holder, lease=_LEASE):
         raise _BUSY
 
 

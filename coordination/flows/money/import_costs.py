@@ -27,7 +27,7 @@ from coordination.formats import jsonl
 from coordination.formats.costs_jsonl import MOST_BYTES, numbered_costs
 from coordination.services.money import ledger
 from coordination.services.projects import projects as project_service
-from coordination.store.disk_queue import DiskQueue, Numbered
+from coordination.store.disk_queue import DiskQueue, NumberedRecord
 from coordination.store.disk_set import DiskSet
 from coordination.store.engine import Store
 from coordination.store.queries.money import costs
@@ -119,8 +119,8 @@ def import_file(
     """
     done = ImportResult(owner.name, read=checked.read, torn=checked.torn)
 
-    def write(batch: Sequence[Numbered]) -> list[CostRecord]:
-        with gc_tuning.paused():
+    def write(batch: Sequence[NumberedRecord]) -> list[CostRecord]:
+        with gc_tuning.collection_paused():
             return store.transact(lambda tx: _stored(tx, workspace_id, batch, project_id=owner.id, source=source))
 
     writing: deque[Future[list[CostRecord]]] = deque()
@@ -147,9 +147,9 @@ def import_costs(
     return ledger.record(tx, workspace_id, _beside_what_they_correct(tx, workspace_id, placed))
 
 
-def _batches(records: Iterator[Numbered]) -> Iterator[list[Numbered]]:
+def _batches(records: Iterator[NumberedRecord]) -> Iterator[list[NumberedRecord]]:
     while True:
-        with gc_tuning.paused():
+        with gc_tuning.collection_paused():
             batch = list(islice(records, _BATCH))
         if not batch:
             return
@@ -167,7 +167,7 @@ def _none_after_a_failure(writing: Iterable[Future[Any]]) -> Iterator[None]:
 
 
 def _stored(
-    tx: Connection, workspace_id: str, batch: Sequence[Numbered], *, project_id: str, source: str
+    tx: Connection, workspace_id: str, batch: Sequence[NumberedRecord], *, project_id: str, source: str
 ) -> list[CostRecord]:
     new = import_costs(tx, workspace_id, [one for _, one in batch], project_id=project_id)
     if len(new) < len(batch):
@@ -178,7 +178,7 @@ def _stored(
     return new
 
 
-def _both(spool: DiskQueue, batch: Sequence[Numbered], line: int, earlier: int) -> str:
+def _both(spool: DiskQueue, batch: Sequence[NumberedRecord], line: int, earlier: int) -> str:
     """Both amounts of an id that stands in two lines. The earlier line is in the batch, or was put away."""
     kept = (one for each in spool.batches("") for one in each)
     first = next((one for number, one in chain(batch, kept) if number == earlier), None)
@@ -196,7 +196,7 @@ def _difference(told: Decimal | None, was: Decimal | None, *, here: str, there: 
 
 
 def _same_as_there(
-    there: dict[str, Billed], batch: Iterable[Numbered], source: str, in_all: Callable[[str], Billed | None]
+    there: dict[str, Billed], batch: Iterable[NumberedRecord], source: str, in_all: Callable[[str], Billed | None]
 ) -> None:
     """Nothing, or FormatError at the first record that the ledger knows with another amount, *in_all*."""
     if not there:

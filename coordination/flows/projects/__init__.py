@@ -1,1 +1,1 @@
-"""Stories about projects, one verb a file."""
+"""Operations on projects, one per file."""

@@ -1,4 +1,4 @@
-"""Change what a person says of a project; tasks that were held because of that are asked again."""
+"""Change a project's settings, and queue held tasks again that this may release."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def change_project(
     description: str | None = None,
     merged: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> int:
-    """Change the project, as ``services.projects.amend`` does; how many held tasks are queued again."""
+    """Change the project as ``services.projects.amend`` does. Return how many held tasks are queued again."""
     changes = merged or {}
     holds.check_settings(changes.get("settings", {}))
     projects.amend(tx, workspace_id, project, name=name, description=description, merged=changes)

@@ -1,4 +1,4 @@
-"""Complete a project or put it away: a person's word that nothing of it is open any more."""
+"""Complete or archive a project that has no open runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coordination.store.queries.tasks import runs
 
 
 def end_project(tx: Connection, workspace_id: str, project_id: str, status: ProjectStatus) -> None:
-    """Move the project to completed or archived; Refused while a run of it is open."""
+    """Move the project to completed or archived. Raises Refused while it has open runs."""
     unfinished = runs.unfinished(tx, workspace_id, project_id)
     if unfinished:
         raise Refused(

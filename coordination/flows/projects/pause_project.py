@@ -1,4 +1,4 @@
-"""Put a project on hold, and let it go on: what waits in its queues is held back when a worker meets it."""
+"""Pause and resume a project: workers do not claim the queued tasks of a paused one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from coordination.store.queries.projects import projects as project_rows
 from coordination.store.queries.projects import stops
 
 
-def hold_project(tx: Connection, workspace_id: str, project_id: str) -> None:
-    """Nothing of the project starts any more; what runs goes on."""
+def pause_project(tx: Connection, workspace_id: str, project_id: str) -> None:
+    """Pause the project: running jobs continue, and none starts."""
     projects.set_status(tx, workspace_id, project_id, ProjectStatus.ON_HOLD)
 
 
 def resume_project(tx: Connection, workspace_id: str, project_id: str, *, actor: str) -> int:
-    """The project goes on; how many tasks the pause had held and are queued again. None while a stop holds it."""
-    stops.lock_workspace(tx, workspace_id, shared=True)  # one that was archived may be stopped from here on
+    """Resume the project. Return how many paused tasks are queued again: none while a stop covers it."""
+    stops.lock_workspace(
+        tx, workspace_id, shared=True
+    )  # stops do not cover archived projects: this one may be covered from here on
     projects.set_status(tx, workspace_id, project_id, ProjectStatus.ACTIVE)
-    stops.hold_projects(tx, workspace_id, project_id)
+    stops.mark_projects(tx, workspace_id, project_id)
     project = project_rows.get(tx, workspace_id, project_id)
     if project is not None and project.stopped:
         return 0

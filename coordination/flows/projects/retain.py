@@ -1,8 +1,8 @@
-"""Delete what is older than it is to be kept: small batches, pauses between them, nothing that is still needed.
+"""Delete expired rows in small batches with pauses between them, except rows that are still needed.
 
-Work that goes on does not notice: every batch is a short transaction of a bounded number of rows, and after each the
-database rests for several times as long as it took. One process at a time does it (a lease, renewed in every batch);
-one that dies in the middle leaves a mark, and the next one goes on from there.
+Running work is not disturbed: every batch is a short transaction with a bounded number of rows, and is followed by a
+pause of several times its duration. One process at a time does it (under a lease that every batch renews); if it dies,
+its marks let the next one continue.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from coordination.store.queries.projects.retention import OldRun
 
 CHORE = "retention"
 BATCH = 500
-"""Rows that one transaction deletes at most."""
+"""The most rows that one transaction deletes."""
 
-_LEASE = timedelta(minutes=10)  # longer than any batch, and than the archive of a large run takes
+_LEASE = timedelta(minutes=10)  # longer than any batch, and than archiving a large run
 _COSTS_A_FILE = 5_000
 _PAGE = 100
-_REST = 4.0  # times as long as the batch before took
+_REST = 4.0  # times the duration of the previous batch
 _SHORTEST_REST = 0.01
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RetentionAges:
-    """From which age on rows go; zero: they are kept for ever."""
+    """The ages at which rows expire; zero: never."""
 
     runs: timedelta
     workers: timedelta
@@ -55,9 +55,9 @@ class RetentionAges:
 
 @dataclass(slots=True)
 class RetentionResult:
-    """What was deleted (or, tried dry, would be): rows by table, the files written, runs kept because of an issue.
+    """What was deleted, or would be: rows by table, the archives, and the runs that are still needed.
 
-    ``complete``: nothing that is old enough was left for another round.
+    ``complete``: nothing expired is left.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -67,7 +67,7 @@ class RetentionResult:
 
 
 class _Interrupted(Exception):
-    """The time is up, or the process is to end."""
+    """The time is up, or the process ends."""
 
 
 def retain(
@@ -82,71 +82,71 @@ def retain(
     budget: timedelta | None = None,
     batch: int = BATCH,
 ) -> RetentionResult | None:
-    """Delete one workspace's old rows; None when another process does it now, or did it less than *every* ago.
+    """Delete one workspace's expired rows. Return None when another process does, or did less than *every* ago.
 
-    *archive*: a folder for a file per run, which is on the disk before the first row goes. *artifacts*: where files are
-    kept that tasks made; those of a run go before its rows. *rest* pauses that many
-    seconds and answers whether to stop; *budget*: stop after that long. What is left is for the next round. Raises
-    Unavailable when an archive cannot be written, or files cannot be deleted.
+    *archive*: a folder for one file per run, which is on the disk before the run's rows are deleted. *artifacts*: the
+    store of tasks' files; those of a run are deleted before its rows. *rest* pauses for that many seconds and returns
+    whether to stop; *budget*: stop after that long. The rest is left for the next round. Raises Unavailable when an
+    archive cannot be written, or files cannot be deleted.
     """
-    holder = new_id()
-    begun = store.transact(
-        lambda tx: retention.begin(tx, workspace_id, CHORE, holder=holder, lease=_LEASE, every=every)
+    owner = new_id()
+    has_lease = store.transact(
+        lambda tx: retention.begin(tx, workspace_id, CHORE, owner=owner, lease=_LEASE, every=every)
     )
-    if not begun:
+    if not has_lease:
         return None
     until = None if budget is None else monotonic() + budget.total_seconds()
-    round_ = _Round(store, workspace_id, ages, holder, archive, artifacts, rest, until, batch)
+    round_ = _RetentionRound(store, workspace_id, ages, owner, archive, artifacts, rest, until, batch)
     finished = False
     try:
         round_.work()
         finished = True
     except _Interrupted:
-        round_.done.complete = False
+        round_.result.complete = False
     finally:
-        store.transact(lambda tx: retention.end(tx, workspace_id, CHORE, holder=holder, done=finished))
-    return round_.done
+        store.transact(lambda tx: retention.end(tx, workspace_id, CHORE, owner=owner, done=finished))
+    return round_.result
 
 
-def would_retain(store: Store, workspace_id: str, ages: RetentionAges) -> RetentionResult:
-    """What ``retain`` would delete now; changes nothing."""
-    done = RetentionResult()
+def preview_retention(store: Store, workspace_id: str, ages: RetentionAges) -> RetentionResult:
+    """Return what ``retain`` would delete now, without changing anything."""
+    result = RetentionResult()
     with store.read() as tx:
-        for run_id in retention.marked(tx, workspace_id):
-            done.rows.update(retention.counts(tx, workspace_id, run_id))
+        for run_id in retention.list_marked(tx, workspace_id):
+            result.rows.update(retention.count_rows(tx, workspace_id, run_id))
         for old in _each_old(lambda after: _page(tx, workspace_id, ages, after)) if ages.runs else ():
             if _is_needed(tx, workspace_id, old.id):
-                done.needed.append(old.id)
+                result.needed.append(old.id)
             else:
-                done.rows.update(retention.counts(tx, workspace_id, old.id))
+                result.rows.update(retention.count_rows(tx, workspace_id, old.id))
         if ages.runs and (unused := job_history.count_unused(tx, workspace_id, age=ages.runs)):
-            done.rows["job_history"] = unused
+            result.rows["job_history"] = unused
         if ages.runs and (old_stops := stops.count_old(tx, workspace_id, age=ages.runs)):
-            done.rows["stops"] = old_stops
+            result.rows["stops"] = old_stops
         if ages.workers:
-            done.rows["workers"] = workers.count_forgettable(tx, after=ages.workers)
+            result.rows["workers"] = workers.count_deletable(tx, after=ages.workers)
         if ages.costs:
-            done.rows["costs"] = retention.count_costs(tx, workspace_id, age=ages.costs)
-    return done
+            result.rows["costs"] = retention.count_costs(tx, workspace_id, age=ages.costs)
+    return result
 
 
 @dataclass(slots=True)
-class _Round:
+class _RetentionRound:
     store: Store
     workspace_id: str
     ages: RetentionAges
-    holder: str
+    owner: str
     archive: Path | None
     artifacts: ArtifactStore | None
     rest: Callable[[float], bool]
     until: float | None
     batch: int
-    done: RetentionResult = field(default_factory=RetentionResult)
-    owed: float = 0.0
+    result: RetentionResult = field(default_factory=RetentionResult)
+    pause_due: float = 0.0
 
     def work(self) -> None:
         with self.store.read() as tx:
-            unfinished = retention.marked(tx, self.workspace_id)
+            unfinished = retention.list_marked(tx, self.workspace_id)
         for run_id in unfinished:
             self._remove(run_id, fresh=False)
         if self.ages.runs:
@@ -157,11 +157,11 @@ class _Round:
                 lambda tx: job_history.forget(tx, self.workspace_id, age=self.ages.runs, limit=self.batch),
             )
             self._until_none(
-                "stops", lambda tx: stops.forget(tx, self.workspace_id, age=self.ages.runs, limit=self.batch)
+                "stops", lambda tx: stops.delete_old(tx, self.workspace_id, age=self.ages.runs, limit=self.batch)
             )
         if self.ages.workers:
             self._until_none(
-                "workers", lambda tx: workers.forget_stopped(tx, after=self.ages.workers, limit=self.batch)
+                "workers", lambda tx: workers.delete_stopped(tx, after=self.ages.workers, limit=self.batch)
             )
         if self.ages.costs:
             self._costs()
@@ -173,10 +173,10 @@ class _Round:
     def _consider(self, old: OldRun) -> None:
         with self.store.read() as tx:
             if _is_needed(tx, self.workspace_id, old.id):
-                self.done.needed.append(old.id)
+                self.result.needed.append(old.id)
                 return
-        marked = self._step(lambda tx: retention.mark(tx, self.workspace_id, old.id, age=self.ages.runs))
-        if marked:  # else somebody has opened it again
+        is_marked = self._step(lambda tx: retention.mark(tx, self.workspace_id, old.id, age=self.ages.runs))
+        if is_marked:  # otherwise it was reopened
             self._remove(old.id, fresh=True)
 
     def _remove(self, run_id: str, *, fresh: bool) -> None:
@@ -187,8 +187,8 @@ class _Round:
                 has_files = artifacts.of_run(tx, self.workspace_id, run_id)
             if has_files:
                 self.artifacts.forget([self.workspace_id, run_id])
-        while deleted := self._step(lambda tx: retention.delete_some(tx, self.workspace_id, run_id, limit=self.batch)):
-            self.done.rows.update(deleted)
+        while deleted := self._step(lambda tx: retention.delete_batch(tx, self.workspace_id, run_id, limit=self.batch)):
+            self.result.rows.update(deleted)
 
     def _archive(self, run_id: str, folder: Path, *, fresh: bool) -> None:
         try:
@@ -198,7 +198,7 @@ class _Round:
             if fresh:
                 self.store.transact(lambda tx: retention.unmark(tx, self.workspace_id, run_id))
             raise
-        self.done.archives.append(path)
+        self.result.archives.append(path)
 
     def _costs(self) -> None:
         most = self.batch if self.archive is None else _COSTS_A_FILE
@@ -209,40 +209,40 @@ class _Round:
                 return
             if self.archive is not None:
                 name = f"costs-{utc_now():%Y%m%dT%H%M%S}-{new_id()}"
-                self.done.archives.append(archives.archive_costs(old, self.archive, name=name))
+                self.result.archives.append(archives.archive_costs(old, self.archive, name=name))
             ids = [row["id"] for row in old]
             for start in range(0, len(ids), self.batch):
-                self.done.rows["costs"] += self._delete_costs(ids[start : start + self.batch])
+                self.result.rows["costs"] += self._delete_costs(ids[start : start + self.batch])
 
     def _delete_costs(self, ids: list[str]) -> int:
         return self._step(lambda tx: ledger.forget(tx, self.workspace_id, ids))
 
     def _until_none(self, name: str, delete: Callable[[Connection], int]) -> None:
         while number := self._step(delete):
-            self.done.rows[name] += number
+            self.result.rows[name] += number
 
     def _step(self, change: Callable[[Connection], T]) -> T:
-        """One short transaction under the renewed lease, after the rest that the one before it owes."""
+        """Run one short transaction under the renewed lease, after the pause that the previous one requires."""
 
         def fenced(tx: Connection) -> T:
-            if not retention.go_on(tx, self.workspace_id, CHORE, holder=self.holder, lease=_LEASE):
-                raise Conflict("Another process has taken over the clearing up")
+            if not retention.renew(tx, self.workspace_id, CHORE, owner=self.owner, lease=_LEASE):
+                raise Conflict("Another process has taken over the retention")
             return change(tx)
 
-        if (self.owed and self.rest(self.owed)) or (self.until is not None and monotonic() > self.until):
+        if (self.pause_due and self.rest(self.pause_due)) or (self.until is not None and monotonic() > self.until):
             raise _Interrupted
-        began = monotonic()
-        found = self.store.transact(fenced)
-        self.owed = max(_SHORTEST_REST, (monotonic() - began) * _REST)
-        return found
+        started = monotonic()
+        value = self.store.transact(fenced)
+        self.pause_due = max(_SHORTEST_REST, (monotonic() - started) * _REST)
+        return value
 
 
 def _each_old(page: Callable[[OldRun | None], list[OldRun]]) -> Iterator[OldRun]:
-    """All runs that are old enough, a page at a time, each once: those that must stay are passed by."""
+    """Yield all expired runs, a page at a time."""
     after: OldRun | None = None
-    while found := page(after):
-        yield from found
-        after = found[-1]
+    while runs := page(after):
+        yield from runs
+        after = runs[-1]
 
 
 def _page(tx: Connection, workspace_id: str, ages: RetentionAges, after: OldRun | None) -> list[OldRun]:
@@ -250,7 +250,7 @@ def _page(tx: Connection, workspace_id: str, ages: RetentionAges, after: OldRun 
 
 
 def _is_needed(tx: Connection, workspace_id: str, run_id: str) -> bool:
-    """Whether open work refers to it, or an issue that is open but for the job that worked it off."""
+    """Return whether open work refers to the run, or an issue that is open in its tracker."""
     if retention.is_needed(tx, workspace_id, run_id):
         return True
     return any(_is_open(raw) for raw in retention.issues_of(tx, workspace_id, run_id))
@@ -258,7 +258,7 @@ def _is_needed(tx: Connection, workspace_id: str, run_id: str) -> bool:
 
 def _is_open(raw: str) -> bool:
     try:
-        found = read_issues(raw.encode())
+        issues = read_issues(raw.encode())
     except FormatError:
-        return True  # what cannot be read is nobody's to delete
-    return any(issue.status not in ENDED and issue.status != TOMBSTONE for issue in found)
+        return True  # keep what cannot be read
+    return any(issue.status not in ENDED and issue.status != TOMBSTONE for issue in issues)

@@ -1,4 +1,4 @@
-"""Stop a workspace or a project, and start it again: the row first; the caller then tells whoever runs something."""
+"""Stop a workspace or a project, and start it again. The caller notifies workers after the commit."""
 
 from __future__ import annotations
 
@@ -13,60 +13,60 @@ from coordination.services.holds import pause
 from coordination.store.queries.projects import stops as rows
 
 MOST_IN_FLIGHT = 10_000
-"""So many attempts a stop remembers; of more, only what still runs is listed by a later look."""
+"""The most attempts that a stop stores; of further ones, only those that still run are listed later."""
 
 
 def stop_work(
     tx: Connection, workspace_id: str, project_id: str | None, *, actor: str, reason: str | None, at_once: bool
 ) -> tuple[Stop, bool]:
-    """Let nothing start any more of the project, or of the workspace (None); the stop, and whether it is new.
+    """Stop the project, or the workspace (None). Return the stop and whether it is new.
 
-    One that was there becomes *at_once* when asked for; its author stays. With the commit of this, no claim begins of
-    the projects that it holds.
+    An existing stop keeps its author, and becomes *at_once* if requested. Once this is committed, no claim of the
+    projects that it covers begins.
     """
     rows.lock_workspace(tx, workspace_id)
-    found = rows.own(tx, workspace_id, project_id)
-    new = found is None
-    if found is None:
+    existing = rows.find(tx, workspace_id, project_id)
+    new = existing is None
+    if existing is None:
         rows.add(tx, workspace_id, project_id, actor=actor, reason=reason, at_once=at_once)
-    elif at_once and not found.at_once:
-        rows.note(tx, workspace_id, found.id, at_once=True)
-    rows.hold_projects(tx, workspace_id)
-    stop = rows.own(tx, workspace_id, project_id)
+    elif at_once and not existing.at_once:
+        rows.set_columns(tx, workspace_id, existing.id, at_once=True)
+    rows.mark_projects(tx, workspace_id)
+    stop = rows.find(tx, workspace_id, project_id)
     assert stop is not None  # noqa: S101 - stored in this transaction, or before
     return stop, new
 
 
-def look(tx: Connection, workspace_id: str, stop: Stop, *, silent_after: timedelta) -> list[StoppedAttempt]:
-    """What ran when the stop began, as it is kept with it, and what runs now.
+def list_attempts(tx: Connection, workspace_id: str, stop: Stop, *, silent_after: timedelta) -> list[StoppedAttempt]:
+    """Return the attempts that ran when the stop began, as far as stored with it, and those that run now.
 
-    *silent_after*: a worker that was not heard of for that long is silent.
+    *silent_after*: the age of a worker's heartbeat at which it counts as silent.
     """
-    running = rows.running(tx, workspace_id, stop.project_id, silent_after=silent_after)
-    missing = set(stop.in_flight or ()).difference(one.key for one in running)
-    ended = rows.these(tx, workspace_id, missing, silent_after=silent_after)
-    found = [replace(one, of_project=stop.project_id is not None) for one in (*running, *ended)]
-    return sorted(found, key=lambda one: (one.started_at, one.task, one.attempt))
+    running = rows.list_open_attempts(tx, workspace_id, stop.project_id, silent_after=silent_after)
+    missing = set(stop.in_flight or ()).difference(attempt.key for attempt in running)
+    ended = rows.get_attempts(tx, workspace_id, missing, silent_after=silent_after)
+    attempts = [replace(each, of_project=stop.project_id is not None) for each in (*running, *ended)]
+    return sorted(attempts, key=lambda each: (each.started_at, each.task, each.attempt))
 
 
-def remember(tx: Connection, workspace_id: str, stop: Stop, found: Sequence[StoppedAttempt]) -> Stop:
-    """Keep with the stop what was *found* in flight, for whoever looks later; the stop as it is then."""
-    keys = tuple(one.key for one in found)
-    rows.note(tx, workspace_id, stop.id, in_flight=[list(key) for key in keys[:MOST_IN_FLIGHT]])
+def record_in_flight(tx: Connection, workspace_id: str, stop: Stop, in_flight: Sequence[StoppedAttempt]) -> Stop:
+    """Store the attempts *in_flight* with the stop, and return the changed stop."""
+    keys = tuple(attempt.key for attempt in in_flight)
+    rows.set_columns(tx, workspace_id, stop.id, in_flight=[list(key) for key in keys[:MOST_IN_FLIGHT]])
     return replace(stop, in_flight=keys)
 
 
 def start_work(
     tx: Connection, workspace_id: str, project_id: str | None, *, actor: str
 ) -> tuple[StartResult, list[str]]:
-    """End the stop of the project, or of the workspace (None), if there is one; and the projects that may go on.
+    """End the stop of the project, or of the workspace (None). Return the result and the projects that may continue.
 
-    A project that another stop holds as well, or that a person has put on hold, stays as it is.
+    Projects that another stop covers, or that are paused, stay so.
     """
     rows.lock_workspace(tx, workspace_id)
-    ended = rows.own(tx, workspace_id, project_id)
+    ended = rows.find(tx, workspace_id, project_id)
     if ended is not None:
         rows.end(tx, workspace_id, ended.id, actor=actor)
-    going = rows.release_projects(tx, workspace_id, project_id)
-    queued = sum(pause.release(tx, workspace_id, one, actor=actor) for one in going)
-    return StartResult(ended, queued, rows.active(tx, workspace_id)), going
+    resumed = rows.unmark_projects(tx, workspace_id, project_id)
+    queued = sum(pause.release(tx, workspace_id, resumed_id, actor=actor) for resumed_id in resumed)
+    return StartResult(ended, queued, rows.list_active(tx, workspace_id)), resumed

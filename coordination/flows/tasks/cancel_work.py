@@ -1,4 +1,4 @@
-"""Cancel a task or a whole run: the state first, then (by the caller, after the commit) a nudge to whoever runs it."""
+"""Cancel a task or a whole run: the state first, then (by the caller, after the commit) a message to its worker."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ def find_obstacles(
     own = [reasons & ~BlockReason.DEPENDENCIES for state, reasons in groups if state is TaskState.BLOCKED]
     passes = any(reasons != NO_REASON and reasons & ~_PASSES == NO_REASON for reasons in own)
     if queued or passes or _waits_for_others(tx, workspace_id, run_id):
-        if needs_worker and not serving.live_for(tx, workspace_id, within=live_within):
-            name = serving.name_of(tx, workspace_id)
+        if needs_worker and not serving.list_live_for(tx, workspace_id, within=live_within):
+            name = serving.workspace_name(tx, workspace_id)
             return [Obstacle("no_worker", queued, (name,), no_worker(name))]
         return _later(tx, workspace_id, run_id)
     obstacles = _of_tasks(run)

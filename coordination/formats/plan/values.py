@@ -33,8 +33,8 @@ from coordination.base.value_types import (
     record,
     text,
     texts,
+    type_refusal,
     whole,
-    wrong,
 )
 from coordination.domain.jobs import JOBS, KINDS, Job, parse_job, preparation
 from coordination.domain.jobs.checkouts import (
@@ -64,7 +64,7 @@ NAME = text(longest=MAX_KEY)
 def _load_run(value: Any, place: str) -> Job:
     if not isinstance(value, Mapping):
         hint = f"Write run: {{shell: {value!r}}}" if isinstance(value, str) and len(value) < _SHORT else None
-        raise wrong(place, f"a mapping with one of the keys {', '.join(KINDS)}", value, hint=hint)
+        raise type_refusal(place, f"a mapping with one of the keys {', '.join(KINDS)}", value, hint=hint)
     kinds = [kind for kind in KINDS if kind in value]
     if len(kinds) == 1:
         return at(place, JOBS[kinds[0]].from_json, value)
@@ -89,7 +89,7 @@ def _load_needs(value: Any, place: str) -> tuple[str | Dependency, ...]:
         return (_load_need(value, place),)
     if not isinstance(value, list):
         hint = 'Write keys that look like numbers in quotes: ["1"]'
-        raise wrong(place, "a key or a list of keys", value, hint=hint)
+        raise type_refusal(place, "a key or a list of keys", value, hint=hint)
     return tuple(_load_need(item, f"{place}[{index}]") for index, item in enumerate(value))
 
 
@@ -97,7 +97,7 @@ def _load_need(item: Any, place: str) -> str | Dependency:
     if isinstance(item, Mapping):
         return load_fields(item, NEED, Dependency, place=place)
     if not isinstance(item, str):
-        raise wrong(place, "the key of a task", item, hint="Write a key that looks like a number in quotes")
+        raise type_refusal(place, "the key of a task", item, hint="Write a key that looks like a number in quotes")
     return item
 
 
@@ -139,7 +139,7 @@ def _load_checkout(value: Any, place: str) -> Checkout:
         if (kept := value.get("keep_failed")) is not None:
             value["keep_failed"] = kept.total_seconds()
     elif not isinstance(value, str):
-        raise wrong(place, "a kind or a mapping", value)
+        raise type_refusal(place, "a kind or a mapping", value)
     return at(place, parse_checkout, value)
 
 
@@ -160,7 +160,7 @@ CHECKOUT = ValueType(
 
 def _load_gates(value: Any, place: str) -> tuple[Gate, ...]:
     if not isinstance(value, str | list):
-        raise wrong(place, "a command or a list of commands", value)
+        raise type_refusal(place, "a command or a list of commands", value)
     return at(place, parse_gates, value if isinstance(value, str) else _loaded_gates(value, place))
 
 
@@ -223,7 +223,7 @@ def _load_variants(value: Any, place: str) -> int | tuple[dict[str, Any], ...]:
         return value
     if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
         hint = "Write [{agent: claude}, {agent: codex}]"
-        raise wrong(place, "a number, or a list of what differs", value, hint=hint)
+        raise type_refusal(place, "a number, or a list of what differs", value, hint=hint)
     return tuple(MAPPING.load(item, f"{place}[{index}]") for index, item in enumerate(value))
 
 

@@ -1,4 +1,4 @@
-"""Tokens of attempts, checked against the attempts' rows: no door writes anything to check one."""
+"""Attempt tokens, checked against the attempts' rows without writing anything."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coordination.store.queries.tasks import attempts
 
 @dataclass(frozen=True, slots=True)
 class AttemptRef:
-    """A running attempt, as its row and its task's say it."""
+    """A running attempt, according to its row and its task's."""
 
     workspace_id: str
     project_id: str
@@ -26,25 +26,24 @@ class AttemptRef:
 
 
 def token_key(tx: Connection) -> bytes | None:
-    """Return the key for tokens, which is derived from the key of messages; None before anybody has needed that."""
+    """Return the key for tokens, derived from the key of messages; None while that does not exist."""
     secret = broker_keys.find(tx)
     return None if secret is None else derive_key(secret)
 
 
-def make_token_key(tx: Connection) -> bytes:
-    """Return the key for tokens, and make the key of messages if nobody has."""
-    return derive_key(broker_keys.make(tx))
+def get_or_create_token_key(tx: Connection) -> bytes:
+    """Return the key for tokens. Create the key of messages if there is none."""
+    return derive_key(broker_keys.get_or_create(tx))
 
 
 def check_token(tx: Connection, token: str, *, workspace_id: str, scope: Scope) -> AttemptRef:
-    """Return the attempt that *token* speaks for, which runs and may do *scope*. Raises TokenRefused.
+    """Return the running attempt of *token*, which may do *scope* in *workspace_id*. Raises TokenRefused.
 
-    *workspace_id*: whose door this is. After ``coord rekey`` the tokens of all attempts, those that run included, are
-    refused here at once.
+    ``coord rekey`` invalidates the tokens of all attempts at once, running ones too.
     """
     key = token_key(tx)
     if key is None:
-        raise TokenRefused("The token is not signed with the key of this database, or that was replaced since")
+        raise TokenRefused("The token is not signed with the current key of this database")
     claims = verify(key, token)
     if claims.workspace_id != workspace_id:
         raise TokenRefused("The token is of another workspace")

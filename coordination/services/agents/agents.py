@@ -49,7 +49,7 @@ def rename(tx: Connection, workspace_id: str, name: str, new_name: str, *, actor
 
 def _rename(tx: Connection, workspace_id: str, agent: Agent, name: str, actor: str | None) -> None:
     _check_free(tx, workspace_id, name)
-    if principals.known_agents(tx, workspace_id, [name]):
+    if principals.find_agent_ids(tx, workspace_id, [name]):
         raise Refused(f"Tasks or costs name an agent {name} already", hint="Choose another name")
     principals.rename_agent(tx, workspace_id, agent.id, name)
     rows.rename_authorities(tx, workspace_id, agent.id, name)

@@ -139,7 +139,7 @@ def _move_task(
         case Complete():
             return ended
         case StayCanceled():
-            # The attempt was told to stop, but its task was not canceled: a stray nudge must not strand it.
+            # The attempt was told to stop, but its task was not canceled: a stray message must not strand it.
             moved, limit = _try_again(tx, workspace_id, _given_back(ended), timedelta(0), counts, deferral_limit)
         case RetryAfter(wait):
             moved, limit = _try_again(tx, workspace_id, ended, wait, counts, deferral_limit)

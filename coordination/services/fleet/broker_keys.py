@@ -1,4 +1,4 @@
-"""The key that signs messages: in the database, which workers, beat and commands share, and which no broker sees."""
+"""The key that signs messages: in the database, which workers, beat and commands share and no broker can read."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from coordination.store.redis.signatures import Signatures
 
 
 def signatures_in(store: Store) -> Signatures:
-    """Signatures with the key of this store, which stays open as long as they are used."""
+    """Return signatures with the key of *store*, which must stay open while they are used."""
     return Signatures(lambda: _key_of(store))
 
 
 def signatures_at(database_url: str, *, check: Callable[[Store], None] | None = None) -> Signatures:
-    """Signatures with the key of this database; it is opened for each look at the key, and nothing is kept open.
+    """Return signatures with the key of a database that is opened for each read of the key only.
 
-    *check*: called with the store first; what it raises, a CoordinationError, is why there is no key.
+    *check*: called with the store first; a CoordinationError that it raises is the reason why there is no key.
     """
 
     def read() -> bytes:
@@ -36,15 +36,15 @@ def signatures_at(database_url: str, *, check: Callable[[Store], None] | None = 
 
 
 def rotate(store: Store) -> None:
-    """Replace the key. Processes read it again within a minute; what was signed before is refused then."""
+    """Replace the key. Processes read it again within a minute; then earlier signatures are invalid."""
     store.transact(rows.replace)
 
 
 def _key_of(store: Store) -> bytes:
     try:
         with store.read() as tx:
-            found = rows.find(tx)
-        return store.transact(rows.make) if found is None else found
+            key = rows.find(tx)
+        return store.transact(rows.get_or_create) if key is None else key
     except DBAPIError:
-        schema.require(store)  # says what to do about a table that is not there
+        schema.require(store)  # its error is more helpful when the table is missing
         raise

@@ -1,4 +1,4 @@
-"""Lends ports of one machine to attempts: never one that another open attempt there has, or that is in use."""
+"""Lease ports of a machine to attempts: none that another open attempt has, or that is in use."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ def lease_ports(
     ports: range,
     is_free: Callable[[int], bool],
 ) -> list[int]:
-    """Lend *count* of *ports* to an open attempt until it ends, and return them in ascending order.
+    """Lease *count* of *ports* to an open attempt until it ends, and return them in ascending order.
 
-    Raises Unavailable when others have too many of them, and Refused when there can never be enough.
+    Raises Unavailable when too many are in use, and Refused when there can never be enough.
     """
     if count > len(ports):
         raise Refused(
-            f"The task asks for {plural(count, 'port')}, and this machine lends {len(ports)} in all",
-            hint="Ask for fewer in checkout.ports, or give COORD_PORTS a longer range",
+            f"The task asks for {plural(count, 'port')}, and this machine has {len(ports)} in all",
+            hint="Ask for fewer in checkout.ports, or set COORD_PORTS to a longer range",
         )
-    host_leases.drop_ended(tx, host, LeaseKind.PORT)
-    taken = host_leases.names_on(tx, host, LeaseKind.PORT)
-    found: list[int] = []
+    host_leases.delete_ended(tx, host, LeaseKind.PORT)
+    leased_names = host_leases.names_on(tx, host, LeaseKind.PORT)
+    leased: list[int] = []
     for port in ports:
-        if str(port) in taken or not is_free(port):
+        if str(port) in leased_names or not is_free(port):
             continue
-        # Another worker of the machine may have been faster.
+        # Another worker of the machine may have leased it meanwhile.
         if host_leases.add(tx, workspace_id, task_id, attempt, host=host, kind=LeaseKind.PORT, name=str(port)):
-            found.append(port)
-        if len(found) == count:
-            return found
+            leased.append(port)
+        if len(leased) == count:
+            return leased
     raise Unavailable(
-        f"Only {len(found)} of the ports {ports.start} to {ports.stop - 1} of this machine are free, and the task asks "
-        f"for {count}: it waits until other attempts have ended",
-        hint="COORD_PORTS gives a longer range",
+        f"Only {len(leased)} of the ports {ports.start} to {ports.stop - 1} of this machine are free, and the task "
+        f"asks for {count}: it waits until other attempts have ended",
+        hint="Set COORD_PORTS to a longer range",
     )

@@ -38,7 +38,7 @@ class ModelPolicy(Hold):
         ids = sorted({row.project_id for row in rows})
         rules = {
             project.id: project.model_restrictions
-            for project in projects.some(request.tx, request.workspace_id, ids, lock=lock)
+            for project in projects.get_many(request.tx, request.workspace_id, ids, lock=lock)
         }
         return {row.id: Held(why) for row in rows if (why := forbidden(row.work, rules.get(row.project_id, {})))}
 

@@ -42,7 +42,7 @@ class Pause(Hold):
 
     def lift(self, tx: Connection, workspace_id: str, project_id: str, estimator: Estimator) -> list[RowMapping]:
         """Lift nothing: hold the project again that an earlier program let go on although it is stopped."""
-        stops.hold_projects(tx, workspace_id, project_id)
+        stops.mark_projects(tx, workspace_id, project_id)
         return []
 
     def explain(self, held: HeldTask) -> Iterator[TaskBlocker]:
@@ -53,7 +53,7 @@ class Pause(Hold):
                 yield TaskBlocker(self.name, "its project is on hold", via=held.via)
             return
         project = projects.get(about.tx, about.workspace_id, task.project_id)
-        stop = stops.current(about.tx, about.workspace_id, task.project_id)
+        stop = stops.find_covering(about.tx, about.workspace_id, task.project_id)
         if stop is not None:
             yield TaskBlocker("stopped", stop.sentence(), steps=(NextStep("let it go on with", stop.command),))
         if project is None:
@@ -65,7 +65,7 @@ class Pause(Hold):
     def of_project(self, run: HeldRun) -> Iterator[Obstacle]:
         """Say which stop holds the project, and whether it is on hold."""
         number = sum(run.groups.values())
-        if (stop := stops.current(run.tx, run.workspace_id, run.project_id)) is not None:
+        if (stop := stops.find_covering(run.tx, run.workspace_id, run.project_id)) is not None:
             words = f"{stop.sentence()}; let it go on with: {stop.command}"
             yield Obstacle("stopped", number, (stop.sentence(), stop.command), words)
         project = projects.get(run.tx, run.workspace_id, run.project_id)

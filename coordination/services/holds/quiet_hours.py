@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, select
 
-from coordination.base.calendars import checked
+from coordination.base.calendars import check_zone
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
 from coordination.domain.projects.projects import Project
@@ -69,7 +69,7 @@ def parse(value: Any) -> Window:
     zone = value.get("zone")
     if zone is not None and not isinstance(zone, str):
         raise Refused(f"The zone of {_SETTING} is a name, not {excerpt(zone)}", hint=_HINT, field=_SETTING)
-    return Window(start, end, None if zone is None else checked(zone))
+    return Window(start, end, None if zone is None else check_zone(zone))
 
 
 def _time(text: object) -> time:
@@ -110,7 +110,7 @@ class QuietHours(Hold):
 
     def _ends(self, request: ClaimRequest, ids: Collection[str], *, lock: bool) -> dict[str, datetime]:
         """Return when the quiet hours end of those of these projects that have them now."""
-        found = projects.some(request.tx, request.workspace_id, sorted(ids), lock=lock)
+        found = projects.get_many(request.tx, request.workspace_id, sorted(ids), lock=lock)
         ends = {project.id: _until(request.tx, project) for project in found}
         return {project_id: until for project_id, until in ends.items() if until is not None}
 

@@ -37,7 +37,7 @@ def expected(tx: Connection, project: Project, graph: task_rows.Graph) -> dict[s
         return None
     known = {kind: samples for (_, kind), samples in found.items()}
     outlook = ForecastInputs(plan, bodies, graph.agents, known=known, recent={}, quote=_unasked)
-    places = workers.live_slots(tx, within=_LIVE_WITHIN) or _PLACES
+    places = workers.count_live_slots(tx, within=_LIVE_WITHIN) or _PLACES
     made = outlook.predicted(
         slots=places, caps=caps_of(tx, project, plan), now=utc_now(), effort=min(_EFFORT, 100 * len(plan.tasks))
     )

@@ -11,7 +11,14 @@ from sqlalchemy import Connection
 from coordination.base.errors import PlanError, Refused, inside
 from coordination.base.ids import new_id
 from coordination.base.wording import excerpt
-from coordination.domain.access.authority import DELEGATED_BY, DELEGATES, Rights, delegate, lend, rights_of
+from coordination.domain.access.authority import (
+    DELEGATED_BY,
+    DELEGATES,
+    Rights,
+    check_delegation,
+    check_within,
+    rights_of,
+)
 from coordination.domain.jobs import PAID_KINDS
 from coordination.domain.jobs.checkouts import MERGE_KEY, merge_key, without_merge
 from coordination.domain.jobs.resource_limits import limits_of
@@ -116,10 +123,10 @@ class LentAuthority:
                 if delegated := self.is_delegated(task):
                     project = self._project
                     trusted = () if project is None else project.settings.get(DELEGATES) or ()
-                    delegate(held, asked, project="" if project is None else project.name, trusted=trusted)
+                    check_delegation(held, asked, project="" if project is None else project.name, trusted=trusted)
                     held = replace(held, work=row["work"], agent=row["agent"])
                 else:
-                    lend(held, asked)
+                    check_within(held, asked)
             except Refused as refused:
                 raise _problem(task.key, refused) from None
             row["authority"] = held.to_json()

@@ -1,4 +1,4 @@
-"""Archives of what retention is about to delete: written whole or not at all, and on the disk before anything goes."""
+"""Archives of rows that retention deletes: complete or absent, and on the disk before any row is deleted."""
 
 from __future__ import annotations
 
@@ -18,31 +18,30 @@ from coordination.store.queries.projects import retention
 
 
 def archive_run(tx: Connection, workspace_id: str, run_id: str, folder: Path) -> Path:
-    """Write a marked run, with everything that is stored about it and its costs, to ``RUN.jsonl.gz``; that file.
+    """Write a marked run, with all its rows and costs, to ``RUN.jsonl.gz``, and return that path.
 
-    A whole file that is there already was written by an earlier round, before it deleted anything, and stays. Raises
-    Unavailable when the folder does not take it.
+    Keeps a complete file of an earlier round. Raises Unavailable when the file cannot be written.
     """
     path = folder / f"{run_id}.jsonl.gz"
-    if not _is_whole(path):
-        _write(path, write_archive("run", {"run_id": run_id}, retention.rows_of(tx, workspace_id, run_id)))
+    if not _is_complete(path):
+        _write(path, write_archive("run", {"run_id": run_id}, retention.stream_rows(tx, workspace_id, run_id)))
     return path
 
 
 def archive_costs(rows: Iterable[Mapping[str, Any]], folder: Path, *, name: str) -> Path:
-    """Write cost records to ``NAME.jsonl.gz``; that file. Raises Unavailable when the folder does not take it."""
+    """Write cost records to ``NAME.jsonl.gz``, and return that path. Raises Unavailable when that fails."""
     path = folder / f"{name}.jsonl.gz"
     _write(path, write_archive("costs", {}, (("costs", row) for row in rows)))
     return path
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of an archive, each with its table as ``record``; FormatError when it is not whole."""
+    """Yield the rows of an archive, each with its table as ``record``. Raises FormatError when it is incomplete."""
     with gzip.open(path, "rb") as lines:
         yield from read_archive(lines, source=str(path))
 
 
-def _is_whole(path: Path) -> bool:
+def _is_complete(path: Path) -> bool:
     try:
         for _ in read(path):
             pass
@@ -52,7 +51,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _write(path: Path, lines: Iterable[bytes]) -> None:
-    """To a file of another name first, to the disk, then renamed: what has the name is whole, whatever happens."""
+    """Write to a temporary file, sync and rename it, so that a file with this name is complete."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=".gz")
@@ -69,11 +68,11 @@ def _write(path: Path, lines: Iterable[bytes]) -> None:
             raise
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(folder)  # the name is on the disk too
+            os.fsync(folder)  # sync the name too
         finally:
             os.close(folder)
     except OSError as error:
         raise Unavailable(
             f"The archive {path} cannot be written: {error.strerror or error}",
-            hint="Nothing of the run was deleted. Make room there, or name another folder",
+            hint="Nothing of the run was deleted. Free some space there, or name another folder",
         ) from error

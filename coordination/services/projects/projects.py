@@ -1,4 +1,4 @@
-"""Projects: found by identity or alias, made when new, moved between statuses by the one table of moves."""
+"""Find projects by identity or alias, create them, and move them between statuses by the table of moves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coordination.base.ids import new_id
 from coordination.base.wording import excerpt
 from coordination.domain.access.authority import DELEGATES, check_delegates
 from coordination.domain.agents.prompts import KINDS, PROJECT_SETTING, check_words
-from coordination.domain.fleet.supervisor_settings import SUPERVISOR, supervisor_settings
+from coordination.domain.fleet.supervisor_settings import SUPERVISOR, parse_supervisor_settings
 from coordination.domain.jobs.checkouts import parse_gates
 from coordination.domain.plans.plan_expansion import ANSWERER, check_supervisor, supervision_of
 from coordination.domain.plans.plan_values import check_name
@@ -23,14 +23,14 @@ from coordination.store.queries.projects import stops
 
 
 def resolve(tx: Connection, workspace_id: str, *, identity: str, name: str, path: str | None) -> Project:
-    """The project that *identity* names, made if it is new; its path follows where it was last used from."""
-    found = rows.by_identity(tx, workspace_id, identity)
-    if found is not None:
-        if path is not None and path != found.path:
-            rows.change(tx, workspace_id, found.id, path=path)
-        return found
+    """Return the project that *identity* names, created if new. Its path is updated to where it was last used."""
+    project = rows.find_by_identity(tx, workspace_id, identity)
+    if project is not None:
+        if path is not None and path != project.path:
+            rows.change(tx, workspace_id, project.id, path=path)
+        return project
     stops.lock_workspace(tx, workspace_id, shared=True)
-    made = rows.make(
+    created = rows.get_or_create(
         tx,
         workspace_id,
         {
@@ -45,16 +45,18 @@ def resolve(tx: Connection, workspace_id: str, *, identity: str, name: str, path
             "metadata": {},
         },
     )
-    stops.hold_projects(tx, workspace_id, made.id)
-    return made
+    stops.mark_projects(tx, workspace_id, created.id)
+    return created
 
 
 def create(tx: Connection, workspace_id: str, *, identity: str, name: str, path: str | None) -> Project:
-    """A project that was not there before; Refused when another one has the identity."""
+    """Create a project. Raises Refused when another one has the identity."""
     _check_name(name)
-    taken = rows.by_identity(tx, workspace_id, identity)
-    if taken is not None:
-        raise Refused(f"{identity} already is the project {taken.name}", hint=f"See: coord projects show {taken.name}")
+    existing = rows.find_by_identity(tx, workspace_id, identity)
+    if existing is not None:
+        raise Refused(
+            f"{identity} already is the project {existing.name}", hint=f"See: coord projects show {existing.name}"
+        )
     return resolve(tx, workspace_id, identity=identity, name=name, path=path)
 
 
@@ -67,10 +69,9 @@ def amend(
     description: str | None = None,
     merged: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Change what a person says of a project. *merged*: column -> keys to set; a key set to None goes away.
+    """Change a project's name, description or values. *merged*: keys to set by column; None deletes a key.
 
-    Columns: settings, model_restrictions, metadata. Refused for gates that could not be run, and for
-    restrictions that could not be understood.
+    Columns: settings, model_restrictions, metadata. Raises Refused for invalid gates, settings or restrictions.
     """
     parse_gates((merged or {}).get("settings", {}).get("gates"))
     values: dict[str, Any] = {}
@@ -94,7 +95,7 @@ def amend(
 
 
 def _check_name(name: str) -> None:
-    """Refuse what a plan could not name it either: a line that is none, or has no end."""
+    """Refuse a name that a plan could not contain either, such as a text with line breaks."""
 
     def refuse(message: str, hint: str | None = None, *, field: str | None = None) -> NoReturn:
         raise Refused(message, hint=hint, field=field)
@@ -102,23 +103,23 @@ def _check_name(name: str) -> None:
     check_name(refuse, "A project's name", name, field="name")
 
 
-def _check_settings(changes: Mapping[str, Any]) -> None:
-    """Refuse words that could not be used, and agents that could not look at the tasks of others, or answer them."""
-    _check_words(changes.get(PROJECT_SETTING))
-    if (delegates := changes.get(DELEGATES)) is not None:
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse invalid prompts, delegates, supervisor settings and supervising agents."""
+    _check_words(settings.get(PROJECT_SETTING))
+    if (delegates := settings.get(DELEGATES)) is not None:
         check_delegates(delegates)
-    if (supervisor := changes.get(SUPERVISOR)) is not None:
-        supervisor_settings(supervisor)
-    if (answerer := changes.get(ANSWERER)) is not None:
+    if (supervisor := settings.get(SUPERVISOR)) is not None:
+        parse_supervisor_settings(supervisor)
+    if (answerer := settings.get(ANSWERER)) is not None:
         check_supervisor(answerer, ANSWERER)
-    if isinstance(who := changes.get("supervision"), Mapping):
-        supervision_of(who)
-    elif who is not None:
+    if isinstance(agents := settings.get("supervision"), Mapping):
+        supervision_of(agents)
+    elif agents is not None:
         raise Refused("supervision maps assess and analyze to agents")
 
 
 def _check_words(words: object) -> None:
-    """Refuse prompts that could not be used."""
+    """Refuse invalid prompts."""
     if words is None:
         return
     if not isinstance(words, Mapping):
@@ -130,37 +131,37 @@ def _check_words(words: object) -> None:
 
 
 def find(tx: Connection, workspace_id: str, name: str) -> Project:
-    """The project of that name, identity, alias or id; NotFound, or Refused when the name fits several."""
-    found = rows.named(tx, workspace_id, name)
-    if not found:
+    """Return the project of that name, identity, alias or id. Raises NotFound, or Refused when several fit."""
+    matches = rows.find_by_name(tx, workspace_id, name)
+    if not matches:
         raise NotFound(f"There is no project {excerpt(name)}", hint="See: coord projects list")
-    if len(found) > 1:
+    if len(matches) > 1:
         raise Refused(
             f"Several projects are called {excerpt(name)}", hint="Use the identity or the id: coord projects list"
         )
-    return found[0]
+    return matches[0]
 
 
 def activate(tx: Connection, workspace_id: str, project: Project) -> None:
-    """Work has arrived: planning or completed becomes active. A project on hold stays on hold."""
+    """Move a planning or completed project to active, because work was submitted. A paused one stays paused."""
     if project.status in (ProjectStatus.PLANNING, ProjectStatus.COMPLETED):
         set_status(tx, workspace_id, project.id, ProjectStatus.ACTIVE)
 
 
 def set_status(tx: Connection, workspace_id: str, project_id: str, target: ProjectStatus) -> None:
-    """Move the project to *target*; IllegalMove when the table has no such move. A stop that holds it goes on."""
-    if rows.move(tx, workspace_id, project_id, sources=MOVES[target], target=target):
+    """Move the project to *target*. Raises IllegalMove when the table has no such move. Stops stay."""
+    if rows.change_status(tx, workspace_id, project_id, sources=MOVES[target], target=target):
         return
-    found = rows.get(tx, workspace_id, project_id)
-    if found is None:
+    project = rows.get(tx, workspace_id, project_id)
+    if project is None:
         raise NotFound(f"There is no project {project_id}")
-    if found.status is not target:
-        raise IllegalMove(f"become {target}", found.status, what="project")
+    if project.status is not target:
+        raise IllegalMove(f"become {target}", project.status, what="project")
 
 
 def rename_remote(tx: Connection, workspace_id: str, project: Project, identity: str) -> None:
-    """Let another identity name this project too: its remote was renamed or moved."""
-    other = rows.by_identity(tx, workspace_id, identity)
+    """Add *identity* as an alias, because the project's remote was renamed or moved."""
+    other = rows.find_by_identity(tx, workspace_id, identity)
     if other is not None and other.id != project.id and other.identity == identity:
         raise Refused(f"{identity} is the identity of the project {other.name}")
     rows.add_alias(tx, workspace_id, project.id, identity)

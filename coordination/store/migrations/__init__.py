@@ -2,7 +2,7 @@
 
 Expand first, contract in a later release: while workers of two versions run side by side, both must work on the schema.
 Each migration declares ``works_with``, the oldest schema whose programs still work on its result. One that only adds
-repeats its predecessor's; one that takes something away names a later one, and is deployed when nobody older runs.
+repeats its predecessor's; one that removes something names a later one, and is deployed when no older program runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, event, text
 
 from coordination.base.errors import DatabaseUnavailable, SchemaMismatch
-from coordination.store.compatibility import note_works_with
+from coordination.store.compatibility import set_works_with
 from coordination.store.engine import Store, open_store
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ _PATIENCE = timedelta(seconds=60)
 
 
 def upgrade(store: Store, to: str = "head", *, also: Sequence[Path] = ()) -> None:
-    """Bring the database up to revision *to*. Several processes may call this at once: one migrates, others wait.
+    """Migrate the database to revision *to*. Several processes may call this at once: one migrates, others wait.
 
-    Safe while workers work: a lock that is not had within two seconds is given up, so that nobody queues behind it for
-    longer, and tried again for a minute. *also*: further folders with migrations. Raises DatabaseUnavailable.
+    Safe while workers run: each wait for a lock ends after two seconds, so that nobody queues behind it for longer, and
+    is retried for a minute. *also*: further folders with migrations. Raises DatabaseUnavailable.
     """
     config = configuration(also)
     with _for_migrations(store) as migrated:
@@ -47,7 +47,7 @@ def upgrade(store: Store, to: str = "head", *, also: Sequence[Path] = ()) -> Non
 
 
 def configuration(also: Sequence[Path] = ()) -> Config:
-    """Alembic's configuration, without an ini file."""
+    """Return Alembic's configuration, without an ini file."""
     from alembic.config import Config
 
     here = Path(__file__).parent
@@ -71,24 +71,24 @@ def _upgrade(tx: Connection, config: Config, to: str) -> None:
     command.upgrade(config, to)
     if tx.dialect.name == "sqlite" and (broken := tx.execute(text("PRAGMA foreign_key_check")).first()):
         raise SchemaMismatch(
-            f"The migration would leave rows of {broken[0]} that refer to nothing; nothing was changed"
+            f"The migration would leave rows of {broken[0]} with dangling references; nothing was changed"
         )
     reached = tx.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
     script = ScriptDirectory.from_config(config).get_revision(reached)
-    note_works_with(tx, getattr(script.module, "works_with", reached))
+    set_works_with(tx, getattr(script.module, "works_with", reached))
 
 
 @contextmanager
 def _for_migrations(store: Store) -> Iterator[Store]:
-    """SQLite changes a table by copying it: a store in which dropping the old one does not cascade. Else *store*."""
+    """Yield a store without cascades for SQLite, which changes a table by copying and dropping it; else *store*."""
     if store.dialect != "sqlite":
         yield store
         return
     opened = open_store(store.url.render_as_string(hide_password=False))
 
-    @event.listens_for(opened._write_engine, "connect")  # noqa: SLF001 - a store of our own, for this once
+    @event.listens_for(opened._write_engine, "connect")  # noqa: SLF001 - our own store, for this use only
     def _without_cascades(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA foreign_keys=OFF")  # within a transaction this would do nothing
+        connection.execute("PRAGMA foreign_keys=OFF")  # has no effect within a transaction
 
     try:
         yield opened

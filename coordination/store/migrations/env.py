@@ -1,4 +1,4 @@
-"""Run by Alembic: migrates over the connection that it is handed; there is no offline mode."""
+"""Run by Alembic: migrates over the given connection; there is no offline mode."""
 
 from alembic import context
 

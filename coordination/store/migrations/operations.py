@@ -10,7 +10,7 @@ from alembic import op
 def checked_on_sqlite(
     column: str, refers_to: str, name: str, ondelete: str | None = None
 ) -> list[sa.ForeignKeyConstraint]:
-    """Return the reference on SQLite; PostgreSQL does not check it, see ``tables.checked_on_sqlite``."""
+    """Return the foreign key on SQLite; PostgreSQL does not check it, see ``tables.checked_on_sqlite``."""
     if op.get_bind().dialect.name == "postgresql":
         return []
     return [sa.ForeignKeyConstraint([column], [refers_to], name=op.f(name), ondelete=ondelete)]

@@ -1,1 +1,1 @@
-"""What lives in Redis and may be lost at any moment: nudges that only save time. SQL never depends on them."""
+"""Data in Redis, which may be lost at any moment: wakeups that save time. SQL never depends on it."""

@@ -1,4 +1,4 @@
-"""How much waits in the queues. Only for people to look at: what is due is decided in SQL."""
+"""Lengths of the queues, for people to see. SQL decides what is due."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PREFIX = "coord:"
 
 
 @dataclass(frozen=True, slots=True)
-class RedisFacts:
-    """What a look at the server told: its version, whether it may drop keys, whether it keeps them over a restart."""
+class RedisStatus:
+    """The server's version, its eviction policy, whether it persists keys, and the lengths of queues."""
 
     version: str
     eviction: str | None
@@ -25,8 +25,8 @@ class RedisFacts:
     lengths: dict[str, int]
 
 
-def look(url: str, *, queues: Sequence[str] = QUEUES) -> RedisFacts:
-    """One look at the server; RedisUnavailable with a sentence when it does not answer within a few seconds."""
+def read_status(url: str, *, queues: Sequence[str] = QUEUES) -> RedisStatus:
+    """Return facts about the server. Raises RedisUnavailable when it does not answer within a few seconds."""
     client = redis.Redis.from_url(
         url, socket_connect_timeout=3, socket_timeout=3, retry=Retry(NoBackoff(), 0), decode_responses=True
     )
@@ -35,12 +35,12 @@ def look(url: str, *, queues: Sequence[str] = QUEUES) -> RedisFacts:
             lengths = {name: int(client.llen(PREFIX + name)) for name in queues}
             server = client.info("server")
             memory = client.info("memory")
-            kept = client.info("persistence")
+            persistence = client.info("persistence")
     except redis.RedisError as error:
         raise unavailable(url, error) from error
-    return RedisFacts(
+    return RedisStatus(
         version=str(server.get("redis_version", "?")),
         eviction=memory.get("maxmemory_policy"),
-        append_only=bool(kept["aof_enabled"]) if "aof_enabled" in kept else None,
+        append_only=bool(persistence["aof_enabled"]) if "aof_enabled" in persistence else None,
         lengths=lengths,
     )

@@ -1,7 +1,6 @@
-"""Table objects and constraints, one file a noun. Foreign keys are by name, so no table imports another.
+"""Table objects and constraints, one file per noun. Foreign keys are by name, so no table imports another.
 
-Every row belongs to a workspace; only ``workspaces`` itself, the fleet's ``workers``, and what its
-machines lend (``host_leases``) stand above them.
+Every row belongs to a workspace, except those of ``workspaces`` itself, the fleet's ``workers`` and ``host_leases``.
 """
 
 from sqlalchemy import ForeignKeyConstraint, MetaData
@@ -17,15 +16,15 @@ metadata = MetaData(
 )
 
 ONLY_ON = "only on"
-"""The key in a constraint's ``info`` under which the one database that has it stands."""
+"""The key in a constraint's ``info`` for the only dialect that has it."""
 
 
 def checked_on_sqlite(column: str, refers_to: str, *, ondelete: str | None = None) -> ForeignKeyConstraint:
-    """A reference of a table that gets a row for every task, edge or attempt: PostgreSQL does not check it.
+    """Return a foreign key that PostgreSQL does not check, for tables with a row per task, edge or attempt.
 
-    There each row costs a query and a lock on the row it refers to, of which a submission has thousands. Who writes
-    these rows has made, or has locked, what they refer to in the same transaction, and retention deletes them first;
-    the checker of ``tests/chaos`` looks for orphans. SQLite checks them in its own process.
+    There each row would cost a query and a lock on the row it refers to, thousands per submission. Writers of these
+    rows create or lock the referred rows in the same transaction, and retention deletes the referring rows first; the
+    checker of ``tests/chaos`` looks for orphans. SQLite checks them cheaply in its own process.
     """
     constraint = ForeignKeyConstraint([column], [refers_to], ondelete=ondelete, info={ONLY_ON: "sqlite"})
     return constraint.ddl_if(dialect="sqlite")

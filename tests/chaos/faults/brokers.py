@@ -12,7 +12,7 @@ from tests.chaos.faults.base import Fault, Hit, Later
 from tests.chaos.stack import Stack
 
 JOBS = "coord:jobs"
-NUDGES = "coord:nudges"
+WAKEUPS = "coord:wakeups"
 
 
 class RedisKilled(Fault):
@@ -130,8 +130,8 @@ class DoorbellsForged(_Command):
     name, weight = "doorbells forged", 8
 
     def order(self, client: redis.Redis, stack: Stack, later: Later) -> Hit | None:
-        nudges = (b"not json", b"[1,2]", b'["a"]', json.dumps(["x" * 36, "y" * 36]).encode())
-        client.lpush(NUDGES, nudges[self.number % len(nudges)])
+        wakeups = (b"not json", b"[1,2]", b'["a"]', json.dumps(["x" * 36, "y" * 36]).encode())
+        client.lpush(WAKEUPS, wakeups[self.number % len(wakeups)])
         client.publish("coord:cancels", b"garbage")
         seen = client.lrange(JOBS, 0, 0)
         if isinstance(seen, list) and seen:

@@ -9,11 +9,11 @@ from datetime import timedelta
 import pytest
 
 from coordination.base.clock import utc_now
-from coordination.domain.fleet.health import Finding, some
+from coordination.domain.fleet.health import Finding, shorten_list
 from coordination.domain.fleet.supervisor_status import StatusThresholds
 from coordination.domain.plans.plans import Concurrency
 from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState
-from coordination.flows.projects.pause_project import hold_project
+from coordination.flows.projects.pause_project import pause_project
 from coordination.flows.tasks.force_tasks import force_task
 from coordination.store.queries.fleet import supervisors, workers
 from coordination.store.reports.fleet import health
@@ -28,9 +28,9 @@ def found(world: World, *, messages: int | None = 0) -> list[Finding]:
     with world.store.read() as tx:
         return [
             *health.silent_workers(tx, patience=PATIENCE),
-            *health.strange_clocks(tx, patience=PATIENCE, apart=timedelta(seconds=2), besides="mine"),
-            *health.nobody_works(tx, world.workspace, patience=PATIENCE, messages=messages),
-            *health.of_work(tx, world.workspace, patience=PATIENCE, thresholds=StatusThresholds()),
+            *health.skewed_clocks(tx, patience=PATIENCE, apart=timedelta(seconds=2), besides="mine"),
+            *health.unserved_queue(tx, world.workspace, patience=PATIENCE, messages=messages),
+            *health.find_problems(tx, world.workspace, patience=PATIENCE, thresholds=StatusThresholds()),
         ]
 
 
@@ -78,7 +78,7 @@ def test_a_project_on_hold_is_not_stuck(world: World) -> None:
     world.submit("a", "b")
     world.tick()
     with world.store.write() as tx:
-        hold_project(tx, world.workspace, world.project_id)
+        pause_project(tx, world.workspace, world.project_id)
     age(world, tasks="updated_at")
     world.sql(f"UPDATE tasks SET enqueued_at = {LONG_AGO}")  # noqa: S608
 
@@ -136,9 +136,9 @@ def lease_is_over(world: World) -> None:
 
 def supervisor_fails(world: World) -> None:
     with world.store.write() as tx:
-        supervisors.begin_tick(tx, world.workspace, world.project_id, holder="x", lease=timedelta(seconds=9))
+        supervisors.begin_tick(tx, world.workspace, world.project_id, owner="x", lease=timedelta(seconds=9))
         supervisors.note_error(
-            tx, world.workspace, world.project_id, holder="x", error="KeyError: 'wave'", rest=timedelta(0)
+            tx, world.workspace, world.project_id, owner="x", error="KeyError: 'wave'", rest=timedelta(0)
         )
 
 
@@ -169,7 +169,7 @@ def nobody_is_there(world: World) -> None:
 
 
 WRONG: dict[Callable[[World], None], tuple[str, str, str]] = {
-    not_rung: ("task_not_rung", "task ready of shop", "coord worker"),
+    not_rung: ("task_not_enqueued", "task ready of shop", "coord worker"),
     not_claimed: ("task_not_claimed", "task ready of shop", "coord status"),
     without_attempt: ("task_without_attempt", "task runs of shop", "coord tasks force runs queued --run"),
     blocked_without_count: ("task_blocked_by_nothing", "task waits of shop", "coord tasks force waits queued"),
@@ -237,7 +237,7 @@ def test_of_many_stuck_tasks_a_few_are_named_and_the_others_counted(world: World
 
     mine = found(world)
 
-    assert [finding.code for finding in mine] == ["task_not_rung"] * 6
+    assert [finding.code for finding in mine] == ["task_not_enqueued"] * 6
     assert mine[-1].subject == "7 more tasks"
 
 
@@ -281,5 +281,5 @@ def test_attempts_that_have_ended_are_told_from_those_that_never_were(busy: Worl
 
 
 def test_some_names_a_few_and_counts_the_rest() -> None:
-    assert some(["a", "b"], 2) == "a, b"
-    assert some(["a", "b", "c"], 9, most=2) == "a, b and 7 more"
+    assert shorten_list(["a", "b"], 2) == "a, b"
+    assert shorten_list(["a", "b", "c"], 9, most=2) == "a, b and 7 more"

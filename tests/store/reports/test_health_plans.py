@@ -23,10 +23,10 @@ def look(world: World) -> None:
     """All that ``coord doctor --live`` and a watchdog ask."""
     with world.store.read() as tx:
         list(health.silent_workers(tx, patience=AT_ONCE))
-        list(health.nobody_works(tx, world.workspace, patience=AT_ONCE, messages=0))
-        list(health.of_work(tx, world.workspace, patience=AT_ONCE, thresholds=StatusThresholds()))
+        list(health.unserved_queue(tx, world.workspace, patience=AT_ONCE, messages=0))
+        list(health.find_problems(tx, world.workspace, patience=AT_ONCE, thresholds=StatusThresholds()))
         health.ended_attempts(tx, world.workspace, [(world.ids["t2"], 1)], patience=timedelta(0))
-        workers.unheard(tx, after=timedelta(0))
+        workers.count_overdue(tx, after=timedelta(0))
 
 
 def force(world: World) -> None:

@@ -41,7 +41,7 @@ def test_a_worker_of_the_workspace_takes_the_task(waiting: World, names: list[st
 
     assert blockers(waiting) == []
     with waiting.store.read() as tx:
-        assert list(health.nobody_works(tx, waiting.workspace, patience=PATIENCE, messages=None)) == []
+        assert list(health.unserved_queue(tx, waiting.workspace, patience=PATIENCE, messages=None)) == []
 
 
 @pytest.mark.parametrize("names", [["other"], ["default2", "a"]])
@@ -53,5 +53,5 @@ def test_workers_of_other_workspaces_only_are_said_to_be_such(waiting: World, na
     assert "no living worker runs jobs of the workspace default" in detail
     assert "COORD_WORKSPACES=default coord worker" in detail
     with waiting.store.read() as tx:
-        (finding,) = health.nobody_works(tx, waiting.workspace, patience=PATIENCE, messages=None)
+        (finding,) = health.unserved_queue(tx, waiting.workspace, patience=PATIENCE, messages=None)
     assert "no worker of their workspace is alive" in finding.sentence

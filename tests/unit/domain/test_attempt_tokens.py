@@ -14,7 +14,7 @@ from coordination.base.errors import Refused, TokenRefused
 from coordination.base.ids import new_id
 from coordination.domain.access import attempt_tokens
 from coordination.domain.access.attempt_tokens import (
-    LONGEST,
+    MAX_TOKEN_LENGTH,
     AttemptClaims,
     Scope,
     check_scope,
@@ -84,12 +84,12 @@ def test_a_token_that_is_too_long_is_refused_before_its_signature_is_computed(mo
     monkeypatch.setattr(attempt_tokens, "_signature", lambda *_: pytest.fail("it was computed"))
 
     with refuses(TokenRefused, field=None):
-        verify(KEY, "coord1." + "A" * LONGEST + "." + "0" * 64)
+        verify(KEY, "coord1." + "A" * MAX_TOKEN_LENGTH + "." + "0" * 64)
 
 
 def test_no_token_is_made_that_would_be_refused() -> None:
     with refuses(Refused, field=None):
-        issue(KEY, AttemptClaims(CLAIMS.workspace_id, CLAIMS.project_id, CLAIMS.task_id, 1, "x" * LONGEST))
+        issue(KEY, AttemptClaims(CLAIMS.workspace_id, CLAIMS.project_id, CLAIMS.task_id, 1, "x" * MAX_TOKEN_LENGTH))
 
 
 @pytest.mark.parametrize(

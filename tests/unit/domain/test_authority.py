@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coordination.base.errors import Refused
-from coordination.domain.access.authority import Rights, lend, rights_of, runs_commands
+from coordination.domain.access.authority import Rights, check_within, rights_of, runs_commands
 from coordination.domain.jobs.resource_limits import Limits
 from tests.support.refusals import refuses
 
@@ -60,7 +60,7 @@ def asked(work: Any, **more: Any) -> Rights:
     ],
 )
 def test_what_the_reporter_may_do_is_lent(mine: Any, theirs: Any) -> None:
-    lend(held(mine), asked(theirs))
+    check_within(held(mine), asked(theirs))
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_what_the_reporter_may_do_is_lent(mine: Any, theirs: Any) -> None:
 )
 def test_a_job_beyond_that_of_the_reporter_is_refused(mine: Any, theirs: Any, field: str) -> None:
     with refuses(Refused, field=field):
-        lend(held(mine), asked(theirs))
+        check_within(held(mine), asked(theirs))
     again = rights_of(held(mine).to_json())
     assert again is not None
     with refuses(Refused, field=field):
-        lend(again, asked(theirs))
+        check_within(again, asked(theirs))
 
 
 @pytest.mark.parametrize(
@@ -134,30 +134,30 @@ def test_a_job_beyond_that_of_the_reporter_is_refused(mine: Any, theirs: Any, fi
 )
 def test_wider_bounds_are_refused(wider: dict[str, Any], field: str) -> None:
     with refuses(Refused, field=field):
-        lend(held(SHELL), asked(SHELL, **wider))
+        check_within(held(SHELL), asked(SHELL, **wider))
 
 
 def test_a_worktree_is_not_left_for_the_checkout_or_another_base() -> None:
     mine = held(AGENT, workspace={"kind": "git-worktree", "base": "main"})
-    lend(mine, asked(AGENT, workspace={"kind": "git-worktree", "base": "main", "keep_failed": 5}))
+    check_within(mine, asked(AGENT, workspace={"kind": "git-worktree", "base": "main", "keep_failed": 5}))
     for other in ({}, {"kind": "git-worktree"}, {"kind": "git-worktree", "base": "release"}):
         with refuses(Refused, field="checkout"):
-            lend(mine, asked(AGENT, workspace=other))
+            check_within(mine, asked(AGENT, workspace=other))
 
 
 def test_folders_below_are_lent_and_without_one_only_a_temporary_one() -> None:
-    lend(held(SHELL), asked(SHELL, folders=["/srv/shop/api"]))
+    check_within(held(SHELL), asked(SHELL, folders=["/srv/shop/api"]))
     with refuses(Refused, field="workdir"):
-        lend(Rights(SHELL), Rights(SHELL, ("/srv",)))
-    lend(Rights(SHELL), Rights(SHELL))
+        check_within(Rights(SHELL), Rights(SHELL, ("/srv",)))
+    check_within(Rights(SHELL), Rights(SHELL))
 
 
 def test_every_folder_of_the_chain_holds() -> None:
     chain = Rights(SHELL, ("/srv", "/srv/shop"))
     with refuses(Refused, field="workdir"):
-        lend(chain, Rights(SHELL, ("/srv/other",)))
+        check_within(chain, Rights(SHELL, ("/srv/other",)))
     with refuses(Refused, field="workdir"):
-        lend(replace(chain, folders=("/srv/shop", "/etc")), Rights(SHELL, ("/etc",)))
+        check_within(replace(chain, folders=("/srv/shop", "/etc")), Rights(SHELL, ("/etc",)))
 
 
 def test_rights_are_stored_without_what_only_the_job_needs_and_read_back() -> None:
@@ -166,18 +166,18 @@ def test_rights_are_stored_without_what_only_the_job_needs_and_read_back() -> No
     again = rights_of(stored)
     assert again is not None
     assert again.to_json() == stored
-    lend(again, asked(AGENT, agent="ann", stall_timeout=HOUR))
+    check_within(again, asked(AGENT, agent="ann", stall_timeout=HOUR))
     assert rights_of(None) is None
     chosen = rights_of(Rights(None, ("/srv",)).to_json())
     assert chosen is not None
-    lend(chosen, Rights(AGENT, ("/srv/x",), agent="bob"))
+    check_within(chosen, Rights(AGENT, ("/srv/x",), agent="bob"))
 
 
 def test_a_budget_may_choose_another_model_before_the_claim() -> None:
-    lend(held(AGENT), asked({**AGENT, "model": "cheaper"}), models=False)
-    lend(held(CHAT), asked({**CHAT, "chat": "openai:cheaper"}), models=False)
+    check_within(held(AGENT), asked({**AGENT, "model": "cheaper"}), models=False)
+    check_within(held(CHAT), asked({**CHAT, "chat": "openai:cheaper"}), models=False)
     with refuses(Refused, field="run.chat"):
-        lend(held(CHAT), asked({**CHAT, "chat": "other:cheaper"}), models=False)
+        check_within(held(CHAT), asked({**CHAT, "chat": "other:cheaper"}), models=False)
 
 
 def test_an_agent_whose_restrictions_are_lifted_runs_commands() -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 
-from coordination.base.calendars import begins, checked, day_of, month_of
+from coordination.base.calendars import check_zone, day_of, day_start, month_of
 from coordination.base.errors import Refused
 
 
@@ -43,7 +43,7 @@ def test_a_moment_belongs_to_the_day_of_the_zone(moment: datetime, zone: str, da
     ],
 )
 def test_a_day_begins_at_midnight_of_the_zone_in_summer_and_in_winter(day: date, zone: str, moment: datetime) -> None:
-    assert begins(day, zone) == moment
+    assert day_start(day, zone) == moment
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Pacific/Kiritimati"])
@@ -54,7 +54,7 @@ def test_every_hour_of_a_year_belongs_to_the_day_that_has_begun(zone: str) -> No
         moment = first + timedelta(hours=hour)
         day = date.fromisoformat(day_of(moment, zone))
 
-        assert begins(day, zone) <= moment < begins(day + timedelta(days=1), zone)
+        assert day_start(day, zone) <= moment < day_start(day + timedelta(days=1), zone)
 
 
 def test_a_day_belongs_to_its_month() -> None:
@@ -68,10 +68,10 @@ def test_a_day_belongs_to_its_month() -> None:
 @pytest.mark.parametrize(("name", "meant"), [("europe/berlin", "Europe/Berlin"), ("New York", "America/New_York")])
 def test_a_zone_that_is_nearly_right_is_refused_with_the_right_name(name: str, meant: str) -> None:
     with pytest.raises(Refused) as refused:
-        checked(name)
+        check_zone(name)
 
     assert refused.value.hint == f"Did you mean {meant}?"
 
 
 def test_a_zone_is_checked_as_it_is_written() -> None:
-    assert checked("Europe/Berlin") == "Europe/Berlin"
+    assert check_zone("Europe/Berlin") == "Europe/Berlin"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.base.durations import LONGEST, parse_duration, show_duration, write_duration
+from coordination.base.durations import MAX_DURATION, parse_duration, show_duration, write_duration
 from coordination.base.errors import Refused
 from tests.support.refusals import refuses
 
@@ -64,7 +64,7 @@ def test_a_long_text_is_not_repeated_in_its_refusal():
     assert len(refused.value.sentence()) < 300
 
 
-@given(st.timedeltas(min_value=timedelta(0), max_value=LONGEST))
+@given(st.timedeltas(min_value=timedelta(0), max_value=MAX_DURATION))
 def test_every_duration_reads_back_as_it_was_written(duration):
     assert parse_duration(write_duration(duration)) == duration
 

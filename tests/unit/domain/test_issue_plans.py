@@ -125,7 +125,7 @@ class TestPlan:
             **dict.fromkeys(["put-off", "mail"], ExclusionReason.NO_WORK),
         }
         assert left["a"].why == "it waits for busy, but it is in_progress"
-        assert left["b"].why == "it waits for a, which is left out"
+        assert left["b"].why == "it waits for a, which is excluded"
         assert left["c"].why == "it waits for put-off, but it is deferred until 2027-01-02 00:00 UTC, through p"
         assert left["d"].why == "it waits for mail, but its type is message"
 
@@ -189,8 +189,8 @@ class TestPlan:
 
         assert some["w"] == ["k3"]
         assert list(none) == ["free"]
-        assert left["w"].why == "it waits for any child of s, and none is worked off"
-        assert left["v"].why == "it waits for w, which is left out"
+        assert left["w"].why == "it waits for any child of s, and none gets a task"
+        assert left["v"].why == "it waits for w, which is excluded"
 
     def test_who_waits_for_any_child_of_its_own_parent_does_not_wait_for_itself(self):
         needs, _ = planned(

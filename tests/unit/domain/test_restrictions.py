@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from coordination.base.errors import Refused
 from coordination.domain.jobs import AgentCall, ChatCall, PythonCall, Shell
-from coordination.domain.projects.model_policy import ModelPolicy, named, parse_restrictions, refusal
+from coordination.domain.projects.model_policy import ModelPolicy, model_names, parse_restrictions, refusal
 from tests.support.refusals import refuses
 
 
@@ -139,7 +139,7 @@ class TestPlaces:
         ],
     )
     def test_a_model_is_found_wherever_a_job_names_it(self, work, models):
-        assert list(named(work.to_json())) == models
+        assert list(model_names(work.to_json())) == models
 
     def test_no_argument_gets_around_them(self):
         assert not may(claude("haiku", args=["--model", "opus"]), allow=["haiku"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.base.calendars import begins, day_of
+from coordination.base.calendars import day_of, day_start
 from coordination.base.errors import Refused
 from coordination.domain.money.date_ranges import DateRange, span
 from tests.support.refusals import refuses
@@ -87,4 +87,4 @@ def test_an_open_span_is_mostly_months(open_span):
 def test_a_day_begins_where_the_one_before_ends(moment, zone):
     day = date.fromisoformat(day_of(moment, zone))
 
-    assert begins(day, zone) <= moment < begins(day + timedelta(days=1), zone)
+    assert day_start(day, zone) <= moment < day_start(day + timedelta(days=1), zone)

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordination.base.durations import LONGEST
+from coordination.base.durations import MAX_DURATION
 from coordination.base.errors import PlanError
 from coordination.base.sizes import LARGEST
 from coordination.domain.jobs import AgentCall, ChatCall, PythonCall, Shell
@@ -356,13 +356,17 @@ JSON = st.recursive(
     max_leaves=8,
 )
 OBJECTS = st.dictionaries(TEXTS, JSON, max_size=3)
-SPANS = st.timedeltas(timedelta(microseconds=1), LONGEST)
+SPANS = st.timedeltas(timedelta(microseconds=1), MAX_DURATION)
 MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(9999, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 BACKOFFS = st.builds(Backoff, SPANS, st.floats(1, 1000), SPANS)
 ENVIRONMENTS = st.dictionaries(st.sampled_from(["A", "on", "PATH"]), COMMANDS, max_size=2)
 SIZES = st.none() | st.integers(1, LARGEST)
 LIMITS = st.builds(
-    Limits, SIZES, st.none() | st.timedeltas(timedelta(seconds=1), LONGEST), st.none() | st.integers(16, 10**6), SIZES
+    Limits,
+    SIZES,
+    st.none() | st.timedeltas(timedelta(seconds=1), MAX_DURATION),
+    st.none() | st.integers(16, 10**6),
+    SIZES,
 )
 WORDS = st.lists(COMMANDS, max_size=2).map(tuple)
 AGENT_CALLS = st.builds(

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from coordination.base.errors import Refused
-from coordination.domain.access.authority import Rights, lend
+from coordination.domain.access.authority import Rights, check_within
 from coordination.domain.jobs import kind_of, parse_job, templates
 from coordination.domain.jobs.network import Network, NetworkMode, parse_network
 from coordination.domain.tasks.attempts import Outcome
@@ -380,9 +380,9 @@ class TestPlans:
 
     def test_a_job_opens_no_private_network_to_those_that_it_causes(self) -> None:
         held = Rights({"shell": "true"})
-        lend(held, Rights({"http": {"url": "https://x.test"}}))
+        check_within(held, Rights({"http": {"url": "https://x.test"}}))
 
         with refuses(Refused, field="run.network"):
-            lend(held, Rights({"http": {"url": "https://x.test"}, "network": ["10.0.0.1:80"]}))
+            check_within(held, Rights({"http": {"url": "https://x.test"}, "network": ["10.0.0.1:80"]}))
         with refuses(Refused, field="run.secrets"):
-            lend(held, Rights({"http": {"url": "https://x.test"}, "secrets": ["KEY"]}))
+            check_within(held, Rights({"http": {"url": "https://x.test"}, "secrets": ["KEY"]}))

@@ -290,5 +290,5 @@ def add_discovered(context: Context, claim: Claim, discovered: tuple[Discovered,
         lambda tx: add_found(tx, claim.workspace_id, claim.task_id, claim.attempt, discovered)
     )
     if added.ready:
-        context.nudge([(claim.workspace_id, claim.project_id)])
+        context.wake_projects([(claim.workspace_id, claim.project_id)])
     return added.ids

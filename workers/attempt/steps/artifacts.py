@@ -142,7 +142,7 @@ class _Copying:
             before = self._copied
             try:
                 with self._opened(path) as source:
-                    return self._terms.store.keep(source, name, place=self._place, more=self._count)
+                    return self._terms.store.keep(source, name, place=self._place, on_chunk=self._count)
             except Unavailable:
                 self._copied = before
                 if (wait := next(waits, None)) is None:

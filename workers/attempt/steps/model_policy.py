@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coordination.base.errors import DatabaseUnavailable
-from coordination.domain.projects.model_policy import named
+from coordination.domain.projects.model_policy import model_names
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.services import holds
 from coordination.services.holds.model_policy import forbidden
@@ -25,7 +25,7 @@ class ModelPolicyStep:
     def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
         """Enqueue the task again if the rule has changed since the check."""
         if not refused and ask_again_if_allowed(self._context.store, claim, end, actor="worker"):
-            self._context.nudge([(claim.workspace_id, claim.project_id)])
+            self._context.wake_projects([(claim.workspace_id, claim.project_id)])
 
 
 def check_rendered_model(store: Store, stored: Claim, rendered: Claim) -> AttemptEnd | None:
@@ -33,7 +33,7 @@ def check_rendered_model(store: Store, stored: Claim, rendered: Claim) -> Attemp
 
     The task waits then, as it does when its claim meets a forbidden model, and is charged nothing.
     """
-    if not stored.job_kind.asks_a_model or not any("{{" in name for name in named(stored.work)):
+    if not stored.job_kind.asks_a_model or not any("{{" in name for name in model_names(stored.work)):
         return None
     try:
         with store.read() as tx:

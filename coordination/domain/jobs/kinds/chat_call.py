@@ -9,7 +9,7 @@ from typing import Any
 
 from coordination.base.errors import Refused
 from coordination.base.fields import Field, ValueType, at, load_fields, plain, schema_of
-from coordination.base.value_types import MAPPING, TEXT, TEXTS, TEXTS_BY_NAME, number, record, whole, wrong
+from coordination.base.value_types import MAPPING, TEXT, TEXTS, TEXTS_BY_NAME, number, record, type_refusal, whole
 from coordination.base.wording import excerpt
 from coordination.domain.jobs.accounts import check_account
 from coordination.domain.jobs.base import ACCOUNT, ENV, PROMPT, SECRETS, Job
@@ -44,7 +44,7 @@ SERVER = (
 def _load_servers(value: Any, place: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple) or len(value) > MOST_SERVERS:
         hint = "Write tools: [{command: [npx, some-server]}]"
-        raise wrong(place, f"a list of at most {MOST_SERVERS} MCP servers", value, hint=hint)
+        raise type_refusal(place, f"a list of at most {MOST_SERVERS} MCP servers", value, hint=hint)
     return tuple(_load_server(server, f"{place}[{index}]") for index, server in enumerate(value))
 
 
@@ -53,7 +53,7 @@ def _load_server(server: Any, place: str) -> Any:
         return OURS
     if not isinstance(server, Mapping):
         hint = "Write {command: [npx, some-server]} or {url: https://…}"
-        raise wrong(place, f"an MCP server or {OURS}", server, hint=hint)
+        raise type_refusal(place, f"an MCP server or {OURS}", server, hint=hint)
     loaded: dict[str, Any] = load_fields(server, SERVER, dict, place=place)
     return plain(loaded)
 

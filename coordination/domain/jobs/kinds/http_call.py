@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from coordination.base.errors import Refused
 from coordination.base.fields import Field, ValueType, plain
-from coordination.base.value_types import ANYTHING, DURATION, TEXT, TEXTS, TEXTS_BY_NAME, record, text, wrong
+from coordination.base.value_types import ANYTHING, DURATION, TEXT, TEXTS, TEXTS_BY_NAME, record, text, type_refusal
 from coordination.base.wording import excerpt
 from coordination.domain.jobs.base import SECRETS, Job
 from coordination.domain.jobs.job_environment import check_environment
@@ -50,7 +50,7 @@ def _load_headers(value: Any, place: str) -> Any:
 def _load_statuses(value: Any, place: str) -> tuple[str, ...]:
     items = [str(item) if type(item) is int else item for item in value] if isinstance(value, list | tuple) else []
     if not items or not all(isinstance(item, str) and _STATUSES.fullmatch(item) for item in items):
-        raise wrong(place, "a list of statuses", value, hint='Write [200, 404] or ["200..299"]')
+        raise type_refusal(place, "a list of statuses", value, hint='Write [200, 404] or ["200..299"]')
     return tuple(items)
 
 

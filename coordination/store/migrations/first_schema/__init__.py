@@ -1,1 +1,1 @@
-"""The tables of the first migration, as they were first released. Frozen: a later migration changes them."""
+"""The tables of the first migration. Frozen: a later migration changes them."""

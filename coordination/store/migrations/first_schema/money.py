@@ -9,7 +9,7 @@ from coordination.store.tables.money import costs
 
 
 def create() -> None:
-    """Create them."""
+    """Create the tables."""
     op.create_table(
         "costs",
         sa.Column("workspace_id", types.Id, nullable=False),

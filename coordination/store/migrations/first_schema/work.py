@@ -8,7 +8,7 @@ from coordination.store.migrations.operations import checked_on_sqlite, partial_
 
 
 def create() -> None:
-    """Create them."""
+    """Create the tables."""
     op.create_table(
         "events",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),

@@ -1,4 +1,4 @@
-"""The first schema: every table, as it was first released.
+"""The first schema: every table.
 
 Revision: 0001
 """

@@ -1,7 +1,7 @@
-"""Statements on principals: their ids from what they are called, and back.
+"""Statements on principals that map names to ids and back.
 
-A principal's row is written once, by whoever refers to it first; each connection remembers which it has seen. Workers
-act under their own ids and have no row, so that a claim or an end writes none.
+The first reference to a principal stores its row; each connection remembers which rows exist. Workers act under their
+own ids and have no row, so that claiming and ending write none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _BATCH = 500
 
 
 def id_of(tx: Connection, workspace_id: str, actor: str) -> str:
-    """Return the id of whoever acts (``user:ann``, ``task:build``, ``worker:ID``, ``supervisor``), stored if new."""
+    """Return the id of an actor (``user:ann``, ``task:build``, ``worker:ID``, ``supervisor``).
+
+    Store it if it is new.
+    """
     if actor.startswith(f"{WORKER}:"):
         return actor.removeprefix(f"{WORKER}:")
     principal = Principal.parse(actor)
@@ -38,64 +41,64 @@ def id_of(tx: Connection, workspace_id: str, actor: str) -> str:
 
 
 def id_or_none(tx: Connection, workspace_id: str, actor: str | None) -> str | None:
-    """Return the id of whoever acts, or None when nobody is named."""
+    """Return the id of an actor, or None without one."""
     return None if actor is None else id_of(tx, workspace_id, actor)
 
 
 def agent_ids(tx: Connection, workspace_id: str, names: Collection[str]) -> dict[str, str]:
-    """Return the ids of the agents of these names; those that nobody has named before are stored.
+    """Return the ids of these agents, by name. Store those that are new.
 
-    Their ids are not made of their names, because an agent can be renamed.
+    Their ids are not derived from their names, because an agent can be renamed.
     """
-    found = known_agents(tx, workspace_id, names)
-    if missing := sorted(set(names) - found.keys()):
+    ids_by_name = find_agent_ids(tx, workspace_id, names)
+    if missing := sorted(set(names) - ids_by_name.keys()):
         for name in missing:
             _put(tx, workspace_id, new_id(), Principal(PrincipalKind.AGENT, name))
-        found |= known_agents(tx, workspace_id, missing)
-    return found
+        ids_by_name |= find_agent_ids(tx, workspace_id, missing)
+    return ids_by_name
 
 
-def known_agents(tx: Connection, workspace_id: str, names: Collection[str]) -> dict[str, str]:
-    """Return the ids of those of these agents that somebody has named before."""
-    wanted = sorted(set(names))
-    found: dict[str, str] = {}
-    for start in range(0, len(wanted), _BATCH):
-        among = p.name.in_(wanted[start : start + _BATCH])
-        rows = tx.execute(select(p.name, p.id).where(_is_agent(workspace_id), among))
-        found |= {row.name: row.id for row in rows}
-    return found
+def find_agent_ids(tx: Connection, workspace_id: str, names: Collection[str]) -> dict[str, str]:
+    """Return the ids of those of these agents that are stored, by name."""
+    sorted_names = sorted(set(names))
+    ids_by_name: dict[str, str] = {}
+    for start in range(0, len(sorted_names), _BATCH):
+        is_in_batch = p.name.in_(sorted_names[start : start + _BATCH])
+        rows = tx.execute(select(p.name, p.id).where(_is_agent(workspace_id), is_in_batch))
+        ids_by_name |= {row.name: row.id for row in rows}
+    return ids_by_name
 
 
 def names_of(tx: Connection, workspace_id: str, ids: Collection[str]) -> dict[str, str]:
     """Return the names of these principals, by id."""
-    wanted = sorted(set(ids))
-    found: dict[str, str] = {}
-    for start in range(0, len(wanted), _BATCH):
+    sorted_ids = sorted(set(ids))
+    names_by_id: dict[str, str] = {}
+    for start in range(0, len(sorted_ids), _BATCH):
         rows = tx.execute(
-            select(p.id, p.name).where(p.workspace_id == workspace_id, p.id.in_(wanted[start : start + _BATCH]))
+            select(p.id, p.name).where(p.workspace_id == workspace_id, p.id.in_(sorted_ids[start : start + _BATCH]))
         )
-        found |= {row.id: row.name for row in rows}
-    return found
+        names_by_id |= {row.id: row.name for row in rows}
+    return names_by_id
 
 
 def rename_agent(tx: Connection, workspace_id: str, agent_id: str, name: str) -> None:
-    """Give an agent another name."""
+    """Rename an agent."""
     tx.execute(update(principals).where(_is_agent(workspace_id), p.id == agent_id).values(name=name))
 
 
 def add_owner(tx: Connection, workspace_id: str, actor: str) -> None:
-    """Make the person who acts an owner of the workspace."""
+    """Make this person an owner of the workspace."""
     principal_id = id_of(tx, workspace_id, actor)
-    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    whose = {"workspace_id": workspace_id, "principal_id": principal_id}
-    tx.execute(make(people).values(**whose).on_conflict_do_nothing())
-    tx.execute(make(members).values(id=new_id(), role="owner", **whose).on_conflict_do_nothing())
+    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    key = {"workspace_id": workspace_id, "principal_id": principal_id}
+    tx.execute(insert_into(people).values(**key).on_conflict_do_nothing())
+    tx.execute(insert_into(members).values(id=new_id(), role="owner", **key).on_conflict_do_nothing())
 
 
 def _put(tx: Connection, workspace_id: str, principal_id: str, principal: Principal) -> None:
-    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     values = {"id": principal_id, "workspace_id": workspace_id, "kind": principal.kind, "name": principal.name}
-    tx.execute(make(principals).values(**values).on_conflict_do_nothing())
+    tx.execute(insert_into(principals).values(**values).on_conflict_do_nothing())
 
 
 def _is_agent(workspace_id: str) -> Any:
@@ -114,5 +117,5 @@ def text_of(column: ColumnElement[Any]) -> ColumnElement[Any]:
         (p.kind == PrincipalKind.PERSON, literal(f"{PREFIX_OF_PERSON}:")),
         else_=p.kind + ":",
     )
-    known = select(prefix + p.name).where(p.id == column).correlate_except(principals).scalar_subquery()
-    return func.coalesce(known, literal(f"{WORKER}:") + cast(column, String), type_=Str)
+    stored_text = select(prefix + p.name).where(p.id == column).correlate_except(principals).scalar_subquery()
+    return func.coalesce(stored_text, literal(f"{WORKER}:") + cast(column, String), type_=Str)

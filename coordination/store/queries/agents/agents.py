@@ -8,7 +8,7 @@ from sqlalchemy import Connection, RowMapping, case, delete, func, insert, selec
 
 from coordination.domain.agents.agents import Agent, Profile, Record
 from coordination.domain.tasks.tasks import OPEN, TaskState
-from coordination.store.queries.access.principals import agent_ids, known_agents
+from coordination.store.queries.access.principals import agent_ids, find_agent_ids
 from coordination.store.tables.access.principals import principals
 from coordination.store.tables.agents.agents import agents
 from coordination.store.tables.tasks.tasks import tasks
@@ -57,7 +57,7 @@ def named(tx: Connection, workspace_id: str, name: str) -> Agent | None:
 
 def records(tx: Connection, workspace_id: str, names: list[str]) -> dict[str, Record]:
     """What these came to, by name; those without any task are missing."""
-    ids = known_agents(tx, workspace_id, names)
+    ids = find_agent_ids(tx, workspace_id, names)
     rows = tx.execute(
         select(
             t.agent_id,

@@ -15,13 +15,13 @@ _BYTES = 32
 
 
 def find(tx: Connection) -> bytes | None:
-    """The key of this database, or None where nobody has needed one yet."""
+    """Return the key of this database, or None before it is created."""
     secret = tx.execute(select(broker_keys.c.secret)).scalar()
     return None if secret is None else bytes.fromhex(secret)
 
 
-def make(tx: Connection) -> bytes:
-    """The key of this database, made unless somebody else was first."""
+def get_or_create(tx: Connection) -> bytes:
+    """Return the key of this database. Create it if there is none."""
     insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     row = {"id": 1, "secret": secrets.token_bytes(_BYTES).hex(), "created_at": db_now()}
     tx.execute(insert(broker_keys).values(row).on_conflict_do_nothing(index_elements=["id"]))
@@ -29,6 +29,6 @@ def make(tx: Connection) -> bytes:
 
 
 def replace(tx: Connection) -> None:
-    """Put a new key in the place of the old one, which counts for nothing from then on."""
+    """Replace the key; signatures of the old one are invalid from then on."""
     tx.execute(delete(broker_keys))
-    make(tx)
+    get_or_create(tx)

@@ -1,4 +1,4 @@
-"""Supervisors whose tick would find nothing to do: looked for, renewed and ended many at a time."""
+"""Statements that find, renew and end supervisors without work, many at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, and_, bindparam
 
 from coordination.domain.tasks.tasks import OPEN, BlockReason, TaskState
 from coordination.store.queries import one_of
-from coordination.store.queries.fleet.supervisors import RESTS, due_since
+from coordination.store.queries.fleet.supervisors import IS_NOT_TICKING, TICK_END, is_overdue
 from coordination.store.tables.fleet.workers import supervisors
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.runs import runs
@@ -22,17 +22,17 @@ s, a, t, r = supervisors.c, attempts.c, tasks.c, runs.c
 
 
 def has(table: Table, *where: ColumnElement[bool] | Any) -> ColumnElement[bool]:
-    """Whether the supervisor's project has such a row; a query for one value, as an EXISTS may become a join."""
+    """Return whether the supervisor's project has such a row: as a scalar, because an EXISTS may become a join."""
     row = select(1).select_from(table).where(table.c.project_id == s.project_id, *where)
     return row.correlate(supervisors).limit(1).scalar_subquery().is_not(None)
 
 
 def has_blocked(reasons: BlockReason, *where: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Whether the supervisor's project has a task that is blocked for one of these reasons."""
+    """Return whether the supervisor's project has a task that is blocked for one of these reasons."""
     return has(tasks, text(f"tasks.state = 'blocked' AND (tasks.reasons & {int(reasons)}) <> 0"), *where)
 
 
-# States are written out, so that the planner sees the partial indexes however the statement is prepared.
+# States are literals, so that the planner uses the partial indexes for prepared statements too.
 _QUEUED = text(f"tasks.state = '{TaskState.QUEUED}'")
 _STATES = ", ".join(f"'{state}'" for state in sorted(OPEN))
 _OPEN_TASK = select(1).where(t.run_id == r.id, text(f"tasks.state IN ({_STATES})")).correlate(runs).limit(1)
@@ -51,7 +51,7 @@ def _quiet(duties: tuple[ColumnElement[bool], ...]) -> Select[Any]:
         select(s.workspace_id, s.project_id)
         .where(not_(or_(_HAS_DUTIES, *duties)))
         .order_by(s.heartbeat_at)
-        .limit(bindparam("most"))
+        .limit(bindparam("limit"))
         .with_for_update(skip_locked=True)
     )
 
@@ -61,32 +61,34 @@ def lock(
     *,
     duties: tuple[ColumnElement[bool], ...],
     enqueue_again_after: timedelta,
-    most: int,
+    limit: int,
     every: timedelta | None = None,
     projects: Sequence[str] = (),
     workspaces: Sequence[str] | None = None,
 ) -> list[tuple[str, str]]:
-    """(workspace, project) of live supervisors whose tick would do nothing but write the heartbeat; locked.
+    """Lock live supervisors whose tick would only write the heartbeat, and return their (workspace, project).
 
-    *duties*: what else a tick may have to do, made of ``has``. Of *projects*, or with *every* of those that have not
-    ticked for that long; of *workspaces*, where they are given. Whoever is ticked now, or locked, is not among them.
+    *duties*: conditions built with ``has`` under which a tick has more to do. Selects from *projects*, or with *every*
+    those that have not ticked for that long; only of *workspaces*, if given. Skips those that are ticking or locked.
     """
-    which = and_(s.ended_at.is_(None), RESTS, s.project_id.in_(projects)) if every is None else due_since(every)
-    values = {"enqueued_before": -enqueue_again_after.total_seconds(), "most": most}
-    rows = tx.execute(_quiet(duties).where(which, one_of(s.workspace_id, workspaces)), values)
+    is_selected = (
+        and_(s.ended_at.is_(None), IS_NOT_TICKING, s.project_id.in_(projects)) if every is None else is_overdue(every)
+    )
+    values = {"enqueued_before": -enqueue_again_after.total_seconds(), "limit": limit}
+    rows = tx.execute(_quiet(duties).where(is_selected, one_of(s.workspace_id, workspaces)), values)
     return [(row.workspace_id, row.project_id) for row in rows]
 
 
 def end(tx: Connection, projects: Sequence[str], *, state: dict[str, Any]) -> set[str]:
     """End those of the locked supervisors whose project has neither an open run nor an open attempt.
 
-    It looks after the lock, so it sees what was submitted before that; who submits later wakes them again.
+    The check follows the lock, so it sees earlier submissions; a later submission starts the supervisor again.
     """
     return set(
         tx.execute(
             update(supervisors)
             .where(s.project_id.in_(projects), not_(_IS_OPEN))
-            .values(heartbeat_at=db_now(), ended_at=db_now(), state=state, error=None, tick_owner=None, tick_until=None)
+            .values(**TICK_END | {"state": state, "ended_at": db_now()})
             .returning(s.project_id)
         ).scalars()
     )
@@ -98,14 +100,7 @@ def renew(tx: Connection, states: Mapping[tuple[str, str], dict[str, Any]], *, l
         tx.execute(
             update(supervisors)
             .where(s.workspace_id == bindparam("ws"), s.project_id == bindparam("project"))
-            .values(
-                heartbeat_at=db_now(),
-                expires_at=db_after(bindparam("lifetime")),
-                state=bindparam("new_state", type_=s.state.type),
-                error=None,
-                tick_owner=None,
-                tick_until=None,
-            ),
+            .values(**TICK_END, expires_at=db_after(bindparam("lifetime"))),
             [
                 {"ws": ws, "project": project, "new_state": state, "lifetime": lifetime.total_seconds()}
                 for (ws, project), state in states.items()

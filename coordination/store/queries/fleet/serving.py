@@ -1,4 +1,4 @@
-"""Which living workers run jobs of a workspace, as each says in its row, and what runs on some."""
+"""Queries for the live workers that serve a workspace, and the tasks that run on workers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from coordination.store.types import db_now
 a, t = attempts.c, tasks.c
 
 
-def live_for(tx: Connection, workspace_id: str, *, within: timedelta) -> list[RowMapping]:
-    """The living workers, not draining, that run jobs of this workspace."""
-    name = name_of(tx, workspace_id)
+def list_live_for(tx: Connection, workspace_id: str, *, within: timedelta) -> list[RowMapping]:
+    """Return the live workers of this workspace that are not draining."""
+    name = workspace_name(tx, workspace_id)
     return [
         row
-        for row in workers.live(tx, within=within)
+        for row in workers.list_live(tx, within=within)
         if row["draining_at"] is None and (row["serves"] is None or name in row["serves"])
     ]
 
 
-def name_of(tx: Connection, workspace_id: str) -> str:
-    """The name of a workspace."""
+def workspace_name(tx: Connection, workspace_id: str) -> str:
+    """Return the name of a workspace."""
     return str(tx.execute(select(workspaces.c.name).where(workspaces.c.id == workspace_id)).scalar())
 
 
-def running_on(tx: Connection, worker_ids: Sequence[str]) -> list[RowMapping]:
-    """What runs on these workers: task_id, number, key, run_id, project, started_at, and the database's now."""
+def list_running_on(tx: Connection, worker_ids: Sequence[str]) -> list[RowMapping]:
+    """Return what runs on these workers: task_id, number, key, run_id, project, started_at, and the database's now."""
     return list(
         tx.execute(
             select(

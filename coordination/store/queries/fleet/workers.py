@@ -1,6 +1,6 @@
-"""Statements above workspaces: what a worker process does for everything it runs, and which projects are due.
+"""Statements of worker processes across workspaces.
 
-These are the only queries without a workspace: a worker may serve several, and sees here nothing but ids and times.
+Only these queries have no workspace: a worker may serve several. They return ids and times, and no content.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import TaskState
 from coordination.store.queries import one_of
 from coordination.store.tables.fleet.workers import supervisors, workers
-from coordination.store.tables.projects.projects import projects, workspaces
+from coordination.store.tables.projects.projects import projects
 from coordination.store.tables.projects.stops import stops
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.runs import runs
@@ -46,9 +46,9 @@ w, a, t, s, r, st = workers.c, attempts.c, tasks.c, supervisors.c, runs.c, stops
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What a heartbeat learnt about one attempt: still ours, or the task is in another state or attempt.
+    """The result of a heartbeat for one attempt: the task's current state and attempt number.
 
-    ``stopped``: a stop holds its project: 1 without a grace, else 0. None: none does.
+    ``stopped``: 1 if a stop without grace covers its project, 0 for a stop with one, else None.
     """
 
     task_id: str
@@ -58,13 +58,13 @@ class Renewal:
     stopped: int | None = None
 
 
-def clock(tx: Connection) -> datetime:
-    """What the database's clock says now: at the begin of the transaction."""
+def database_time(tx: Connection) -> datetime:
+    """Return the database's time at the start of the transaction."""
     return tx.execute(select(db_now())).scalar_one()
 
 
-def transaction(tx: Connection) -> int:
-    """The number of this transaction, by which ``is_committed`` knows it; 0 on SQLite, where no answer gets lost."""
+def transaction_id(tx: Connection) -> int:
+    """Return the id of this transaction for ``is_committed``; 0 on SQLite, where no answer is lost."""
     return int(tx.execute(select(commit_order())).scalar_one())
 
 
@@ -72,23 +72,23 @@ _STATUS = text("SELECT pg_xact_status(CAST(CAST(:number AS text) AS xid8))")
 
 
 def is_committed(tx: Connection, number: int) -> bool | None:
-    """Whether the transaction of that number was committed; None while it goes on. On PostgreSQL only."""
+    """Return whether that transaction was committed; None while it is open. PostgreSQL only."""
     status = tx.execute(_STATUS, {"number": str(number)}).scalar()
     return None if status == "in progress" else status == "committed"
 
 
 def register(tx: Connection, row: dict[str, Any]) -> None:
-    """A worker process begins its life."""
+    """Store the row of a new worker process."""
     tx.execute(insert(workers).values(**row))
 
 
-# In the order in which ends lock them.
-_HELD = (
+# Locked in the order in which ends of attempts lock them.
+_LOCK_ATTEMPTS = (
     select(a.task_id, a.number)
     .where(
         a.worker_id == bindparam("worker"),
         a.finished_at.is_(None),
-        tuple_(a.task_id, a.number).in_(bindparam("held", expanding=True)),
+        tuple_(a.task_id, a.number).in_(bindparam("keys", expanding=True)),
     )
     .order_by(a.task_id, a.number)
     .with_for_update()
@@ -98,7 +98,7 @@ _RENEW = (
     .where(
         a.worker_id == bindparam("worker"),
         a.finished_at.is_(None),
-        tuple_(a.task_id, a.number).in_(bindparam("held", expanding=True)),
+        tuple_(a.task_id, a.number).in_(bindparam("keys", expanding=True)),
     )
     .values(lease_until=db_after(bindparam("ttl")), heartbeat_at=db_now())
     .returning(
@@ -115,56 +115,61 @@ _RENEW = (
 )
 
 
-def renew(tx: Connection, worker_id: str, held: Sequence[tuple[str, int]], *, ttl: timedelta) -> list[Renewal]:
-    """Renew the leases of all attempts a worker holds at once, and learn what became of their tasks.
+def renew(tx: Connection, worker_id: str, keys: Sequence[tuple[str, int]], *, ttl: timedelta) -> list[Renewal]:
+    """Renew the leases of the worker's (task id, attempt) *keys*, and return the states of their tasks.
 
-    An attempt that is missing from the answer was taken away.
+    An attempt that is missing in the result was taken from the worker.
     """
     if tx.dialect.name != "sqlite":
-        tx.execute(_HELD, {"worker": worker_id, "held": list(held)}).all()
-    rows = tx.execute(_RENEW, {"worker": worker_id, "held": list(held), "ttl": ttl.total_seconds()})
+        tx.execute(_LOCK_ATTEMPTS, {"worker": worker_id, "keys": list(keys)}).all()
+    rows = tx.execute(_RENEW, {"worker": worker_id, "keys": list(keys), "ttl": ttl.total_seconds()})
     return [Renewal(row.task_id, row.number, row.state, row.attempt, row.stopped) for row in rows]
 
 
 def beat(tx: Connection, worker_id: str, *, clock: datetime) -> bool:
-    """The worker lives, and this is what its own clock says; False when it has been declared dead."""
+    """Store a sign of life and the worker's *clock*. Return False when it was declared dead."""
     alive = update(workers).where(w.id == worker_id, w.stopped_at.is_(None))
     return tx.execute(alive.values(heartbeat_at=db_now(), clock_at=clock)).rowcount > 0
 
 
 def revive(tx: Connection, row: dict[str, Any]) -> None:
-    """A worker that was declared dead, or even forgotten, lives: it was stopped, cut off, or its machine asleep.
+    """Mark a worker as live that was declared dead, or even deleted, while it was suspended or cut off.
 
-    What it held was taken away attempt by attempt, and each fence holds; its row must not go on saying that it is dead.
+    Its attempts were rescued one by one and stay fenced; only its row must show that it lives.
     """
-    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    again = make(workers).values(**row)
-    tx.execute(again.on_conflict_do_update(index_elements=["id"], set_={"stopped_at": None, "heartbeat_at": db_now()}))
+    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    statement = insert_into(workers).values(**row)
+    tx.execute(
+        statement.on_conflict_do_update(index_elements=["id"], set_={"stopped_at": None, "heartbeat_at": db_now()})
+    )
 
 
-def note_progress(tx: Connection, held: Sequence[tuple[str, int]]) -> None:
-    """These attempts moved since the last time: output, a tool call, usage."""
+def note_progress(tx: Connection, keys: Sequence[tuple[str, int]]) -> None:
+    """Record that these attempts have made progress: output, a tool call or usage."""
     tx.execute(
         update(attempts)
-        .where(tuple_(a.task_id, a.number).in_(held), a.finished_at.is_(None))
+        .where(tuple_(a.task_id, a.number).in_(keys), a.finished_at.is_(None))
         .values(progress_at=db_now())
     )
 
 
 def drain(tx: Connection, worker_id: str) -> None:
-    """The worker takes nothing more."""
+    """Mark the worker as draining: it claims no more tasks."""
     tx.execute(update(workers).where(w.id == worker_id).values(draining_at=db_now()))
 
 
 def stop(tx: Connection, worker_id: str) -> None:
-    """The worker's life has ended."""
+    """Mark the worker as stopped."""
     tx.execute(update(workers).where(w.id == worker_id, w.stopped_at.is_(None)).values(stopped_at=db_now()))
 
 
 def stop_silent(tx: Connection, *, after: timedelta) -> list[str]:
-    """Declare workers dead that have not been heard of; their names. Who is just being heard of is left out."""
-    unheard = select(w.id).where(w.stopped_at.is_(None), w.heartbeat_at < db_after(-after.total_seconds()))
-    ids = list(tx.execute(unheard.with_for_update(skip_locked=True)).scalars())
+    """Declare workers dead whose last heartbeat is older than *after*. Return their names.
+
+    Skips workers whose heartbeat is being written.
+    """
+    silent_workers = select(w.id).where(w.stopped_at.is_(None), w.heartbeat_at < db_after(-after.total_seconds()))
+    ids = list(tx.execute(silent_workers.with_for_update(skip_locked=True)).scalars())
     if not ids:
         return []
     return list(
@@ -172,30 +177,28 @@ def stop_silent(tx: Connection, *, after: timedelta) -> list[str]:
     )
 
 
-def _forgettable(after: timedelta) -> Any:
-    busy = select(a.task_id).where(a.worker_id == w.id, a.finished_at.is_(None))
-    return and_(w.stopped_at < db_after(-after.total_seconds()), ~exists(busy))
+def _is_deletable(after: timedelta) -> Any:
+    open_attempts = select(a.task_id).where(a.worker_id == w.id, a.finished_at.is_(None))
+    return and_(w.stopped_at < db_after(-after.total_seconds()), ~exists(open_attempts))
 
 
-def count_forgettable(tx: Connection, *, after: timedelta) -> int:
-    """How many workers stopped longer than that ago and hold nothing any more."""
-    return tx.execute(select(func.count()).select_from(workers).where(_forgettable(after))).scalar_one()
+def count_deletable(tx: Connection, *, after: timedelta) -> int:
+    """Count the workers that stopped longer than *after* ago and have no open attempts."""
+    return tx.execute(select(func.count()).select_from(workers).where(_is_deletable(after))).scalar_one()
 
 
-def forget_stopped(tx: Connection, *, after: timedelta, limit: int) -> int:
-    """Delete some workers that stopped longer than that ago and hold nothing any more; how many."""
-    old = select(w.id).where(_forgettable(after)).order_by(w.id).limit(limit)
+def delete_stopped(tx: Connection, *, after: timedelta, limit: int) -> int:
+    """Delete at most *limit* workers that stopped longer than *after* ago and have no open attempts.
+
+    Return how many.
+    """
+    old = select(w.id).where(_is_deletable(after)).order_by(w.id).limit(limit)
     ids = list(tx.execute(old).scalars())
     return tx.execute(delete(workers).where(w.id.in_(ids))).rowcount if ids else 0
 
 
-def workspaces_known(tx: Connection) -> list[str]:
-    """All workspaces."""
-    return list(tx.execute(select(workspaces.c.id).order_by(workspaces.c.id)).scalars())
-
-
-def silent(tx: Connection, *, after: timedelta, limit: int = 20) -> list[RowMapping]:
-    """Workers that have not said that they stop, and that were not heard of for that long."""
+def list_silent(tx: Connection, *, after: timedelta, limit: int = 20) -> list[RowMapping]:
+    """Return workers that have not stopped and whose last heartbeat is older than *after*."""
     return list(
         tx.execute(
             select(workers)
@@ -206,8 +209,8 @@ def silent(tx: Connection, *, after: timedelta, limit: int = 20) -> list[RowMapp
     )
 
 
-def live(tx: Connection, *, within: timedelta) -> list[RowMapping]:
-    """Workers heard of within that time."""
+def list_live(tx: Connection, *, within: timedelta) -> list[RowMapping]:
+    """Return workers with a heartbeat *within* that time."""
     return list(
         tx.execute(
             select(workers, db_now().label("now"))
@@ -218,12 +221,12 @@ def live(tx: Connection, *, within: timedelta) -> list[RowMapping]:
 
 
 def ids(tx: Connection) -> set[str]:
-    """The ids of all workers that are remembered."""
+    """Return the ids of all stored workers."""
     return set(tx.execute(select(w.id)).scalars())
 
 
-def live_slots(tx: Connection, *, within: timedelta) -> int:
-    """How many jobs the living, not draining workers can run at once."""
+def count_live_slots(tx: Connection, *, within: timedelta) -> int:
+    """Return how many jobs the live workers that are not draining can run at the same time."""
     return (
         tx.execute(
             select(func.sum(w.slots)).where(
@@ -234,14 +237,14 @@ def live_slots(tx: Connection, *, within: timedelta) -> int:
     )
 
 
-def busy(tx: Connection) -> dict[str, int]:
-    """How many attempts each worker holds open, by its id."""
+def count_open_attempts(tx: Connection) -> dict[str, int]:
+    """Return the number of open attempts by worker id."""
     rows = tx.execute(select(a.worker_id, func.count()).where(a.finished_at.is_(None)).group_by(a.worker_id))
     return {row[0]: row[1] for row in rows}
 
 
-def unanswered(tx: Connection, *, after: timedelta) -> int:
-    """How many queued tasks had their doorbell rung longer than that ago, and nobody came."""
+def count_unclaimed(tx: Connection, *, after: timedelta) -> int:
+    """Count the queued tasks that were enqueued longer than *after* ago and not claimed."""
     return tx.execute(
         select(func.count()).where(
             t.state == "queued", t.enqueued_at.is_not(None), t.enqueued_at < db_after(-after.total_seconds())
@@ -249,7 +252,7 @@ def unanswered(tx: Connection, *, after: timedelta) -> int:
     ).scalar_one()
 
 
-_UNHEARD = (
+_COUNT_OVERDUE = (
     select(func.count())
     .select_from(tasks)
     .join(projects, projects.c.id == t.project_id)
@@ -259,38 +262,40 @@ _UNHEARD = (
         t.enqueued_at < db_after(-bindparam("age")),
         projects.c.status.not_in((ProjectStatus.ON_HOLD, ProjectStatus.ARCHIVED)),
         ~projects.c.stopped,
-        # It waits for a canceled attempt to end, not for a worker.
+        # Otherwise it waits for a canceled attempt to end, not for a worker.
         ~exists(select(a.number).where(a.task_id == t.id, a.finished_at.is_(None))),
     )
 )
 
 
-def unheard(tx: Connection, *, after: timedelta, workspaces: Sequence[str] | None = None) -> int:
-    """The same, without those that no worker may take now: their project is on hold, or an attempt has not ended.
+def count_overdue(tx: Connection, *, after: timedelta, workspaces: Sequence[str] | None = None) -> int:
+    """Count the queued tasks of *workspaces* that could be claimed and were enqueued longer than *after* ago.
 
-    *workspaces*: only of these.
+    Unlike ``count_unclaimed``, ignores tasks of paused projects and tasks with an open attempt.
     """
-    return tx.execute(_UNHEARD.where(one_of(t.workspace_id, workspaces)), {"age": after.total_seconds()}).scalar_one()
+    return tx.execute(
+        _COUNT_OVERDUE.where(one_of(t.workspace_id, workspaces)), {"age": after.total_seconds()}
+    ).scalar_one()
 
 
 def on_host(tx: Connection, *, host: str, boot_id: str) -> list[tuple[str, int]]:
-    """(id, pid) of this host's workers whose end nobody has written."""
+    """Return (id, pid) of this host's workers that are not marked as stopped."""
     rows = tx.execute(select(w.id, w.pid).where(w.host == host, w.boot_id == boot_id, w.stopped_at.is_(None)))
     return [(row.id, row.pid) for row in rows]
 
 
 def of_other_kernels(tx: Connection, *, kernel: str) -> list[str]:
-    """Ids of workers that began under another boot of a kernel than *kernel*, and whose end nobody has written."""
-    known = w.boot_id != "unknown"
+    """Return the ids of workers that started under another boot than *kernel* and are not marked as stopped."""
+    is_known = w.boot_id != "unknown"
     return list(
         tx.execute(
-            select(w.id).where(w.stopped_at.is_(None), known, w.boot_id.not_like(kernel.replace("%", "") + "/%"))
+            select(w.id).where(w.stopped_at.is_(None), is_known, w.boot_id.not_like(kernel.replace("%", "") + "/%"))
         ).scalars()
     )
 
 
 def by_process(tx: Connection, *, host: str, boot_id: str, pid: int) -> list[str]:
-    """Ids of workers that were that process and have not been stopped."""
+    """Return the ids of workers of that process that are not marked as stopped."""
     return list(
         tx.execute(
             select(w.id).where(w.host == host, w.boot_id == boot_id, w.pid == pid, w.stopped_at.is_(None))
@@ -299,15 +304,15 @@ def by_process(tx: Connection, *, host: str, boot_id: str, pid: int) -> list[str
 
 
 def has_ended_a_job(tx: Connection, worker_id: str) -> bool:
-    """Whether an attempt of that worker came to an end of its own, good or bad."""
-    own = (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED)
+    """Return whether a job of that worker has ended without a cancellation or a loss."""
+    ended = (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED)
     return (
-        tx.execute(select(a.task_id).where(a.worker_id == worker_id, a.outcome.in_(own)).limit(1)).first() is not None
+        tx.execute(select(a.task_id).where(a.worker_id == worker_id, a.outcome.in_(ended)).limit(1)).first() is not None
     )
 
 
 def workspaces_of_worker(tx: Connection, worker_id: str) -> list[str]:
-    """The workspaces in which a worker holds open attempts."""
+    """Return the workspaces in which a worker has open attempts."""
     return list(
         tx.execute(
             select(a.workspace_id)
@@ -318,13 +323,10 @@ def workspaces_of_worker(tx: Connection, worker_id: str) -> list[str]:
     )
 
 
-def parked(
+def list_unclaimed(
     tx: Connection, *, enqueued_before: timedelta, limit: int, workspaces: Sequence[str] | None = None
 ) -> list[tuple[str, str]]:
-    """(workspace, task) of queued, due tasks whose doorbell went out that long ago and that nobody claimed.
-
-    *workspaces*: only of these.
-    """
+    """Return (workspace, task) of queued, due tasks that were enqueued that long ago and not claimed."""
     rows = tx.execute(
         select(t.workspace_id, t.id)
         .where(
@@ -342,7 +344,7 @@ def parked(
 
 @dataclass(frozen=True, slots=True)
 class ExpiredLease:
-    """An open attempt whose lease has run out; *silent*: nothing was heard of its worker either."""
+    """An open attempt whose lease has expired. *silent*: its worker sends no heartbeats either."""
 
     task_id: str
     number: int
@@ -352,8 +354,8 @@ class ExpiredLease:
     silent: bool
 
 
-def expired(tx: Connection, project_id: str, *, silent_after: timedelta) -> list[ExpiredLease]:
-    """The project's open attempts whose lease has run out, of workers that are known."""
+def list_expired_leases(tx: Connection, project_id: str, *, silent_after: timedelta) -> list[ExpiredLease]:
+    """Return the project's open attempts with an expired lease, of stored workers."""
     silent = w.heartbeat_at < db_after(-silent_after.total_seconds())
     rows = tx.execute(
         select(a.task_id, a.number, a.worker_id, w.host, w.boot_id, case((silent, 1), else_=0))
@@ -364,11 +366,11 @@ def expired(tx: Connection, project_id: str, *, silent_after: timedelta) -> list
 
 
 def lock(tx: Connection, worker_id: str) -> None:
-    """Lock a worker's row: one transaction at a time rescues what it held."""
+    """Lock a worker's row, so that one transaction at a time rescues its attempts."""
     tx.execute(select(w.id).where(w.id == worker_id).with_for_update())
 
 
 def lock_silent(tx: Connection, worker_id: str, *, after: timedelta) -> bool:
-    """Lock a worker's row, so that its heartbeat waits; whether nothing was heard of it for that long."""
+    """Lock a worker's row, so that its heartbeat waits. Return whether its last one is older than *after*."""
     silent = select(w.id).where(w.id == worker_id, w.heartbeat_at < db_after(-after.total_seconds()))
     return tx.execute(silent.with_for_update()).first() is not None

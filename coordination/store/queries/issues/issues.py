@@ -1,4 +1,4 @@
-"""Statements on issues of foreign trackers."""
+"""Statements on imported issues."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ i = issues.c
 
 
 def replace_all(tx: Connection, workspace_id: str, project_id: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Make these (id, raw) the project's issues, in this order; jobs already linked to an id stay linked."""
-    linked = {
+    """Replace the project's issues with these (id, raw), in this order. Keep the links of ids to tasks."""
+    task_ids = {
         row.id: row.task_id
         for row in tx.execute(
             select(i.id, i.task_id).where(
@@ -36,7 +36,7 @@ def replace_all(tx: Connection, workspace_id: str, project_id: str, rows: Sequen
                 "id": issue_id,
                 "position": position,
                 "raw": raw,
-                "task_id": linked.get(issue_id),
+                "task_id": task_ids.get(issue_id),
                 "imported_at": now,
             }
             for position, (issue_id, raw) in enumerate(rows)
@@ -44,8 +44,8 @@ def replace_all(tx: Connection, workspace_id: str, project_id: str, rows: Sequen
     )
 
 
-def listed(tx: Connection, workspace_id: str, project_id: str) -> list[RowMapping]:
-    """All issues in the file's order: id, raw, and what became of the job that works each off."""
+def list_all(tx: Connection, workspace_id: str, project_id: str) -> list[RowMapping]:
+    """Return all issues in the file's order: id, raw, and the state of the task that was created for each."""
     return list(
         tx.execute(
             select(i.id, i.raw, i.task_id, tasks.c.state, tasks.c.finished_at)
@@ -57,15 +57,15 @@ def listed(tx: Connection, workspace_id: str, project_id: str) -> list[RowMappin
 
 
 def count(tx: Connection, workspace_id: str, project_id: str) -> int:
-    """How many issues the project has."""
+    """Count the project's issues."""
     return tx.execute(
         select(func.count()).where(i.workspace_id == workspace_id, i.project_id == project_id)
     ).scalar_one()
 
 
-def link(tx: Connection, workspace_id: str, project_id: str, jobs: Sequence[tuple[str, str]]) -> None:
-    """Note which task works which issue off: (issue id, task id)."""
-    for issue_id, task_id in jobs:
+def link(tx: Connection, workspace_id: str, project_id: str, links: Sequence[tuple[str, str]]) -> None:
+    """Store the task of each issue, from (issue id, task id) pairs."""
+    for issue_id, task_id in links:
         tx.execute(
             update(issues)
             .where(i.workspace_id == workspace_id, i.project_id == project_id, i.id == issue_id)

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.base.ids import is_id
 from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope, ExceededAction
-from coordination.store.queries.access.principals import id_or_none, known_agents, text_of
+from coordination.store.queries.access.principals import find_agent_ids, id_or_none, text_of
 from coordination.store.tables.access.principals import principals
 from coordination.store.tables.money.budgets import budget_uses, budgets
 from coordination.store.tables.money.costs import costs
@@ -121,7 +121,7 @@ def _stored_subject(tx: Connection, workspace_id: str, scope: BudgetScope, subje
     """Return the id of an agent that is named; every other subject is an id already."""
     if scope is not BudgetScope.AGENT or is_id(subject):
         return subject
-    return known_agents(tx, workspace_id, [subject]).get(subject, subject)
+    return find_agent_ids(tx, workspace_id, [subject]).get(subject, subject)
 
 
 def of_subject(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str) -> list[Budget]:

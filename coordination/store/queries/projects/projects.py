@@ -28,29 +28,29 @@ from coordination.store.types import Str, db_now
 p = projects.c
 
 
-def workspace_named(tx: Connection, name: str) -> str | None:
-    """The id of the workspace of that name, or None."""
+def find_workspace(tx: Connection, name: str) -> str | None:
+    """Return the id of the workspace of that name, or None."""
     return tx.execute(select(workspaces.c.id).where(workspaces.c.name == name)).scalar()
 
 
-def make_workspace(tx: Connection, name: str) -> str:
-    """The id of the workspace of that name, made if it is new."""
-    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    made = make(workspaces).values(id=new_id(), name=name).on_conflict_do_nothing(index_elements=["name"])
-    new = tx.execute(made.returning(workspaces.c.id)).scalar()
-    if new is not None:  # sums of nothing are complete
-        tx.execute(insert(chores).values(workspace_id=new, name=SUMS, done_at=db_now()))
-    found: str = tx.execute(select(workspaces.c.id).where(workspaces.c.name == name)).scalar_one()
-    return found
+def get_or_create_workspace(tx: Connection, name: str) -> str:
+    """Return the id of the workspace of that name. Create it if there is none."""
+    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    statement = insert_into(workspaces).values(id=new_id(), name=name).on_conflict_do_nothing(index_elements=["name"])
+    new_id_ = tx.execute(statement.returning(workspaces.c.id)).scalar()
+    if new_id_ is not None:  # without costs, the totals are complete
+        tx.execute(insert(chores).values(workspace_id=new_id_, name=SUMS, done_at=db_now()))
+    workspace_id: str = tx.execute(select(workspaces.c.id).where(workspaces.c.name == name)).scalar_one()
+    return workspace_id
 
 
-def workspaces_here(tx: Connection) -> list[str]:
-    """The ids of all workspaces in this database."""
+def workspace_ids(tx: Connection) -> list[str]:
+    """Return the ids of all workspaces in this database."""
     return list(tx.execute(select(workspaces.c.id).order_by(workspaces.c.id)).scalars())
 
 
-def by_identity(tx: Connection, workspace_id: str, identity: str) -> Project | None:
-    """The project that this identity names, directly or as an alias."""
+def find_by_identity(tx: Connection, workspace_id: str, identity: str) -> Project | None:
+    """Return the project with this identity or alias, or None."""
     alias = select(project_aliases.c.project_id).where(
         project_aliases.c.workspace_id == workspace_id, project_aliases.c.identity == identity
     )
@@ -58,7 +58,7 @@ def by_identity(tx: Connection, workspace_id: str, identity: str) -> Project | N
         tx.execute(
             select(projects)
             .where(p.workspace_id == workspace_id, or_(p.identity == identity, p.id.in_(alias)))
-            # its own identity goes before an alias that somebody gave away earlier
+            # a project's own identity takes precedence over an alias
             .order_by((p.identity == identity).desc())
             .limit(1)
         )
@@ -68,31 +68,31 @@ def by_identity(tx: Connection, workspace_id: str, identity: str) -> Project | N
     return None if row is None else project_of(row)
 
 
-_MAKE = {
+_INSERT = {
     name: insert_(projects).on_conflict_do_nothing(index_elements=["workspace_id", "identity"]).returning(projects)
     for name, insert_ in (("postgresql", pg_insert), ("sqlite", sqlite_insert))
 }
 
 
-def make(tx: Connection, workspace_id: str, row: dict[str, Any]) -> Project:
-    """Store a project unless its identity is taken meanwhile; the project that has the identity now."""
-    made = tx.execute(_MAKE[tx.dialect.name], {"workspace_id": workspace_id, **row}).mappings().first()
-    if made is None:
-        taken = select(projects).where(p.workspace_id == workspace_id, p.identity == row["identity"])
-        made = tx.execute(taken).mappings().one()
-    return project_of(made)
+def get_or_create(tx: Connection, workspace_id: str, row: dict[str, Any]) -> Project:
+    """Store a project unless its identity exists. Return the project with the identity."""
+    stored = tx.execute(_INSERT[tx.dialect.name], {"workspace_id": workspace_id, **row}).mappings().first()
+    if stored is None:
+        existing = select(projects).where(p.workspace_id == workspace_id, p.identity == row["identity"])
+        stored = tx.execute(existing).mappings().one()
+    return project_of(stored)
 
 
 def get(tx: Connection, workspace_id: str, project_id: str) -> Project | None:
-    """One project, or None."""
+    """Return one project, or None."""
     row = tx.execute(select(projects).where(p.workspace_id == workspace_id, p.id == project_id)).mappings().first()
     return None if row is None else project_of(row)
 
 
-def some(tx: Connection, workspace_id: str, project_ids: Collection[str], *, lock: bool = False) -> list[Project]:
-    """Several projects; with *lock* they stay as they are until this transaction ends."""
-    found = select(projects).where(p.workspace_id == workspace_id, p.id.in_(project_ids)).order_by(p.id)
-    rows = tx.execute(found.with_for_update(read=True) if lock else found)
+def get_many(tx: Connection, workspace_id: str, project_ids: Collection[str], *, lock: bool = False) -> list[Project]:
+    """Return several projects; with *lock*, unchanged until this transaction ends."""
+    statement = select(projects).where(p.workspace_id == workspace_id, p.id.in_(project_ids)).order_by(p.id)
+    rows = tx.execute(statement.with_for_update(read=True) if lock else statement)
     return [project_of(row) for row in rows.mappings()]
 
 
@@ -100,19 +100,19 @@ _NAMES = select(p.id, p.name).where(p.workspace_id == bindparam("ws"), p.id.in_(
 
 
 def names_of(tx: Connection, workspace_id: str, project_ids: Collection[str]) -> dict[str, str]:
-    """What people call these projects, by id."""
+    """Return the names of these projects, by id."""
     rows = tx.execute(_NAMES, {"ws": workspace_id, "ids": list(project_ids)})
     return {row.id: row.name for row in rows}
 
 
-def listed(tx: Connection, workspace_id: str, *, limit: int = 1000) -> list[Project]:
-    """The workspace's projects by name."""
+def list_projects(tx: Connection, workspace_id: str, *, limit: int = 1000) -> list[Project]:
+    """Return the workspace's projects, sorted by name."""
     rows = tx.execute(select(projects).where(p.workspace_id == workspace_id).order_by(p.name, p.id).limit(limit))
     return [project_of(row) for row in rows.mappings()]
 
 
-def named(tx: Connection, workspace_id: str, name: str, *, limit: int = 2) -> list[Project]:
-    """Projects by name, identity, alias or id."""
+def find_by_name(tx: Connection, workspace_id: str, name: str, *, limit: int = 2) -> list[Project]:
+    """Return projects with this name, identity, alias or id."""
     alias = select(project_aliases.c.project_id).where(
         project_aliases.c.workspace_id == workspace_id, project_aliases.c.identity == name
     )
@@ -129,7 +129,7 @@ def named(tx: Connection, workspace_id: str, name: str, *, limit: int = 2) -> li
 
 
 def change(tx: Connection, workspace_id: str, project_id: str, **values: Any) -> bool:
-    """Set columns of a project; whether it exists."""
+    """Set columns of a project. Return whether it exists."""
     return (
         tx.execute(update(projects).where(p.workspace_id == workspace_id, p.id == project_id).values(**values)).rowcount
         > 0
@@ -137,9 +137,9 @@ def change(tx: Connection, workspace_id: str, project_id: str, **values: Any) ->
 
 
 def lock_status(tx: Connection, workspace_id: str, project_id: str) -> ProjectStatus | None:
-    """The status by which the project's tasks may be claimed, which stays as it is until this transaction ends.
+    """Lock and return the status that decides whether the project's tasks may be claimed; None without a project.
 
-    None when there is no such project.
+    The status does not change until this transaction ends.
     """
     row = tx.execute(
         select(p.status, p.stopped)
@@ -151,10 +151,10 @@ def lock_status(tx: Connection, workspace_id: str, project_id: str) -> ProjectSt
     return ProjectStatus.ON_HOLD if row.stopped else ProjectStatus(row.status)
 
 
-def move(
+def change_status(
     tx: Connection, workspace_id: str, project_id: str, *, sources: frozenset[ProjectStatus], target: ProjectStatus
 ) -> bool:
-    """The guarded change of status; whether it happened. A project that is stopped is so until it is started again."""
+    """Change the status if it is one of *sources*, and return whether it was. Archiving clears the stopped mark."""
     values: dict[str, Any] = {"status": target}
     if target is ProjectStatus.ACTIVE:
         values |= {"started_at": func.coalesce(p.started_at, db_now()), "completed_at": None}
@@ -173,9 +173,9 @@ def move(
 
 
 def add_alias(tx: Connection, workspace_id: str, project_id: str, identity: str) -> None:
-    """Let *identity* also name the project; an alias given before moves to this project."""
-    make_ = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    statement = make_(project_aliases).values(workspace_id=workspace_id, identity=identity, project_id=project_id)
+    """Make *identity* an alias of the project; an existing alias moves to this project."""
+    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    statement = insert_into(project_aliases).values(workspace_id=workspace_id, identity=identity, project_id=project_id)
     tx.execute(
         statement.on_conflict_do_update(
             index_elements=["workspace_id", "identity"], set_={"project_id": statement.excluded.project_id}
@@ -184,7 +184,7 @@ def add_alias(tx: Connection, workspace_id: str, project_id: str, identity: str)
 
 
 def aliases(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
-    """The other identities that name the project."""
+    """Return the project's other identities."""
     return list(
         tx.execute(
             select(project_aliases.c.identity)
@@ -195,7 +195,7 @@ def aliases(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
 
 
 def project_of(row: RowMapping) -> Project:
-    """The domain's record of a row."""
+    """Return the domain record of a row."""
     return Project(
         id=row["id"],
         workspace_id=row["workspace_id"],

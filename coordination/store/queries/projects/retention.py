@@ -1,7 +1,7 @@
-"""Statements of retention: which runs are old, marking them, deleting their rows a bounded batch at a time.
+"""Statements of retention: find old runs, mark them, and delete their rows in bounded batches.
 
-Whoever deletes a run has marked it first, under the lock of its row: a person's retry takes the same lock and finds
-the mark. So nothing is opened again while half of it is gone, and what an archive holds cannot change any more.
+A run is marked, under the lock of its row, before its rows are deleted; a retry takes the same lock and sees the mark.
+So no half-deleted run is reopened, and an archived run cannot change.
 """
 
 from __future__ import annotations
@@ -55,32 +55,32 @@ _SETTLED = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class OldRun:
-    """A run that is old enough to go; ``finished_at`` and ``id`` together are the place to read on from."""
+    """A run to delete; ``finished_at`` and ``id`` are the position for reading on."""
 
     id: str
     name: str
     finished_at: datetime
 
 
-# --- the chore: one process at a time, every so often
+# --- the chore: one process at a time, at intervals
 
 
 def begin(
-    tx: Connection, workspace_id: str, name: str, *, holder: str, lease: timedelta, every: timedelta = timedelta(0)
+    tx: Connection, workspace_id: str, name: str, *, owner: str, lease: timedelta, every: timedelta = timedelta(0)
 ) -> bool:
-    """Take the chore; False when somebody has it now, or it was done less than *every* ago."""
-    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    tx.execute(make(chores).values(workspace_id=workspace_id, name=name).on_conflict_do_nothing())
+    """Take the chore's lease. Return False when another process has it, or it was done less than *every* ago."""
+    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    tx.execute(insert_into(chores).values(workspace_id=workspace_id, name=name).on_conflict_do_nothing())
     statement = (
         update(chores)
         .where(h.workspace_id == workspace_id, h.name == name, _is_free(every))
-        .values(owner=holder, lease_until=db_after(lease.total_seconds()))
+        .values(owner=owner, lease_until=db_after(lease.total_seconds()))
     )
     return tx.execute(statement).rowcount > 0
 
 
 def is_due(tx: Connection, workspace_id: str, name: str, *, every: timedelta) -> bool:
-    """Whether nobody has the chore, and it was not done within *every*."""
+    """Return whether nobody has the chore, and it was not done within *every*."""
     mine = and_(h.workspace_id == workspace_id, h.name == name)
     return tx.execute(select(func.count()).where(mine, ~_is_free(every))).scalar_one() == 0
 
@@ -92,22 +92,22 @@ def _is_free(every: timedelta) -> ColumnElement[bool]:
     )
 
 
-def go_on(tx: Connection, workspace_id: str, name: str, *, holder: str, lease: timedelta) -> bool:
-    """Renew the chore's lease in the transaction of a batch; False: somebody else has it, and the batch must not be."""
+def renew(tx: Connection, workspace_id: str, name: str, *, owner: str, lease: timedelta) -> bool:
+    """Renew the chore's lease in the transaction of a batch. Return False when it is lost: then roll the batch back."""
     statement = (
         update(chores)
-        .where(h.workspace_id == workspace_id, h.name == name, h.owner == holder)
+        .where(h.workspace_id == workspace_id, h.name == name, h.owner == owner)
         .values(lease_until=db_after(lease.total_seconds()))
     )
     return tx.execute(statement).rowcount > 0
 
 
-def end(tx: Connection, workspace_id: str, name: str, *, holder: str, done: bool) -> None:
-    """Give the chore back; *done*: nothing is left to do until it comes round again."""
+def end(tx: Connection, workspace_id: str, name: str, *, owner: str, done: bool) -> None:
+    """Release the chore; *done*: nothing is left until it is due again."""
     values: dict[str, Any] = {"owner": None, "lease_until": None}
     tx.execute(
         update(chores)
-        .where(h.workspace_id == workspace_id, h.name == name, h.owner == holder)
+        .where(h.workspace_id == workspace_id, h.name == name, h.owner == owner)
         .values(values | ({"done_at": db_now()} if done else {}))
     )
 
@@ -115,8 +115,8 @@ def end(tx: Connection, workspace_id: str, name: str, *, holder: str, done: bool
 # --- runs
 
 
-def marked(tx: Connection, workspace_id: str) -> list[str]:
-    """Runs on their way out, the first marked first: what an earlier round did not finish."""
+def list_marked(tx: Connection, workspace_id: str) -> list[str]:
+    """Return the marked runs in the order of their marks: those of an earlier, interrupted round."""
     rows = tx.execute(
         select(removals.c.run_id)
         .where(removals.c.workspace_id == workspace_id)
@@ -128,7 +128,7 @@ def marked(tx: Connection, workspace_id: str) -> list[str]:
 def old_runs(
     tx: Connection, workspace_id: str, *, age: timedelta, after: OldRun | None = None, limit: int = 100
 ) -> list[OldRun]:
-    """Runs that ended longer than *age* ago and are not marked, the oldest first, read on *after* one of them."""
+    """Return unmarked runs that ended longer than *age* ago, oldest first, starting *after* a run."""
     where = [r.workspace_id == workspace_id, r.finished_at.is_not(None), r.finished_at < db_after(-age.total_seconds())]
     if after is not None:
         where.append(
@@ -145,11 +145,11 @@ def old_runs(
 
 
 def is_needed(tx: Connection, workspace_id: str, run_id: str) -> bool:
-    """Whether work that is open refers to the run: a task of another run, or an attempt that has not ended."""
+    """Return whether open work refers to the run: a task of another run, or an attempt that has not ended."""
     other, own = tasks.alias("other"), tasks.alias("own")
     of_run = and_(own.c.workspace_id == workspace_id, own.c.run_id == run_id)
     elsewhere = and_(other.c.run_id != run_id, other.c.state.in_(OPEN))
-    needs = (
+    open_children = (
         select(other.c.id)
         .select_from(own)
         .join(dependencies, dependencies.c.parent_id == own.c.id)
@@ -157,7 +157,7 @@ def is_needed(tx: Connection, workspace_id: str, run_id: str) -> bool:
         .where(of_run, elsewhere)
         .limit(1)
     )
-    runs_still = (
+    open_attempts = (
         select(attempts.c.task_id)
         .join(runs, r.project_id == attempts.c.project_id)
         .where(
@@ -167,11 +167,11 @@ def is_needed(tx: Connection, workspace_id: str, run_id: str) -> bool:
             attempts.c.finished_at.is_(None),
         )
     )
-    return any(tx.execute(statement.limit(1)).first() is not None for statement in (runs_still, needs))
+    return any(tx.execute(statement.limit(1)).first() is not None for statement in (open_attempts, open_children))
 
 
 def issues_of(tx: Connection, workspace_id: str, run_id: str) -> list[str]:
-    """The issues, as their tracker wrote them, that tasks of the run have worked off."""
+    """Return the issues, in their tracker's JSON, for which the run has tasks."""
     rows = tx.execute(
         select(issues.c.raw)
         .join(tasks, tasks.c.id == issues.c.task_id)
@@ -181,69 +181,69 @@ def issues_of(tx: Connection, workspace_id: str, run_id: str) -> list[str]:
 
 
 def mark(tx: Connection, workspace_id: str, run_id: str, *, age: timedelta) -> bool:
-    """Mark a run as on its way out, if it is still ended and old; whether this did it."""
+    """Mark a run for deletion if it is still ended and old. Return whether this call marked it."""
     old = and_(r.workspace_id == workspace_id, r.id == run_id, r.finished_at < db_after(-age.total_seconds()))
     if tx.execute(select(r.id).where(old).with_for_update(key_share=True)).first() is None:
         return False
-    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    statement = make(removals).values(run_id=run_id, workspace_id=workspace_id).on_conflict_do_nothing()
+    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    statement = insert_into(removals).values(run_id=run_id, workspace_id=workspace_id).on_conflict_do_nothing()
     return tx.execute(statement.returning(removals.c.run_id)).first() is not None
 
 
 def unmark(tx: Connection, workspace_id: str, run_id: str) -> None:
-    """Take the mark back from a run of which nothing has been deleted."""
+    """Remove the mark from a run of which nothing has been deleted."""
     tx.execute(delete(removals).where(removals.c.workspace_id == workspace_id, removals.c.run_id == run_id))
 
 
 def is_marked(tx: Connection, workspace_id: str, run_id: str) -> bool:
-    """Whether the run is on its way out."""
-    found = select(removals.c.run_id).where(removals.c.workspace_id == workspace_id, removals.c.run_id == run_id)
-    return tx.execute(found).first() is not None
+    """Return whether the run is marked for deletion."""
+    statement = select(removals.c.run_id).where(removals.c.workspace_id == workspace_id, removals.c.run_id == run_id)
+    return tx.execute(statement).first() is not None
 
 
-def delete_some(tx: Connection, workspace_id: str, run_id: str, *, limit: int) -> dict[str, int]:
-    """Delete at most *limit* rows of a marked run, what refers to others first; how many by table, none at the end.
+def delete_batch(tx: Connection, workspace_id: str, run_id: str, *, limit: int) -> dict[str, int]:
+    """Delete at most *limit* rows of a marked run, referring rows first. Return counts by table; empty at the end.
 
-    The ledger is left alone.
+    Cost records stay.
     """
     if not is_marked(tx, workspace_id, run_id):
         return {}
-    done: dict[str, int] = {}
+    deleted: dict[str, int] = {}
 
     def room() -> int:
-        return limit - sum(done.values())
+        return limit - sum(deleted.values())
 
     of_run = and_(event_log.c.workspace_id == workspace_id, event_log.c.run_id == run_id)
     oldest = select(event_log.c.seq).where(of_run).order_by(event_log.c.txid, event_log.c.seq).limit(limit)
-    done["events"] = _delete(tx, event_log, event_log.c.seq.in_(list(tx.execute(oldest).scalars())))
+    deleted["events"] = _delete(tx, event_log, event_log.c.seq.in_(list(tx.execute(oldest).scalars())))
     if room():
-        # In the order of the index, which so is read from its beginning and no further than the limit.
+        # In the order of the index, so that only its first rows are read, up to the limit.
         some = select(tasks.c.id).where(tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id)
         ids = list(tx.execute(some.order_by(tasks.c.run_id, tasks.c.state).limit(room())).scalars())
-        # Locked in the order of all: what was printed, then tasks, then attempts.
-        done["output_chunks"] = _delete_of(tx, output_chunks, output_chunks.c.task_id, ids, room())
+        # Lock in the order that all transactions use: output, then tasks, then attempts.
+        deleted["output_chunks"] = _delete_of(tx, output_chunks, output_chunks.c.task_id, ids, room())
         tx.execute(select(tasks.c.id).where(tasks.c.id.in_(ids)).order_by(tasks.c.id).with_for_update())
         for column in (dependencies.c.parent_id, dependencies.c.child_id):
-            done["dependencies"] = done.get("dependencies", 0) + _delete_of(tx, dependencies, column, ids, room())
+            deleted["dependencies"] = deleted.get("dependencies", 0) + _delete_of(tx, dependencies, column, ids, room())
         for table in (artifacts, merges, task_holds, attempts):
-            done[table.name] = _delete_of(tx, table, table.c.task_id, ids, room())
-        # Only with room left is it certain that nothing refers to these any more.
-        done["tasks"] = _delete(tx, tasks, tasks.c.id.in_(ids[: room()])) if room() else 0
-    if not any(done.values()):
+            deleted[table.name] = _delete_of(tx, table, table.c.task_id, ids, room())
+        # With room left, all rows that refer to these are deleted.
+        deleted["tasks"] = _delete(tx, tasks, tasks.c.id.in_(ids[: room()])) if room() else 0
+    if not any(deleted.values()):
         own_session = (
             select(sessions.c.id)
             .join(runs, r.session_id == sessions.c.id)
             .where(r.workspace_id == workspace_id, r.id == run_id, sessions.c.target == SessionTarget.ISOLATED)
         )
         session_id = tx.execute(own_session).scalar()
-        done["runs"] = _delete(tx, runs, r.workspace_id == workspace_id, r.id == run_id)
+        deleted["runs"] = _delete(tx, runs, r.workspace_id == workspace_id, r.id == run_id)
         if session_id is not None:
-            done["sessions"] = _delete(tx, sessions, _is_left_over(workspace_id, session_id))
-    return {name: number for name, number in done.items() if number}
+            deleted["sessions"] = _delete(tx, sessions, _is_left_over(workspace_id, session_id))
+    return {name: number for name, number in deleted.items() if number}
 
 
 def _is_left_over(workspace_id: str, session_id: str) -> ColumnElement[bool]:
-    """Whether no run has the session any more. One that is used at this moment is let be."""
+    """Return whether no run uses the session, and none has for a while."""
     return and_(
         sessions.c.workspace_id == workspace_id,
         sessions.c.id == session_id,
@@ -257,30 +257,30 @@ def _delete(tx: Connection, table: Table, *where: ColumnElement[bool]) -> int:
 
 
 def _delete_of(tx: Connection, table: Table, column: ColumnElement[Any], ids: Sequence[str], limit: int) -> int:
-    """Delete at most *limit* rows of a table with a key of several columns, locked in its order."""
+    """Delete at most *limit* rows of a table with a composite key, locked in key order."""
     if not ids or limit <= 0:
         return 0
     key = tuple(table.primary_key.columns)
     order = key if column is key[0] else (column, key[0])
-    found = tx.execute(select(*key).where(column.in_(ids)).order_by(*order).limit(limit).with_for_update()).all()
-    if not found:
+    keys = tx.execute(select(*key).where(column.in_(ids)).order_by(*order).limit(limit).with_for_update()).all()
+    if not keys:
         return 0
-    # SQLite finds no index for whole keys; for this column it does.
-    return _delete(tx, table, column.in_(ids), tuple_(*key).in_([tuple(row) for row in found]))
+    # SQLite uses no index for composite keys, but one for this column.
+    return _delete(tx, table, column.in_(ids), tuple_(*key).in_([tuple(row) for row in keys]))
 
 
-def counts(tx: Connection, workspace_id: str, run_id: str) -> dict[str, int]:
-    """How many rows of the run would go, by table."""
+def count_rows(tx: Connection, workspace_id: str, run_id: str) -> dict[str, int]:
+    """Count the rows of the run to delete, by table."""
     own = select(tasks.c.id).where(tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id)
 
     def count(table: Table, *where: ColumnElement[bool]) -> int:
         return tx.execute(select(func.count()).select_from(table).where(*where)).scalar_one()
 
-    mine = select(r.session_id).where(r.workspace_id == workspace_id, r.id == run_id).scalar_subquery()
+    session_id = select(r.session_id).where(r.workspace_id == workspace_id, r.id == run_id).scalar_subquery()
     others = exists(select(r.id).where(r.session_id == sessions.c.id, r.id != run_id))
     return {
         "runs": 1,
-        "sessions": count(sessions, sessions.c.id == mine, sessions.c.target == SessionTarget.ISOLATED, ~others),
+        "sessions": count(sessions, sessions.c.id == session_id, sessions.c.target == SessionTarget.ISOLATED, ~others),
         "tasks": count(tasks, tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id),
         "attempts": count(attempts, attempts.c.task_id.in_(own)),
         "artifacts": count(artifacts, artifacts.c.task_id.in_(own)),
@@ -292,8 +292,8 @@ def counts(tx: Connection, workspace_id: str, run_id: str) -> dict[str, int]:
     }
 
 
-def rows_of(tx: Connection, workspace_id: str, run_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Everything that is stored about the run, as (table, columns): in the order to store it again, streamed."""
+def stream_rows(tx: Connection, workspace_id: str, run_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (table, columns) of every row of the run, streamed, in the order in which they can be restored."""
     own = select(tasks.c.id).where(tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id)
     session = select(r.session_id).where(r.workspace_id == workspace_id, r.id == run_id)
     parts: tuple[tuple[Table, ColumnElement[bool], tuple[Any, ...]], ...] = (
@@ -318,7 +318,7 @@ def rows_of(tx: Connection, workspace_id: str, run_id: str) -> Iterator[tuple[st
 
 
 def _principals_of(run_id: str) -> Any:
-    """Return the statement for the ids of everybody whom rows of the run name."""
+    """Return the statement for the ids of all principals that rows of the run name."""
     t, e = tasks.c, event_log.c
     return union(
         select(r.created_by).where(r.id == run_id),
@@ -331,7 +331,7 @@ def _principals_of(run_id: str) -> Any:
     )
 
 
-# --- costs, which outlive their run
+# --- costs, which are kept longer than their run
 
 
 def _old_costs(workspace_id: str, age: timedelta) -> ColumnElement[bool]:
@@ -340,14 +340,14 @@ def _old_costs(workspace_id: str, age: timedelta) -> ColumnElement[bool]:
 
 
 def count_costs(tx: Connection, workspace_id: str, *, age: timedelta) -> int:
-    """How many cost records are older than *age* and belong to no open run."""
+    """Count the cost records older than *age* of no open run."""
     return tx.execute(select(func.count()).where(_old_costs(workspace_id, age))).scalar_one()
 
 
 def old_costs(tx: Connection, workspace_id: str, *, age: timedelta, limit: int) -> list[dict[str, Any]]:
-    """Cost records older than *age* that belong to no open run, the oldest first, column by column.
+    """Return cost records older than *age* of no open run as dicts, oldest first.
 
-    A correction, of the same moment, comes before what it corrects: never is one left behind alone.
+    A correction precedes the record of the same moment that it corrects, so that none is left without it.
     """
     order = (c.occurred_at, c.corrects.is_(None), c.id)
     rows = tx.execute(select(costs).where(_old_costs(workspace_id, age)).order_by(*order).limit(limit))
@@ -355,6 +355,8 @@ def old_costs(tx: Connection, workspace_id: str, *, age: timedelta, limit: int) 
 
 
 def delete_costs(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[CostRecord]:
-    """Delete these cost records; those that were there."""
-    gone = delete(costs).where(c.workspace_id == workspace_id, c.id.in_(ids)).returning(costs, null().label("agent"))
-    return [record_of(row) for row in tx.execute(gone).mappings()]
+    """Delete these cost records, and return those that existed."""
+    statement = (
+        delete(costs).where(c.workspace_id == workspace_id, c.id.in_(ids)).returning(costs, null().label("agent"))
+    )
+    return [record_of(row) for row in tx.execute(statement).mappings()]

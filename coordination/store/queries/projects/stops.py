@@ -1,10 +1,10 @@
-"""Statements on stops: the rows, the projects that they hold, and what runs in these.
+"""Statements on stops, the projects that they cover, and the attempts in them.
 
-A stop marks the projects that it covers as stopped, which claims read. Claims need no lock for that: whoever stops
-looks afterwards which transactions had begun to claim before (``claiming``), and waits until they have ended.
+A stop marks its projects as stopped, and claims read the mark without a lock: the stop waits afterwards for the
+transactions that may have begun to claim before (``claiming_transactions``).
 
-Who makes projects locks the workspace's row first, shared; who stops or starts locks it alone. So no project is made
-beside a stop.
+Creating a project takes a shared lock on the workspace's row first, stopping and starting an exclusive one. So no
+project is created while a stop begins.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ s, p, a, t, w, c = stops.c, projects.c, attempts.c, tasks.c, workers.c, costs.c
 
 
 def lock_workspace(tx: Connection, workspace_id: str, *, shared: bool = False) -> None:
-    """Lock the workspace's row against those who stop or start; *shared*: others may do the same meanwhile."""
-    one = select(workspaces.c.id).where(workspaces.c.id == workspace_id)
-    tx.execute(one.with_for_update(read=shared, key_share=not shared))
+    """Lock the workspace's row against stops and starts; *shared*: allow other shared locks."""
+    row = select(workspaces.c.id).where(workspaces.c.id == workspace_id)
+    tx.execute(row.with_for_update(read=shared, key_share=not shared))
 
 
 _STOPS = select(
@@ -66,8 +66,8 @@ _STOPS = select(
 ).where(s.ended_at.is_(None))
 
 
-def active(tx: Connection, workspace_id: str) -> list[Stop]:
-    """The stops that hold: the workspace's own first, then those of projects by age."""
+def list_active(tx: Connection, workspace_id: str) -> list[Stop]:
+    """Return the active stops: the workspace's first, then those of projects by age."""
     rows = tx.execute(
         _STOPS.where(s.workspace_id == workspace_id).order_by(case((s.project_id.is_(None), 0), else_=1), s.since)
     )
@@ -80,30 +80,28 @@ def active(tx: Connection, workspace_id: str) -> list[Stop]:
             actor=row.actor,
             reason=row.reason,
             at_once=row.at_once,
-            in_flight=None if row.in_flight is None else tuple((one[0], one[1]) for one in row.in_flight),
+            in_flight=None
+            if row.in_flight is None
+            else tuple((task_id, number) for task_id, number, *_ in row.in_flight),
         )
         for row in rows
     ]
 
 
-def current(tx: Connection, workspace_id: str, project_id: str | None = None) -> Stop | None:
-    """The stop that holds the whole workspace, else the project's own; None when neither is stopped.
-
-    ``sentence()`` says it to people, and ``command`` ends it.
-    """
-    found = active(tx, workspace_id)
-    return next((one for one in found if one.project_id is None or one.project_id == project_id), None)
+def find_covering(tx: Connection, workspace_id: str, project_id: str | None = None) -> Stop | None:
+    """Return the stop of the whole workspace, else the project's own, or None."""
+    return next((stop for stop in list_active(tx, workspace_id) if stop.project_id in (None, project_id)), None)
 
 
-def own(tx: Connection, workspace_id: str, project_id: str | None) -> Stop | None:
-    """The stop of exactly this: the project, or (None) the whole workspace."""
-    return next((one for one in active(tx, workspace_id) if one.project_id == project_id), None)
+def find(tx: Connection, workspace_id: str, project_id: str | None) -> Stop | None:
+    """Return the stop of exactly this project, or (None) of the whole workspace."""
+    return next((stop for stop in list_active(tx, workspace_id) if stop.project_id == project_id), None)
 
 
 def add(
     tx: Connection, workspace_id: str, project_id: str | None, *, actor: str, reason: str | None, at_once: bool
 ) -> str:
-    """Begin a stop of a project, or of the whole workspace; its id."""
+    """Begin a stop of a project, or of the whole workspace, and return its id."""
     stop_id = new_id()
     tx.execute(
         insert(stops).values(
@@ -118,56 +116,56 @@ def add(
     return stop_id
 
 
-def note(tx: Connection, workspace_id: str, stop_id: str, **values: Any) -> None:
-    """Set columns of a stop that holds: at_once, in_flight."""
+def set_columns(tx: Connection, workspace_id: str, stop_id: str, **values: Any) -> None:
+    """Set columns of an active stop: at_once, in_flight."""
     tx.execute(
         update(stops).where(s.workspace_id == workspace_id, s.id == stop_id, s.ended_at.is_(None)).values(**values)
     )
 
 
 def end(tx: Connection, workspace_id: str, stop_id: str, *, actor: str) -> bool:
-    """End a stop; whether it held."""
+    """End a stop. Return whether it was active."""
     ended = update(stops).where(s.workspace_id == workspace_id, s.id == stop_id, s.ended_at.is_(None))
     return tx.execute(ended.values(ended_at=db_now(), ended_by=id_of(tx, workspace_id, actor))).rowcount > 0
 
 
 def _covers() -> ColumnElement[bool]:
-    """Whether a stop holds a project."""
-    holds = select(1).select_from(stops).where(s.workspace_id == p.workspace_id, s.ended_at.is_(None))
-    return holds.where(or_(s.project_id.is_(None), s.project_id == p.id)).correlate(projects).exists()
+    """Return whether an active stop covers a project."""
+    covering = select(1).select_from(stops).where(s.workspace_id == p.workspace_id, s.ended_at.is_(None))
+    return covering.where(or_(s.project_id.is_(None), s.project_id == p.id)).correlate(projects).exists()
 
 
-def hold_projects(tx: Connection, workspace_id: str, project_id: str | None = None) -> int:
-    """Mark every project, or that one, that a stop covers and that is not marked yet; return how many.
+def mark_projects(tx: Connection, workspace_id: str, project_id: str | None = None) -> int:
+    """Mark every project, or that one, that a stop covers and that is not marked. Return how many.
 
-    Two statements: the second one sees what was committed before the rows were locked.
+    Two statements, because the second one sees what was committed before the rows were locked.
     """
-    found = select(p.id).where(
+    statement = select(p.id).where(
         p.workspace_id == workspace_id, p.status != ProjectStatus.ARCHIVED, ~p.stopped, _covers()
     )
     if project_id is not None:
-        found = found.where(p.id == project_id)
-    ids = list(tx.execute(found.order_by(p.id).with_for_update(key_share=True)).scalars())
-    held = 0
+        statement = statement.where(p.id == project_id)
+    ids = list(tx.execute(statement.order_by(p.id).with_for_update(key_share=True)).scalars())
+    marked = 0
     for start in range(0, len(ids), BATCH):
-        held += tx.execute(
+        marked += tx.execute(
             update(projects)
             .where(p.id.in_(ids[start : start + BATCH]), p.status != ProjectStatus.ARCHIVED, _covers())
             .values(stopped=True)
         ).rowcount
-    return held
+    return marked
 
 
-def release_projects(tx: Connection, workspace_id: str, project_id: str | None = None) -> list[str]:
-    """Unmark every project, or that one, that no stop covers any more; return those that may go on.
+def unmark_projects(tx: Connection, workspace_id: str, project_id: str | None = None) -> list[str]:
+    """Unmark every project, or that one, that no stop covers any more. Return the ids of those that may continue.
 
-    One that a person has put on hold besides stays so.
+    A project that is paused stays paused.
     """
-    found = select(p.id).where(p.workspace_id == workspace_id, p.stopped)
+    statement = select(p.id).where(p.workspace_id == workspace_id, p.stopped)
     if project_id is not None:
-        found = found.where(p.id == project_id)
-    ids = list(tx.execute(found.order_by(p.id).with_for_update(key_share=True)).scalars())
-    going: list[str] = []
+        statement = statement.where(p.id == project_id)
+    ids = list(tx.execute(statement.order_by(p.id).with_for_update(key_share=True)).scalars())
+    resumed: list[str] = []
     for start in range(0, len(ids), BATCH):
         rows = tx.execute(
             update(projects)
@@ -175,12 +173,12 @@ def release_projects(tx: Connection, workspace_id: str, project_id: str | None =
             .values(stopped=False)
             .returning(p.id, p.status)
         )
-        going += [row.id for row in rows if row.status not in (ProjectStatus.ON_HOLD, ProjectStatus.ARCHIVED)]
-    return sorted(going)
+        resumed += [row.id for row in rows if row.status not in (ProjectStatus.ON_HOLD, ProjectStatus.ARCHIVED)]
+    return sorted(resumed)
 
 
-# A claim locks both tables, before it looks whether its projects are held: so does PostgreSQL with all that a statement
-# names. Whoever locked them after the stop was committed sees it.
+# PostgreSQL locks all tables of a claim's statement before it reads the stopped marks. A claim that locks them after
+# the stop was committed sees it.
 _CLAIMING = text(
     "SELECT DISTINCT virtualtransaction FROM pg_locks"
     " WHERE locktype = 'relation' AND granted AND pid <> pg_backend_pid()"
@@ -190,15 +188,15 @@ _CLAIMING = text(
 )
 
 
-def claiming(tx: Connection) -> set[str]:
-    """The transactions that may have begun to claim before this moment. None on SQLite, where one writes at a time."""
+def claiming_transactions(tx: Connection) -> set[str]:
+    """Return the transactions that may have begun to claim before this moment; none on SQLite, which has one writer."""
     return set() if tx.dialect.name == "sqlite" else set(tx.execute(_CLAIMING).scalars())
 
 
 def _in_flight(silent_after: timedelta) -> Select[Any]:
-    of_it = and_(c.workspace_id == a.workspace_id, c.task_id == a.task_id, c.attempt == a.number)
-    usd = select(func.sum(c.cost_usd)).where(of_it).correlate(attempts).scalar_subquery()
-    unpriced = select(func.count()).where(of_it, c.cost_usd.is_(None)).correlate(attempts).scalar_subquery()
+    is_of_attempt = and_(c.workspace_id == a.workspace_id, c.task_id == a.task_id, c.attempt == a.number)
+    usd = select(func.sum(c.cost_usd)).where(is_of_attempt).correlate(attempts).scalar_subquery()
+    unpriced = select(func.count()).where(is_of_attempt, c.cost_usd.is_(None)).correlate(attempts).scalar_subquery()
     return (
         select(
             a.task_id,
@@ -231,26 +229,26 @@ def _in_flight(silent_after: timedelta) -> Select[Any]:
     )
 
 
-def running(
+def list_open_attempts(
     tx: Connection, workspace_id: str, project_id: str | None = None, *, silent_after: timedelta
 ) -> list[StoppedAttempt]:
-    """The attempts of the workspace, or of that project, whose end nobody has written."""
-    found = _in_flight(silent_after).where(a.workspace_id == workspace_id, a.finished_at.is_(None))
+    """Return the open attempts of the workspace, or of that project."""
+    statement = _in_flight(silent_after).where(a.workspace_id == workspace_id, a.finished_at.is_(None))
     if project_id is not None:
-        found = found.where(a.project_id == project_id)
-    return _attempts(tx, found)
+        statement = statement.where(a.project_id == project_id)
+    return _attempts(tx, statement)
 
 
-def these(
+def get_attempts(
     tx: Connection, workspace_id: str, keys: Collection[tuple[str, int]], *, silent_after: timedelta
 ) -> list[StoppedAttempt]:
-    """These (task id, attempt) pairs, as far as they are still stored."""
-    found: list[StoppedAttempt] = []
-    wanted = sorted(keys)
-    for start in range(0, len(wanted), BATCH):
-        some = tuple_(a.task_id, a.number).in_(wanted[start : start + BATCH])
-        found += _attempts(tx, _in_flight(silent_after).where(a.workspace_id == workspace_id, some))
-    return found
+    """Return the stored attempts of these (task id, attempt) pairs."""
+    result: list[StoppedAttempt] = []
+    sorted_keys = sorted(keys)
+    for start in range(0, len(sorted_keys), BATCH):
+        in_batch = tuple_(a.task_id, a.number).in_(sorted_keys[start : start + BATCH])
+        result += _attempts(tx, _in_flight(silent_after).where(a.workspace_id == workspace_id, in_batch))
+    return result
 
 
 def _attempts(tx: Connection, statement: Select[Any]) -> list[StoppedAttempt]:
@@ -287,11 +285,11 @@ def _old(workspace_id: str, age: timedelta) -> ColumnElement[bool]:
 
 
 def count_old(tx: Connection, workspace_id: str, *, age: timedelta) -> int:
-    """How many stops ended longer than that ago."""
+    """Count the stops that ended longer than *age* ago."""
     return tx.execute(select(func.count()).select_from(stops).where(_old(workspace_id, age))).scalar_one()
 
 
-def forget(tx: Connection, workspace_id: str, *, age: timedelta, limit: int) -> int:
-    """Delete some stops that ended longer than that ago; how many."""
+def delete_old(tx: Connection, workspace_id: str, *, age: timedelta, limit: int) -> int:
+    """Delete at most *limit* stops that ended longer than *age* ago. Return how many."""
     ids = list(tx.execute(select(s.id).where(_old(workspace_id, age)).limit(limit)).scalars())
     return tx.execute(delete(stops).where(s.id.in_(ids))).rowcount if ids else 0

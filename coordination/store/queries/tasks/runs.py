@@ -13,7 +13,7 @@ from coordination.domain.money.sessions import Session, SessionTarget
 from coordination.domain.plans.plan_expansion import KIND_OF_CHOICE, VARIANTS
 from coordination.domain.tasks.runs import RunRecord, state_of
 from coordination.domain.tasks.tasks import OPEN, TaskState
-from coordination.store.queries.access.principals import agent_ids, id_of, known_agents, name_of
+from coordination.store.queries.access.principals import agent_ids, find_agent_ids, id_of, name_of
 from coordination.store.queries.money import costs as ledger
 from coordination.store.tables.projects.projects import projects
 from coordination.store.tables.projects.retention import removals
@@ -256,7 +256,7 @@ _SESSIONS = select(sessions, name_of(sessions.c.agent_id).label("agent"))
 
 def main_session(tx: Connection, workspace_id: str, project_id: str, agent: str | None) -> Session | None:
     """The project's ongoing session (of that agent), or None."""
-    agent_id = None if agent is None else known_agents(tx, workspace_id, [agent]).get(agent)
+    agent_id = None if agent is None else find_agent_ids(tx, workspace_id, [agent]).get(agent)
     if agent is not None and agent_id is None:
         return None
     row = (

@@ -1,4 +1,4 @@
-"""What a project's supervisor is doing: the state it stores with each heartbeat, and the answer that doors give."""
+"""The state that a supervisor stores with each heartbeat, and its status as commands and the API show it."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ _COUNTS = (
 
 
 def _counts(tx: Connection, workspace_id: str, project_id: str) -> Counter[str]:
-    """Tasks by state, of open runs only, so that a tick costs the same whatever the project's history.
+    """Count the tasks of open runs by state, so that a tick's cost does not depend on the project's history.
 
-    Two statements and no join: what a planner does with a join depends on statistics, which may be of another day.
+    Two statements instead of a join, whose plan would depend on statistics that may be old.
     """
     open_runs = list(tx.execute(_OPEN_RUNS, {"ws": workspace_id, "project": project_id}).scalars())
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for start in range(0, len(open_runs), _RUNS_AT_ONCE):
-        some = open_runs[start : start + _RUNS_AT_ONCE]
-        for state, number in tx.execute(_COUNTS, {"ws": workspace_id, "runs": some}):
-            found[state] += number
-    return found
+        batch = open_runs[start : start + _RUNS_AT_ONCE]
+        for state, number in tx.execute(_COUNTS, {"ws": workspace_id, "runs": batch}):
+            counts[state] += number
+    return counts
 
 
 def state_json(tx: Connection, workspace_id: str, project_id: str) -> dict[str, Any]:
-    """The stored state of open work: tasksTotal, tasksCompleted, tasksInProgress, tasksTodo, activeAgents, nextWave."""
+    """Return the state of open work: tasksTotal, tasksCompleted, tasksInProgress, tasksTodo, activeAgents, nextWave."""
     counts = _counts(tx, workspace_id, project_id)
     wave = tx.execute(
         select(t.key)
@@ -77,14 +77,14 @@ NO_WORK = _state(Counter(), active=0, wave=[])
 
 
 def orchestrator(tx: Connection, workspace_id: str, project_id: str, *, thresholds: StatusThresholds) -> dict[str, Any]:
-    """The answer to "how is this project's supervisor?": status derived from the heartbeat's age, agents, counts.
+    """Return the project's supervisor as JSON: status from the heartbeat's age, agents and counts.
 
-    ``timeSinceLastPoll`` is in milliseconds, moments are ISO 8601 in UTC.
+    ``timeSinceLastPoll`` is in milliseconds; times are ISO 8601 in UTC.
     """
-    found = supervisors.get(tx, workspace_id, project_id)
+    supervisor = supervisors.get(tx, workspace_id, project_id)
     project = projects.get(tx, workspace_id, project_id)
-    supervisor = SupervisorSettings() if project is None else SupervisorSettings.of(project.settings)
-    age = None if found is None or found.ended_at is not None else found.age
+    settings = SupervisorSettings() if project is None else SupervisorSettings.of(project.settings)
+    age = None if supervisor is None or supervisor.ended_at is not None else supervisor.age
     status = status_of(age, thresholds)
     completed = tx.execute(
         select(func.count()).where(
@@ -94,19 +94,19 @@ def orchestrator(tx: Connection, workspace_id: str, project_id: str, *, threshol
     return {
         "status": status.value,
         "isRunning": status is SupervisorStatus.RUNNING,
-        "isHealthy": status is SupervisorStatus.RUNNING and not (found and found.error),
-        "lastPoll": found.heartbeat_at.isoformat() if found else None,
-        "timeSinceLastPoll": round(found.age.total_seconds() * 1000) if found else None,
-        "sessionKey": found.session_key if found else None,
+        "isHealthy": status is SupervisorStatus.RUNNING and not (supervisor and supervisor.error),
+        "lastPoll": supervisor.heartbeat_at.isoformat() if supervisor else None,
+        "timeSinceLastPoll": round(supervisor.age.total_seconds() * 1000) if supervisor else None,
+        "sessionKey": supervisor.session_key if supervisor else None,
         "activeAgents": _active(tx, workspace_id, project_id),
         "completedCount": completed,
-        "state": found.state if found else {},
-        "strategy": supervisor.strategy,
-        "model": supervisor.model,
-        "expiresAt": found.expires_at.isoformat() if found else None,
-        "endedAt": found.ended_at.isoformat() if found and found.ended_at else None,
-        "error": found.error if found else None,
-        "failingSince": found.failing_since.isoformat() if found and found.failing_since else None,
+        "state": supervisor.state if supervisor else {},
+        "strategy": settings.strategy,
+        "model": settings.model,
+        "expiresAt": supervisor.expires_at.isoformat() if supervisor else None,
+        "endedAt": supervisor.ended_at.isoformat() if supervisor and supervisor.ended_at else None,
+        "error": supervisor.error if supervisor else None,
+        "failingSince": supervisor.failing_since.isoformat() if supervisor and supervisor.failing_since else None,
     }
 
 

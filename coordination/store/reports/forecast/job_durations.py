@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, func, select
 
-from coordination.base.durations import LONGEST
+from coordination.base.durations import MAX_DURATION
 from coordination.base.money import ZERO
 from coordination.domain.jobs import IN_WORKTREE
 from coordination.domain.money.estimates import KEPT, JobSample
@@ -52,7 +52,7 @@ def recent(tx: Connection, workspace_id: str, project_id: str, kinds: Collection
     for row in tx.execute(select(n.kind, n.started_at, n.finished_at, n.outcome).where(n.number <= KEPT)):
         kind = row.kind.removesuffix(IN_WORKTREE)
         if kind in kinds:
-            took = min(max(timedelta(0), row.finished_at - row.started_at), LONGEST)
+            took = min(max(timedelta(0), row.finished_at - row.started_at), MAX_DURATION)
             completed = row.outcome == Outcome.COMPLETED
             found.setdefault(kind, []).append(JobSample(ZERO, 0, 0, took, completed))
     return found

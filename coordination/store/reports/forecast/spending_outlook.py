@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from sqlalchemy import Connection, select
 
-from coordination.base.calendars import begins
+from coordination.base.calendars import day_start
 from coordination.base.money import ZERO
 from coordination.domain.forecast.forecasts import WINDOW, BurnRate, Forecast, burn, forecast
 from coordination.domain.money.date_ranges import DateRange
@@ -38,7 +38,7 @@ def outlook(tx: Connection, workspace_id: str, *, project_id: str | None = None)
     now: datetime = tx.execute(select(db_now())).scalar_one()
     zone = rollups.zone(tx, workspace_id)
     day = date.fromisoformat(rollups.days(tx, workspace_id, [now])[now])
-    opens, closes = begins(day, zone), begins(day + _ONE, zone)
+    opens, closes = day_start(day, zone), day_start(day + _ONE, zone)
     today, _, _ = total(tx, workspace_id, project_id=project_id, span=DateRange(day, day))
     month, _, unpriced = total(tx, workspace_id, project_id=project_id, span=DateRange(day.replace(day=1), day))
     daily = _daily(tx, workspace_id, project_id, day)

@@ -1,7 +1,7 @@
-"""The whole system on one screen: projects with their supervisors, open runs, living workers, today's cost.
+"""The whole system on one screen: projects with their supervisors, open runs, live workers, today's cost.
 
-Only what is open, alive or of today is counted, so the answer takes as long however much has been done before. What a
-project came to since it began is the project summary's to say.
+Counts only what is open, live or of today, so that its duration does not depend on history. Totals since a project
+began are in the project summary.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _RUNS_AT_ONCE = 500
 class ProjectLine:
     """One project. ``supervisor``: running, stale or stopped.
 
-    ``error``: what its last tick failed with; ``error_since``: when the last one succeeded.
+    ``error``: the error of its last tick; ``error_since``: when the last tick succeeded.
     """
 
     id: str
@@ -51,7 +51,7 @@ class ProjectLine:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLine:
-    """One living worker and how many of its places are taken."""
+    """One live worker and how many of its slots are busy."""
 
     name: str
     host: str
@@ -65,7 +65,7 @@ class WorkerLine:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What ``coord status`` shows."""
+    """The content of ``coord status``."""
 
     projects: list[ProjectLine]
     runs: list[RunRecord]
@@ -79,16 +79,16 @@ class Overview:
 def overview(
     tx: Connection, workspace_id: str, *, thresholds: StatusThresholds, live_within: timedelta, most: int = 20
 ) -> Overview:
-    """Everything at one moment; projects that are archived are left out, of open runs the newest *most* are shown."""
+    """Return an overview without archived projects, and with the newest *most* open runs."""
     open_runs, open_tasks = _open_work(tx, workspace_id)
     active, in_all = running.running(tx, workspace_id, most=most)
     cost = spending.today(tx, workspace_id)
     lines = []
-    for project in projects.listed(tx, workspace_id):
+    for project in projects.list_projects(tx, workspace_id):
         if project.status == "archived":
             continue
-        found = supervisors.get(tx, workspace_id, project.id)
-        age = None if found is None or found.ended_at is not None else found.age
+        supervisor = supervisors.get(tx, workspace_id, project.id)
+        age = None if supervisor is None or supervisor.ended_at is not None else supervisor.age
         lines.append(
             ProjectLine(
                 id=project.id,
@@ -97,8 +97,8 @@ def overview(
                 status=project.status.value,
                 stopped=project.stopped,
                 supervisor=status_of(age, thresholds).value,
-                error=found.error if found else None,
-                error_since=found.failing_since if found else None,
+                error=supervisor.error if supervisor else None,
+                error_since=supervisor.failing_since if supervisor else None,
                 open_runs=open_runs[project.id],
                 open_tasks=open_tasks[project.id],
                 cost_today_usd=cost[project.id].cost_usd if project.id in cost else Decimal(0),
@@ -107,7 +107,7 @@ def overview(
     return Overview(
         projects=lines,
         runs=runs.listed(tx, workspace_id, open_only=True, limit=most),
-        workers=living(tx, within=live_within),
+        workers=list_live_workers(tx, within=live_within),
         running=active,
         running_in_all=in_all,
         cost_today_usd=sum((group.cost_usd for group in cost.values()), Decimal(0)),
@@ -116,29 +116,29 @@ def overview(
 
 
 def _open_work(tx: Connection, workspace_id: str) -> tuple[Counter[str], Counter[str]]:
-    """How many runs, and how many tasks, each project has open."""
-    found = tx.execute(
+    """Return how many open runs, and how many open tasks, each project has."""
+    rows = tx.execute(
         select(runs_table.c.id, runs_table.c.project_id).where(
             runs_table.c.workspace_id == workspace_id, runs_table.c.finished_at.is_(None)
         )
     ).all()
-    open_runs = Counter(row.project_id for row in found)
+    open_runs = Counter(row.project_id for row in rows)
     open_tasks: Counter[str] = Counter()
-    for start in range(0, len(found), _RUNS_AT_ONCE):
-        ids = [row.id for row in found[start : start + _RUNS_AT_ONCE]]
-        counted = (
+    for start in range(0, len(rows), _RUNS_AT_ONCE):
+        ids = [row.id for row in rows[start : start + _RUNS_AT_ONCE]]
+        statement = (
             select(t.project_id, func.count())
             .where(t.workspace_id == workspace_id, t.run_id.in_(ids), t.state.in_(OPEN))
             .group_by(t.project_id)
         )
-        for project_id, number in tx.execute(counted):
+        for project_id, number in tx.execute(statement):
             open_tasks[project_id] += number
     return open_runs, open_tasks
 
 
-def living(tx: Connection, *, within: timedelta) -> list[WorkerLine]:
-    """The workers heard of within that time, of all workspaces: a worker serves every one."""
-    busy = workers.busy(tx)
+def list_live_workers(tx: Connection, *, within: timedelta) -> list[WorkerLine]:
+    """Return the live workers of all workspaces."""
+    busy = workers.count_open_attempts(tx)
     return [
         WorkerLine(
             name=row["name"],
@@ -150,5 +150,5 @@ def living(tx: Connection, *, within: timedelta) -> list[WorkerLine]:
             started_at=row["started_at"],
             heartbeat_at=row["heartbeat_at"],
         )
-        for row in workers.live(tx, within=within)
+        for row in workers.list_live(tx, within=within)
     ]

@@ -1,4 +1,4 @@
-"""What a project comes to: runs, tasks, sessions, agents and cost, all counted from their rows."""
+"""Totals of a project: runs, tasks, sessions, agents and cost, all derived from their rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from coordination.store.types import Id
 
 @dataclass(frozen=True, slots=True)
 class ProjectTotals:
-    """Derived, never stored. ``cost_usd`` is of calls with a known price; ``unpriced_calls`` counts the others."""
+    """Totals of one project. ``cost_usd`` is of calls with a known price; ``unpriced_calls`` counts the others."""
 
     cost_usd: Decimal = Decimal(0)
     calls: int = 0
@@ -33,48 +33,48 @@ class ProjectTotals:
 
 
 def totals(tx: Connection, workspace_id: str, *, project_id: str | None = None) -> dict[str, ProjectTotals]:
-    """By project, of one or of all that have any row. One statement a figure, however many projects there are."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return the totals of one project, or of all, by project id. One statement per figure."""
+    values_by_project: dict[str, dict[str, Any]] = {}
 
-    def note(name: str, rows: dict[str, Any]) -> None:
+    def put(name: str, rows: dict[str, Any]) -> None:
         for project, value in rows.items():
-            found.setdefault(project, {})[name] = value
+            values_by_project.setdefault(project, {})[name] = value
 
     def scoped(statement: Select[Any], table: Table) -> Select[Any]:
         statement = statement.where(table.c.workspace_id == workspace_id, table.c.project_id.is_not(None))
         return statement if project_id is None else statement.where(table.c.project_id == project_id)
 
-    def counted(table: Table, *only: ColumnElement[bool]) -> dict[str, Any]:
+    def count_rows(table: Table, *only: ColumnElement[bool]) -> dict[str, Any]:
         statement = scoped(select(table.c.project_id, func.count()), table).where(*only).group_by(table.c.project_id)
         return {row[0]: row[1] for row in tx.execute(statement)}
 
-    note("tasks", counted(tasks))
-    note("runs", counted(runs))
-    note("open_runs", counted(runs, runs.c.finished_at.is_(None)))
-    note("sessions", counted(sessions))
-    # From the sums where they are complete, so that no record has to be read.
-    counted_up = rollups.complete(tx, workspace_id)
+    put("tasks", count_rows(tasks))
+    put("runs", count_rows(runs))
+    put("open_runs", count_rows(runs, runs.c.finished_at.is_(None)))
+    put("sessions", count_rows(sessions))
+    # From the rollups where they are complete, so that no cost record is read.
+    has_rollups = rollups.complete(tx, workspace_id)
     billed: Any = (
-        _summed_agents(workspace_id, project_id) if counted_up else select(costs.c.project_id, costs.c.agent_id)
+        _summed_agents(workspace_id, project_id) if has_rollups else select(costs.c.project_id, costs.c.agent_id)
     )
     agents = union(
         scoped(select(tasks.c.project_id, tasks.c.agent_id).where(tasks.c.agent_id.is_not(None)), tasks),
-        billed if counted_up else scoped(billed.where(costs.c.agent_id.is_not(None)), costs),
+        billed if has_rollups else scoped(billed.where(costs.c.agent_id.is_not(None)), costs),
     ).subquery()
-    note(
+    put(
         "agents",
         {row[0]: row[1] for row in tx.execute(select(agents.c[0], func.count()).group_by(agents.c[0]))},
     )
     for group in spending.spending(tx, workspace_id, by="project", project_id=project_id):
         if group.key is not None:
-            note("cost_usd", {group.key: group.cost_usd})
-            note("calls", {group.key: group.calls})
-            note("unpriced_calls", {group.key: group.unpriced_calls})
-    return {project: ProjectTotals(**values) for project, values in found.items()}
+            put("cost_usd", {group.key: group.cost_usd})
+            put("calls", {group.key: group.calls})
+            put("unpriced_calls", {group.key: group.unpriced_calls})
+    return {project: ProjectTotals(**values) for project, values in values_by_project.items()}
 
 
 def _summed_agents(workspace_id: str, project_id: str | None) -> Select[str, str]:
-    """(project, id of the agent) of everybody whom the ledger's sums know."""
+    """Return a query for (project, agent id) of all agents in the rollups."""
     s = summed.c
     where = [s.workspace_id == workspace_id, s.dimension == "agent", s.grain == MONTH, s.key != "", s.project_id != ""]
     if project_id is not None:

@@ -22,10 +22,10 @@ t = tasks.c
 def in_queue(about: TaskSteps, live_within: timedelta, window: int | None) -> Iterator[TaskBlocker]:
     """Say what keeps a task that nothing holds from being taken."""
     tx, workspace_id, task = about.tx, about.workspace_id, about.task
-    ours = serving.live_for(tx, workspace_id, within=live_within)
-    free, at_work = sum(row["slots"] for row in ours), workers.busy(tx)
-    if free == 0 and (others := workers.live_slots(tx, within=live_within)):
-        name = serving.name_of(tx, workspace_id)
+    ours = serving.list_live_for(tx, workspace_id, within=live_within)
+    free, at_work = sum(row["slots"] for row in ours), workers.count_open_attempts(tx)
+    if free == 0 and (others := workers.count_live_slots(tx, within=live_within)):
+        name = serving.workspace_name(tx, workspace_id)
         yield TaskBlocker(
             "no_worker",
             f"no living worker runs jobs of the workspace {name}: the {plural(others, 'place')} that there are run jobs"

@@ -1,4 +1,4 @@
-"""Principals (who acts, or is given work), the people among them, their memberships and their tokens."""
+"""Principals (actors and agents), the people among them, their memberships and their tokens."""
 
 from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Table, UniqueConstraint, text
 
@@ -10,7 +10,7 @@ ROLES = ("owner", "operator", "viewer")
 OF_WORKSPACE = text("project_id IS NULL")
 OF_PROJECT = text("project_id IS NOT NULL")
 
-# Rows of events and records refer to these by id, and reports show the names.
+# Other rows refer to these by id; reports show the names.
 principals = Table(
     "principals",
     metadata,
@@ -61,11 +61,11 @@ members = Table(
     ),
 )
 
-# Tokens of doors, by which a principal acts; only a hash of each is kept.
+# Tokens with which a principal acts; only hashes are stored.
 tokens = Table(
     "tokens",
     metadata,
-    Column("id", Id, primary_key=True),  # the principal that acts with it
+    Column("id", Id, primary_key=True),  # the acting principal
     Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
     Column("owner_id", Id, ForeignKey("principals.id"), nullable=False),
     Column("hash", Str, nullable=False, unique=True),
@@ -77,7 +77,7 @@ tokens = Table(
     Index("ix_tokens_owner_id", "owner_id"),
 )
 
-# Keys by which programs report what they spent, for a workspace or one project; only a hash of each is kept.
+# Keys with which programs report costs of a workspace or project; only hashes are stored.
 keys = Table(
     "keys",
     metadata,

@@ -1,4 +1,4 @@
-"""The key of the messages that go over Redis. One row for the database: workers of all workspaces read one queue."""
+"""The key that signs messages in Redis. One row per database: workers of all workspaces read one queue."""
 
 from sqlalchemy import CheckConstraint, Column, Integer, Table
 

@@ -1,12 +1,12 @@
-"""Resources of one machine that running attempts hold: ports, and databases that were made for them."""
+"""Host resources of running attempts: ports, and databases that were created for them."""
 
 from sqlalchemy import Column, Index, Integer, Table
 
 from coordination.store.tables import metadata
 from coordination.store.types import Id, Str, UtcTime, db_now
 
-# A lease holds for as long as its attempt is open: whatever ends an attempt ends it, and no row has to change for that.
-# Above workspaces, as machines are. No reference to the attempt: retention may delete that while the database is there.
+# A lease lasts while its attempt is open: any end of the attempt ends it without a change of this row. Hosts span
+# workspaces. No foreign key to the attempt: retention may delete that while the leased database exists.
 host_leases = Table(
     "host_leases",
     metadata,
@@ -16,7 +16,7 @@ host_leases = Table(
     Column("workspace_id", Id, nullable=False),
     Column("task_id", Id, nullable=False),
     Column("attempt", Integer, nullable=False),
-    Column("origin", Str),  # of a database: what the plan says, from which its server is known
+    Column("origin", Str),  # of a database: its URL in the plan, which names the server
     Column("created_at", UtcTime, nullable=False, default=db_now()),
     Index("ix_host_leases_attempt", "task_id", "attempt"),
 )

@@ -1,4 +1,4 @@
-"""Who does the work: worker processes (above all workspaces) and one supervisor row per project."""
+"""Worker processes (of all workspaces) and one supervisor row per project."""
 
 from sqlalchemy import Column, ForeignKey, Index, Integer, Table, text
 
@@ -10,10 +10,10 @@ ALIVE = text("ended_at IS NULL")
 workers = Table(
     "workers",
     metadata,
-    Column("id", Id, primary_key=True),  # one life of one process
+    Column("id", Id, primary_key=True),  # new at each start of a process
     Column("name", Str, nullable=False),
     Column("host", Str, nullable=False),
-    Column("boot_id", Str, nullable=False),  # of the machine: process ids mean nothing after a reboot
+    Column("boot_id", Str, nullable=False),  # of the machine: process ids are reused after a reboot
     Column("pid", Integer, nullable=False),
     Column("slots", Integer, nullable=False),
     Column("version", Str, nullable=False),
@@ -21,9 +21,9 @@ workers = Table(
     Column("heartbeat_at", UtcTime, nullable=False, default=db_now()),
     Column("draining_at", UtcTime),
     Column("stopped_at", UtcTime),
-    # What its machine's clock said at the last heartbeat, beside the database's in heartbeat_at.
+    # The machine's clock at the last heartbeat; heartbeat_at is the database's.
     Column("clock_at", UtcTime),
-    Column("serves", Json),  # the names of the workspaces whose jobs it runs; null: of all, or it does not say
+    Column("serves", Json),  # the names of the workspaces whose jobs it runs; null: all, or unknown
 )
 
 supervisors = Table(
@@ -38,9 +38,9 @@ supervisors = Table(
     Column("ended_at", UtcTime),
     Column("state", Json, nullable=False),
     Column("error", Str),
-    # Counts submissions, so that a tick that found no work cannot end a supervisor that was given some meanwhile.
+    # Counts submissions, so that a tick without work cannot end a supervisor that got some meanwhile.
     Column("submissions", Integer, nullable=False),
-    # The tick's own lease: two ticks of one project never run side by side.
+    # The tick's lease: ticks of one project never run concurrently.
     Column("tick_owner", Str),
     Column("tick_until", UtcTime),
     Index("ix_supervisors_heartbeat", "heartbeat_at", postgresql_where=ALIVE, sqlite_where=ALIVE),

@@ -1,4 +1,4 @@
-"""Issues of foreign trackers, word for word, with the little that is asked of them in columns."""
+"""Imported issues, unchanged, with the fields that queries need in columns."""
 
 from sqlalchemy import Column, ForeignKey, Index, Integer, Table, Text, text
 
@@ -13,9 +13,9 @@ issues = Table(
     Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
     Column("id", Str, primary_key=True),
     Column("workspace_id", Id, nullable=False),
-    Column("position", Integer, nullable=False),  # its place in the file
-    Column("raw", Text, nullable=False),  # the record as it was read: nothing unknown is lost
-    Column("task_id", Id),  # the job that works it off, once there is one
+    Column("position", Integer, nullable=False),  # in the file
+    Column("raw", Text, nullable=False),  # the unchanged record, so that unknown fields are kept
+    Column("task_id", Id),  # the task created for it, if any
     Column("imported_at", UtcTime, nullable=False, default=db_now()),
     Index("ix_issues_task_id", "task_id", postgresql_where=LINKED, sqlite_where=LINKED),
 )

@@ -1,4 +1,4 @@
-"""Workspaces, projects and the names that projects are also known by."""
+"""Workspaces, projects and the aliases of projects."""
 
 from sqlalchemy import Boolean, CheckConstraint, Column, ForeignKey, Index, Table, UniqueConstraint
 
@@ -32,12 +32,12 @@ projects = Table(
     Column("created_at", UtcTime, nullable=False, default=db_now()),
     Column("started_at", UtcTime),
     Column("completed_at", UtcTime),
-    Column("stopped", Boolean, nullable=False, default=False),  # a stop covers it: nothing of it starts
+    Column("stopped", Boolean, nullable=False, default=False),  # a stop covers it: none of its tasks starts
     UniqueConstraint("workspace_id", "identity"),
     CheckConstraint("status IN ({})".format(", ".join(f"'{status}'" for status in ProjectStatus)), name="status"),
 )
 
-# A renamed remote: the old identity goes on naming the project.
+# For renamed remotes: the old identity still names the project.
 project_aliases = Table(
     "project_aliases",
     metadata,

@@ -1,11 +1,11 @@
-"""What retention remembers: which runs are on their way out, and who is clearing up now."""
+"""State of retention: runs that are being deleted, and chores with their leases."""
 
 from sqlalchemy import Column, ForeignKey, Table
 
 from coordination.store.tables import metadata
 from coordination.store.types import Id, Str, UtcTime, db_now
 
-# A run that has a row here is being deleted, a batch at a time. Nothing can open it again; the row goes with it.
+# A run with a row here is being deleted in batches and cannot be reopened; the row is deleted with it.
 removals = Table(
     "removals",
     metadata,
@@ -15,9 +15,9 @@ removals = Table(
 )
 
 SUMS = "sums"
-"""The chore of counting the ledger's sums anew; until it has been done once, they are not all there."""
+"""The chore that recomputes the rollups; before its first completion, they are incomplete."""
 
-# Work that comes round every so often and that one process at a time does: a lease, and when it was last done.
+# Periodic work of one process at a time: its lease, and when it was last done.
 chores = Table(
     "chores",
     metadata,

@@ -1,4 +1,4 @@
-"""Stops: a person's word that nothing of a workspace or of a project starts or runs until it is started again."""
+"""Stops: orders by a person that no task of a workspace or project starts or runs until it is started again."""
 
 from sqlalchemy import Boolean, Column, ForeignKey, Index, Table, text
 
@@ -16,8 +16,8 @@ stops = Table(
     Column("since", UtcTime, nullable=False, default=db_now()),
     Column("created_by", Id, nullable=False),
     Column("reason", Str),
-    Column("at_once", Boolean, nullable=False),  # what runs is killed without a grace
-    Column("in_flight", Json),  # [task, attempt] of what ran when it began; NULL: nobody has looked yet
+    Column("at_once", Boolean, nullable=False),  # running jobs are killed without a grace period
+    Column("in_flight", Json),  # [task, attempt] pairs that ran when it began; NULL: not recorded yet
     Column("ended_at", UtcTime),
     Column("ended_by", Id),
     Index("ix_stops_active", "workspace_id", postgresql_where=ACTIVE, sqlite_where=ACTIVE),
