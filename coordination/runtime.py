@@ -1,12 +1,13 @@
-"""The settings turned into working parts: one frozen object with the store, the wakeups and the workspace."""
+"""Connects a program to the store, Redis and the workspace that its settings name."""
 
 from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
@@ -22,6 +23,9 @@ from coordination.store.queries.access import principals
 from coordination.store.queries.projects import projects
 from coordination.store.redis.wakeups import Wakeups
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
@@ -36,8 +40,17 @@ class Runtime:
     workspace_id: str
     actor: str
 
+    def read(self, query: Callable[Concatenate[Connection, str, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run *query* of this workspace in a read-only transaction of its own, and return its result."""
+        with self.store.read() as tx:
+            return query(tx, self.workspace_id, *args, **kwargs)
+
+    def transact(self, change: Callable[Concatenate[Connection, str, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run *change* of this workspace in a writing transaction, perhaps repeatedly, and return its result."""
+        return self.store.transact(lambda tx: change(tx, self.workspace_id, *args, **kwargs))
+
     def wake_project(self, project_id: str) -> None:
-        """Wake a worker for the project, if Redis is reachable. Otherwise the next sweep finds its work."""
+        """Ask for a look at the project now: a saved wait, never a need. Without Redis a worker's sweep does it."""
         if self.wakeups is not None:
             with suppress(RedisUnavailable):
                 self.wakeups.wake_projects([(self.workspace_id, project_id)])

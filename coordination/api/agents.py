@@ -1,6 +1,6 @@
 """Agents in the Python API: list, create, change and delete them; export and import.
 
-co.agents.create(Profile("dave/vc", runner={"agent": "claude"}, identity={"role": "mender"}))
+co.agents.create(Profile("dave/vc", runner={"agent": "claude"}, identity={"role": "reviewer"}))
 co.agents.change("dave/vc", model="claude-haiku-4-5", default=True)
 for agent in co.agents.list():
     print(agent.profile.name, co.agents.record(agent.profile.name).completed)
@@ -34,9 +34,7 @@ class Agents:
 
     def list(self) -> Sequence[Agent]:
         """Return all agents, by name."""
-        runtime = self._runtime
-        with runtime.store.read() as tx:
-            return rows.listed(tx, runtime.workspace_id)
+        return self._runtime.read(rows.listed)
 
     def list_with_records(self) -> Sequence[tuple[Agent, Record]]:
         """Return all agents by name, each with its work so far."""
@@ -48,12 +46,10 @@ class Agents:
 
     def get(self, name: str) -> Agent:
         """Return the agent of that name."""
-        runtime = self._runtime
-        with runtime.store.read() as tx:
-            return service.find(tx, runtime.workspace_id, name)
+        return self._runtime.read(service.find, name)
 
     def record(self, name: str) -> Record:
-        """Return its work so far, counted from its tasks."""
+        """Return the agent's work so far, counted from its tasks."""
         runtime = self._runtime
         with runtime.store.read() as tx:
             service.find(tx, runtime.workspace_id, name)
@@ -61,56 +57,47 @@ class Agents:
 
     def create(self, profile: Profile) -> Agent:
         """Create an agent. Raises Refused when its name is taken or the profile is invalid."""
-        runtime = self._runtime
-        return runtime.store.transact(lambda tx: service.create(tx, runtime.workspace_id, profile))
+        return self._runtime.transact(service.create, profile)
 
     def change(self, name: str, /, **changes: Any) -> Agent:
-        """Change fields of its Profile, also its ``name``; None removes one.
+        """Change fields of the agent's Profile, also its ``name``; None removes one.
 
         Tasks that were assigned before keep its earlier fields. Raises Refused, with nothing changed, when invalid.
         """
         return self.edit(name, lambda profile: profile_of(asdict(profile) | changes))
 
     def edit(self, name: str, edit: Callable[[Profile], Profile]) -> Agent:
-        """Replace its profile by what *edit* makes of it, in one transaction."""
-        runtime = self._runtime
-        return runtime.store.transact(
-            lambda tx: service.change(tx, runtime.workspace_id, name, edit, actor=runtime.actor)
-        )
+        """Replace the agent's profile by the result of *edit*, in one transaction."""
+        return self._runtime.transact(service.change, name, edit, actor=self._runtime.actor)
 
     def rename(self, name: str, new_name: str) -> Agent:
-        """Give one another name, which its tasks, costs and budgets show from now on. Refused when it is taken.
+        """Rename the agent; its tasks, costs and budgets show the new name. Raises Refused when the name is taken.
 
-        What names agents itself does not change: plans, project settings, open runs' answerers.
+        Names of agents in plans, project settings and the answerers of open runs do not change.
         """
-        runtime = self._runtime
-        return runtime.store.transact(
-            lambda tx: service.rename(tx, runtime.workspace_id, name, new_name, actor=runtime.actor)
-        )
+        return self._runtime.transact(service.rename, name, new_name, actor=self._runtime.actor)
 
     def events(self, name: str) -> Sequence[Event]:
-        """What happened to it, the oldest first."""
+        """Return the agent's events, oldest first."""
         runtime = self._runtime
         with runtime.store.read() as tx:
             agent = service.find(tx, runtime.workspace_id, name)
             return events.tail(tx, runtime.workspace_id, subject=(SubjectKind.AGENT, agent.id))
 
     def clone(self, name: str, new_name: str) -> Agent:
-        """Copy it under a new name; the copy is not the default."""
-        runtime = self._runtime
-        return runtime.store.transact(lambda tx: service.clone(tx, runtime.workspace_id, name, new_name))
+        """Copy the agent under a new name; the copy is not the default."""
+        return self._runtime.transact(service.clone, name, new_name)
 
     def delete(self, name: str) -> None:
-        """Delete it; its ended tasks keep its name. Raises Refused while it has open tasks."""
-        runtime = self._runtime
-        runtime.store.transact(lambda tx: service.delete(tx, runtime.workspace_id, name))
+        """Delete the agent; its ended tasks keep its name. Raises Refused while it has open tasks."""
+        self._runtime.transact(service.delete, name)
 
     def export(self, *names: str) -> dict[str, Any]:
         """Return these agents, or all, as a JSON document. It has no secrets, only names of variables."""
         runtime = self._runtime
         with runtime.store.read() as tx:
-            wanted = [service.find(tx, runtime.workspace_id, name) for name in names]
-            agents = wanted or rows.listed(tx, runtime.workspace_id)
+            named = [service.find(tx, runtime.workspace_id, name) for name in names]
+            agents = named or rows.listed(tx, runtime.workspace_id)
         return {"version": VERSION, "agents": [agent.profile.to_json() for agent in agents]}
 
     def import_(self, document: Any, *, source: str = "The document") -> Sequence[Agent]:
@@ -123,12 +110,12 @@ class Agents:
 
 def _profiles(document: Any, source: str) -> Sequence[Profile]:
     if not isinstance(document, dict) or document.get("version") != VERSION:
-        raise Refused(f"{source} is no export of agents of version {VERSION}")
+        raise Refused(f"{source} is not an export of agents of version {VERSION}")
     bodies = document.get("agents")
     if not isinstance(bodies, list) or not all(isinstance(body, dict) for body in bodies):
-        raise Refused(f"{source} holds no list of agents")
+        raise Refused(f"{source} has no list of agents")
     profiles = [profile_of(body) for body in bodies]
-    twice = [name for name, count in Counter(profile.name for profile in profiles).items() if count > 1]
-    if twice:
-        raise Refused(f"{source} names {excerpt(twice[0])[1:-1]} twice")
+    repeated = [name for name, count in Counter(profile.name for profile in profiles).items() if count > 1]
+    if repeated:
+        raise Refused(f"{source} names {excerpt(repeated[0])[1:-1]} twice")
     return profiles

@@ -24,7 +24,7 @@ _MOST_EVENTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class TaskCheckout:
-    """The folder of a task's job. ``attempt``: the owner of the worktree; None for a folder of no attempt.
+    """The folder of a task's job. ``attempt``: the owner of the worktree; None for the folder of a project.
 
     ``running``: whether that attempt still runs. ``variables``: the additional variables of its job.
     """
@@ -46,52 +46,50 @@ def checkout_of(runtime: Runtime, task: TaskRecord, *, attempt: int | None = Non
             raise NotFound(f"{task.key} has no folder on this machine", hint=f"See: coord tasks show {task.key}")
         return TaskCheckout(Path(task.workdir), None, running=False, variables=variables)
     with runtime.store.read() as tx:
-        tried = {one.number: one for one in attempts.of_task(tx, runtime.workspace_id, task.id)}
-        story = events.tail(tx, runtime.workspace_id, task_id=task.id, limit=_MOST_EVENTS)
+        by_number = {attempt.number: attempt for attempt in attempts.of_task(tx, runtime.workspace_id, task.id)}
+        log = events.tail(tx, runtime.workspace_id, task_id=task.id, limit=_MOST_EVENTS)
     worktrees = [
         (event.attempt, Path(str(event.payload["worktree"])))
-        for event in story
-        if event.attempt in tried and event.payload and "worktree" in event.payload
+        for event in log
+        if event.attempt in by_number and event.payload and "worktree" in event.payload
     ]
-    chosen = [place for place in worktrees if attempt in (None, place[0])]
-    if not chosen:
+    candidates = [pair for pair in worktrees if attempt in (None, pair[0])]
+    if not candidates:
         which = "no attempt had a worktree yet" if attempt is None else f"attempt {attempt} had no worktree"
         raise NotFound(f"{task.key}: {which}", hint=f"See: coord tasks show {task.key}")
-    for number, path in reversed(chosen):
-        if number is not None and path.is_dir() and _is_here(tried[number]):
-            running = tried[number].finished_at is None
-            lent = _lent(runtime, task, number) if running else {}
-            return TaskCheckout(path, number, running=running, variables=variables | lent | _excludes(path))
-    number, path = chosen[-1]
-    raise _gone(task, tried.get(number or 0), path)
+    for number, path in reversed(candidates):
+        if number is not None and path.is_dir() and _is_here(by_number[number]):
+            running = by_number[number].finished_at is None
+            leased = _leased_variables(runtime, task, number) if running else {}
+            return TaskCheckout(path, number, running=running, variables=variables | leased | _excludes(path))
+    number, path = candidates[-1]
+    raise _missing_worktree(task, by_number.get(number or 0), path)
 
 
-def _lent(runtime: Runtime, task: TaskRecord, attempt: int) -> dict[str, str]:
+def _leased_variables(runtime: Runtime, task: TaskRecord, attempt: int) -> dict[str, str]:
     """Return the variables with the ports and the database of a running attempt."""
-    with runtime.store.read() as tx:
-        leases = host_leases.of_attempt(tx, runtime.workspace_id, task.id, attempt)
+    leases = runtime.read(host_leases.of_attempt, task.id, attempt)
     variables = port_variables([int(lease.name) for lease in leases if lease.kind is LeaseKind.PORT])
-    wanted = parse_checkout(task.options[CHECKOUT]).prepare.database
+    database = parse_checkout(task.options[CHECKOUT]).prepare.database
     for lease in leases:
-        if lease.kind is LeaseKind.DATABASE and wanted is not None:
-            name = wanted.worker_variable
-            url = wanted.clone if name is None else os.environ.get(name)
-            if url:
-                variables[wanted.variable] = copy_url(url, lease.name)
+        if lease.kind is LeaseKind.DATABASE and database is not None:
+            name = database.worker_variable
+            if url := database.clone if name is None else os.environ.get(name):
+                variables[database.variable] = copy_url(url, lease.name)
     return variables
 
 
-def _gone(task: TaskRecord, tried: Attempt | None, path: Path) -> NotFound:
-    if tried is not None and not _is_here(tried):
-        return NotFound(f"The worktree of {task.key} is on {tried.host}, at {path}", hint="Run the command there")
+def _missing_worktree(task: TaskRecord, attempt: Attempt | None, path: Path) -> NotFound:
+    if attempt is not None and not _is_here(attempt):
+        return NotFound(f"The worktree of {task.key} is on {attempt.host}, at {path}", hint="Run the command there")
     return NotFound(
         f"The worktree of {task.key} is gone: {path}",
-        hint="It stays while its attempt runs, and after a failure for keep_failed or COORD_WORKTREES_KEPT",
+        hint="It exists while its attempt runs, and after a failure for keep_failed or COORD_WORKTREES_KEPT",
     )
 
 
-def _is_here(tried: Attempt) -> bool:
-    return tried.host in (None, host())
+def _is_here(attempt: Attempt) -> bool:
+    return attempt.host in (None, host())
 
 
 def _plain_variables(work: Any) -> dict[str, str]:
@@ -103,10 +101,10 @@ def _excludes(path: Path) -> dict[str, str]:
     """Return the variables with which git ignores files that were copied in, as in the job."""
     for folder in (path, *path.parents):
         try:
-            record = (folder / ".git").read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+            link = (folder / ".git").read_text(encoding="utf-8").removeprefix("gitdir:").strip()
         except OSError:
             continue
-        excludes = Path(record) / "coordination-excludes"
+        excludes = Path(link) / "coordination-excludes"
         if excludes.is_file():
             return {
                 "GIT_CONFIG_COUNT": "1",

@@ -21,7 +21,7 @@ from coordination.api.budgets import Budgets
 from coordination.api.costs import Costs
 from coordination.api.issues import Issues
 from coordination.api.names import find_project, find_run, find_task
-from coordination.api.plan_origin import origin_of
+from coordination.api.plan_origin import find_origin
 from coordination.api.prices import Prices
 from coordination.api.projects import Projects
 from coordination.api.questions import Questions
@@ -44,7 +44,7 @@ from coordination.store.queries.tasks import runs
 
 
 def connect(settings: Settings | None = None, *, migrate: bool = False) -> Coordination:
-    """Connect to the stack that the environment names (COORD_DATABASE_URL, COORD_REDIS_URL, or the one on COORD_HOME).
+    """Connect to the stack of the environment: COORD_DATABASE_URL and COORD_REDIS_URL, or the one of COORD_HOME.
 
     ``migrate`` creates or updates the schema first. Raises SettingsError, DatabaseUnavailable or SchemaMismatch.
     """
@@ -52,7 +52,7 @@ def connect(settings: Settings | None = None, *, migrate: bool = False) -> Coord
 
 
 class Coordination:
-    """A connection: close it, or use it as a context manager; handles work until then.
+    """A connection. Close it, or use it as a context manager; handles work until then.
 
     Areas are attributes: ``agents``, ``accounts``, ``budgets``, ``costs``, ``issues``, ``prices``, ``projects``,
     ``questions``.
@@ -72,13 +72,13 @@ class Coordination:
     def submit(
         self, plan: Plan, *, metadata: Mapping[str, Any] | None = None, issues: Sequence[Issue] | None = None
     ) -> Run:
-        """Store *plan* as a new run and wake a worker; the handle is returned at once.
+        """Store *plan* as a new run, notify a worker and return the handle at once.
 
         The project is the plan's, or the git repository of the current folder. *issues* become the project's, linked
         to the tasks that work on them, in the same transaction. Raises PlanError or Refused with nothing stored.
         """
         runtime = self.runtime
-        origin = origin_of(plan, actor=runtime.actor, metadata=metadata or {})
+        origin = find_origin(plan, actor=runtime.actor, metadata=metadata or {})
 
         def store(tx: Connection) -> SubmittedRun:
             with gc_tuning.collection_paused():  # not while it waits for the database
@@ -96,9 +96,9 @@ class Coordination:
         return Run(runtime, submitted.run_id)
 
     def create(self, task: Task, *, run: Run | None = None) -> TaskHandle:
-        """Store a single task without a plan, in an existing *run* or one of its own, and wake a worker.
+        """Store a single task without a plan, in an existing *run* or a new one, and notify a worker.
 
-        A run that has ended is reopened by it. Raises NotFound, PlanError or Refused with nothing stored.
+        A run that has ended is reopened. Raises NotFound, PlanError or Refused with nothing stored.
         """
         if run is None:
             return self.submit(Plan([task], name=task.key)).task(task.key)
@@ -108,16 +108,14 @@ class Coordination:
     def run(self, name: str, *, project: str | None = None) -> Run:
         """Return the run with that id, or that unique part of an id or name (the newest) in a project.
 
-        Without *project* it is that of the current folder; where that belongs to none, the run must be the only one
-        of that name. A part of an id has at least four letters. Raises NotFound or Refused.
+        Without *project* the project of the current folder is searched; where there is none, only one run may have
+        that name. A part of an id has at least four letters. Raises NotFound or Refused.
         """
         return Run(self.runtime, find_run(self.runtime, name, project_id=self._project_id(project)))
 
     def runs(self, *, project: str | None = None, limit: int = 50) -> list[RunRecord]:
         """Return the newest runs, of one project or of all."""
-        project_id = self._project_id(project)
-        with self.runtime.store.read() as tx:
-            return runs.listed(tx, self.runtime.workspace_id, project_id=project_id, limit=limit)
+        return self.runtime.read(runs.listed, project_id=self._project_id(project), limit=limit)
 
     def task(self, name: str, *, project: str | None = None) -> TaskHandle:
         """Return the task with that id, or that unique part of an id or key (of the newest run) in a project.
@@ -133,11 +131,10 @@ class Coordination:
     def simulate(
         self, plan: Plan, *, slots: int | None = None, assume: timedelta | None = None, seed: int = 0
     ) -> Prediction:
-        """Predict what *plan* would take and cost in its project, from earlier jobs like its own; nothing is stored.
+        """Predict duration and cost of *plan* in its project from similar jobs; nothing is stored.
 
-        *slots*: how many jobs run at once (default: as many as the living workers, else one worker). *assume*: the
-        duration of jobs about which nothing is known. The same *seed* gives the same result. Raises PlanError or
-        Refused.
+        *slots*: the number of parallel jobs (default: as many as the living workers, else one worker, run). *assume*:
+        the duration of jobs without history. The same *seed* gives the same result. Raises PlanError or Refused.
         """
         return simulate(self.runtime, plan, slots=slots, assume=assume, seed=seed)
 
@@ -149,18 +146,18 @@ class Coordination:
         now: bool = False,
         timeout: float | timedelta = PATIENCE,
     ) -> StopResult:
-        """Stop the project, or the whole workspace (None); return what was in flight, and how each attempt ended.
+        """Stop the project, or the whole workspace (None); return the in-flight attempts, and how each ended.
 
-        Nothing starts from the first commit on. Running jobs are asked to end, get their grace (*now*: none), and are
-        handed back: ``start`` continues with the same work. Waits until all have ended, at most *timeout* (seconds):
-        see ``StopResult.silent``. What is stopped already is looked at again. Raises Refused in a job.
+        Nothing starts after the first commit. Running jobs get a grace period (*now*: none) and are handed back;
+        ``start`` continues the same work. Waits until all have ended, at most *timeout* (seconds): see
+        ``StopResult.silent``. Repeating a stop checks again. Raises Refused in a job.
         """
         return stop_and_wait(self.runtime, self._project_id(project), reason=reason, now=now, timeout=timeout)
 
     def start(self, project: str | None = None) -> StartResult:
         """End the stop of the project, or of the workspace (None). Raises Refused in a job.
 
-        A stop of the other kind stays: see ``StartResult.still``.
+        A stop of the other kind stays in force: see ``StartResult.still``.
         """
         return start_work(self.runtime, self._project_id(project))
 
@@ -173,7 +170,7 @@ class Coordination:
         rotate(self.runtime.store)
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close all connections."""
         self.runtime.close()
 
     def __enter__(self) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coordination.api.budgets import current_estimator
-from coordination.api.names import project_here
+from coordination.api.names import project_of_current_folder
 from coordination.domain.tasks.explanations import Obstacle, TaskExplanation
 from coordination.domain.tasks.runs import RunRecord
 from coordination.domain.tasks.tasks import TaskRecord
@@ -15,10 +15,10 @@ from coordination.runtime import Runtime
 
 
 def explain_tasks(runtime: Runtime, tasks: Sequence[TaskRecord]) -> list[TaskExplanation]:
-    """Return what keeps each of *tasks* from running, in their order; commands are for the current folder."""
+    """Return why each of *tasks* is not running, in their order; commands are for the current folder."""
     if not tasks:
         return []
-    here = project_here(runtime)
+    here = project_of_current_folder(runtime)
     with runtime.store.read() as tx:
         estimator = current_estimator(tx, runtime.workspace_id)
         return [
@@ -36,7 +36,7 @@ def explain_tasks(runtime: Runtime, tasks: Sequence[TaskRecord]) -> list[TaskExp
 
 
 def obstacles_of(runtime: Runtime, run: RunRecord, *, needs_worker: bool) -> list[Obstacle]:
-    """Return why an open run cannot continue; empty while something of it can. *needs_worker*: nobody starts one."""
+    """Return why an open run cannot continue; empty while it can. *needs_worker*: no command starts a worker for it."""
     with runtime.store.read() as tx:
         return find_obstacles(
             tx,

@@ -23,8 +23,7 @@ _ELSEWHERE = "Give its id, or its project or run; see: coord runs list"
 
 def find_project(runtime: Runtime, name: str) -> Project:
     """Return the project of that name, identity, alias or id. Raises NotFound, or Refused when it fits several."""
-    with runtime.store.read() as tx:
-        return project_service.find(tx, runtime.workspace_id, name)
+    return runtime.read(project_service.find, name)
 
 
 def find_run(runtime: Runtime, name: str, *, project_id: str | None = None) -> str:
@@ -33,7 +32,7 @@ def find_run(runtime: Runtime, name: str, *, project_id: str | None = None) -> s
     *project_id*: the project; None: that of the current folder. Raises NotFound, or Ambiguous for several matches.
     """
     _check(name, "run")
-    here = None if project_id is not None or is_id(name) else project_here(runtime)
+    here = None if project_id is not None or is_id(name) else project_of_current_folder(runtime)
     with runtime.store.read() as tx:
         ids = names.find_runs(tx, runtime.workspace_id, name, project_id=here.id if here else project_id)
         owners: list[str] = []
@@ -56,7 +55,7 @@ def find_task(runtime: Runtime, name: str, *, run_id: str | None = None, project
     """
     _check(name, "task")
     anywhere = run_id is None and project_id is None and not is_id(name)
-    here = project_here(runtime) if anywhere else None
+    here = project_of_current_folder(runtime) if anywhere else None
     with runtime.store.read() as tx:
         matches = names.find_tasks(
             tx, runtime.workspace_id, name, run_id=run_id, project_id=here.id if here else project_id
@@ -73,14 +72,13 @@ def find_task(runtime: Runtime, name: str, *, run_id: str | None = None, project
     return matches[0]
 
 
-def project_here(runtime: Runtime) -> Project | None:
-    """Return the project of the current folder, if the workspace knows it."""
+def project_of_current_folder(runtime: Runtime) -> Project | None:
+    """Return the project of the current folder, if the workspace has it."""
     try:
         here = git_checkout.checkout_of()
     except (CoordinationError, OSError):
-        return None  # the folder is gone, or cannot be read
-    with runtime.store.read() as tx:
-        return projects.find_by_identity(tx, runtime.workspace_id, here.identity)
+        return None  # the folder does not exist any more, or cannot be read
+    return runtime.read(projects.find_by_identity, here.identity)
 
 
 def _in(project: Project | None) -> str:
@@ -96,15 +94,14 @@ def _ambiguous(name: str, what: str, ids: list[str], hint: str) -> Ambiguous:
     return Ambiguous(
         f"{excerpt(name)} matches several {what}, such as {ids[0]} and {ids[1]}",
         hint=f"Give more of the id. {hint}",
-        choices=[(name, [one[-SHORT:]]) for one in ids],
+        choices=[(name, [id_[-SHORT:]]) for id_ in ids],
     )
 
 
 def _in_several(runtime: Runtime, name: str, what: str, owners: list[str]) -> Ambiguous:
-    with runtime.store.read() as tx:
-        project_names = projects.names_of(tx, runtime.workspace_id, owners)
+    project_names = runtime.read(projects.names_of, owners)
     return Ambiguous(
         f"Several projects have a {what} {excerpt(name)}",
         hint=_ELSEWHERE,
-        choices=[(name, [name, "--project", project_names[one]]) for one in owners if one in project_names],
+        choices=[(name, [name, "--project", project_names[id_]]) for id_ in owners if id_ in project_names],
     )

@@ -13,13 +13,13 @@ from coordination.domain.projects.projects import identity_of, short_name
 from coordination.flows.plans.submit_plan import PlanOrigin
 
 
-def origin_of(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> PlanOrigin:
+def find_origin(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> PlanOrigin:
     """Return the origin of the plan. Raises Refused when its folder does not exist."""
     reference = plan.project
     folder = Path(reference.path) if reference.path else Path.cwd()
     if not folder.is_dir():
         raise Refused(f"The project's folder {folder} does not exist")
-    if reference.git_remote is not None:  # git is asked only for the folder: each question is a process
+    if reference.git_remote is not None:  # git, a process for each query, is only needed for the folder
         identity = identity_of(reference.git_remote, machine=git_checkout.machine())
         name, root = reference.name or short_name(identity), git_checkout.top_folder(folder)
     else:

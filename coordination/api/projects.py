@@ -23,7 +23,7 @@ from coordination.domain.projects.projects import Project, ProjectStatus, identi
 from coordination.domain.tasks.runs import RunRecord
 from coordination.flows.projects.change_project import change_project
 from coordination.flows.projects.end_project import end_project
-from coordination.flows.projects.pause_project import pause_project, resume_project
+from coordination.flows.projects.pause_project import resume_project
 from coordination.runtime import Runtime
 from coordination.services.projects import projects as service
 from coordination.services.tasks import concurrency_limits as limit_service
@@ -63,16 +63,13 @@ class Projects:
 
     def list(self, *, archived: bool = False) -> builtins.list[Project]:
         """Return all projects; archived ones only with *archived*."""
-        with self._store.read() as tx:
-            projects = rows.list_projects(tx, self._workspace_id)
-        return [one for one in projects if archived or one.status is not ProjectStatus.ARCHIVED]
+        projects = self._runtime.read(rows.list_projects)
+        return [project for project in projects if archived or project.status is not ProjectStatus.ARCHIVED]
 
     def list_with_totals(self, *, archived: bool = False) -> builtins.list[tuple[Project, ProjectTotals]]:
-        """Return the same, each with its totals."""
-        projects = self.list(archived=archived)
-        with self._store.read() as tx:
-            totals = project_summary.totals(tx, self._workspace_id)
-        return [(one, totals.get(one.id, ProjectTotals())) for one in projects]
+        """Return all projects with their totals; archived ones only with *archived*."""
+        totals = self._runtime.read(project_summary.totals)
+        return [(project, totals.get(project.id, ProjectTotals())) for project in self.list(archived=archived)]
 
     def details(self, project: Project) -> ProjectDetails:
         """Return everything that belongs to a project."""
@@ -87,7 +84,7 @@ class Projects:
                 totals=totals.get(project.id, ProjectTotals()),
                 orchestrator=supervision.orchestrator(tx, workspace_id, project.id, thresholds=thresholds),
                 limits=slots.listed(tx, workspace_id, project.id),
-                sessions=[(one, by_session.get(one.id)) for one in sessions],
+                sessions=[(session, by_session.get(session.id)) for session in sessions],
                 runs=runs.listed(tx, workspace_id, project_id=project.id, limit=_NEWEST),
                 issues=issues.count(tx, workspace_id, project.id),
             )
@@ -116,7 +113,7 @@ class Projects:
         metadata: Mapping[str, Any] | None = None,
         budgets: Mapping[BudgetPeriod, Mapping[str, Any] | None] | None = None,
     ) -> Project:
-        """Change what is given, and leave the rest; None removes a key. Return the project as it is now.
+        """Change the given fields; None removes a key. Return the changed project.
 
         *models*: the lists ``allow`` and ``deny`` of model names. *budgets*: by period; each replaces the project's.
         """
@@ -144,14 +141,12 @@ class Projects:
     def pause(self, project: str) -> None:
         """Start no more tasks of the project; running jobs continue. Its status is then ``on_hold``."""
         project_id = find_project(self._runtime, project).id
-        self._store.transact(lambda tx: pause_project(tx, self._workspace_id, project_id))
+        self._runtime.transact(pause_project, project_id)
 
     def resume(self, project: str) -> int:
         """Make a paused, completed or archived project active again; return how many tasks are queued again."""
         runtime, project_id = self._runtime, find_project(self._runtime, project).id
-        queued = self._store.transact(
-            lambda tx: resume_project(tx, self._workspace_id, project_id, actor=runtime.actor)
-        )
+        queued = runtime.transact(resume_project, project_id, actor=runtime.actor)
         runtime.wake_project(project_id)
         return queued
 
@@ -164,21 +159,19 @@ class Projects:
         return self._end(project, ProjectStatus.ARCHIVED)
 
     def add_alias(self, project: str, remote: str) -> str:
-        """Let another git remote name the project too; return the identity that it stands for."""
+        """Add another git remote to the project; return the identity of that remote."""
         identity, target = identity_of(remote), find_project(self._runtime, project)
-        self._store.transact(lambda tx: service.rename_remote(tx, self._workspace_id, target, identity))
+        self._runtime.transact(service.rename_remote, target, identity)
         return identity
 
     def limits(self, project: str) -> builtins.list[dict[str, Any]]:
-        """Return the limits on tasks that run at once: name, used and cap of each."""
-        project_id = find_project(self._runtime, project).id
-        with self._store.read() as tx:
-            return slots.listed(tx, self._workspace_id, project_id)
+        """Return the limits on parallel tasks: name, used and cap of each."""
+        return self._runtime.read(slots.listed, find_project(self._runtime, project).id)
 
     def set_limits(self, project: str, caps: Mapping[str, int | None]) -> builtins.list[dict[str, Any]]:
-        """Set how many tasks run at once (``project``, ``agent:NAME``, ``key:NAME``; None: any); return all limits."""
+        """Limit parallel tasks by ``project``, ``agent:NAME`` or ``key:NAME`` (None: no limit); return all limits."""
         project_id = find_project(self._runtime, project).id
-        limits = self._store.transact(lambda tx: limit_service.set_limits(tx, self._workspace_id, project_id, caps))
+        limits = self._runtime.transact(limit_service.set_limits, project_id, caps)
         self._runtime.wake_project(project_id)
         return limits
 
@@ -195,5 +188,5 @@ class Projects:
 
     def _end(self, project: str, status: ProjectStatus) -> Project:
         target = find_project(self._runtime, project)
-        self._store.transact(lambda tx: end_project(tx, self._workspace_id, target.id, status))
+        self._runtime.transact(end_project, target.id, status)
         return find_project(self._runtime, target.id)

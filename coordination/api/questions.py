@@ -26,11 +26,9 @@ class Questions:
         self._runtime = runtime
 
     def list(self, *, project: str | None = None) -> Sequence[Question]:
-        """Return the questions that a task waits with, oldest first, of one project or of all."""
-        runtime = self._runtime
-        project_id = None if project is None else find_project(runtime, project).id
-        with runtime.store.read() as tx:
-            return questions.unanswered(tx, runtime.workspace_id, project_id=project_id)
+        """Return the open questions, oldest first, of one project or of all."""
+        project_id = None if project is None else find_project(self._runtime, project).id
+        return self._runtime.read(questions.unanswered, project_id=project_id)
 
 
 def answer(runtime: Runtime, task: TaskRecord, text: str) -> bool:
@@ -39,9 +37,7 @@ def answer(runtime: Runtime, task: TaskRecord, text: str) -> bool:
     if person is not None:
         _complete_for_person(runtime, task, str(person), text)
         return True
-    _, ready = runtime.store.transact(
-        lambda tx: question_service.answer(tx, runtime.workspace_id, task, text, by=runtime.actor)
-    )
+    _, ready = runtime.transact(question_service.answer, task, text, by=runtime.actor)
     runtime.wake_project(task.project_id)
     return ready
 
@@ -68,10 +64,9 @@ def _complete_for_person(runtime: Runtime, task: TaskRecord, person: str, text: 
 
 def prompt_of(runtime: Runtime, task: TaskRecord) -> str:
     """Return the prompt that the agent of *task* would get now. Raises Refused for a job without a prompt."""
-    with runtime.store.read() as tx:
-        claim, project = preview(tx, runtime.workspace_id, task)
+    claim, project = runtime.read(preview, task)
     if not claim.job_kind.asks_a_model:
-        raise Refused(f"{task.key} runs no agent, and has no prompt")
+        raise Refused(f"{task.key} does not run an agent and has no prompt")
     shows_needs = not prompts.mentions_needs([claim.work["prompt"]])
     ready = prompts.rendered(claim)
     if claim.options.get("bare"):

@@ -33,7 +33,7 @@ def retain(runtime: Runtime, *, dry_run: bool = False, archive: Path | None = No
         rest=_rest,
     )
     if deleted is None:
-        raise Conflict("A worker or another command is deleting old rows now", hint="Try again when it is done")
+        raise Conflict("A worker or another command is deleting old rows now", hint="Try again later")
     return deleted
 
 

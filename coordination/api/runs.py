@@ -24,21 +24,20 @@ from coordination.store.queries.fleet import supervisors
 from coordination.store.queries.tasks import attempts, events, runs, tasks
 
 _FIRST_POLL, _LAST_POLL = 0.01, 0.25
-_OUTAGE = 30.0  # seconds without the database that a wait rides out
+_OUTAGE = 30.0  # seconds to wait for an unreachable database
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """A handle of a run; every property reads the store."""
 
-    runtime: Runtime = field(repr=False)  # it holds the settings, with their passwords
+    runtime: Runtime = field(repr=False)  # its settings include passwords
     id: str
 
     @property
     def record(self) -> RunRecord:
         """Return the run as it is now."""
-        with self.runtime.store.read() as tx:
-            record = runs.get(tx, self.runtime.workspace_id, self.id)
+        record = self.runtime.read(runs.get, self.id)
         if record is None:
             raise NotFound(f"There is no run {self.id}")
         return record
@@ -99,14 +98,11 @@ class Run:
             pause = min(pause * 1.5, _LAST_POLL)
 
     def _events_after(self, cursor: str) -> list[Event]:
-        with self.runtime.store.read() as tx:
-            return events.tail(tx, self.runtime.workspace_id, run_id=self.id, after=cursor)
+        return self.runtime.read(events.tail, run_id=self.id, after=cursor)
 
     def tasks(self) -> list[TaskHandle]:
         """Return all tasks in the order of the plan."""
-        with self.runtime.store.read() as tx:
-            records = tasks.of_run(tx, self.runtime.workspace_id, self.id)
-        return [TaskHandle(self.runtime, record) for record in records]
+        return [TaskHandle(self.runtime, record) for record in self.runtime.read(tasks.of_run, self.id)]
 
     def task(self, key: str) -> TaskHandle:
         """Return a task by its key."""
@@ -114,44 +110,35 @@ class Run:
 
     def outputs(self) -> dict[str, Any]:
         """Return the outputs of completed tasks, by task id."""
-        with self.runtime.store.read() as tx:
-            return attempts.outputs_of_run(tx, self.runtime.workspace_id, self.id)
+        return self.runtime.read(attempts.outputs_of_run, self.id)
 
     def running(self) -> Sequence[Mapping[str, Any]]:
         """Return the running attempts: key, title, number, worker, host, started_at, now."""
-        with self.runtime.store.read() as tx:
-            return [dict(row) for row in attempts.running_in_run(tx, self.runtime.workspace_id, self.id)]
+        return [dict(row) for row in self.runtime.read(attempts.running_in_run, self.id)]
 
     def cancel(self, why: str = "canceled by its owner") -> int:
         """Cancel every open task, and return how many; running jobs are stopped at once."""
         runtime = self.runtime
-        canceled = runtime.store.transact(
-            lambda tx: cancel_run(tx, runtime.workspace_id, self.id, actor=runtime.actor, why=why)
-        )
+        canceled = runtime.transact(cancel_run, self.id, actor=runtime.actor, why=why)
         runtime.stop(canceled.project_id, canceled.tasks)
         return len(canceled.tasks)
 
     def retry(self) -> int:
         """Retry failed and canceled tasks, and return how many were reopened."""
         runtime = self.runtime
-        life = runtime.settings.supervisor_lifetime
-        reopened = runtime.store.transact(
-            lambda tx: retry_run(tx, runtime.workspace_id, self.id, actor=runtime.actor, lifetime=life)
-        )
+        lifetime = runtime.settings.supervisor_lifetime
+        reopened = runtime.transact(retry_run, self.id, actor=runtime.actor, lifetime=lifetime)
         runtime.wake_project(self.record.project_id)
         return len(reopened)
 
     def resume(self) -> None:
-        """Continue an open run after an interruption: make sure that it has a live supervisor, and trigger its tick."""
+        """Continue an open run after an interruption: ensure that it has a live supervisor, and trigger a tick."""
         runtime, record = self.runtime, self.record
         if record.finished_at is None:
-            runtime.store.transact(
-                lambda tx: supervisors.ensure(
-                    tx,
-                    runtime.workspace_id,
-                    record.project_id,
-                    session_key=f"supervisor:resume:{self.id}",
-                    lifetime=runtime.settings.supervisor_lifetime,
-                )
+            runtime.transact(
+                supervisors.ensure,
+                record.project_id,
+                session_key=f"supervisor:resume:{self.id}",
+                lifetime=runtime.settings.supervisor_lifetime,
             )
         runtime.wake_project(record.project_id)

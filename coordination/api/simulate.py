@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from coordination.api.plan_origin import origin_of
+from coordination.api.plan_origin import find_origin
 from coordination.domain.forecast.predictions import Prediction
 from coordination.domain.plans.plans import Plan
 from coordination.flows.forecast.simulate_plan import simulate_plan
@@ -14,7 +14,7 @@ from coordination.runtime import Runtime
 def simulate(runtime: Runtime, plan: Plan, *, slots: int | None, assume: timedelta | None, seed: int) -> Prediction:
     """Return the prediction for *plan*. See ``Coordination.simulate``."""
     settings = runtime.settings
-    origin = origin_of(plan, actor=runtime.actor, metadata={})
+    origin = find_origin(plan, actor=runtime.actor, metadata={})
     with runtime.store.read() as tx:
         basis = simulate_plan(
             tx,

@@ -1,4 +1,4 @@
-"""What the embedded stack needs of the store: its schema, the rescue of a dead worker's tasks, a check of Redis."""
+"""Functions for the embedded stack: prepare the store, hand back a dead worker's tasks, check Redis."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def rescue(settings: Settings, pid: int) -> bool:
         record = Home(settings.home).read()
         url = settings.redis_url or (record.redis_url if record else None)
         if projects and url:
-            # A living worker, or the next one, looks at once instead of at its next sweep.
+            # A living worker, or the next one, claims the tasks at once instead of at its next sweep.
             with contextlib.closing(Wakeups(client_url(url), signatures_in(store))) as wakeups:
                 wakeups.wake_projects(projects)
     except CoordinationError:
-        # The leases expire by themselves; this only saves the wait.
+        # Without this the tasks wait until their leases expire.
         return False
     else:
         return has_ended_a_job
@@ -66,7 +66,7 @@ def rescue(settings: Settings, pid: int) -> bool:
 
 
 def check_redis(url: str, settings: Settings) -> None:
-    """Raise RedisUnavailable when Redis does not answer, before anything is stored that no worker would get."""
+    """Raise RedisUnavailable when Redis does not answer."""
     wakeups = Wakeups(client_url(url), signatures_at(settings.database_url))
     try:
         wakeups.ping()

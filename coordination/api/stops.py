@@ -1,8 +1,8 @@
 """Stops and starts all work of a workspace or a project, for the Python API.
 
 stopped = co.stop(reason="it deletes the wrong files")
-for one in stopped.attempts:
-    print(one.project, one.task, one.words())
+for attempt in stopped.attempts:
+    print(attempt.project, attempt.task, attempt.words())
 co.start()
 """
 
@@ -50,18 +50,15 @@ def stop_and_wait(
 
 def start_work(runtime: Runtime, project_id: str | None) -> StartResult:
     """End the stop of a project, or of the workspace. See ``Coordination.start``."""
-    started, project_ids = runtime.store.transact(
-        lambda tx: flow.start_work(tx, runtime.workspace_id, project_id, actor=runtime.actor)
-    )
-    for one in project_ids:
-        runtime.wake_project(one)
+    started, project_ids = runtime.transact(flow.start_work, project_id, actor=runtime.actor)
+    for id_ in project_ids:
+        runtime.wake_project(id_)
     return started
 
 
 def current_stop(runtime: Runtime, project_id: str | None) -> Stop | None:
     """Return the stop of the workspace, or else that of the project; None when nothing is stopped."""
-    with runtime.store.read() as tx:
-        return rows.find_covering(tx, runtime.workspace_id, project_id)
+    return runtime.read(rows.find_covering, project_id)
 
 
 class _StopRequest:
@@ -76,27 +73,27 @@ class _StopRequest:
         self._next_notice = 0.0
 
     def run(self, patience: timedelta) -> StopResult:
-        """Stop, and wait until nothing is running or *patience* is over."""
+        """Stop, and wait until nothing is running or *patience* has elapsed."""
         runtime, deadline = self._runtime, monotonic() + patience.total_seconds()
         stop, new = self._transact(self._begin)
         claiming: set[str] | None = None
         while True:
             with runtime.store.read() as tx:
-                begun = rows.claiming_transactions(tx)
-            claiming = begun if claiming is None else claiming & begun
-            # Only now: attempts that these have opened are found.
+                open_now = rows.claiming_transactions(tx)
+            claiming = open_now if claiming is None else claiming & open_now
+            # Read the attempts only now, so that those opened by these transactions are included.
             with runtime.store.read() as tx:
                 attempts = flow.list_attempts(tx, runtime.workspace_id, stop, silent_after=self._silent_after)
-                helpless = not workers.list_live(tx, within=self._silent_after)
-            if stop.in_flight is None or {one.key for one in attempts}.difference(stop.in_flight):
+                has_worker = bool(workers.list_live(tx, within=self._silent_after))
+            if stop.in_flight is None or {attempt.key for attempt in attempts}.difference(stop.in_flight):
                 stop = self._transact(
                     partial(flow.record_in_flight, workspace_id=runtime.workspace_id, stop=stop, in_flight=attempts)
                 )
             stopped = StopResult(stop, new, attempts, claiming=len(claiming))
-            running = [one for one in attempts if not one.ended]
-            # Without a living worker, nobody ends the attempts of a silent one.
-            in_vain = helpless and not claiming and all(one.silent for one in running)
-            if stopped.silent or in_vain or monotonic() >= deadline:
+            running = [attempt for attempt in attempts if not attempt.ended]
+            # Without a living worker, nothing ends the attempts of a silent one.
+            is_futile = not has_worker and not claiming and all(task.silent for task in running)
+            if stopped.silent or is_futile or monotonic() >= deadline:
                 return stopped
             self._notify(stop, running)
             time.sleep(min(_POLL, max(deadline - monotonic(), 0)))
@@ -116,13 +113,13 @@ class _StopRequest:
         return self._runtime.store.transact(work, patience=timedelta(seconds=30))
 
     def _notify(self, stop: Stop, running: Sequence[StoppedAttempt]) -> None:
-        """Tell the workers to end these attempts; repeatedly, because a message may be lost.
+        """Send workers a message to end these attempts, repeatedly, because a message may be lost.
 
-        Without Redis, workers notice the stop with their next heartbeat. Workers of a version without stops are told
-        to cancel attempts that may be repeated.
+        Without Redis, workers notice the stop with their next heartbeat. Workers of a version without stops get a
+        cancel message for attempts that may be repeated.
         """
         if self._runtime.wakeups is None or monotonic() < self._next_notice:
             return
         self._next_notice = monotonic() + _NOTIFY_EVERY
         with suppress(RedisUnavailable):
-            self._runtime.wakeups.stop([one.key for one in running], at_once=stop.at_once)
+            self._runtime.wakeups.stop([task.key for task in running], at_once=stop.at_once)

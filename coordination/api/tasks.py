@@ -9,7 +9,7 @@ from typing import Any
 
 from coordination.api.checkouts import TaskCheckout, checkout_of
 from coordination.api.explanations import explain_tasks
-from coordination.api.output import printed
+from coordination.api.output import read_output
 from coordination.api.questions import answer, prompt_of
 from coordination.base.errors import NotFound
 from coordination.domain.jobs.artifacts import Artifact
@@ -36,25 +36,17 @@ from coordination.store.queries.tasks import attempts, events, outdated, questio
 
 
 def add_to_run(runtime: Runtime, run_id: str, task: Task) -> None:
-    """Add *task* to a run that exists and wake a worker. Raises NotFound, PlanError or Refused with nothing stored."""
-    created = runtime.store.transact(
-        lambda tx: create_task(
-            tx,
-            runtime.workspace_id,
-            run_id,
-            task,
-            actor=runtime.actor,
-            lifetime=runtime.settings.supervisor_lifetime,
-        )
-    )
+    """Add *task* to an existing run and notify a worker. Raises NotFound, PlanError or Refused with nothing stored."""
+    lifetime = runtime.settings.supervisor_lifetime
+    created = runtime.transact(create_task, run_id, task, actor=runtime.actor, lifetime=lifetime)
     runtime.wake_project(created.project_id)
 
 
 @dataclass(frozen=True, slots=True)
 class TaskHandle:
-    """A handle of a task, with its record of when it was read; ``refresh()`` reads it again."""
+    """A handle of a task with a snapshot of its record; ``refresh()`` returns a new one."""
 
-    runtime: Runtime = field(repr=False)  # it holds the settings, with their passwords
+    runtime: Runtime = field(repr=False)  # its settings include passwords
     record: TaskRecord
 
     @property
@@ -88,64 +80,51 @@ class TaskHandle:
     @property
     def cost(self) -> Decimal:
         """Return the US dollars of all its attempts, for calls with a known price."""
-        with self.runtime.store.read() as tx:
-            return costs.total(tx, self.runtime.workspace_id, task_id=self.id)[0]
+        return self.runtime.read(costs.total, task_id=self.id)[0]
 
     def refresh(self) -> TaskHandle:
         """Return the task as it is now."""
-        with self.runtime.store.read() as tx:
-            record = tasks.get(tx, self.runtime.workspace_id, self.id)
+        record = self.runtime.read(tasks.get, self.id)
         if record is None:
             raise NotFound(f"There is no task {self.id}")
         return replace(self, record=record)
 
     def attempts(self) -> list[Attempt]:
         """Return all attempts, oldest first."""
-        with self.runtime.store.read() as tx:
-            return attempts.of_task(tx, self.runtime.workspace_id, self.id)
+        return self.runtime.read(attempts.of_task, self.id)
 
     def events(self) -> list[Event]:
         """Return the task's events so far."""
-        with self.runtime.store.read() as tx:
-            return events.tail(tx, self.runtime.workspace_id, task_id=self.id, limit=10_000)
+        return self.runtime.read(events.tail, task_id=self.id, limit=10_000)
 
     def cancel(self, why: str = "canceled by its owner") -> bool:
         """Cancel the task, and its dependents as the plan says; return whether it was open."""
         runtime = self.runtime
-        canceled = runtime.store.transact(
-            lambda tx: cancel_task(tx, runtime.workspace_id, self.id, actor=runtime.actor, why=why)
-        )
+        canceled = runtime.transact(cancel_task, self.id, actor=runtime.actor, why=why)
         runtime.stop(canceled.project_id, canceled.tasks)
         return bool(canceled.tasks)
 
     def retry(self) -> None:
         """Retry a failed or canceled task, and tasks canceled because of it. Raises IllegalMove for others."""
         runtime = self.runtime
-        life = runtime.settings.supervisor_lifetime
-        runtime.store.transact(
-            lambda tx: retry_task(tx, runtime.workspace_id, self.id, actor=runtime.actor, lifetime=life)
-        )
+        runtime.transact(retry_task, self.id, actor=runtime.actor, lifetime=runtime.settings.supervisor_lifetime)
         runtime.wake_project(self.record.project_id)
 
     def force(self, state: TaskState | str, *, reason: str, output: Any = None) -> ForceResult:
         """Force the task into a state: queued, completed (with this *output*), failed or canceled.
 
-        A running attempt is fenced off and stopped; *reason* is kept in the task's events. Raises Refused or
+        A running attempt is fenced and stopped; *reason* is stored in the task's events. Raises Refused or
         IllegalMove with nothing changed.
         """
         runtime = self.runtime
-        target = state_named(state)
-        forced = runtime.store.transact(
-            lambda tx: force_task(
-                tx,
-                runtime.workspace_id,
-                self.id,
-                target,
-                actor=runtime.actor,
-                reason=reason,
-                output=output,
-                lifetime=runtime.settings.supervisor_lifetime,
-            )
+        forced = runtime.transact(
+            force_task,
+            self.id,
+            state_named(state),
+            actor=runtime.actor,
+            reason=reason,
+            output=output,
+            lifetime=runtime.settings.supervisor_lifetime,
         )
         runtime.stop(forced.project_id, forced.fenced)
         return forced
@@ -157,20 +136,14 @@ class TaskHandle:
         task of a *person* waits with the questions, and the answer completes it. Raises NotFound or Refused.
         """
         runtime = self.runtime
-        assigned = runtime.store.transact(
-            lambda tx: assign_task(
-                tx, runtime.workspace_id, self.record.id, actor=runtime.actor, to=to, model=model, person=person
-            )
-        )
+        assigned = runtime.transact(assign_task, self.id, actor=runtime.actor, to=to, model=model, person=person)
         runtime.wake_project(self.record.project_id)
         return assigned
 
     def set_priority(self, priority: int) -> bool:
         """Change the priority of an open task; return whether it was open."""
         runtime = self.runtime
-        changed = runtime.store.transact(
-            lambda tx: change_priority(tx, runtime.workspace_id, self.record.id, priority, actor=runtime.actor)
-        )
+        changed = runtime.transact(change_priority, self.id, priority, actor=runtime.actor)
         runtime.wake_project(self.record.project_id)
         return changed
 
@@ -180,18 +153,16 @@ class TaskHandle:
         Following continues in the next attempt after a retry and ends with the task, or with that *attempt*. Output of
         a running job appears within about two seconds. Raises NotFound for an unknown attempt.
         """
-        return printed(self.runtime, self.record, follow=follow, attempt=attempt)
+        return read_output(self.runtime, self.record, follow=follow, attempt=attempt)
 
     def last_lines(self) -> tuple[LastLines, ...]:
-        """Return the last lines that its latest attempt printed, by stream; ``logs`` has all output."""
-        with self.runtime.store.read() as tx:
-            latest = attempts.latest(tx, self.runtime.workspace_id, self.record.id)
+        """Return the last lines of its latest attempt's output, by stream; ``logs`` returns all output."""
+        latest = self.runtime.read(attempts.latest, self.id)
         return () if latest is None else last_lines(self.record.work, latest.output, latest.log)
 
     def outdated(self) -> list[OutdatedTask]:
-        """Return the inputs of its latest attempt, running or completed, that were made again since."""
-        with self.runtime.store.read() as tx:
-            return outdated.of_tasks(tx, self.runtime.workspace_id, [self.record.id])
+        """Return the inputs of its latest attempt, running or completed, that have newer results now."""
+        return self.runtime.read(outdated.of_tasks, [self.id])
 
     def checkout(self, *, attempt: int | None = None) -> TaskCheckout:
         """Return the folder of its newest attempt, or of that *attempt*, with the variables of the job.
@@ -201,9 +172,8 @@ class TaskHandle:
         return checkout_of(self.runtime, self.record, attempt=attempt)
 
     def artifacts(self) -> list[Artifact]:
-        """Return the files that its latest attempt left as outputs, by path."""
-        with self.runtime.store.read() as tx:
-            return artifacts.of_task(tx, self.runtime.workspace_id, self.record.id)
+        """Return the output files of its latest attempt, by path."""
+        return self.runtime.read(artifacts.of_task, self.id)
 
     def answer(self, text: str) -> bool:
         """Answer the task's open question; True if the task can run now. Raises Refused when it has none.
@@ -213,9 +183,8 @@ class TaskHandle:
         return answer(self.runtime, self.record, text)
 
     def questions(self) -> list[Question]:
-        """Return what its agent has asked, with the answers."""
-        with self.runtime.store.read() as tx:
-            return questions.of_task(tx, self.runtime.workspace_id, self.record.id)
+        """Return the questions of its agent, with the answers."""
+        return self.runtime.read(questions.of_task, self.id)
 
     def explain(self) -> TaskExplanation:
         """Return why the task is not running, and the commands that help."""

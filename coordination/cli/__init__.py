@@ -1,1 +1,1 @@
-"""The command line: argv in, sentences or one JSON document out. Imports late, so that --help is fast."""
+"""The command line. Modules import what they need inside of functions, so that --help is fast."""

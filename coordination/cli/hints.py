@@ -1,8 +1,8 @@
 """Rewrites commands in printed text so that they can be pasted into the terminal where they are read.
 
-A hint says ``coord resume RUN``. That fails where ``coord`` is not on the PATH, or where this command was started with
-a home that the terminal does not have (``COORD_HOME=… coord run``, ``make demo``). So every printed command gets what
-the terminal lacks: the home, the workspace, the folder of the project, and the path of the program.
+The command of a hint, such as ``coord resume RUN``, fails where ``coord`` is not on the PATH, or where this command was
+started with a home that the terminal does not have (``COORD_HOME=… coord run``, ``make demo``). So printed commands get
+what the terminal lacks: the home, the workspace, the folder of the project, and the path of the program.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
-# Inside a job the worker has prepared the environment of these, and an MCP client is not a shell.
+# These run in the environment that a worker prepares for its job, or that an MCP client has, not in a shell.
 _NOT_FOR_A_SHELL = frozenset({"task", "mcp"})
 # Commands that look for a run or a task in the project of the current folder, if neither an id nor a project is given.
 _BY_FOLDER = frozenset({"budgets", "explain", "questions", "ready", "resume", "runs", "tasks"})
@@ -32,7 +32,7 @@ class Exact(str):
 
 
 class _Shell:
-    """What commands need in this terminal; without a pattern, they stay as they are."""
+    """The pattern of commands to rewrite (None: rewrite nothing), and the project of the output."""
 
     def __init__(self) -> None:
         self.commands: re.Pattern[str] | None = None
@@ -42,18 +42,18 @@ class _Shell:
 _shell = _Shell()
 
 
-def begin(commands: Iterable[str]) -> None:
+def enable(commands: Iterable[str]) -> None:
     """Rewrite commands from now on. *commands*: the first words after ``coord``."""
     words = "|".join(sorted(map(re.escape, set(commands) - _NOT_FOR_A_SHELL)))
     _shell.commands = re.compile(rf"(?<![\w./:$@=-])(?<!Usage: )coord (?=({words})\b(?!-))")
 
 
-def about(folder: str, identity: str) -> None:
+def set_project(folder: str, identity: str) -> None:
     """Set the project to which later output refers."""
     _shell.project = folder, identity
 
 
-def pasted(text: str, escape: Callable[[str], str] = str) -> str:
+def rewrite(text: str, escape: Callable[[str], str] = str) -> str:
     """Return *text* with every ``coord`` command rewritten for the terminal; ``Exact`` and help stay unchanged.
 
     *escape*: applied to each inserted command, for a text with markup.
@@ -61,14 +61,14 @@ def pasted(text: str, escape: Callable[[str], str] = str) -> str:
     if _shell.commands is None or "coord " not in text or isinstance(text, Exact):
         return text
     if text.startswith("Usage:"):
-        return _FOR_HELP.sub(lambda found: f"\nHelp: {_program()} {found[1]}", text)
-    return _shell.commands.sub(lambda found: escape(_for_the_terminal(found)), text)
+        return _FOR_HELP.sub(lambda match: f"\nHelp: {_program()} {match[1]}", text)
+    return _shell.commands.sub(lambda match: escape(_for_the_terminal(match)), text)
 
 
 def _for_the_terminal(match: re.Match[str]) -> str:
     try:
         start = f"{_start()} "
-    except OSError:  # the current folder has gone
+    except OSError:  # the current folder does not exist any more
         return match[0]
     if _shell.project is None or match[1] not in _BY_FOLDER or _WITH_PLACE.match(match.string, match.end()):
         return start
@@ -105,16 +105,16 @@ def _assignments() -> list[str]:
         theirs = load_settings(_environment_of_the_terminal())
     except SettingsError:
         theirs = None
-    lacking = []
+    missing = []
     for name in ("home", "workspace"):
         value = getattr(ours, name)
         if theirs is None or value != getattr(theirs, name):
-            lacking.append(f"COORD_{name.upper()}={shlex.quote(str(value))}")
-    return lacking
+            missing.append(f"COORD_{name.upper()}={shlex.quote(str(value))}")
+    return missing
 
 
 def _environment_of_the_terminal() -> dict[str, str]:
-    """Return the environment of this terminal's first process; what its shell exported later is not known."""
+    """Return the environment of this terminal's first process, without later exports of its shell."""
     import os
 
     try:

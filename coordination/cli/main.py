@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,6 @@ import typer
 
 from coordination.base import gc_tuning
 from coordination.base.errors import INTERNAL, INTERRUPTED, OUTPUT_CLOSED, Ambiguous, CoordinationError
-from coordination.base.host import ensure_utf8
 from coordination.cli import hints
 from coordination.cli.agents import accounts, agents
 from coordination.cli.fleet import doctor, retention, status
@@ -24,9 +23,9 @@ from coordination.cli.options import shared
 from coordination.cli.plans import check, run
 from coordination.cli.projects import projects, sessions, stopping, workspaces
 from coordination.cli.stack import stack
-from coordination.cli.suggestions import Commands, OutputClosedError, chosen
-from coordination.cli.tasks import artifacts, create, logs, questions, runs, tasks
-from coordination.cli.terminal import cleaned, leave_unread
+from coordination.cli.suggestions import Commands, OutputClosedError, commands_for_choices
+from coordination.cli.tasks import questions, runs, tasks
+from coordination.cli.terminal import clean_streams, discard_output
 
 app = typer.Typer(
     name="coord",
@@ -77,7 +76,7 @@ def _global(
 
 
 def _warn_of_unknown_variables() -> None:
-    """Warn of COORD_ variables that are no setting: a mistyped one would silently do nothing."""
+    """Warn of COORD_ variables that are not settings: a mistyped one would be silently ignored."""
     from coordination.settings import unknown_variables
 
     for name, meant in unknown_variables().items():
@@ -85,67 +84,31 @@ def _warn_of_unknown_variables() -> None:
         print(f"coord: {name} is not a setting{hint}", file=sys.stderr)
 
 
-_ALL = (
-    *(
-        run,
-        simulate,
-        stack,
-        stopping,
-        status,
-        runs,
-        tasks,
-        create,
-        task,
-        logs,
-        artifacts,
-        questions,
-        agents,
-        accounts,
-        projects,
-        sessions,
-        costs,
-        prices,
-        workspaces,
-        budgets,
-    ),
-    *(beads, check, retention, doctor, mcp),
+_MODULES = (
+    *(run, simulate, stack, stopping, status, runs, tasks, task, questions, agents, accounts, projects, sessions),
+    *(costs, prices, workspaces, budgets, beads, check, retention, doctor, mcp),
 )
-for commands in _ALL:
-    commands.add_to(app)
-for group in app.registered_groups:
-    if group.typer_instance is not None:
-        group.typer_instance.info.cls = Commands
-
-
-def _words_after_coord() -> Iterator[str]:
-    """Yield the names of all commands and groups."""
-    for command in app.registered_commands:
-        if command.name:
-            yield command.name
-    for group in app.registered_groups:
-        if group.name:
-            yield group.name
-
-
-_FIRST_WORDS = tuple(_words_after_coord())
+for module in _MODULES:
+    module.add_to(app)
+_NAMES = [*(command.name for command in app.registered_commands), *(group.name for group in app.registered_groups)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code. *argv*: the arguments after the program's name.
+    """Run the command line and return its exit code. *argv*: the arguments (default: those of the process).
 
-    Without *argv* the arguments are those of the process, which then runs nothing else.
+    Without *argv* the process runs nothing else, so its streams and garbage collector are set up for it.
     """
     if argv is None:
         ensure_utf8()
         gc_tuning.freeze_loaded_objects()
-        hints.begin(_FIRST_WORDS)
+        hints.enable(filter(None, _NAMES))
     try:
-        with cleaned():
+        with clean_streams():
             code = _run(argv)
-            sys.stdout.flush()  # while a closed pipe can still be noticed
+            sys.stdout.flush()  # a closed pipe raises here, where it is handled
             sys.stderr.flush()
     except (OutputClosedError, BrokenPipeError):
-        leave_unread()
+        discard_output()
         return OUTPUT_CLOSED
     return code
 
@@ -157,7 +120,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except SystemExit as end:  # how typer ends a command, also a completed one
         return _exit_code(end)
     except CoordinationError as error:
-        return _refused(error, sys.argv[1:] if argv is None else argv)
+        return _print_error(error, sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
         print("coord: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -182,13 +145,13 @@ def _exit_code(end: SystemExit) -> int:
     return 1
 
 
-def _refused(error: CoordinationError, typed: Sequence[str]) -> int:
+def _print_error(error: CoordinationError, typed: Sequence[str]) -> int:
     if shared.debug:
         import traceback
 
         traceback.print_exception(error)
     if isinstance(error, Ambiguous):
-        error.commands = (*error.commands, *chosen(typed, error.choices))
+        error.commands = (*error.commands, *commands_for_choices(typed, error.choices))
     print("coord: " + "\n  ".join(error.lines()), file=sys.stderr)
     return error.exit_code
 

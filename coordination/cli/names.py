@@ -1,4 +1,4 @@
-"""Finds the runs and tasks that arguments name: in the given project, or in that of the current folder."""
+"""Finds runs and tasks by the names in arguments: in the given project, or in that of the current folder."""
 
 from __future__ import annotations
 
@@ -48,49 +48,45 @@ def find_task(co: Coordination, name: str, run: str | None, project: str | None 
 def aim_hints(co: Coordination, project_id: str) -> None:
     """Make the commands in later output work for this project, whose folder may be another one."""
     from coordination.cli import hints
-    from coordination.store.queries.projects import projects
 
-    with co.runtime.store.read() as tx:
-        project = projects.get(tx, co.runtime.workspace_id, project_id)
-    if project is not None and project.path is not None:
-        hints.about(project.path, project.identity)
+    project = co.project(project_id)
+    if project.path is not None:
+        hints.set_project(project.path, project.identity)
 
 
 def newest_run(co: Coordination, project: str | None) -> Run:
-    """Return the newest run of the given project, that of the current folder, or the only one.
+    """Return the newest run of the given project, of that of the current folder, or of the only project.
 
-    Raises NotFound where there is none, and Ambiguous with the commands where several projects match.
+    Raises NotFound where there is no run, and Ambiguous with commands where several projects match.
     """
-    from coordination.api.names import project_here
+    from coordination.api.names import project_of_current_folder
     from coordination.api.runs import Run
     from coordination.base.errors import Ambiguous, NotFound
-    from coordination.store.queries.projects import projects
     from coordination.store.reports.tasks import task_list
 
     runtime = co.runtime
-    owner = co.project(project) if project is not None else project_here(runtime)
-    with runtime.store.read() as tx:
-        if owner is None:
-            active = [one for one in projects.list_projects(tx, runtime.workspace_id) if one.status != "archived"]
-            if len(active) > 1:
-                names = [one.name for one in active]
-                raise Ambiguous("Several projects have runs", choices=[("", ["--project", one]) for one in names])
-            if not active:
-                raise NotFound("There are no runs yet", hint="Start one with: coord run PLAN")
-            owner = active[0]
-        run_id = task_list.newest_run(tx, runtime.workspace_id, owner.id)
+    owner = co.project(project) if project is not None else project_of_current_folder(runtime)
+    if owner is None:
+        active = co.projects.list()
+        if len(active) > 1:
+            choices = [("", ["--project", each.name]) for each in active]
+            raise Ambiguous("Several projects have runs", choices=choices)
+        if not active:
+            raise NotFound("There are no runs yet", hint="Start one with: coord run PLAN")
+        owner = active[0]
+    run_id = runtime.read(task_list.newest_run, owner.id)
     if run_id is None:
         raise NotFound(f"The project {owner.name} has no run", hint="Start one with: coord run PLAN")
     return Run(runtime, run_id)
 
 
 def place(run: Run) -> str:
-    """Return the project and the run on which a command acted, for its answer."""
+    """Return the project and the run on which a command acted, in words."""
     return f"project {run.record.project}, run {run.id}"
 
 
 def place_of(task: TaskHandle) -> str:
-    """Return the project and the run of a task."""
+    """Return the project and the run of a task, in words."""
     from coordination.api.runs import Run
 
     return place(Run(task.runtime, task.record.run_id))

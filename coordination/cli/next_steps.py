@@ -1,4 +1,4 @@
-"""Next steps: the commands with which a person continues a task or a run, for the ends of answers."""
+"""Next steps: the commands with which a person continues a task or a run, for the end of an output."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def id_of_project_here(runtime: Runtime) -> str | None:
-    """Return the id of the project of the current folder, if the workspace knows it."""
-    from coordination.api.names import project_here
+    """Return the id of the project of the current folder, if the workspace has it."""
+    from coordination.api.names import project_of_current_folder
 
-    here = project_here(runtime)
+    here = project_of_current_folder(runtime)
     return None if here is None else here.id
 
 
-def of_ended(
+def steps_of_ended_tasks(
     runtime: Runtime, tasks: Sequence[TaskHandle], outdated: Mapping[str, Sequence[OutdatedTask]] | None = None
 ) -> list[tuple[NextStep, ...]]:
     """Return the next steps for each of these ended tasks. *outdated*: their outdated inputs, by task id."""
@@ -34,7 +34,7 @@ def of_ended(
         return [task_steps.of_ended(about, (outdated or {}).get(about.task.id, ())) for about in abouts]
 
 
-def of_run(run: Run, situation: Situation) -> tuple[NextStep, ...]:
+def steps_of_run(run: Run, situation: Situation) -> tuple[NextStep, ...]:
     """Return the next steps for a run."""
     return steps(situation, run=name_of_run(run))
 
@@ -43,39 +43,26 @@ def name_of_run(run: Run) -> str:
     """Return the shortest name by which commands in the current folder find the run."""
     from coordination.store.queries.tasks import names
 
-    runtime, record, here = run.runtime, run.record, id_of_project_here(run.runtime)
-    with runtime.store.read() as tx:
-        return names.run_name(
-            tx, runtime.workspace_id, run.id, name=record.name, project_id=record.project_id, here=here
-        )
+    record, here = run.record, id_of_project_here(run.runtime)
+    return run.runtime.read(names.run_name, run.id, name=record.name, project_id=record.project_id, here=here)
 
 
 def name_of_task(task: TaskHandle) -> str:
     """Return the shortest name by which commands in the current folder find the task."""
     from coordination.store.queries.tasks import names
 
-    runtime, record, here = task.runtime, task.record, id_of_project_here(task.runtime)
-    with runtime.store.read() as tx:
-        return names.task_name(
-            tx,
-            runtime.workspace_id,
-            task.id,
-            key=task.key,
-            run_id=record.run_id,
-            project_id=record.project_id,
-            here=here,
-        )
+    record, here = task.record, id_of_project_here(task.runtime)
+    return task.runtime.read(
+        names.task_name, task.id, key=task.key, run_id=record.run_id, project_id=record.project_id, here=here
+    )
 
 
 def after_change(task: TaskHandle) -> str:
-    """Return the command that follows a resumed task, or that starts a worker for its run where none is alive."""
+    """Return the command that follows a resumed task, or where no worker is alive, the one that starts one."""
     from coordination.api.runs import Run
     from coordination.store.queries.fleet import serving
 
-    runtime = task.runtime
-    with runtime.store.read() as tx:
-        alive = serving.list_live_for(tx, runtime.workspace_id, within=runtime.settings.lease_ttl)
-    if alive:
+    if task.runtime.read(serving.list_live_for, within=task.runtime.settings.lease_ttl):
         return sentence(steps(Situation.RUNNING, task=name_of_task(task)))
-    run = Run(runtime, task.record.run_id)
-    return f"No worker is alive; {sentence(of_run(run, Situation.RUN_INTERRUPTED))}"
+    run = Run(task.runtime, task.record.run_id)
+    return f"No worker is alive; {sentence(steps_of_run(run, Situation.RUN_INTERRUPTED))}"

@@ -1,8 +1,8 @@
-"""Shared by all commands: global options, common option types, opening a connection, printing JSON."""
+"""Shared by all commands: global options, common types of options, groups, the connection, printing JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.base.json_values import to_json_types
+from coordination.cli.suggestions import Commands
 from coordination.cli.terminal import json_text
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ Limit = Annotated[int, typer.Option("--limit", "-n", help="The maximum number of
 
 @dataclass(frozen=True, slots=True)
 class TargetProject:
-    """The project on which a command acts, by its identity; it need not exist yet."""
+    """The project on which a command acts; it need not exist yet."""
 
     identity: str
     name: str
@@ -47,8 +48,8 @@ class TargetProject:
 def target_project(co: Coordination, project: str | None) -> TargetProject:
     """Return the named project, which must exist, or that of the current folder, which may be new."""
     if project is not None:
-        named = co.project(project)
-        return TargetProject(named.identity, named.name, named.path)
+        target = co.project(project)
+        return TargetProject(target.identity, target.name, target.path)
     from coordination.adapters import git_checkout
 
     here = git_checkout.checkout_of()
@@ -56,24 +57,32 @@ def target_project(co: Coordination, project: str | None) -> TargetProject:
 
 
 def chosen_project(co: Coordination, project: str | None) -> Project:
-    """Return the named project, or that of the current folder. Raises NotFound when the workspace does not know it."""
+    """Return the named project, or that of the current folder. Raises NotFound when the workspace does not have it."""
     from coordination.adapters import git_checkout
+    from coordination.api.names import project_of_current_folder
     from coordination.base.errors import NotFound
-    from coordination.store.queries.projects import projects
 
     if project is not None:
         return co.project(project)
-    here = git_checkout.checkout_of()
-    with co.runtime.store.read() as tx:
-        known_project = projects.find_by_identity(tx, co.runtime.workspace_id, here.identity)
-    if known_project is None:
-        raise NotFound(f"{here.root} is no project yet", hint="Name one with --project; see: coord projects list")
-    return known_project
+    if (here := project_of_current_folder(co.runtime)) is not None:
+        return here
+    root = git_checkout.checkout_of().root
+    raise NotFound(f"{root} is not a project yet", hint="Name one with --project; see: coord projects list")
+
+
+def add_group(
+    app: typer.Typer, name: str, help_: str, *commands: Callable[..., None], **named: Callable[..., None]
+) -> None:
+    """Register a group of commands: functions with the names of the commands (``list_``: list), or *named*."""
+    group = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None, help=help_)
+    for command, function in ({each.__name__.strip("_"): each for each in commands} | named).items():
+        group.command(command)(function)
+    app.add_typer(group, name=name)
 
 
 @contextmanager
-def connected(*, migrate: bool = True) -> Iterator[Coordination]:
-    """Connect to the store of the settings; the embedded one is created at its first use."""
+def open_connection(*, migrate: bool = True) -> Iterator[Coordination]:
+    """Connect to the store of the settings. The embedded store is created at its first use."""
     from coordination.api.connection import Coordination
     from coordination.runtime import open_runtime
     from coordination.settings import load_settings
@@ -89,5 +98,5 @@ def connected(*, migrate: bool = True) -> Iterator[Coordination]:
 
 
 def print_json(value: Any) -> None:
-    """Print a JSON document: money as text (exact), moments as ISO 8601 in UTC, durations in seconds."""
+    """Print a JSON document: money as exact text, moments as ISO 8601 in UTC, durations in seconds."""
     print(json_text(to_json_types(value), indent=2))

@@ -1,4 +1,4 @@
-"""Plan files as arguments of commands: read, checked, and applied to a repository."""
+"""Reads and checks the plan files that commands get as arguments."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_plan(path: Path | None, repo: Path | None) -> Plan:
 
 
 def for_repository(plan: Plan, repo: Path | None) -> Plan:
-    """Return *plan* for the repository in the folder *repo*, checked."""
+    """Return *plan* with the folder *repo* as its repository, checked."""
     from dataclasses import replace
 
     from coordination.base.errors import Refused

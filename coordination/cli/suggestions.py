@@ -1,7 +1,7 @@
-"""Suggests commands for an unknown one, with the arguments that were typed.
+"""Suggests commands for an unknown one, with the typed arguments.
 
-``GUESSES`` has the names that users of docker, kubectl, celery, make and the like try first. A name that is a command
-of a group (``coord forecast``) suggests that one; a typing error suggests similar names.
+``GUESSES`` has names that users of docker, kubectl, celery or make may try. For the name of a command in another group
+(``coord forecast``) that one is suggested, for a typing error similar names.
 """
 
 from __future__ import annotations
@@ -107,21 +107,21 @@ GUESSES: Mapping[str, Mapping[str, Sequence[str]]] = {
 
 
 class OutputClosedError(Exception):
-    """The reader of the output has gone. Not an OSError: typer has an exit code of its own for those."""
+    """The output is closed. Not an OSError, for which typer has an exit code of its own."""
 
 
 class Commands(TyperGroup):
     """A group of commands that suggests others for an unknown one."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
-        """Parse the arguments. Raises OutputClosedError when the reader of a help text has gone."""
+        """Parse the arguments. Raises OutputClosedError when the output is closed while help is printed."""
         try:
             return super().make_context(*args, **options)
         except BrokenPipeError as error:
             raise OutputClosedError from error
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. Raises OutputClosedError when the reader of its output has gone."""
+        """Run the command. Raises OutputClosedError when its output is closed."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
@@ -156,11 +156,11 @@ def suggestions(root: Any, group: str, name: str, rest: Sequence[str] = ()) -> l
     )
     typed = shlex.join(rest)
     commands = [guess.replace("…", typed).strip() for guess in guesses if _exists(guess, existing)]
-    return [f"coord {one}" for one in dict.fromkeys(commands)][:_MOST]
+    return [f"coord {command}" for command in dict.fromkeys(commands)][:_MOST]
 
 
-def chosen(typed: Sequence[str], choices: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
-    """Return the *typed* command once for each of the *choices* of an ambiguous name, ready to be pasted."""
+def commands_for_choices(typed: Sequence[str], choices: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """Return the *typed* command for each of the *choices* of an ambiguous name."""
     commands = []
     for name, (*words,) in choices:
         at = next((at for at, word in enumerate(typed) if name and word == name), None)
@@ -197,12 +197,11 @@ def _similar(root: Any, group: str, name: str) -> list[str]:
 
     here = root.commands[group] if group else root
     before = f"{group} " if group else ""
-    beside = {command: f"{before}{command} …" for command, found in here.commands.items() if not found.hidden}
-    close = get_close_matches(name.lower(), beside, n=_MOST)
-    if close:
-        return [beside[command] for command in close]
-    guessed = get_close_matches(name.lower(), GUESSES.get(group, {}), n=1)
-    return list(GUESSES[group][guessed[0]]) if guessed else []
+    siblings = {name: f"{before}{name} …" for name, command in here.commands.items() if not command.hidden}
+    if similar := get_close_matches(name.lower(), siblings, n=_MOST):
+        return [siblings[command] for command in similar]
+    guesses = get_close_matches(name.lower(), GUESSES.get(group, {}), n=1)
+    return list(GUESSES[group][guesses[0]]) if guesses else []
 
 
 def _all(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,9 +2,8 @@
 
 Titles, errors, questions and outputs come from jobs. An escape sequence in one could rename a window, hide a line or
 put a command where the next paste finds it; a mark that turns the direction of text makes a name look like another.
-So everything written to stdout and stderr is cleaned where it is written, and no command has to do it. Styles come
-from ``console``, which cleans texts and then writes to the stream itself. ``raw`` is for output that a person wants
-unchanged.
+So everything is cleaned where it is written to stdout and stderr. Styles come from ``console``, which cleans texts and
+then writes to the stream itself. ``raw`` is for output that a person wants unchanged.
 
 In the same place commands are rewritten for the terminal (``hints``), except in ``Exact`` texts.
 
@@ -25,7 +24,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, TypeGuard, cast
 
 from coordination.base.printable import KEPT, clean
-from coordination.cli.hints import Exact, pasted
+from coordination.cli.hints import Exact, rewrite
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +34,7 @@ _PLAIN = "coordination-plain"
 _IN_ASCII = {"✓": "+", "✗": "x", "·": "-", "…": "...", "→": "->", "–": "-", "—": "-", "‘": "'", "’": "'"}  # noqa: RUF001
 
 
-def _in_plain(error: UnicodeError) -> tuple[str | bytes, int]:
+def _replace_letters(error: UnicodeError) -> tuple[str | bytes, int]:
     """Handle the error of a codec: replace letters that its encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -44,7 +43,7 @@ def _in_plain(error: UnicodeError) -> tuple[str | bytes, int]:
     return shown, error.end
 
 
-codecs.register_error(_PLAIN, _in_plain)
+codecs.register_error(_PLAIN, _replace_letters)
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
@@ -53,14 +52,16 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 
 def json_writer(*, indent: int | None = None) -> Callable[[Any], str]:
-    """Return ``json_text`` for very many values: the stream is examined once."""
+    """Return a function like ``json_text`` for very many values, which examines the stream once."""
     encode = json.JSONEncoder(ensure_ascii=not _has_every_letter(sys.stdout), indent=indent).encode
 
     def write(value: Any) -> str:
         text = encode(value)
         if text.isprintable() or all(line.isprintable() for line in text.split("\n")):
             return text
-        return "".join(one if one.isprintable() or one in KEPT else json.dumps(one)[1:-1] for one in text)
+        return "".join(
+            letter if letter.isprintable() or letter in KEPT else json.dumps(letter)[1:-1] for letter in text
+        )
 
     return write
 
@@ -72,7 +73,7 @@ class _Cleaned:
         self.raw = stream
 
     def write(self, text: str) -> int:
-        self.raw.write(clean(pasted(text)))
+        self.raw.write(clean(rewrite(text)))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
@@ -84,7 +85,7 @@ class _Cleaned:
 
 
 @contextmanager
-def cleaned() -> Iterator[None]:
+def clean_streams() -> Iterator[None]:
     """Clean what is written to stdout and stderr inside the block."""
     before = sys.stdout, sys.stderr
     behind = [raw(stream) for stream in before]
@@ -98,20 +99,20 @@ def cleaned() -> Iterator[None]:
         sys.stdout, sys.stderr = before
         for stream, errors in strict:
             if not stream.closed:
-                with contextlib.suppress(BrokenPipeError):  # it flushes, and nobody may read that
+                with contextlib.suppress(BrokenPipeError):  # it flushes, and the pipe may be closed
                     stream.reconfigure(errors=errors)
 
 
-def leave_unread() -> None:
-    """Discard what is left in the buffers of stdout and stderr when their reader has gone."""
+def discard_output() -> None:
+    """Discard the buffers of stdout and stderr after their reader has closed the pipe."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError):
-            with contextlib.suppress(OSError, ValueError):  # a stream of a test has no number
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+            with contextlib.suppress(OSError, ValueError):  # a stream of a test has no descriptor
+                devnull = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(devnull, stream.fileno())
+                os.close(devnull)
 
 
 def _may_fail(stream: TextIO) -> TypeGuard[io.TextIOWrapper]:
@@ -139,7 +140,7 @@ def console(**options: Any) -> Console:
     from rich.segment import Segment
 
     def for_the_terminal(value: Any) -> Any:
-        return pasted(value, escape) if isinstance(value, str) else value
+        return rewrite(value, escape) if isinstance(value, str) else value
 
     class Cleaned(Console):
         def print(self, *objects: Any, markup: bool | None = None, **options: Any) -> None:

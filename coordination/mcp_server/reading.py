@@ -20,36 +20,31 @@ _MOST = 200
 
 
 def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
-    """Return the tools. Each call of one asks *connect* for the open connection."""
+    """Return the tools. Each call gets the open connection from *connect*."""
 
     def status() -> str:
-        """Show running tasks with their last sign of progress, projects, open runs, workers, the cost of today."""
+        """Show running tasks with their last sign of progress, projects, open runs, workers and today's cost."""
         from coordination.store.reports.projects.overview import overview
         from coordination.views import fleet as views
 
         runtime = connect().runtime
-        with runtime.store.read() as tx:
-            system = overview(
-                tx,
-                runtime.workspace_id,
-                thresholds=runtime.settings.supervision(),
-                live_within=runtime.settings.lease_ttl,
-            )
+        settings = runtime.settings
+        system = runtime.read(overview, thresholds=settings.supervision(), live_within=settings.lease_ttl)
         return _json(views.overview(system))
 
     def runs(project: str | None = None) -> str:
-        """List the newest runs with state and cost, of one project or of all."""
+        """List the newest runs with state and cost, of all projects or of one."""
         from coordination.views import tasks as views
 
         return _json([compact(views.run(one)) for one in connect().runs(project=project, limit=20)])
 
     def tasks(run: str) -> str:
-        """List the tasks of a run (its id or name): key, state, why they wait."""
+        """List the tasks of a run (its id or name) with key, state and why they wait."""
         from coordination.views import tasks as views
 
         handles = connect().run(run).tasks()
-        shown = [compact(views.task_summary(one.record, one.record.run_id)) for one in handles[:_MOST]]
-        return _json(shown if len(handles) <= _MOST else [*shown, f"… {len(handles)} in all"])
+        rows = [compact(views.task_summary(task.record, task.record.run_id)) for task in handles[:_MOST]]
+        return _json(rows if len(handles) <= _MOST else [*rows, f"… {len(handles)} in all"])
 
     def task(task: str, run: str | None = None) -> str:
         """Show a task (its key or id) with its attempts, questions and output."""
@@ -69,11 +64,11 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
         return _json(compact(view))
 
     def explain(task: str, run: str | None = None) -> str:
-        """Explain why a task (its key or id) is not running, in sentences, with the commands that help."""
-        return _bounded("\n".join(_task(task, run).explain().lines()))
+        """Explain why a task (its key or id) is not running, with the commands that help."""
+        return _truncate("\n".join(_task(task, run).explain().lines()))
 
     def questions() -> str:
-        """List the open questions of tasks."""
+        """List the open questions of agents."""
         from coordination.views import tasks as views
 
         return _json([compact(views.question(one)) for one in connect().questions.list()])
@@ -82,22 +77,21 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
         co = connect()
         return co.run(run).task(name) if run else co.task(name)
 
-    of_one = {"task": TEXT, "run": TEXT}
+    task_arguments = {"task": TEXT, "run": TEXT}
     return (
         Tool(status),
         Tool(runs, {"project": TEXT}),
         Tool(tasks, {"run": TEXT}, ("run",)),
-        Tool(task, of_one, ("task",)),
-        Tool(explain, of_one, ("task",)),
+        Tool(task, task_arguments, ("task",)),
+        Tool(explain, task_arguments, ("task",)),
         Tool(questions),
     )
 
 
 def _json(value: Any) -> str:
-    from coordination.base.json_values import to_json_types
 
-    return _bounded(json.dumps(to_json_types(value), ensure_ascii=False))
+    return _truncate(json.dumps(to_json_types(value), ensure_ascii=False))
 
 
-def _bounded(text: str) -> str:
+def _truncate(text: str) -> str:
     return text if len(text) <= LONGEST_ANSWER else f"{text[:LONGEST_ANSWER]}… ({len(text):,} characters in all)"

@@ -17,14 +17,14 @@ from coordination.mcp_server.tools import Tool, call
 
 MOST_TOOLS = 14
 MOST_BYTES = 12 * 1024
-"""The limit of all schemas together: they are part of every agent's context."""
+"""The maximum size of all schemas, which are part of every agent's context."""
 
 
 def make_server(reporting: Sequence[Tool], reading: Sequence[Tool]) -> Server:
     """Return a server with these tools."""
     tools = (*reporting, *reading)
 
-    async def list_tools(_context: object, _asked: object) -> types.ListToolsResult:
+    async def list_tools(_context: object, _request: object) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[types.Tool.model_validate(tool.declaration()) for tool in tools])
 
     async def call_tool(_context: object, request: types.CallToolRequestParams) -> types.CallToolResult:

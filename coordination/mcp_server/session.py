@@ -1,7 +1,7 @@
-"""An MCP session, as far as a server of tools needs it: messages in, answers out. Standard library only.
+"""An MCP session for a server of tools. Standard library only.
 
-It serves two generations of the protocol, as the official library does; the client's first request decides. Up to
-2025-11-25 there is the ``initialize`` handshake; from 2026-07-28 each request has its version and capabilities.
+It supports two generations of the protocol, as the official library does, chosen by the client's first request. Up to
+2025-11-25 there is the ``initialize`` handshake; since 2026-07-28 each request has its version and capabilities.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _VERSION, _CAPABILITIES, _SERVER_INFO = (
     f"{_PREFIX}{name}" for name in ("protocolVersion", "clientCapabilities", "serverInfo")
 )
 
-_IN_A_JOB = "Report on your task; it is completed when your job ends successfully."
-_OUTSIDE = "Read the state of runs and tasks of agents."
+_IN_A_JOB = "Report on your task. It is completed when your job ends successfully."
+_OUTSIDE = "Read the state of agents' runs and tasks."
 
 
 Answer = dict[str, Any] | Callable[[], dict[str, Any]] | None
-"""An answer, a function that makes it, or None for no answer."""
+"""An answer, a function that computes it, or None for no answer."""
 
 
 class McpSession:
@@ -45,18 +45,18 @@ class McpSession:
     def answer(self, message: object) -> Answer:
         """Return the answer to a message; for a tool call, a function that runs it."""
         if not isinstance(message, Mapping) or not is_request(message):
-            return None if is_silent(message) else failed(None, INVALID_REQUEST, "That is not a request")
+            return None if is_silent(message) else error_response(None, INVALID_REQUEST, "The message is not a request")
         id_, method, params = message["id"], message["method"], message.get("params") or {}
         if not isinstance(params, Mapping):
-            return failed(id_, INVALID_PARAMS, "params must be an object")
+            return error_response(id_, INVALID_PARAMS, "params must be an object")
         meta = params.get("_meta")
         enveloped = isinstance(meta, Mapping) and _VERSION in meta
         if self._modern is None:
             self._modern = enveloped and method != "initialize"
         if not self._modern:
             if enveloped and method != "initialize":
-                text = "This connection was opened with initialize; a request on it names no version of its own"
-                return failed(id_, INVALID_REQUEST, text)
+                text = "This connection was opened with initialize; its requests must not have a version"
+                return error_response(id_, INVALID_REQUEST, text)
             return self._answer(id_, method, params)
         return self._problem(id_, method, params) or self._answer_modern(id_, method, params)
 
@@ -64,7 +64,7 @@ class McpSession:
         match method:
             case "initialize":
                 version = params.get("protocolVersion")
-                return answered(
+                return response(
                     id_,
                     {
                         "protocolVersion": version if version in HANDSHAKE_VERSIONS else HANDSHAKE_VERSIONS[-1],
@@ -73,38 +73,38 @@ class McpSession:
                     },
                 )
             case "ping":
-                return answered(id_, {})
+                return response(id_, {})
             case "tools/list":
-                return answered(id_, self._list())
+                return response(id_, self._list())
             case "tools/call":
                 return self._call(id_, params, {})
-        return failed(id_, METHOD_NOT_FOUND, "Method not found", method)
+        return error_response(id_, METHOD_NOT_FOUND, "Method not found", method)
 
     @staticmethod
     def _problem(id_: object, method: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the error of a request without a handshake, or None."""
         if method == "initialize":
-            text = f"This connection speaks {MODERN_VERSIONS[-1]}, which has no initialize"
-            return failed(id_, UNSUPPORTED_VERSION, text, _supported(params.get("protocolVersion")))
+            text = f"This connection uses {MODERN_VERSIONS[-1]}, which has no initialize"
+            return error_response(id_, UNSUPPORTED_VERSION, text, _supported(params.get("protocolVersion")))
         meta = params.get("_meta")
         if not isinstance(meta, Mapping) or _VERSION not in meta or not isinstance(meta.get(_CAPABILITIES), Mapping):
-            return failed(id_, INVALID_PARAMS, f"params._meta must have {_VERSION} and {_CAPABILITIES}")
+            return error_response(id_, INVALID_PARAMS, f"params._meta must have {_VERSION} and {_CAPABILITIES}")
         if meta[_VERSION] not in MODERN_VERSIONS:
-            text = "That version of the protocol is not served"
-            return failed(id_, UNSUPPORTED_VERSION, text, _supported(meta[_VERSION]))
+            text = "That version of the protocol is not supported"
+            return error_response(id_, UNSUPPORTED_VERSION, text, _supported(meta[_VERSION]))
         return None
 
     def _answer_modern(self, id_: object, method: str, params: Mapping[str, Any]) -> Answer:
         common = {"resultType": "complete", "_meta": {_SERVER_INFO: SERVER}}
-        kept = {"ttlMs": 0, "cacheScope": "private", **common}
+        uncached = {"ttlMs": 0, "cacheScope": "private", **common}
         match method:
             case "server/discover":
-                return answered(id_, {"supportedVersions": [*MODERN_VERSIONS], **self._about(), **kept})
+                return response(id_, {"supportedVersions": [*MODERN_VERSIONS], **self._about(), **uncached})
             case "tools/list":
-                return answered(id_, {**self._list(), **kept})
+                return response(id_, {**self._list(), **uncached})
             case "tools/call":
                 return self._call(id_, params, common)
-        return failed(id_, METHOD_NOT_FOUND, "Method not found", method)
+        return error_response(id_, METHOD_NOT_FOUND, "Method not found", method)
 
     def _about(self) -> dict[str, Any]:
         return {"capabilities": {"tools": {"listChanged": False}}, "instructions": self._instructions}
@@ -115,14 +115,14 @@ class McpSession:
     def _call(self, id_: object, params: Mapping[str, Any], common: Mapping[str, Any]) -> Answer:
         name, arguments = params.get("name"), params.get("arguments")
         if not isinstance(name, str) or not (arguments is None or isinstance(arguments, Mapping)):
-            return failed(id_, INVALID_PARAMS, "tools/call needs name, a text, and arguments, an object")
-        return partial(self._called, id_, name, arguments, common)
+            return error_response(id_, INVALID_PARAMS, "tools/call needs name (a string) and arguments (an object)")
+        return partial(self._run_tool, id_, name, arguments, common)
 
-    def _called(
+    def _run_tool(
         self, id_: object, name: str, arguments: Mapping[str, Any] | None, common: Mapping[str, Any]
     ) -> dict[str, Any]:
         text, is_error = call(self._tools, name, arguments)
-        return answered(id_, {"content": [{"type": "text", "text": text}], "isError": is_error, **common})
+        return response(id_, {"content": [{"type": "text", "text": text}], "isError": is_error, **common})
 
 
 def instructions(reporting: Sequence[Tool], reading: Sequence[Tool]) -> str:
@@ -145,12 +145,12 @@ def is_silent(message: object) -> bool:
     return isinstance(message, Mapping) and ("id" not in message or "result" in message or "error" in message)
 
 
-def answered(id_: object, result: Mapping[str, Any]) -> dict[str, Any]:
+def response(id_: object, result: Mapping[str, Any]) -> dict[str, Any]:
     """Return the answer to the request with that id."""
     return {"jsonrpc": "2.0", "id": id_, "result": dict(result)}
 
 
-def failed(id_: object, code: int, text: str, data: object = None) -> dict[str, Any]:
+def error_response(id_: object, code: int, text: str, data: object = None) -> dict[str, Any]:
     """Return the error for the request with that id; None: the id is unknown."""
     error = {"code": code, "message": text} | ({} if data is None else {"data": data})
     return {"jsonrpc": "2.0", "id": id_, "error": error}

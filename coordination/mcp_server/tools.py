@@ -1,6 +1,6 @@
 """Tools: functions with a description and a schema of their arguments, which are checked here.
 
-Little of the standard library only: ``coord mcp`` inside a job must answer its agent's first request in time.
+Imports little, because ``coord mcp`` inside a job must answer its agent's first request in time.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ class Tool(NamedTuple):
 
 
 def call(tools: Sequence[Tool], name: str, arguments: Mapping[str, Any] | None) -> tuple[str, bool]:
-    """Call the tool of that name; return its answer or an error in one sentence, and whether it failed."""
+    """Call the tool of that name. Return its result, or an error in one sentence, and whether it failed."""
     tool = next((tool for tool in tools if tool.name == name), None)
     if tool is None:
         names = ", ".join(tool.name for tool in tools)
         return Refused(f"There is no tool {_shown(name)}", hint=f"Call one of: {names}").sentence(), True
     try:
-        return tool.call(**_checked(tool, arguments or {})), False
+        return tool.call(**_check_arguments(tool, arguments or {})), False
     except CoordinationError as error:
         return error.sentence(), True
     except Exception as error:  # noqa: BLE001 - the caller gets an error, and the server continues
         return f"{name} failed unexpectedly with {type(error).__name__}: {_shown(str(error))}. This is a bug.", True
 
 
-def _checked(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _check_arguments(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checked arguments. Raises Refused."""
     hint = f"Call {tool.name} with: {_signature(tool)}" if tool.arguments else f"Call {tool.name} without arguments"
-    if strange := [name for name in arguments if name not in tool.arguments]:
-        raise Refused(f"{tool.name} has no argument {_shown(strange[0])}", hint=hint, field=strange[0])
-    # Models write null for arguments that they leave out.
+    if unknown := [name for name in arguments if name not in tool.arguments]:
+        raise Refused(f"{tool.name} has no argument {_shown(unknown[0])}", hint=hint, field=unknown[0])
+    # Models may write null for an omitted argument.
     present = {
         name: value for name, value in arguments.items() if value is not None or tool.arguments[name] is ANYTHING
     }
@@ -77,12 +77,12 @@ def _value(tool: Tool, name: str, value: Any, hint: str) -> Any:
         return value
     if isinstance(value, str):  # models may write a number, a list or true as a string
         try:
-            read = json.loads(value)
+            parsed = json.loads(value)
         except (ValueError, RecursionError):
-            read = None
-        if _is(type_, read):
-            return read
-    raise Refused(f"{tool.name}: {name} is {_NAMES[type_]}, not {_shown(value)}", hint=hint, field=name)
+            parsed = None
+        if _is(type_, parsed):
+            return parsed
+    raise Refused(f"{tool.name}: {name} must be {_NAMES[type_]}, not {_shown(value)}", hint=hint, field=name)
 
 
 def _is(type_: str, value: Any) -> bool:
@@ -94,15 +94,12 @@ def _is(type_: str, value: Any) -> bool:
         case "boolean":
             return isinstance(value, bool)
         case _:
-            return isinstance(value, list) and all(isinstance(one, str) for one in value)
+            return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _signature(tool: Tool) -> str:
-    parts = [f"{name} ({_NAMES.get(one.get('type', ''), 'any value')})" for name, one in tool.arguments.items()]
-    for number, name in enumerate(tool.arguments):
-        if name not in tool.needed:
-            parts[number] = f"{parts[number][:-1]}, optional)"
-    return ", ".join(parts)
+    types = {name: _NAMES.get(schema.get("type", ""), "any value") for name, schema in tool.arguments.items()}
+    return ", ".join(f"{name} ({type_}{'' if name in tool.needed else ', optional'})" for name, type_ in types.items())
 
 
 def _shown(value: Any) -> str:

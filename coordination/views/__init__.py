@@ -1,4 +1,4 @@
-"""JSON forms of the nouns, one function for each: used by --json, by the MCP server and by whatever else shows them.
+"""JSON forms, one function for each noun, for --json and the MCP server.
 
-A view returns a dictionary of records' values; ``domain.json_values.plain`` makes JSON types of them.
+A view returns a dictionary of a record's values; ``base.json_values.plain`` converts them to JSON types.
 """

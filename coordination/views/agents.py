@@ -27,26 +27,26 @@ def agent(record: Agent, work: Record) -> dict[str, Any]:
 
 
 def variable(record: Variable) -> dict[str, Any]:
-    """Return a variable of an account; secrets have no value here."""
+    """Return a variable of an account, without the value of a secret."""
     view: dict[str, Any] = {"name": record.name, "kept": record.kept}
     return view if record.value is None else view | {"value": record.value}
 
 
 def account(record: Account) -> dict[str, Any]:
     """Return an account, without its secrets."""
-    return {"account": record.name, "variables": [variable(one) for one in record.variables]}
+    return {"account": record.name, "variables": [variable(each) for each in record.variables]}
 
 
 def account_in_folder(record: Account, folder: Path) -> dict[str, Any]:
-    """Return an account, with the folder of the accounts."""
+    """Return an account and the folder of the accounts."""
     return {"folder": folder} | account(record)
 
 
 def accounts(records: Sequence[Account], folder: Path, unusable: Mapping[str, str]) -> dict[str, Any]:
-    """Return a list of accounts; *unusable*: what is wrong with others, by name."""
-    return {"folder": folder, "accounts": [account(one) for one in records], "unusable": unusable}
+    """Return a list of accounts. *unusable*: the problems of unusable ones, by name."""
+    return {"folder": folder, "accounts": [account(record) for record in records], "unusable": unusable}
 
 
 def about_account(name: str, **facts: Any) -> dict[str, Any]:
-    """Return an answer about an account: which one, and *facts*."""
+    """Return the result of a command about an account: its name and *facts*."""
     return {"account": name, **facts}

@@ -1,4 +1,4 @@
-"""JSON forms of the status of the whole system, of workers, of checks and of what retention deletes."""
+"""JSON forms of the system's status, of workers, checks and retention."""
 
 from __future__ import annotations
 
@@ -19,21 +19,10 @@ if TYPE_CHECKING:
     from coordination.store.reports.tasks.running import RunningTask
 
 RETAINED = (
-    *(
-        "runs",
-        "tasks",
-        "attempts",
-        "artifacts",
-        "merges",
-        "output_chunks",
-        "dependencies",
-        "task_holds",
-        "events",
-        "sessions",
-    ),
-    *("workers", "costs"),
+    *("runs", "tasks", "attempts", "artifacts", "merges", "output_chunks", "dependencies", "task_holds", "events"),
+    *("sessions", "workers", "costs"),
 )
-"""The tables whose deleted rows are counted."""
+"""The tables whose deleted rows are shown."""
 
 
 def worker(record: WorkerLine) -> dict[str, Any]:
@@ -52,13 +41,13 @@ def active_project(record: ProjectLine) -> dict[str, Any]:
 
 
 def overview(record: Overview) -> dict[str, Any]:
-    """Return what runs, by the database alone."""
+    """Return the state of the system in the database."""
     return {
-        "projects": [active_project(one) for one in record.projects],
-        "runs": [tasks.run(one) for one in record.runs],
-        "running": [running_task(one) for one in record.running],
+        "projects": [active_project(project) for project in record.projects],
+        "runs": [tasks.run(run) for run in record.runs],
+        "running": [running_task(task) for task in record.running],
         "running_in_all": record.running_in_all,
-        "workers": [worker(one) for one in record.workers],
+        "workers": [worker(each) for each in record.workers],
         "cost_today_usd": record.cost_today_usd,
         "unpriced_calls_today": record.unpriced_today,
     }
@@ -72,14 +61,12 @@ def status(
     budgets: Sequence[BudgetStatus],
     outdated: Sequence[OutdatedTask],
 ) -> dict[str, Any]:
-    """Return the whole system. *budgets*: those for which tasks wait."""
+    """Return the state of the whole system. *budgets*: those for which tasks wait."""
     return overview(record) | {
-        "stops": [projects.stop(one) for one in stops],
+        "stops": [projects.stop(stop) for stop in stops],
         "queues": queues,
-        "budgets": [money.budget(one) for one in budgets],
-        "outdated": [
-            {"task": one.key, "id": one.task_id, "run": one.run_id, **tasks.outdated(one)} for one in outdated
-        ],
+        "budgets": [money.budget(status) for status in budgets],
+        "outdated": [{"task": task.key, "id": task.task_id, "run": task.run_id, **task.to_json()} for task in outdated],
     }
 
 
@@ -91,22 +78,22 @@ def diagnosis(
     settings: Mapping[str, Any],
     checks: Sequence[Any],
 ) -> dict[str, Any]:
-    """Return the answer of coord doctor."""
+    """Return the result of coord doctor."""
     return {"healthy": healthy, "python": python, "versions": versions, "settings": settings, "checks": checks}
 
 
 def finding(record: Finding) -> dict[str, Any]:
-    """Return one thing that a check of the running work found."""
+    """Return a finding of coord doctor --live."""
     return fields_of(record)
 
 
 def findings(records: Sequence[Finding], *, healthy: bool) -> dict[str, Any]:
-    """Return the answer of coord doctor --live."""
-    return {"healthy": healthy, "findings": [finding(one) for one in records]}
+    """Return the result of coord doctor --live."""
+    return {"healthy": healthy, "findings": [finding(record) for record in records]}
 
 
-def retained(record: RetentionResult, settings: Settings, *, dry_run: bool) -> dict[str, Any]:
-    """Return what was deleted because of its age."""
+def retention(record: RetentionResult, settings: Settings, *, dry_run: bool) -> dict[str, Any]:
+    """Return the result of a deletion by age."""
     return {
         "dry_run": dry_run,
         "older_than": {name: getattr(settings, f"retention_{name}") or None for name in ("runs", "workers", "costs")},

@@ -24,10 +24,10 @@ def issue(record: Issue) -> dict[str, Any]:
 
 
 def ready_issues(records: Sequence[Issue], *, rules: str, now: datetime) -> dict[str, Any]:
-    """Return the issues that can be worked on at *now* by these rules."""
-    return {"rules": rules, "now": now, "ready": [issue(one) for one in records]}
+    """Return the issues that are ready at *now* by these rules."""
+    return {"rules": rules, "now": now, "ready": [issue(record) for record in records]}
 
 
 def issue_import(record: ImportedIssues, notes: Sequence[str]) -> dict[str, Any]:
-    """Return the answer to an import of issues."""
+    """Return the result of an import of issues."""
     return {"project": record.project, "issues": record.issues, "replaced": record.replaced, "notes": notes}

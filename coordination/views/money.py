@@ -24,29 +24,29 @@ _RATES = ("input", "cached_input", "cache_write", "cache_write_1h", "output", "r
 
 
 def budget(record: BudgetStatus) -> dict[str, Any]:
-    """Return a budget with the status of its present period."""
-    of = record.budget
+    """Return a budget with its status in the present period."""
+    definition = record.budget
     return {
-        "id": of.id,
-        "scope": of.scope.value,
-        "subject": of.subject,
+        "id": definition.id,
+        "scope": definition.scope.value,
+        "subject": definition.subject,
         "name": record.name,
-        "period": of.period.value,
+        "period": definition.period.value,
         "starts": record.use.starts or None,
-        "usd": of.usd,
-        "tokens": of.tokens,
-        "max_starts": of.max_starts,
-        "max_unpriced_calls": of.unpriced_calls,
-        "on_exceed": of.action.value,
-        "warn_at": of.warn_percent,
-        "downgrade_to": of.downgrade_to,
+        "usd": definition.usd,
+        "tokens": definition.tokens,
+        "max_starts": definition.max_starts,
+        "max_unpriced_calls": definition.unpriced_calls,
+        "on_exceed": definition.action.value,
+        "warn_at": definition.warn_percent,
+        "downgrade_to": definition.downgrade_to,
         "spent": _spent(record.use),
         "reserved": _amount(record.use.reserved),
         "left": {"usd": record.left_usd, "tokens": record.left_tokens, "starts": record.left_starts},
         "percent": record.percent,
         "waiting": record.waiting,
-        "set_by": of.set_by,
-        "set_at": of.set_at,
+        "set_by": definition.set_by,
+        "set_at": definition.set_at,
     }
 
 
@@ -56,12 +56,12 @@ def budgets_of_subject(records: Sequence[BudgetStatus], waiting: Sequence[Mappin
 
 
 def about_budget(**facts: BudgetStatus) -> dict[str, Any]:
-    """Return an answer about a budget, by what was done with it."""
+    """Return the result of a change of a budget, such as ``removed=status``."""
     return {name: budget(record) for name, record in facts.items()}
 
 
 def budget_check(record: BudgetCheck) -> dict[str, Any]:
-    """Return a budget's counters beside what the ledger and the running attempts add up to."""
+    """Return a budget's counters, and the sums of the ledger and the running attempts."""
     return {
         "id": record.budget.id,
         "scope": record.budget.scope.value,
@@ -74,8 +74,8 @@ def budget_check(record: BudgetCheck) -> dict[str, Any]:
 
 
 def budget_checks(records: Sequence[BudgetCheck], *, repaired: bool) -> dict[str, Any]:
-    """Return the answer to a check of all budgets: those that differ."""
-    wrong = [budget_check(one) for one in records if not one.right]
+    """Return the result of a check of all budgets: those that differ."""
+    wrong = [budget_check(record) for record in records if not record.right]
     return {"checked": len(records), "repaired": repaired, "wrong": wrong}
 
 
@@ -94,7 +94,7 @@ def cost_summary(
     total: Any,
     free: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Return the sums of the ledger by one dimension. *free*: calls of priced models that are said to cost nothing."""
+    """Return the sums of the ledger by one dimension. *free*: calls of priced models that were reported as free."""
     return {
         "by": by,
         "since": since,
@@ -107,14 +107,14 @@ def cost_summary(
 
 
 def cost_forecast(project: str | None, outlook: SpendingOutlook) -> dict[str, Any]:
-    """Return what was spent today and this month, and where the month will end."""
+    """Return the costs of today and this month, and the forecast for the month."""
     from coordination.domain.forecast.forecasts import CONFIDENCE
 
     return {"project": project, "confidence_percent": CONFIDENCE, "outlook": outlook}
 
 
 def cost_check(record: CheckedSums) -> dict[str, Any]:
-    """Return the answer to a check of the sums against the records."""
+    """Return the result of a check of the sums against the records."""
     return {
         "right": record.repaired or (record.complete and not record.wrong),
         "zone": record.zone,
@@ -125,7 +125,7 @@ def cost_check(record: CheckedSums) -> dict[str, Any]:
 
 
 def cost_import(record: ImportResult, free: Mapping[str, int]) -> dict[str, Any]:
-    """Return the answer to an import of cost records."""
+    """Return the result of an import of cost records."""
     return {
         "project": record.project,
         "read": record.read,
@@ -137,7 +137,7 @@ def cost_import(record: ImportResult, free: Mapping[str, int]) -> dict[str, Any]
 
 
 def repricing(record: RepricingResult, *, dry_run: bool) -> dict[str, Any]:
-    """Return the corrections that gave calls a price, and the calls that have none."""
+    """Return the corrections of calls by their price, and the calls that stay without one."""
     return {
         "dry_run": dry_run,
         "looked_at": record.looked_at,
@@ -152,7 +152,7 @@ def repricing(record: RepricingResult, *, dry_run: bool) -> dict[str, Any]:
 
 
 def price(record: PriceOverride, project: str | None) -> dict[str, Any]:
-    """Return a price that was set. *project*: the name of the one for which it is; None: all."""
+    """Return a price that was set. *project*: the name of its project; None: all projects."""
     return {
         "model": record.model,
         "project_id": record.project_id,
@@ -164,12 +164,12 @@ def price(record: PriceOverride, project: str | None) -> dict[str, Any]:
 
 
 def prices(records: Sequence[tuple[PriceOverride, str | None]], price_list: str) -> dict[str, Any]:
-    """Return the prices that were set, and the name of the list that has all others."""
-    return {"prices": [price(one, project) for one, project in records], "list": price_list}
+    """Return the prices that were set, and the name of the list of all other prices."""
+    return {"prices": [price(record, project) for record, project in records], "list": price_list}
 
 
 def model_price(model: str, quote: Quote) -> dict[str, Any]:
-    """Return the price that calls of a model have now."""
+    """Return the present price of a model."""
     view = {"by": quote.by, "of": quote.called, "usd_per_million_tokens": rates(quote.price)}
     return {"model": model, "known": True, **view}
 
@@ -179,19 +179,19 @@ def unknown_price(model: str, why: str) -> dict[str, Any]:
     return {"model": model, "known": False, "why": why}
 
 
-def rates(of: Price) -> dict[str, Any]:
-    """Return the rates of a price; kinds of tokens without a rate of their own are left out."""
+def rates(price: Price) -> dict[str, Any]:
+    """Return the rates of a price, without kinds of tokens that have no rate of their own."""
     view: dict[str, Any] = {}
     for kind in _RATES:
-        if (rate := getattr(of, kind)) is not None:
+        if (rate := getattr(price, kind)) is not None:
             steps = [{"input_tokens": above, "usd": usd} for above, usd in rate.steps]
             view[kind] = {"usd": rate.usd, "above": steps} if steps else rate.usd
-    return view if of.request is None else view | {"request": of.request}
+    return view if price.request is None else view | {"request": price.request}
 
 
 def _spent(use: BudgetUse) -> dict[str, Any]:
     return {**_amount(use.spent), "starts": use.spent.starts}
 
 
-def _amount(of: Amount) -> dict[str, Decimal | int]:
-    return {"usd": of.usd, "tokens": of.tokens, "unpriced_calls": of.unpriced}
+def _amount(amount: Amount) -> dict[str, Decimal | int]:
+    return {"usd": amount.usd, "tokens": amount.tokens, "unpriced_calls": amount.unpriced}

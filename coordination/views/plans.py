@@ -1,4 +1,4 @@
-"""JSON forms of what is known of a plan before it runs: its check and its prediction."""
+"""JSON forms of the check and the prediction of a plan."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def plan_check(path: str, *, tasks: int, dependencies: int, warnings: Sequence[P
 
 
 def prediction(record: Prediction) -> dict[str, Any]:
-    """Return what a plan will take and cost."""
+    """Return the prediction of a plan's duration and cost."""
     return fields_of(record)

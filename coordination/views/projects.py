@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 def project(record: Project, budgets: Sequence[BudgetStatus] = ()) -> dict[str, Any]:
     """Return a project with its own budgets."""
     view = fields_of(record, without=["workspace_id", "budgets"])
-    return view | {"budgets": [money.budget(one) for one in budgets]}
+    return view | {"budgets": [money.budget(status) for status in budgets]}
 
 
 def projects(records: Sequence[tuple[Project, ProjectTotals]], budgets: Sequence[BudgetStatus]) -> dict[str, Any]:
     """Return a list of projects with their totals."""
     rows = [
-        project(one, [budget for budget in budgets if budget.budget.subject == one.id]) | {"totals": totals}
-        for one, totals in records
+        project(record, [budget for budget in budgets if budget.budget.subject == record.id]) | {"totals": totals}
+        for record, totals in records
     ]
     return {"projects": rows}
 
@@ -54,8 +54,8 @@ def project_details(
         "totals": totals,
         "orchestrator": orchestrator,
         "limits": limits,
-        "sessions": [_session_with_cost(one, spent) for one, spent in sessions],
-        "runs": [tasks.run(one) for one in runs],
+        "sessions": [_session_with_cost(session, spent) for session, spent in sessions],
+        "runs": [tasks.run(run) for run in runs],
         "issues": issues,
     }
 
@@ -71,7 +71,7 @@ def project_gates(name: str, gates: Sequence[Gate]) -> dict[str, Any]:
 
 
 def workspace(**facts: Any) -> dict[str, Any]:
-    """Return an answer about the workspace."""
+    """Return *facts* about the workspace."""
     return facts
 
 
@@ -89,7 +89,7 @@ def session_details(
     unpriced_calls: int,
     costs: Sequence[CostRecord],
 ) -> dict[str, Any]:
-    """Return a session with its latest cost records; *record* None: only costs name it."""
+    """Return a session with its latest cost records. *record*: None for a session that only cost records name."""
     return {
         "id": session_id,
         "session": None if record is None else session(record),
@@ -112,28 +112,28 @@ def stop(record: Stop) -> dict[str, Any]:
     }
 
 
-def stopped(record: StopResult) -> dict[str, Any]:
-    """Return the answer to a stop: the attempts that were in flight, and what is known of each."""
+def stop_result(record: StopResult) -> dict[str, Any]:
+    """Return the result of a stop: the in-flight attempts and the end of each."""
     return {
         "stop": stop(record.stop),
         "new": record.new,
         "silent": record.silent,
         "claiming": record.claiming,
-        "attempts": [stopped_attempt(one) for one in record.attempts],
+        "attempts": [stopped_attempt(attempt) for attempt in record.attempts],
     }
 
 
-def started(record: StartResult) -> dict[str, Any]:
-    """Return the answer to a start: the stop that has ended, and those that stay."""
+def start_result(record: StartResult) -> dict[str, Any]:
+    """Return the result of a start: the stop that has ended, and those that stay in force."""
     return {
         "ended": None if record.ended is None else stop(record.ended),
         "queued": record.queued,
-        "still": [stop(one) for one in record.still],
+        "still": [stop(each) for each in record.still],
     }
 
 
 def stopped_attempt(record: StoppedAttempt) -> dict[str, Any]:
-    """Return an attempt that a stop has met."""
+    """Return an attempt that was in flight at a stop."""
     return {
         "project": record.project,
         "run": record.run_id,

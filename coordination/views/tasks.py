@@ -1,4 +1,4 @@
-"""JSON forms of runs, tasks, attempts, events, questions, artifacts and what jobs print."""
+"""JSON forms of runs, tasks, attempts, events, questions, artifacts and output."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def run_details(record: RunRecord, tasks: Sequence[dict[str, Any]], steps: Seque
 
 
 def followed_run(details: dict[str, Any], waits_for: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return a run that a command has followed, with what it waits for when the command ends first."""
+    """Return a run that a command has followed, with its obstacles if the command ends before the run."""
     return {**details, "waits_for": waits_for}
 
 
 def about_run(record: RunRecord, **facts: Any) -> dict[str, Any]:
-    """Return an answer about a run: which one, and *facts*."""
+    """Return the result of a command about a run: its id, its project and *facts*."""
     return {"run": record.id, "project": record.project, **facts}
 
 
@@ -70,17 +70,17 @@ def task_summary(record: TaskRecord | TaskLine, run_id: str) -> dict[str, Any]:
     }
 
 
-def listed_task(record: TaskRecord | TaskLine, run_id: str, stale: Sequence[OutdatedTask]) -> dict[str, Any]:
+def task_in_list(record: TaskRecord | TaskLine, run_id: str, stale: Sequence[OutdatedTask]) -> dict[str, Any]:
     """Return a task in the list of a run, with its outdated inputs."""
-    return task_summary(record, run_id) | {"outdated": [outdated(one) for one in stale]}
+    return task_summary(record, run_id) | {"outdated": [outdated_input(task) for task in stale]}
 
 
 def task_result(
     record: TaskRecord, output: Any, stale: Sequence[OutdatedTask], last_lines: Sequence[LastLines]
 ) -> dict[str, Any]:
-    """Return a task in the result of a run: with its output and, if it failed, the end of what it printed."""
-    more = {"output": output, "last_lines": [one.to_json() for one in last_lines]}
-    return listed_task(record, record.run_id, stale) | more
+    """Return a task in the result of a run, with its output and, if it failed, its last lines."""
+    more = {"output": output, "last_lines": [lines.to_json() for lines in last_lines]}
+    return task_in_list(record, record.run_id, stale) | more
 
 
 def task_details(
@@ -92,12 +92,12 @@ def task_details(
     last_lines: Sequence[LastLines],
     explanation: TaskExplanation,
 ) -> dict[str, Any]:
-    """Return a task with its cost, its attempts and what keeps it from running."""
+    """Return a task with its cost, its attempts and why it is not running."""
     return task(record) | {
         "cost_usd": cost_usd,
         "unpriced_calls": unpriced_calls,
-        "attempts": [attempt(one) for one in attempts],
-        "last_lines": [one.to_json() for one in last_lines],
+        "attempts": [attempt(each) for each in attempts],
+        "last_lines": [lines.to_json() for lines in last_lines],
         "explanation": explanation.to_json(),
     }
 
@@ -111,19 +111,19 @@ def task_for_agent(
     last_lines: Sequence[LastLines],
     stale: Sequence[OutdatedTask],
 ) -> dict[str, Any]:
-    """Return a task as a tool shows it to an agent: what it runs, its attempts, questions and output."""
+    """Return a task for an MCP tool: its work, attempts, questions and output."""
     return task_summary(record, record.run_id) | {
         "work": record.work,
-        "attempts": [attempt(one) for one in attempts],
-        "questions": [question(one) for one in questions],
-        "last_lines": [one.to_json() for one in last_lines],
-        "outdated": [outdated(one) for one in stale],
+        "attempts": [attempt(each) for each in attempts],
+        "questions": [question(each) for each in questions],
+        "last_lines": [lines.to_json() for lines in last_lines],
+        "outdated": [outdated_input(task) for task in stale],
         "output": output,
     }
 
 
 def about_task(record: TaskRecord, **facts: Any) -> dict[str, Any]:
-    """Return an answer about a task: which one, and *facts*."""
+    """Return the result of a command about a task: its ids and *facts*."""
     return {"task": record.id, "key": record.key, "run": record.run_id, "project_id": record.project_id, **facts}
 
 
@@ -143,22 +143,22 @@ def question(record: Question) -> dict[str, Any]:
 
 
 def artifact(record: Artifact) -> dict[str, Any]:
-    """Return a file that an attempt left."""
+    """Return an output file of an attempt."""
     return fields_of(record)
 
 
 def output_piece(record: OutputChunk) -> dict[str, Any]:
-    """Return something that an attempt printed."""
+    """Return a piece of an attempt's output."""
     return fields_of(record)
 
 
-def outdated(record: OutdatedTask) -> dict[str, Any]:
-    """Return an input of a task that was made again after the task had begun."""
+def outdated_input(record: OutdatedTask) -> dict[str, Any]:
+    """Return an input of a task that has a newer result than the one the task used."""
     return record.to_json()
 
 
 def explanation(task: TaskExplanation | None, issue: IssueExplanation | None) -> dict[str, Any]:
-    """Return why a task, or an issue, cannot be worked on."""
+    """Return why a task, or an issue, is not running."""
     return {"task": task and task.to_json(), "issue": issue and issue.to_json()}
 
 

@@ -255,5 +255,5 @@ class TestTheCommand:
         run.cancel()
 
         assert (asked.wait(), third.wait()) == (2, 2)
-        assert asked.output.startswith("coord: job has not been tried yet")
+        assert asked.output.startswith("coord: job has no attempt yet")
         assert third.output.startswith("coord: job has no attempt 3")

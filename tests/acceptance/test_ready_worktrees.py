@@ -184,7 +184,7 @@ def test_a_task_that_waits_for_a_port_says_so_and_doctor_counts_what_is_lent(fle
     doctor = fleet.coord.process("doctor", code=None).out
 
     assert "Only 0 of the ports 28200 to 28200 of this machine are free" in waits
-    assert "ports: 1 of 4,000 are lent to running attempts" in doctor
+    assert "ports: running attempts use 1 of 4,000" in doctor
     assert "setups: 1 result in " in doctor
     run.task("has").cancel()
     late.cancel()

@@ -126,7 +126,7 @@ def test_lists_and_shows_names_and_places_and_no_secret(work: Coord) -> None:
 
 
 def test_one_that_cannot_be_used_does_not_hide_the_others_and_is_wrong_for_the_doctor(work: Coord) -> None:
-    assert "1 account, whose secrets are kept in" in work("doctor", code=None).out
+    assert "1 account, with secrets in" in work("doctor", code=None).out
     Accounts(work.home).set("open", "MY_KEY", KEY, kept=SecretPlace.FILE)
     (work.home / "accounts" / "open.json").chmod(0o644)
 

@@ -92,7 +92,7 @@ def test_sums_that_are_not_those_of_the_records_are_found_and_mended(coord_on_ea
     wrong = coord("costs", "check", "--json", code=1).json
     assert (wrong["right"], wrong["wrong"], wrong["examples"][0]["missing"]["calls"]) == (False, 2, -1)
     doctor = coord("doctor", code=None)
-    assert "sums of costs: those of yesterday and today are not what the records say" in doctor.out
+    assert "sums of costs: those of yesterday and today do not match the records" in doctor.out
     assert "2 wrong sums were corrected." in coord("costs", "check", "--repair").out
     assert coord("costs", "check", "--json").json["right"] is True
     assert "sums of costs: days begin in UTC" in coord("doctor", code=None).out

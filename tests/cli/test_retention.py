@@ -54,7 +54,7 @@ def test_it_deletes_what_is_old_and_writes_it_down_first(coord_on_each: Coord, o
     said = coord_on_each("retain", "--archive", folder).out
 
     assert "Deleted: 1 finished runs, 2 tasks" in said
-    assert f"Written: {folder / old_run}.jsonl.gz" in said
+    assert f"Wrote {folder / old_run}.jsonl.gz" in said
     assert [path.name for path in folder.iterdir()] == [f"{old_run}.jsonl.gz"]
     assert coord_on_each("runs", "list", "--json").json["runs"] == []
     assert coord_on_each("retain").out == "Nothing is old enough to be deleted.\n"

@@ -42,8 +42,8 @@ def test_a_worktree_a_model_and_a_priority_are_as_a_plan_says_them(coord: Coord)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("a",), "Give the work. Give --shell COMMAND, or --agent NAME with --prompt TEXT."),
-        (("a", "--shell", "x", "--agent", "claude"), "Give the work."),
+        (("a",), "Give a command or an agent. Use --shell COMMAND, or --agent NAME with --prompt TEXT."),
+        (("a", "--shell", "x", "--agent", "claude"), "Give a command or an agent."),
         (("a", "--agent", "claude"), "An agent needs a prompt."),
         (("a", "--shell", "x", "--prompt", "y"), "A command has no prompt and no model."),
         (("a b", "--shell", "x"), "cannot be a key"),
@@ -72,9 +72,9 @@ def test_a_waiting_task_is_given_to_another_model_agent_or_person(coord: Coord) 
     person = coord("tasks", "assign", "a", "--person", "ann").out.splitlines()
 
     assert person[0].startswith("Assigned a to ann (")
-    assert person[1].startswith("When it is done: coord tasks answer a 'what came of it' --run ")
+    assert person[1].startswith("When it is done: coord tasks answer a 'the result' --run ")
     assert "ann is to do this: Mend it" in coord("questions").out
-    assert "ann is to do it; when it is done: coord tasks answer a 'what came of it'" in coord("explain", "a").out
+    assert "ann is to do it; when it is done: coord tasks answer a 'the result'" in coord("explain", "a").out
     assert coord("tasks", "answer", "a", "mended").out.startswith("Answer saved; a is completed (")
     assert coord("tasks", "output", "a").out.strip() == "mended"
     assert coord("questions", "--json").json == {"questions": []}

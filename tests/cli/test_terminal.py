@@ -72,7 +72,7 @@ class TestClean:
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors)
         monkeypatch.setattr(sys, "stdout", stream)
 
-        with terminal.cleaned():
+        with terminal.clean_streams():
             if rich:
                 terminal.console(highlight=False).print("done ✓ café 👩 İ…", end="")
             else:
@@ -88,7 +88,7 @@ class TestClean:
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
         monkeypatch.setattr(sys, "stdout", stream)
 
-        with terminal.cleaned():
+        with terminal.clean_streams():
             sys.stdout.write(terminal.json_text(value))
             sys.stdout.flush()
 
@@ -97,7 +97,7 @@ class TestClean:
     def test_styles_of_a_console_stay_and_those_in_its_texts_go(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stdout", io.StringIO())
 
-        with terminal.cleaned():
+        with terminal.clean_streams():
             console = terminal.console(force_terminal=True, color_system="standard", highlight=False)
             console.print(f"x{OBEYED}", style="bold", markup=False)
 

@@ -67,7 +67,7 @@ def finish(fleet: Fleet) -> None:
     assert run.wait(timeout=120) is RunState.COMPLETED
     assert fleet.file("last").read_text() == "last\n"
     assert all(task.record.attempt == 1 for task in run.tasks())
-    assert fleet.coord("doctor").out.count("one stands before the database, in transaction mode") == 1
+    assert fleet.coord("doctor").out.count("the database has a pooler in transaction mode") == 1
 
 
 def test_every_transaction_has_our_settings_and_leaves_none_behind(pooled: Pooled, store_url: str) -> None:
@@ -131,7 +131,7 @@ def test_doctor_warns_where_statements_would_be_prepared(pooled: Pooled, tmp_pat
 
     done = Coord(tmp_path / "home", tmp_path, {"COORD_DATABASE_URL": url + said})("doctor", code=1)
 
-    assert "wrong  pooler: one lends a session of the server to each transaction" in done.out
+    assert "wrong  pooler: it is in transaction mode" in done.out
     assert "Add prepare_threshold=none to COORD_DATABASE_URL" in done.out
 
 

@@ -1,4 +1,4 @@
-"""``coord accounts …``: keys and log-ins of this machine. Secrets are never printed, nor taken as arguments."""
+"""``coord accounts …``: keys and log-ins of this machine. Secrets are never printed nor accepted as arguments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordination.cli.options import AsJson, print_json
+from coordination.cli.options import AsJson, add_group, print_json
 from coordination.domain.jobs.accounts import SecretPlace
 from coordination.views import agents as views
 
@@ -22,14 +22,7 @@ _IN_WORDS = {SecretPlace.FILE: "file", SecretPlace.KEYRING: "keyring", SecretPla
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    group = typer.Typer(
-        no_args_is_help=True, rich_markup_mode=None, help="Manage accounts: named keys and log-ins of this machine."
-    )
-    group.command("list")(list_)
-    group.command("show")(show)
-    group.command("set")(set_)
-    group.command("unset")(unset)
-    app.add_typer(group, name="accounts")
+    add_group(app, "accounts", "Manage accounts: named keys and log-ins of this machine.", list_, show, set_, unset)
 
 
 def list_(*, as_json: AsJson = False) -> None:
@@ -39,34 +32,34 @@ def list_(*, as_json: AsJson = False) -> None:
 
     accounts = _accounts()
     usable: list[Account] = []
-    wrong: dict[str, str] = {}
+    problems: dict[str, str] = {}
     for name in accounts.names():
         try:
             usable.append(accounts.get(name))
-        except CoordinationError as error:  # the others are listed all the same
-            wrong[name] = error.sentence()
+        except CoordinationError as error:  # list the others nevertheless
+            problems[name] = error.sentence()
     if as_json:
-        print_json(views.accounts(usable, accounts.folder, wrong))
+        print_json(views.accounts(usable, accounts.folder, problems))
         return
     table(
         ["account", "variables", "kept in"],
         [
             *(
                 (
-                    one.name,
-                    ", ".join(variable.name for variable in one.variables),
-                    ", ".join(sorted({_IN_WORDS[variable.kept] for variable in one.variables})),
+                    account.name,
+                    ", ".join(variable.name for variable in account.variables),
+                    ", ".join(sorted({_IN_WORDS[variable.kept] for variable in account.variables})),
                 )
-                for one in usable
+                for account in usable
             ),
-            *((name, problem, "") for name, problem in wrong.items()),
+            *((name, problem, "") for name, problem in problems.items()),
         ],
         empty="No accounts. Create one: coord accounts set claude@work ANTHROPIC_API_KEY",
     )
 
 
 def show(account: Name, *, as_json: AsJson = False) -> None:
-    """Show the variables of an account, and where each is kept. Secrets are never shown."""
+    """Show the variables of an account, and where each is stored. Secrets are never shown."""
     from coordination.cli.tables import show as table
 
     accounts = _accounts()
@@ -76,7 +69,10 @@ def show(account: Name, *, as_json: AsJson = False) -> None:
         return
     table(
         ["variable", "kept in", "value"],
-        [(one.name, _IN_WORDS[one.kept], "(secret)" if one.value is None else one.value) for one in record.variables],
+        [
+            (variable.name, _IN_WORDS[variable.kept], "(secret)" if variable.value is None else variable.value)
+            for variable in record.variables
+        ],
     )
 
 
@@ -86,19 +82,19 @@ def set_(
         list[str],
         typer.Argument(
             metavar="VARIABLE…",
-            help="A variable, whose value is asked for or read from stdin; NAME=VALUE for one that is no secret.",
+            help="A variable, whose value is prompted for or read from stdin; NAME=VALUE for one that is not secret.",
         ),
     ],
     *,
     keep: Annotated[
         SecretPlace | None,
-        typer.Option("--keep", help="Where to keep secrets (default: the keyring if one works, else a file)."),
+        typer.Option("--keep", help="Where to store secrets (default: the keyring if one works, else a file)."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Set variables of an account, which is created if it is new. Jobs that name it get them from now on.
 
-    At a terminal the values are asked for without echo. Elsewhere stdin is the value of the one variable.
+    On a terminal, prompts for the values without echo. Elsewhere stdin has the value of a single variable.
     """
     from coordination.adapters.account_store import Account
     from coordination.base.errors import Refused
@@ -114,22 +110,23 @@ def set_(
     for name, value in settings:
         check_setting(name, value)
     if keep is SecretPlace.SETTING:
-        raise Refused("A secret is kept in the keyring or in a file", hint="For what is no secret, write NAME=VALUE")
+        raise Refused(
+            "A secret is stored in the keyring or in a file", hint="For values that are not secret, write NAME=VALUE"
+        )
     if len(secret_names) > 1 and not sys.stdin.isatty():
-        raise Refused("stdin holds the value of one variable", hint="Set one after the other")
+        raise Refused("stdin has the value of a single variable", hint="Set one variable at a time")
     accounts = _accounts()
     check_caller(load_settings().database_url)
-    secrets = [
-        (name, check_secret(name, _asked(account, name))) for name in secret_names
-    ]  # all, before anything is changed
+    # Read all values before anything is changed.
+    secrets = [(name, check_secret(name, _read_value(account, name))) for name in secret_names]
     stored = [accounts.set(account, name, value, kept=SecretPlace.SETTING) for name, value in settings]
     stored += [accounts.set(account, name, value, kept=keep) for name, value in secrets]
     if as_json:
         print_json(views.account_in_folder(Account(account, tuple(stored)), accounts.folder))
         return
-    for one in stored:
-        where = "in the keyring" if one.kept is SecretPlace.KEYRING else f"in {accounts.folder}/{account}.json"
-        print(f"{one.name} of {account} is kept {where}.")
+    for variable in stored:
+        place = "the keyring" if variable.kept is SecretPlace.KEYRING else f"{accounts.folder}/{account}.json"
+        print(f"{variable.name} of {account} is kept in {place}.")
     print(f"Jobs on this machine get it with account: {account}")
 
 
@@ -139,17 +136,17 @@ def unset(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a variable of an account, or the account. Running jobs keep what they have."""
+    """Delete a variable of an account, or the account. Running jobs keep their variables."""
     from coordination.callers import check_caller
     from coordination.settings import load_settings
 
     accounts = _accounts()
     check_caller(load_settings().database_url)
-    gone = accounts.unset(account, variable)
+    deleted = accounts.unset(account, variable)
     if as_json:
-        print_json(views.about_account(account, unset=gone))
+        print_json(views.about_account(account, unset=deleted))
     else:
-        print(f"Deleted {', '.join(gone)} of {account}.")
+        print(f"Deleted {', '.join(deleted)} of {account}.")
 
 
 def unknown_accounts(plan: Plan) -> list[PlanWarning]:
@@ -158,15 +155,15 @@ def unknown_accounts(plan: Plan) -> list[PlanWarning]:
     from coordination.domain.jobs import parse_job
     from coordination.domain.plans.plan_warnings import PlanWarning, WarningCode
 
-    run_of = [parse_job(task.run) for task in plan.tasks]
-    named = {plan.defaults.account, *(getattr(work, "account", None) for work in run_of)}
-    who = [plan.questions, *((plan.supervision.assess, plan.supervision.analyze) if plan.supervision else ())]
-    named |= {one.get("account") for one in who if one is not None and not isinstance(one, str)}
+    jobs = [parse_job(task.run) for task in plan.tasks]
+    named = {plan.defaults.account, *(getattr(job, "account", None) for job in jobs)}
+    answerers = [plan.questions, *((plan.supervision.assess, plan.supervision.analyze) if plan.supervision else ())]
+    named |= {job.get("account") for job in answerers if job is not None and not isinstance(job, str)}
     accounts = _accounts()
     unknown = sorted({name for name in named if name is not None} - set(accounts.names()))
-    help_ = "Where the plan's workers run, set it: coord accounts set {} VARIABLE"
+    hint = "Where the plan's workers run, set it: coord accounts set {} VARIABLE"
     return [
-        PlanWarning(WarningCode.NO_ACCOUNT, f"There is no account {name} on {host()}", help_.format(name), name=name)
+        PlanWarning(WarningCode.NO_ACCOUNT, f"There is no account {name} on {host()}", hint.format(name), name=name)
         for name in unknown
     ]
 
@@ -178,7 +175,7 @@ def _accounts() -> Accounts:
     return Accounts(load_settings().home)
 
 
-def _asked(account: str, name: str) -> str:
+def _read_value(account: str, name: str) -> str:
     """Return the value for a variable, from the terminal without echo, or from stdin."""
     from coordination.base.errors import Refused
 
@@ -186,7 +183,7 @@ def _asked(account: str, name: str) -> str:
         try:
             return sys.stdin.buffer.read().decode().rstrip("\r\n")
         except UnicodeDecodeError:
-            raise Refused(f"The value for {name} is no text in UTF-8", field="value") from None
+            raise Refused(f"The value for {name} is not UTF-8 text", field="value") from None
     import getpass
     import warnings
 
@@ -195,6 +192,6 @@ def _asked(account: str, name: str) -> str:
         try:
             return getpass.getpass(f"{name} of {account} (not shown): ").strip()
         except getpass.GetPassWarning:
-            raise Refused("This terminal would show the value", hint="Give it on stdin instead") from None
+            raise Refused("This terminal would show the value", hint="Give it on stdin") from None
         except EOFError:
-            raise Refused(f"No value for {name} was given; nothing is changed") from None
+            raise Refused(f"No value for {name} was given; nothing was changed") from None

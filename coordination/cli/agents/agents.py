@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.base.wording import plural
-from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.options import AsJson, add_group, open_connection, print_json
 from coordination.cli.terminal import json_text
 from coordination.views import agents as views
 from coordination.views.fields import listing
@@ -31,7 +31,9 @@ Model = Annotated[str | None, typer.Option("--model", help="The model, as the ru
 Role = Annotated[str | None, typer.Option("--role", help="A role, by which tasks choose it; part of its prompts.")]
 Label = Annotated[
     list[str] | None,
-    typer.Option("--label", help="A label, by which tasks choose it; repeat it for several. Replaces all."),
+    typer.Option(
+        "--label", help="A label, by which tasks choose it; repeat the option for several. Replaces all labels."
+    ),
 ]
 Description = Annotated[str | None, typer.Option("--description", help="A description.")]
 Default = Annotated[
@@ -51,24 +53,14 @@ Set = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Manage agents.")
-    group.command("list")(list_)
-    group.command("show")(show)
-    group.command("create")(create)
-    group.command("change")(change)
-    group.command("rename")(rename)
-    group.command("clone")(clone)
-    group.command("delete")(delete)
-    group.command("export")(export)
-    group.command("import")(import_)
-    app.add_typer(group, name="agents")
+    add_group(app, "agents", "Manage agents.", list_, show, create, change, rename, clone, delete, export, import_)
 
 
 def list_(*, as_json: AsJson = False) -> None:
     """List agents with their work so far."""
     from coordination.cli.tables import show as table
 
-    with connected() as co:
+    with open_connection() as co:
         agents = co.agents.list_with_records()
     if as_json:
         print_json(listing("agents", lambda pair: views.agent(*pair), agents))
@@ -77,43 +69,43 @@ def list_(*, as_json: AsJson = False) -> None:
         ["name", "runner", "model", "role", "labels", "state", "open", "completed", "last activity"],
         [
             (
-                of.name,
-                of.runner.get("agent") or of.runner.get("chat"),
-                of.model,
-                of.identity.get("role"),
-                " ".join(of.labels),
-                _state(of),
+                profile.name,
+                profile.runner.get("agent") or profile.runner.get("chat"),
+                profile.model,
+                profile.identity.get("role"),
+                " ".join(profile.labels),
+                _state(profile),
                 record.open,
                 record.completed,
                 record.last_activity_at,
             )
-            for of, record in ((agent.profile, record) for agent, record in agents)
+            for profile, record in ((agent.profile, record) for agent, record in agents)
         ],
         empty="No agents yet. Create one: coord agents create NAME --runner claude",
     )
 
 
 def show(name: Name, *, as_json: AsJson = False) -> None:
-    """Show an agent: its runner, its identity and its work so far."""
+    """Show an agent: its runner, identity and work so far."""
     from coordination.cli.tables import fields
 
-    with connected() as co:
+    with open_connection() as co:
         agent, record = co.agents.get(name), co.agents.record(name)
     if as_json:
         print_json(views.agent(agent, record))
         return
-    of = agent.profile
+    profile = agent.profile
     fields(
         [
-            ("name", of.name),
-            ("state", _state(of)),
-            ("description", of.description),
-            ("type", of.type),
-            ("objective", of.objective),
-            ("labels", " ".join(of.labels)),
-            *((f"runner {key}", _shown(value)) for key, value in of.runner.items()),
-            ("model", of.model),
-            *of.identity.items(),
+            ("name", profile.name),
+            ("state", _state(profile)),
+            ("description", profile.description),
+            ("type", profile.type),
+            ("objective", profile.objective),
+            ("labels", " ".join(profile.labels)),
+            *((f"runner {key}", _text(value)) for key, value in profile.runner.items()),
+            ("model", profile.model),
+            *profile.identity.items(),
             ("created", agent.created_at),
             ("tasks", f"{record.open} open, {record.completed} completed, started {record.interactions} times"),
             ("last activity", record.last_activity_at),
@@ -138,7 +130,7 @@ def create(
     from coordination.domain.agents.agents import Profile
 
     changes = _changes(runner, model, role, label, description, default, active, settings)
-    with connected() as co:
+    with open_connection() as co:
         agent = co.agents.create(_with(Profile(name), changes))
         _answer(co, agent, "Created", as_json=as_json)
 
@@ -156,24 +148,25 @@ def change(
     settings: Set = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change an agent. Tasks that were assigned before keep its earlier fields."""
+    """Change an agent. Tasks that are already assigned keep its earlier fields."""
     changes = _changes(runner, model, role, label, description, default, active, settings)
-    with connected() as co:
+    with open_connection() as co:
         changed = co.agents.edit(name, lambda profile: _with(profile, changes))
         _answer(co, changed, "Changed", as_json=as_json)
 
 
 def rename(
     name: Name,
-    new_name: Annotated[str, typer.Argument(metavar="NEW", help="The name from now on.")],
+    new_name: Annotated[str, typer.Argument(metavar="NEW", help="The new name.")],
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Give an agent another name; its tasks, costs and budgets show it from now on."""
-    with connected() as co:
+    """Rename an agent. Its tasks, costs and budgets show the new name."""
+    with open_connection() as co:
         agent = co.agents.rename(name, new_name)
+        record = co.agents.record(new_name)
     if as_json:
-        print_json(views.agent(agent, co.agents.record(new_name)))
+        print_json(views.agent(agent, record))
     else:
         print(f"Agent {name} is now {new_name}. See: coord agents show {new_name}")
 
@@ -185,13 +178,13 @@ def clone(
     as_json: AsJson = False,
 ) -> None:
     """Copy an agent under a new name."""
-    with connected() as co:
+    with open_connection() as co:
         _answer(co, co.agents.clone(name, new_name), "Created", as_json=as_json)
 
 
 def delete(name: Name) -> None:
-    """Delete an agent that has no open tasks; its ended tasks keep its name."""
-    with connected() as co:
+    """Delete an agent that has no open tasks. Ended tasks keep its name."""
+    with open_connection() as co:
         co.agents.delete(name)
     print(f"Deleted agent {name}.")
 
@@ -199,8 +192,8 @@ def delete(name: Name) -> None:
 def export(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="The agents (default: all).")] = None,
 ) -> None:
-    """Print agents as JSON, for coord agents import. It contains no secrets, only names of variables."""
-    with connected() as co:
+    """Print agents as JSON for coord agents import. The JSON has names of variables but no secrets."""
+    with open_connection() as co:
         print_json(co.agents.export(*names or ()))
 
 
@@ -209,14 +202,14 @@ def import_(
         Path, typer.Argument(metavar="FILE", help="The output of coord agents export; - is stdin.", allow_dash=True)
     ],
 ) -> None:
-    """Create or replace agents from a file: all of them, or none."""
+    """Create or replace agents from a file; if one is invalid, none."""
     from coordination.base.errors import Refused
 
     try:
         document = json.loads(sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{file} cannot be read as JSON: {error}") from None
-    with connected() as co:
+    with open_connection() as co:
         imported = co.agents.import_(document, source=str(file))
     print(f"Imported {plural(len(imported), 'agent')}: {', '.join(agent.profile.name for agent in imported)}")
 
@@ -234,7 +227,7 @@ def _changes(  # noqa: PLR0917 - the options of two commands, in their order
     active: bool | None,
     settings: list[str] | None,
 ) -> _Changes:
-    """Return the options as places in an agent's document with their values."""
+    """Return the options as pairs of a place in an agent's document and a value."""
     options = [
         *_runner(runner),
         *(("model", model), ("identity.role", role), ("labels", label)),
@@ -246,7 +239,7 @@ def _changes(  # noqa: PLR0917 - the options of two commands, in their order
 
 
 def _runner(name: str | None) -> _Changes:
-    """Return the changes for a program, or a provider with its model; one replaces the other."""
+    """Return the changes that select a program, or a provider with its model, instead of the other."""
     if name is None:
         return []
     kind, other = ("chat", "agent") if ":" in name else ("agent", "chat")
@@ -293,5 +286,5 @@ def _state(profile: Profile) -> str:
     return "default" if profile.default else "active" if profile.active else "inactive"
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     return value if isinstance(value, str) else json_text(value)

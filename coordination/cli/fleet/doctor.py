@@ -1,4 +1,4 @@
-"""``coord doctor``: checks that everything this machine needs is there and works. Changes nothing."""
+"""``coord doctor``: checks settings, versions, database, Redis, workers and supervisors. Read-only."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.base.errors import NOT_COMPLETED
+from coordination.base.wording import plural
 from coordination.cli.options import AsJson, print_json
 from coordination.views import fleet as views
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from coordination.store.engine import Store
 
 _LIBRARIES = ("celery", "redis", "sqlalchemy", "psycopg", "typer", "rich", "PyYAML", "jinja2")
-_EXTRAS = {"flower": "the page that shows workers and queues"}
+_EXTRAS = {"flower": "a page with workers and queues"}
 _UNANSWERED = timedelta(seconds=60)
 _MOST_RUNS = 1000
 
@@ -28,13 +29,13 @@ class Verdict(StrEnum):
     """The result of a check."""
 
     OK = "ok"
-    NOTE = "note"  # worth knowing, nothing is wrong
+    NOTE = "note"  # nothing is wrong
     WRONG = "wrong"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check and its result; ``hint``: what to do about it."""
+    """The result of a check. ``hint``: how to fix the problem."""
 
     name: str
     verdict: Verdict
@@ -54,7 +55,7 @@ def doctor(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check settings, versions, database, Redis, workers and supervisors; exit code 1 when something is wrong."""
+    """Check settings, database, Redis, workers and supervisors. Exit code 1 when something is wrong."""
     import platform
 
     if live:
@@ -125,21 +126,20 @@ def _checks(settings: Settings) -> Iterator[Check]:
 
 
 def _accounts(settings: Settings) -> Iterator[Check]:
-    """Check whether the accounts of this machine can be used; yield nothing where there are none."""
+    """Check whether the accounts of this machine are usable; yield nothing where there are none."""
     from coordination.adapters import keyrings
     from coordination.adapters.account_store import Accounts
-    from coordination.base.wording import plural
 
     accounts = Accounts(settings.home)
     for problem in accounts.problems():
         yield Check("accounts", Verdict.WRONG, problem)
     if (names := accounts.names() if accounts.folder.is_dir() else []) and not accounts.problems():
         where = f"the keyring {keyring}, or files" if (keyring := keyrings.name()) else "files"
-        yield Check("accounts", Verdict.OK, f"{plural(len(names), 'account')}, whose secrets are kept in {where}")
+        yield Check("accounts", Verdict.OK, f"{plural(len(names), 'account')}, with secrets in {where}")
 
 
 def _sandbox(settings: Settings) -> Check:
-    """Check what can confine jobs here, and what workers with these settings use of it."""
+    """Check the sandbox that this machine supports, and whether workers with these settings can use it."""
     from coordination.base.kernel_features import MIN_LANDLOCK, detect
     from coordination.setting_values import STRICT
 
@@ -154,10 +154,10 @@ def _sandbox(settings: Settings) -> Check:
     if strict and features.bubblewrap is None:
         return Check("sandbox", Verdict.WRONG, detail, "Workers do not start; run: apt install bubblewrap")
     if strict and features.problem is not None:
-        hint = "Workers do not start: let their user make user namespaces, or set COORD_SANDBOX=1"
+        hint = "Workers do not start: allow user namespaces for their user, or set COORD_SANDBOX=1"
         return Check("sandbox", Verdict.WRONG, detail, hint)
     if features.landlock < MIN_LANDLOCK or not features.seccomp:
-        return Check("sandbox", Verdict.NOTE, detail, "With COORD_REQUIRE_SANDBOX=1 no worker starts here")
+        return Check("sandbox", Verdict.NOTE, detail, "Workers with COORD_REQUIRE_SANDBOX=1 do not start here")
     return Check("sandbox", Verdict.OK, detail)
 
 
@@ -179,7 +179,7 @@ def _database(settings: Settings) -> Iterator[Check]:
             if (pooler := _pooler(store)) is not None:
                 yield pooler
                 if pooler.verdict is Verdict.WRONG:
-                    return  # later checks would fail now and then
+                    return  # later checks would fail intermittently
             schema.require(store)
         except CoordinationError as error:
             yield Check("database", Verdict.WRONG, error.message, error.hint)
@@ -187,13 +187,13 @@ def _database(settings: Settings) -> Iterator[Check]:
         yield Check("database", Verdict.OK, f"{masked(settings.database_url)}, schema {schema.current(store)}")
         yield from _work(settings, store)
         yield from _sums(settings, store)
-        yield from _lent(settings, store)
+        yield from _host_leases(settings, store)
     finally:
         store.close()
 
 
 def _pooler(store: Store) -> Check | None:
-    """Check whether the URL fits the connection pooler before PostgreSQL; None where there is none."""
+    """Check whether the URL fits the connection pooler of PostgreSQL; return None where there is no pooler."""
     from coordination.store.postgresql import PREPARE, PoolingMode
 
     pooling = store.pooling()
@@ -203,17 +203,17 @@ def _pooler(store: Store) -> Check | None:
         return Check(
             "pooler",
             Verdict.WRONG,
-            f"one lends a session of the server to each transaction, but {url}, so statements are prepared for others",
+            f"it is in transaction mode, but {url}, so statements would be prepared for other transactions",
             f"Add {PREPARE}=none to COORD_DATABASE_URL",
         )
     if pooling is not PoolingMode.NONE:
-        return Check("pooler", Verdict.OK, f"one stands before the database, in {pooling} mode")
+        return Check("pooler", Verdict.OK, f"the database has a pooler in {pooling} mode")
     if store.pooled:
         return Check(
             "pooler",
             Verdict.NOTE,
-            f"none stands before the database, yet its URL says {PREPARE}=none: every statement is planned anew",
-            f"Leave {PREPARE} out where no pooler is",
+            f"the database has no pooler, but its URL says {PREPARE}=none: every statement is planned anew",
+            f"Remove {PREPARE} from COORD_DATABASE_URL",
         )
     return None
 
@@ -238,16 +238,16 @@ def _work(settings: Settings, store: Store) -> Iterator[Check]:
             else None
         )
     for stop in stopped:
-        yield Check("stopped", Verdict.NOTE, stop.sentence(), f"Let it go on with: {stop.command}")
-    # A stuck run waits for a person; no worker can help.
-    moving = {run.project_id for run in overview_now.runs if run.state is RunState.OPEN} if overview_now else set()
-    waiting = [line for line in overview_now.projects if line.id in moving] if overview_now else []
+        yield Check("stopped", Verdict.NOTE, stop.sentence(), f"Resume it with: {stop.command}")
+    # A stuck run waits for a person, not for a worker.
+    open_in = {run.project_id for run in overview_now.runs if run.state is RunState.OPEN} if overview_now else set()
+    waiting = [line for line in overview_now.projects if line.id in open_in] if overview_now else []
     if living and waiting and not serves:
-        what = f"{len(living)} alive, none runs jobs of the workspace {settings.workspace}, and work waits"
-        yield Check("workers", Verdict.WRONG, what, f"Run: COORD_WORKSPACES={settings.workspace} coord worker")
+        problem = f"{len(living)} alive, none runs jobs of the workspace {settings.workspace}, and work waits"
+        yield Check("workers", Verdict.WRONG, problem, f"Run: COORD_WORKSPACES={settings.workspace} coord worker")
     elif living:
-        places = sum(worker.slots for worker in living)
-        yield Check("workers", Verdict.OK, f"{len(living)} alive with {places} places")
+        slots = sum(worker.slots for worker in living)
+        yield Check("workers", Verdict.OK, f"{len(living)} alive with {plural(slots, 'slot')}")
     elif waiting:
         yield Check("workers", Verdict.WRONG, "none is alive, and work waits", "Run: coord up, or coord worker")
     else:
@@ -258,14 +258,14 @@ def _work(settings: Settings, store: Store) -> Iterator[Check]:
             Verdict.WRONG,
             f"{unanswered} queued tasks were enqueued more than {_UNANSWERED.total_seconds():g} s ago "
             "and no worker has claimed them",
-            "Are the workers full, or at another Redis? See: coord status",
+            "Are the workers full, or do they use another Redis? See: coord status",
         )
     for line in waiting:
         yield _supervisor(line)
 
 
 def _sums(settings: Settings, store: Store) -> Iterator[Check]:
-    """Check that the sums of costs exist, and those of yesterday and today: all would take too long."""
+    """Check that the sums of costs exist, and those of yesterday and today; checking all would take too long."""
     from datetime import date
 
     from coordination.api.costs import check_costs
@@ -279,48 +279,46 @@ def _sums(settings: Settings, store: Store) -> Iterator[Check]:
         yesterday = date.fromisoformat(rollups.today(tx, workspace_id)) - timedelta(days=1)
     sums = check_costs(store, workspace_id, since=yesterday)
     if not sums.complete:
-        problem = "they were never counted, so every summary reads the whole ledger"
+        problem = "they were never computed, so every summary reads the whole ledger"
     elif sums.wrong:
-        problem = "those of yesterday and today are not what the records say"
+        problem = "those of yesterday and today do not match the records"
     else:
         yield Check("sums of costs", Verdict.OK, f"days begin in {sums.zone}")
         return
     yield Check("sums of costs", Verdict.WRONG, problem, "Run: coord costs check --repair")
 
 
-def _lent(settings: Settings, store: Store) -> Iterator[Check]:
-    """Check the ports and databases that attempts have here, and kept results of setup commands; only those in use."""
+def _host_leases(settings: Settings, store: Store) -> Iterator[Check]:
+    """Check the ports and databases of attempts on this machine, and the cached results of setup commands."""
     from coordination.base.durations import show_duration
     from coordination.base.host import host
-    from coordination.base.wording import plural
     from coordination.store.queries.fleet import host_leases
     from coordination.store.queries.fleet.host_leases import LeaseKind
 
     here, ports = host(), settings.ports
     with store.read() as tx:
-        lent_ports = host_leases.names_on(tx, here, LeaseKind.PORT)
+        leased = host_leases.names_on(tx, here, LeaseKind.PORT)
         ended = {lease.name for lease in host_leases.list_ended(tx, here, LeaseKind.PORT)}
-        left = host_leases.list_ended(tx, here, LeaseKind.DATABASE)
-    if lent := len(lent_ports - ended):
-        full = lent >= len(ports)
+        copies = host_leases.list_ended(tx, here, LeaseKind.DATABASE)
+    if used := len(leased - ended):
+        full = used >= len(ports)
         hint = "Give COORD_PORTS a longer range, or tasks wait" if full else None
-        usage = f"{lent:,} of {len(ports):,} are lent to running attempts"
+        usage = f"running attempts use {used:,} of {len(ports):,}"
         yield Check("ports", Verdict.NOTE if full else Verdict.OK, usage, hint)
-    if left:
-        names = ", ".join(lease.name for lease in left[:3])
+    if copies:
+        names = ", ".join(lease.name for lease in copies[:3])
         hint = "Workers of this machine drop them within about a minute, if they reach the server"
-        yield Check(
-            "databases", Verdict.NOTE, f"ended attempts have left {plural(len(left), 'copy', 'copies')}: {names}", hint
-        )
+        problem = f"{plural(len(copies), 'copy', 'copies')} of ended attempts: {names}"
+        yield Check("databases", Verdict.NOTE, problem, hint)
     warm = (settings.worktrees or settings.home / "worktrees") / ".warm"
     if results := len(list(warm.glob("*.lock"))):
-        kept = show_duration(settings.warm_kept)
-        yield Check("setups", Verdict.OK, f"{plural(results, 'result')} in {warm}, for {kept} after the last use")
+        lifetime = show_duration(settings.warm_kept)
+        yield Check("setups", Verdict.OK, f"{plural(results, 'result')} in {warm}, for {lifetime} after the last use")
 
 
 def _supervisor(line: Any) -> Check:
     name = f"supervisor of {line.name}"
-    hint = "A worker or beat wakes it; is one alive? See: coord status"
+    hint = "A worker or beat triggers its ticks; is one alive? See: coord status"
     if line.error:
         return Check(name, Verdict.WRONG, f"its last tick failed: {line.error}", hint)
     if line.supervisor != "running":
@@ -346,7 +344,7 @@ def _redis(settings: Settings) -> Iterator[Check]:
             except CoordinationError as error:
                 yield Check("redis", Verdict.WRONG, error.message, error.hint)
             else:
-                yield Check("redis", Verdict.NOTE, f"no stack runs on {settings.home}; it would start {program}")
+                yield Check("redis", Verdict.NOTE, f"no stack runs on {settings.home}; coord up would start {program}")
             return
         url = record.redis_url
     try:
@@ -360,7 +358,7 @@ def _redis(settings: Settings) -> Iterator[Check]:
         yield Check(
             "redis policy",
             Verdict.WRONG,
-            f"it may drop messages when it is full (maxmemory-policy {facts.eviction})",
+            f"it may drop messages when its memory is full (maxmemory-policy {facts.eviction})",
             "Set maxmemory-policy noeviction",
         )
     if facts.append_only is False:

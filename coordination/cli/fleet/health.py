@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from coordination.store.engine import Store
 
 _STUCK = timedelta(seconds=60)
-_MARGIN = timedelta(seconds=10)  # beyond a sweep, for a lease that has run out
+_MARGIN = timedelta(seconds=10)  # after a sweep, for an expired lease
 _SKEW = timedelta(seconds=2)
-_JUST_ENDED = timedelta(seconds=10)  # the processes of an attempt that ended now may be ending themselves
+_JUST_ENDED = timedelta(seconds=10)  # processes of an attempt may still be ending after it
 
 
 def examine(*, as_json: bool) -> int:
@@ -47,8 +47,8 @@ def findings_of(settings: Settings) -> Iterator[Finding]:
     from coordination.store import schema
     from coordination.store.engine import open_store, sqlite_path
 
-    yield from _mistyped()
-    messages, findings = _waiting(settings)
+    yield from _unknown_settings()
+    messages, findings = _queue_length(settings)
     yield from findings
     store = open_store(settings.database_url)
     try:
@@ -67,7 +67,7 @@ def findings_of(settings: Settings) -> Iterator[Finding]:
         store.close()
 
 
-def _mistyped() -> Iterator[Finding]:
+def _unknown_settings() -> Iterator[Finding]:
     from coordination.domain.fleet.health import Finding
     from coordination.settings import unknown_variables
 
@@ -76,8 +76,8 @@ def _mistyped() -> Iterator[Finding]:
         yield Finding("setting_unknown", name, "There is no such setting, so it does nothing", hint)
 
 
-def _waiting(settings: Settings) -> tuple[int | None, list[Finding]]:
-    """Return how many messages wait for a worker; None, and perhaps a finding, when Redis does not answer."""
+def _queue_length(settings: Settings) -> tuple[int | None, list[Finding]]:
+    """Return the number of messages that wait for a worker (None: unknown), and a finding when Redis fails."""
     from coordination.base.errors import CoordinationError
     from coordination.domain.fleet.health import Finding
     from coordination.settings import client_url
@@ -89,7 +89,7 @@ def _waiting(settings: Settings) -> tuple[int | None, list[Finding]]:
         home = Home(settings.home)
         record = home.read() if settings.home.is_dir() and home.is_owned() else None
         if record is None:
-            return None, []  # no stack is up: no Redis is expected
+            return None, []  # no stack is running, so no Redis is expected
         url = record.redis_url
     try:
         return read_status(client_url(url)).lengths["jobs"], []
@@ -110,14 +110,14 @@ def _of_store(settings: Settings, store: Store, messages: int | None) -> Iterato
         yield Finding(
             "schema_drift",
             "database",
-            f"Its tables are not as this program made them: {difference}",
-            "Somebody changed them by hand: undo that, or restore a backup; coord migrate does not",
+            f"Its tables differ from those of this program: {difference}",
+            "They were changed by hand: undo that, or restore a backup; coord migrate does not repair them",
         )
     if changed:
-        return  # later checks may need what is missing
-    of_ours = list(_clock(store))
-    yield from of_ours
-    here = host() if of_ours else ""  # already found
+        return  # later checks may need a missing table or column
+    clock_findings = list(_clock(store))
+    yield from clock_findings
+    here = host() if clock_findings else ""  # this machine is reported already
     leases = settings.leases()
     patience = health.HealthThresholds(stuck=_STUCK, lease=leases.ttl, late=leases.sweep + _MARGIN)
     with store.read() as tx:
@@ -132,7 +132,7 @@ def _of_store(settings: Settings, store: Store, messages: int | None) -> Iterato
 
 
 def _clock(store: Store) -> Iterator[Finding]:
-    """Compare this machine's clock with the database's, not counting the time of the query."""
+    """Compare this machine's clock with that of the database, without the time of the query."""
     from coordination.base.clock import utc_now
     from coordination.base.host import host
     from coordination.store.queries.fleet import workers
@@ -142,11 +142,11 @@ def _clock(store: Store) -> Iterator[Finding]:
         workers.database_time(tx)  # connects
     before = utc_now()
     with store.read() as tx:
-        there = workers.database_time(tx)
+        database_time = workers.database_time(tx)
     after = utc_now()
-    apart = before - there if before > there else there - after
-    if apart > _SKEW:
-        yield health.clock_finding(host(), apart if before > there else -apart)
+    skew = before - database_time if before > database_time else database_time - after
+    if skew > _SKEW:
+        yield health.clock_finding(host(), skew if before > database_time else -skew)
 
 
 def _orphans(store: Store, workspace_id: str) -> Iterator[Finding]:
@@ -167,13 +167,13 @@ def _orphans(store: Store, workspace_id: str) -> Iterator[Finding]:
                 "orphan_process",
                 f"process {pid} on {host()}",
                 f"It was started by attempt {number} of task {task_id}, which has ended",
-                f"If it does nothing that is needed, end it: kill -9 {pid}",
+                f"If it is not needed, end it: kill -9 {pid}",
             )
         elif pair not in recorded:
             yield Finding(
                 "stranger_process",
                 f"process {pid} on {host()}",
-                f"It belongs to attempt {number} of task {task_id}, which this workspace does not know",
-                "Another workspace's or another database's, perhaps: ask there before you end it",
+                f"It belongs to attempt {number} of task {task_id}, which this workspace does not have",
+                "It may belong to another workspace or database: check there before you end it",
                 wrong=False,
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.views import fleet as views
 
 if TYPE_CHECKING:
@@ -47,17 +47,17 @@ def retain(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete finished runs and other rows that are older than COORD_RETENTION_RUNS, _WORKERS and _COSTS.
+    """Delete data past its retention age: COORD_RETENTION_RUNS, _WORKERS and _COSTS.
 
-    Workers do the same by themselves. Costs are kept when their runs are deleted, until COORD_RETENTION_COSTS.
+    Workers do the same periodically. Costs are kept when their runs are deleted, until COORD_RETENTION_COSTS.
     """
     from coordination.api.retention import retain as delete_old_rows
 
-    with connected() as co:
+    with open_connection() as co:
         settings = co.runtime.settings
         deleted = delete_old_rows(co.runtime, dry_run=dry_run, archive=archive)
     if as_json:
-        print_json(views.retained(deleted, settings, dry_run=dry_run))
+        print_json(views.retention(deleted, settings, dry_run=dry_run))
     else:
         _show(deleted, dry_run=dry_run)
 
@@ -71,6 +71,6 @@ def _show(deleted: RetentionResult, *, dry_run: bool) -> None:
     else:
         print("Deleted: " + ", ".join(counted) + ".")
     if deleted.needed:
-        print(f"{len(deleted.needed):,} old runs stay: open work or an open issue refers to them.")
+        print(f"{len(deleted.needed):,} old runs are kept because open work or an open issue refers to them.")
     for path in deleted.archives:
-        print(f"Written: {path}")
+        print(f"Wrote {path}")

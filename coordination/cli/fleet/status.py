@@ -10,7 +10,7 @@ import typer
 
 from coordination.base.ids import SHORT
 from coordination.base.wording import plural
-from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.projects.stopping import show_stops
 from coordination.domain.tasks.next_steps import Situation, sentence, steps
 from coordination.domain.tasks.runs import RunState
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from coordination.store.reports.projects.overview import Overview
 
 _MOST_OUTDATED = 10
-
-
-_SAYS = 60
+_LONGEST_REPORT = 60
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,12 +31,15 @@ def add_to(app: typer.Typer) -> None:
 
 
 def status(*, as_json: AsJson = False) -> None:
-    """Show running tasks with their last sign of progress, projects, runs, workers, queues, budgets, today's cost."""
+    """Show running tasks, projects, runs, workers and costs.
+
+    Also the last sign of progress of each task, the queues, and the budgets for which tasks wait.
+    """
     from coordination.store.queries.projects import stops
     from coordination.store.queries.tasks import outdated
     from coordination.store.reports.projects.overview import overview
 
-    with connected() as co:
+    with open_connection() as co:
         runtime = co.runtime
         with runtime.store.read() as tx:
             system = overview(
@@ -50,16 +51,16 @@ def status(*, as_json: AsJson = False) -> None:
             stopped = stops.list_active(tx, runtime.workspace_id)
             old = outdated.of_workspace(tx, runtime.workspace_id, most=_MOST_OUTDATED)
         queues = _queues(runtime)
-        holding = [one for one in co.budgets.list() if one.waiting]
+        waited_for = [budget for budget in co.budgets.list() if budget.waiting]
     if as_json:
-        print_json(views.status(system, stops=stopped, queues=queues, budgets=holding, outdated=old))
+        print_json(views.status(system, stops=stopped, queues=queues, budgets=waited_for, outdated=old))
     else:
         show_stops(stopped)
-        _show(system, queues, holding)
+        _show(system, queues, waited_for)
         if old:
             print("\noutdated (what to do: coord explain TASK)")
-            for one in old:
-                print(f"  {one.key} of run {one.run_id}: {one.sentence()}")
+            for task in old:
+                print(f"  {task.key} of run {task.run_id}: {task.sentence()}")
 
 
 def _show_running(system: Overview) -> None:
@@ -68,22 +69,22 @@ def _show_running(system: Overview) -> None:
     from coordination.cli.tables import show, shown
 
     show(
-        ["running", "project", "run", "attempt", "since", "last sign", "ago", "cost", "says"],
+        ["running", "project", "run", "attempt", "since", "last sign", "ago", "cost", "report"],
         [
             (
-                one.key,
-                one.project,
-                one.run or one.run_id[-SHORT:],
-                one.attempt,
-                show_duration(one.now - one.started_at),
-                one.sign,
-                show_duration(max(one.now - one.sign_at, timedelta(0))),
-                show_usd(one.cost_usd) + (f" + {one.unpriced_calls} unknown" if one.unpriced_calls else ""),
-                shown(one.report)[:_SAYS] if one.report else "",
+                task.key,
+                task.project,
+                task.run or task.run_id[-SHORT:],
+                task.attempt,
+                show_duration(task.now - task.started_at),
+                task.sign,
+                show_duration(max(task.now - task.sign_at, timedelta(0))),
+                show_usd(task.cost_usd) + (f" + {task.unpriced_calls} unknown" if task.unpriced_calls else ""),
+                shown(task.report)[:_LONGEST_REPORT] if task.report else "",
             )
-            for one in system.running
+            for task in system.running
         ],
-        empty="Nothing runs.",
+        empty="No task is running.",
     )
     if (more := system.running_in_all - len(system.running)) > 0:
         print(f"and {plural(more, 'more task')}")
@@ -102,7 +103,7 @@ def _queues(runtime: Runtime) -> dict[str, Any]:
         return {"reachable": False, "error": error.message, "lengths": {}}
 
 
-def _show(system: Overview, queues: dict[str, Any], holding: Sequence[BudgetStatus]) -> None:
+def _show(system: Overview, queues: dict[str, Any], waited_for: Sequence[BudgetStatus]) -> None:
     from coordination.base.money import show_usd
     from coordination.cli.money.budgets import budget_table
     from coordination.cli.tables import show, shown
@@ -111,15 +112,15 @@ def _show(system: Overview, queues: dict[str, Any], holding: Sequence[BudgetStat
         ["project", "status", "supervisor", "open runs", "open tasks", "cost today", "error"],
         [
             (
-                one.name,
-                f"{one.status} (stopped)" if one.stopped else one.status,
-                one.supervisor,
-                one.open_runs,
-                one.open_tasks,
-                show_usd(one.cost_today_usd),
-                f"since {shown(one.error_since)}: {one.error}" if one.error else "",
+                project.name,
+                f"{project.status} (stopped)" if project.stopped else project.status,
+                project.supervisor,
+                project.open_runs,
+                project.open_tasks,
+                show_usd(project.cost_today_usd),
+                f"since {shown(project.error_since)}: {project.error}" if project.error else "",
             )
-            for one in system.projects
+            for project in system.projects
         ],
         empty="No projects yet. Start with: coord run PLAN",
     )
@@ -135,20 +136,26 @@ def _show(system: Overview, queues: dict[str, Any], holding: Sequence[BudgetStat
     print()
     _show_running(system)
     print()
-    if holding:
+    if waited_for:
         print("budgets for which tasks wait (what to do: coord explain TASK)")
-        budget_table(holding)
+        budget_table(waited_for)
         print()
     stuck = [run for run in system.runs if run.state is RunState.STUCK]
     for run in stuck:
-        print(f"run {run.id} cannot continue by itself; {sentence(steps(Situation.RUN_STUCK, run=run.id))}")
+        print(f"run {run.id} cannot continue without a person; {sentence(steps(Situation.RUN_STUCK, run=run.id))}")
     if stuck:
         print()
     show(
         ["worker", "host", "busy", "of", "since"],
         [
-            (one.name, one.host, one.busy, f"{one.slots}{' (draining)' if one.draining else ''}", one.started_at)
-            for one in system.workers
+            (
+                worker.name,
+                worker.host,
+                worker.busy,
+                f"{worker.slots}{' (draining)' if worker.draining else ''}",
+                worker.started_at,
+            )
+            for worker in system.workers
         ],
         empty="No worker is alive. Start a stack with: coord up",
     )
@@ -156,6 +163,6 @@ def _show(system: Overview, queues: dict[str, Any], holding: Sequence[BudgetStat
     if queues["reachable"]:
         print("queues: " + ", ".join(f"{name} {length}" for name, length in queues["lengths"].items()))
     else:
-        print("queues: " + (queues["error"] or "no Redis runs here"))
+        print("queues: " + (queues["error"] or "no Redis is running here"))
     unknown = f" and {plural(system.unpriced_today, 'call')} of unknown price" if system.unpriced_today else ""
     print(f"today:  {show_usd(system.cost_today_usd)}{unknown}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.plan_files import PlanFile, Repo, read_plan
 from coordination.views import plans as views
 
@@ -30,21 +30,23 @@ def simulate(
     repo: Repo = None,
     slots: Annotated[
         int | None,
-        typer.Option(help="Jobs at once (default: as many as the living workers run).", min=1, max=1_000_000),
+        typer.Option(
+            help="The number of parallel jobs (default: as many as the living workers run).", min=1, max=1_000_000
+        ),
     ] = None,
     assume: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="The duration of jobs without any data, such as 30s.")
+        str | None, typer.Option(metavar="DURATION", help="The assumed duration of jobs without history, such as 30s.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="The seed of the random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(help="The random seed.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Predict duration and cost of a plan from earlier jobs like its own. Nothing is run or stored."""
+    """Predict duration and cost of a plan from similar jobs. Nothing is run or stored."""
     from coordination.base.durations import parse_duration
 
     assumed = None if assume is None else parse_duration(assume)
-    what = read_plan(plan, repo)
-    with connected() as co:
-        prediction = co.simulate(what, slots=slots, assume=assumed, seed=seed)
+    checked_plan = read_plan(plan, repo)
+    with open_connection() as co:
+        prediction = co.simulate(checked_plan, slots=slots, assume=assumed, seed=seed)
     if as_json:
         print_json(views.prediction(prediction))
     else:
@@ -59,7 +61,7 @@ def _show(prediction: Prediction) -> None:
     at_least = "at least " if prediction.untimed else ""
     fields(
         [
-            ("tasks", f"{prediction.tasks:,}, {prediction.slots:,} at once"),
+            ("tasks", f"{prediction.tasks:,}, {prediction.slots:,} in parallel"),
             ("duration", at_least + _range(prediction.duration, show_duration)),
             (
                 "cost",
@@ -74,7 +76,7 @@ def _show(prediction: Prediction) -> None:
             ("budget", _budget(prediction)),
             (
                 "failing",
-                f"in {prediction.failing:.0%} of {prediction.rounds:,} rounds a task fails for good"
+                f"in {prediction.failing:.0%} of {prediction.rounds:,} rounds a task fails finally"
                 if prediction.failing
                 else None,
             ),
@@ -84,7 +86,7 @@ def _show(prediction: Prediction) -> None:
     legs = prediction.path
     shown = legs if len(legs) <= _MOST_LEGS else sorted(legs, key=lambda leg: leg.took + leg.waited)[-_MOST_LEGS:]
     show(
-        ["task", "takes", "waits for a slot"],
+        ["task", "duration", "waits for a slot"],
         [
             (leg.key, show_duration(leg.took), show_duration(leg.waited) if leg.waited else "")
             for leg in legs
@@ -96,7 +98,7 @@ def _show(prediction: Prediction) -> None:
     print("\nduration and cost of one attempt (median)")
     kinds = sorted(prediction.kinds, key=lambda kind: -kind.tasks)[:_MOST_KINDS]
     show(
-        ["kind", "tasks", "seen", "known from", "takes", "costs"],
+        ["kind", "tasks", "measured", "source", "duration", "cost"],
         [
             (
                 kind.kind,
@@ -110,24 +112,24 @@ def _show(prediction: Prediction) -> None:
         ],
     )
     if prediction.untimed:
-        print(f"\nThe duration of these is unknown and counts as zero: {_named(prediction.untimed)}.")
-        print("Set it in the plan (estimate: {duration: 5m}), or for all of them: --assume 30s")
+        print(f"\nThe duration of these is unknown and counts as zero: {_kind_names(prediction.untimed)}.")
+        print("Set it in the plan (estimate: {duration: 5m}), or for all tasks: --assume 30s")
     if prediction.uncosted:
-        print(f"\nThe cost of these is unknown and counts as zero: {_named(prediction.uncosted)}.")
+        print(f"\nThe cost of these is unknown and counts as zero: {_kind_names(prediction.uncosted)}.")
         print("Set it in the plan: estimate: {usd: 0.25}")
 
 
-def _named(kinds: tuple[str, ...]) -> str:
+def _kind_names(kinds: tuple[str, ...]) -> str:
     from coordination.cli.tables import shown
 
     more = f" and {len(kinds) - _MOST_KINDS:,} more" if len(kinds) > _MOST_KINDS else ""
     return ", ".join(map(shown, kinds[:_MOST_KINDS])) + more
 
 
-def _range(quantiles: Any, shown: Any) -> str:
+def _range(quantiles: Any, show: Any) -> str:
     if quantiles.p10 == quantiles.p90:
-        return str(shown(quantiles.p50))
-    return f"{shown(quantiles.p50)} ({shown(quantiles.p10)} to {shown(quantiles.p90)} in 8 of 10 rounds)"
+        return str(show(quantiles.p50))
+    return f"{show(quantiles.p50)} ({show(quantiles.p10)} to {show(quantiles.p90)} in 8 of 10 rounds)"
 
 
 def _budget(prediction: Prediction) -> str | None:
@@ -151,24 +153,24 @@ def beside(run: RunRecord) -> None:
     expected = run.predicted
     if expected is None:
         return
-    took = (run.finished_at or utc_now()) - run.created_at
+    duration = (run.finished_at or utc_now()) - run.created_at
     so_far = "" if run.finished_at else " so far"
     unknown = f" + {run.unpriced_calls} unknown" if run.unpriced_calls else ""
-    spans = [show_duration(timedelta(seconds=each)) for each in expected["duration"]]
-    dollars = [show_usd(Decimal(each)) for each in expected["usd"]]
+    spans = [show_duration(timedelta(seconds=seconds)) for seconds in expected["duration"]]
+    dollars = [show_usd(Decimal(amount)) for amount in expected["usd"]]
     print()
     show(
         ["", "predicted", "in 8 of 10 rounds", "actual"],
         [
             (
                 "duration",
-                _least(spans[1], bool(expected["untimed"])),
+                _bound(spans[1], bool(expected["untimed"])),
                 f"{spans[0]} to {spans[2]}",
-                show_duration(took) + so_far,
+                show_duration(duration) + so_far,
             ),
             (
                 "cost",
-                _least(dollars[1], bool(expected["uncosted"] or expected["unpriced"][2])),
+                _bound(dollars[1], bool(expected["uncosted"] or expected["unpriced"][2])),
                 f"{dollars[0]} to {dollars[2]}",
                 show_usd(run.cost_usd) + unknown + so_far,
             ),
@@ -176,5 +178,5 @@ def beside(run: RunRecord) -> None:
     )
 
 
-def _least(shown: str, unknown: bool) -> str:
-    return f"at least {shown}" if unknown else shown
+def _bound(amount: str, is_lower_bound: bool) -> str:
+    return f"at least {amount}" if is_lower_bound else amount

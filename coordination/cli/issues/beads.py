@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.base.wording import excerpt, plural
-from coordination.cli.options import AsJson, ProjectName, chosen_project, connected, print_json
+from coordination.cli.options import AsJson, ProjectName, add_group, chosen_project, open_connection, print_json
 from coordination.views import issues as views
 from coordination.views import tasks as task_views
 from coordination.views.fields import listing
@@ -23,28 +23,22 @@ if TYPE_CHECKING:
     from coordination.domain.plans.plans import Plan
 
 DEFAULT_RULES = "beads-1.0"
-_MOST_LEFT_OUT = 20
-_MOST_GONE = 3
+_MOST_EXCLUDED = 20
+_MOST_MISSING = 3
 
 BeadsFile = Annotated[
     Path | None, typer.Option("--beads", metavar="FILE", help="Use the issues of this file instead of imported ones.")
 ]
-Rules = Annotated[
-    str | None, typer.Option("--rules", help="The rules that decide what is ready: beads-1.0 or beads-0.47.")
-]
+Rules = Annotated[str | None, typer.Option("--rules", help="The rules for ready issues: beads-1.0 or beads-0.47.")]
 Now = Annotated[
-    str | None, typer.Option("--now", metavar="TIME", help="As if it were then, such as 2027-01-01T00:00:00Z.")
+    str | None, typer.Option("--now", metavar="TIME", help="The assumed time, such as 2027-01-01T00:00:00Z.")
 ]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    imports = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import data of other programs.")
-    imports.command("beads")(import_beads)
-    app.add_typer(imports, name="import")
-    exports = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Export data for other programs.")
-    exports.command("beads")(export_beads)
-    app.add_typer(exports, name="export")
+    add_group(app, "import", "Import data of other programs.", beads=import_beads)
+    add_group(app, "export", "Export data for other programs.", beads=export_beads)
     app.command("ready")(ready)
 
 
@@ -54,14 +48,14 @@ def import_beads(
     project: ProjectName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import the issues of a file into the project; they replace those imported before. All of them, or none."""
+    """Import the issues of a file into the project. They replace all that were imported before."""
     from coordination.cli.options import target_project
 
     notes: list[str] = []
     issues = issues_in(file, notes)
-    with connected() as co:
-        place = target_project(co, project)
-        result = co.issues.replace(issues, identity=place.identity, name=place.name, path=place.path)
+    with open_connection() as co:
+        target = target_project(co, project)
+        result = co.issues.replace(issues, identity=target.identity, name=target.name, path=target.path)
     if as_json:
         print_json(views.issue_import(result, notes))
     else:
@@ -71,15 +65,15 @@ def import_beads(
 
 
 def export_beads(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Where to (default: stdout).")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The output file (default: stdout).")] = None,
     *,
     project: ProjectName = None,
 ) -> None:
-    """Export the project's issues; those whose job has completed are closed."""
+    """Export the project's issues. Those whose job has completed are closed."""
     from coordination.formats.beads import write_issues
 
-    with connected() as co:
-        issues, name = _imported(co, project)
+    with open_connection() as co:
+        issues, name = _imported_issues(co, project)
     write_bytes(file, write_issues(issues))
     if file is not None:
         print(f"{plural(len(issues), 'issue')} of {name} written to {file}.")
@@ -93,14 +87,14 @@ def ready(
     project: ProjectName = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what can be worked on now: imported issues by the rules of Beads, or else ready tasks."""
+    """List ready issues, or ready tasks where no issues are imported."""
     moment = moment_of(now)
     if beads is not None:
         _show_issues(issues_in(beads), rules or DEFAULT_RULES, moment, as_json=as_json)
         return
-    with connected() as co:
+    with open_connection() as co:
         if rules is not None:
-            issues, _ = _imported(co, project)
+            issues, _ = _imported_issues(co, project)
         else:
             here = chosen_project(co, project)
             issues = co.issues.list(here.id)
@@ -111,7 +105,7 @@ def ready(
 
 
 def plan_of(path: Path, *, agent: str | None, rules: str) -> Plan:
-    """Return a plan for the open issues of a file; print to stderr which are left out, and why."""
+    """Return a plan for the open issues of a file; print excluded issues with the reason to stderr."""
     from coordination.base.clock import utc_now
     from coordination.base.errors import Refused
     from coordination.domain.issues import plan_from_issues, rule_set
@@ -123,76 +117,73 @@ def plan_of(path: Path, *, agent: str | None, rules: str) -> Plan:
         )
     rule_set(rules)
     run_for = _job(agent)
-    plan, left_out = plan_from_issues(issues_in(path), rules=rules, now=utc_now(), run_for=run_for)
-    _tell(left_out, len(plan.tasks))
+    plan, excluded = plan_from_issues(issues_in(path), rules=rules, now=utc_now(), run_for=run_for)
+    _print_excluded(excluded, len(plan.tasks))
     return plan
 
 
 def submit(co: Coordination, plan: Plan, path: Path, *, replace: bool = False) -> Run:
-    """Store the plan, the file's issues, and the task of each, in one transaction.
+    """Store the plan and the file's issues in one transaction.
 
-    Raises Refused where that would remove imported issues that the file does not have, unless *replace* or the person
-    at the terminal allows it.
+    Raises Refused where that would delete imported issues missing from the file, unless *replace* or the person at
+    the terminal allows it.
     """
     issues = issues_in(path, [])
     if not replace:
-        _agree(co, plan, path, {issue.id for issue in issues})
+        _confirm_replacement(co, plan, path, {issue.id for issue in issues})
     return co.submit(plan, issues=issues)
 
 
-def _agree(co: Coordination, plan: Plan, path: Path, ids: set[str]) -> None:
+def _confirm_replacement(co: Coordination, plan: Plan, path: Path, ids: set[str]) -> None:
     """Ask before issues of another file are replaced. Raises Refused without a terminal, or when the answer is no."""
-    from coordination.api.plan_origin import origin_of
+    from coordination.api.plan_origin import find_origin
     from coordination.base.errors import Refused
     from coordination.store.queries.issues import issues
     from coordination.store.queries.projects import projects
 
-    workspace_id = co.runtime.workspace_id
-    with co.runtime.store.read() as tx:
-        here = projects.find_by_identity(
-            tx, workspace_id, origin_of(plan, actor=co.runtime.actor, metadata={}).identity
-        )
-        imported = [] if here is None else [row["id"] for row in issues.list_all(tx, workspace_id, here.id)]
-    gone = [one for one in imported if one not in ids]
-    if here is None or not gone:
+    origin = find_origin(plan, actor=co.runtime.actor, metadata={})
+    project = co.runtime.read(projects.find_by_identity, origin.identity)
+    imported = [] if project is None else [row["id"] for row in co.runtime.read(issues.list_all, project.id)]
+    missing = [id_ for id_ in imported if id_ not in ids]
+    if project is None or not missing:
         return
-    named = ", ".join(gone[:_MOST_GONE]) + (f" and {len(gone) - _MOST_GONE:,} more" if len(gone) > _MOST_GONE else "")
-    what = (
-        f"{path} would replace the issues of the project {here.name}: {len(gone):,} of its {len(imported):,} "
-        f"are not in the file ({named})"
+    more = f" and {len(missing) - _MOST_MISSING:,} more" if len(missing) > _MOST_MISSING else ""
+    problem = (
+        f"{path} would replace the issues of the project {project.name}: {len(missing):,} of its {len(imported):,} "
+        f"are not in the file ({', '.join(missing[:_MOST_MISSING])}{more})"
     )
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise Refused(what, hint="To replace them all the same add --replace; to keep them: coord export beads FILE")
-    print(f"{what}. Their tasks stay.", file=sys.stderr)
+        raise Refused(problem, hint="To replace them add --replace; to keep them first: coord export beads FILE")
+    print(f"{problem}. Their tasks stay.", file=sys.stderr)
     if not typer.confirm("Replace them?", err=True):
         raise Refused("Nothing was changed", hint="To keep them in a file: coord export beads FILE")
 
 
 def issues_in(path: Path, notes: list[str] | None = None) -> list[Issue]:
-    """Return the issues of a file, all of it checked.
+    """Return the checked issues of a file.
 
-    Remarks on changed dependencies are added to *notes*, or printed to stderr without it.
+    Notes on changed dependencies are added to *notes*, or printed to stderr without it.
     """
     from coordination.base.errors import Refused
     from coordination.formats.beads import MOST_BYTES, read_issues
     from coordination.formats.jsonl import lines
 
-    remarks: list[str] = [] if notes is None else notes
+    collected: list[str] = [] if notes is None else notes
     try:
         with path.open("rb") as file:
-            issues = read_issues(lines(file, most=MOST_BYTES), source=str(path), note=remarks.append)
+            issues = read_issues(lines(file, most=MOST_BYTES), source=str(path), note=collected.append)
     except OSError as error:
         raise Refused(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
     if notes is None:
-        _show_notes(remarks)
+        _show_notes(collected)
     return issues
 
 
 def _show_notes(notes: Sequence[str]) -> None:
-    for one in notes[:_MOST_LEFT_OUT]:
-        print(one, file=sys.stderr)
-    if len(notes) > _MOST_LEFT_OUT:
-        print(f"and {len(notes) - _MOST_LEFT_OUT:,} more lines like these", file=sys.stderr)
+    for note in notes[:_MOST_EXCLUDED]:
+        print(note, file=sys.stderr)
+    if len(notes) > _MOST_EXCLUDED:
+        print(f"and {len(notes) - _MOST_EXCLUDED:,} more lines like these", file=sys.stderr)
 
 
 def moment_of(text: str | None) -> datetime:
@@ -207,12 +198,12 @@ def moment_of(text: str | None) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise Refused(f"{excerpt(text)} is no time", hint="Write it like 2027-01-01T00:00:00Z") from None
+        raise Refused(f"{excerpt(text)} is not a time", hint="Write it like 2027-01-01T00:00:00Z") from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def write_bytes(path: Path | None, lines: Any) -> None:
-    """Write lines to stdout or to a file, which appears whole or not at all."""
+    """Write lines to stdout, or atomically to a file."""
     if path is None:
         for line in lines:
             sys.stdout.buffer.write(line)
@@ -225,22 +216,22 @@ def write_bytes(path: Path | None, lines: Any) -> None:
 
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            written = Path(file.name)
+            temporary = Path(file.name)
             try:
                 file.writelines(lines)
                 file.flush()
                 os.fsync(file.fileno())
-                written.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
-                written.replace(path)
+                temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
+                temporary.replace(path)
             except BaseException:
-                written.unlink()
+                temporary.unlink()
                 raise
     except OSError as error:
         raise Refused(f"{path} cannot be written: {(error.strerror or str(error)).lower()}") from error
 
 
 def _job(agent: str) -> Callable[[Issue], Mapping[str, Any]]:
-    """Return the job for an issue, which it finds in its environment; a Python function also gets it as argument."""
+    """Return a function that makes the job of an issue. The job gets the issue in variables, or as an argument."""
     from coordination.base.errors import Refused
     from coordination.domain.issues import shell_job
     from coordination.domain.jobs import parse_job
@@ -262,18 +253,17 @@ def _job(agent: str) -> Callable[[Issue], Mapping[str, Any]]:
     )
 
 
-def _tell(left_out: Sequence[ExcludedIssue], planned: int) -> None:
-    if not left_out:
+def _print_excluded(excluded: Sequence[ExcludedIssue], planned: int) -> None:
+    if not excluded:
         return
-    print(f"{planned} open issues get a job, {len(left_out)} do not:", file=sys.stderr)
-    for left in left_out[:_MOST_LEFT_OUT]:
-        print(f"  {left.id}: {left.why}", file=sys.stderr)
-    if len(left_out) > _MOST_LEFT_OUT:
-        more = len(left_out) - _MOST_LEFT_OUT
-        print(f"  and {more} more; ask for one with: coord explain ISSUE --beads FILE", file=sys.stderr)
+    print(f"{planned} open issues get a job, {len(excluded)} do not:", file=sys.stderr)
+    for issue in excluded[:_MOST_EXCLUDED]:
+        print(f"  {issue.id}: {issue.why}", file=sys.stderr)
+    if (more := len(excluded) - _MOST_EXCLUDED) > 0:
+        print(f"  and {more} more; see: coord explain ISSUE --beads FILE", file=sys.stderr)
 
 
-def _imported(co: Coordination, project: str | None) -> tuple[list[Issue], str]:
+def _imported_issues(co: Coordination, project: str | None) -> tuple[list[Issue], str]:
     """Return the project's imported issues and its name. Raises NotFound when it has none."""
     from coordination.base.errors import NotFound
 
@@ -304,8 +294,7 @@ def _show_tasks(co: Coordination, project_id: str, *, as_json: bool) -> None:
     from coordination.cli.tables import show
     from coordination.store.queries.tasks import tasks
 
-    with co.runtime.store.read() as tx:
-        ready_tasks = tasks.ready_of_project(tx, co.runtime.workspace_id, project_id)
+    ready_tasks = co.runtime.read(tasks.ready_of_project, project_id)
     if as_json:
         print_json(listing("ready", lambda task: task_views.task_summary(task, task.run_id), ready_tasks))
         return

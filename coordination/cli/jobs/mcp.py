@@ -9,7 +9,7 @@ import typer
 from coordination.base.errors import Refused
 from coordination.base.extras import install_command
 from coordination.cli.jobs import mcp_in_a_job
-from coordination.cli.options import connected
+from coordination.cli.options import open_connection
 
 
 def add_to(app: typer.Typer) -> None:
@@ -18,7 +18,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def mcp() -> None:
-    """Serve tools to an agent over stdin and stdout (MCP).
+    """Serve MCP tools to an agent over stdin and stdout.
 
     Tools inside a job: progress, ask, escalate, discovered, delegate, done, fail, context. Tools elsewhere, and in a
     job whose environment names a store: status, runs, tasks, task, explain, questions.
@@ -30,8 +30,8 @@ def mcp() -> None:
         from coordination.mcp_server.server import serve
     except ImportError as error:
         raise Refused(
-            f"There is no MCP server here: {error.name or error} is not installed",
+            f"The MCP server cannot start: {error.name or error} is not installed",
             hint=f"Run: {install_command('mcp')}",
         ) from None
-    with connected() as co:
+    with open_connection() as co:
         serve((), reading.tools(lambda: co))

@@ -18,20 +18,20 @@ _INTERRUPTED = 130
 
 
 def serve() -> int:
-    """Serve until stdin ends; with the reading tools where the environment of the job names a store."""
-    looks = any(name in os.environ for name in _NAMES_A_STORE)
+    """Serve until stdin ends, with the reading tools where the environment of the job names a store."""
+    has_store = any(name in os.environ for name in _NAMES_A_STORE)
     try:
         with contextlib.ExitStack() as stack:
             lock = threading.Lock()
 
             @cache
             def connect() -> Coordination:
-                from coordination.cli.options import connected
+                from coordination.cli.options import open_connection
 
                 with lock:
-                    return stack.enter_context(connected())
+                    return stack.enter_context(open_connection())
 
-            relay.serve(reporting.TOOLS, reading.tools(connect) if looks else ())
+            relay.serve(reporting.TOOLS, reading.tools(connect) if has_store else ())
     except KeyboardInterrupt:
         return _INTERRUPTED
     return 0

@@ -1,4 +1,4 @@
-"""``coord task …``: reports of a running job to its worker. Works inside a job, with the token of its attempt."""
+"""``coord task …``: reports of a running job to its worker, authenticated by the token of its attempt."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from coordination.base.errors import Refused
+from coordination.cli.options import add_group
 from coordination.cli.terminal import json_text
 from coordination.cli.texts import read_text
 from coordination.job import NotReported, report
@@ -17,87 +18,79 @@ _END = "Noted. End now: the task starts again {}."
 
 
 def add_to(app: typer.Typer) -> None:
-    """Put the commands into the program."""
-    commands = typer.Typer(no_args_is_help=True, help="Inside a job: report progress, ask, add tasks, fail")
-    commands.command()(progress)
-    commands.command()(ask)
-    commands.command()(escalate)
-    commands.command()(discovered)
-    commands.command()(delegate)
-    commands.command()(done)
-    commands.command()(fail)
-    commands.command()(context)
-    app.add_typer(commands, name="task")
+    """Register the commands."""
+    help_ = "Inside a job: report progress, ask, add tasks, fail."
+    add_group(app, "task", help_, progress, ask, escalate, discovered, delegate, done, fail, context)
 
 
 def progress(
-    text: Annotated[str, typer.Argument(help="What you are doing")],
-    percent: Annotated[float | None, typer.Option(help="How much is done, 0 to 100")] = None,
+    text: Annotated[str, typer.Argument(help="What you are doing.")],
+    percent: Annotated[float | None, typer.Option(help="How much is done, 0 to 100.")] = None,
 ) -> None:
     """Report progress."""
     _report("progress", text=text, **({} if percent is None else {"percent": percent}))
 
 
-def ask(question: Annotated[str, typer.Argument(help="What you need to know")]) -> None:
-    """Ask a question, and then end: the task starts again with the answer."""
+def ask(question: Annotated[str, typer.Argument(help="What you need to know.")]) -> None:
+    """Ask a question, and then end. The task starts again with the answer."""
     _report("ask", question=question)
     print(_END.format("with the answer"))
 
 
-def escalate(why: Annotated[str, typer.Argument(help="What must be decided, and why you cannot")]) -> None:
-    """Ask the run's supervisor or a person to decide, and then end: the task starts again with the answer."""
+def escalate(why: Annotated[str, typer.Argument(help="What must be decided, and why you cannot.")]) -> None:
+    """Ask the run's supervisor or a person to decide, and then end. The task starts again with the answer."""
     _report("escalate", why=why)
     print(_END.format("with the answer"))
 
 
 def discovered(
-    key: Annotated[str | None, typer.Argument(help="A key for the task: letters, digits and -")] = None,
+    key: Annotated[str | None, typer.Argument(help="A key for the task: letters, digits and -.")] = None,
     *,
-    title: Annotated[str | None, typer.Option(help="A title for people")] = None,
-    prompt: Annotated[str | None, typer.Option(help="The prompt for an agent like this one")] = None,
-    shell: Annotated[str | None, typer.Option(help="A command, instead of an agent")] = None,
-    needs: Annotated[list[str] | None, typer.Option(help="Keys of tasks that must complete before it")] = None,
+    title: Annotated[str | None, typer.Option(help="A title for people.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The prompt for an agent like you.")] = None,
+    shell: Annotated[str | None, typer.Option(help="A command, instead of an agent.")] = None,
+    needs: Annotated[list[str] | None, typer.Option(help="Keys of tasks that must complete before it.")] = None,
     file: Annotated[
-        Path | None, typer.Option(help="A JSON list of tasks as in a plan; - is stdin", allow_dash=True)
+        Path | None, typer.Option(help="A JSON list of tasks as in a plan; - is stdin.", allow_dash=True)
     ] = None,
     first: Annotated[
-        bool, typer.Option("--first", help="Wait for it: end now, and start again when it is done")
+        bool, typer.Option("--first", help="Wait for it: end now, and start again when it is done.")
     ] = False,
 ) -> None:
     """Add tasks for discovered work to the run."""
-    tasks = _from_file(file) if file is not None else [_task(key, title, prompt, shell, needs)]
-    _added(_report("discovered", tasks=tasks, first=first), first=first)
+    tasks = _read_tasks(file) if file is not None else [_task(key, title, prompt, shell, needs)]
+    _print_ids(_report("discovered", tasks=tasks, first=first), first=first)
 
 
 def delegate(
-    key: Annotated[str, typer.Argument(help="A key for the task: letters, digits and -")],
+    key: Annotated[str, typer.Argument(help="A key for the task: letters, digits and -.")],
     *,
-    to: Annotated[str, typer.Option(help="The agent for it")],
-    prompt: Annotated[str, typer.Option(help="The prompt for it")],
-    title: Annotated[str | None, typer.Option(help="A title for people")] = None,
-    needs: Annotated[list[str] | None, typer.Option(help="Keys of tasks that must complete before it")] = None,
+    to: Annotated[str, typer.Option(help="The agent that gets the task.")],
+    prompt: Annotated[str, typer.Option(help="The prompt of the task.")],
+    title: Annotated[str | None, typer.Option(help="A title for people.")] = None,
+    needs: Annotated[list[str] | None, typer.Option(help="Keys of tasks that must complete before it.")] = None,
     first: Annotated[
-        bool, typer.Option("--first", help="Wait for it: end now, and start again when it is done")
+        bool, typer.Option("--first", help="Wait for it: end now, and start again when it is done.")
     ] = False,
 ) -> None:
-    """Delegate a part of the work, or the rest of it, to another agent."""
+    """Delegate the work, or a part of it, to another agent."""
     options = {"title": title, "needs": needs}
     more = {name: value for name, value in options.items() if value}
-    _added(_report("delegate", key=key, to=to, prompt=prompt, first=first, **more), first=first)
+    _print_ids(_report("delegate", key=key, to=to, prompt=prompt, first=first, **more), first=first)
 
 
 def done(
     output: Annotated[
-        str | None, typer.Argument(help="The output for tasks that need this one; default: your last answer")
+        str | None, typer.Argument(help="The output for tasks that need this one; default: your last answer.")
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="A file with the output; - is stdin", allow_dash=True)] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with the output; - is stdin.", allow_dash=True)] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="The output is JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The output is JSON.")] = False,
 ) -> None:
     """Set the task's output. The task is completed when the job ends successfully."""
     text = read_text(file) if file is not None else output
     if text is None:
-        raise Refused("Give the output, or --file")
+        raise Refused("Give the output or --file")
     value: Any = text
     if as_json:
         try:
@@ -108,22 +101,22 @@ def done(
 
 
 def fail(
-    why: Annotated[str, typer.Argument(help="Why the task cannot be done")],
+    why: Annotated[str, typer.Argument(help="Why the task cannot be done.")],
     *,
-    final: Annotated[bool, typer.Option("--final", help="Another attempt would fail, too")] = False,
+    final: Annotated[bool, typer.Option("--final", help="Another attempt would fail, too.")] = False,
 ) -> None:
     """Report that the task cannot be done, and then end."""
     _report("fail", why=why, final=final)
 
 
 def context() -> None:
-    """Print this task and the outputs of the tasks it needs, as JSON."""
+    """Print this task and the outputs of tasks it needs, as JSON."""
     answer = _report("context")
     answer.pop("ok", None)
     print(json_text(answer, indent=2))
 
 
-def _added(answer: dict[str, Any], *, first: bool) -> None:
+def _print_ids(answer: dict[str, Any], *, first: bool) -> None:
     for name, task_id in answer.get("ids", {}).items():
         print(f"{name}  {task_id}")
     if first:
@@ -142,7 +135,7 @@ def _task(
     return {name: value for name, value in task.items() if value}
 
 
-def _from_file(path: Path) -> list[Any]:
+def _read_tasks(path: Path) -> list[Any]:
     try:
         content = json.loads(read_text(path))
     except ValueError as error:
@@ -150,11 +143,11 @@ def _from_file(path: Path) -> list[Any]:
     return content if isinstance(content, list) else [content]
 
 
-def _report(do: str, **said: Any) -> dict[str, Any]:
+def _report(do: str, **fields: Any) -> dict[str, Any]:
     try:
-        answer = report(do, **said)
+        answer = report(do, **fields)
     except NotReported as error:
         raise Refused(str(error)) from None
     if do != "context" and (news := answer.get("news")):
-        typer.echo(news)
+        print(news)
     return answer

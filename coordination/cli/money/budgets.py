@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.base.wording import excerpt, plural
-from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.options import AsJson, add_group, open_connection, print_json
 from coordination.views import money as views
 from coordination.views.fields import listing
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from coordination.domain.money.budget_status import BudgetStatus
     from coordination.domain.money.budgets import BudgetPeriod
 
-Whose = Annotated[str, typer.Argument(metavar="SCOPE", help="workspace, project, agent, session, run or task.")]
+Scope = Annotated[str, typer.Argument(metavar="SCOPE", help="workspace, project, agent, session, run or task.")]
 Name = Annotated[
     str | None, typer.Argument(metavar="[NAME]", help="The subject; the workspace has no name.", show_default=False)
 ]
@@ -29,14 +29,7 @@ _MOST_DIGITS = 18
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Manage budgets: caps on spending.")
-    group.command("list")(list_)
-    group.command("show")(show)
-    group.command("set")(set_)
-    group.command("raise")(raise_)
-    group.command("remove")(remove)
-    group.command("check")(check)
-    app.add_typer(group, name="budgets")
+    add_group(app, "budgets", "Manage budgets: caps on spending.", list_, show, set_, raise_, remove, check)
 
 
 def list_(
@@ -45,11 +38,11 @@ def list_(
         str | None, typer.Option("--project", "-p", metavar="NAME", help="Only this project, its runs and tasks.")
     ] = None,
     run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only this run and its tasks.")] = None,
-    ended: Annotated[bool, typer.Option("--ended", help="Include those of ended runs.")] = False,
+    ended: Annotated[bool, typer.Option("--ended", help="Include budgets of ended runs.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List all budgets: spent, reserved and left in the present period, and the number of waiting tasks."""
-    with connected() as co:
+    """List budgets: spent, reserved, left, and the number of waiting tasks."""
+    with open_connection() as co:
         budgets = co.budgets.list(project=project, run=run, ended=ended)
     if as_json:
         print_json(listing("budgets", views.budget, budgets))
@@ -57,11 +50,11 @@ def list_(
         budget_table(budgets)
 
 
-def show(scope: Whose, name: Name = None, *, run: OfRun = None, as_json: AsJson = False) -> None:
+def show(scope: Scope, name: Name = None, *, run: OfRun = None, as_json: AsJson = False) -> None:
     """Show the budgets of one subject, and the tasks that wait for them."""
     from coordination.base.errors import NotFound
 
-    with connected() as co:
+    with open_connection() as co:
         budgets = co.budgets.of(scope, _subject(co, scope, name, run))
         if not budgets:
             raise NotFound(
@@ -73,20 +66,21 @@ def show(scope: Whose, name: Name = None, *, run: OfRun = None, as_json: AsJson 
         print_json(views.budgets_of_subject(budgets, waiting))
         return
     budget_table(budgets)
-    for one in budgets:
-        by = f" by {one.budget.set_by}" if one.budget.set_by else ""
-        print(f"\nof the {one.period}: " if one.period != "total" else "\nin all: ", end="")
-        print(f"{_does(one)}; set{by}" + (f" on {one.budget.set_at:%Y-%m-%d %H:%M} UTC" if one.budget.set_at else ""))
+    for status in budgets:
+        by = f" by {status.budget.set_by}" if status.budget.set_by else ""
+        at = f" on {status.budget.set_at:%Y-%m-%d %H:%M} UTC" if status.budget.set_at else ""
+        period = "in all" if status.period == "total" else f"of the {status.period}"
+        print(f"\n{period}: {_effect(status)}; set{by}{at}")
     if waiting:
         print("\nwaiting tasks")
-        for each in waiting:
-            print(f"  {each['key']}: {each['why']}")
-        if (more := sum(one.waiting for one in budgets) - len(waiting)) > 0:
+        for task in waiting:
+            print(f"  {task['key']}: {task['why']}")
+        if (more := sum(status.waiting for status in budgets) - len(waiting)) > 0:
             print(f"  and {more} more")
 
 
 def set_(
-    scope: Whose,
+    scope: Scope,
     name: Name = None,
     *,
     usd: Annotated[str | None, typer.Option("--usd", metavar="N", help="US dollars.")] = None,
@@ -118,9 +112,9 @@ def set_(
 ) -> None:
     """Set or change the caps of a workspace, project, agent, session, run or task.
 
-    Such as: coord budgets set project shop --usd 50 --period month; coord budgets set task fix --run nightly --usd 1
+    Examples: coord budgets set project shop --usd 50 --period month; coord budgets set task fix --run nightly --usd 1
 
-    Options that are not given change nothing; "none" removes a cap. Waiting tasks are checked again at once.
+    Only the given options change; "none" removes a cap. Waiting tasks are checked again at once.
     """
     from coordination.base.errors import Refused
 
@@ -138,7 +132,7 @@ def set_(
         raise Refused(
             "Give at least one cap or option", hint="Such as --usd 5, --tokens 100000, --starts 20 or --on-exceed warn"
         )
-    with connected() as co:
+    with open_connection() as co:
         budget = co.budgets.set(scope, _subject(co, scope, name, run), period=period, **fields)
     _answer(budget, "Set", as_json=as_json)
 
@@ -160,25 +154,25 @@ def raise_(
 ) -> None:
     """Raise the cap of a budget in dollars, so that waiting tasks can start.
 
-    Such as: coord budgets raise nightly 5; coord budgets raise project shop 80 --period month;
+    Examples: coord budgets raise nightly 5; coord budgets raise project shop 80 --period month;
     coord budgets raise workspace 200 --period month
     """
-    from coordination.cli.money.raised_budget import parts, scope_of
+    from coordination.cli.money.raised_budget import scope_of, split_arguments
 
-    scope, name, usd = parts(words)
-    with connected() as co:
+    scope, name, usd = split_arguments(words)
+    with open_connection() as co:
         if scope is None:
             scope = scope_of(co, name or "", usd)
         budget = co.budgets.raise_to(_subject(co, scope, name, run), usd, scope=scope, period=period)
-        still = co.budgets.shortages(budget.budget.subject) if budget.scope == "run" else ()
+        shortages = co.budgets.shortages(budget.budget.subject) if budget.scope == "run" else ()
     _answer(budget, "Raised", as_json=as_json)
-    if still and not as_json:
-        waiting = plural(len(still), "task of it waits", "tasks of it wait")
-        print(f"{waiting} anyway: {still[0].sentence()}. {still[0].hint()}")
+    if shortages and not as_json:
+        waiting = plural(len(shortages), "task of it waits", "tasks of it wait")
+        print(f"{waiting} anyway: {shortages[0].sentence()}. {shortages[0].hint()}")
 
 
 def remove(
-    scope: Whose,
+    scope: Scope,
     name: Name = None,
     *,
     period: Annotated[
@@ -187,13 +181,13 @@ def remove(
     run: OfRun = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a budget; tasks that waited for it can start."""
-    with connected() as co:
+    """Remove a budget. Tasks that waited for it can start."""
+    with open_connection() as co:
         budget = co.budgets.remove(scope, _subject(co, scope, name, run), period=period)
     if as_json:
         print_json(views.about_budget(removed=budget))
     else:
-        print(f"Removed {_named(budget)}. Its costs stay in the ledger.")
+        print(f"Removed {_budget_name(budget)}. Its costs stay in the ledger.")
 
 
 def check(
@@ -201,27 +195,31 @@ def check(
     repair: Annotated[bool, typer.Option("--repair", help="Correct budgets that differ from the ledger.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare every budget with the ledger and the running attempts. Exit code 1: some differ."""
+    """Verify all budgets against the ledger and the running attempts. Exit code 1 when some differ."""
     from coordination.base.errors import NOT_COMPLETED, OK
     from coordination.cli.tables import show as table
 
-    with connected() as co:
+    with open_connection() as co:
         checks = co.budgets.check(repair=repair)
-    wrong = [one for one in checks if not one.right]
+    wrong = [check for check in checks if not check.right]
     if as_json:
         print_json(views.budget_checks(checks, repaired=repair))
     else:
         if wrong:
             table(
-                ["scope", "name", "period", "kept: spent", "reserved", "counted: spent", "reserved"],
+                ["scope", "name", "period", "stored: spent", "reserved", "counted: spent", "reserved"],
                 [
                     (
-                        one.budget.scope,
-                        one.name,
-                        one.budget.period,
-                        *(_amount(amount) for use in (one.kept, one.counted) for amount in (use.spent, use.reserved)),
+                        check.budget.scope,
+                        check.name,
+                        check.budget.period,
+                        *(
+                            _amount(amount)
+                            for use in (check.kept, check.counted)
+                            for amount in (use.spent, use.reserved)
+                        ),
                     )
-                    for one in wrong
+                    for check in wrong
                 ],
             )
         repaired = " and corrected" if repair else "; correct them with: coord budgets check --repair"
@@ -238,51 +236,51 @@ def budget_table(budgets: Sequence[BudgetStatus]) -> None:
         ["scope", "name", "period", "cap", "spent", "reserved", "left", "%", "then", "waiting", "id"],
         [
             (
-                one.scope,
-                one.name,
-                one.period,
-                one.budget.caps(),
-                _amount(one.spent),
-                _amount(one.reserved),
-                _left(one),
-                "" if one.percent is None else one.percent,
-                one.on_exceed,
-                one.waiting or "",
-                one.budget.subject if one.scope in ("run", "task", "session") else "",
+                status.scope,
+                status.name,
+                status.period,
+                status.budget.caps(),
+                _amount(status.spent),
+                _amount(status.reserved),
+                _left(status),
+                "" if status.percent is None else status.percent,
+                status.on_exceed,
+                status.waiting or "",
+                status.budget.subject if status.scope in ("run", "task", "session") else "",
             )
-            for one in budgets
+            for status in budgets
         ],
         empty="No budgets. Set one with: coord budgets set project NAME --usd 50 --period month",
     )
 
 
 def caps_of_project(options: Mapping[str, Any]) -> dict[BudgetPeriod, dict[str, Any] | None]:
-    """Return a project's budgets by period, from its options; None: remove the one of that period."""
+    """Return a project's budgets of these options, by period; None: remove the budget of that period."""
     from coordination.api.budgets import period_named
     from coordination.base.errors import Refused
 
     caps: dict[BudgetPeriod, dict[str, Any] | None] = {}
     for key, value in options.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, dict | int | float | str)):
-            raise Refused(f"{excerpt(value)} is no budget", hint="Write it like --budget month=50")
+            raise Refused(f"{excerpt(value)} is not a budget", hint="Write it like --budget month=50")
         caps[period_named(key)] = value if value is None or isinstance(value, dict) else {"usd": value}
     return caps
 
 
-def usage_of(one: BudgetStatus) -> str:
-    """Return it in words: $12.00 of $50.00 of the month, $1.00 reserved; 3 tasks wait for it."""
+def usage_of(status: BudgetStatus) -> str:
+    """Return the usage in words: $12.00 of $50.00 of the month, $1.00 reserved; 3 tasks wait for it."""
     from coordination.base.money import show_usd
 
     parts = []
-    if one.usd is not None:
-        parts.append(f"{show_usd(one.spent.usd)} of {show_usd(one.usd)}")
-    if one.tokens is not None:
-        parts.append(f"{one.spent.tokens:,} of {one.tokens:,} tokens")
-    if one.max_starts is not None:
-        parts.append(f"{one.spent.starts:,} of {plural(one.max_starts, 'start')}")
-    when = "in all" if one.period == "total" else f"of the {one.period}"
-    reserved = f", {show_usd(one.reserved.usd)} reserved" if one.reserved.usd else ""
-    waiting = f"; {plural(one.waiting, 'task waits', 'tasks wait')} for it" if one.waiting else ""
+    if status.usd is not None:
+        parts.append(f"{show_usd(status.spent.usd)} of {show_usd(status.usd)}")
+    if status.tokens is not None:
+        parts.append(f"{status.spent.tokens:,} of {status.tokens:,} tokens")
+    if status.max_starts is not None:
+        parts.append(f"{status.spent.starts:,} of {plural(status.max_starts, 'start')}")
+    when = "in all" if status.period == "total" else f"of the {status.period}"
+    reserved = f", {show_usd(status.reserved.usd)} reserved" if status.reserved.usd else ""
+    waiting = f"; {plural(status.waiting, 'task waits', 'tasks wait')} for it" if status.waiting else ""
     return f"{' and '.join(parts) or 'calls of unknown price'} {when}{reserved}{waiting}"
 
 
@@ -290,7 +288,7 @@ def _answer(budget: BudgetStatus, verb: str, *, as_json: bool) -> None:
     if as_json:
         print_json(views.about_budget(budget=budget))
         return
-    print(f"{verb} {_named(budget)}: {budget.budget.caps()}; {_does(budget)}.")
+    print(f"{verb} {_budget_name(budget)}: {budget.budget.caps()}; {_effect(budget)}.")
     print(f"Spent {_amount(budget.spent)}, reserved {_amount(budget.reserved)}, left {_left(budget)}.")
     if budget.waiting:
         whose = "" if budget.scope == "workspace" else f" {budget.budget.subject}"
@@ -298,56 +296,56 @@ def _answer(budget: BudgetStatus, verb: str, *, as_json: bool) -> None:
         print(f"{waiting} for it. See: coord budgets show {budget.scope}{whose}")
 
 
-def _named(one: BudgetStatus) -> str:
-    """Return the budget in words: the budget of run nightly."""
-    when = "" if one.period == "total" else f" of the {one.period}"
-    return f"the budget{when} of {one.scope} {one.name}"
+def _budget_name(status: BudgetStatus) -> str:
+    """Return the name of the budget in words: the budget of run nightly."""
+    when = "" if status.period == "total" else f" of the {status.period}"
+    return f"the budget{when} of {status.scope} {status.name}"
 
 
-def _does(one: BudgetStatus) -> str:
-    """Return what the budget does as it fills."""
-    budget = one.budget
+def _effect(status: BudgetStatus) -> str:
+    """Return in words when the budget warns and what it blocks."""
+    budget = status.budget
     warns = "does not warn" if budget.warn_percent is None else f"warns at {budget.warn_percent}%"
     if budget.action == "downgrade":
-        return f"{warns}, from then on jobs use {budget.downgrade_to}; then blocks new work"
+        return f"{warns}, then jobs use {budget.downgrade_to}; then blocks new work"
     return f"{warns}, " + ("blocks nothing" if budget.action == "warn" else "then blocks new work")
 
 
-def _amount(of: Any) -> str:
+def _amount(amount: Any) -> str:
     from coordination.base.money import show_usd
 
-    parts = [show_usd(of.usd)]
-    if of.tokens:
-        parts.append(f"{of.tokens:,} tokens")
-    if of.starts:
-        parts.append(plural(of.starts, "start"))
-    if of.unpriced:
-        parts.append(f"{plural(of.unpriced, 'call')} of unknown price")
+    parts = [show_usd(amount.usd)]
+    if amount.tokens:
+        parts.append(f"{amount.tokens:,} tokens")
+    if amount.starts:
+        parts.append(plural(amount.starts, "start"))
+    if amount.unpriced:
+        parts.append(f"{plural(amount.unpriced, 'call')} of unknown price")
     return ", ".join(parts)
 
 
-def _left(one: BudgetStatus) -> str:
+def _left(status: BudgetStatus) -> str:
     from coordination.base.money import show_usd
 
     parts = []
-    if one.left_usd is not None:
-        parts.append(show_usd(one.left_usd))
-    if one.left_tokens is not None:
-        parts.append(f"{one.left_tokens:,} tokens")
-    if one.left_starts is not None:
-        parts.append(plural(one.left_starts, "start"))
+    if status.left_usd is not None:
+        parts.append(show_usd(status.left_usd))
+    if status.left_tokens is not None:
+        parts.append(f"{status.left_tokens:,} tokens")
+    if status.left_starts is not None:
+        parts.append(plural(status.left_starts, "start"))
     return ", ".join(parts)
 
 
 def _waiting(co: Coordination, budgets: Sequence[BudgetStatus]) -> list[dict[str, str]]:
     """Return the first tasks that wait for these budgets, and why."""
-    ids = {one.budget.id for one in budgets}
-    lacks = [(task_id, lack) for task_id, lack in co.budgets.lacking().items() if lack.budget.id in ids]
-    return [{"id": each, "key": co.task(each).key, "why": lack.sentence()} for each, lack in lacks[:_MOST_TASKS]]
+    ids = {status.budget.id for status in budgets}
+    shortages = [(id_, shortage) for id_, shortage in co.budgets.lacking().items() if shortage.budget.id in ids]
+    return [{"id": id_, "key": co.task(id_).key, "why": why.sentence()} for id_, why in shortages[:_MOST_TASKS]]
 
 
 def _subject(co: Coordination, scope: str, name: str | None, run: str | None) -> str | None:
-    """Return the subject; for a run or a task its id, found as other commands find it."""
+    """Return the subject; for a run or a task, its id."""
     from coordination.base.errors import Refused
     from coordination.cli.names import find_run, find_task
 
@@ -359,6 +357,6 @@ def _subject(co: Coordination, scope: str, name: str | None, run: str | None) ->
 
 
 def _number(text: str) -> Any:
-    """Return the number in a text, or the text, which the API then refuses."""
+    """Return the number in a text, or else the text, which the API refuses."""
     bare = text.replace(",", "").replace("_", "").removesuffix("%")
     return int(bare) if bare.isascii() and bare.isdecimal() and len(bare) <= _MOST_DIGITS else text

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordination.base.wording import plural
-from coordination.cli.options import AsJson, Limit, OfProject, ProjectName, connected, print_json
+from coordination.cli.options import AsJson, Limit, OfProject, ProjectName, open_connection, print_json
 from coordination.views import money as views
 from coordination.views.fields import listing
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Shape(StrEnum):
-    """The format of exported records."""
+    """A format of exported records."""
 
     NESTED = "nested"
     FLAT = "flat"
@@ -33,14 +33,13 @@ def list_(
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List the latest records."""
+    """List the latest cost records."""
     from coordination.store.queries.money import costs
 
-    with connected() as co:
+    with open_connection() as co:
         project_id = co.project(project).id if project else None
         run_id = co.run(run).id if run else None
-        with co.runtime.store.read() as tx:
-            records = costs.newest(tx, co.runtime.workspace_id, project_id=project_id, run_id=run_id, limit=limit)
+        records = co.runtime.read(costs.newest, project_id=project_id, run_id=run_id, limit=limit)
     if as_json:
         print_json(listing("costs", views.cost, records))
     else:
@@ -56,25 +55,27 @@ def record_table(records: Sequence[CostRecord]) -> None:
         ["time", "model", "agent", "account", "tokens in", "out", "cost", "price", "session", "id"],
         [
             (
-                one.occurred_at,
-                one.model,
-                one.agent,
-                one.account,
-                one.input_tokens,
-                one.output_tokens,
-                "unknown" if one.cost_usd is None else show_usd(one.cost_usd),
-                ", ".join(filter(None, [_whose_price(one), _amounts(one), "stale" if one.stale else ""])),
-                one.session_id,
-                one.id,
+                record.occurred_at,
+                record.model,
+                record.agent,
+                record.account,
+                record.input_tokens,
+                record.output_tokens,
+                "unknown" if record.cost_usd is None else show_usd(record.cost_usd),
+                ", ".join(
+                    filter(None, [_price_source(record), _reported_amounts(record), "stale" if record.stale else ""])
+                ),
+                record.session_id,
+                record.id,
             )
-            for one in records
+            for record in records
         ],
         empty="No costs.",
         optional=["account"],
     )
 
 
-def _whose_price(record: CostRecord) -> str:
+def _price_source(record: CostRecord) -> str:
     """Return the source of the cost: the caller, or our prices."""
     from coordination.domain.money.pricing import PRICED_BY
 
@@ -82,31 +83,30 @@ def _whose_price(record: CostRecord) -> str:
     return f"corrects {record.corrects} by {by}" if record.corrects is not None else by
 
 
-def _amounts(record: CostRecord) -> str:
-    """Return all amounts that its job has reported for the call, if there are several."""
+def _reported_amounts(record: CostRecord) -> str:
+    """Return all amounts that the job reported for the call, if there are several."""
     from coordination.domain.money.pricing import AMOUNTS
 
     amounts = record.extra.get(AMOUNTS)
-    return f"reported as {', '.join(f'${one}' for one in amounts)}" if isinstance(amounts, list) else ""
+    return f"reported as {', '.join(f'${amount}' for amount in amounts)}" if isinstance(amounts, list) else ""
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A costs.jsonl.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A costs.jsonl file.")],
     *,
     project: ProjectName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import records into the ledger; known ids are skipped. A bad line rejects the file.
+    """Import records into the ledger; known ids are skipped.
 
-    So does a known id with another amount. An unfinished last line is skipped, with a note.
+    A bad line, or a known id with another amount, rejects the file. An unfinished last line is skipped with a note.
     """
     from coordination.store.reports.money.spending import ZeroCost
 
-    with connected() as co:
+    with open_connection() as co:
         result = co.costs.import_file(file, project=project)
-        free_calls = [
-            ZeroCost(model, of, calls, at) for (model, of), (calls, at) in sorted(result.free.items(), key=repr)
-        ]
+        free_items = sorted(result.free.items(), key=repr)
+        free_calls = [ZeroCost(model, project_id, calls, at) for (model, project_id), (calls, at) in free_items]
         free = co.costs.with_a_price(free_calls)
     if as_json:
         print_json(views.cost_import(result, free))
@@ -138,8 +138,8 @@ def export(
     """Export the ledger as JSON Lines, oldest record first."""
     from coordination.cli.issues.beads import write_bytes
 
-    with connected() as co:
+    with open_connection() as co:
         run_id = co.run(run).id if run else None
         write_bytes(file, co.costs.export(shape.value, project=project, run_id=run_id))
     if file is not None:
-        print(f"Written to {file}.")
+        print(f"Wrote {file}.")

@@ -1,4 +1,4 @@
-"""``coord costs summary``, ``forecast`` and ``check``: sums of the ledger, and their verification."""
+"""``coord costs summary``, ``forecast`` and ``check``: sums of the ledger; ``coord workspace timezone``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from coordination.base.wording import plural
 from coordination.cli.money.cost_records import warn_of_free_calls
-from coordination.cli.options import AsJson, OfProject, connected, print_json
+from coordination.cli.options import AsJson, OfProject, open_connection, print_json
 from coordination.views import money as views
 from coordination.views import projects
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class By(StrEnum):
-    """The dimensions of the sums."""
+    """A dimension of the sums."""
 
     PROJECT = "project"
     SESSION = "session"
@@ -46,12 +46,12 @@ def summary(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the sums of the ledger, by days and months in the workspace's time zone."""
+    """Show the sums of the ledger. Days and months are those of the workspace's time zone."""
     from coordination.api.user_times import describe
     from coordination.base.money import show_usd
     from coordination.cli.tables import show
 
-    with connected() as co:
+    with open_connection() as co:
         span, zone = co.costs.span(since, until), co.costs.timezone
         begin, end = span.since or span.first, span.until or span.last
         groups = co.costs.summary(by.value, project=project, since=begin, until=end, top=top)
@@ -90,34 +90,35 @@ def summary(
 
 
 def forecast(*, project: OfProject = None, as_json: AsJson = False) -> None:
-    """Show what was spent today and this month, the pace, and the forecast for the month."""
+    """Show the costs of today and this month, and the forecast for the month."""
     from coordination.base.money import show_usd
     from coordination.cli.tables import fields
     from coordination.domain.forecast.forecasts import CONFIDENCE, LEAST
 
-    with connected() as co:
+    with open_connection() as co:
         outlook = co.costs.forecast(project=project)
     if as_json:
         print_json(views.cost_forecast(project, outlook))
         return
-    ends = outlook.forecast
-    cents = [show_usd(round(amount, 2)) for amount in ((ends.usd, ends.low, ends.high) if ends else ())]
+    month = outlook.forecast
+    amounts = [show_usd(round(usd, 2)) for usd in ((month.usd, month.low, month.high) if month else ())]
     fields(
         [
             ("day", f"{outlook.day} ({outlook.zone})"),
             ("spent today", show_usd(outlook.spent_today_usd)),
             ("spent this month", show_usd(outlook.spent_month_usd)),
             ("pace", f"{show_usd(outlook.burn.per_day)} a day, {show_usd(outlook.burn.per_hour)} an hour"),
-            ("month's end", f"{cents[0]}, with {CONFIDENCE} % between {cents[1]} and {cents[2]}" if ends else None),
-            ("taken from", f"{ends.days} days, by {ends.method}" if ends else None),
+            (
+                "month's end",
+                f"{amounts[0]}, with {CONFIDENCE} % between {amounts[1]} and {amounts[2]}" if month else None,
+            ),
+            ("based on", f"{month.days} days, by {month.method}" if month else None),
         ]
     )
-    if ends is None:
+    if month is None:
         print(f"There is no forecast for the month yet: it needs {LEAST} whole days with costs before today.")
     if outlook.unpriced_month:
-        print(
-            f"{outlook.unpriced_month:,} calls of this month without a known price are not in it: coord costs reprice"
-        )
+        print(f"{outlook.unpriced_month:,} calls of this month without a known price are excluded: coord costs reprice")
 
 
 def check(
@@ -125,20 +126,20 @@ def check(
     repair: Annotated[bool, typer.Option("--repair", help="Correct wrong sums. Safe while work is running.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check that the sums match the ledger's records, to the last digit; exit code 1 when they do not."""
+    """Verify the sums against the ledger's records. Exit code 1 when they differ."""
     from coordination.base.errors import NOT_COMPLETED
 
-    with connected() as co:
+    with open_connection() as co:
         result = co.costs.check(repair=repair)
     if as_json:
         print_json(views.cost_check(result))
     else:
-        _say(result)
+        _print_result(result)
     if not result.repaired and (result.wrong or not result.complete):
         raise typer.Exit(NOT_COMPLETED)
 
 
-def _say(result: CheckedSums) -> None:
+def _print_result(result: CheckedSums) -> None:
     from coordination.base.money import show_usd
     from coordination.cli.tables import show
 
@@ -147,7 +148,7 @@ def _say(result: CheckedSums) -> None:
         for cell, missing in result.examples
     ]
     if rows:
-        show(["sum of", "which", "over", "from", "calls missing", "dollars missing"], rows)
+        show(["dimension", "key", "period", "from", "missing calls", "missing dollars"], rows)
     if result.repaired:
         print(f"{result.wrong:,} wrong sums were corrected.")
     elif result.wrong:
@@ -165,8 +166,8 @@ def timezone(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Show the time zone of days and months, or change it and recompute all sums."""
-    with connected() as co:
+    """Show or change the time zone of days and months. A change recomputes all sums."""
+    with open_connection() as co:
         if zone is not None:
             co.costs.set_timezone(zone)
         now = co.costs.timezone

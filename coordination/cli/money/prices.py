@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.options import AsJson, add_group, open_connection, print_json
 from coordination.views import money as views
 
 if TYPE_CHECKING:
@@ -21,20 +21,15 @@ OfProject = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Manage prices of models.")
-    group.command("list")(list_)
-    group.command("show")(show)
-    group.command("set")(set_)
-    group.command("delete")(delete)
-    app.add_typer(group, name="prices")
+    add_group(app, "prices", "Manage prices of models.", list_, show, set_, delete)
 
 
 def list_(*, as_json: AsJson = False) -> None:
-    """List the prices that were set; all other models have the price of the included list."""
+    """List the prices that were set. Other models have the price of the included list."""
     from coordination.adapters import price_list
     from coordination.cli.tables import show as table
 
-    with connected() as co:
+    with open_connection() as co:
         overrides = co.prices.list_with_projects()
     if as_json:
         print_json(views.prices(overrides, price_list.name()))
@@ -43,13 +38,13 @@ def list_(*, as_json: AsJson = False) -> None:
         ["model", "project", *(word for word, _ in _WORDS), "set by", "set"],
         [
             (
-                one.model,
+                override.model,
                 project or "(all)",
-                *(_shown(getattr(one.price, kind)) for _, kind in _WORDS),
-                one.set_by,
-                one.set_at,
+                *(_shown(getattr(override.price, kind)) for _, kind in _WORDS),
+                override.set_by,
+                override.set_at,
             )
-            for one, project in overrides
+            for override, project in overrides
         ],
         empty="No prices are set.",
     )
@@ -61,7 +56,7 @@ def show(model: Model, *, project: OfProject = None, as_json: AsJson = False) ->
     from coordination.cli.tables import fields
     from coordination.domain.money.pricing import UnknownPrice
 
-    with connected() as co:
+    with open_connection() as co:
         quote = co.prices.look_up(model, project=project)
     if isinstance(quote, UnknownPrice):
         if as_json:
@@ -110,8 +105,8 @@ def set_(
     project: OfProject = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set the price of a model, instead of the one in the list, for calls from now on."""
-    with connected() as co:
+    """Set the price of a model for calls from now on, instead of that of the list."""
+    with open_connection() as co:
         override = co.prices.set(
             model,
             input=input_,
@@ -128,8 +123,8 @@ def set_(
 
 
 def delete(model: Model, *, project: OfProject = None) -> None:
-    """Delete a price that was set; the list applies again. Costs of earlier calls do not change."""
-    with connected() as co:
+    """Delete a price that was set, so that the list applies. Costs of earlier calls do not change."""
+    with open_connection() as co:
         name = co.prices.delete(model, project=project)
     print(f"Deleted the price of {name}{'' if project is None else f' in {project}'}.")
 

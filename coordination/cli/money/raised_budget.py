@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from coordination.api.connection import Coordination
 
 
-def parts(words: Sequence[str]) -> tuple[str | None, str | None, str]:
-    """Return scope (None: not given), name (None: the workspace has none) and amount."""
+def split_arguments(words: Sequence[str]) -> tuple[str | None, str | None, str]:
+    """Return scope (None: not given), name (None: the workspace) and amount."""
     from coordination.base.errors import Refused
     from coordination.domain.money.budgets import BudgetScope
 
@@ -29,7 +29,7 @@ def parts(words: Sequence[str]) -> tuple[str | None, str | None, str]:
 
 
 def scope_of(co: Coordination, name: str, usd: str) -> str:
-    """Return whether the name is a run's or a project's. Raises Ambiguous where both have it."""
+    """Return ``run`` or ``project``, the scope that has the name. Raises Ambiguous where both have it."""
     import shlex
 
     from coordination.api.raised_budgets import raising
@@ -47,12 +47,12 @@ def scope_of(co: Coordination, name: str, usd: str) -> str:
         return "project"
     except Ambiguous:
         pass  # several runs, and a project
-    budgets = [one.budget for one in co.budgets.of("project", project.id) if one.budget.usd is not None]
+    budgets = [status.budget for status in co.budgets.of("project", project.id) if status.budget.usd is not None]
     raise Ambiguous(
         f"There is a run and a project {excerpt(name)}",
         hint="Choose the budget:",
         commands=[
             f"coord budgets raise run {shlex.quote(name)} {cap:f}",
-            *(raising("project", name, cap, one.period) for one in budgets),
+            *(raising("project", name, cap, budget.period) for budget in budgets),
         ],
     )

@@ -1,4 +1,4 @@
-"""``coord costs reprice``: prices that came later than the calls."""
+"""``coord costs reprice``: corrects costs of calls after their prices became known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from coordination.base.wording import plural
-from coordination.cli.options import AsJson, OfProject, connected, print_json
+from coordination.cli.options import AsJson, OfProject, open_connection, print_json
 from coordination.views import money as views
 
 
@@ -27,27 +27,23 @@ def reprice(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be corrected.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Add corrections for calls whose price was unknown and is known now. Safe to repeat."""
+    """Correct the costs of calls whose price has become known. Safe to repeat."""
     from coordination.base.money import show_usd
     from coordination.cli.tables import show
 
-    with connected() as co:
+    with open_connection() as co:
         result = co.costs.reprice(project=project, since=since, zero=zero, computed=computed, dry_run=dry_run)
     corrected = [(*key, calls, result.usd[key]) for key, calls in sorted(result.calls.items())]
-    left = [(*key, calls) for key, calls in sorted(result.left.items())]
+    unchanged = [(*key, calls) for key, calls in sorted(result.left.items())]
     if as_json:
         print_json(views.repricing(result, dry_run=dry_run))
         return
     if corrected:
         rows = [(model, calls, show_usd(usd), by) for model, by, calls, usd in corrected]
-        show(["model", "calls", "adds", "price"], rows)
-    if left:
-        show(["unchanged", "calls", "reason"], [(model, calls, why) for model, why, calls in left])
+        show(["model", "calls", "added cost", "price"], rows)
+    if unchanged:
+        show(["unchanged", "calls", "reason"], [(model, calls, why) for model, why, calls in unchanged])
         print("Set a price: coord prices set MODEL --input USD --output USD")
-    would = "would be " if dry_run else ""
-    print(
-        f"{result.corrected:,} of {plural(result.looked_at, 'call')} {would}corrected; "
-        f"the sum {'would be' if dry_run else 'is'} ",
-        end="",
-    )
-    print(f"{show_usd(result.added_usd)} larger.")
+    counts = f"{result.corrected:,} of {plural(result.looked_at, 'call')}"
+    would, is_ = ("would be ", "would be") if dry_run else ("", "is")
+    print(f"{counts} {would}corrected; the sum {is_} {show_usd(result.added_usd)} larger.")

@@ -13,7 +13,7 @@ import typer
 from coordination.base.errors import INTERRUPTED, NOT_COMPLETED, OK, WAITS_FOR_PERSON
 from coordination.base.wording import plural
 from coordination.cli.names import InProject, aim_hints
-from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.plan_files import PlanFile, Repo, for_repository, read_plan
 from coordination.cli.projects.stopping import warn_if_stopped
 from coordination.views import tasks as views
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 _OWN_GRACE = "2s"
 
-Beads = Annotated[Path | None, typer.Option("--beads", metavar="FILE", help="Work on the open issues of this file.")]
+Beads = Annotated[
+    Path | None, typer.Option("--beads", metavar="FILE", help="Create a task for each open issue of this file.")
+]
 Agent = Annotated[
     str | None,
     typer.Option("--agent", help="The job for an issue: shell:'COMMAND' or python:module:function."),
 ]
-Replace = Annotated[
-    bool, typer.Option("--replace", help="With --beads: remove imported issues that the file does not have.")
-]
-Rules = Annotated[str, typer.Option("--rules", help="The rules that decide what is ready: beads-1.0 or beads-0.47.")]
+Replace = Annotated[bool, typer.Option("--replace", help="With --beads: delete imported issues missing from the file.")]
+Rules = Annotated[str, typer.Option("--rules", help="The rules for ready issues: beads-1.0 or beads-0.47.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -64,14 +64,14 @@ def run(
     its stack stopped. After 3 and 130, continue with `coord resume`.
     """
     settings = _settings(slots)
-    what = _planned(plan, beads, agent, rules, repo)
+    checked_plan = _read_plan(plan, beads, agent, rules, repo)
 
     def begin(co: Coordination) -> Run:
         if beads is None:
-            return co.submit(what)
+            return co.submit(checked_plan)
         from coordination.cli.issues import beads as issues
 
-        return issues.submit(co, what, beads, replace=replace)
+        return issues.submit(co, checked_plan, beads, replace=replace)
 
     raise typer.Exit(_on_a_stack(settings, begin, f"coord run {plan or beads}", as_json=as_json))
 
@@ -86,17 +86,17 @@ def submit(
     replace: Replace = False,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a plan and return at once; the running workers execute it. Warns when there are none."""
-    what = _planned(plan, beads, agent, rules, repo)
-    with connected() as co:
+    """Submit a plan and return at once. Running workers execute it; warns when there are none."""
+    checked_plan = _read_plan(plan, beads, agent, rules, repo)
+    with open_connection() as co:
         if co.runtime.wakeups is not None:
-            co.runtime.wakeups.ping()  # an unreachable Redis is reported before anything is stored
+            co.runtime.wakeups.ping()  # reports an unreachable Redis before anything is stored
         if beads is None:
-            submitted = co.submit(what)
+            submitted = co.submit(checked_plan)
         else:
             from coordination.cli.issues import beads as issues
 
-            submitted = issues.submit(co, what, beads, replace=replace)
+            submitted = issues.submit(co, checked_plan, beads, replace=replace)
         aim_hints(co, submitted.record.project_id)
         warn_if_stopped(co, submitted.record.project_id)
         if as_json:
@@ -125,8 +125,7 @@ def resume(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Continue an interrupted or waiting run, and follow it to its end. Exit codes: see coord run."""
-
+    """Resume an interrupted or waiting run. Follows it to its end; exit codes: see coord run."""
     from coordination.cli.names import find_run
 
     def begin(co: Coordination) -> Run:
@@ -149,8 +148,8 @@ def _settings(slots: int | None) -> Settings:
     return settings
 
 
-def _planned(plan: Path | None, beads: Path | None, agent: str | None, rules: str, repo: Path | None) -> Plan:
-    """Return the plan of the options, checked before anything is started or stored."""
+def _read_plan(plan: Path | None, beads: Path | None, agent: str | None, rules: str, repo: Path | None) -> Plan:
+    """Return the plan of these options, checked."""
     from coordination.base.errors import Refused
 
     if (plan is None) == (beads is None):
@@ -163,20 +162,20 @@ def _planned(plan: Path | None, beads: Path | None, agent: str | None, rules: st
 
 
 def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], command: str, *, as_json: bool) -> int:
-    """Start a run on the present stack, or a new one, follow it to its end and return the exit code.
+    """Start a run on the running stack or a new one, follow it to its end and return the exit code.
 
-    When the process of the stack is killed, the run continues on another one.
+    When the process of the stack is killed, the run continues on a new stack.
     """
     from coordination.api.connection import Coordination
     from coordination.base.errors import StackGoneError, StackStoppedError
     from coordination.cli.stack.embedded import stack_for
     from coordination.runtime import open_runtime
 
-    started: list[str] = []
+    run_ids: list[str] = []  # the started run, once there is one
     stack: UsedStack | None = None
 
     def resume_started(co: Coordination) -> Run:
-        run = co.run(started[0])
+        run = co.run(run_ids[0])
         run.resume()
         return run
 
@@ -187,8 +186,8 @@ def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], comman
                     stack_for(settings, command) as stack,
                     Coordination(open_runtime(settings, redis_url=stack.redis_url)) as co,
                 ):
-                    run = resume_started(co) if started else begin(co)
-                    started[:] = [run.id]
+                    run = resume_started(co) if run_ids else begin(co)
+                    run_ids[:] = [run.id]
                     aim_hints(co, run.record.project_id)
                     stack.note_run(run.id)
                     warn_if_stopped(co, run.record.project_id)
@@ -196,15 +195,15 @@ def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], comman
             except StackGoneError:
                 continue
     except StackStoppedError as stopped:
-        print(f"coord: {stopped.message}. Continue with: coord resume {started[0]}", file=sys.stderr)
+        print(f"coord: {stopped.message}. Continue with: coord resume {run_ids[0]}", file=sys.stderr)
         return INTERRUPTED
     except KeyboardInterrupt:
         with suppress(OSError):  # the terminal may be gone
-            print(_interrupted(started[0] if started else None, stack), file=sys.stderr)
+            print(_interruption_message(run_ids[0] if run_ids else None, stack), file=sys.stderr)
         return INTERRUPTED
 
 
-def _interrupted(run: str | None, stack: UsedStack | None) -> str:
+def _interruption_message(run: str | None, stack: UsedStack | None) -> str:
     """Return what to print after Ctrl-C: whether the run continues, and the next commands."""
     if run is None:
         return "coord: interrupted before anything was submitted"
@@ -231,7 +230,7 @@ def _follow(run: Run, stack: UsedStack, *, as_json: bool) -> int:
     if as_json:
         print_json(views.followed_run(summary.details(run), waits))
     else:
-        summary.show(run, ended=not waits)  # what it waits for was printed, with the command that continues it
+        summary.show(run, ended=not waits)  # the reasons for waiting were printed with their commands
     if waits:
         return WAITS_FOR_PERSON
     return OK if run.state is RunState.COMPLETED else NOT_COMPLETED

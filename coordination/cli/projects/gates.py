@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.views import projects as views
 
 
@@ -14,13 +14,15 @@ def gates(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The project: its name, identity, alias or id.")],
     commands: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]...", help="The gates, in order.")] = None,
     *,
-    timeout: Annotated[str | None, typer.Option("--timeout", metavar="TIME", help="The time limit of each.")] = None,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="TIME", help="The time limit of each gate.")
+    ] = None,
     none: Annotated[bool, typer.Option("--none", help="Remove all gates.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Set the commands that must succeed before a task counts as completed; without any, show them.
+    """Set the commands that must succeed before a task is completed.
 
-    They run for tasks of agents and tasks with a git worktree, in plans submitted from now on.
+    Without commands, shows them. They run for tasks of agents and tasks with a git worktree, in plans submitted later.
     """
     from coordination.base.durations import parse_duration, show_duration
     from coordination.base.errors import Refused
@@ -32,11 +34,11 @@ def gates(
     if timeout is not None and not commands:
         raise Refused("--timeout needs gates", hint='Write: coord projects gates NAME "make"')
     limit = GATE_TIMEOUT if timeout is None else parse_duration(timeout)
-    wanted = parse_gates([Gate(command, limit) for command in commands or []])
-    with connected() as co:
-        after = co.projects.set_gates(name, wanted) if wanted or none else co.project(name)
-    gates_now = parse_gates(after.settings.get("gates"))
+    new_gates = parse_gates([Gate(command, limit) for command in commands or []])
+    with open_connection() as co:
+        project = co.projects.set_gates(name, new_gates) if new_gates or none else co.project(name)
+    present = parse_gates(project.settings.get("gates"))
     if as_json:
-        print_json(views.project_gates(after.name, gates_now))
+        print_json(views.project_gates(project.name, present))
         return
-    table(["gate", "timeout"], [(gate.called, show_duration(gate.timeout)) for gate in gates_now], empty="No gates.")
+    table(["gate", "timeout"], [(gate.called, show_duration(gate.timeout)) for gate in present], empty="No gates.")

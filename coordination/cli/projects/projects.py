@@ -9,7 +9,7 @@ import typer
 
 from coordination.base.wording import excerpt, plural
 from coordination.cli.money.budgets import caps_of_project, usage_of
-from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.options import AsJson, add_group, open_connection, print_json
 from coordination.cli.projects.gates import gates
 from coordination.cli.projects.stopping import warn_if_stopped
 from coordination.views import projects as views
@@ -28,33 +28,36 @@ _JSON_HINT = "Write it like key=true, key=12 or key='{\"a\": 1}'; key=null remov
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Manage projects.")
-    group.command("list")(list_)
-    group.command("show")(show)
-    group.command("create")(create)
-    group.command("change")(change)
-    group.command("pause")(pause)
-    group.command("resume")(resume)
-    group.command("complete")(complete)
-    group.command("archive")(archive)
-    group.command("alias")(alias)
-    group.command("limit")(limit)
-    group.command("gates")(gates)
-    app.add_typer(group, name="projects")
+    add_group(
+        app,
+        "projects",
+        "Manage projects.",
+        list_,
+        show,
+        create,
+        change,
+        pause,
+        resume,
+        complete,
+        archive,
+        alias,
+        limit,
+        gates,
+    )
 
 
 def list_(
     *,
-    archived: Annotated[bool, typer.Option("--archived", help="Include archived.")] = False,
+    archived: Annotated[bool, typer.Option("--archived", help="Include archived projects.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List projects with their totals."""
     from coordination.base.money import show_usd
     from coordination.cli.tables import show as table
 
-    with connected() as co:
+    with open_connection() as co:
         rows = co.projects.list_with_totals(archived=archived)
-        budgets = [one for one in co.budgets.list() if one.scope == "project"] if as_json else []
+        budgets = [each for each in co.budgets.list() if each.scope == "project"] if as_json else []
     if as_json:
         print_json(views.projects(rows, budgets))
         return
@@ -64,22 +67,22 @@ def list_(
             (
                 project.name,
                 f"{project.status} (stopped)" if project.stopped else project.status,
-                of.runs,
-                of.tasks,
-                of.sessions,
-                of.agents,
-                show_usd(of.cost_usd),
+                totals.runs,
+                totals.tasks,
+                totals.sessions,
+                totals.agents,
+                show_usd(totals.cost_usd),
                 project.identity,
             )
-            for project, of in rows
+            for project, totals in rows
         ],
         empty="No projects yet. Create the first one with: coord run PLAN",
     )
 
 
 def show(name: Name, *, as_json: AsJson = False) -> None:
-    """Show a project: totals, supervisor, limits, sessions with their cost, the newest runs."""
-    with connected() as co:
+    """Show a project: totals, supervisor, limits, sessions and runs."""
+    with open_connection() as co:
         project = co.project(name)
         details = co.projects.details(project)
         budgets = co.budgets.of("project", project.id)
@@ -106,15 +109,15 @@ def _show_for_people(project: Project, budgets: Sequence[BudgetStatus], details:
             ("id", project.id),
             ("description", project.description),
             ("status", project.status),
-            ("stopped", "nothing of it starts (coord status says why)" if project.stopped else None),
+            ("stopped", "none of its tasks starts; see: coord status" if project.stopped else None),
             ("folder", project.path),
             ("supervisor", supervisor["status"]),
-            ("its ticks fail", failing),
+            ("failing ticks", failing),
             ("cost", show_usd(totals.cost_usd) + unknown),
             ("counts", ", ".join(plural(number, noun) for number, noun in counts)),
             ("issues", details.issues or None),
             ("limits", {slot["name"]: f"{slot['used']}/{slot['cap']}" for slot in details.limits}),
-            *(("budget", usage_of(one)) for one in budgets),
+            *(("budget", usage_of(budget)) for budget in budgets),
             ("settings", project.settings),
             ("model_restrictions", project.model_restrictions),
             ("metadata", project.metadata),
@@ -125,14 +128,14 @@ def _show_for_people(project: Project, budgets: Sequence[BudgetStatus], details:
         ["id", "purpose", "agent", "calls", "cost", "last activity"],
         [
             (
-                one.id,
-                one.purpose,
-                one.agent,
+                session.id,
+                session.purpose,
+                session.agent,
                 spent.calls if spent else 0,
                 show_usd(spent.cost_usd if spent else ZERO),
-                one.last_activity_at,
+                session.last_activity_at,
             )
-            for one, spent in details.sessions
+            for session, spent in details.sessions
         ],
     )
     print("\nnewest runs")
@@ -143,14 +146,19 @@ def _show_for_people(project: Project, budgets: Sequence[BudgetStatus], details:
 
 
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the project.")],
     *,
-    remote: Annotated[str | None, typer.Option("--remote", metavar="URL", help="Its git remote.")] = None,
+    remote: Annotated[
+        str | None, typer.Option("--remote", metavar="URL", help="The git remote (default: the current folder).")
+    ] = None,
     description: Annotated[str | None, typer.Option("--description", help="A description.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create a project before any work is submitted to it: of a git remote, or of the current folder."""
-    with connected() as co:
+    """Create a project for a git remote, or for the current folder.
+
+    A plan that is submitted creates its project, too.
+    """
+    with open_connection() as co:
         created = co.projects.create(name, remote=remote, description=description)
     if as_json:
         print_json(views.project(created))
@@ -175,12 +183,12 @@ def change(
     metadata: Annotated[list[str] | None, typer.Option("--meta", metavar="KEY=JSON", help="Any other data.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change name, description, settings, budgets, model restrictions, metadata; null removes a key.
+    """Change the name, description, settings or budgets of a project.
 
-    A budget replaces the project's budget of that period: total, day or month.
+    null removes a key. A budget replaces the project's budget of that period: total, day or month.
     """
     caps = caps_of_project(_pairs(budgets))
-    with connected() as co:
+    with open_connection() as co:
         after = co.projects.change(
             name,
             name=rename,
@@ -198,15 +206,15 @@ def change(
 
 
 def pause(name: Name) -> None:
-    """Start no more tasks of a project; running jobs continue. Its status is then on_hold."""
-    with connected() as co:
+    """Pause a project: start no more tasks. Running jobs continue; its status is then on_hold."""
+    with open_connection() as co:
         co.projects.pause(name)
     print(f"Paused {name}. Resume it with: coord projects resume {name}")
 
 
 def resume(name: Name) -> None:
     """Make a paused, completed or archived project active again."""
-    with connected() as co:
+    with open_connection() as co:
         count = co.projects.resume(name)
         warn_if_stopped(co, co.project(name).id)
     queued = f"; {plural(count, 'task is', 'tasks are')} queued again" if count else ""
@@ -215,21 +223,21 @@ def resume(name: Name) -> None:
 
 def complete(name: Name) -> None:
     """Mark a project as completed."""
-    with connected() as co:
+    with open_connection() as co:
         project = co.projects.complete(name)
     print(f"{project.name} is {project.status}.")
 
 
 def archive(name: Name) -> None:
-    """Archive a project: it refuses new work until it is resumed."""
-    with connected() as co:
+    """Archive a project. It refuses new work until it is resumed."""
+    with open_connection() as co:
         project = co.projects.archive(name)
     print(f"{project.name} is {project.status}.")
 
 
 def alias(name: Name, remote: Annotated[str, typer.Argument(metavar="REMOTE", help="The other git remote.")]) -> None:
     """Add a renamed or moved git remote to a project."""
-    with connected() as co:
+    with open_connection() as co:
         project = co.project(name)
         identity = co.projects.add_alias(project.id, remote)
     print(f"{identity} also names {project.name}.")
@@ -251,15 +259,15 @@ def limit(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set how many tasks of a project run in parallel; without options, show the limits."""
+    """Set how many tasks of a project run in parallel. Without options, shows the limits."""
     from coordination.cli.tables import show as table
 
-    caps: dict[str, int | None] = {f"agent:{who}": cap for who, cap in _numbers(agent)}
-    caps |= {f"key:{what}": cap for what, cap in _numbers(key)}
+    caps: dict[str, int | None] = {f"agent:{agent_name}": cap for agent_name, cap in _numbers(agent)}
+    caps |= {f"key:{key_name}": cap for key_name, cap in _numbers(key)}
     if project is not None:
         caps["project"] = project
     caps |= dict.fromkeys(drop or [])
-    with connected() as co:
+    with open_connection() as co:
         target = co.project(name)
         slots = co.projects.set_limits(target.id, caps) if caps else co.projects.limits(target.id)
     if as_json:
@@ -277,7 +285,7 @@ def _numbers(pairs: list[str] | None) -> list[tuple[str, int]]:
     for pair in pairs or []:
         name, separator, number = pair.rpartition("=")
         if not (separator and name and number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS):
-            raise Refused(f"{excerpt(pair)} is no limit", hint="Write it like NAME=2")
+            raise Refused(f"{excerpt(pair)} is not a limit", hint="Write it like NAME=2")
         numbers.append((name, int(number)))
     return numbers
 
@@ -289,7 +297,7 @@ def _pairs(pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or []:
         key, separator, value = pair.partition("=")
         if not (separator and key):
-            raise Refused(f"{excerpt(pair)} sets nothing", hint=_JSON_HINT)
+            raise Refused(f"{excerpt(pair)} has no key or no value", hint=_JSON_HINT)
         try:
             values[key] = json.loads(value)
         except (ValueError, RecursionError):

@@ -7,24 +7,19 @@ from typing import Annotated
 import typer
 
 from coordination.base.wording import excerpt, plural
-from coordination.cli.options import AsJson, Limit, connected, print_json
+from coordination.cli.options import AsJson, Limit, add_group, open_connection, print_json
 from coordination.views import projects as views
 from coordination.views.fields import listing
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show sessions, which group costs over runs.")
-    group.command("list")(list_)
-    group.command("show")(show)
-    app.add_typer(group, name="sessions")
+    add_group(app, "sessions", "Show sessions, which group costs over runs.", list_, show)
 
 
 def list_(
     *,
-    project: Annotated[
-        str | None, typer.Option("--project", "-p", metavar="NAME", help="Only of this project.")
-    ] = None,
+    project: Annotated[str | None, typer.Option("--project", "-p", metavar="NAME", help="Only this project.")] = None,
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
@@ -32,7 +27,7 @@ def list_(
     from coordination.cli.tables import show as table
     from coordination.store.queries.tasks import runs
 
-    with connected() as co:
+    with open_connection() as co:
         project_id = co.project(project).id if project else None
         with co.runtime.store.read() as tx:
             records = runs.list_sessions(tx, co.runtime.workspace_id, project_id=project_id, limit=limit)
@@ -41,7 +36,7 @@ def list_(
         return
     table(
         ["id", "purpose", "target", "agent", "last activity"],
-        [(one.id, one.purpose, one.target, one.agent, one.last_activity_at) for one in records],
+        [(record.id, record.purpose, record.target, record.agent, record.last_activity_at) for record in records],
     )
 
 
@@ -60,7 +55,7 @@ def show(
     from coordination.store.queries.money import costs
     from coordination.store.queries.tasks import runs
 
-    with connected() as co, co.runtime.store.read() as tx:
+    with open_connection() as co, co.runtime.store.read() as tx:
         workspace_id = co.runtime.workspace_id
         record = runs.get_session(tx, workspace_id, session) if is_id(session) else None
         usd, calls, unpriced = costs.total(tx, workspace_id, session_id=session)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coordination.base.errors import NOT_COMPLETED
 from coordination.base.wording import plural
-from coordination.cli.options import AsJson, OfProject, connected, print_json
+from coordination.cli.options import AsJson, OfProject, open_connection, print_json
 from coordination.views import projects as views
 
 if TYPE_CHECKING:
@@ -38,15 +39,15 @@ def stop(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Stop all work: nothing starts, running jobs are ended and handed back. Continue with `coord start`.
+    """Stop all work: end running jobs and start nothing more. Resume it with `coord start`.
 
-    Lists each attempt that was in flight, with its end. Exit code: 0 nothing is running, 1 some attempt has not ended
-    (check again with the same command).
+    Running jobs are handed back. Lists each in-flight attempt with its end. Exit code: 0 nothing is running, 1 some
+    attempt has not ended (repeat the command to check again).
     """
     from coordination.base.durations import parse_duration
 
     patience = parse_duration(timeout)
-    with connected() as co:
+    with open_connection() as co:
         if project is not None:
             co.project(project)
         try:
@@ -56,7 +57,7 @@ def stop(
             print(f"\ncoord: the stop stays in force. Check again with: {again}", file=sys.stderr)
             raise
     if as_json:
-        print_json(views.stopped(stopped))
+        print_json(views.stop_result(stopped))
     else:
         _show(stopped)
     if not stopped.silent:
@@ -64,36 +65,31 @@ def stop(
 
 
 def start(project: OfProject = None, *, as_json: AsJson = False) -> None:
-    """End a stop: jobs that were handed back start again."""
-    with connected() as co:
+    """Resume work after `coord stop`. Jobs that were handed back start again."""
+    with open_connection() as co:
         started = co.start(project)
     if as_json:
-        print_json(views.started(started))
+        print_json(views.start_result(started))
         return
-    what = "The workspace" if project is None else f"The project {project}"
+    scope = "The workspace" if project is None else f"The project {project}"
     if started.ended is None:
-        print(f"{what} was not stopped.")
+        print(f"{scope} was not stopped.")
     else:
         queued = f"; {plural(started.queued, 'task is', 'tasks are')} queued again" if started.queued else ""
-        print(f"{what} is started again{queued}.")
-    for one in started.still:
-        print(f"{one.sentence()}. Start it with: {one.command}")
+        print(f"{scope} is started again{queued}.")
+    show_stops(started.still)
 
 
 def warn_if_stopped(co: Coordination, project_id: str) -> None:
     """Print a warning to stderr if the project is stopped."""
-    from coordination.store.queries.projects import stops
-
-    with co.runtime.store.read() as tx:
-        current = stops.find_covering(tx, co.runtime.workspace_id, project_id)
-    if current is not None:
+    if (current := co.stopped(project_id)) is not None:
         print(f"coord: {current.sentence()}: nothing starts. Start it with: {current.command}", file=sys.stderr)
 
 
-def show_stops(records: list[Stop]) -> None:
+def show_stops(stops: Sequence[Stop]) -> None:
     """Print a line for each stop."""
-    for one in records:
-        print(f"{one.sentence()}. Start it with: {one.command}")
+    for stop in stops:
+        print(f"{stop.sentence()}. Start it with: {stop.command}")
 
 
 def _show(stopped: StopResult) -> None:
@@ -107,27 +103,28 @@ def _show(stopped: StopResult) -> None:
             ["project", "task", "attempt", "worker", "host", "since", "last progress", "cost", "what is known"],
             [
                 (
-                    one.project,
-                    one.task,
-                    one.attempt,
-                    one.worker or "?",
-                    one.host or "?",
-                    one.started_at,
-                    one.progress_at,
-                    show_usd(one.cost_usd) + (f" and {one.unpriced_calls} unpriced" if one.unpriced_calls else ""),
-                    one.words(),
+                    attempt.project,
+                    attempt.task,
+                    attempt.attempt,
+                    attempt.worker or "?",
+                    attempt.host or "?",
+                    attempt.started_at,
+                    attempt.progress_at,
+                    show_usd(attempt.cost_usd)
+                    + (f" and {attempt.unpriced_calls} unpriced" if attempt.unpriced_calls else ""),
+                    attempt.words(),
                 )
-                for one in stopped.attempts
+                for attempt in stopped.attempts
             ],
         )
-    unanswered = [one for one in stopped.attempts if not one.ended]
+    running = [attempt for attempt in stopped.attempts if not attempt.ended]
     if stopped.silent:
         counted = plural(len(stopped.attempts), "attempt was", "attempts were")
         print(f"Nothing is running; {counted} in flight. Continue with: {stopped.stop.command}")
         return
     again = stopped.stop.again
-    if unanswered:
-        counted = plural(len(unanswered), "attempt has", "attempts have")
+    if running:
+        counted = plural(len(running), "attempt has", "attempts have")
         print(f"{counted} not ended; nothing else starts. Check again: {again}")
     if stopped.claiming:
         print(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def rescue_from(settings: Settings) -> Callable[[int], bool]:
-    """Return what the process of the stack does when its worker dies; it loads the database library only then."""
+    """Return the callback for a dead worker process, which imports the database library only when called."""
 
     def on_worker_death(pid: int) -> bool:
         from coordination.api.stack import rescue
@@ -29,9 +29,9 @@ def rescue_from(settings: Settings) -> Callable[[int], bool]:
 
 @dataclass(slots=True)
 class UsedStack:
-    """The stack of a command: its Redis, and what is wrong with it, if anything.
+    """The stack that a command uses. ``problem`` returns its error, if it has one.
 
-    ``stays``: what keeps the stack up after this command, in words; None while the command uses it.
+    ``stays``: the reasons why the stack stays up after this command; None while the command uses it.
     """
 
     redis_url: str | None
@@ -40,13 +40,13 @@ class UsedStack:
     stays: list[str] | None = None
 
     def note_run(self, run_id: str) -> None:
-        """Record the run for which this command waits, for other users of the stack."""
+        """Record the run that this command follows, for other users of the stack."""
         if self.joined is not None:
             self.joined.membership.note_run(run_id)
 
 
 def join_stack(settings: Settings, command: str) -> JoinedStack:
-    """Join the stack of the home folder, which is started if it is not running. *command*: this command, for others."""
+    """Join the stack of the home folder; start it if necessary. *command*: this command, as others see it."""
     from coordination.api.stack import prepare_store
     from coordination.base.errors import Conflict
     from coordination.domain.fleet.served_workspaces import parse_names
@@ -59,16 +59,16 @@ def join_stack(settings: Settings, command: str) -> JoinedStack:
         joined.leave()
         raise Conflict(
             f"The stack that runs in {settings.home} runs jobs of {serves}, and none of {settings.workspace}",
-            hint="Start one with another COORD_HOME, or that one with COORD_WORKSPACES for both",
+            hint="Start a stack with another COORD_HOME, or restart that one with COORD_WORKSPACES for both",
         )
     return joined
 
 
 @contextmanager
 def stack_for(settings: Settings, command: str) -> Iterator[UsedStack]:
-    """Use the configured stack, or that of the home folder; *command*: this command, for other users.
+    """Use the configured stack, or that of the home folder. *command*: this command, as others see it.
 
-    The stack of the home folder stops at the end, when nobody else uses it.
+    The stack of the home folder stops at the end unless others use it.
     """
     from coordination.stack.interrupts import interruptible
 

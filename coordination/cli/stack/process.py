@@ -1,6 +1,6 @@
 """``python -m coordination.cli.stack.process``: the process of an embedded stack, without a terminal.
 
-A command that needs a stack starts it (``local/joining``) and writes to its standard input when the store is ready.
+A command that needs a stack starts it (``stack/joining``) and writes to its standard input when the store is ready.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from coordination.base.host import keep_private
 
 
 def main() -> int:
-    """Keep a stack up until its last user has gone or it is stopped; return the exit code."""
+    """Keep a stack running until its last user has left or it is stopped; return the exit code."""
     keep_private()
-    signal.signal(signal.SIGUSR1, _nothing)  # before it is known to anybody who might send one
+    signal.signal(signal.SIGUSR1, _ignore)  # before other processes know this one and may signal it
     from coordination.base.errors import CoordinationError
     from coordination.cli.stack.embedded import rescue_from
     from coordination.settings import load_settings
@@ -28,9 +28,9 @@ def main() -> int:
 
     settings = load_settings()
     if not sys.stdin.buffer.readline():
-        return 0  # the command that has started this was refused, or is gone
-    with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a descriptor is all that is wanted
-        os.dup2(nothing.fileno(), 0)
+        return 0  # the command that started this process was refused or has ended
+    with open(os.devnull, "rb") as devnull:  # noqa: PTH123 - only its descriptor is used
+        os.dup2(devnull.fileno(), 0)
     ready = False
     try:
         with interruptible():
@@ -48,7 +48,7 @@ def main() -> int:
     return 0
 
 
-def _nothing(*_: object) -> None:
+def _ignore(*_: object) -> None:
     """Ignore the signal: users are counted as soon as the stack is up."""
 
 

@@ -30,12 +30,12 @@ def add_to(app: typer.Typer) -> None:
 
 
 def up(
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is up.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when the stack is running.")] = False,
     slots: Annotated[
         int | None, typer.Option(help="The number of parallel jobs (default: COORD_SLOTS, or 8).", min=1)
     ] = None,
 ) -> None:
-    """Start the embedded stack (Redis, a worker, beat) and keep it up until Ctrl-C or `coord down`."""
+    """Start the embedded stack: Redis, a worker and beat. Keeps it running until Ctrl-C or `coord down`."""
     from coordination.base.errors import StackGoneError, StackStoppedError
     from coordination.cli.stack.embedded import join_stack
     from coordination.settings import load_settings
@@ -68,7 +68,7 @@ def up(
 
 
 def _keep_up(joined: JoinedStack, settings: Settings, *, detach: bool, slots: int | None) -> None:
-    """Print that it is up, and wait until it ends or until Ctrl-C."""
+    """Print that the stack is running, and wait until it ends or until Ctrl-C."""
     pid = joined.record.owner.pid
     if not joined.started:
         _join_others(joined, slots)
@@ -83,7 +83,7 @@ def _keep_up(joined: JoinedStack, settings: Settings, *, detach: bool, slots: in
 
 
 def _join_others(joined: JoinedStack, slots: int | None) -> None:
-    """Refuse a second ``coord up``, or other settings for a running stack; else print who started it."""
+    """Refuse a second ``coord up``, or other settings for a running stack; else print which process started it."""
     if joined.is_kept() or any(user.command == _UP for user in joined.membership.others()) or slots is not None:
         raise joined.running_error()
     print(f"Another command has started the stack (process {joined.record.owner.pid}); this one keeps it up.")
@@ -92,9 +92,9 @@ def _join_others(joined: JoinedStack, slots: int | None) -> None:
 def down(
     now: Annotated[bool, typer.Option("--now", help="Hand running jobs back at once, without a grace period.")] = False,
 ) -> None:
-    """Stop the embedded stack; running jobs get their grace period and are handed back.
+    """Stop the embedded stack. Running jobs get a grace period and are handed back.
 
-    Shows what it waits for. Commands that follow a run on this stack end with a hint how to continue it.
+    Shows the jobs it waits for. Commands that follow a run on this stack end, and print how to continue the run.
     """
     from coordination.callers import check_caller
     from coordination.cli.stack.embedded import rescue_from
@@ -127,7 +127,7 @@ def worker(context: typer.Context) -> None:
 
 
 def beat(context: typer.Context) -> None:
-    """Run Celery's beat with our schedule; any number of them is safe."""
+    """Run Celery's beat with our schedule. Any number of them may run."""
     from coordination.base import inherited_variables
     from coordination.callers import check_caller
     from coordination.settings import load_settings

@@ -20,7 +20,7 @@ _MOST_NAMED = 8
 
 
 class StopMessages:
-    """Prints users and jobs of a stack, each once."""
+    """Prints the users and the jobs of a stack, each once."""
 
     def __init__(self, settings: Settings, *, now: bool) -> None:
         self._settings = settings
@@ -28,7 +28,7 @@ class StopMessages:
         self._printed: set[tuple[str, int]] = set()
 
     def print_users(self, home: Home) -> None:
-        """Name the commands that wait on this stack, and how to continue their runs."""
+        """Print the commands that use this stack, and how to continue their runs."""
         from coordination.stack.users import StackUsers
 
         if not home.is_owned():
@@ -36,13 +36,13 @@ class StopMessages:
         try:
             users = StackUsers(home).present()
         except CoordinationError:
-            return  # the stop does not depend on it
+            return  # the stack is stopped all the same
         for user in users:
-            goes_on = f"; continue its run later with: coord resume {user.run}" if user.run else ""
-            print(f"This ends {user.sentence()}{goes_on}", flush=True)
+            hint = f"; continue its run later with: coord resume {user.run}" if user.run else ""
+            print(f"This ends {user.sentence()}{hint}", flush=True)
 
     def print_jobs(self, record: RunningStack) -> None:
-        """Name the jobs that run on this stack and were not named yet."""
+        """Print the running jobs that were not printed yet."""
         jobs = self._jobs(record)
         new = [job for job in jobs if (job["task_id"], job["number"]) not in self._printed]
         if not new:
@@ -58,7 +58,7 @@ class StopMessages:
         if len(new) > _MOST_NAMED:
             print(f"  … and {len(new) - _MOST_NAMED} more")
         if not self._now:
-            print("To wait for none of them: coord down --now", flush=True)
+            print("To stop without waiting: coord down --now", flush=True)
 
     def _jobs(self, record: RunningStack) -> Sequence[RowMapping]:
         from coordination.base.host import boot_id, host
@@ -75,6 +75,6 @@ class StopMessages:
                 ids = workers.by_process(tx, host=host(), boot_id=boot_id(), pid=worker.pid)
                 return serving.list_running_on(tx, ids)
         except CoordinationError:
-            return []  # the database is away; the stop does not depend on it
+            return []  # the stack is stopped without the database, too
         finally:
             store.close()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.cli.names import OfRun, TaskName, find_run, find_task, place_of
-from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.views import tasks as views
 
 if TYPE_CHECKING:
@@ -16,16 +16,8 @@ if TYPE_CHECKING:
 Model = Annotated[str | None, typer.Option("--model", help="The model, by the name that its program uses.")]
 
 
-def add_to(_app: typer.Typer) -> None:
-    """Register the commands with those of tasks."""
-    from coordination.cli.tasks.tasks import group
-
-    group.command("create")(create)
-    group.command("assign")(assign)
-
-
 def create(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Its key: letters, digits and -.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The key of the task: letters, digits and -.")],
     *,
     shell: Annotated[str | None, typer.Option("--shell", metavar="COMMAND", help="A command to run.")] = None,
     agent: Annotated[str | None, typer.Option("--agent", help="An agent or a program.")] = None,
@@ -33,24 +25,32 @@ def create(
     model: Model = None,
     title: Annotated[str | None, typer.Option("--title", help="A title for people.")] = None,
     run: Annotated[
-        str | None, typer.Option("--run", metavar="RUN", help="The run to which it is added (default: a new one).")
+        str | None, typer.Option("--run", metavar="RUN", help="The run of the task (default: a new one).")
     ] = None,
     needs: Annotated[
         str | None, typer.Option("--needs", metavar="A,B", help="Tasks of the run that must complete first.")
     ] = None,
     checkout: Annotated[
-        str | None, typer.Option("--checkout", help="Where it works: folder, or worktree for one of its own.")
+        str | None, typer.Option("--checkout", help="Where it works: folder, or worktree (its own git worktree).")
     ] = None,
     priority: Annotated[int, typer.Option("--priority", help="Higher runs earlier.", min=-1000, max=1000)] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Create a single task without a plan file: a command, or a prompt for an agent."""
-    fields = {"title": title, "needs": [one.strip() for one in needs.split(",") if one.strip()] if needs else None}
+    fields = {"title": title, "needs": [need.strip() for need in needs.split(",") if need.strip()] if needs else None}
     work = _work(shell, agent, prompt, model)
-    task = _task({"key": key, "run": work, "priority": priority, **fields, "checkout": _place(checkout)})
-    with connected() as co:
+    task = _task(
+        {
+            "key": key,
+            "run": work,
+            "priority": priority,
+            **fields,
+            "checkout": "git-worktree" if checkout == "worktree" else checkout,
+        }
+    )
+    with open_connection() as co:
         if co.runtime.wakeups is not None:
-            co.runtime.wakeups.ping()  # an unreachable Redis is reported before anything is stored
+            co.runtime.wakeups.ping()  # reports an unreachable Redis before anything is stored
         created = co.create(task, run=None if run is None else find_run(co, run))
         place = place_of(created)
     if as_json:
@@ -76,24 +76,24 @@ def assign(
     """Assign a waiting task to another agent, another model, or a person."""
     from coordination.domain.jobs import kind_in
 
-    with connected() as co:
+    with open_connection() as co:
         task = find_task(co, name, run)
         assigned, place = task.assign(to, model=model, person=person), place_of(task)
     if as_json:
         print_json(views.about_task(task.record, agent=assigned.agent, work=assigned.work))
         return
-    who = assigned.agent or assigned.work[kind_in(assigned.work).kind]
+    assignee = assigned.agent or assigned.work[kind_in(assigned.work).kind]
     with_model = f" with {assigned.work['model']}" if person is None and assigned.work.get("model") else ""
-    print(f"Assigned {task.key} to {who}{with_model} ({place}).")
+    print(f"Assigned {task.key} to {assignee}{with_model} ({place}).")
     if person is not None:
-        print(f"When it is done: coord tasks answer {task.key} 'what came of it' --run {task.record.run_id}")
+        print(f"When it is done: coord tasks answer {task.key} 'the result' --run {task.record.run_id}")
 
 
 def _work(shell: str | None, agent: str | None, prompt: str | None, model: str | None) -> dict[str, Any]:
     from coordination.base.errors import Refused
 
     if (shell is None) == (agent is None):
-        raise Refused("Give the work", hint="Give --shell COMMAND, or --agent NAME with --prompt TEXT")
+        raise Refused("Give a command or an agent", hint="Use --shell COMMAND, or --agent NAME with --prompt TEXT")
     if shell is not None:
         if prompt is not None or model is not None:
             raise Refused("A command has no prompt and no model", hint="Leave --prompt and --model out")
@@ -103,12 +103,8 @@ def _work(shell: str | None, agent: str | None, prompt: str | None, model: str |
     return {"agent": agent, "prompt": prompt} | ({"model": model} if model else {})
 
 
-def _place(checkout: str | None) -> str | None:
-    return "git-worktree" if checkout == "worktree" else checkout
-
-
 def _task(fields: dict[str, Any]) -> Task:
-    """Return the task, with the checks of a plan."""
+    """Return the task, checked like a task of a plan."""
     from coordination.formats.plan import read_tasks
 
     present = {name: value for name, value in fields.items() if value is not None}

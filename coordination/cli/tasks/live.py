@@ -13,7 +13,7 @@ from coordination.base.errors import CoordinationError, DatabaseUnavailable
 from coordination.base.money import show_usd
 from coordination.base.wording import plural
 from coordination.cli import terminal
-from coordination.cli.hints import pasted
+from coordination.cli.hints import rewrite
 from coordination.cli.tasks.stalled_run import StalledRun
 from coordination.domain.jobs.changed_files import sentence_of
 from coordination.domain.tasks.events import Event, EventType
@@ -40,32 +40,32 @@ _PRINTED = {
 def follow(
     run: Run, *, problem: Callable[[], CoordinationError | None], quiet: bool, needs_worker: bool = False
 ) -> list[dict[str, Any]]:
-    """Follow *run* until it has ended, or has stalled without a terminal; return what it waits for then.
+    """Follow *run* until it has ended, or has stalled without a terminal; return the obstacles in that case.
 
     *needs_worker*: see StalledRun. Raises what *problem* returns when the stack is lost.
     """
-    still = StalledRun(run, needs_worker=needs_worker)
+    stall = StalledRun(run, needs_worker=needs_worker)
     if quiet:
 
         def warn(record: RunRecord) -> None:
-            if words := still.news(record):
+            if words := stall.news(record):
                 print(f"coord: {words}", file=sys.stderr, flush=True)
 
-        over = _until_over(run, problem, warn, still)
+        has_ended = _wait_for_end(run, problem, warn, stall)
     elif sys.stdout.isatty():
-        over = _view(run, problem, still)
+        has_ended = _view(run, problem, stall)
     else:
-        over = _lines(run, problem, still)
-    return [] if over else still.as_json()
+        has_ended = _lines(run, problem, stall)
+    return [] if has_ended else stall.as_json()
 
 
-def _until_over(
+def _wait_for_end(
     run: Run,
     problem: Callable[[], CoordinationError | None],
     each: Callable[[RunRecord], None],
-    still: StalledRun,
+    stall: StalledRun,
 ) -> bool:
-    """Return whether the run has ended; False when it has stalled for good."""
+    """Wait until the run has ended (True), or has stalled finally (False)."""
     while True:
         try:
             record = run.record
@@ -75,15 +75,15 @@ def _until_over(
         each(record)
         if record.state is not RunState.OPEN:
             return True
-        if still.is_final:
+        if stall.is_final:
             return False
         if (error := problem()) is not None:
             raise error
         time.sleep(_REDRAW)
 
 
-def _lines(run: Run, problem: Callable[[], CoordinationError | None], still: StalledRun) -> bool:
-    """Print a line when a task ends, is retried or lost: for logs and pipes."""
+def _lines(run: Run, problem: Callable[[], CoordinationError | None], stall: StalledRun) -> bool:
+    """Print a line when a task ends or is retried, for logs and pipes."""
     record = run.record
     print(f"run {run.id} of {record.project}: {plural(record.total, 'task')}", flush=True)
     cursor = "0.0"
@@ -91,13 +91,13 @@ def _lines(run: Run, problem: Callable[[], CoordinationError | None], still: Sta
 
     def print_news(record: RunRecord) -> None:
         print_events(record)
-        if words := still.news(record):
+        if words := stall.news(record):
             print(words, flush=True)
 
     def print_events(record: RunRecord) -> None:
         nonlocal cursor
         while True:
-            page = run._events_after(cursor)  # noqa: SLF001 - one page at a time, between looks at the state
+            page = run._events_after(cursor)  # noqa: SLF001 - a page at a time, between reads of the state
             for event in page:
                 if event.type is EventType.CLAIMED and event.key:
                     started[event.key] = event.at
@@ -107,34 +107,34 @@ def _lines(run: Run, problem: Callable[[], CoordinationError | None], still: Sta
                 return
             cursor = page[-1].cursor
 
-    over = _until_over(run, problem, print_news, still)
+    has_ended = _wait_for_end(run, problem, print_news, stall)
     print_events(run.record)
-    return over
+    return has_ended
 
 
-def _line(event: Event, began: datetime | None, record: RunRecord) -> str:
+def _line(event: Event, started_at: datetime | None, record: RunRecord) -> str:
     ended = sum(number for state, number in record.counts.items() if state not in _OPEN)
-    took = f" after {show_duration(event.at - began)}" if began is not None else ""
+    details = f" after {show_duration(event.at - started_at)}" if started_at is not None else ""
     names = ("why", "error") if event.type is EventType.BLOCKED else ("error", "why")
     why = next((event.payload[name] for name in names if event.payload.get(name)), "")
-    effect = sentence_of(event.payload.get("effect"))
-    took = f"{took}, {effect}" if effect else took
-    parts = [f"{event.at.astimezone():%H:%M:%S}", f"{ended}/{record.total}", f"{event.key}", f"{event.type}{took}"]
+    if effect := sentence_of(event.payload.get("effect")):
+        details = f"{details}, {effect}"
+    parts = [f"{event.at.astimezone():%H:%M:%S}", f"{ended}/{record.total}", f"{event.key}", f"{event.type}{details}"]
     return "  ".join(parts) + (f": {why}" if why else "")
 
 
 _OPEN = (TaskState.BLOCKED, TaskState.QUEUED, TaskState.RUNNING)
 
 
-def _view(run: Run, problem: Callable[[], CoordinationError | None], still: StalledRun) -> bool:
+def _view(run: Run, problem: Callable[[], CoordinationError | None], stall: StalledRun) -> bool:
     from rich.live import Live
 
     console = terminal.console()
     with Live(console=console, refresh_per_second=8, transient=True) as live:
-        return _until_over(run, problem, lambda record: live.update(_drawn(run, record, still.words(record))), still)
+        return _wait_for_end(run, problem, lambda record: live.update(_draw(run, record, stall.words(record))), stall)
 
 
-def _drawn(run: Run, record: RunRecord, reason: str | None) -> Any:
+def _draw(run: Run, record: RunRecord, reason: str | None) -> Any:
     """Draw progress, cost, running tasks, and why nothing is running."""
     from rich.console import Group
     from rich.markup import escape
@@ -163,5 +163,5 @@ def _drawn(run: Run, record: RunRecord, reason: str | None) -> Any:
             Text(f"attempt {row['number']} on {row['worker']}", style="dim"),
         )
     more = [Text(f"  … and {len(rows) - _MOST_RUNNING} more", style="dim")] if len(rows) > _MOST_RUNNING else []
-    still = [] if reason is None else [Text(pasted(reason), style="yellow")]
-    return Group(head, running, *more, *still)
+    reasons = [] if reason is None else [Text(rewrite(reason), style="yellow")]
+    return Group(head, running, *more, *reasons)

@@ -11,19 +11,13 @@ import typer
 from coordination.base.json_values import to_json_types
 from coordination.cli.hints import Exact
 from coordination.cli.names import InProject, OfRun, TaskName, find_task
-from coordination.cli.options import AsJson, connected, print_json
-from coordination.cli.tasks import tasks
+from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.terminal import json_text, raw
 from coordination.views import tasks as views
 from coordination.views.fields import listing
 
 if TYPE_CHECKING:
     from coordination.domain.jobs.output import OutputChunk
-
-
-def add_to(_app: typer.Typer) -> None:
-    """Register the command, in the group of tasks."""
-    tasks.group.command("logs")(logs)
 
 
 def logs(
@@ -33,23 +27,22 @@ def logs(
     project: InProject = None,
     follow: Annotated[
         bool,
-        typer.Option("--follow", "-f", help="Continue as it is printed, over all attempts, to the end of the task."),
+        typer.Option("--follow", "-f", help="Follow the output of all attempts until the task ends."),
     ] = False,
     attempt: Annotated[
         int | None, typer.Option("--attempt", metavar="N", help="The attempt (default: the latest).", min=1)
     ] = None,
-    as_it_is: Annotated[
-        bool, typer.Option("--raw", help="Keep control sequences such as colours, which are removed otherwise.")
-    ] = False,
+    as_it_is: Annotated[bool, typer.Option("--raw", help="Keep terminal control sequences such as colours.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print the output of a task's job, while it runs and afterwards: stdout to stdout, stderr to stderr.
+    """Print the output of a task's job, also while it runs.
 
-    For an agent: its messages, and the tools that it uses. With --follow and --json: one JSON document a line.
+    Its stdout goes to stdout, its stderr to stderr. Agents print their messages and the tools that they use. With
+    --follow and --json: one JSON document per line.
     """
     if as_it_is and as_json:
         raise typer.BadParameter("--raw and --json exclude each other")
-    with connected() as co:
+    with open_connection() as co:
         task = find_task(co, name, run, project)
         pieces = task.logs(follow=follow, attempt=attempt)
         if not as_json:

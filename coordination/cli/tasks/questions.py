@@ -10,7 +10,7 @@ import typer
 
 from coordination.cli.names import InProject, OfRun, TaskName, find_task, place_of
 from coordination.cli.next_steps import after_change, name_of_task
-from coordination.cli.options import AsJson, OfProject, connected, print_json
+from coordination.cli.options import AsJson, OfProject, open_connection, print_json
 from coordination.cli.texts import read_text
 from coordination.domain.agents.assignments import PERSON
 from coordination.views import tasks as views
@@ -30,29 +30,29 @@ def questions(*, project: OfProject = None, as_json: AsJson = False) -> None:
     """List the open questions of agents, in all projects or in one."""
     from coordination.cli.tables import show
 
-    with connected() as co:
+    with open_connection() as co:
         open_questions = co.questions.list(project=project)
-        first = _answer_one(co, open_questions[0]) if open_questions else None
+        first = _answer_command(co, open_questions[0]) if open_questions else None
     if as_json:
         print_json(listing("questions", views.question, open_questions))
         return
     show(
         ["task", "asked", "id", "question"],
-        [(one.key, one.asked_at, one.task_id[-12:], _shown(one)) for one in open_questions],
+        [(each.key, each.asked_at, each.task_id[-12:], _text(each)) for each in open_questions],
     )
     if first is not None:
         print(first)
 
 
-def _answer_one(co: Coordination, one: Question) -> str:
+def _answer_command(co: Coordination, question: Question) -> str:
     """Return the command that answers a question."""
     from coordination.domain.tasks.next_steps import Situation, sentence, steps
 
-    return f"{one.key}: {sentence(steps(Situation.QUESTION, task=name_of_task(co.task(one.task_id))))}"
+    return f"{question.key}: {sentence(steps(Situation.QUESTION, task=name_of_task(co.task(question.task_id))))}"
 
 
-def _shown(one: Question) -> str:
-    return f"escalated: {one.question}" if one.escalated else one.question
+def _text(question: Question) -> str:
+    return f"escalated: {question.question}" if question.escalated else question.question
 
 
 def answer(
@@ -66,29 +66,30 @@ def answer(
     project: InProject = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer the open question of a task; its agent continues with the answer."""
+    """Answer the open question of a task. Its agent continues with the answer."""
     from coordination.base.errors import Refused
 
     if (text is None) == (file is None):
         raise Refused("Give the answer, or --file")
     if file is not None:
         text = read_text(file)
-    with connected() as co:
+    with open_connection() as co:
         task = find_task(co, name, run, project)
         ready, place = task.answer(text or ""), place_of(task)
         is_done = PERSON in task.record.options
-        then = after_change(task) if ready or is_done else f"See: coord explain {quote(name_of_task(task))}"
+        next_step = after_change(task) if ready or is_done else f"See: coord explain {quote(name_of_task(task))}"
     if as_json:
         print_json(views.about_task(task.record, ready=ready))
     elif is_done:
         print(f"Answer saved; {task.key} is completed ({place}).")
     else:
-        print(f"Answer saved; {task.key} {'resumes' if ready else 'still waits for something else'} ({place}).\n{then}")
+        effect = "resumes" if ready else "still waits for something else"
+        print(f"Answer saved; {task.key} {effect} ({place}).\n{next_step}")
 
 
 def prompt(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
-    """Print the prompt that the agent of a task would get if it started now."""
-    with connected() as co:
+    """Print the prompt that the agent of a task would get now."""
+    with open_connection() as co:
         task = find_task(co, name, run, project)
         prompt_text = task.prompt()
     if as_json:

@@ -8,7 +8,7 @@ import typer
 
 from coordination.base.wording import plural
 from coordination.cli.names import InProject, find_run, place
-from coordination.cli.options import AsJson, Limit, OfProject, connected, print_json
+from coordination.cli.options import AsJson, Limit, OfProject, add_group, open_connection, print_json
 from coordination.cli.terminal import json_text
 from coordination.views import tasks as views
 from coordination.views.fields import listing
@@ -19,31 +19,20 @@ if TYPE_CHECKING:
     from coordination.domain.tasks.events import Event
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run: its id, a part of it, or its name.")]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Continue as things happen, until the run has ended.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Follow new events until the run ends.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Manage runs: submitted plans.")
-    group.command("list")(list_)
-    group.command("show")(show)
-    group.command("cancel")(cancel)
-    group.command("retry")(retry)
-    group.command("events")(events)
-    app.add_typer(group, name="runs")
+    add_group(app, "runs", "Manage runs: submitted plans.", list_, show, cancel, retry, events)
 
 
-def list_(
-    *,
-    project: OfProject = None,
-    limit: Limit = 20,
-    as_json: AsJson = False,
-) -> None:
+def list_(*, project: OfProject = None, limit: Limit = 20, as_json: AsJson = False) -> None:
     """List the newest runs."""
     from coordination.base.money import show_usd
     from coordination.cli.tables import show as table
 
-    with connected() as co:
+    with open_connection() as co:
         records = co.runs(project=project, limit=limit)
     if as_json:
         print_json(listing("runs", views.run, records))
@@ -67,11 +56,11 @@ def list_(
 
 
 def show(name: RunName, *, project: InProject = None, as_json: AsJson = False) -> None:
-    """Show a run: its tasks, failures, prediction, and why the rest is not running."""
+    """Show a run with its tasks, and why some are not running."""
     from coordination.cli.forecast import simulate
     from coordination.cli.tasks import summary
 
-    with connected() as co:
+    with open_connection() as co:
         run = find_run(co, name, project)
         if as_json:
             print_json(summary.details(run))
@@ -91,8 +80,8 @@ def cancel(
     ] = "canceled by its owner",
     as_json: AsJson = False,
 ) -> None:
-    """Cancel every open task of a run; running jobs are stopped at once."""
-    with connected() as co:
+    """Cancel every open task of a run. Running jobs are stopped at once."""
+    with open_connection() as co:
         run = find_run(co, name, project)
         number = run.cancel(why)
         record, where = run.record, place(run)
@@ -105,7 +94,7 @@ def cancel(
 
 def retry(name: RunName, *, project: InProject = None, as_json: AsJson = False) -> None:
     """Retry the failed and canceled tasks of a run on the running workers."""
-    with connected() as co:
+    with open_connection() as co:
         run = find_run(co, name, project)
         number = run.retry()
         record, where = run.record, place(run)
@@ -117,14 +106,13 @@ def retry(name: RunName, *, project: InProject = None, as_json: AsJson = False) 
 
 
 def events(name: RunName, *, project: InProject = None, follow: Follow = False, as_json: AsJson = False) -> None:
-    """Print the events of a run. With --follow and --json: one JSON document a line, as things happen."""
-    with connected() as co:
+    """Print the events of a run. With --follow and --json: one JSON document per line."""
+    with open_connection() as co:
         show_events(find_run(co, name, project).events(follow=follow), follow=follow, as_json=as_json)
 
 
 def show_events(stream: Iterable[Event], *, follow: bool, as_json: bool) -> None:
     """Print events as they come, or as one document."""
-
     from coordination.base.json_values import to_json_types
     from coordination.cli.tables import shown
 

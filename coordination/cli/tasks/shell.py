@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from coordination.cli.names import InProject, OfRun, TaskName, find_task
-from coordination.cli.options import connected
+from coordination.cli.options import open_connection
 
 Command = Annotated[
     list[str] | None,
@@ -28,27 +28,27 @@ def shell(
 ) -> None:
     """Open a shell in the checkout of a task, with the variables of its job.
 
-    A worktree exists while its attempt runs, and for some days after a failure. Without one it is the job's folder.
+    A worktree exists while its attempt runs, and for some days after a failure. Without one, the job's folder is used.
     """
     import os
     import sys
 
     from coordination.base.errors import Refused
 
-    with connected() as co:
+    with open_connection() as co:
         task = find_task(co, name, run, project)
-        place = task.checkout(attempt=attempt)
-        home = str(co.runtime.settings.home)  # a relative path in the environment is one in the present folder
+        checkout = task.checkout(attempt=attempt)
+        home = str(co.runtime.settings.home)  # a relative COORD_HOME would change its meaning in another folder
     arguments = command or [os.environ.get("SHELL") or "/bin/sh"]
     if command is None:
-        whose = "" if place.attempt is None else f" of attempt {place.attempt}"
-        lives = ", which is running" if place.running else ""
-        print(f"{task.key}: {place.path}{whose}{lives}. Leave with: exit", file=sys.stderr)
+        owner = "" if checkout.attempt is None else f" of attempt {checkout.attempt}"
+        state = ", which is running" if checkout.running else ""
+        print(f"{task.key}: {checkout.path}{owner}{state}. Leave with: exit", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        environment = {**os.environ, "COORD_HOME": home, **place.variables, "COORD_TASK_KEY": task.key}
-        os.chdir(place.path)
+        environment = {**os.environ, "COORD_HOME": home, **checkout.variables, "COORD_TASK_KEY": task.key}
+        os.chdir(checkout.path)
         os.execvpe(arguments[0], arguments, environment)  # noqa: S606
     except OSError as error:
-        raise Refused(f"{arguments[0]} cannot be started in {place.path}: {error.strerror}") from None
+        raise Refused(f"{arguments[0]} cannot be started in {checkout.path}: {error.strerror}") from None

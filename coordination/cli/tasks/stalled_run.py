@@ -19,75 +19,75 @@ if TYPE_CHECKING:
 
 _EVERY = 2.0
 _WORKERS_BACK_WITHIN = 15.0
-"""Seconds that a worker which is started anew may be away."""
+"""Seconds within which a worker that restarts is back."""
 
 
 class StalledRun:
-    """Checks now and then whether a run has stalled."""
+    """Checks periodically whether a run has stalled."""
 
     def __init__(self, run: Run, *, needs_worker: bool = False) -> None:
-        """*needs_worker*: nobody starts a worker for the run, so one must exist."""
+        """*needs_worker*: no command starts a worker for the run, so one must exist."""
         self.obstacles: list[Obstacle] = []
         self._run = run
         self._needs_worker = needs_worker
         self._printed: str | None = None
-        self._next_look = 0.0
+        self._next_check = 0.0
         self._since: float | None = None
 
     def words(self, record: RunRecord) -> str | None:
-        """Return why the run has stalled, and what helps; None while it has not."""
+        """Return why the run has stalled and which command helps, or None while it has not."""
         if record.counts.get(TaskState.RUNNING) or record.state is not RunState.OPEN:
-            self._found([])
-        elif monotonic() >= self._next_look:
-            self._next_look = monotonic() + _EVERY
+            self._set_obstacles([])
+        elif monotonic() >= self._next_check:
+            self._next_check = monotonic() + _EVERY
             try:
-                self._found(self._look(record))
-            except DatabaseUnavailable:  # the follower of the run waits for the database
-                self._found([])
+                self._set_obstacles(self._find_obstacles(record))
+            except DatabaseUnavailable:  # the command that follows the run waits for the database
+                self._set_obstacles([])
         return self._sentences() if self.obstacles else None
 
     def news(self, record: RunRecord) -> str | None:
-        """Return the same once, each time that the run stalls."""
+        """Return ``words`` when they have changed, else None."""
         words, printed = self.words(record), self._printed
         self._printed = words
         return words if words != printed else None
 
     @property
     def is_final(self) -> bool:
-        """Return whether waiting is useless: two checks found only obstacles that last, and there is no terminal."""
-        if self._since is None or is_attended() or not all(one.lasts for one in self.obstacles):
+        """Return whether waiting is futile: obstacles have lasted for two checks, and there is no terminal."""
+        if self._since is None or is_attended() or not all(obstacle.lasts for obstacle in self.obstacles):
             return False
-        patience = _WORKERS_BACK_WITHIN if any(one.kind == "no_worker" for one in self.obstacles) else _EVERY
+        patience = _WORKERS_BACK_WITHIN if any(obstacle.kind == "no_worker" for obstacle in self.obstacles) else _EVERY
         return monotonic() - self._since >= patience
 
     def as_json(self) -> list[dict[str, Any]]:
         """Return the obstacles for --json."""
-        return [one.to_json() for one in self.obstacles]
+        return [obstacle.to_json() for obstacle in self.obstacles]
 
-    def _found(self, obstacles: list[Obstacle]) -> None:
-        if [one.kind for one in obstacles] != [one.kind for one in self.obstacles]:
+    def _set_obstacles(self, obstacles: list[Obstacle]) -> None:
+        if [obstacle.kind for obstacle in obstacles] != [obstacle.kind for obstacle in self.obstacles]:
             self._since = monotonic() if obstacles else None
         self.obstacles = obstacles
 
-    def _look(self, record: RunRecord) -> list[Obstacle]:
+    def _find_obstacles(self, record: RunRecord) -> list[Obstacle]:
         from coordination.api.explanations import obstacles_of
 
         return obstacles_of(self._run.runtime, record, needs_worker=self._needs_worker)
 
     def _sentences(self) -> str:
-        missing = {one.missing for one in self.obstacles}
+        missing = {obstacle.missing for obstacle in self.obstacles}
         if None not in missing and len(missing) == 1:
             waits = plural(self.obstacles[0].tasks, "task waits", "tasks wait")
             head = f"{waits} for {missing.pop()}, and nothing else of this run can continue:"
-        elif not any(one.lasts for one in self.obstacles):
+        elif not any(obstacle.lasts for obstacle in self.obstacles):
             head = "This run waits for the start time of a task:"
         else:
             head = "This run cannot continue until a person acts:"
-        lines = [f"  {line}" for one in self.obstacles for line in one.sentence.split("\n")]
+        lines = [f"  {line}" for obstacle in self.obstacles for line in obstacle.sentence.split("\n")]
         return "\n".join([head, *lines, self._after()])
 
     def _after(self) -> str:
-        if is_attended() or not all(one.lasts for one in self.obstacles):
+        if is_attended() or not all(obstacle.lasts for obstacle in self.obstacles):
             return f"This command waits and continues with the run; after Ctrl-C: coord resume {self._run.id}"
         return f"There is no terminal, so this command ends. Continue later with: coord resume {self._run.id}"
 
@@ -98,14 +98,12 @@ def is_attended() -> bool:
 
 
 def missing_workers(co: Coordination) -> str | None:
-    """Return a warning after a submission: there is no worker, or only for a while; None: all is well."""
+    """Return a warning when the workspace has no worker, or only a temporary one, else None."""
     from coordination.store.queries.fleet import serving
 
     runtime = co.runtime
     settings = runtime.settings
-    with runtime.store.read() as tx:
-        live = serving.list_live_for(tx, runtime.workspace_id, within=settings.lease_ttl)
-    if not live:
+    if not runtime.read(serving.list_live_for, within=settings.lease_ttl):
         return no_worker(settings.workspace, "coord up" if settings.embedded else "coord worker")
     if not settings.embedded:
         return None

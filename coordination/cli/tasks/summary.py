@@ -39,7 +39,7 @@ _MARKS = {
 
 
 def show(run: Run, *, ended: bool = True) -> None:
-    """Print the summary. *ended*: the command has followed the run to its end, so the next command is printed, too."""
+    """Print the summary. *ended*: the command has followed the run to its end, so print the next command, too."""
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
@@ -53,14 +53,13 @@ def show(run: Run, *, ended: bool = True) -> None:
     for task in shown[:_MOST_TASKS]:
         mark, colour = _MARKS.get(task.state, (" ", "white"))
         attempts = task.attempts()
-        took = _took(attempts)
-        tries = f"{len(attempts)} attempts" if len(attempts) > 1 else ""
+        count = f"{len(attempts)} attempts" if len(attempts) > 1 else ""
         table.add_row(
             Text(mark, style=colour),
             escape(task.key),
             f"{task.state}, outdated" if task.id in old else str(task.state),
-            took,
-            tries,
+            _duration(attempts),
+            count,
             Text(task.error or "", style="dim"),
         )
     console.print(table)
@@ -69,7 +68,7 @@ def show(run: Run, *, ended: bool = True) -> None:
     failed = [task for task in tasks if task.state is TaskState.FAILED]
     for task in failed[:_MOST_FAILED]:
         if attempts := task.attempts():
-            show_last_lines(task, attempts[-1], called=next_steps.name_of_task(task))
+            show_last_lines(task, attempts[-1], name=next_steps.name_of_task(task))
     for task in _results(run, tasks):
         _show_result(console, task)
     console.print(_closing_line(run))
@@ -89,7 +88,7 @@ def _show_failed(run: Run, failed: list[TaskHandle]) -> None:
     if not failed:
         return
     print("\nfailed tasks, and what to do")
-    for task, then in zip(failed, next_steps.of_ended(run.runtime, failed[:_MOST_FAILED]), strict=False):
+    for task, then in zip(failed, next_steps.steps_of_ended_tasks(run.runtime, failed[:_MOST_FAILED]), strict=False):
         print(f"  {task.key}: {sentence(then)}")
     if len(failed) > _MOST_FAILED:
         print(f"  and {len(failed) - _MOST_FAILED} more; see: coord tasks list {run.id}")
@@ -100,9 +99,8 @@ def outdated_in(run: Run) -> dict[str, list[OutdatedTask]]:
     from coordination.store.queries.tasks import outdated
 
     by_task: dict[str, list[OutdatedTask]] = {}
-    with run.runtime.store.read() as tx:
-        for one in outdated.of_run(tx, run.runtime.workspace_id, run.id):
-            by_task.setdefault(one.task_id, []).append(one)
+    for task in run.runtime.read(outdated.of_run, run.id):
+        by_task.setdefault(task.task_id, []).append(task)
     return by_task
 
 
@@ -111,7 +109,7 @@ def _show_outdated(run: Run, tasks: list[TaskHandle], old: Mapping[str, Sequence
     if not tasks:
         return
     print("\noutdated tasks, and what to do")
-    for task, then in zip(tasks, next_steps.of_ended(run.runtime, tasks[:_MOST_FAILED], old), strict=False):
+    for task, then in zip(tasks, next_steps.steps_of_ended_tasks(run.runtime, tasks[:_MOST_FAILED], old), strict=False):
         why = "; ".join(one.sentence() for one in old[task.id])
         print(f"  {task.key}: {why}" + (f"; {sentence(then)}" if task.state is TaskState.COMPLETED else ""))
     if len(tasks) > _MOST_FAILED:
@@ -128,11 +126,11 @@ def _next(run: Run, state: RunState) -> tuple[NextStep, ...]:
     if state is RunState.COMPLETED:
         return ()
     ended = state is not RunState.OPEN
-    return next_steps.of_run(run, Situation.RUN_ENDED_BADLY if ended else Situation.RUN_INTERRUPTED)
+    return next_steps.steps_of_run(run, Situation.RUN_ENDED_BADLY if ended else Situation.RUN_INTERRUPTED)
 
 
 def explain_open(run: Run) -> None:
-    """Print why open tasks are not running, those first that wait for nothing else of the run."""
+    """Print why open tasks are not running, first those that do not wait for other tasks."""
     from coordination.api.explanations import explain_tasks
 
     waiting = [task.record for task in run.tasks() if task.state in (TaskState.BLOCKED, TaskState.QUEUED)]
@@ -147,43 +145,41 @@ def explain_open(run: Run) -> None:
 
 
 def _changes(branch: str | None, tasks: list[TaskHandle]) -> str | None:
-    """Return in words what the run's branch has beyond the checkout; None: nothing."""
+    """Return a summary of the changes on the run's branch, or None when there are none."""
     from coordination.adapters.git_checkout import changes_on
 
     completed = [task for task in tasks if task.state is TaskState.COMPLETED]
     if branch is None or not completed:
         return None
     folders = {task.record.workdir for task in completed if task.record.workdir is not None}
-    here = next((folder for folder in sorted(folders) if Path(folder).is_dir()), None)
-    if here is None:
+    local = next((folder for folder in sorted(folders) if Path(folder).is_dir()), None)
+    if local is None:
         return "changes"  # the repository is on another machine
-    files, added, deleted = changes_on(here, branch) or (0, 0, 0)
+    files, added, deleted = changes_on(local, branch) or (0, 0, 0)
     lines = f"{added:,} lines added, {deleted:,} deleted" if added or deleted else "no lines"
     return f"changes in {plural(files, 'file')} ({lines})" if files else None
 
 
-def _took(attempts: list[Any]) -> str:
+def _duration(attempts: list[Any]) -> str:
     spans = [attempt.finished_at - attempt.started_at for attempt in attempts if attempt.finished_at]
     return show_duration(spans[-1]) if spans else ""
 
 
-def show_last_lines(task: TaskHandle, attempt: Attempt, *, called: str) -> None:
-    """Print the last lines of an attempt's output by stream. *called*: the task, in commands."""
+def show_last_lines(task: TaskHandle, attempt: Attempt, *, name: str) -> None:
+    """Print the last lines of an attempt's output by stream. *name*: the name of the task in commands."""
     streams = last_lines(task.record.work, attempt.output, attempt.log)
-    for one in streams:
-        terminal.console(highlight=False).print(f"\n{task.key}, the last lines of its {one.stream}:", style="bold")
-        print(Exact("\n".join(f"  {line}" for line in one.lines)))
-    if any(one.left_out for one in streams):
-        print(f"  … the rest: coord tasks logs {quote(called)}")
+    for stream in streams:
+        terminal.console(highlight=False).print(f"\n{task.key}, the last lines of its {stream.stream}:", style="bold")
+        print(Exact("\n".join(f"  {line}" for line in stream.lines)))
+    if any(stream.left_out for stream in streams):
+        print(f"  … the rest: coord tasks logs {quote(name)}")
 
 
 def _results(run: Run, tasks: list[TaskHandle]) -> list[TaskHandle]:
-    """Return the completed tasks that no other task needs: the results of the run; none if there are many."""
+    """Return the completed tasks that no other task needs, or an empty list if there are many."""
     from coordination.store.queries.tasks import dependencies
 
-    runtime = run.runtime
-    with runtime.store.read() as tx:
-        needed = {parent for parent, _, _ in dependencies.edges_of_run(tx, runtime.workspace_id, run.id)}
+    needed = {parent for parent, _, _ in run.runtime.read(dependencies.edges_of_run, run.id)}
     last = [task for task in tasks if task.key not in needed and task.state is TaskState.COMPLETED]
     return last if len(last) <= _MOST_RESULTS else []
 
@@ -192,36 +188,34 @@ def _show_result(console: Any, task: TaskHandle) -> None:
     output = task.output
     if output in (None, "", {}, []):
         return
-
-    text = output if isinstance(output, str) else terminal.json_text(output, indent=2)
-    text = text.rstrip()
+    text = (output if isinstance(output, str) else terminal.json_text(output, indent=2)).rstrip()
     lines = text.splitlines()
     shown = "\n".join(lines[:_RESULT_LINES])[:_MOST_CHARACTERS]
     console.print(f"\n{task.key}:", style="bold")
     console.print("\n".join("  " + line for line in shown.splitlines()), markup=False)
-    left = f"{len(lines) - _RESULT_LINES:,} more lines" if len(lines) > _RESULT_LINES else ""
+    rest = f"{len(lines) - _RESULT_LINES:,} more lines" if len(lines) > _RESULT_LINES else ""
     if len(shown) == _MOST_CHARACTERS < len(text):
-        left = f"{len(text) - _MOST_CHARACTERS:,} more characters"
-    if left:
-        console.print(f"  … {left}: coord tasks output {task.key}", style="dim")
+        rest = f"{len(text) - _MOST_CHARACTERS:,} more characters"
+    if rest:
+        console.print(f"  … {rest}: coord tasks output {task.key}", style="dim")
 
 
 def _closing_line(run: Run) -> str:
     record = run.record
     counts = ", ".join(f"{number} {state}" for state, number in sorted(record.counts.items()))
     end = record.finished_at
-    took = f" in {show_duration(end - record.created_at)}" if end else ""
+    duration = f" in {show_duration(end - record.created_at)}" if end else ""
     unknown = f" and {plural(record.unpriced_calls, 'call')} of unknown price" if record.unpriced_calls else ""
-    return f"\nrun {record.id} {record.state}{took}: {counts}; cost {show_usd(record.cost_usd)}{unknown}"
+    return f"\nrun {record.id} {record.state}{duration}: {counts}; cost {show_usd(record.cost_usd)}{unknown}"
 
 
 def details(run: Run) -> dict[str, Any]:
-    """Return the view of the run and its tasks, with outputs."""
+    """Return the view of the run and its tasks, with their outputs."""
     record, outputs, outdated, tasks = run.record, run.outputs(), outdated_in(run), run.tasks()
     failed = [task for task in tasks if task.state is TaskState.FAILED]
-    ends = {task.id: task.last_lines() for task in failed[:_MOST_FAILED]}
+    endings = {task.id: task.last_lines() for task in failed[:_MOST_FAILED]}
     results = [
-        views.task_result(task.record, outputs.get(task.id), outdated.get(task.id, ()), ends.get(task.id, ()))
+        views.task_result(task.record, outputs.get(task.id), outdated.get(task.id, ()), endings.get(task.id, ()))
         for task in tasks
     ]
     return views.run_details(record, results, _next(run, record.state))

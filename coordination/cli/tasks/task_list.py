@@ -1,4 +1,4 @@
-"""``coord tasks list``: lists the tasks of a run, however many there are."""
+"""``coord tasks list``: lists the tasks of a run; one with very many tasks needs little memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from coordination.cli.hints import Exact
 from coordination.cli.names import InProject, find_run, newest_run
-from coordination.cli.options import AsJson, connected
+from coordination.cli.options import AsJson, open_connection
 from coordination.cli.tables import shown
 from coordination.cli.terminal import json_writer
 from coordination.views import tasks as views
@@ -36,52 +36,54 @@ MaybeRun = Annotated[
 
 
 def list_(run: MaybeRun = None, *, project: InProject = None, as_json: AsJson = False) -> None:
-    """List the tasks of a run, in the order of its plan; without RUN, of the newest run of the project.
+    """List the tasks of a run in the order of its plan.
 
-    For all details of one task: coord tasks show TASK.
+    Without RUN: of the newest run of the project. For all details of one task: coord tasks show TASK.
     """
     from coordination.cli.tasks.summary import outdated_in
     from coordination.store.queries.tasks import runs
     from coordination.store.reports.tasks import task_list
 
-    with connected() as co:
-        listed_run = newest_run(co, project) if run is None else find_run(co, run, project)
-        workspace_id, old = co.runtime.workspace_id, outdated_in(listed_run)
+    with open_connection() as co:
+        target = newest_run(co, project) if run is None else find_run(co, run, project)
+        workspace_id, old = co.runtime.workspace_id, outdated_in(target)
 
         def lines() -> Iterator[str]:
             with co.runtime.store.read() as tx:
-                of = runs.heading(tx, workspace_id, listed_run.id)
+                heading = runs.heading(tx, workspace_id, target.id)
                 if run is None:
-                    name = f"{of['name']}, " if of["name"] else ""
-                    print(f"coord: the newest run of {of['project']}: {name}{listed_run.id}", file=sys.stderr)
+                    name = f"{heading['name']}, " if heading["name"] else ""
+                    print(f"coord: the newest run of {heading['project']}: {name}{target.id}", file=sys.stderr)
                 if as_json:
-                    yield from _json_lines(of, task_list.each(tx, workspace_id, listed_run.id), old)
+                    yield from _json_lines(heading, task_list.each(tx, workspace_id, target.id), old)
                 else:
-                    longest = task_list.longest(tx, workspace_id, listed_run.id)
-                    yield from _table(longest, task_list.each(tx, workspace_id, listed_run.id), old)
+                    widths = task_list.longest(tx, workspace_id, target.id)
+                    yield from _table(widths, task_list.each(tx, workspace_id, target.id), old)
 
         _print(lines())
 
 
-def _json_lines(of: dict[str, Any], tasks: Iterable[TaskLine], old: Mapping[str, list[OutdatedTask]]) -> Iterator[str]:
-    """Yield one document, with a task a line."""
+def _json_lines(
+    heading: dict[str, Any], tasks: Iterable[TaskLine], old: Mapping[str, list[OutdatedTask]]
+) -> Iterator[str]:
+    """Yield one document, with one task per line."""
     write = json_writer()
-    yield f'{{\n  "run": {write(of)},\n  "tasks": ['
+    yield f'{{\n  "run": {write(heading)},\n  "tasks": ['
     before = "\n    "
     for task in tasks:
-        yield f"{before}{write(views.listed_task(task, of['id'], old.get(task.id, ())))}"
+        yield f"{before}{write(views.task_in_list(task, heading['id'], old.get(task.id, ())))}"
         before = ",\n    "
     yield "\n  ]\n}\n"
 
 
-def _table(longest: ColumnWidths, tasks: Iterable[TaskLine], old: Mapping[str, list[OutdatedTask]]) -> Iterator[str]:
+def _table(widths: ColumnWidths, tasks: Iterable[TaskLine], old: Mapping[str, list[OutdatedTask]]) -> Iterator[str]:
     """Yield aligned columns, cut to the width of a terminal."""
-    if not longest.tasks:
+    if not widths.tasks:
         yield "(none)\n"
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    key, agent, state_width = max(longest.key, 3), max(longest.agent, 5), 9 + len(_OUTDATED) * bool(old)
-    why = max(min(longest.why, _MOST_WHY), 3)
+    key, agent, state_width = max(widths.key, 3), max(widths.agent, 5), 9 + len(_OUTDATED) * bool(old)
+    why = max(min(widths.why, _MOST_WHY), 3)
 
     def line(*cells: object) -> str:
         name, state, reason, priority, attempt, who, title = cells
@@ -110,8 +112,8 @@ def _print(lines: Iterator[str]) -> None:
     """
     import tempfile
 
-    with tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8", errors="surrogatepass", newline="") as kept:
-        kept.writelines(lines)
-        kept.seek(0)
-        while part := kept.readlines(_AT_ONCE):
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8", errors="surrogatepass", newline="") as file:
+        file.writelines(lines)
+        file.seek(0)
+        while part := file.readlines(_AT_ONCE):
             sys.stdout.write(Exact("".join(part)))

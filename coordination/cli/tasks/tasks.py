@@ -13,11 +13,14 @@ from coordination.cli.hints import Exact
 from coordination.cli.issues.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
 from coordination.cli.names import InProject, OfRun, TaskName, find_task, place_of
 from coordination.cli.next_steps import after_change
-from coordination.cli.options import AsJson, ProjectName, connected, print_json
-from coordination.cli.tasks import task_list
+from coordination.cli.options import AsJson, ProjectName, add_group, open_connection, print_json
+from coordination.cli.tasks.artifacts import artifacts
+from coordination.cli.tasks.create import assign, create
+from coordination.cli.tasks.logs import logs
 from coordination.cli.tasks.questions import answer, prompt
 from coordination.cli.tasks.runs import show_events
 from coordination.cli.tasks.shell import shell
+from coordination.cli.tasks.task_list import list_
 from coordination.cli.terminal import json_text
 from coordination.domain.access.authority import delegators
 from coordination.domain.fleet.leases import MAX_DEFERRALS
@@ -34,23 +37,11 @@ if TYPE_CHECKING:
     from coordination.domain.tasks.tasks import TaskRecord
 
 
-group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Manage tasks: the jobs of runs.")
-
-
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    group.command("list")(task_list.list_)
-    group.command("show")(show)
-    group.command("events")(events)
-    group.command("cancel")(cancel)
-    group.command("retry")(retry)
-    group.command("priority")(priority)
-    group.command("force")(force)
-    group.command("output")(output)
-    group.command("prompt")(prompt)
-    group.command("shell")(shell)
-    group.command("answer")(answer)
-    app.add_typer(group, name="tasks")
+    changes = (cancel, retry, priority, force)
+    outputs = (output, prompt, shell, answer, create, assign, logs, artifacts)
+    add_group(app, "tasks", "Manage tasks: the jobs of runs.", list_, show, events, *changes, *outputs)
     app.command("explain")(explain)
 
 
@@ -64,12 +55,11 @@ def show(name: TaskName, *, run: OfRun = None, project: InProject = None, as_jso
     from coordination.domain.tasks.attempts import Outcome
     from coordination.store.queries.money import costs
 
-    with connected() as co:
+    with open_connection() as co:
         task = find_task(co, name, run, project)
         attempts = task.attempts()
         why, name, lines = task.explain(), name_of_task(task), task.last_lines()
-        with co.runtime.store.read() as tx:
-            cost, _, unpriced = costs.total(tx, co.runtime.workspace_id, task_id=task.id)
+        cost, _, unpriced = co.runtime.read(costs.total, task_id=task.id)
     if as_json:
         print_json(
             views.task_details(
@@ -92,7 +82,7 @@ def show(name: TaskName, *, run: OfRun = None, project: InProject = None, as_jso
             ("runs", json_text(record.work)),
             ("agent", record.agent),
             ("starts", f"{record.starts} of {record.max_starts}" if record.starts else None),
-            ("deferred", _deferred(record, co.runtime.settings.deferral_limit)),
+            ("deferred", _deferral_words(record, co.runtime.settings.deferral_limit)),
             ("priority", record.priority),
             ("created by", record.creator),
             ("delegated by", ", by ".join(delegators(record.options)) or None),
@@ -105,35 +95,35 @@ def show(name: TaskName, *, run: OfRun = None, project: InProject = None, as_jso
             ["attempt", "outcome", "worker", "account", "started", "finished", "exit", "error"],
             [
                 (
-                    one.number,
-                    _outcome(one),
-                    one.worker,
-                    one.account,
-                    one.started_at,
-                    one.finished_at,
-                    one.exit_code,
-                    one.error,
+                    each.number,
+                    _outcome(each),
+                    each.worker,
+                    each.account,
+                    each.started_at,
+                    each.finished_at,
+                    each.exit_code,
+                    each.error,
                 )
-                for one in attempts
+                for each in attempts
             ],
             optional=["account"],
         )
         if attempts[-1].outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
-            show_last_lines(task, attempts[-1], called=name)
+            show_last_lines(task, attempts[-1], name=name)
     print("\n" + "\n".join(why.lines()))
 
 
-def _outcome(one: Attempt) -> str:
-    """Return its outcome, with what its agent changed, refused tools, and the limit that it met."""
-    if one.outcome is None:
+def _outcome(attempt: Attempt) -> str:
+    """Return the outcome, with a summary of changed files and the provider's limit, if there was one."""
+    if attempt.outcome is None:
         return "running"
-    details = one.details or {}
+    details = attempt.details or {}
     limit = limit_of(details)
     more = [sentence_of(details.get("effect")), None if limit is None else limit.sentence()]
-    return ", ".join([one.outcome, *filter(None, more)])
+    return ", ".join([attempt.outcome, *filter(None, more)])
 
 
-def _deferred(record: TaskRecord, limit: timedelta) -> str | None:
+def _deferral_words(record: TaskRecord, limit: timedelta) -> str | None:
     if record.deferred_since is None:
         return None
     since = f"{record.deferred_since:%Y-%m-%d %H:%M:%S} UTC, at most for {show_duration(limit)}"
@@ -142,7 +132,7 @@ def _deferred(record: TaskRecord, limit: timedelta) -> str | None:
 
 def events(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
     """Print the events of a task."""
-    with connected() as co:
+    with open_connection() as co:
         show_events(find_task(co, name, run, project).events(), follow=False, as_json=as_json)
 
 
@@ -157,25 +147,28 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """Cancel a task, and the tasks that depend on it as the plan says."""
-    with connected() as co:
+    with open_connection() as co:
         task = find_task(co, name, run, project)
-        open_, place = task.cancel(why), place_of(task)
+        was_open, place = task.cancel(why), place_of(task)
     if as_json:
-        print_json(views.about_task(task.record, canceled=open_))
+        print_json(views.about_task(task.record, canceled=was_open))
     else:
-        print(f"Canceled {task.key} ({place})." if open_ else f"{task.key} is {task.state} already ({place}).")
+        print(f"Canceled {task.key} ({place})." if was_open else f"{task.key} is {task.state} already ({place}).")
 
 
 def retry(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
-    """Retry a failed or canceled task, and tasks canceled because of it; resume a task that reached its limit."""
-    with connected() as co:
+    """Retry a failed or canceled task, or resume one at its limit.
+
+    Tasks that were canceled because of it are retried, too.
+    """
+    with open_connection() as co:
         task = find_task(co, name, run, project)
         task.retry()
-        place, then = place_of(task), after_change(task)
+        place, next_step = place_of(task), after_change(task)
     if as_json:
         print_json(views.about_task(task.record, retried=True))
     else:
-        print(f"Retrying {task.key} ({place}).\n{then}")
+        print(f"Retrying {task.key} ({place}).\n{next_step}")
 
 
 def priority(
@@ -187,14 +180,16 @@ def priority(
     as_json: AsJson = False,
 ) -> None:
     """Change the priority of an open task."""
-    with connected() as co:
+    with open_connection() as co:
         task = find_task(co, name, run, project)
-        open_, place = task.set_priority(number), place_of(task)
+        was_open, place = task.set_priority(number), place_of(task)
     if as_json:
-        print_json(views.about_task(task.record, priority=number, changed=open_))
+        print_json(views.about_task(task.record, priority=number, changed=was_open))
     else:
         answer = (
-            f"Set the priority of {task.key} to {number}" if open_ else f"{task.key} is {task.state}; nothing changed"
+            f"Set the priority of {task.key} to {number}"
+            if was_open
+            else f"{task.key} is {task.state}; nothing changed"
         )
         print(f"{answer} ({place}).")
 
@@ -214,19 +209,19 @@ def force(
     project: InProject = None,
     as_json: AsJson = False,
 ) -> None:
-    """Force a task into a state, when nothing else helps. A running attempt is stopped.
+    """Set a task's state manually, as a last resort. A running attempt is stopped.
 
     Example: coord tasks force fix completed --reason "done by hand" --output '{"files": 3}'
     """
-    with connected() as co:
+    with open_connection() as co:
         task = find_task(co, name, run, project)
         forced, place = task.force(state, reason=reason, output=_value(output)), place_of(task)
-        then = f"\n{after_change(task)}" if forced.state == "queued" else ""
+        next_step = f"\n{after_change(task)}" if forced.state == "queued" else ""
     if as_json:
         print_json(views.about_task(task.record, **fields_of(forced, without=["project_id"])))
         return
     stopped = "; its running attempt is stopped" if forced.fenced else ""
-    print(f"{task.key} was {forced.before} and is {forced.state} now{stopped} ({place}).{then}")
+    print(f"{task.key} was {forced.before} and is {forced.state} now{stopped} ({place}).{next_step}")
 
 
 def _value(text: str | None) -> Any:
@@ -239,11 +234,11 @@ def _value(text: str | None) -> Any:
 
 
 def output(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
-    """Print the output of a completed task: text unchanged, anything else as JSON."""
+    """Print the output of a completed task: text unchanged, other values as JSON."""
     from coordination.base.errors import Refused
     from coordination.domain.tasks.tasks import TaskState
 
-    with connected() as co:
+    with open_connection() as co:
         task = find_task(co, name, run, project)
         value = task.output
     if as_json:
@@ -273,7 +268,7 @@ def explain(
         answer = explain_issue(issues_in(beads), name, rules or DEFAULT_RULES, moment)
         _answer(None, answer, as_json=as_json)
         return
-    with connected() as co:
+    with open_connection() as co:
         of_task = _task_or_none(co, name, run, project)
         issues = _issues_or_none(co, project)
         of_issue = None

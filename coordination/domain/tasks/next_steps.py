@@ -1,7 +1,7 @@
-"""Next steps: for each situation of a task or a run, the commands that continue it. Pure.
+"""Next steps: the commands that continue a task or a run, by situation. Pure.
 
-The one table for ``coord explain``, the end of a run, ``coord status`` and the MCP tools. In commands, words in
-capitals (USD, N) and in quotation marks ('the answer') are for the person to fill in.
+This is the only such table, for ``coord explain``, the end of a run, ``coord status`` and the MCP tools. A person
+replaces words in capitals (USD, N) and in quotation marks ('the answer') in commands.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from enum import StrEnum
 
 
 class Situation(StrEnum):
-    """Why a task or a run does not continue, or what can be done with it."""
+    """A reason why a task or a run does not continue, or a state in which a command applies."""
 
     # an open task
     QUESTION = "question"
@@ -50,33 +50,33 @@ class Situation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NextStep:
-    """A command and its purpose, as half a sentence."""
+    """A command and its purpose, a phrase that the command completes."""
 
     what: str
     command: str
 
     def sentence(self) -> str:
-        """For people."""
+        """Return the step for people: purpose and command."""
         return f"{self.what}: {self.command}"
 
     def to_json(self) -> dict[str, str]:
-        """As printed by --json."""
+        """Return the step for --json."""
         return {"what": self.what, "command": self.command}
 
 
-_OUTPUT = ("what it printed", "coord tasks logs {task}")
-_FIXED = ("when that is fixed", "coord tasks retry {task}")
-_NOW = "coord tasks force {task} queued --reason 'it need not wait'"
+_OUTPUT = ("show its output", "coord tasks logs {task}")
+_FIXED = ("after fixing it", "coord tasks retry {task}")
+_NOW = "coord tasks force {task} queued --reason 'start now'"
 
 _PLACE = re.compile(r"\{([a-z]+)\}")
 
 # The last command of each continues the task or run.
 _STEPS: Mapping[Situation, tuple[tuple[str, str], ...]] = {
     Situation.QUESTION: (("answer it", "coord tasks answer {task} 'the answer'"),),
-    Situation.PERSON: (("when it is done", "coord tasks answer {task} 'what came of it'"),),
+    Situation.PERSON: (("when it is done", "coord tasks answer {task} 'the result'"),),
     Situation.OUTCOME_UNKNOWN: (
         ("if it was done", "coord tasks force {task} completed --reason 'it was done'"),
-        ("if it was not, run it again with", "coord tasks retry {task}"),
+        ("if not, run it again with", "coord tasks retry {task}"),
     ),
     Situation.LIMIT: (("resume it with", "coord tasks retry {task}"),),
     Situation.ON_HOLD: (("resume it with", "coord projects resume {project}"),),
@@ -84,35 +84,33 @@ _STEPS: Mapping[Situation, tuple[tuple[str, str], ...]] = {
     Situation.SLOT: (("raise it with", "coord projects limit {project} --{limit} {value}"),),
     Situation.NO_WORKER: (("start one with", "coord up"),),
     Situation.NO_WORKER_OF_WORKSPACE: (("start one with", "COORD_WORKSPACES={workspace} coord worker"),),
-    Situation.SUPERVISOR: (("what is wrong with it", "coord doctor --live"),),
+    Situation.SUPERVISOR: (("diagnose it with", "coord doctor --live"),),
     Situation.NEED_ENDED_BADLY: (("retry it with", "coord tasks retry {need}"),),
     Situation.FAILED: (_OUTPUT, _FIXED),
-    Situation.GATE: (("what the gate printed", "coord tasks logs {task}"), _FIXED),
-    Situation.CONFLICT: (("what is in conflict", "coord tasks logs {task}"), _FIXED),
+    Situation.GATE: (("show the gate's output", "coord tasks logs {task}"), _FIXED),
+    Situation.CONFLICT: (("show the conflict", "coord tasks logs {task}"), _FIXED),
     Situation.MODEL: (
-        ("what the project allows", "coord projects show {project}"),
+        ("show the allowed models", "coord projects show {project}"),
         ("allow it with", "coord projects change {project} --models 'allow=[\"MODEL\"]'"),
     ),
-    Situation.PROGRAM: (
-        ("install it where the worker runs, or correct the plan, and then", "coord tasks retry {task}"),
-    ),
-    Situation.FOLDER: (("when the folder is there", "coord tasks retry {task}"),),
-    Situation.LOG_IN: (("and then", "coord tasks retry {task}"),),
+    Situation.PROGRAM: (("install it where the worker runs, or correct the plan, then", "coord tasks retry {task}"),),
+    Situation.FOLDER: (("when the folder exists", "coord tasks retry {task}"),),
+    Situation.LOG_IN: (("then", "coord tasks retry {task}"),),
     Situation.CANCELED: (("run it anyway with", "coord tasks retry {task}"),),
     Situation.CANCELED_WITH_NEED: (("restore it with", "coord tasks retry {need}"),),
     Situation.OUTDATED: (("run it again with", "coord tasks force {task} queued --reason 'it is outdated'"),),
     Situation.RUNNING: (("watch it with", "coord tasks logs {task} --follow"),),
     Situation.READY: (("watch it with", "coord tasks logs {task} --follow"),),
-    Situation.COMPLETED: (("its output", "coord tasks output {task}"),),
+    Situation.COMPLETED: (("show its output", "coord tasks output {task}"),),
     Situation.RUN_ENDED_BADLY: (("retry what did not complete", "coord resume {run} --retry"),),
     Situation.RUN_STUCK: (
-        ("why it does not continue", "coord runs show {run}"),
+        ("show why it does not continue", "coord runs show {run}"),
         ("retry what did not complete", "coord resume {run} --retry"),
     ),
     Situation.RUN_INTERRUPTED: (("continue with", "coord resume {run}"),),
 }
 
-# How errors start, or what they contain, where something other than the job has failed.
+# The patterns of errors whose cause is not the job itself.
 _OF_ERRORS: tuple[tuple[re.Pattern[str], Situation], ...] = (
     (re.compile(r"gate .{0,200} failed: ", re.DOTALL), Situation.GATE),
     (re.compile(r"its change conflicts with what others have merged"), Situation.CONFLICT),
@@ -125,24 +123,24 @@ _OF_ERRORS: tuple[tuple[re.Pattern[str], Situation], ...] = (
 def steps(situation: Situation, **names: str) -> tuple[NextStep, ...]:
     """Return the commands for a *situation*; the last one continues the task or run.
 
-    *names*: those of the situation, as commands take them: ``task``, ``need``, ``run``, ``project``,
-    ``workspace``; ``limit`` and ``value`` of a slot. They are quoted for a shell here.
+    *names*: the unquoted arguments of the commands: ``task``, ``need``, ``run``, ``project``, ``workspace``; ``limit``
+    and ``value`` of a slot.
     """
     quoted = {name: shlex.quote(value) for name, value in names.items()}
-    return tuple(NextStep(what, _filled(command, quoted)) for what, command in _STEPS[situation])
+    return tuple(NextStep(what, _fill(command, quoted)) for what, command in _STEPS[situation])
 
 
-def _filled(command: str, names: Mapping[str, str]) -> str:
-    # All at once: a placeholder inside a name must not be replaced, or it would be quoted within quotes.
-    return _PLACE.sub(lambda found: names.get(found[1], found[0]), command)
+def _fill(command: str, names: Mapping[str, str]) -> str:
+    # In one pass, so that a placeholder inside a name is not replaced.
+    return _PLACE.sub(lambda match: names.get(match[1], match[0]), command)
 
 
 def failure_of(error: str | None) -> Situation:
     """Return the situation of a task that failed with *error*."""
-    found = (situation for pattern, situation in _OF_ERRORS if pattern.match(error or ""))
-    return next(found, Situation.FAILED)
+    matches = (situation for pattern, situation in _OF_ERRORS if pattern.match(error or ""))
+    return next(matches, Situation.FAILED)
 
 
-def sentence(found: Iterable[NextStep]) -> str:
+def sentence(next_steps: Iterable[NextStep]) -> str:
     """Return the steps on one line, in their order; empty without any."""
-    return "; ".join(step.sentence() for step in found)
+    return "; ".join(step.sentence() for step in next_steps)
