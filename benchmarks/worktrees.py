@@ -18,7 +18,7 @@ from benchmarks.bench import Bench
 from benchmarks.measure import in_turns, series
 from benchmarks.report import Line
 from coordination.base.ids import new_id
-from coordination.domain.jobs.checkouts import STORED
+from coordination.domain.jobs.checkouts import CHECKOUT_OPTION
 from coordination.domain.jobs.merges import Merge
 from coordination.domain.tasks.attempts import Claim, Outcome
 from workers.attempt.pipeline import ConditionalStep, Pipeline
@@ -152,5 +152,5 @@ class _Place:
             deferrals=0,
             backoff={},
             repeatable=True,
-            options={STORED: checkout},
+            options={CHECKOUT_OPTION: checkout},
         )

@@ -26,7 +26,7 @@ from coordination.domain.fleet.leases import LeaseTerms
 from coordination.domain.fleet.served_workspaces import check_names, parse_names
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME, StatusThresholds
 from coordination.domain.jobs.network import Network, parse_network
-from coordination.domain.jobs.ports import parse_ports, write_ports
+from coordination.domain.jobs.preparation import parse_ports, write_ports
 from coordination.domain.jobs.resource_limits import FEWEST_FILES, Limits
 from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT
 

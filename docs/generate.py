@@ -21,8 +21,7 @@ from coordination.base.fields import Table
 from coordination.cli.main import app
 from coordination.domain.jobs import JOBS
 from coordination.domain.tasks.tasks import MOVES, TaskState
-from coordination.formats.plan.schema import plan_schema
-from coordination.formats.plan.table import PLAN, TASK
+from coordination.formats.plan.table import PLAN, TASK, plan_schema
 
 DOCS = Path(__file__).resolve().parent
 _WRITTEN = "<!-- Written by python -m docs.generate; do not edit. -->"

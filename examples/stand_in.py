@@ -70,7 +70,7 @@ def fix_prices() -> str:
 
 def fix_basket() -> str:
     # The first attempt misses one error; the gate fails, and the second attempt fixes it.
-    if "## Why your last attempt did not count" in PROMPT:
+    if "## Why your last attempt was rejected" in PROMPT:
         replaced("till/basket.py", "round(whole * (100 - discount) / 100)", "whole * (100 - discount) // 100")
         return "Half a cent is the customer's."
     replaced("till/basket.py", "count < 0", "count < 1")

@@ -15,7 +15,7 @@ from typing import Any
 
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
-from coordination.domain.agents.agents import Agent, Profile, Record, profile_of
+from coordination.domain.agents.agents import Agent, AgentTotals, Profile, parse_profile
 from coordination.domain.tasks.events import Event, SubjectKind
 from coordination.runtime import Runtime
 from coordination.services.agents import agents as service
@@ -34,26 +34,26 @@ class Agents:
 
     def list(self) -> Sequence[Agent]:
         """Return all agents, by name."""
-        return self._runtime.read(rows.listed)
+        return self._runtime.read(rows.list_all)
 
-    def list_with_records(self) -> Sequence[tuple[Agent, Record]]:
+    def list_with_records(self) -> Sequence[tuple[Agent, AgentTotals]]:
         """Return all agents by name, each with its work so far."""
         runtime = self._runtime
         with runtime.store.read() as tx:
-            agents = rows.listed(tx, runtime.workspace_id)
-            records = rows.records(tx, runtime.workspace_id, [agent.profile.name for agent in agents])
-        return [(agent, records.get(agent.profile.name, Record())) for agent in agents]
+            agents = rows.list_all(tx, runtime.workspace_id)
+            records = rows.totals(tx, runtime.workspace_id, [agent.profile.name for agent in agents])
+        return [(agent, records.get(agent.profile.name, AgentTotals())) for agent in agents]
 
     def get(self, name: str) -> Agent:
         """Return the agent of that name."""
         return self._runtime.read(service.find, name)
 
-    def record(self, name: str) -> Record:
+    def record(self, name: str) -> AgentTotals:
         """Return the agent's work so far, counted from its tasks."""
         runtime = self._runtime
         with runtime.store.read() as tx:
             service.find(tx, runtime.workspace_id, name)
-            return rows.records(tx, runtime.workspace_id, [name]).get(name, Record())
+            return rows.totals(tx, runtime.workspace_id, [name]).get(name, AgentTotals())
 
     def create(self, profile: Profile) -> Agent:
         """Create an agent. Raises Refused when its name is taken or the profile is invalid."""
@@ -64,7 +64,7 @@ class Agents:
 
         Tasks that were assigned before keep its earlier fields. Raises Refused, with nothing changed, when invalid.
         """
-        return self.edit(name, lambda profile: profile_of(asdict(profile) | changes))
+        return self.edit(name, lambda profile: parse_profile(asdict(profile) | changes))
 
     def edit(self, name: str, edit: Callable[[Profile], Profile]) -> Agent:
         """Replace the agent's profile by the result of *edit*, in one transaction."""
@@ -97,7 +97,7 @@ class Agents:
         runtime = self._runtime
         with runtime.store.read() as tx:
             named = [service.find(tx, runtime.workspace_id, name) for name in names]
-            agents = named or rows.listed(tx, runtime.workspace_id)
+            agents = named or rows.list_all(tx, runtime.workspace_id)
         return {"version": VERSION, "agents": [agent.profile.to_json() for agent in agents]}
 
     def import_(self, document: Any, *, source: str = "The document") -> Sequence[Agent]:
@@ -114,7 +114,7 @@ def _profiles(document: Any, source: str) -> Sequence[Profile]:
     bodies = document.get("agents")
     if not isinstance(bodies, list) or not all(isinstance(body, dict) for body in bodies):
         raise Refused(f"{source} has no list of agents")
-    profiles = [profile_of(body) for body in bodies]
+    profiles = [parse_profile(body) for body in bodies]
     repeated = [name for name, count in Counter(profile.name for profile in profiles).items() if count > 1]
     if repeated:
         raise Refused(f"{source} names {excerpt(repeated[0])[1:-1]} twice")

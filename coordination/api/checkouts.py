@@ -9,7 +9,7 @@ from typing import Any
 
 from coordination.base.errors import NotFound
 from coordination.base.host import host
-from coordination.domain.jobs.checkouts import STORED as CHECKOUT
+from coordination.domain.jobs.checkouts import CHECKOUT_OPTION as CHECKOUT
 from coordination.domain.jobs.checkouts import CheckoutKind, parse_checkout
 from coordination.domain.jobs.preparation import copy_url, port_variables
 from coordination.domain.tasks.attempts import Attempt

@@ -9,6 +9,7 @@ from coordination.api.names import find_project
 from coordination.domain.issues import Issue
 from coordination.flows.issues.import_issues import ImportedIssues, import_issues
 from coordination.runtime import Runtime
+from coordination.store.reports.issues.tracker import list_issues
 
 
 class Issues:

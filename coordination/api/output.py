@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable, NotFound
-from coordination.domain.jobs import kind_in
+from coordination.domain.jobs import job_class
 from coordination.domain.jobs.output import OutputChunk, OutputCursor, Stream
 from coordination.domain.tasks.tasks import OPEN, TaskRecord
 from coordination.runtime import Runtime
@@ -80,11 +80,11 @@ class _Follower:
             outcome = attempts.outcome_of(tx, workspace_id, task_id, number)
             ended = outcome is None or outcome[0] is not None
             stored = output.of_attempt(tx, workspace_id, task_id, number, after=self._cursor.after)
-            chunks = list(self._cursor.new(stored))
+            chunks = list(self._cursor.advance(stored))
             if ended and number != self._complete:
                 self._complete = number
                 records = [one for one in attempts.of_task(tx, workspace_id, task_id) if one.number == number]
-                if self._cursor.begun:
+                if self._cursor.has_read:
                     whole = output.of_attempt(tx, workspace_id, task_id, number, after=0)
                     printed = "".join(text for chunk in whole for _, text in chunk.pieces)
                     chunks += [chunk for record in records for chunk in _remarks(number, record.log or "", printed)]
@@ -104,7 +104,7 @@ def _remarks(number: int, log: str, printed: str) -> Iterator[OutputChunk]:
 
 def _final(task: TaskRecord, number: int, output: object, log: str | None) -> Iterator[OutputChunk]:
     """Yield the stored output of an attempt that ended before any live output was stored."""
-    if kind_in(task.work).output_name is None:
+    if job_class(task.work).output_name is None:
         if log:
             yield OutputChunk(number, Stream.OUT, log)
         return

@@ -23,7 +23,7 @@ from coordination.domain.projects.projects import Project, ProjectStatus, identi
 from coordination.domain.tasks.runs import RunRecord
 from coordination.flows.projects.change_project import change_project
 from coordination.flows.projects.end_project import end_project
-from coordination.flows.projects.pause_project import resume_project
+from coordination.flows.projects.pause_project import pause_project, resume_project
 from coordination.runtime import Runtime
 from coordination.services.projects import projects as service
 from coordination.services.tasks import concurrency_limits as limit_service

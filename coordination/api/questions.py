@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from coordination.api.names import find_project
 from coordination.base.errors import Refused
 from coordination.domain.agents import prompts
-from coordination.domain.agents.assignments import PERSON
+from coordination.domain.agents.agents import PERSON
 from coordination.domain.tasks.questions import Question
 from coordination.domain.tasks.tasks import TaskRecord, TaskState
 from coordination.flows.tasks.force_tasks import force_task
@@ -68,7 +68,7 @@ def prompt_of(runtime: Runtime, task: TaskRecord) -> str:
     if not claim.job_kind.asks_a_model:
         raise Refused(f"{task.key} does not run an agent and has no prompt")
     shows_needs = not prompts.mentions_needs([claim.work["prompt"]])
-    ready = prompts.rendered(claim)
+    ready = prompts.render_job(claim)
     if claim.options.get("bare"):
         return str(ready.work["prompt"])
-    return prompts.prompt_of(ready.work["prompt"], ready, project, shows_needs=shows_needs, reports=True)
+    return prompts.build_prompt(ready.work["prompt"], ready, project, shows_needs=shows_needs, reports=True)

@@ -12,6 +12,7 @@ import typer
 
 from coordination.base import gc_tuning
 from coordination.base.errors import INTERNAL, INTERRUPTED, OUTPUT_CLOSED, Ambiguous, CoordinationError
+from coordination.base.host import ensure_utf8
 from coordination.cli import hints
 from coordination.cli.agents import accounts, agents
 from coordination.cli.fleet import doctor, retention, status

@@ -39,7 +39,7 @@ def for_repository(plan: Plan, repo: Path | None) -> Plan:
         if not repo.is_dir():
             raise Refused(f"{repo} is not a folder")
         plan = replace(plan, project=replace(plan.project, path=str(repo.resolve())))
-    graph.check(plan)
+    graph.check_plan(plan)
     return plan
 
 

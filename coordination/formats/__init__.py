@@ -1,1 +1,1 @@
-"""Foreign and own file formats to and from the domain. Pure: texts in, records out."""
+"""Conversion between file formats and records of the domain. Pure."""

@@ -1,13 +1,13 @@
-"""Beads' issues.jsonl, in every dialect met so far, to issues and back without loss. Pure: bytes in, bytes out.
+"""Lossless conversion between Beads' issues.jsonl, in all known dialects, and issues. Pure: bytes in, bytes out.
 
-One JSON object per line, in any order. Beside issues a file may hold a header (``_schema``), memories (``_type``), and,
-in dumps of its tables, dependencies, labels and comments on lines of their own: these go to the issue that they
-name, everything else that is no issue stays behind the issue it was found behind. What is written is what was read,
-line by line, except line ends, blank lines and a byte order mark.
+A file has one JSON object per line, in any order. Besides issues it may contain a header (``_schema``), memories
+(``_type``), and, in dumps of tables, dependencies, labels and comments on lines of their own. These are stored with
+their issue, other lines with the issue before them. The written lines equal the read ones, except for line ends, blank
+lines and a byte order mark.
 
-What has no meaning is passed over, and noted with its line: a dependency that names nothing or its own issue. One
-without a type holds like ``blocks``, the strictest. Everything else that cannot be understood refuses the whole file,
-since to drop it could make work ready that is not, or lose it in an export.
+Dependencies without a target or on their own issue are ignored with a note. A dependency without a type counts as
+``blocks``, the strictest. Anything else that is invalid refuses the whole file, because dropping it could make tasks
+ready too early, or lose data in an export.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from coordination.base.errors import FormatError, Refused
 from coordination.base.wording import excerpt
 from coordination.domain.issues.record import BLOCKS, CONDITIONAL_BLOCKS, PARENT_CHILD, Issue, IssueDependency
 from coordination.formats import jsonl
-from coordination.formats.jsonl import shown
+from coordination.formats.jsonl import show_value
 
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _LATEST = datetime.max.replace(tzinfo=UTC)
-_HINT = "Nothing was taken from the file; repair or remove the line"
+_HINT = "Nothing was imported; repair or remove the line"
 
 MOST_BYTES = 16_000_000
-"""Of one line."""
+"""The maximum of a line."""
 
 _NOT_ON_ITSELF = frozenset({BLOCKS, CONDITIONAL_BLOCKS, PARENT_CHILD})
 _DEPENDENCY = frozenset({"issue_id", "depends_on_id"})
@@ -38,18 +38,18 @@ _DELETION = frozenset({"id", "ts", "by"})
 def read_issues(
     data: bytes | Iterable[bytes], *, source: str | None = None, note: Callable[[str], None] | None = None
 ) -> list[Issue]:
-    """Every issue of a file (its bytes, or its lines), in its order. FormatError names file and line.
+    """Return the issues of a file (its bytes, or its lines) in their order. Raises FormatError with file and line.
 
-    *note* gets a sentence, with file and line, for each dependency that is not taken as it stands.
+    *note* is called with a sentence, with file and line, for each dependency that is ignored or changed.
     """
     reader = _IssueReader(source, note)
     for number, line in enumerate(data.split(b"\n") if isinstance(data, bytes) else data, start=1):
-        reader.take(number, line)
+        reader.read_line(number, line)
     return reader.issues()
 
 
 def write_issues(issues: Iterable[Issue]) -> Iterator[bytes]:
-    """The lines of a file that reads back as these issues."""
+    """Yield the lines of a file that reads back as these issues."""
     for issue in issues:
         for line in issue.raw.split("\n"):
             yield line.encode() + b"\n"
@@ -57,7 +57,7 @@ def write_issues(issues: Iterable[Issue]) -> Iterator[bytes]:
 
 @dataclass(slots=True)
 class _Draft:
-    """An issue and the lines that turned out to belong to it."""
+    """An issue and the other lines that belong to it."""
 
     issue: Issue
     before: list[str]
@@ -65,7 +65,7 @@ class _Draft:
     dependencies: list[IssueDependency] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
 
-    def finished(self) -> Issue:
+    def build(self) -> Issue:
         if not (self.before or self.behind):
             return self.issue
         return replace(
@@ -77,7 +77,7 @@ class _Draft:
 
 
 class _IssueReader:
-    """What was read so far of one file."""
+    """Reader of one file. It collects lines until all issues are known."""
 
     def __init__(self, source: str | None, note: Callable[[str], None] | None) -> None:
         self.source = source
@@ -85,24 +85,24 @@ class _IssueReader:
         self.drafts: dict[str, _Draft] = {}
         self.lines: dict[str, int] = {}
         self.loose: list[str] = []  # before the first issue
-        self.early: list[tuple[str, Mapping[str, Any], str]] = []  # name issues that may still come
+        self.early: list[tuple[str, Mapping[str, Any], str]] = []  # their issues may follow
         self.last: _Draft | None = None
 
     def issues(self) -> list[Issue]:
         for issue_id, record, text in self.early:
             self._attach(self.drafts.get(issue_id), record, text)
-        return [draft.finished() for draft in self.drafts.values()]
+        return [draft.build() for draft in self.drafts.values()]
 
-    def take(self, number: int, line: bytes) -> None:
+    def read_line(self, number: int, line: bytes) -> None:
         if len(line) > MOST_BYTES:
             self._refuse(number, f"the line is longer than {MOST_BYTES:,} bytes")
         try:
-            found = jsonl.parsed(number, line)
+            parsed_line = jsonl.parse_line(number, line)
         except Refused as refused:
             self._refuse(number, refused.message)
-        if found is None:
+        if parsed_line is None:
             return
-        text, record = found
+        text, record = parsed_line
         if "_schema" in record or record.get("_type", "issue") != "issue":
             self._keep(text)
         elif "issue_id" in record and "title" not in record:
@@ -112,7 +112,7 @@ class _IssueReader:
 
     def _issue(self, number: int, record: Mapping[str, Any], text: str) -> None:
         if "title" not in record and record.keys() >= _DELETION:
-            self._refuse(number, f"this is the record of a deletion ({shown(record['id'])}), not an issue")
+            self._refuse(number, f"this is the record of a deletion ({show_value(record['id'])}), not an issue")
         issue_id = self._text(number, record, "id")
         if not issue_id or not issue_id.strip():
             self._refuse(number, "the issue has no id", field="id")
@@ -137,12 +137,12 @@ class _IssueReader:
             close_reason=self._text(number, record, "close_reason") or None,
             defer_until=self._moment(number, record, "defer_until"),
             pinned=self._flag(number, record, "pinned"),
-            # called wisp for a few versions
+            # named wisp in a few versions
             ephemeral=self._flag(number, record, "ephemeral") or record.get("wisp") is True,
             dependencies=tuple(
                 edge
-                for one in self._list(number, record, "dependencies")
-                if (edge := self._dependency(number, one, issue_id)) is not None
+                for value in self._list(number, record, "dependencies")
+                if (edge := self._dependency(number, value, issue_id)) is not None
             ),
         )
         self.drafts[issue_id] = self.last = _Draft(issue, before=self.loose)
@@ -150,7 +150,7 @@ class _IssueReader:
         self.loose = []
 
     def _satellite(self, number: int, record: Mapping[str, Any], text: str) -> None:
-        """A dependency, label or comment on its own line."""
+        """Read a dependency, label or comment on a line of its own."""
         issue_id = self._text(number, record, "issue_id") or ""
         if record.keys() >= _DEPENDENCY:
             self._dependency(number, record, issue_id)
@@ -158,8 +158,8 @@ class _IssueReader:
             if not self._text(number, record, "label"):
                 self._refuse(number, "the label is empty", field="label")
         elif "text" not in record:
-            self._refuse(number, f"neither an issue nor a dependency, label or comment: {shown(record)}")
-        # the issue may come later, or be in another file: then the line says nothing here, and is kept
+            self._refuse(number, f"neither an issue nor a dependency, label or comment: {show_value(record)}")
+        # The issue may follow, or be in another file; then the line is only kept.
         self.early.append((issue_id, record, text))
 
     def _attach(self, draft: _Draft | None, record: Mapping[str, Any], text: str) -> None:
@@ -177,26 +177,26 @@ class _IssueReader:
         (self.loose if self.last is None else self.last.behind).append(text)
 
     def _dependency(self, number: int | None, edge: object, issue_id: str) -> IssueDependency | None:
-        """An edge, or None for one that says nothing. *number* None: of a line that was judged before."""
+        """Return the dependency, or None if it is ignored. *number*: None for a line that was checked before."""
         if not isinstance(edge, dict):
-            self._refuse(number, f"a dependency is a JSON object, not {shown(edge)}", field="dependencies")
+            self._refuse(number, f"a dependency is a JSON object, not {show_value(edge)}", field="dependencies")
         source = self._text(number, edge, "issue_id") or issue_id
         target = self._text(number, edge, "depends_on_id")
         kind = self._text(number, edge, "type")
         if not target or not target.strip():
-            self._say(number, f"a dependency of {excerpt(source)} names no issue, and was left out")
+            self._add_note(number, f"a dependency of {excerpt(source)} has no target, and was ignored")
             return None
         if target == source and (kind or BLOCKS) in _NOT_ON_ITSELF:
-            self._say(number, f"{excerpt(source)} depends on itself, and that dependency was left out")
+            self._add_note(number, f"{excerpt(source)} depends on itself, and that dependency was ignored")
             return None
         if not kind:
-            self._say(
+            self._add_note(
                 number, f"the dependency of {excerpt(source)} on {excerpt(target)} has no type: it counts as blocks"
             )
         metadata = edge.get("metadata")
         if isinstance(metadata, str):  # exports write the object as a text
             try:
-                metadata = jsonl.decoded(metadata)
+                metadata = jsonl.parse_json(metadata)
             except (ValueError, RecursionError):
                 metadata = None
         return IssueDependency(
@@ -209,24 +209,24 @@ class _IssueReader:
     def _text(self, number: int | None, record: Mapping[str, Any], name: str) -> str | None:
         value = record.get(name)
         if value is not None and not isinstance(value, str):
-            self._refuse(number, f"{name} must be a text, not {shown(value)}", field=name)
+            self._refuse(number, f"{name} must be a text, not {show_value(value)}", field=name)
         return value
 
     def _flag(self, number: int, record: Mapping[str, Any], name: str) -> bool:
         value = record.get(name)
         if value is not None and value not in (0, 1):  # table dumps write numbers; False and True are equal to them
-            self._refuse(number, f"{name} must be true or false, not {shown(value)}", field=name)
+            self._refuse(number, f"{name} must be true or false, not {show_value(value)}", field=name)
         return bool(value)
 
     def _priority(self, number: int, record: Mapping[str, Any]) -> int:
-        """A missing one is 0, critical: that is how its own reader takes it."""
+        """Return the priority; a missing one is 0, critical, as in Beads."""
         value = record.get("priority")
         if value is None:
             return 0
         if isinstance(value, float) and value.is_integer():
             return int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            self._refuse(number, f"priority must be a whole number, not {shown(value)}", field="priority")
+            self._refuse(number, f"priority must be a whole number, not {show_value(value)}", field="priority")
         return value
 
     def _list(self, number: int, record: Mapping[str, Any], name: str) -> list[Any]:
@@ -234,25 +234,27 @@ class _IssueReader:
         if value is None:
             return []
         if not isinstance(value, list):
-            self._refuse(number, f"{name} must be a list, not {shown(value)}", field=name)
+            self._refuse(number, f"{name} must be a list, not {show_value(value)}", field=name)
         return value
 
     def _labels(self, number: int, record: Mapping[str, Any]) -> tuple[str, ...]:
         labels = self._list(number, record, "labels")
         for label in labels:
             if not isinstance(label, str):
-                self._refuse(number, f"a label must be a text, not {shown(label)}", field="labels")
+                self._refuse(number, f"a label must be a text, not {show_value(label)}", field="labels")
         return tuple(labels)
 
     def _moment(self, number: int, record: Mapping[str, Any], name: str) -> datetime | None:
-        """In UTC, to the microsecond (the text in ``raw`` has the rest). Without an offset it is taken for UTC."""
+        """Return a time in UTC, to the microsecond (``raw`` has the rest). A time without an offset is UTC."""
         value = self._text(number, record, name)
         if not value:
             return None
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
-            self._refuse(number, f"{name} must be a time like 2026-02-28T03:48:46Z, not {shown(value)}", field=name)
+            self._refuse(
+                number, f"{name} must be a time like 2026-02-28T03:48:46Z, not {show_value(value)}", field=name
+            )
         if moment.tzinfo is None:
             return moment.replace(tzinfo=UTC)
         try:
@@ -260,7 +262,7 @@ class _IssueReader:
         except OverflowError:  # the zero time of other languages, east of Greenwich
             return _EARLIEST if moment.year == _EARLIEST.year else _LATEST
 
-    def _say(self, number: int | None, what: str) -> None:
+    def _add_note(self, number: int | None, what: str) -> None:
         if self._note is not None and number is not None:
             self._note(f"{self.source or 'the file'}:{number}: {what}.")
 

@@ -1,9 +1,8 @@
-"""ZeroClaw's costs.jsonl, one model call per line, to cost records and back without loss. Streams both ways.
+"""Lossless streaming conversion between ZeroClaw's costs.jsonl, with one model call per line, and cost records.
 
-Two shapes are read: usage in an object of its own (what the program writes) and everything on one level (what its
-description shows). The line as it was read is kept in the record's ``extra``, so nine-digit fractions of a second,
-number forms and unknown fields come out again where they stood. A call whose price was unknown when it was
-written (``pricing_available: false``) has an unknown cost here, whatever number stands beside it.
+Two shapes are read: nested, with usage in its own object (as the program writes it), and flat (as its documentation
+shows it). The original line is kept in the record's ``extra``, so that nanoseconds, number formats and unknown fields
+are exported unchanged. A call with ``pricing_available: false`` has an unknown cost, whatever ``cost_usd`` contains.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from coordination.formats import jsonl
 Shape = Literal["nested", "flat", "as-read"]
 
 MOST_BYTES = 1_000_000
-"""How long a line may be."""
+"""The maximum of a line."""
 
-_LONGEST = 500  # letters of a name, by which an index of PostgreSQL can find it
-_SUFFIX = 50  # what the id of a correction may have more
+_LONGEST = 500  # characters of a name, so that PostgreSQL can index it
+_SUFFIX = 50  # additional characters of a correction's id
 
-_MOST = 10**12  # tokens of a call: more than any model reads, and many calls of it can be added up
-_LAST_WORD = 5  # letters of a word that may be cut: false
+_MOST = 10**12  # tokens of a call: more than any model reads, and sums of many calls do not overflow
+_LAST_WORD = 5  # characters of a word that may be cut: false
 _LINE, _SHAPE = "line", "shape"
 READ_AS = frozenset({_LINE, _SHAPE})
-"""Under which names of ``extra`` an imported line is kept, to be written out again."""
+"""The keys in ``extra`` with the original line, for exports."""
 
 _FOREIGN_TASK = ("goal_task_id", "task_id")
 _USAGE = (
@@ -51,7 +50,7 @@ _HINT = "Repair or remove the line"
 
 
 def read_costs(lines: Iterable[bytes], *, source: str | None = None) -> Iterator[CostRecord]:
-    """The records of a file, one at a time. FormatError, with file and line, at the first bad line."""
+    """Yield the records of a file. Raises FormatError, with file and line, at the first invalid line."""
     return (record for _, record in numbered_costs(lines, source=source))
 
 
@@ -62,17 +61,17 @@ def numbered_costs(
     torn: Callable[[int], None] | None = None,
     project_id: str | None = None,
 ) -> Iterator[tuple[int, CostRecord]]:
-    """(line, record) of each record of a file. FormatError, with file and line, at the first bad line.
+    """Yield (line, record) for each record of a file. Raises FormatError, with file and line, for an invalid one.
 
-    *torn* is told the number of a last line that its writer has not finished: one without a line end that is no JSON.
-    Without it, such a line is as bad as any. *project_id* is that of records that name none.
+    *torn* is called with the number of an incomplete last line, which has no line end and is not JSON; without *torn*,
+    such a line is invalid. *project_id*: of records without one.
     """
     for number, line in enumerate(lines, start=1):
         try:
             if len(line) > MOST_BYTES:
                 raise Refused(f"the line is longer than {MOST_BYTES:,} bytes")  # noqa: TRY301 - one place names the line
-            found = jsonl.parsed(number, line, decimals=True)
-            record = None if found is None else _record(*found, project_id)
+            parsed_line = jsonl.parse_line(number, line, decimals=True)
+            record = None if parsed_line is None else _record(*parsed_line, project_id)
         except Refused as refused:
             if torn is not None and not line.endswith(b"\n") and _is_torn(line):
                 torn(number)
@@ -83,29 +82,29 @@ def numbered_costs(
 
 
 def _is_torn(line: bytes) -> bool:
-    """Whether it begins like a record, and ends before the record does."""
+    """Return whether the line is the beginning of a record."""
     if len(line) > MOST_BYTES or not line.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
         return False
     try:
-        jsonl.decoded(line.decode("utf-8", "replace"))
+        jsonl.parse_json(line.decode("utf-8", "replace"))
     except json.JSONDecodeError as error:
-        # A string that is left open is said to be wrong where it begins.
-        open_text, left = error.msg.startswith("Unterminated"), error.doc.rstrip()[error.pos :]
-        return open_text or (len(left) <= _LAST_WORD and not left.endswith("}") and error.msg != "Extra data")
+        # The error of an unterminated string has the position of its beginning.
+        is_open_text, rest = error.msg.startswith("Unterminated"), error.doc.rstrip()[error.pos :]
+        return is_open_text or (len(rest) <= _LAST_WORD and not rest.endswith("}") and error.msg != "Extra data")
     except (ValueError, RecursionError):
         return False
     return False
 
 
 def write_costs(records: Iterable[CostRecord], shape: Shape = "nested") -> Iterator[bytes]:
-    """The lines of a file that reads back as these records; ``as-read`` repeats imported lines letter for letter."""
+    """Yield the lines of a file that reads back as these records; ``as-read`` repeats imported lines unchanged."""
     for record in records:
         line = record.extra.get(_LINE)
         if isinstance(line, str):
             text = (
                 line
                 if shape in ("as-read", record.extra.get(_SHAPE))
-                else _text(_shaped(jsonl.decoded_exactly(line), shape))
+                else _text(_shaped(jsonl.parse_json_exactly(line), shape))
             )
         else:
             text = _text(_shaped(_foreign(record), shape))
@@ -118,24 +117,26 @@ def _record(text: str, line: dict[str, Any], project_id: str | None) -> CostReco
     usage: Mapping[str, Any] = inner if isinstance(inner, dict) and nested else line
     for place in (usage, line):
         if (currency := place.get("currency")) is not None and currency not in {"USD", "usd"}:
-            raise Refused(f"the amount is in {jsonl.shown(currency)}; only US dollars can be counted", field="currency")
-    given, made = _tokens(usage, "input_tokens"), _tokens(usage, "output_tokens")
+            raise Refused(
+                f"the amount is in {jsonl.show_value(currency)}; only US dollars can be counted", field="currency"
+            )
+    input_tokens, output_tokens = _tokens(usage, "input_tokens"), _tokens(usage, "output_tokens")
     extra = {_SHAPE: "nested" if nested else "flat", _LINE: text}
     for name in _FOREIGN_TASK:
         if isinstance(value := line.get(name), str):
             extra[name] = value
-    mine = line.get(_OWN)
-    own = _own(mine) if isinstance(mine, dict) else _STRANGERS
+    body = line.get(_OWN)
+    own = _own(body) if isinstance(body, dict) else _NO_OWN_FIELDS
     extra |= own["extra"]
     return CostRecord(
         id=_required(line, "id", most=_LONGEST + (_SUFFIX if own["corrects"] is not None else 0)),
         session_id=_optional(line, "session_id", most=_LONGEST),
         agent=_optional(line, "agent_alias", most=_LONGEST),
         model=_required(usage, "model", most=_LONGEST),
-        input_tokens=given,
-        output_tokens=made,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
         cached_input_tokens=_tokens(usage, "cached_input_tokens"),
-        total_tokens=_tokens(usage, "total_tokens", min(given + made, _MOST)),
+        total_tokens=_tokens(usage, "total_tokens", min(input_tokens + output_tokens, _MOST)),
         cost_usd=_cost(usage, may_be_negative=own["corrects"] is not None),
         occurred_at=_moment(_required(usage, "timestamp")),
         extra=extra,
@@ -152,8 +153,8 @@ def _record(text: str, line: dict[str, Any], project_id: str | None) -> CostReco
 
 def _cost(usage: Mapping[str, Any], *, may_be_negative: bool) -> Decimal | None:
     cost = usage.get("cost_usd")
-    known = usage.get("pricing_available")
-    if known not in (None, True, False):
+    is_priced = usage.get("pricing_available")
+    if is_priced not in (None, True, False):
         raise Refused("pricing_available must be true or false", field="pricing_available")
     if cost is None:
         return None
@@ -162,7 +163,7 @@ def _cost(usage: Mapping[str, Any], *, may_be_negative: bool) -> Decimal | None:
     amount = usd(cost, field="cost_usd")
     if amount < 0 and not may_be_negative:
         raise Refused("cost_usd cannot be negative", field="cost_usd")
-    return None if known is False else amount
+    return None if is_priced is False else amount
 
 
 def _tokens(usage: Mapping[str, Any], name: str, default: int = 0) -> int:
@@ -186,7 +187,7 @@ def _optional(record: Mapping[str, Any], name: str, *, most: int | None = None) 
     if value is not None and not isinstance(value, str):
         raise Refused(f"{name} must be a text", field=name)
     if value and most is not None and len(value) > most:
-        raise Refused(f"{name} is longer than {most} letters", field=name)
+        raise Refused(f"{name} is longer than {most} characters", field=name)
     return value or None
 
 
@@ -201,12 +202,12 @@ def _moment(text: str) -> datetime:
 
 
 def _own(own: Mapping[str, Any]) -> dict[str, Any]:
-    """What our own exports say besides: whose call it was, how it was priced. Absent in files of others."""
-    found: dict[str, Any] = {name: _optional(own, name) for name in ("project_id", "run_id", "task_id")}
-    for name, text in found.items():
+    """Return the additional fields of our own exports, which files of other programs do not have."""
+    ids: dict[str, Any] = {name: _optional(own, name) for name in ("project_id", "run_id", "task_id")}
+    for name, text in ids.items():
         if text is not None and not is_id(text):
-            raise Refused(f"{_OWN}.{name} is no id", field=f"{_OWN}.{name}")
-        found[name] = text and text.lower()
+            raise Refused(f"{_OWN}.{name} is not an id", field=f"{_OWN}.{name}")
+        ids[name] = text and text.lower()
     attempt = own.get("attempt")
     if attempt is not None and (isinstance(attempt, bool) or not isinstance(attempt, int) or not 0 < attempt < 1 << 31):
         raise Refused(f"{_OWN}.attempt must be a whole number from 1 on", field=f"{_OWN}.attempt")
@@ -214,7 +215,7 @@ def _own(own: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(extra, dict):
         raise Refused(f"{_OWN}.extra must be an object", field=f"{_OWN}.extra")
     return {
-        **found,
+        **ids,
         "attempt": attempt,
         "stale": own.get("stale") is True,
         "corrects": corrects,
@@ -225,7 +226,7 @@ def _own(own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """With decimals as the floats that they were when they were written."""
+    """Return *value* with Decimals converted to floats, which they were when they were written."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -233,12 +234,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         value = float(value)
         if not isfinite(value):
-            raise Refused(f"{_OWN}.extra holds a number that is too large", field=f"{_OWN}.extra")
+            raise Refused(f"{_OWN}.extra contains a number that is too large", field=f"{_OWN}.extra")
     return value
 
 
 def _foreign(record: CostRecord) -> dict[str, Any]:
-    """A record of our own as the foreign program writes one."""
+    """Return a record in the form that ZeroClaw writes, with our additional fields."""
     own = {
         "project_id": record.project_id,
         "run_id": record.run_id,
@@ -265,27 +266,27 @@ def _foreign(record: CostRecord) -> dict[str, Any]:
         "usage": {name: value for name, value in usage.items() if value is not None},
         "session_id": record.session_id or "",
         **({"agent_alias": record.agent} if record.agent else {}),
-        **({_OWN: known} if (known := {name: value for name, value in own.items() if value is not None}) else {}),
+        **({_OWN: fields} if (fields := {name: value for name, value in own.items() if value is not None}) else {}),
     }
 
 
 def _shaped(line: dict[str, Any], shape: Shape) -> dict[str, Any]:
-    """The same record with its usage in an object of its own or not; unknown fields stay in the object they were in."""
+    """Return the record in the given *shape*; unknown fields stay in their object."""
     inner = line.get("usage")
     usage = dict(inner) if isinstance(inner, dict) else {}
     if shape == "flat":
-        lifted = {name: usage.pop(name) for name in _USAGE if name in usage}
-        kept = {name: value for name, value in line.items() if name != "usage" or not isinstance(inner, dict)}
-        return {**kept, **lifted, **({"usage": usage} if usage else {})}
+        flat = {name: usage.pop(name) for name in _USAGE if name in usage}
+        others = {name: value for name, value in line.items() if name != "usage" or not isinstance(inner, dict)}
+        return {**others, **flat, **({"usage": usage} if usage else {})}
     if "usage" in line and not isinstance(inner, dict):
-        return line  # a stranger's field of that name: there is no room for ours
+        return line  # an unknown field has the name usage already
     usage |= {name: line[name] for name in _USAGE if name in line}
-    kept = {name: value for name, value in line.items() if name not in _USAGE and name != "usage"}
-    return {"id": kept.pop("id"), "usage": usage, **kept}
+    others = {name: value for name, value in line.items() if name not in _USAGE and name != "usage"}
+    return {"id": others.pop("id"), "usage": usage, **others}
 
 
 def _text(value: Any) -> str:
-    """Compact JSON with decimals as they are, which json.dumps would make floats of."""
+    """Return compact JSON with exact decimals, which json.dumps cannot write."""
     if isinstance(value, dict):
         return (
             "{" + ",".join(f"{json.dumps(key, ensure_ascii=False)}:{_text(item)}" for key, item in value.items()) + "}"
@@ -297,4 +298,4 @@ def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-_STRANGERS = _own({})
+_NO_OWN_FIELDS = _own({})

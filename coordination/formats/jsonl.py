@@ -1,4 +1,4 @@
-"""One line of a foreign JSON Lines file: strict JSON that a store can hold, or a Refused that says what is wrong."""
+"""Parser of JSON Lines files of other programs. It accepts only strict JSON that a database can store."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from coordination.base.errors import Refused
 from coordination.base.json_values import text_problem
 
 _BOM = b"\xef\xbb\xbf"
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # an escape only behind an odd number of backslashes
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # an escape only after an odd number of backslashes
 _SHOWN = 60
 
 
-def lines(file: BinaryIO, *, most: int) -> Iterator[bytes]:
-    """The lines of a file; of one that has more bytes than *most*, one byte more than that, and then nothing."""
+def read_lines(file: BinaryIO, *, most: int) -> Iterator[bytes]:
+    """Yield the lines of a file. A line longer than *most* bytes is cut after one more byte, and is the last."""
     while line := file.readline(most + 1):
         yield line
         if len(line) > most:
             return
 
 
-def parsed(number: int, line: bytes, *, decimals: bool = False) -> tuple[str, dict[str, Any]] | None:
-    """(the line's text, its object), or None for a blank line. A byte order mark, line ends and margins are dropped.
+def parse_line(number: int, line: bytes, *, decimals: bool = False) -> tuple[str, dict[str, Any]] | None:
+    """Return (text, object) of a line, or None for a blank line. Byte order mark and surrounding space are removed.
 
-    *decimals*: numbers with a point or an exponent become Decimal, exact to the digit, instead of float.
+    *decimals*: numbers with a point or an exponent become exact Decimals instead of floats. Raises Refused.
     """
     line = (line.removeprefix(_BOM) if number == 1 else line).strip(b" \t\r\n")
     if not line:
@@ -40,43 +40,43 @@ def parsed(number: int, line: bytes, *, decimals: bool = False) -> tuple[str, di
     except json.JSONDecodeError as error:
         raise Refused(f"this is not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
-        raise Refused("this is not JSON that can be read: it nests too deep") from None
+        raise Refused("this JSON is nested too deeply") from None
     except InvalidOperation:
-        raise Refused("the record holds a number that nobody can keep") from None
+        raise Refused("the record contains a number that is too large") from None
     except ValueError as error:
         raise Refused(f"this is not JSON: {error}") from None
     if not isinstance(record, dict):
-        raise Refused(f"a record is a JSON object, not {shown(record)}")
+        raise Refused(f"a record is a JSON object, not {show_value(record)}")
     if "\\u" in text and (problem := _escape_problem(text, record)):
         raise Refused(f"the record {problem}")
     return text, record
 
 
-def decoded(text: str) -> Any:
-    """The JSON value of *text*; ValueError or RecursionError when it is none."""
+def parse_json(text: str) -> Any:
+    """Parse *text* as JSON. Raises ValueError or RecursionError."""
     return _plain(text)
 
 
-def decoded_exactly(text: str) -> Any:
-    """The same with Decimal instead of float."""
+def parse_json_exactly(text: str) -> Any:
+    """Parse *text* as JSON with Decimals instead of floats. Raises ValueError or RecursionError."""
     return _exact(text)
 
 
-def shown(value: object) -> str:
-    """A value in a message: as JSON, cut."""
+def show_value(value: object) -> str:
+    """Return a value for a message: truncated JSON."""
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def _escape_problem(text: str, record: object) -> str | None:
-    """What an escape can bring in that a store cannot hold; everything else was settled by UTF-8 and JSON."""
+    """Return the problem of an escaped character that a database cannot store, or None."""
     if _NUL.search(text):
-        return "holds a NUL character"
+        return "contains a NUL character"
     return text_problem(json.dumps(record, ensure_ascii=False, default=str))
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 _plain = json.JSONDecoder(parse_constant=_no_constant).decode

@@ -1,7 +1,7 @@
-"""Archives of deleted runs: JSON Lines, one row a line, between a first line that says what it is and a last one.
+"""Archives of deleted runs in JSON Lines. Pure.
 
-``{"record": "archive", "version": 1, "of": "run", …}``, then rows as ``{"record": "tasks", …columns…}``, at the end
-``{"record": "end", "rows": 12}``: a file without that line is not whole. Pure: where files go is not decided here.
+The first line is ``{"record": "archive", "version": 1, "of": "run", …}``. Rows follow as ``{"record": "tasks",
+…columns…}``. The last line is ``{"record": "end", "rows": 12}``; a file without it is incomplete.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ FIRST, LAST = "archive", "end"
 
 
 def write_archive(of: str, about: Mapping[str, Any], rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[bytes]:
-    """The lines of an archive, each with its line break; *rows*: (table, columns), in the order to store them again."""
+    """Yield the lines of an archive, with line breaks. *rows*: (table, columns), in the order for restoring them."""
     yield _line({RECORD: FIRST, "version": VERSION, "of": of, **about})
     number = 0
-    for number, (table, columns) in enumerate(rows, start=1):  # noqa: B007 - how many there were
+    for number, (table, columns) in enumerate(rows, start=1):  # noqa: B007 - the number of rows
         yield _line({RECORD: table, **columns})
     yield _line({RECORD: LAST, "rows": number})
 
 
 def read_archive(lines: Iterable[bytes], *, source: str | None = None) -> Iterator[dict[str, Any]]:
-    """The rows, each with its table as ``record``; FormatError for what is no whole archive of a version we know."""
-    seen = -1
+    """Yield the rows, with their table as ``record``. Raises FormatError for an incomplete or unknown archive."""
+    count = -1
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
         except ValueError:
             raise FormatError("this is not JSON", source=source, line=number) from None
         if not isinstance(row, dict) or (number == 1) != (row.get(RECORD) == FIRST):
-            raise FormatError("this is no archive of ours", source=source, line=number)
+            raise FormatError("this is not an archive of a run", source=source, line=number)
         if number == 1 and row.get("version") != VERSION:
-            raise FormatError(f"archives of version {row.get('version')} are not known", source=source, line=number)
+            raise FormatError(f"version {row.get('version')} of archives is unknown", source=source, line=number)
         if row[RECORD] == LAST:
-            if row.get("rows") != seen:
-                raise FormatError(f"it should hold {row.get('rows')} rows and has {seen}", source=source, line=number)
+            if row.get("rows") != count:
+                raise FormatError(f"it should have {row.get('rows')} rows and has {count}", source=source, line=number)
             return
-        seen += 1
+        count += 1
         if number > 1:
             yield row
-    raise FormatError("the archive is not whole: its last line is missing", source=source)
+    raise FormatError("the archive is incomplete: its last line is missing", source=source)
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
@@ -65,4 +65,4 @@ def _plain(value: object) -> Any:
             return value.total_seconds()
         case IntFlag():
             return int(value)
-    raise TypeError(f"{type(value).__name__} has no place in an archive")
+    raise TypeError(f"{type(value).__name__} cannot be archived")

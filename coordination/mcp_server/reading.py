@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from coordination.base.json_values import to_json_types
 from coordination.mcp_server.tools import TEXT, Tool
 from coordination.views.fields import compact
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coordination.adapters.account_store import Account, Variable
-    from coordination.domain.agents.agents import Agent, Record
+    from coordination.domain.agents.agents import Agent, AgentTotals
 
 
-def agent(record: Agent, work: Record) -> dict[str, Any]:
+def agent(record: Agent, work: AgentTotals) -> dict[str, Any]:
     """Return an agent: its profile without empty values, and its work so far."""
     return {
         **record.profile.to_json(),

@@ -163,7 +163,7 @@ def explanation(task: TaskExplanation | None, issue: IssueExplanation | None) ->
 
 
 def _masked(options: Mapping[str, Any]) -> dict[str, Any]:
-    from coordination.domain.jobs.checkouts import STORED as CHECKOUT
+    from coordination.domain.jobs.checkouts import CHECKOUT_OPTION as CHECKOUT
 
     checkout = options.get(CHECKOUT)
     if not isinstance(checkout, Mapping) or "database" not in checkout:

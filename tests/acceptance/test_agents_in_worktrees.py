@@ -249,7 +249,7 @@ def test_fifty_agents_on_one_repository_all_land_leave_nothing_and_cost_what_the
                 resolve,
                 f"echo {number} >> shared.txt; sleep 0.5" if number % 10 == 0 else f"echo {number} > file{number}.txt",
             ),
-            workspace={"kind": "git-worktree", "keep_failed": 0},
+            checkout={"kind": "git-worktree", "keep_failed": 0},
             gates=["true"],
         )
         for number in range(50)

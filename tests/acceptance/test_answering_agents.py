@@ -82,7 +82,7 @@ def test_rubbish_is_asked_about_once_more_and_then_left_to_a_person(
         what="both wait for a person",
     )
 
-    assert "could not be used: The answer holds no JSON object" in script.told("paint/answer", 2)
+    assert "could not be used: The answer contains no JSON object" in script.told("paint/answer", 2)
     whys = {
         key: [event.payload["why"] for event in run.task(key).events() if "decision" in event.payload]
         for key in ("paint", "lamp")

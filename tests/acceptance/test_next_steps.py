@@ -267,8 +267,8 @@ def test_an_agent_that_is_started_again_is_told_how_it_failed_and_what_it_printe
     run.wait(timeout=patience(60))
 
     first, second = (Path(f"{told}.{number}").read_text() for number in (1, 2))
-    assert "Why your last attempt did not count" not in first
-    assert "## Why your last attempt did not count\nIt failed: exit status 1: two tests fail\n" in second
+    assert "Why your last attempt was rejected" not in first
+    assert "## Why your last attempt was rejected\nIt failed: exit status 1: two tests fail\n" in second
     assert "answer:\n  no $KEY here: hidden-value\nstderr:\n  two tests fail" in second
 
 

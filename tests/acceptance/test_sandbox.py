@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.jobs.checkouts import Workspace, WorkspaceKind, run_branch
+from coordination.domain.jobs.checkouts import Checkout, CheckoutKind, run_branch
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.runs import RunState
@@ -69,7 +69,7 @@ def test_worktrees_are_made_merged_and_taken_away_in_a_sandbox(
     me = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for command in (["init", "-q"], [*me, "commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run(["git", *command], cwd=fleet.folder / "project", check=True)
-    worktree = Workspace(WorkspaceKind.GIT_WORKTREE)
+    worktree = Checkout(CheckoutKind.GIT_WORKTREE)
     run = fleet.submit(
         Task("one", {"shell": "echo 1 > one"}, checkout=worktree, gates=["test -e one"]),
         Task("two", {"shell": "echo 2 > two"}, checkout=worktree),

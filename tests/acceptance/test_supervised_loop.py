@@ -148,7 +148,7 @@ def test_rubbish_is_asked_for_once_more_and_then_done_without(fleet: Fleet, scri
 
     assert run.wait(timeout=120) is RunState.COMPLETED
 
-    assert "could not be used: The answer holds no JSON object" in script.told("one/assess", 2)
+    assert "could not be used: The answer contains no JSON object" in script.told("one/assess", 2)
     assert "unusable" in run.task("one/assess").output
     assert (run.task("one").output, decisions(run, "one")) == ("did one/work", ["none"])
     assert "strategy must be a text" in script.told("two/assess", 2)

@@ -72,7 +72,7 @@ def test_the_plans_in_the_pages_are_plans(page: Path) -> None:
 
     assert plans
     for text in plans:
-        graph.check(read_plan(text.encode(), source=page.name))
+        graph.check_plan(read_plan(text.encode(), source=page.name))
         jsonschema.validate(yaml.safe_load(text), schema)
 
 

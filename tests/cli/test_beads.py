@@ -195,7 +195,7 @@ def test_a_dependency_that_names_nothing_keeps_no_file_out_and_is_named(coord: C
     done = coord("import", "beads", file)
     as_json = coord("import", "beads", file, "--json")
 
-    assert done.err.splitlines()[0] == f"{file}:2: a dependency of 'x-2' names no issue, and was left out."
+    assert done.err.splitlines()[0] == f"{file}:2: a dependency of 'x-2' has no target, and was ignored."
     assert done.err.splitlines()[-1] == "and 10 more lines like these"
     assert len(as_json.json["notes"]) == 30
     assert [one["id"] for one in coord("ready", "--json").json["ready"]] == ["x-1", "x-2"]

@@ -36,7 +36,7 @@ def test_a_worktree_a_model_and_a_priority_are_as_a_plan_says_them(coord: Coord)
 
     shown = coord("tasks", "show", "a", "--json").json
     assert (shown["work"]["model"], shown["priority"]) == ("gpt-5", 5)
-    assert shown["options"]["workspace"]["kind"] == "git-worktree"
+    assert shown["options"]["checkout"]["kind"] == "git-worktree"
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_who_answers_makes_no_task_by_asking(world: World) -> None:
 def test_it_has_neither_the_gates_nor_the_worktree_of_who_asks(world: World) -> None:
     more = {"run": RUN, "gates": ["make test"], "checkout": "git-worktree"}
     world.submit("paint", tasks={"paint": more}, questions=WHO)
-    assert {"gates", "workspace"} <= world.task("paint").options.keys()
+    assert {"gates", "checkout"} <= world.task("paint").options.keys()
 
     ask(world)
 

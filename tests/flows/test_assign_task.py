@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from coordination.base.errors import PlanError, Refused
-from coordination.domain.agents.agents import Profile
-from coordination.domain.agents.assignments import PERSON
+from coordination.domain.agents.agents import PERSON, Profile
 from coordination.domain.plans.plans import Supervision
 from coordination.domain.tasks.attempts import Discovered, Outcome
 from coordination.domain.tasks.events import EventType

@@ -64,9 +64,9 @@ def test_it_is_assessed_done_and_analysed_as_a_task_of_the_plan(world: World) ->
     assert (edges(world, "bug"), edges(world, "bug/work")) == ({"bug/work"}, {"a", "bug/assess"})
     agents = {key: world.task(key).work["agent"] for key in ("bug", "bug/assess", "bug/work", "alone")}
     assert agents == {"bug": "gemini", "bug/assess": "codex", "bug/work": "claude", "alone": "claude"}
-    assert {"gates", "workspace"} <= world.task("bug/work").options.keys()
+    assert {"gates", "checkout"} <= world.task("bug/work").options.keys()
     for key in ("bug", "bug/assess"):
-        assert not {"gates", "workspace"} & world.task(key).options.keys()
+        assert not {"gates", "checkout"} & world.task(key).options.keys()
     assert world.task("bug/work").parent_id == world.ids["bug"]
 
 

@@ -241,7 +241,7 @@ class TestWorkspacesAndGates:
         )
 
         options, kind = stored(world, "a")
-        assert options["workspace"] == {"kind": "git-worktree", "base": "main"}
+        assert options["checkout"] == {"kind": "git-worktree", "base": "main"}
         assert options["gates"] == ["of project", "of plan", "of task"]
         assert kind == "shell:true in a worktree"
         assert stored(world, "b") == ({}, "shell:true")

@@ -25,7 +25,7 @@ def make(world: World, name: str, **more: object) -> Agent:
 def names(world: World) -> dict[str, bool]:
     """All names, and which of them is the default."""
     with world.store.read() as tx:
-        return {agent.profile.name: agent.profile.default for agent in rows.listed(tx, world.workspace)}
+        return {agent.profile.name: agent.profile.default for agent in rows.list_all(tx, world.workspace)}
 
 
 def owner(world: World, key: str) -> str | None:
@@ -123,7 +123,7 @@ def test_work_for_several_goes_to_the_one_with_the_least(world: World) -> None:
     ask(world, *["role:mender"] * 6)
 
     with world.store.read() as tx:
-        found = rows.records(tx, world.workspace, ["a", "b", "c", "asleep"])
+        found = rows.totals(tx, world.workspace, ["a", "b", "c", "asleep"])
     assert {name: record.open for name, record in found.items()} == {"a": 3, "b": 3, "c": 3}
 
 
@@ -165,7 +165,7 @@ def test_what_an_agent_came_to_is_counted(world: World) -> None:
     world.fail("t1")
 
     with world.store.read() as tx:
-        record = rows.records(tx, world.workspace, ["a", "nobody"])["a"]
+        record = rows.totals(tx, world.workspace, ["a", "nobody"])["a"]
 
     assert (record.open, record.completed, record.interactions) == (1, 1, 2)
     assert record.last_activity_at is not None

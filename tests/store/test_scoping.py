@@ -244,7 +244,7 @@ def _budget(world: World, **fields: Any) -> Budget:
 
 def _agent(world: World) -> str:
     with world.store.read() as tx:
-        (found,) = agent_queries.listed(tx, world.workspace)
+        (found,) = agent_queries.list_all(tx, world.workspace)
     return found.id
 
 
@@ -287,7 +287,7 @@ def _closing(world: World) -> dict[str, Any]:
 _SAMPLE = JobSample(Decimal(1), 1, 0, timedelta(minutes=1), completed=True)
 _AT_ONCE = health.HealthThresholds(stuck=timedelta(0), lease=timedelta(0), late=timedelta(0))
 BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
-    "agents.make": {"profile": lambda world: Profile("new")},
+    "agents.add": {"profile": lambda world: Profile("new")},
     "agents.rename_authorities": {"agent_id": _agent, "name": lambda world: "other"},
     "principals.agent_ids": {"names": lambda world: ["bo", "new one"]},
     "principals.find_agent_ids": {"names": lambda world: ["bo"]},
@@ -298,13 +298,13 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "principals.add_owner": {"actor": lambda world: "user:owner"},
     "agents.change": {"agent_id": _agent, "profile": lambda world: Profile("bo", type="changed")},
     "agents.remove": {"agent_id": _agent},
-    "agents.named": {"name": lambda world: "bo"},
-    "agents.records": {"names": lambda world: ["bo"]},
-    "assignments.give": {"task_id": lambda world: world.ids["next"], "agent": lambda world: "bo", "kind": lambda world: "shell:x", "authority": lambda world: None,
+    "agents.find": {"name": lambda world: "bo"},
+    "agents.totals": {"names": lambda world: ["bo"]},
+    "assignments.assign_agent": {"task_id": lambda world: world.ids["next"], "agent": lambda world: "bo", "kind": lambda world: "shell:x", "authority": lambda world: None,
                          "work": lambda world: {"shell": "x"}, "options": lambda world: {}, "carried": lambda world: {}},
-    "assignments.wait_for_person": {"task_id": lambda world: world.ids["next"], "person": lambda world: "ann",
+    "assignments.assign_person": {"task_id": lambda world: world.ids["next"], "person": lambda world: "ann",
                                     "reasons": lambda world: BlockReason.DEPENDENCIES, "options": lambda world: {}},
-    "artifacts.add": {"made": lambda world: [Artifact("y", 1, "0", "new")]},
+    "artifacts.add": {"files": lambda world: [Artifact("y", 1, "0", "new")]},
     "merges.put": {"merge": lambda world: Merge(7, "coord/x/run", "0", "1", {})},
     "merges.unfinished": {"before": lambda world: 2},
     "attempts.close_many": {"rows": lambda world: [_closing(world)]},
@@ -359,7 +359,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
         "lifted": lambda world: [{"id": world.ids["held"], "run_id": world.run_id, "state": TaskState.QUEUED}]
     },
     "events.tail": {"run_id": lambda world: world.run_id},
-    "output.write": {"printed": lambda world: [(world.ids["lost"], 1, [StoredChunk(0, 0, 99, (("out", "more"),))])]},
+    "output.write": {"outputs": lambda world: [(world.ids["lost"], 1, [StoredChunk(0, 0, 99, (("out", "more"),))])]},
     "projects.change": {"description": lambda world: "changed"},
     "projects.get_or_create": {"row": lambda world: {"id": new_id(), "identity": world.project, "name": "x", "status": "planning",
                                             "settings": {}, "budgets": {}, "model_restrictions": {}, "metadata": {}}},
@@ -418,7 +418,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
 }  # fmt: skip
 ADDS = {
     "task_holds.put", "new_tasks.insert", "principals.agent_ids", "principals.id_of", "principals.id_or_none", "principals.add_owner", "events.append_bulk",
-    "agents.make", "artifacts.add", "merges.put", "prices.put", "host_leases.add",
+    "agents.add", "artifacts.add", "merges.put", "prices.put", "host_leases.add",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
     "budgets.put_new", "costs.append", "dependencies.hold", "job_history.learn", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
 }  # fmt: skip

@@ -31,5 +31,5 @@ def ready_ids(rules: str, *issues: Issue) -> list[str]:
 
 def planned(rules: str, *issues: Issue):
     plan, left = plan_from_issues(issues, rules=rules, now=NOW, run_for=shell_job("true"))
-    graph.check(plan)
+    graph.check_plan(plan)
     return {task.key: list(task.needs) for task in plan.tasks}, {out.id: out for out in left}

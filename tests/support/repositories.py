@@ -171,10 +171,10 @@ class Site:
         return run_branch(self.run_id)
 
     def claim(self, key: str, work: Mapping[str, Any] | str, **changes: Any) -> Claim:
-        """A claim of a task of this run, with a worktree unless *workspace* says otherwise; a text is a command."""
-        workspace = changes.pop("workspace", {"kind": "git-worktree"})
+        """A claim of a task of this run, with a worktree unless *checkout* says otherwise; a text is a command."""
+        checkout = changes.pop("checkout", {"kind": "git-worktree"})
         gates = changes.pop("gates", None)
-        options = {"workspace": workspace} | ({"gates": gates} if gates else {})
+        options = {"checkout": checkout} | ({"gates": gates} if gates else {})
         values = {
             "task_id": self.ids.setdefault(key, new_id()),
             "run_id": self.run_id,

@@ -48,7 +48,7 @@ def held(key: str, **fields: Any) -> InFlightAttempt:
         ({"shell": "true"}, {}, "ab"),
         ({"unheard": "of"}, {}, "ab"),
         (SHARED, {"gates": ["true"]}, "ab"),
-        (SHARED, {"workspace": {"kind": "git-worktree"}}, "ab"),
+        (SHARED, {"checkout": {"kind": "git-worktree"}}, "ab"),
     ],
 )
 def test_a_batch_ends_before_a_task_that_more_belongs_to_than_its_job(
@@ -71,7 +71,7 @@ def test_a_bug_in_rendering_fails_the_attempt_that_meets_it_and_no_other(
             raise AssertionError("a bug")
         return claim
 
-    monkeypatch.setattr(prompts, "rendered", render)
+    monkeypatch.setattr(prompts, "render_job", render)
     a, b = held("a", work={"python": "x:y"}), held("b", work={"python": "x:z"})
 
     assert [claim.key for claim in execution._rendered([a, b])[0]] == ["a"]

@@ -70,9 +70,9 @@ def till(site: Site) -> Till:
     return Till(site)
 
 
-@pytest.mark.parametrize("workspace", [None, {"kind": "git-worktree"}], ids=["folder", "worktree"])
-def test_a_gate_is_stopped_and_that_is_no_failure(till: Till, workspace: dict[str, str] | None) -> None:
-    result = till.run("a", f"{DOLLAR} echo x > x", gates=[ENDLESS], workspace=workspace)
+@pytest.mark.parametrize("checkout", [None, {"kind": "git-worktree"}], ids=["folder", "worktree"])
+def test_a_gate_is_stopped_and_that_is_no_failure(till: Till, checkout: dict[str, str] | None) -> None:
+    result = till.run("a", f"{DOLLAR} echo x > x", gates=[ENDLESS], checkout=checkout)
 
     assert (result.outcome, result.error) == (Outcome.DEFERRED, "no money is left for it")
     assert till.dollars > CAP
@@ -81,14 +81,14 @@ def test_a_gate_is_stopped_and_that_is_no_failure(till: Till, workspace: dict[st
 
 
 def test_short_gates_are_counted_one_after_the_other(till: Till) -> None:
-    result = till.run("a", "true", gates=[DOLLAR] * 9, workspace=None)
+    result = till.run("a", "true", gates=[DOLLAR] * 9, checkout=None)
 
     assert result.outcome is Outcome.DEFERRED
     assert till.dollars == CAP + 1, "each is counted before the next one begins"
 
 
 def test_a_setup_command_is_stopped_and_counted(till: Till) -> None:
-    result = till.run("a", "true", workspace={"kind": "git-worktree", "setup": ENDLESS})
+    result = till.run("a", "true", checkout={"kind": "git-worktree", "setup": ENDLESS})
 
     assert result.outcome is Outcome.DEFERRED
     assert not result.began
@@ -96,7 +96,7 @@ def test_a_setup_command_is_stopped_and_counted(till: Till) -> None:
 
 
 def test_what_a_setup_command_spent_is_beside_what_its_job_spent(till: Till) -> None:
-    result = till.run("a", DOLLAR, workspace={"kind": "git-worktree", "setup": DOLLAR})
+    result = till.run("a", DOLLAR, checkout={"kind": "git-worktree", "setup": DOLLAR})
 
     assert result.outcome is Outcome.COMPLETED
     assert till.dollars == 2
@@ -132,7 +132,7 @@ def test_a_tool_of_a_chat_is_stopped_and_counted(till: Till) -> None:
     with running_model_server([ToolUse("sh", {"command": ENDLESS}), "never"]) as server:
         work = {"chat": "openai:m-1", "prompt": "Go", "url": f"{server.url}/v1", "tools": [SERVER]}
         with till.control:
-            claim = till.site.claim("a", work, workspace=None, workdir=None)
+            claim = till.site.claim("a", work, checkout=None, workdir=None)
             result = till.site.runners.runner_for(claim.work).run(claim, till.control)
 
     assert result.outcome is Outcome.DEFERRED
@@ -150,7 +150,7 @@ def test_a_chat_makes_no_call_before_what_its_tool_spent_is_settled(till: Till) 
     )
     with running_model_server([ToolUse("sh", {"command": DOLLAR}), "fine"]) as server, control:
         work = {"chat": "openai:m-1", "prompt": "Go", "url": f"{server.url}/v1", "tools": [SERVER]}
-        claim = till.site.claim("a", work, workspace=None, workdir=None)
+        claim = till.site.claim("a", work, checkout=None, workdir=None)
         result = till.site.runners.runner_for(claim.work).run(claim, control)
 
     assert result.outcome is Outcome.COMPLETED

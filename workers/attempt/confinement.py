@@ -47,11 +47,11 @@ def confine_jobs(context: Context) -> Confinement:
                 field="COORD_SANDBOX",
             )
         network = settings.network()
-        if network.reach is NetworkMode.LISTED:
+        if network.mode is NetworkMode.LISTED:
             confinement.proxy = ConnectProxy(context.scratch, network)
         namespaces = Namespaces(
             program,
-            network=network.reach is NetworkMode.ON,
+            network=network.mode is NetworkMode.ON,
             proxy=None if confinement.proxy is None else confinement.proxy.path,
         )
     confinement.sandbox = SandboxPolicy(

@@ -20,7 +20,7 @@ from pathlib import Path
 import structlog
 
 from coordination.base.clock import monotonic
-from coordination.domain.jobs.network import Address, Network, Place, place_of
+from coordination.domain.jobs.network import Address, Network, Place, parse_place
 from workers.attempt.report_socket import ReportPeer, peer_of
 from workers.runners import scratch_dirs
 from workers.runners.forward import relay
@@ -161,7 +161,7 @@ def _asked(head: bytes) -> Place:
     if words[0] != b"CONNECT":
         raise ProxyRefusal("405 Method Not Allowed", "This proxy only knows CONNECT, as for https")
     try:
-        return place_of(words[1].decode("ascii"))
+        return parse_place(words[1].decode("ascii"))
     except ValueError:
         raise ProxyRefusal("400 Bad Request", "CONNECT needs a host and a port") from None
 

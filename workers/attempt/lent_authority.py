@@ -22,7 +22,7 @@ def check_authority(claim: Claim) -> None:
     asked = Rights(
         claim.work,
         () if claim.workdir is None else (os.path.realpath(claim.workdir),),
-        claim.options.get("workspace", {}),
+        claim.options.get("checkout", {}),
         claim.timeout,
         claim.stall_timeout,
         limits_of(claim.options),

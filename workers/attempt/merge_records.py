@@ -28,4 +28,4 @@ class MergesInStore:
 
     def forget(self, claim: Claim) -> None:
         """The task's end is stored: its records are needed no more."""
-        self._store.transact(lambda tx: merges.forget(tx, claim.workspace_id, claim.task_id))
+        self._store.transact(lambda tx: merges.delete_for_task(tx, claim.workspace_id, claim.task_id))

@@ -37,7 +37,7 @@ def rendered(
         if claim.work is not plain or claim.authority is not None:
             try:
                 check_authority(claim)
-                claim = prompts.rendered(claim)
+                claim = prompts.render_job(claim)
                 runner = runners.runner_for(claim.work)
             except Exception as error:
                 # A bulkhead: a bug of ours in a template costs the attempt that has it, not the whole bundle.

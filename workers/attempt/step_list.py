@@ -10,7 +10,7 @@ from functools import partial
 from coordination.adapters.artifact_store import ArtifactStore
 from coordination.domain.jobs import AgentCall
 from coordination.domain.jobs.changed_files import EXPECTS
-from coordination.domain.jobs.checkouts import STORED, CheckoutKind, parse_checkout
+from coordination.domain.jobs.checkouts import CHECKOUT_OPTION, CheckoutKind, parse_checkout
 from coordination.domain.plans.plan_expansion import VARIANT
 from coordination.domain.tasks.attempts import Claim
 from workers.attempt.folders import AttemptFolders
@@ -65,7 +65,10 @@ def make_steps(context: Context, runners: Runners) -> list[ConditionalStep]:
 
 def is_in_worktree(claim: Claim) -> bool:
     """Return whether the job works in a git worktree of its own. Raises Refused."""
-    return STORED in claim.options and parse_checkout(claim.options[STORED]).kind is CheckoutKind.GIT_WORKTREE
+    return (
+        CHECKOUT_OPTION in claim.options
+        and parse_checkout(claim.options[CHECKOUT_OPTION]).kind is CheckoutKind.GIT_WORKTREE
+    )
 
 
 def needs_folder(claim: Claim) -> bool:

@@ -24,7 +24,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 from coordination.base.errors import NotFound, Refused
 from coordination.base.json_values import is_too_deep
 from coordination.domain.jobs.kinds.http_call import HttpCall, is_credential, with_secrets
-from coordination.domain.jobs.network import Address, Network, NetworkMode, Place, host_of, is_public
+from coordination.domain.jobs.network import Address, Network, NetworkMode, Place, is_public, normalize_host
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
 from coordination.settings import load_settings
@@ -218,7 +218,7 @@ class _Exchange:
     def _connect(self, place: Place, *, tls: bool) -> socket.socket:
         """Return a connection to an address of *place* that may be reached."""
         host, port = place
-        if self._network.reach is not NetworkMode.ON and not self._network.allows(host, port):
+        if self._network.mode is not NetworkMode.ON and not self._network.allows(host, port):
             raise _Failed(f"this worker's jobs may not reach {host}:{port} (COORD_SANDBOX_NETWORK)", retryable=False)
         addresses = [item[4][0] for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         allowed = [one for one in dict.fromkeys(map(str, addresses)) if self._may_reach(place, one)]
@@ -239,7 +239,7 @@ class _Exchange:
 
     def _may_reach(self, place: Place, text: str) -> bool:
         address: Address = ipaddress.ip_address(text)
-        if self._network.reach is not NetworkMode.ON:
+        if self._network.mode is not NetworkMode.ON:
             return self._network.may_connect(address, place[1])
         listed = self._call.places
         return is_public(address) or place in listed or (str(address), place[1]) in listed
@@ -283,7 +283,7 @@ def _place(parts: SplitResult) -> Place:
     try:
         if ":" in name:
             return str(ipaddress.IPv6Address(name)), port
-        return host_of(name if name.isascii() else name.encode("idna").decode("ascii")), port
+        return normalize_host(name if name.isascii() else name.encode("idna").decode("ascii")), port
     except ValueError:
         raise _Failed("a redirect leads to what is no name of a host", retryable=False) from None
 

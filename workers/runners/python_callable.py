@@ -23,7 +23,7 @@ from typing import Any
 from coordination.base.errors import Refused
 from coordination.domain.jobs import PythonCall
 from coordination.domain.jobs.output import Stream
-from coordination.domain.plans.variants import REGISTERED
+from coordination.domain.plans.variants import REGISTERED_FUNCTIONS
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from workers.runners import environment, usage_file
 from workers.runners.base import BatchRun, Control
@@ -371,7 +371,7 @@ def _prepared(claim: Claim, control: Control, places: _Places, *, confined: bool
     if path is None:
         return missing_folder(folder)
     request = {
-        "target": REGISTERED.get(work.target, work.target),
+        "target": REGISTERED_FUNCTIONS.get(work.target, work.target),
         "args": dict(work.args),
         "input": claim.input,
         "needs": claim.needs,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, cast
 
-from coordination.domain.jobs import KINDS, kind_in
+from coordination.domain.jobs import KINDS, job_class
 from workers.runners.base import Runner
 from workers.runners.pool import InterpreterPool
 from workers.runners.process import Launcher
@@ -37,7 +37,7 @@ class Runners:
 
     def runner_for(self, work: Mapping[str, Any]) -> Runner:
         """Return the runner for a job as stored in a task's row; Refused for a kind that there is not."""
-        return self._by_kind[kind_in(work).kind]
+        return self._by_kind[job_class(work).kind]
 
     def close(self) -> None:
         """Close the runners that keep something open, then the idle interpreters and the warden."""

@@ -138,7 +138,7 @@ def _read(path: str, data: bytes, *, lines_before: int = 0) -> tuple[tuple[Usage
     found, bad = [], 0
     for number, line in enumerate(lines[: max(MAX_LINES - lines_before, 0)], start=lines_before + 1):
         try:
-            record = jsonl.parsed(number, line, decimals=True)
+            record = jsonl.parse_line(number, line, decimals=True)
             if record is not None:
                 mark = f"{cost_reports.execution_of(path)}:{number}.{hashlib.sha256(line).hexdigest()[:_MARK]}"
                 found.append(replace(_usage(record[1]), line=(path, number), mark=mark))

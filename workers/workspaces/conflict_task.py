@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import Any
 
 from coordination.base.wording import excerpt
-from coordination.domain.jobs.checkouts import Gate, HalfMerged, Workspace, WorkspaceKind, merge_key, run_branch
-from coordination.domain.jobs.templates import literal
+from coordination.domain.jobs.checkouts import Checkout, CheckoutKind, Gate, HalfMerged, merge_key, run_branch
+from coordination.domain.jobs.templates import escape_template
 from coordination.domain.plans.plans import MAX_KEY, MAX_TITLE
 from coordination.domain.tasks.attempts import Claim, Discovered, Outcome
 from workers.runners.output import clean_text
@@ -43,7 +43,7 @@ What the last attempt left in its folder is commit {0}. Take over what it had re
 
 def merge_task(
     claim: Claim,
-    workspace: Workspace,
+    checkout: Checkout,
     gates: tuple[Gate, ...],
     commit: str,
     found: MergeConflicted,
@@ -63,11 +63,11 @@ def merge_task(
         "stall_timeout": _seconds(claim.stall_timeout),
         "max_attempts": max(claim.max_attempts, ROUNDS),
         "concurrency_key": merge_key(claim.run_id),  # one at a time, each on top of the previous merge
-        "checkout": Workspace(
-            WorkspaceKind.GIT_WORKTREE,
-            keep_failed=workspace.keep_failed,
+        "checkout": Checkout(
+            CheckoutKind.GIT_WORKTREE,
+            keep_failed=checkout.keep_failed,
             merge=HalfMerged(commit, claim.key),
-            prepare=workspace.prepare,
+            prepare=checkout.prepare,
         ).to_json(),
         "gates": [gate.to_json() for gate in gates],
         "supervised": False,  # the change was reviewed already
@@ -201,7 +201,7 @@ def _literally(value: Any) -> Any:
         return {name: _literally(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_literally(item) for item in value]
-    return literal(value) if isinstance(value, str) else value
+    return escape_template(value) if isinstance(value, str) else value
 
 
 def _seconds(limit: timedelta | None) -> float | None:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
-from coordination.domain.jobs.checkouts import Workspace, run_branch, task_branch
+from coordination.domain.jobs.checkouts import Checkout, run_branch, task_branch
 from coordination.domain.tasks.attempts import Claim
 from workers.runners import untrusted_files
 from workers.runners.program import can_be_entered, folder_problem
@@ -50,13 +50,13 @@ class Repository:
         """Return whether *commit*, a carried value, is the full id of an existing commit."""
         return isinstance(commit, str) and bool(_COMMIT.fullmatch(commit)) and self.commit_of(commit) is not None
 
-    def ensure_branch(self, workspace: Workspace) -> str:
+    def ensure_branch(self, checkout: Checkout) -> str:
         """Return the commit of the run's branch. Creates the branch at its base on first use."""
         if (head := self.head()) is not None:
             return head
-        base = self.commit_of(workspace.base or "HEAD")
-        if base is None and workspace.base is not None:
-            raise Refused(f"The repository {self.common} has no branch, tag or commit {excerpt(workspace.base)}")
+        base = self.commit_of(checkout.base or "HEAD")
+        if base is None and checkout.base is not None:
+            raise Refused(f"The repository {self.common} has no branch, tag or commit {excerpt(checkout.base)}")
         if base is None:
             raise Refused(
                 f"The repository {self.common} has no commit yet, so there is nothing to begin from",

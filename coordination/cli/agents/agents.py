@@ -261,7 +261,7 @@ def _setting(text: str) -> tuple[str, Any]:
 def _with(profile: Profile, changes: _Changes) -> Profile:
     """Return the profile with these changes; an empty text and null remove a value."""
     from coordination.base.errors import Refused
-    from coordination.domain.agents.agents import profile_of
+    from coordination.domain.agents.agents import parse_profile
 
     document = profile.to_json()
     for place, value in changes:
@@ -272,7 +272,7 @@ def _with(profile: Profile, changes: _Changes) -> Profile:
         inner[key or first] = value
         if value in (None, "", []):
             del inner[key or first]
-    return profile_of({key: value for key, value in document.items() if value not in (None, {}, [])})
+    return parse_profile({key: value for key, value in document.items() if value not in (None, {}, [])})
 
 
 def _answer(co: Coordination, agent: Agent, verb: str, *, as_json: bool) -> None:

@@ -166,12 +166,12 @@ def issues_in(path: Path, notes: list[str] | None = None) -> list[Issue]:
     """
     from coordination.base.errors import Refused
     from coordination.formats.beads import MOST_BYTES, read_issues
-    from coordination.formats.jsonl import lines
+    from coordination.formats.jsonl import read_lines
 
     collected: list[str] = [] if notes is None else notes
     try:
         with path.open("rb") as file:
-            issues = read_issues(lines(file, most=MOST_BYTES), source=str(path), note=collected.append)
+            issues = read_issues(read_lines(file, most=MOST_BYTES), source=str(path), note=collected.append)
     except OSError as error:
         raise Refused(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
     if notes is None:

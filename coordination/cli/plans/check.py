@@ -43,7 +43,7 @@ def check(
     from coordination.domain.plans.plan_warnings import warnings_of
 
     checked = read_plan_file(file)
-    graph.check(checked)
+    graph.check_plan(checked)
     warnings = [
         *warnings_of(checked, has_program=lambda name: shutil.which(name) is not None, variables=os.environ),
         *unknown_accounts(checked),

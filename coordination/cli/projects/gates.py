@@ -41,4 +41,4 @@ def gates(
     if as_json:
         print_json(views.project_gates(project.name, present))
         return
-    table(["gate", "timeout"], [(gate.called, show_duration(gate.timeout)) for gate in present], empty="No gates.")
+    table(["gate", "timeout"], [(gate.label, show_duration(gate.timeout)) for gate in present], empty="No gates.")

@@ -74,7 +74,7 @@ def assign(
     as_json: AsJson = False,
 ) -> None:
     """Assign a waiting task to another agent, another model, or a person."""
-    from coordination.domain.jobs import kind_in
+    from coordination.domain.jobs import job_class
 
     with open_connection() as co:
         task = find_task(co, name, run)
@@ -82,7 +82,7 @@ def assign(
     if as_json:
         print_json(views.about_task(task.record, agent=assigned.agent, work=assigned.work))
         return
-    assignee = assigned.agent or assigned.work[kind_in(assigned.work).kind]
+    assignee = assigned.agent or assigned.work[job_class(assigned.work).kind]
     with_model = f" with {assigned.work['model']}" if person is None and assigned.work.get("model") else ""
     print(f"Assigned {task.key} to {assignee}{with_model} ({place}).")
     if person is not None:

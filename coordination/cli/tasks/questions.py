@@ -12,7 +12,7 @@ from coordination.cli.names import InProject, OfRun, TaskName, find_task, place_
 from coordination.cli.next_steps import after_change, name_of_task
 from coordination.cli.options import AsJson, OfProject, open_connection, print_json
 from coordination.cli.texts import read_text
-from coordination.domain.agents.assignments import PERSON
+from coordination.domain.agents.agents import PERSON
 from coordination.views import tasks as views
 from coordination.views.fields import listing
 

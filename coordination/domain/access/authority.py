@@ -17,7 +17,7 @@ from typing import Any
 from coordination.base.durations import show_duration
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
-from coordination.domain.jobs import MAX_STEPS, OURS, AgentCall, ChatCall, Job, kind_in
+from coordination.domain.jobs import MAX_STEPS, OURS, AgentCall, ChatCall, Job, job_class
 from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits, limits_of
 
 DELEGATED_BY = "delegated_by"
@@ -35,14 +35,14 @@ class Rights:
     """What a task may use: as the rights of its creator, or as the rights that it requests.
 
     *work*: the stored job; None for a creator whose job is not compared, because a plan or the system chose it.
-    *folders*: absolute paths that must all contain the task's folder; empty: a temporary folder. *workspace*: the
+    *folders*: absolute paths that must all contain the task's folder; empty: a temporary folder. *checkout*: the
     stored checkout, empty for a folder. *agent*: the agent that the task counts for. *priority*, *max_attempts*,
     *max_starts*: not compared if None.
     """
 
     work: Mapping[str, Any] | None
     folders: Sequence[str] = ()
-    workspace: Mapping[str, Any] = field(default_factory=dict)
+    checkout: Mapping[str, Any] = field(default_factory=dict)
     timeout: timedelta | None = None
     stall_timeout: timedelta | None = None
     limits: Limits = NO_LIMITS
@@ -56,7 +56,7 @@ class Rights:
         fields = {
             "work": None if self.work is None else _kept(self.work),
             "folders": list(self.folders),
-            "workspace": dict(self.workspace),
+            "checkout": dict(self.checkout),
             "timeout": _seconds(self.timeout),
             "stall_timeout": _seconds(self.stall_timeout),
             "limits": self.limits.to_json(),
@@ -75,7 +75,7 @@ def rights_of(authority: Mapping[str, Any] | None) -> Rights | None:
     return Rights(
         authority.get("work"),
         tuple(authority.get("folders", ())),
-        authority.get("workspace", {}),
+        authority.get("checkout", {}),
         _duration(authority.get("timeout")),
         _duration(authority.get("stall_timeout")),
         limits_of(authority),
@@ -95,7 +95,7 @@ def check_within(granted: Rights, requested: Rights, *, models: bool = True) -> 
     _check_amounts(granted, requested)
     if granted.work is None:
         return
-    _check_workspace(granted.workspace, requested.workspace)
+    _check_checkout(granted.checkout, requested.checkout)
     if requested.agent != granted.agent:
         whose = "no agent's" if granted.agent is None else f"for the agent {granted.agent}"
         raise Refused(
@@ -115,10 +115,10 @@ def check_delegation(granted: Rights, requested: Rights, *, project: str, truste
     """
     _check_folders(granted.folders, requested.folders)
     _check_amounts(granted, requested)
-    _check_workspace(granted.workspace, requested.workspace)
+    _check_checkout(granted.checkout, requested.checkout)
     if granted.work is None or requested.work is None:
         return
-    agent = str(requested.agent or requested.work[kind_in(requested.work).kind])
+    agent = str(requested.agent or requested.work[job_class(requested.work).kind])
     if agent in trusted:
         return
     try:
@@ -153,7 +153,7 @@ def runs_commands(work: Mapping[str, Any]) -> bool:
 
     A coding agent may, unless its arguments restrict it, because only its program knows what they leave allowed.
     """
-    return kind_in(work).runs_commands(work)
+    return job_class(work).runs_commands(work)
 
 
 def _check_folders(granted: Sequence[str], requested: Sequence[str]) -> None:
@@ -204,7 +204,7 @@ def _check_amounts(granted: Rights, requested: Rights) -> None:
         )
 
 
-def _check_workspace(granted: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+def _check_checkout(granted: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
     if "merge" in requested:
         raise Refused("Only the merge queue makes tasks with checkout.merge", hint=_NARROW, field="checkout.merge")
     if not granted and not requested.get("base"):
@@ -216,8 +216,8 @@ def _check_workspace(granted: Mapping[str, Any], requested: Mapping[str, Any]) -
 
 
 def _check_work(granted: Mapping[str, Any], requested: Mapping[str, Any], *, models: bool) -> None:
-    job, owner = kind_in(requested), kind_in(granted)
-    if job.lent is None:
+    job, owner = job_class(requested), job_class(granted)
+    if job.authority_fields is None:
         if not owner.runs_commands(granted):
             who = "a chat" if owner is ChatCall else "an agent whose arguments restrict what it may do"
             raise Refused(f"It runs a command, and {who}, which reports it, may run none", hint=_NARROW, field="run")
@@ -236,13 +236,13 @@ def _check_work(granted: Mapping[str, Any], requested: Mapping[str, Any], *, mod
 
 
 def _check_fields(granted: Mapping[str, Any], requested: Mapping[str, Any], job: type[Job]) -> None:
-    for name in job.only_in_plans:
+    for name in job.plan_only_fields:
         if requested.get(name):
             raise _differs(name)
-    for name in job.lent or ():
+    for name in job.authority_fields or ():
         if "{{" in str(requested.get(name)):  # the task's own input fills the template: it could be anything
             raise _differs(name)
-    for name in job.lent_unchanged:
+    for name in job.fixed_fields:
         if (requested.get(name) or None) != (granted.get(name) or None):
             raise _differs(name)
 
@@ -277,7 +277,7 @@ def _check_environment(granted: Mapping[str, Any], requested: Mapping[str, Any])
             hint="Let the command set the variable itself",
             field="run.env",
         )
-    if kind_in(requested) is AgentCall and any(name != OURS for name in requested.get("tools") or ()):
+    if job_class(requested) is AgentCall and any(name != OURS for name in requested.get("tools") or ()):
         raise _differs("tools")
 
 
@@ -290,8 +290,8 @@ def _differs(name: str) -> Refused:
 
 
 def _kept(work: Mapping[str, Any]) -> dict[str, Any]:
-    job = kind_in(work)
-    kept = {name: work[name] for name in (*(job.lent or ()), "env") if work.get(name)}
+    job = job_class(work)
+    kept = {name: work[name] for name in (*(job.authority_fields or ()), "env") if work.get(name)}
     return kept if job.kind in kept else {job.kind: "", **kept}
 
 

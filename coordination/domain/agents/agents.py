@@ -1,4 +1,4 @@
-"""Agents that a workspace knows by name: how each is run, and who it is meant to be. Pure records and their rules."""
+"""Agents of a workspace: their profiles with runner and identity, and the checks of these. Pure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.jobs import AGENTS, AgentCall, ChatCall, check_account_for, parse_job
 from coordination.domain.jobs.templates import is_template
 
+PERSON = "person"
+"""The key of the assigned person in a task's options."""
+
 DEFAULT = "default"
-"""Written instead of a name: the workspace's default agent."""
+"""Written instead of a name: the default agent of the workspace."""
 
 RUNNER_KEYS = ("agent", "command", "args", "env", "secrets", "reads", "tools", "resume", "account")
 CHAT_KEYS = ("chat", "system", "url", "tools", "settings", "env", "secrets", "account")
-"""What a runner may have instead, when the agent is a model that is chatted with."""
+"""The keys of a runner that is a chat."""
 
 IDENTITY_KEYS = ("personality", "role", "behaviour")
 
@@ -35,11 +38,11 @@ _KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a person says of an agent. ``name``: ``dave/vc``, a person's workspace and its project, or one word.
+    """The definition of an agent. ``name``: like ``dave/vc``, or one word.
 
-    *runner*: how it is started, the keys of RUNNER_KEYS or CHAT_KEYS as in a plan's ``run``; empty: it is only a name
-    for work. *model*: as its program calls it; of a chat, what stands after the provider. *identity*: the keys of
-    IDENTITY_KEYS, put before its prompts.
+    *runner*: the keys of RUNNER_KEYS or CHAT_KEYS as in a plan's ``run``; empty if the agent is only a name for work.
+    *model*: as its program calls it; for a chat, without the provider. *identity*: the keys of IDENTITY_KEYS, which are
+    put before its prompts.
     """
 
     name: str
@@ -54,7 +57,7 @@ class Profile:
     default: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As it is exported: what says nothing is left out."""
+        """Return the form that is exported, without empty fields."""
         body = {
             "name": self.name,
             "description": self.description,
@@ -65,22 +68,27 @@ class Profile:
             "model": self.model,
             "identity": dict(self.identity),
         }
-        written = {key: value for key, value in body.items() if value}
-        return written | {"active": self.active} | ({DEFAULT: True} if self.default else {})
+        fields = {key: value for key, value in body.items() if value}
+        return fields | {"active": self.active} | ({DEFAULT: True} if self.default else {})
 
     def introduction(self) -> str:
-        """Who it is, for its model; empty when nothing is said of that."""
-        said = {
+        """Return the text that tells the model its identity, or an empty text."""
+        identity = {
             "Your role": self.identity.get("role"),
             "Your objective": self.objective,
             "Your personality": self.identity.get("personality"),
             "How you behave": self.identity.get("behaviour"),
         }
-        lines = [f"{what}: {text}" for what, text in said.items() if text]
+        lines = [f"{what}: {text}" for what, text in identity.items() if text]
         return "\n".join([f"You are {self.name}.", *lines]) if lines else ""
 
-    def call(self, work: AgentCall) -> AgentCall | ChatCall:
-        """*work* as this agent does it: what the job says goes before what the agent's runner says."""
+    def without_introduction(self, prompt: str) -> str:
+        """Return *prompt* without the introduction of this agent."""
+        introduction = self.introduction()
+        return prompt.removeprefix(f"{introduction}\n\n") if introduction else prompt
+
+    def build_job(self, work: AgentCall) -> AgentCall | ChatCall:
+        """Return the job of this agent for *work*, whose own fields take precedence over those of the runner."""
         if not self.runner:
             raise Refused(
                 f"The agent {self.name} has no runner",
@@ -106,7 +114,7 @@ class Profile:
 
     def _chat(self, runner: ChatCall, work: AgentCall, introduction: str) -> ChatCall:
         if work.args:
-            raise Refused(f"The agent {self.name} is chatted with, and a chat takes no args", field="args")
+            raise Refused(f"The agent {self.name} is a chat, which cannot have args", field="args")
         model = work.model or self.model
         return replace(
             runner,
@@ -122,7 +130,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One agent as stored."""
+    """A stored agent."""
 
     id: str
     workspace_id: str
@@ -132,8 +140,8 @@ class Agent:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """What an agent came to, counted from its tasks. *interactions*: how often it was put to work."""
+class AgentTotals:
+    """Counts of an agent's tasks. *interactions*: the number of attempts."""
 
     open: int = 0
     completed: int = 0
@@ -143,37 +151,37 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class AgentChoice:
-    """Whom a plan asks for: by ``name``, by ``role``, by ``label``, or the ``default``."""
+    """The agent that a plan requests: by ``name``, ``role`` or ``label``, or the ``default``."""
 
     by: str
     value: str
 
 
-def choice_of(text: str) -> AgentChoice:
-    """``dave/vc``, ``role:reviewer``, ``label:python``, ``default``."""
+def parse_choice(text: str) -> AgentChoice:
+    """Parse ``dave/vc``, ``role:reviewer``, ``label:python`` or ``default``."""
     if text == DEFAULT:
         return AgentChoice(DEFAULT, "")
     by, colon, value = text.partition(":")
     return AgentChoice(by, value) if colon and by in {"role", "label"} else AgentChoice("name", text)
 
 
-def profile_of(body: Mapping[Any, Any]) -> Profile:
-    """A profile as it is imported; Refused with one sentence for what is wrong in it."""
+def parse_profile(body: Mapping[Any, Any]) -> Profile:
+    """Parse an exported profile. Raises Refused with one sentence for what is wrong with it."""
     for key in body:
         if key not in _KEYS:
             raise Refused(f"An agent has no {excerpt(key)}", hint=did_you_mean(str(key), _KEYS), field=str(key))
     if "name" not in body:
         raise Refused("An agent needs a name", hint="Write it like dave/vc", field="name")
-    given = {key: value for key, value in body.items() if value is not None}
-    return checked(Profile(**given))
+    return check_profile(Profile(**{key: value for key, value in body.items() if value is not None}))
 
 
-def checked(profile: Profile) -> Profile:
-    """*profile*, if all of it holds; else Refused."""
+def check_profile(profile: Profile) -> Profile:
+    """Return *profile* if it is valid. Raises Refused otherwise."""
     _check_name(profile.name)
     for what in ("description", "type", "objective", "model"):
         _check_text(what, getattr(profile, what))
-    if not isinstance(profile.labels, list | tuple) or not all(isinstance(one, str) and one for one in profile.labels):
+    labels = profile.labels
+    if not isinstance(labels, list | tuple) or not all(isinstance(label, str) and label for label in labels):
         raise Refused("labels must be a list of texts", field="labels")
     _check_identity(profile.identity)
     for what in ("active", "default"):
@@ -189,7 +197,7 @@ def checked(profile: Profile) -> Profile:
     if problem := json_problem(body):
         raise Refused(f"The agent {problem}")
     if is_template(json.dumps(body)):
-        raise Refused("An agent holds no templates", hint="They belong into the prompts of its tasks")
+        raise Refused("An agent cannot contain templates", hint="Write them in the prompts of its tasks")
     return profile
 
 
@@ -201,7 +209,7 @@ def _check_name(name: object) -> None:
             field="name",
         )
     if name in {DEFAULT, *AGENTS}:
-        raise Refused(f"{name} means something else already", hint="Choose another name", field="name")
+        raise Refused(f"{name} is a reserved name", hint="Choose another name", field="name")
 
 
 def _check_identity(identity: object) -> None:
@@ -218,16 +226,16 @@ def _check_identity(identity: object) -> None:
 
 
 def _runner_call(runner: Mapping[str, Any]) -> AgentCall | ChatCall:
-    known = CHAT_KEYS if "chat" in runner else RUNNER_KEYS
+    keys = CHAT_KEYS if "chat" in runner else RUNNER_KEYS
     for key in runner:
-        if key not in known:
+        if key not in keys:
             raise Refused(
-                f"runner has no {excerpt(key)}", hint=f"It may have: {', '.join(known)}", field=f"runner.{key}"
+                f"runner has no {excerpt(key)}", hint=f"It may have: {', '.join(keys)}", field=f"runner.{key}"
             )
     if "chat" not in runner and runner.get("agent") not in AGENTS:
         raise Refused(
             f"runner.agent is {excerpt(runner.get('agent'))}",
-            hint=f"It says what is started: {', '.join(AGENTS)}; or write a runner.chat, such as openai:gpt-5-mini",
+            hint=f"It may be: {', '.join(AGENTS)}; or write a runner.chat, such as openai:gpt-5-mini",
             field="runner.agent",
         )
     try:

@@ -1,24 +1,24 @@
-"""The words around an agent's prompt, where a project has none of its own: Jinja templates, one an occasion."""
+"""The default templates of agents' prompts, one for each kind of prompt."""
 
-WORKER_WORDS = """\
+WORKER_TEMPLATE = """\
 {{ task.prompt }}
 {%- if criteria %}
 
-## It is done when
-{%- for one in criteria %}
-- {{ one }}
+## Acceptance criteria
+{%- for criterion in criteria %}
+- {{ criterion }}
 {%- endfor %}
 {%- endif %}
 {%- if gates %}
 
-These commands must succeed before it counts as done; they are run for you at the end:
-{%- for one in gates %}
-- `{{ one }}`
+These commands must succeed before the task counts as done; they run automatically at the end:
+{%- for gate in gates %}
+- `{{ gate }}`
 {%- endfor %}
 {%- endif %}
 {%- if shows_needs %}
 
-## What the tasks before this one gave
+## Results of upstream tasks
 {%- for key, need in needs | items %}
 
 ### {{ key }} ({{ need.state }})
@@ -27,20 +27,20 @@ These commands must succeed before it counts as done; they are run for you at th
 {%- endif %}
 {%- if answers %}
 
-## What you asked, and were answered
-{%- for one in answers %}
-- {{ one.question }}
-  Answer: {{ one.answer }}
+## Your questions and their answers
+{%- for item in answers %}
+- {{ item.question }}
+  Answer: {{ item.answer }}
 {%- endfor %}
 {%- endif %}
 {%- if feedback %}
 
-## Why your last attempt did not count
+## Why your last attempt was rejected
 {{ feedback }}
 {%- endif %}
 {%- if reports or tools or project.tech_stack or project.spec_path or project.output_path %}
 
-## Where you are
+## Context
 Project {{ project.name }}{% if project.tech_stack %} ({{ project.tech_stack }}){% endif %}, \
 task `{{ task.key }}`, attempt {{ task.attempt }}\
 {% if task.failures %} ({{ task.failures }} of {{ task.max_attempts }} have failed){% endif %}.
@@ -48,9 +48,9 @@ task `{{ task.key }}`, attempt {{ task.attempt }}\
 The specification: {{ project.spec_path }}
 {%- endif %}
 {%- if project.output_path %}
-What you make belongs into: {{ project.output_path }}
+Write output files to: {{ project.output_path }}
 {%- endif %}
-{%- if workspace == "git-worktree" %}
+{%- if checkout == "git-worktree" %}
 You work in a git worktree of your own. Do not commit, merge or push: what you change is committed and merged when you \
 end.
 {%- endif %}
@@ -59,7 +59,7 @@ end.
 
 ## How to report
 When it is done, end with a short summary as your answer. Otherwise, with the tools of the MCP server `coord`:
-- `progress`: what you are doing, for whoever watches.
+- `progress`: what you are doing, for people who follow the run.
 - `ask`: a question, when you need a decision, and then end: you are started again with the answer.
 - `discovered`: work that you find and that is not yours to do now; with `first` when you need it done before you can \
 go on, and then end.
@@ -68,7 +68,7 @@ go on, and then end.
 
 ## How to report
 When it is done, end with a short summary as your answer. Otherwise, in the shell:
-- `coord task progress "what you are doing"` for whoever watches.
+- `coord task progress "what you are doing"` for people who follow the run.
 - `coord task ask "question"` when you need a decision, and then end: you are started again with the answer.
 - `coord task discovered KEY --title "…" --prompt "…"` for work that you find and that is not yours to do now; \
 with `--first` when you need it done before you can go on, and then end.
@@ -76,11 +76,11 @@ with `--first` when you need it done before you can go on, and then end.
 {%- endif %}
 """
 
-RESUME_WORDS = """\
-{% if answers %}{% for one in answers %}You asked: {{ one.question }}
-Answer: {{ one.answer }}
+RESUME_TEMPLATE = """\
+{% if answers %}{% for item in answers %}You asked: {{ item.question }}
+Answer: {{ item.answer }}
 {% endfor %}
-{% endif %}{% if feedback %}Your last attempt did not count:
+{% endif %}{% if feedback %}Your last attempt was rejected:
 
 {{ feedback }}
 
@@ -93,20 +93,20 @@ It is attempt {{ task.attempt }}. The task was:
 {{ task.prompt }}
 """
 
-ASSESS_WORDS = """\
-Assess a task before somebody else does it. Do not do it, and change nothing; you may look at files.
+ASSESS_TEMPLATE = """\
+Assess a task before another agent does it. Do not do it, and change nothing; you may look at files.
 
 ## The task
 {{ task.prompt }}
 {%- if criteria %}
 
-## It is done when
-{%- for one in criteria %}
-- {{ one }}
+## Acceptance criteria
+{%- for criterion in criteria %}
+- {{ criterion }}
 {%- endfor %}
 {%- endif %}
 
-## Where
+## Project
 Project {{ project.name }}{% if project.tech_stack %} ({{ project.tech_stack }}){% endif %}.
 {%- if project.spec_path %}
 The specification: {{ project.spec_path }}
@@ -122,7 +122,7 @@ One JSON object and nothing else:
 {"strategy": "how to do it, in a few sentences", "risks": ["what may go wrong", "…"],
  "subtasks": [{"key": "short-name", "title": "…", "prompt": "what exactly is to be done",
   "needs": ["key of one before it"]}]}
-subtasks are done before the task itself, each by an agent of its own, and the task then sees what they gave. \
+subtasks are done before the task itself, each by an agent of its own, and the task then gets their outputs. \
 Leave the list empty unless the task is too large for one agent.
 {%- if feedback %}
 
@@ -130,20 +130,20 @@ Your last answer could not be used: {{ feedback }}
 {%- endif %}
 """
 
-ANALYZE_WORDS = """\
+ANALYZE_TEMPLATE = """\
 Judge whether a task is done. Do not do it, and change nothing; you may look at files and run tests.
 
 ## The task
 {{ task.prompt }}
 {%- if criteria %}
 
-## It is done when
-{%- for one in criteria %}
-- {{ one }}
+## Acceptance criteria
+{%- for criterion in criteria %}
+- {{ criterion }}
 {%- endfor %}
 {%- endif %}
 
-## What was done
+## The result
 {%- for key, need in needs | items %}
 
 ### {{ key }} ({{ need.state }})
@@ -160,16 +160,16 @@ One JSON object and nothing else:
 {"verdict": "done" or "again" or "punted", "why": "…",
  "follow_ups": [{"key": "short-name", "title": "…", "prompt": "what exactly is to be done",
   "needs": ["key of one before it"]}]}
-again: it is not done, and why says what is missing, for whoever goes on. punted: it cannot or should not be done now. \
-follow_ups: bugs and work that turned up and are not part of the task, for agents of their own; mostly none.
+again: it is not done, and why says what is missing, for the agent that continues. punted: it cannot or should not be \
+done now. follow_ups: bugs and further work that are not part of the task, for agents of their own; mostly none.
 {%- if feedback %}
 
 Your last answer could not be used: {{ feedback }}
 {%- endif %}
 """
 
-ANSWER_WORDS = """\
-Somebody who works on a task needs a decision. Answer; do not do the task, and change nothing; you may look at files.
+ANSWER_TEMPLATE = """\
+Another agent needs a decision for its task. Answer; do not do the task, and change nothing; you may look at files.
 
 ## The question
 {{ question }}
@@ -178,7 +178,7 @@ Somebody who works on a task needs a decision. Answer; do not do the task, and c
 {{ task.prompt }}
 {%- if shows_needs %}
 
-## What it was given
+## Results of upstream tasks
 {%- for key, need in needs | items %}
 
 ### {{ key }} ({{ need.state }})
@@ -186,7 +186,7 @@ Somebody who works on a task needs a decision. Answer; do not do the task, and c
 {%- endfor %}
 {%- endif %}
 
-## Where
+## Project
 Project {{ project.name }}{% if project.tech_stack %} ({{ project.tech_stack }}){% endif %}.
 {%- if project.spec_path %}
 The specification: {{ project.spec_path }}

@@ -1,12 +1,12 @@
-"""What an agent is told: its task, what it needs to know for it, and how it reports. Pure; the words are templates.
+"""Prompts of agents: the task, its context, and how to report. Pure; rendered from templates.
 
-A project may have its own words for each of KINDS, in its settings. The names that they may use:
+A project may have its own templates for each of KINDS, in its settings. The names that they may use:
 
 ``task`` (key, title, prompt, attempt, failures, max_attempts, input) · ``project`` (name, path, description,
 tech_stack, spec_path, output_path) · ``agent`` (name) · ``run`` (id) · ``needs`` (key -> state, output) ·
-``shows_needs`` · ``criteria`` (list) · ``gates`` (list of commands) · ``workspace`` · ``answers`` (question, answer,
+``shows_needs`` · ``criteria`` (list) · ``gates`` (list of commands) · ``checkout`` · ``answers`` (question, answer,
 by) · ``feedback`` · ``reports`` (whether ``coord task`` works where the job runs) · ``tools`` (whether it has the tools
-of ``coord mcp``) · ``question`` (that another task asks)
+of ``coord mcp``) · ``question`` (of another task)
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 from coordination.base.errors import Refused
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.agents.prompt_words import (
-    ANALYZE_WORDS,
-    ANSWER_WORDS,
-    ASSESS_WORDS,
-    RESUME_WORDS,
-    WORKER_WORDS,
+    ANALYZE_TEMPLATE,
+    ANSWER_TEMPLATE,
+    ASSESS_TEMPLATE,
+    RESUME_TEMPLATE,
+    WORKER_TEMPLATE,
 )
 from coordination.domain.fleet.supervisor_settings import SupervisorSettings
 from coordination.domain.jobs import CUSTOM, OURS, ChatCall, templates
-from coordination.domain.jobs.checkouts import STORED
+from coordination.domain.jobs.checkouts import CHECKOUT_OPTION
 from coordination.domain.tasks.attempts import Claim
 from coordination.domain.tasks.questions import ANSWERS
 
@@ -37,31 +37,28 @@ ANALYZE = "analyze"
 ANSWER = "answer"
 
 FEEDBACK = "feedback"
-"""Where a task carries why its last attempt did not count: a gate's output."""
+"""Key in the data that a task carries between attempts: why the last attempt was rejected, such as a gate's output."""
 
 PROJECT_SETTING = "prompts"
-"""Under which of a project's settings its own words stand, by kind."""
+"""The project setting with its own templates, by kind."""
 
 LONGEST_TEMPLATE = 100_000
 LONGEST_OUTPUT = 4_000
-"""Characters of a template, and of another task's output as the prompt shows it; the rest is in COORD_INPUT."""
+"""Characters of a template, and of another task's output in a prompt; COORD_INPUT contains all of it."""
 
 KINDS: Mapping[str, str] = {
-    WORKER: WORKER_WORDS,
-    RESUME: RESUME_WORDS,
-    ASSESS: ASSESS_WORDS,
-    ANALYZE: ANALYZE_WORDS,
-    ANSWER: ANSWER_WORDS,
+    WORKER: WORKER_TEMPLATE,
+    RESUME: RESUME_TEMPLATE,
+    ASSESS: ASSESS_TEMPLATE,
+    ANALYZE: ANALYZE_TEMPLATE,
+    ANSWER: ANSWER_TEMPLATE,
 }
-"""The words for each occasion, where a project has none of its own."""
+"""The default templates by kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptContext:
-    """What is known of a task's project. *words*: its own templates by kind.
-
-    *agents* and *graph*: the workspace's agents and the run's tasks, where its templates mention them.
-    """
+    """A task's project for its prompt. *agents* and *graph*: agents of the workspace and tasks of the run, if used."""
 
     name: str
     path: str | None = None
@@ -71,14 +68,14 @@ class PromptContext:
     graph: Sequence[Mapping[str, Any]] = ()
 
     @property
-    def words(self) -> Mapping[str, str]:
-        """Its own templates, by kind."""
-        found = self.settings.get(PROJECT_SETTING, {})
-        return found if isinstance(found, Mapping) else {}
+    def templates(self) -> Mapping[str, str]:
+        """Return the project's own templates by kind."""
+        own = self.settings.get(PROJECT_SETTING, {})
+        return own if isinstance(own, Mapping) else {}
 
 
-def check_words(kind: str, text: str) -> None:
-    """Refuse words that could not be used: an unknown kind, bad syntax, a name that does not exist."""
+def check_prompt_template(kind: str, text: str) -> None:
+    """Raise Refused for an unknown kind, invalid syntax, or an unknown name in a template."""
     if kind not in KINDS:
         raise Refused(
             f"There is no prompt {excerpt(kind)}", hint=did_you_mean(kind, KINDS) or f"One of {', '.join(KINDS)}"
@@ -93,7 +90,7 @@ def check_words(kind: str, text: str) -> None:
         "criteria": ["a criterion"],
         "gates": ["a gate"],
         "answers": [{"question": "why?", "answer": "so", "by": "ann"}],
-        "feedback": "a complaint",
+        "feedback": "a reason",
         "question": "which colour?",
         "agents": [{"name": "ann", "role": "reviewer", "objective": "tests", "labels": ["python"], "model": "m"}],
         "graph": [{"key": "fix", "title": "Fix it", "state": "queued", "needs": ["other"]}],
@@ -105,20 +102,20 @@ def check_words(kind: str, text: str) -> None:
 
 
 def mentions_run(project: PromptContext, kind: str) -> bool:
-    """Return whether the project's own words for that occasion say something of the agents or of the run's tasks."""
-    words = project.words.get(kind) or ""
-    return "agents" in words or "graph" in words
+    """Return whether the project's own template of that kind uses the agents or the tasks of the run."""
+    template = project.templates.get(kind) or ""
+    return "agents" in template or "graph" in template
 
 
-def prompt_of(
+def build_prompt(
     prompt: str, claim: Claim, project: PromptContext, *, kind: str = WORKER, shows_needs: bool, reports: bool
 ) -> str:
-    """The whole prompt of a task whose own *prompt* is rendered already; Refused when its words cannot be rendered."""
-    words = project.words.get(kind) or KINDS[kind]
+    """Return the full prompt of a task with a rendered *prompt*. Raises Refused when that cannot be rendered."""
+    template = project.templates.get(kind) or KINDS[kind]
     needs = {key: {**need, "output": _bounded(need.get("output"))} for key, need in claim.needs.items()}
     shown = shows_needs and any(need["output"] for need in needs.values())
     return templates.fill(
-        words, _names(prompt, claim, project, needs=needs, shows_needs=shown, reports=reports)
+        template, _names(prompt, claim, project, needs=needs, shows_needs=shown, reports=reports)
     ).strip()
 
 
@@ -133,7 +130,7 @@ def _names(
 ) -> dict[str, Any]:
     settings = project.settings
     supervisor = SupervisorSettings.of(settings)
-    checkout = claim.options.get(STORED, "folder")
+    checkout = claim.options.get(CHECKOUT_OPTION, "folder")
     kind = checkout.get("kind", "folder") if isinstance(checkout, Mapping) else checkout
     return {
         "task": {
@@ -158,14 +155,13 @@ def _names(
         "criteria": list(claim.options.get("criteria", ())),
         "gates": [_gate(gate) for gate in claim.options.get("gates", ())],
         "checkout": kind,
-        "workspace": kind,  # its old name, for templates that were written with it
         "answers": list(claim.carried.get(ANSWERS, ())),
         "feedback": claim.carried.get(FEEDBACK),
         "question": claim.options.get("role", {}).get("question"),
         "supervisor": {"strategy": supervisor.strategy, "model": supervisor.model},
         "agents": [dict(agent) for agent in project.agents],
         "graph": [dict(task) for task in project.graph],
-        # A chat has no shell to say it in.
+        # A chat has no shell for ``coord task``.
         "reports": reports and claim.job_kind is not ChatCall,
         "tools": reports and OURS in claim.work.get("tools", ()),
     }
@@ -184,8 +180,8 @@ def _bounded(output: Any) -> str:
     return text if len(text) <= LONGEST_OUTPUT else f"{text[:LONGEST_OUTPUT]}… ({len(text):,} characters in all)"
 
 
-def rendered(claim: Claim) -> Claim:
-    """The claim with outputs of earlier tasks filled into its job. Raises Refused when that cannot be done."""
+def render_job(claim: Claim) -> Claim:
+    """Return the claim with the templates of its job rendered. Raises Refused when that fails."""
     if not templates.is_templated(claim.work):
         return claim
     work = templates.render(
@@ -202,7 +198,7 @@ def rendered(claim: Claim) -> Claim:
 
 
 def mentions_needs(prompts: Sequence[str]) -> bool:
-    """Whether a prompt, as its author wrote it, already says where outputs of other tasks belong."""
+    """Return whether a prompt of a plan's author already contains outputs of upstream tasks."""
     return any(templates.is_template(text) and "needs" in text for text in prompts)
 
 

@@ -1,4 +1,4 @@
-"""What an agent that supervises answers, as JSON: read from whatever it wrote around it, checked, cut to size."""
+"""Parsers of the JSON answers of reviewing agents. They ignore text around the JSON, and truncate long texts."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A task that a supervisor asks for. ``needs``: keys of others that it asks for together with it."""
+class ProposedTask:
+    """A task that a reviewing agent proposes. ``needs``: keys of tasks before it in the same answer."""
 
     key: str
     title: str
@@ -34,94 +34,89 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """How a task is to be done, what may go wrong, and what is to be done first, as tasks of their own."""
+    """The strategy for a task, its risks, and tasks that must run first."""
 
     strategy: str
     risks: tuple[str, ...] = ()
-    subtasks: tuple[Part, ...] = ()
+    subtasks: tuple[ProposedTask, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As the assessing task's output."""
+        """Return the output of the assessing task."""
         return {
             "strategy": self.strategy,
             "risks": list(self.risks),
-            "subtasks": [_plain(one) for one in self.subtasks],
+            "subtasks": [_plain(task) for task in self.subtasks],
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """Whether a task is done, is to be gone on with, or is left for later; and what was found on the way."""
+    """The verdict on a task (one of VERDICTS), its reason, and follow-up tasks."""
 
     verdict: str
     why: str
-    follow_ups: tuple[Part, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """As an event tells it."""
-        return {"verdict": self.verdict, "why": self.why, "follow_ups": [_plain(one) for one in self.follow_ups]}
+    follow_ups: tuple[ProposedTask, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a question is answered, or why it *cannot* be."""
+    """The answer to a question, or why it *cannot* be answered."""
 
     text: str | None = None
     cannot: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As the answering task's output."""
+        """Return the output of the answering task."""
         return {"answer": self.text} if self.cannot is None else {"cannot": self.cannot}
 
 
 def read_answer(answer: object) -> Answer:
-    """What *answer* says to a question; Refused with one sentence for what is wrong with it."""
-    found = _object(answer)
-    if ("answer" in found) == ("cannot" in found):
-        raise Refused("It says either answer or cannot")
-    if "cannot" in found:
-        return Answer(cannot=_text(found, "cannot"))
-    text = found["answer"]
+    """Parse the answer to a question. Raises Refused with one sentence for what is wrong with it."""
+    body = _object(answer)
+    if ("answer" in body) == ("cannot" in body):
+        raise Refused("It must have either answer or cannot")
+    if "cannot" in body:
+        return Answer(cannot=_text(body, "cannot"))
+    text = body["answer"]
     if not isinstance(text, str) or not text.strip() or len(text) > LONGEST:
         raise Refused(f"answer must be a text of at most {LONGEST:,} characters, not {excerpt(text)}", field="answer")
     return Answer(text.replace("\0", ""))
 
 
 def read_assessment(answer: object) -> Assessment:
-    """The assessment in *answer*; Refused with one sentence for what is wrong with it."""
-    found = _object(answer)
-    return Assessment(_text(found, "strategy"), _texts(found, "risks"), _parts(found, "subtasks"))
+    """Parse an assessment. Raises Refused with one sentence for what is wrong with it."""
+    body = _object(answer)
+    return Assessment(_text(body, "strategy"), _texts(body, "risks"), _tasks(body, "subtasks"))
 
 
 def read_analysis(answer: object) -> Analysis:
-    """The analysis in *answer*; Refused with one sentence for what is wrong with it."""
-    found = _object(answer)
-    verdict = found.get("verdict")
+    """Parse an analysis. Raises Refused with one sentence for what is wrong with it."""
+    body = _object(answer)
+    verdict = body.get("verdict")
     if verdict not in VERDICTS:
         raise Refused(
-            f"verdict is {', '.join(VERDICTS[:-1])} or {VERDICTS[-1]}, not {excerpt(verdict)}", field="verdict"
+            f"verdict must be {', '.join(VERDICTS[:-1])} or {VERDICTS[-1]}, not {excerpt(verdict)}", field="verdict"
         )
-    return Analysis(str(verdict), _text(found, "why"), _parts(found, "follow_ups"))
+    return Analysis(str(verdict), _text(body, "why"), _tasks(body, "follow_ups"))
 
 
-def _plain(part: Part) -> dict[str, Any]:
-    return {"key": part.key, "title": part.title, "prompt": part.prompt, "needs": list(part.needs)}
+def _plain(task: ProposedTask) -> dict[str, Any]:
+    return {"key": task.key, "title": task.title, "prompt": task.prompt, "needs": list(task.needs)}
 
 
 def _object(answer: object) -> Mapping[str, Any]:
     if isinstance(answer, Mapping):
         return answer
     if not isinstance(answer, str):
-        raise Refused("The answer holds no JSON object")
-    tried = [*reversed(_FENCED.findall(answer)), answer.strip(), _from_first_brace(answer)]
-    for text in tried:
+        raise Refused("The answer contains no JSON object")
+    for text in [*reversed(_FENCED.findall(answer)), answer.strip(), _from_first_brace(answer)]:
         try:
-            found = json.loads(text, parse_constant=lambda _: None)
+            body = json.loads(text, parse_constant=lambda _: None)
         except (ValueError, RecursionError):
             continue
-        if isinstance(found, dict):
-            return found
-    raise Refused("The answer holds no JSON object")
+        if isinstance(body, dict):
+            return body
+    raise Refused("The answer contains no JSON object")
 
 
 def _from_first_brace(answer: str) -> str:
@@ -129,36 +124,36 @@ def _from_first_brace(answer: str) -> str:
     return answer[begin : end + 1] if 0 <= begin < end else ""
 
 
-def _text(found: Mapping[str, Any], name: str) -> str:
-    value = found.get(name)
+def _text(body: Mapping[str, Any], name: str) -> str:
+    value = body.get(name)
     if not isinstance(value, str) or not value.strip():
         raise Refused(f"{name} must be a text, not {excerpt(value)}", field=name)
     return value[:LONGEST_TEXT]
 
 
-def _texts(found: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    values = found.get(name) or []
-    if not isinstance(values, Sequence) or isinstance(values, str) or not all(isinstance(one, str) for one in values):
+def _texts(body: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    texts = body.get(name) or []
+    if not isinstance(texts, Sequence) or isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise Refused(f"{name} must be a list of texts", field=name)
-    return tuple(one[:LONGEST_TEXT] for one in values[:MOST_SUBTASKS])
+    return tuple(text[:LONGEST_TEXT] for text in texts[:MOST_SUBTASKS])
 
 
-def _parts(found: Mapping[str, Any], name: str) -> tuple[Part, ...]:
-    values = found.get(name) or []
-    if not isinstance(values, list) or not all(isinstance(one, Mapping) for one in values):
+def _tasks(body: Mapping[str, Any], name: str) -> tuple[ProposedTask, ...]:
+    values = body.get(name) or []
+    if not isinstance(values, list) or not all(isinstance(value, Mapping) for value in values):
         raise Refused(f"{name} must be a list of objects with key, title and prompt", field=name)
     if len(values) > MOST_SUBTASKS:
         raise Refused(f"{name} has {len(values)} tasks; at most {MOST_SUBTASKS} are possible", field=name)
-    parts: list[Part] = []
-    for one in values:
-        key = one.get("key")
+    tasks: list[ProposedTask] = []
+    for value in values:
+        key = value.get("key")
         if not isinstance(key, str) or not _KEY.fullmatch(key):
-            raise Refused(f"{excerpt(key)} in {name} is no key: letters, digits and . _ -")
-        earlier = [part.key for part in parts]
+            raise Refused(f"{excerpt(key)} in {name} is not a key: letters, digits and . _ -")
+        earlier = [task.key for task in tasks]
         if key in earlier:
             raise Refused(f"Two of {name} have the key {key}")
-        needs = _texts(one, "needs")
+        needs = _texts(value, "needs")
         if unknown := [need for need in needs if need not in earlier]:
             raise Refused(f"{key} in {name} needs {excerpt(unknown[0])}, which is not one of those before it")
-        parts.append(Part(key, _text(one, "title")[:200], _text(one, "prompt"), needs))
-    return tuple(parts)
+        tasks.append(ProposedTask(key, _text(value, "title")[:200], _text(value, "prompt"), needs))
+    return tuple(tasks)

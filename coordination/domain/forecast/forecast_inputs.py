@@ -11,7 +11,7 @@ from coordination.base.money import ZERO
 from coordination.domain.forecast import simulation
 from coordination.domain.forecast.predictions import Prediction
 from coordination.domain.forecast.simulation import SimulatedStep, SimulatedWorkers
-from coordination.domain.jobs import ChatCall, kind_in
+from coordination.domain.jobs import ChatCall, job_class
 from coordination.domain.money.estimates import (
     NONE,
     PLAN,
@@ -105,7 +105,9 @@ class ForecastInputs:
         stated = parse_stated(task.estimate) if task.estimate and not samples else {}
         # Without samples it matters what this very job says: of two chats, one may have the longer prompt.
         name = (
-            (key,) if samples else (key, tuple(sorted(stated.items())), id(body) if kind_in(body) is ChatCall else None)
+            (key,)
+            if samples
+            else (key, tuple(sorted(stated.items())), id(body) if job_class(body) is ChatCall else None)
         )
         number = self._numbers.get(name)
         if number is None:

@@ -1,4 +1,4 @@
-"""What a job is: one module per kind, each with one registration."""
+"""Jobs: one module per job kind, each with one registration."""
 
 from coordination.domain.jobs.agent_programs import AGENTS, CUSTOM
 from coordination.domain.jobs.base import Job
@@ -6,7 +6,7 @@ from coordination.domain.jobs.kinds.agent_call import COUNTS, OURS, AgentCall, c
 from coordination.domain.jobs.kinds.chat_call import MAX_STEPS, ChatCall
 from coordination.domain.jobs.kinds.python_call import PythonCall, target_of
 from coordination.domain.jobs.kinds.shell import Shell
-from coordination.domain.jobs.registry import IN_WORKTREE, JOBS, KINDS, PAID_KINDS, kind_in, kind_of, parse_job
+from coordination.domain.jobs.registry import IN_WORKTREE, JOBS, KINDS, PAID_KINDS, job_class, kind_label, parse_job
 
 __all__ = [
     "AGENTS",
@@ -24,8 +24,8 @@ __all__ = [
     "PythonCall",
     "Shell",
     "check_account_for",
-    "kind_in",
-    "kind_of",
+    "job_class",
+    "kind_label",
     "parse_job",
     "target_of",
 ]

@@ -1,4 +1,4 @@
-"""Names of the programs of coding agents: one for each adapter of the workers, found without importing any of them."""
+"""Names of the coding agents' programs: the names of the adapter modules, listed without importing them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import pkgutil
 from importlib.util import find_spec
 
 CUSTOM = "custom"
-"""Any other program: the job itself describes its command line and output."""
+"""Any other program; the job describes its command line and output."""
 
 
 def _adapter_names() -> tuple[str, ...]:
-    workers = find_spec("workers")  # the spec of a package on top imports nothing
+    workers = find_spec("workers")  # of a top-level package, this imports nothing
     folders = workers.submodule_search_locations if workers else None
     modules = pkgutil.iter_modules([f"{folder}/runners/agents/adapters" for folder in folders or ()])
     return tuple(sorted((module.name for module in modules), key=lambda name: (name == CUSTOM, name)))
@@ -20,4 +20,4 @@ AGENTS = _adapter_names()
 """Programs of coding agents that a job may name."""
 
 CONFIGURE_SERVERS = ("codex", "gemini", "opencode", CUSTOM)
-"""Programs that find MCP servers in their own configuration; the others get ours as arguments."""
+"""Programs that read MCP servers from their own configuration; the others get our server as arguments."""

@@ -1,7 +1,7 @@
-"""The base of every kind of job: what its one registration, a subclass of ``Job``, declares. Pure.
+"""The base class of all job kinds; each kind is one subclass, which is its registration. Pure.
 
-To add a kind, add a module with a subclass here and a module with its runner in ``workers/runners``: both are found by
-their place.
+To add a kind, add a module with a subclass to ``kinds`` and a module with its runner to ``workers/runners``. Both are
+discovered by their location.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ from coordination.base.value_types import TEXT, TEXTS, TEXTS_BY_NAME
 
 
 class Job:
-    """A job, parsed. Subclasses are frozen, slotted dataclasses with one attribute per field.
+    """A parsed job. Subclasses are frozen, slotted dataclasses with one attribute per field.
 
-    The class methods read a stored job without parsing it; a variant's overlay, which has some of the keys, is one too.
+    The class methods read a stored job (or a variant's overlay, which has some of its keys) without parsing it.
     """
 
     __slots__ = ()
 
     kind: ClassVar[str]
-    """The key by which a job of this kind is known; also the name of its first field."""
+    """The name of the kind; also the name of its first field."""
 
     table: ClassVar[Table]
-    """Its fields: what a plan may say, and what is stored."""
+    """The fields of the job, in plan files and as stored."""
 
     asks_a_model: ClassVar[bool] = False
     """Whether every start costs money; such a job has a ``prompt``."""
 
     templates: ClassVar[tuple[str, ...]] = ()
-    """The fields whose texts are templates, at any depth, besides ``env``."""
+    """The fields, besides ``env``, in which texts at any depth are templates."""
 
     keeps_values: ClassVar[bool] = False
-    """Whether a template that is one expression gives the value itself, not its text."""
+    """Whether a template that consists of one expression renders to the value itself instead of its text."""
 
     output_name: ClassVar[str | None] = "stdout"
-    """What people call its output where they read the last lines; None: it is not printed."""
+    """The name of its output where its last lines are shown; None: the output is not text that was printed."""
 
-    lent: ClassVar[tuple[str, ...] | None] = None
-    """The fields that bound what its tasks may cause; None: whoever may run any command may have such a job."""
+    authority_fields: ClassVar[tuple[str, ...] | None] = None
+    """The fields that bound the jobs of tasks which it reports; None: any job that may run commands may report one."""
 
-    lent_unchanged: ClassVar[tuple[str, ...]] = ()
-    """Those of them in which a job that it causes must not differ."""
+    fixed_fields: ClassVar[tuple[str, ...]] = ()
+    """The authority fields that must be equal in jobs of tasks which it reports."""
 
-    only_in_plans: ClassVar[tuple[str, ...]] = ()
-    """The fields that a job may not set in those that it causes: a person does, in a plan."""
+    plan_only_fields: ClassVar[tuple[str, ...]] = ()
+    """The fields that only a plan may set, not a job in the tasks which it reports."""
 
     def check(self) -> None:
-        """Refuse what is wrong with the values, with one sentence."""
+        """Raise Refused with one sentence for an invalid value."""
 
     @property
     def provider(self) -> str | None:
-        """Return the agent or provider whose account it uses; None: it uses none."""
+        """Return the agent or model provider whose account it uses, if any."""
         return None
 
     def to_json(self) -> dict[str, Any]:
@@ -63,39 +63,39 @@ class Job:
 
     @classmethod
     def from_json(cls, body: Mapping[Any, Any]) -> Self:
-        """Return the job that a mapping describes; Refused with one sentence for what is wrong with it."""
+        """Parse a job from its JSON form. Raises Refused with one sentence for what is wrong with it."""
         job = fields.load_fields(body, cls.table, cls, what=f"A job of the kind {cls.kind}")
         job.check()
         return job
 
     @classmethod
-    def names(cls) -> Collection[str]:
-        """Return the keys that it may have."""
+    def field_names(cls) -> Collection[str]:
+        """Return the keys that its JSON form may have."""
         return fields.names_of(cls.table)
 
     @classmethod
     def label(cls, body: Mapping[str, Any]) -> str:
-        """Return what the job runs, without its arguments: jobs with one label take about as long as each other."""
+        """Return what the job runs, without its arguments: jobs with the same label take about equally long."""
         return str(body[cls.kind])
 
     @classmethod
     def cost_key(cls, body: Mapping[str, Any]) -> str:  # noqa: ARG003 - for subclasses
-        """Return what is added to the label to tell apart jobs that cost differently."""
+        """Return a suffix for the label that distinguishes jobs with different costs."""
         return ""
 
     @classmethod
     def instruction(cls, body: Mapping[str, Any]) -> str:
-        """Return what it is told to do, for people and agents."""
+        """Return the job's instruction, for people and agents."""
         return str(body.get("prompt") or body[cls.kind])
 
     @classmethod
     def model_in(cls, body: Mapping[str, Any]) -> str | None:  # noqa: ARG003
-        """Return the model that it names, as its provider calls it."""
+        """Return the job's model by the name that its provider uses."""
         return None
 
     @classmethod
-    def model_named(cls, body: Mapping[str, Any]) -> str | None:
-        """Return the model that it names, as its plan writes it."""
+    def qualified_model_in(cls, body: Mapping[str, Any]) -> str | None:
+        """Return the job's model as plans write it."""
         return cls.model_in(body)
 
     @classmethod
@@ -106,10 +106,10 @@ class Job:
     @classmethod
     def runs_commands(cls, body: Mapping[str, Any]) -> bool:  # noqa: ARG003
         """Return whether it may run any command."""
-        return cls.lent is None
+        return cls.authority_fields is None
 
 
 ENV = Field("env", TEXTS_BY_NAME, "variables for its processes, by name")
-PROMPT = Field("prompt", TEXT, "what it is told", required=True)
-SECRETS = Field("secrets", TEXTS, "variables of the worker's environment that it is given, by name")
+PROMPT = Field("prompt", TEXT, "the instruction", required=True)
+SECRETS = Field("secrets", TEXTS, "names of variables that are passed on from the worker's environment")
 ACCOUNT = Field("account", TEXT, "an account of the worker's machine, such as `claude@work`")

@@ -1,4 +1,4 @@
-"""What an agent's attempt changed where it worked, and which tools it was not allowed to use."""
+"""Whether an agent's attempt changed its checkout, and how many uses of tools were refused."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from coordination.base.wording import plural
 
 EXPECTS = "expects"
 CHANGES = "changes"
-"""``expects: changes``: an attempt that changes nothing has failed."""
+"""``expects: changes``: an attempt that changes nothing fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeSummary:
-    """``changed``: whether it changed anything in its folder; None: nobody looked, or it cannot be known."""
+    """What an attempt changed. ``changed``: None if not checked. ``refused``: the number of refused tool uses."""
 
     changed: bool | None = None
     refused: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """As stored with the attempt."""
+        """Return the form that is stored with the attempt."""
         return {"changed": self.changed, "refused_tools": self.refused}
 
     def sentence(self) -> str | None:
-        """What a person should know of it; None when there is nothing to say."""
+        """Return a summary for people, such as ``changed nothing, 3 tools refused``, or None."""
         return sentence_of(self.to_json())
 
 
 def sentence_of(stored: object) -> str | None:
-    """The same of what is stored: ``changed nothing, 3 tools refused``."""
+    """Return the summary of a stored ChangeSummary, or None."""
     if not isinstance(stored, dict):
         return None
     refused = stored.get("refused_tools") or 0
-    said = ["changed nothing"] if stored.get("changed") is False else []
+    parts = ["changed nothing"] if stored.get("changed") is False else []
     if refused:
-        said.append(f"{plural(int(refused), 'tool')} refused")
-    return ", ".join(said) or None
+        parts.append(f"{plural(int(refused), 'tool')} refused")
+    return ", ".join(parts) or None

@@ -1,4 +1,4 @@
-"""What is recorded of a merge before the run's branch moves."""
+"""The record of a merge, stored before the run's branch moves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """An *attempt* was about to move *branch* from one commit to another, after all gates had passed.
+    """The intent of *attempt* to move *branch* from one commit to another, after all gates have passed.
 
     *result*: ``output``, ``exit_code``, ``log`` and ``artifacts`` of the attempt, as JSON values.
     """

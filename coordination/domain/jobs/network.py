@@ -1,4 +1,4 @@
-"""What a job may reach over the network: all, nothing, or a list of hosts with their ports. Pure."""
+"""Network access of a job: full, none, or a list of hosts with ports. Pure."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from enum import StrEnum
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
 _PORT = re.compile(r"[0-9]{1,5}")
 _LAST_PORT = 65_535
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address behind a translator, in the last 32 bits
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # the last 32 bits are an IPv4 address
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Place = tuple[str, int]
-"""A host, as ``host_of`` writes it, and a port."""
+"""A normalized host (``normalize_host``) and a port."""
 
 
 class NetworkMode(StrEnum):
-    """How far."""
+    """The extent of network access."""
 
     ON = "on"
     OFF = "off"
@@ -27,56 +27,56 @@ class NetworkMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What may be reached. *places*: for LISTED, which."""
+    """The network access of a job. *places*: the allowed places of mode LISTED."""
 
-    reach: NetworkMode = NetworkMode.ON
+    mode: NetworkMode = NetworkMode.ON
     places: frozenset[Place] = frozenset()
 
     def allows(self, host: str, port: int) -> bool:
-        """Whether it names that host, a name or an address, with that port. ``host_of`` has written it."""
+        """Return whether that normalized host, a name or an address, is listed with that port."""
         return (host, port) in self.places
 
     def may_connect(self, address: Address, port: int) -> bool:
-        """Whether a name that is allowed may lead to that address: to one that is not public, only if it is named."""
+        """Return whether an allowed name may resolve to *address*; addresses that are not public must be listed."""
         return is_public(address) or self.allows(str(address), port)
 
 
 def parse_network(text: str) -> Network:
-    """The network that *text* means. ValueError when it means none."""
+    """Parse ``on``, ``off`` or a list of HOST:PORT separated by commas. Raises ValueError."""
     word = text.strip().lower()
     if word in (NetworkMode.ON, NetworkMode.OFF):
         return Network(NetworkMode(word))
-    places = frozenset(place_of(part.strip()) for part in text.split(",") if part.strip())
+    places = frozenset(parse_place(part.strip()) for part in text.split(",") if part.strip())
     if not places:
         raise ValueError
     return Network(NetworkMode.LISTED, places)
 
 
-def place_of(text: str) -> Place:
-    """Host and port of HOST:PORT, where an IPv6 address stands in brackets. ValueError."""
+def parse_place(text: str) -> Place:
+    """Parse HOST:PORT, with IPv6 addresses in brackets. Raises ValueError."""
     host, separator, port = text.rpartition(":")
     if not separator or not _PORT.fullmatch(port) or not 1 <= int(port) <= _LAST_PORT:
         raise ValueError(f"{text} does not end with a port")
     if host.startswith("[") and host.endswith("]") and "%" not in host:
         return str(ipaddress.IPv6Address(host[1:-1])), int(port)
-    return host_of(host), int(port)
+    return normalize_host(host), int(port)
 
 
-def host_of(text: str) -> str:
-    """A name in lower case without a dot at its end, or an IPv4 address. ValueError for what is neither."""
+def normalize_host(text: str) -> str:
+    """Return a host name in lower case without a trailing dot, or an IPv4 address. Raises ValueError for others."""
     name = text.lower().removesuffix(".")
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{text} is no name of a host")
+        raise ValueError(f"{text} is not a host name")
     if name.replace(".", "").isdigit() or name.startswith("0x"):
-        return str(ipaddress.IPv4Address(name))  # the system knows more ways to write one: none of these is taken
+        return str(ipaddress.IPv4Address(name))  # raises for the other notations that the system accepts
     return name
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the internet, also where it stands for an IPv4 address."""
+    """Return whether an address, or the IPv4 address that it embeds, is on the public internet."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
-        if address in _TRANSLATED:
+        if address in _NAT64:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)

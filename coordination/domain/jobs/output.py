@@ -1,6 +1,6 @@
-"""What a job prints while it runs, as it is kept: chunks of its beginning and of its end. Pure.
+"""Stored chunks of a job's output, from its beginning and its end, and a cursor that reads them. Pure.
 
-Whoever follows reads the last chunk again and again, because it grows: ``OutputCursor`` says what is new each time.
+A reader that follows the output reads the last chunk repeatedly, because it grows; ``OutputCursor`` yields what is new.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Stream(StrEnum):
-    """Where a job printed."""
+    """An output stream of a job."""
 
     OUT = "out"
     ERR = "err"
@@ -19,10 +19,10 @@ class Stream(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredChunk:
-    """A part of what an attempt printed, both streams in the order in which they were read.
+    """A part of an attempt's output, both streams in the order in which they were read.
 
-    *slot*: its row among the attempt's; a later chunk may take it over. *position*: how many bytes came before it.
-    *size*: how many bytes it stands for.
+    *slot*: its row; a later chunk may replace it. *position*: the number of bytes before it. *size*: its bytes.
+    *pieces*: (stream, text) in their order.
     """
 
     slot: int
@@ -33,7 +33,7 @@ class StoredChunk:
 
 @dataclass(frozen=True, slots=True)
 class OutputChunk:
-    """Something that was printed. *left_out*: bytes that are kept nowhere, and that the text speaks of."""
+    """New output. *left_out*: how many bytes are not stored; the text then only states this."""
 
     attempt: int
     stream: Stream
@@ -42,27 +42,27 @@ class OutputChunk:
 
 
 class OutputCursor:
-    """What of one attempt's output was seen already. ``after``: the position from which on to read."""
+    """The reading position in one attempt's output. ``after``: the position to read from."""
 
     def __init__(self, attempt: int) -> None:
         self._attempt = attempt
         self._seen = 0  # characters of the chunk at ``after``
         self._end = 0
         self.after = 0
-        self.begun = False
+        self.has_read = False
 
-    def new(self, chunks: Iterable[StoredChunk]) -> Iterator[OutputChunk]:
-        """What *chunks*, those at ``after`` and later in their order, tell for the first time."""
+    def advance(self, chunks: Iterable[StoredChunk]) -> Iterator[OutputChunk]:
+        """Yield what is new in *chunks*, which are those at ``after`` and later in their order."""
         for chunk in chunks:
-            self.begun = True
+            self.has_read = True
             if chunk.position > self.after:
                 if missing := chunk.position - self._end:
                     text = f"\n… {missing:,} bytes left out …\n"
                     yield OutputChunk(self._attempt, Stream.OUT, text, left_out=missing)
                 self.after, self._seen = chunk.position, 0
-            known, self._seen = self._seen, sum(len(text) for _, text in chunk.pieces)
+            seen, self._seen = self._seen, sum(len(text) for _, text in chunk.pieces)
             self._end = chunk.position + chunk.size
             for stream, text in chunk.pieces:
-                if known < len(text):
-                    yield OutputChunk(self._attempt, Stream(stream), text[known:])
-                known = max(known - len(text), 0)
+                if seen < len(text):
+                    yield OutputChunk(self._attempt, Stream(stream), text[seen:])
+                seen = max(seen - len(text), 0)

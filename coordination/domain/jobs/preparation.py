@@ -1,4 +1,4 @@
-"""What makes a worktree ready to work: a setup command, files to bring in, ports, a database. Pure."""
+"""Preparation of worktrees: a setup command, files to copy or share, ports, a database. Pure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from coordination.base.errors import Refused
 from coordination.base.json_values import text_problem
 from coordination.base.wording import did_you_mean, excerpt
 
+FIRST_PORT, LAST_PORT = 1024, 65_535  # ports below are reserved for the system
 MOST_NAMES = 100
 MOST_PORTS = 100
 DATABASE_KEYS = ("clone", "variable")
@@ -24,29 +25,30 @@ LOCK_FILES = (
     *("Cargo.lock", "go.sum", "Gemfile.lock", "composer.lock", "mix.lock", "pubspec.lock", "Package.resolved"),
     *("gradle.lockfile", "packages.lock.json", "flake.lock"),
 )
-"""Files that pin what a setup command installs; used when ``lock`` is empty."""
+"""Files that pin what a setup command installs; the default of ``lock``."""
 
 MANIFESTS = (
     *("pyproject.toml", "setup.py", "setup.cfg", "requirements.txt", "requirements-dev.txt", "Pipfile"),
     *("environment.yml", "package.json", "deno.json", "go.mod", "Cargo.toml", "Gemfile", "composer.json", "mix.exs"),
     *("pubspec.yaml", "pom.xml", "build.gradle", "build.gradle.kts", "Makefile"),
 )
-"""Files that say what is installed without pinning it; used where there is no lock file."""
+"""Files that list dependencies without pinning them; used where there is no lock file."""
 
 _LONGEST_COMMAND = 100_000
 _LONGEST_NAME = 500
 _LONGEST_URL = 2_000
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OF_WORKER = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
+_WORKER_VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
+_PORTS = re.compile(r"(\d{4,5})\s*-\s*(\d{4,5})", re.ASCII)
 _SCHEMES = ("postgresql", "postgres", "sqlite")
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A database that each attempt gets a copy of.
+    """A database of which each attempt gets a copy.
 
     ``clone``: the URL of the original (``postgresql://…`` or ``sqlite:///file``), or ``$NAME`` for a variable of the
-    worker's environment. ``variable``: the name under which the job gets the URL of its copy.
+    worker's environment. ``variable``: the job's variable with the URL of the copy.
     """
 
     clone: str
@@ -54,17 +56,17 @@ class Database:
 
     @property
     def worker_variable(self) -> str | None:
-        """The name of the worker's variable that holds the URL, or None when the plan holds it."""
-        named = _OF_WORKER.fullmatch(self.clone)
-        return named[1] if named else None
+        """Return the name of the worker's variable that contains the URL, or None when the plan contains it."""
+        match = _WORKER_VARIABLE.fullmatch(self.clone)
+        return match[1] if match else None
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What a worktree is given before its job begins. Paths are relative to the task's folder.
+    """How a worktree is prepared before the job starts. Paths are relative to the task's folder.
 
-    ``setup``: a shell command, run once per content of the ``lock`` files. ``copy``: files and folders of the person's
-    checkout. ``share``: paths that the setup command made and that all worktrees link to. ``ports``: how many.
+    ``setup``: a shell command, run once per content of the ``lock`` files. ``copy``: files and folders of the user's
+    checkout. ``share``: paths created by the setup command that all worktrees link to. ``ports``: the number of ports.
     """
 
     setup: str | None = None
@@ -75,7 +77,7 @@ class Preparation:
     database: Database | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the keys that are set, as a plan's file writes them."""
+        """Return the keys that are set, in the form of plan files."""
         database = self.database
         more: dict[str, Any] = {
             "setup": self.setup,
@@ -93,10 +95,7 @@ PREPARATION_KEYS = ("setup", "lock", "copy", "share", "ports", "database")
 
 
 def parse_preparation(value: Mapping[str, Any]) -> Preparation:
-    """Return the preparation that a checkout's mapping describes; other keys are ignored.
-
-    Raises Refused with one sentence that names what is wrong.
-    """
+    """Parse the preparation in a checkout's mapping, ignoring its other keys. Raises Refused for what is wrong."""
     setup = value.get("setup")
     if setup is not None:
         _check_command(setup)
@@ -104,15 +103,15 @@ def parse_preparation(value: Mapping[str, Any]) -> Preparation:
     for name, needed in (("lock", lock), ("share", share)):
         if needed and setup is None:
             raise Refused(
-                f"checkout.{name} is for what checkout.setup makes, and there is no setup",
-                hint="Write setup with the command that makes it, or copy for files of your checkout",
+                f"checkout.{name} needs checkout.setup",
+                hint="Write setup with a command, or use copy for files of your checkout",
                 field=f"checkout.{name}",
             )
     for name in share:
         if any(_inside(name, other) or _inside(other, name) for other in copy):
             raise Refused(
                 f"{excerpt(name)} is in both checkout.copy and checkout.share",
-                hint="share is for what setup makes, copy for files of your checkout",
+                hint="share is for files that setup creates, copy for files of your checkout",
                 field="checkout.share",
             )
     ports = value.get("ports")
@@ -150,20 +149,20 @@ def _names(value: object, key: str) -> tuple[str, ...]:
 def _name(name: str, field: str) -> str:
     path = PurePosixPath(name)
     if not name.strip() or len(name) > _LONGEST_NAME or text_problem(name) or not path.parts:
-        raise Refused(f"{field} must hold paths of files and folders, not {excerpt(name)}", field=field)
+        raise Refused(f"{field} must contain paths of files and folders, not {excerpt(name)}", field=field)
     if path.is_absolute() or ".." in path.parts:
         raise Refused(
-            f"{field} holds {excerpt(name)}, which leads out of the project's folder",
+            f"{field} contains {excerpt(name)}, which is outside the project's folder",
             hint="Write paths relative to the task's folder, without ..",
             field=field,
         )
     if ".git" in path.parts:
-        raise Refused(f"{field} holds {excerpt(name)}; a worktree has its own .git", field=field)
+        raise Refused(f"{field} contains {excerpt(name)}; a worktree has its own .git", field=field)
     return str(path)
 
 
 def _inside(name: str, other: str) -> bool:
-    """Whether *name* is *other* or lies below it."""
+    """Return whether *name* is *other* or below it."""
     return PurePosixPath(name).is_relative_to(other)
 
 
@@ -192,19 +191,19 @@ def _database(value: object) -> Database | None:
 
 
 def check_url(clone: object, *, what: str = "checkout.database.clone") -> str:
-    """Return *clone* if it is the URL of a database that can be copied, or ``$NAME``. The URL is in no message."""
+    """Return *clone* if it is ``$NAME`` or the URL of a database that can be copied. Messages omit the URL."""
     field = "checkout.database.clone"
     hint = "Write postgresql://user@host/name, sqlite:///file, or $NAME for a variable of the worker's environment"
     if not isinstance(clone, str) or not clone.strip() or len(clone) > _LONGEST_URL or text_problem(clone):
         raise Refused(f"{what} must be the URL of a database", hint=hint, field=field)
-    if _OF_WORKER.fullmatch(clone):
+    if _WORKER_VARIABLE.fullmatch(clone):
         return clone
     scheme, separator, rest = clone.partition("://")
     if not separator or scheme.partition("+")[0] not in _SCHEMES:
-        raise Refused(f"{what} is no URL of PostgreSQL or SQLite", hint=hint, field=field)
+        raise Refused(f"{what} is not a URL of PostgreSQL or SQLite", hint=hint, field=field)
     if scheme.startswith("sqlite"):
         if rest.partition("?")[0] in ("", "/", "/:memory:"):
-            raise Refused(f"{what} names no file, and a database in memory cannot be copied", hint=hint, field=field)
+            raise Refused(f"{what} has no file, and a database in memory cannot be copied", hint=hint, field=field)
         return clone
     try:
         name = urlsplit(f"postgresql://{rest}").path.strip("/")
@@ -215,24 +214,37 @@ def check_url(clone: object, *, what: str = "checkout.database.clone") -> str:
     return clone
 
 
+def parse_ports(text: str) -> range:
+    """Parse a range of ports such as ``20000-23999``. Raises ValueError."""
+    match = _PORTS.fullmatch(text.strip())
+    if match is None or not FIRST_PORT <= int(match[1]) <= int(match[2]) <= LAST_PORT:
+        raise ValueError
+    return range(int(match[1]), int(match[2]) + 1)
+
+
+def write_ports(ports: range) -> str:
+    """Return *ports* in the form that ``parse_ports`` reads."""
+    return f"{ports.start}-{ports.stop - 1}"
+
+
 def port_variables(ports: Sequence[int]) -> dict[str, str]:
-    """Return the variables that tell a job its ports: COORD_PORT_1 and so on, and PORT for the first."""
+    """Return the job's variables for its ports: COORD_PORT_1 and so on, and PORT for the first."""
     numbered = {f"COORD_PORT_{number}": str(port) for number, port in enumerate(ports, 1)}
     return ({"PORT": str(ports[0])} if ports else {}) | numbered
 
 
 def is_sqlite(url: str) -> bool:
-    """Whether *url*, which ``check_url`` has passed, is SQLite's."""
+    """Return whether *url*, which passed ``check_url``, is a SQLite URL."""
     return url.partition("://")[0].startswith("sqlite")
 
 
 def sqlite_path(url: str) -> str:
-    """Return the path of the file that a URL of SQLite names, as it is written."""
+    """Return the path in a SQLite URL as it is written."""
     return url.partition("://")[2].partition("?")[0].removeprefix("/")
 
 
 def copy_url(url: str, name: str) -> str:
-    """Return the URL of the copy *name* of the database at *url*: a database of its server, or the path of a file."""
+    """Return the URL of a copy of the database at *url*. *name*: of a database on its server, or the path of a file."""
     scheme, _, rest = url.partition("://")
     if is_sqlite(url):
         return f"{scheme}:///{name}"

@@ -1,6 +1,6 @@
-"""The table of providers' troubles: by the type of an error, by HTTP status, by words. Pure; read by provider_troubles.
+"""The table of provider errors by error type, HTTP status and words, for provider_errors. Pure.
 
-Words are regular expressions, whatever the case of letters. The first row that holds counts.
+Words are regular expressions that ignore case. The first row that matches counts.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from functools import cache
 
 
 class ProviderErrorClass(StrEnum):
-    """What follows from a trouble."""
+    """What follows from an error."""
 
-    TRANSIENT = "transient"  # tried again later, charged to nobody
-    LIMIT = "limit"  # the account has used up what it may: tried again at the reset, charged to nobody
-    REFUSED = "refused"  # the request is refused, and would be again: failed, and not repeated
-    LOG_IN = "log-in missing"  # failed, and not repeated; it says which variable to set
-    FAILED = "failed"  # failed; repeated if attempts are left
+    TRANSIENT = "transient"  # retried later, not counted as a failure
+    LIMIT = "limit"  # the account has reached a limit: retried at the reset, not counted as a failure
+    REFUSED = "refused"  # the request would be refused again: failed, not retried
+    LOG_IN = "log-in missing"  # failed, not retried; the error names the variable to set
+    FAILED = "failed"  # failed, retried if attempts are left
 
     @property
     def waits(self) -> bool:
-        """Whether it is charged to nobody and tried again later."""
+        """Return whether the task waits and is retried, without counting a failure."""
         return self in (ProviderErrorClass.TRANSIENT, ProviderErrorClass.LIMIT)
 
     @property
     def repeatable(self) -> bool:
-        """Whether another attempt may do better."""
+        """Return whether another attempt may succeed."""
         return self not in (ProviderErrorClass.REFUSED, ProviderErrorClass.LOG_IN)
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorPattern:
-    """One row of the table: it holds for these types of errors, these statuses, and these words."""
+    """One row of the table: the class of errors with these types, statuses or words."""
 
-    of: ProviderErrorClass
+    error_class: ProviderErrorClass
     types: tuple[str, ...] = ()
     statuses: tuple[int, ...] = ()
     words: tuple[str, ...] = ()
 
     def has_words(self, text: str) -> bool:
-        """Whether the words of the row stand in *text*."""
+        """Return whether *text* contains words of the row."""
         return bool(self.words) and _any_of(self.words).search(text) is not None
 
 
@@ -55,7 +55,7 @@ TOO_LARGE = ErrorPattern(
         r"context (?:window|length|limit)",
         r"maximum context",
         r"input (?:is )?too long",
-        r"too many (?:input )?tokens(?!,? (?:per |please wait|you))",  # which is a busy minute, as Bedrock says it
+        r"too many (?:input )?tokens(?!,? (?:per |please wait|you))",  # Bedrock's limit per minute
         r"request (?:is )?too large",
         r"exceeds the (?:maximum|context|model)",
         r"output token maximum",
@@ -130,7 +130,7 @@ TRANSIENT = ErrorPattern(
         *("upstream_error", "engine_overloaded", "temporarily_unavailable", "bad_gateway", "aborted", "stream_error"),
         "provider_error",
     ),
-    statuses=(408, 409, 425, 429),  # and all from 500 on
+    statuses=(408, 409, 425, 429),  # and all from 500
     words=(
         r"connection[^.\n]{0,40}(?:error|closed|reset|lost|aborted|refused|broke|dropped|terminated|interrupted)",
         r"connection[^.\n]{0,40}(?:failed|timed out|ended)",
@@ -173,37 +173,37 @@ REFUSED = ErrorPattern(
 )
 
 TABLE: Sequence[ErrorPattern] = (TOO_LARGE, LIMIT, LOG_IN, TRANSIENT, REFUSED)
-"""In the order in which they are asked; what no row knows has failed."""
+"""The rows in the order in which they are tried; errors that match none are FAILED."""
 
-BY_TYPE = {name: row.of for row in reversed(TABLE) for name in row.types}
-BY_STATUS = {status: row.of for row in TABLE for status in row.statuses}
+BY_TYPE = {name: row.error_class for row in reversed(TABLE) for name in row.types}
+BY_STATUS = {status: row.error_class for row in TABLE for status in row.statuses}
 
 LIMITED = (402, 403, 429, 503, 529)
-"""Statuses with which providers tell that a limit is reached, if the words say so."""
+"""Statuses that may mean a limit, depending on the words."""
 
 BUSY_MINUTE = (
     r"rate.?limit|per[ -](?:min(?:ute)?|sec(?:ond)?)\b|\b[TR]P[MS]\b|too many (?:concurrent )?requests|concurrency",
     r"acceleration limit",
 )
-"""A limit of a minute, which is over soon, is a busy provider,"""
+"""Words of a limit per minute, which ends soon: the provider is only busy, unless QUOTA_USED_UP matches too."""
 
-USED_UP = (
+QUOTA_USED_UP = (
     *(r"usage limit", r"insufficient_quota", r"credit", r"per.?day", r"daily|weekly|monthly", r"extra usage"),
     r"\bquota\b(?![^\n]*per[ -]minute)",
 )
-"""unless these words stand beside it."""
+"""Words of an account's exhausted quota."""
 
-SIDE = (
+SIDE_REQUESTS = (
     r"telemetr|statistic|statsig|analytic|sentry|datadog|segment\.io|growthbook|opentelemetry|\botel\b|metrics",
     r"event.?logging|log(?:ging)? event|crash report|feature flag",
     r"auto.?update|update check|check(?:ing)? for updates|version check|npm registry|release notes|changelog",
     r"AxiosError|\bmcp\b|plugin|marketplace|\bhook\b|\blsp\b|language server|ide connection",
     r"title generation|generat\w+ (?:a )?title|web.?fetch|web.?search",
 )
-"""Requests on the side: what is said of them in a line says nothing of the provider."""
+"""Words of side requests. A line about them means nothing about the provider."""
 
 PROVIDERS = (r"^\W*(?:\[?API Error|unexpected status|exceeded retry limit|stream disconnected)",)
-"""A line that begins so is the provider's, whatever words follow."""
+"""Beginnings of lines with a provider's own error, whatever words follow."""
 
 WINDOWS = (
     (r"5.?hours?\b|five.?hour|\bsession\b", "5-hour"),
@@ -216,11 +216,11 @@ WINDOWS = (
     (r"per.?min|\b[TR]PM\b", "one-minute"),
     (r"overage|extra usage", "extra usage"),
 )
-"""What a limit's window is called, by words and by the names of programs."""
+"""The names of limits' windows, by words in messages."""
 
 
 def has_any(patterns: tuple[str, ...], text: str) -> bool:
-    """Whether one of the *patterns* stands in *text*."""
+    """Return whether *text* matches one of the *patterns*."""
     return _any_of(patterns).search(text) is not None
 
 

@@ -1,8 +1,7 @@
-"""What a provider's trouble means for an attempt, the same for all coding agents and chats. Pure.
+"""Classification of provider errors, the same for all coding agents and chats. Pure.
 
-A trouble is known by the provider's own type of error, by the HTTP status, or by the words in which it comes: see
-provider_trouble_table. What programs say of requests on the side (statistics, updates, tool servers) counts for
-nothing: their agent works on.
+An error is recognized by the provider's error type, by the HTTP status, or by its message: see provider_error_table.
+Errors of side requests (statistics, updates, tool servers) are ignored, because the agent continues.
 """
 
 from __future__ import annotations
@@ -21,40 +20,40 @@ from coordination.domain.jobs.provider_error_table import (
     LIMITED,
     LOG_IN,
     PROVIDERS,
-    SIDE,
+    QUOTA_USED_UP,
+    SIDE_REQUESTS,
     TABLE,
     TOO_LARGE,
-    USED_UP,
     WINDOWS,
     ProviderErrorClass,
     has_any,
 )
-from coordination.domain.jobs.reset_times import reset_of
+from coordination.domain.jobs.reset_times import parse_reset
 
 UNNAMED_RESET = timedelta(minutes=15)
-"""How long a limit is waited for whose reset nobody names."""
+"""How long a task waits for a limit with an unknown reset."""
 
 LONGEST_RETRY_AFTER = timedelta(hours=1)
-"""How long a provider that is only busy may ask to wait."""
+"""The longest wait that a busy provider may request."""
 
 _CLIENT, _SERVER, _NONE, _TOO_MANY = 400, 500, 600, 429  # HTTP
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderLimit:
-    """A limit that was reached: of which account, in which window, and when it is lifted (None: nobody knows)."""
+    """A limit that was reached: its account, its window and its reset time, each None if unknown."""
 
     account: str | None = None
     window: str | None = None
     resets_at: datetime | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As stored with the attempt."""
+        """Return the form that is stored with the attempt."""
         resets = None if self.resets_at is None else self.resets_at.astimezone(UTC).isoformat()
         return {"account": self.account, "window": self.window, "resets_at": resets}
 
     def sentence(self) -> str:
-        """In words: which limit of whom, until when."""
+        """Return a sentence with the limit, its account and its reset."""
         which = f"the {self.window} limit" if self.window else "the limit"
         whose = f" of {self.account}" if self.account else ""
         until = "" if self.resets_at is None else f" until {self.resets_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
@@ -62,7 +61,7 @@ class ProviderLimit:
 
 
 def limit_of(details: object) -> ProviderLimit | None:
-    """The limit that an attempt met, from what is stored with it; None when it met none."""
+    """Return the limit that an attempt reached, from its stored details, or None."""
     stored = details.get("limit") if isinstance(details, dict) else None
     if not isinstance(stored, dict):
         return None
@@ -75,16 +74,16 @@ def limit_of(details: object) -> ProviderLimit | None:
 
 @dataclass(frozen=True, slots=True)
 class ProviderError:
-    """What is known of one. ``resets_at``: when it is over, as its words say. ``window``, ``account``: of a limit."""
+    """A classified error. ``resets_at``: when the message says that it ends. ``window``, ``account``: of a limit."""
 
-    of: ProviderErrorClass
+    error_class: ProviderErrorClass
     resets_at: datetime | None = None
     window: str | None = None
     account: str | None = None
     status: int | None = None
 
 
-# A status where a provider's answer is told; the first group that is not empty.
+# An HTTP status in a message; the first group that is not empty.
 _STATUS = re.compile(
     r"API Error:?\s*\(?(?:status(?: code)?:?\s*)?(\d{3})\b"
     r"|\bstatus(?: ?code)?[\"']?\s*[:=]?\s*(\d{3})\b"
@@ -116,57 +115,59 @@ def classify(
     now: datetime,
     local: tzinfo = UTC,
 ) -> ProviderError:
-    """What *words* mean, with the *status* and the *type_* of the error where the program tells them apart.
+    """Classify the message *words*; *status* and *type_* of the error are used where the program reports them.
 
-    *local*: the zone in which times without one are meant.
+    *local*: the zone of times without one.
     """
-    text = told_by_provider(words)
-    if status is None and (found := _STATUS.search(text)):
-        status = int(next(group for group in found.groups() if group))
+    text = provider_lines(words)
+    if status is None and (match := _STATUS.search(text)):
+        status = int(next(group for group in match.groups() if group))
     types = [name for name in (type_, *(first or second for first, second in _TYPE.findall(text))) if name]
-    named = [of for name in types if (of := BY_TYPE.get(name.lower())) is not None]
+    type_classes = [by_type for name in types if (by_type := BY_TYPE.get(name.lower())) is not None]
     if status is not None and _CLIENT <= status < _NONE:
-        of = _class_of_status(text, status, named)
+        error_class = _class_of_status(text, status, type_classes)
     else:
-        of = _class_of_words(text, named, lost_connection=lost_connection)
-    if not of.waits:
-        return ProviderError(of, status=status)
-    resets = reset_of(text, now=now, local=local)
-    if of is ProviderErrorClass.TRANSIENT:
-        return ProviderError(of, resets, status=status)
+        error_class = _class_of_words(text, type_classes, lost_connection=lost_connection)
+    if not error_class.waits:
+        return ProviderError(error_class, status=status)
+    resets = parse_reset(text, now=now, local=local)
+    if error_class is ProviderErrorClass.TRANSIENT:
+        return ProviderError(error_class, resets, status=status)
     account = _ACCOUNT.search(text)
-    return ProviderError(of, resets, window_of(text), account[1] if account else None, status)
+    return ProviderError(error_class, resets, window_of(text), account[1] if account else None, status)
 
 
-def told_by_provider(words: str) -> str:
-    """*words* without what was said of requests on the side, line by line; a provider's own error is never one."""
+def provider_lines(words: str) -> str:
+    """Return *words* without the lines about side requests. Lines with a provider's own error are always kept."""
     lines = words.splitlines() or [words]
-    return "\n".join(line for line in lines if has_any(PROVIDERS, line) or not has_any(SIDE, line))
+    return "\n".join(line for line in lines if has_any(PROVIDERS, line) or not has_any(SIDE_REQUESTS, line))
 
 
 def window_of(words: str) -> str | None:
-    """The window of a limit, as it is called everywhere; None when *words* name none."""
+    """Return the standard name of the limit's window that *words* mention, or None."""
     return next((name for pattern, name in WINDOWS if re.search(pattern, words, re.IGNORECASE)), None)
 
 
-def _class_of_words(text: str, named: Sequence[ProviderErrorClass], *, lost_connection: bool) -> ProviderErrorClass:
-    """By the types of errors that are *named*, else by the words."""
-    limited = ProviderErrorClass.LIMIT in named or _is_limit(text)
+def _class_of_words(text: str, types: Sequence[ProviderErrorClass], *, lost_connection: bool) -> ProviderErrorClass:
+    """Return the class by the error *types* in the message, else by its words."""
+    limited = ProviderErrorClass.LIMIT in types or _is_limit(text)
     if lost_connection:
         return ProviderErrorClass.LIMIT if limited else ProviderErrorClass.TRANSIENT
-    if named:
-        if ProviderErrorClass.LOG_IN in named:
+    if types:
+        if ProviderErrorClass.LOG_IN in types:
             return ProviderErrorClass.LOG_IN
-        return ProviderErrorClass.LIMIT if limited and named[0] is not ProviderErrorClass.REFUSED else named[0]
+        return ProviderErrorClass.LIMIT if limited and types[0] is not ProviderErrorClass.REFUSED else types[0]
     row = next((row for row in TABLE if row.has_words(text)), None)
     if row is None:
         return ProviderErrorClass.FAILED
-    return ProviderErrorClass.TRANSIENT if row is LIMIT and not limited else row.of  # a limit of a minute is over soon
+    if row is LIMIT and not limited:  # a limit of a minute, which ends soon
+        return ProviderErrorClass.TRANSIENT
+    return row.error_class
 
 
-def _class_of_status(text: str, status: int, named: Sequence[ProviderErrorClass]) -> ProviderErrorClass:
-    """By the status; what is limited, and who is not logged in, the words know better."""
-    limited = ProviderErrorClass.LIMIT in named or _is_limit(text)
+def _class_of_status(text: str, status: int, types: Sequence[ProviderErrorClass]) -> ProviderErrorClass:
+    """Return the class by the status; limits and missing log-ins are recognized better by the words."""
+    limited = ProviderErrorClass.LIMIT in types or _is_limit(text)
     usual = BY_STATUS.get(status, ProviderErrorClass.TRANSIENT if status >= _SERVER else ProviderErrorClass.REFUSED)
     if TOO_LARGE.has_words(text) and status < _SERVER:
         return ProviderErrorClass.REFUSED
@@ -174,11 +175,11 @@ def _class_of_status(text: str, status: int, named: Sequence[ProviderErrorClass]
         return ProviderErrorClass.LIMIT if limited and status in LIMITED else usual
     if usual in (ProviderErrorClass.REFUSED, ProviderErrorClass.LOG_IN) and limited:
         return ProviderErrorClass.LIMIT
-    if usual is ProviderErrorClass.REFUSED and (ProviderErrorClass.LOG_IN in named or LOG_IN.has_words(text)):
+    if usual is ProviderErrorClass.REFUSED and (ProviderErrorClass.LOG_IN in types or LOG_IN.has_words(text)):
         return ProviderErrorClass.LOG_IN
     return usual
 
 
 def _is_limit(text: str) -> bool:
-    """Whether the words tell of a limit that an account has used up, and not only of a busy minute."""
-    return LIMIT.has_words(text) and (not has_any(BUSY_MINUTE, text) or has_any(USED_UP, text))
+    """Return whether the words mean that an account has reached a limit, not only a limit per minute."""
+    return LIMIT.has_words(text) and (not has_any(BUSY_MINUTE, text) or has_any(QUOTA_USED_UP, text))

@@ -1,4 +1,4 @@
-"""All kinds of jobs, found by their modules in this package, and the parser that every job goes through. Pure."""
+"""The registry of job kinds, discovered from the modules of ``kinds``, and the parser of jobs. Pure."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ def _registrations() -> Iterator[type[Job]]:
 
 
 JOBS: Mapping[str, type[Job]] = {job.kind: job for job in _registrations() if job is not Job}
-"""The kinds by their names."""
+"""The job classes by kind."""
 
 KINDS = tuple(JOBS)
 
 PAID_KINDS = tuple(kind for kind, job in JOBS.items() if job.asks_a_model)
-"""Those of which every start costs money."""
+"""The kinds of which every start costs money."""
 
 IN_WORKTREE = " in a worktree"
-"""What a job's label ends with where it has one: it takes longer."""
+"""Suffix of the stored kind of tasks with a worktree, which take longer."""
 
 
 def parse_job(value: object) -> Job:
-    """Return the job that a person or a stored row describes: a Job, a function, or a mapping with a kind as a key.
+    """Return the job that *value* describes: a Job, a function, or a mapping with a kind as a key.
 
-    Raises Refused with one sentence that names what is wrong.
+    Raises Refused with one sentence for what is wrong with it.
     """
     if isinstance(value, Job):
         value.check()
         return value
     if isinstance(value, Mapping):
-        return kind_in(value).from_json(value)
+        return job_class(value).from_json(value)
     if callable(value):
         return PythonCall(target_of(value))
-    shown = ", ".join(f"{{{kind}: …}}" for kind in KINDS)
-    raise Refused(f"A job is one of {shown}, not {type(value).__name__}")
+    forms = ", ".join(f"{{{kind}: …}}" for kind in KINDS)
+    raise Refused(f"A job is one of {forms}, not {type(value).__name__}")
 
 
-def kind_in(body: Mapping[Any, Any]) -> type[Job]:
-    """Return the kind of a job in its JSON form; Refused where it has the key of none or of several."""
-    named_kinds = [job for kind, job in JOBS.items() if kind in body]
-    if len(named_kinds) != 1:
-        named = ", ".join(sorted(str(key) for key in body)) or "nothing"
-        raise Refused(f"A job has one of the keys {', '.join(KINDS)}; this one has {named}")
-    return named_kinds[0]
+def job_class(body: Mapping[Any, Any]) -> type[Job]:
+    """Return the class of a job in its JSON form. Raises Refused when it has the key of no kind or of several."""
+    classes = [job for kind, job in JOBS.items() if kind in body]
+    if len(classes) != 1:
+        keys = ", ".join(sorted(str(key) for key in body)) or "nothing"
+        raise Refused(f"A job has one of the keys {', '.join(KINDS)}; this one has {keys}")
+    return classes[0]
 
 
-def kind_of(body: Mapping[str, Any]) -> str:
-    """Return what a stored job runs, without its arguments: tasks of one kind take about as long as each other."""
-    job = kind_in(body)
+def kind_label(body: Mapping[str, Any]) -> str:
+    """Return the stored kind of a job: its kind and label. Tasks with the same one take about equally long."""
+    job = job_class(body)
     return f"{job.kind}:{job.label(body)}"[:_LONGEST_LABEL]

@@ -1,7 +1,7 @@
-"""When a limit is lifted, as providers and their programs say it: read from their words. Pure.
+"""Parser of the reset times of limits in messages of providers and their programs. Pure.
 
-They say it as seconds since 1970 (``limit reached|1767225600``), as a length (``try again in 5 days 3 hours``,
-``Retry-After: 30``), as a date, or as a time of the day (``resets 3pm (Europe/Berlin)``), with or without a zone.
+These contain seconds since 1970 (``limit reached|1767225600``), durations (``try again in 5 days 3 hours``,
+``Retry-After: 30``), dates, or times of day (``resets 3pm (Europe/Berlin)``), with or without a zone.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from email.utils import parsedate_to_datetime
 from zoneinfo import ZoneInfo
 
 LONGEST = timedelta(days=35)
-"""The farthest reset that is believed: limits of a month are the longest that providers have."""
+"""The farthest plausible reset: the longest limits of providers are monthly."""
 
-_JUST_NOW = timedelta(minutes=10)  # a time of the day that has passed so recently is today's
+_JUST_NOW = timedelta(minutes=10)  # a time of day that passed so recently means today
 _MOST_DIGITS = 13
 _MILLISECONDS = 100_000_000_000  # a number of seconds this large lies in the year 5138
 
@@ -71,13 +71,13 @@ _ON = re.compile(
 )
 _A_MONTH = rf"(?:{'|'.join(_MONTHS)})[a-z]*"
 _A_CLOCK = r"\d{1,2}(?::\d\d)?\s*[ap]\.?m\b\.?|\d{1,2}:\d\d"
-_WRITTEN = (
+_REWRITES = (
     (re.compile(r"\bmidnight\b", re.IGNORECASE), "12am"),
     (re.compile(r"\bnoon\b", re.IGNORECASE), "12pm"),
     (re.compile(rf"(?<![:\d])(\d{{1,2}})(?:st|nd|rd|th)?\s+({_A_MONTH})\b", re.IGNORECASE), r"\2 \1"),
     (re.compile(rf"({_A_CLOCK})\s+on\s+({_A_MONTH}\.?\s+\d{{1,2}})\b", re.IGNORECASE), r"\2 \1"),
 )
-"""Other ways to write a date or a time, and how they are written here."""
+"""Other notations of dates and times, and their replacements."""
 
 _SHORT_ZONES = {
     "pt": "America/Los_Angeles", "pst": "America/Los_Angeles", "pdt": "America/Los_Angeles",
@@ -89,29 +89,28 @@ _SHORT_ZONES = {
 _OFFSET = re.compile(r"(?:UTC|GMT)?([+-])(\d{1,2}):?(\d\d)?", re.IGNORECASE)
 
 
-def reset_of(words: str, *, now: datetime, local: tzinfo = UTC) -> datetime | None:
-    """The moment that *words* name, in UTC; None when they name none that can be believed.
+def parse_reset(words: str, *, now: datetime, local: tzinfo = UTC) -> datetime | None:
+    """Return the reset time in *words*, in UTC, or None when they contain no plausible one.
 
-    *local*: the zone of a time that names none: that of the machine on which the program ran. What has passed a moment
-    ago is told as it is; what lies farther away than LONGEST is none.
+    *local*: the zone of times without one, which is that of the machine where the program ran.
     """
     for read in (_as_epoch, _as_http_date, _as_length, _as_date, _as_clock):
         with contextlib.suppress(ValueError, OverflowError):
-            found = read(words, now, local)
-            if found is not None:
-                return believed(found, now=now)
+            moment = read(words, now, local)
+            if moment is not None:
+                return plausible_reset(moment, now=now)
     return None
 
 
-def believed(moment: datetime | None, *, now: datetime) -> datetime | None:
-    """*moment* if it can be the reset of a limit: not long ago, and not farther away than LONGEST."""
+def plausible_reset(moment: datetime | None, *, now: datetime) -> datetime | None:
+    """Return *moment* in UTC if it can be the reset of a limit: at most a day ago, at most LONGEST ahead."""
     if moment is None or not now - timedelta(days=1) <= moment <= now + LONGEST:
         return None
     return moment.astimezone(UTC)
 
 
-def of_epoch(value: object) -> datetime | None:
-    """A number of seconds or milliseconds since 1970 as a moment; None for what is none."""
+def from_epoch(value: object) -> datetime | None:
+    """Return the moment of a number of seconds or milliseconds since 1970, or None for other values."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MOST_DIGITS:
         value = int(value)
     try:
@@ -122,22 +121,22 @@ def of_epoch(value: object) -> datetime | None:
 
 
 def _as_epoch(words: str, _now: datetime, _local: tzinfo) -> datetime | None:
-    found = _EPOCH.search(words)
-    return of_epoch(found[1]) if found else None
+    match = _EPOCH.search(words)
+    return from_epoch(match[1]) if match else None
 
 
 def _as_http_date(words: str, _now: datetime, _local: tzinfo) -> datetime | None:
-    found = _HTTP_DATE.search(words)
-    return parsedate_to_datetime(found[1]) if found else None
+    match = _HTTP_DATE.search(words)
+    return parsedate_to_datetime(match[1]) if match else None
 
 
 def _as_length(words: str, now: datetime, _local: tzinfo) -> datetime | None:
-    if found := _MILLI.search(words):
-        return now + timedelta(milliseconds=int(found[1]))
-    if found := _SECONDS.search(words):
-        return now + timedelta(seconds=float(found[1]))
-    found = _AFTER.search(words) or _WAIT.search(words)
-    return now + timedelta(seconds=_seconds(found[1])) if found else None
+    if match := _MILLI.search(words):
+        return now + timedelta(milliseconds=int(match[1]))
+    if match := _SECONDS.search(words):
+        return now + timedelta(seconds=float(match[1]))
+    match = _AFTER.search(words) or _WAIT.search(words)
+    return now + timedelta(seconds=_seconds(match[1])) if match else None
 
 
 def _seconds(text: str) -> float:
@@ -150,44 +149,44 @@ def _seconds(text: str) -> float:
 
 
 def _as_date(words: str, _now: datetime, local: tzinfo) -> datetime | None:
-    found = _ISO.search(words)
-    if found is None:
+    match = _ISO.search(words)
+    if match is None:
         return None
-    year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
-    return datetime(year, month, day, hour, minute, second, tzinfo=_zone(found[7], local if found[4] else UTC))
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.groups()[:6])
+    return datetime(year, month, day, hour, minute, second, tzinfo=_zone(match[7], local if match[4] else UTC))
 
 
 def _as_clock(words: str, now: datetime, local: tzinfo) -> datetime | None:
-    for other, ours in _WRITTEN:
-        words = other.sub(ours, words)
-    found = _AT.search(words)
-    if found is None:
-        found = _ON.search(words)
-        if found is None:
+    for notation, replacement in _REWRITES:
+        words = notation.sub(replacement, words)
+    match = _AT.search(words)
+    if match is None:
+        match = _ON.search(words)
+        if match is None:
             return None
-        zone = _zone(found[4] or found[5], local)
-        return _dated(now.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0), found, now)
-    hour, minute, half, hour_24, minute_24, named, short = found.groups()[5:]
+        zone = _zone(match[4] or match[5], local)
+        return _dated(now.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0), match, now)
+    hour, minute, half, hour_24, minute_24, zone_name, short = match.groups()[5:]
     hours = int(hour_24) if hour is None else int(hour) % 12 + (12 if half.lower() == "p" else 0)
-    zone = _zone(named or short, local)
+    zone = _zone(zone_name or short, local)
     here = now.astimezone(zone)
     at = here.replace(hour=hours, minute=int((minute_24 if hour is None else minute) or 0), second=0, microsecond=0)
-    if found["month"]:
-        return _dated(at, found, now)
-    if found["day"]:
-        at += timedelta(days=(_DAYS.index(found["day"].lower()) - at.weekday()) % 7)
+    if match["month"]:
+        return _dated(at, match, now)
+    if match["day"]:
+        at += timedelta(days=(_DAYS.index(match["day"].lower()) - at.weekday()) % 7)
         return at if at >= now - _JUST_NOW else at + timedelta(days=7)
-    if found["tomorrow"]:
+    if match["tomorrow"]:
         return at + timedelta(days=1)
     return at if at >= now - _JUST_NOW else at + timedelta(days=1)
 
 
-def _dated(at: datetime, found: re.Match[str], now: datetime) -> datetime:
-    month, date = _MONTHS.index(found["month"].lower()) + 1, int(found["date"])
-    if found["year"]:
-        return at.replace(year=int(found["year"]), month=month, day=date)
-    this = at.replace(month=month, day=date)
-    return this if this >= now - timedelta(days=1) else this.replace(year=this.year + 1)
+def _dated(at: datetime, match: re.Match[str], now: datetime) -> datetime:
+    month, date = _MONTHS.index(match["month"].lower()) + 1, int(match["date"])
+    if match["year"]:
+        return at.replace(year=int(match["year"]), month=month, day=date)
+    this_year = at.replace(month=month, day=date)
+    return this_year if this_year >= now - timedelta(days=1) else this_year.replace(year=this_year.year + 1)
 
 
 def _zone(name: str | None, local: tzinfo) -> tzinfo:
@@ -199,6 +198,6 @@ def _zone(name: str | None, local: tzinfo) -> tzinfo:
     if offset := _OFFSET.fullmatch(name):
         ahead = timedelta(hours=int(offset[2]), minutes=int(offset[3] or 0))
         return timezone(ahead if offset[1] == "+" else -ahead)
-    with contextlib.suppress(OSError, ValueError, KeyError):  # no such zone, or none on this machine
+    with contextlib.suppress(OSError, ValueError, KeyError):  # unknown zone, or no zone data on this machine
         return ZoneInfo(_SHORT_ZONES.get(name.lower(), name))
     return local

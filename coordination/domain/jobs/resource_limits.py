@@ -1,4 +1,4 @@
-"""What a job may use: memory, processor time, open files, output. Pure: workers/runners see to it."""
+"""Resource limits of a job: memory, CPU time, open files, output. Pure; workers/runners enforces them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from coordination.base.sizes import LARGEST
 from coordination.base.wording import excerpt
 
 FEWEST_FILES = 16
-"""Below that not even a shell starts."""
+"""With fewer, not even a shell starts."""
 
 _MOST_FILES = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that a job may use, all its processes together; None: any amount.
+    """The most that all processes of a job together may use; None: no limit.
 
-    *memory*: bytes. *cpu*: processor time. *files*: open files of each process. *output*: bytes that it prints.
+    *memory*: bytes. *cpu*: CPU time. *files*: open files of each process. *output*: bytes that it prints.
     """
 
     memory: int | None = None
@@ -30,26 +30,26 @@ class Limits:
     output: int | None = None
 
     def or_else(self, others: Limits) -> Limits:
-        """These, and what *others* say where these say nothing."""
-        if self is NO_LIMITS or others is NO_LIMITS:  # as nearly always
+        """Return these limits, with the missing ones taken from *others*."""
+        if self is NO_LIMITS or others is NO_LIMITS:  # the usual case
             return others if self is NO_LIMITS else self
-        return Limits(**{name: theirs if mine is None else mine for name, mine, theirs in self._beside(others)})
+        return Limits(**{name: theirs if mine is None else mine for name, mine, theirs in self._pairs(others)})
 
     def within(self, others: Limits) -> Limits:
-        """The smaller one of each."""
-        smaller = {
-            name: min((one for one in (mine, theirs) if one is not None), default=None)
-            for name, mine, theirs in self._beside(others)
+        """Return the lower one of each limit."""
+        lower = {
+            name: min((value for value in (mine, theirs) if value is not None), default=None)
+            for name, mine, theirs in self._pairs(others)
         }
-        return Limits(**smaller)
+        return Limits(**lower)
 
     def to_json(self) -> dict[str, Any]:
-        """As stored with the task: bytes, seconds, numbers."""
-        values = {name: mine for name, mine, _ in self._beside(self) if mine is not None}
-        return {name: one.total_seconds() if isinstance(one, timedelta) else one for name, one in values.items()}
+        """Return the form that is stored with the task: bytes, seconds, numbers."""
+        values = {name: mine for name, mine, _ in self._pairs(self) if mine is not None}
+        return {key: value.total_seconds() if isinstance(value, timedelta) else value for key, value in values.items()}
 
     def problem(self) -> str | None:
-        """What is wrong with them, in one sentence; None when nothing is."""
+        """Return what is wrong with the limits, in one sentence, or None."""
         if self is NO_LIMITS:
             return None
         for name, largest, lowest in (
@@ -68,7 +68,7 @@ class Limits:
             return f"limits.cpu must be from one second to {durations.MAX_DURATION.days:,} days, not {said}"
         return None
 
-    def _beside(self, others: Limits) -> list[tuple[str, Any, Any]]:
+    def _pairs(self, others: Limits) -> list[tuple[str, Any, Any]]:
         return [(spec.name, getattr(self, spec.name), getattr(others, spec.name)) for spec in fields(self)]
 
 
@@ -76,10 +76,10 @@ NO_LIMITS = Limits()
 
 
 def limits_of(options: Mapping[str, Any]) -> Limits:
-    """What a task may use, by its stored options."""
-    found = options.get("limits")
-    if not found:
+    """Return a task's limits, from its stored options."""
+    limits = options.get("limits")
+    if not limits:
         return NO_LIMITS
-    seconds = found.get("cpu")
+    seconds = limits.get("cpu")
     cpu = None if seconds is None else timedelta(seconds=seconds)
-    return Limits(found.get("memory"), cpu, found.get("files"), found.get("output"))
+    return Limits(limits.get("memory"), cpu, limits.get("files"), limits.get("output"))

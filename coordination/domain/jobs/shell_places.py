@@ -1,9 +1,9 @@
-"""Where a value may stand in a shell command: as a plain word or as a part of one, and nowhere else.
+"""Checks where a shell command contains values: they may only be a plain word or a part of one.
 
-A value is never part of the command's text: a variable holds it, and a quoted reference stands in its place. Inside the
-author's own quotes, a comment or a here-document that reference would mean something else, and as the name of a program
-or as a script the value would run (see shell_scripts). The reader below knows words, quotes, substitutions, pipes and
-here-documents. It refuses every value of a command with a construct that it does not know.
+A value never becomes part of the command's text: it is passed in a variable, and a quoted reference replaces it. Inside
+of quotes, a comment or a here-document that reference would mean something else, and as the name of a program or as a
+script the value would run (see shell_scripts). The reader below parses words, quotes, substitutions, pipes and
+here-documents. It refuses all values of a command with other constructs.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _DELIMITER = re.compile(r"[ \t]*(?:'(?P<one>\w+)'|\"(?P<two>\w+)\"|(?P<plain>\w+
 _OPENS = frozenset({"{", "while", "until", "for", "if"})
 _CLOSES = frozenset({"}", "done", "fi", "esac"})
 
-_QUOTED = "stands inside quotes"
-_UNKNOWN = "stands at or near syntax that cannot be checked"
+_QUOTED = "is inside quotes"
+_UNKNOWN = "is at or near syntax that cannot be checked"
 
 
 class _Refuse(Exception):
@@ -40,7 +40,7 @@ class _Refuse(Exception):
 
 
 def refusal(command: str) -> str | None:
-    """Return why a value cannot stand where *command* has a MARK, as the rest of a sentence; None when all can."""
+    """Return why a value at a MARK in *command* is not allowed, as the end of a sentence, or None."""
     if MARK not in command:
         return None
     try:
@@ -53,14 +53,14 @@ def refusal(command: str) -> str | None:
 
 
 class _Level:
-    """The commands between two parentheses: the words of the one being read, and whether values stand in it."""
+    """State of the commands between two parentheses: the words of the current one, and where values are."""
 
     def __init__(self, fed: bool) -> None:  # noqa: FBT001 - its only argument
         self.words: list[str] = []
-        self.marked = False  # a value is in a word of this command
-        self.seen = False  # a value is in a command up to here
-        self.fed = fed  # the standard input of this command holds a value
-        self._all_fed = fed  # that of all commands that follow does
+        self.marked = False  # a word of this command contains a value
+        self.seen = False  # a command up to here contains a value
+        self.fed = fed  # the standard input of this command contains a value
+        self._all_fed = fed  # the standard input of all following commands contains a value
 
     def add(self, word: str) -> None:
         self.words.append(word)
@@ -68,12 +68,12 @@ class _Level:
         self.seen |= self.marked
 
     def check(self) -> None:
-        """Refuse the command when it would run a value."""
+        """Raise _Refuse when the command would run a value."""
         if (why := shell_scripts.problem(self.words, fed=self.fed)) is not None:
             raise _Refuse(why)
 
     def begin_command(self, operator: str) -> None:
-        """Begin the command behind *operator*, which may get what this one prints."""
+        """Begin the command after *operator*, which may be a pipe from this one."""
         self._all_fed |= self.fed and bool(self.words) and self.words[0] in _OPENS
         if operator in ("|", "|&"):
             is_compound = not self.words or self.words[-1] in _CLOSES
@@ -84,7 +84,7 @@ class _Level:
 
 
 class _CommandReader:
-    """Reads one command. A word is the text that a program would get, with MARK for each value."""
+    """Parser of one command. A word is the text that a program would get, with MARK for each value."""
 
     def __init__(self, command: str) -> None:
         self.text = command
@@ -92,21 +92,21 @@ class _CommandReader:
         self.documents: list[tuple[str, bool]] = []  # here-documents that begin on this line: end, whether it is quoted
 
     def take(self, pattern: re.Pattern[str]) -> str:
-        """Return what matches here and go behind it; empty when nothing does."""
+        """Consume and return what matches at the current position, or return an empty text."""
         match = pattern.match(self.text, self.at)
         self.at = match.end() if match else self.at
         return match[0] if match else ""
 
     def commands(self, *, inner: bool = False, fed: bool = False) -> bool:
-        """Read up to the end, or to the parenthesis that closes; return whether a value stands there.
+        """Read up to the end or the closing parenthesis. Return whether these commands contain a value.
 
-        *fed*: the standard input holds a value.
+        *fed*: the standard input contains a value.
         """
         level = _Level(fed)
         while True:
             self.take(_BLANK)
             if MARK in self.take(_COMMENT):
-                raise _Refuse("stands in a comment")
+                raise _Refuse("is in a comment")
             operator = self.take(_OPERATOR)
             if operator == "(":
                 level.seen |= self.inside(fed=level.fed)
@@ -114,7 +114,7 @@ class _CommandReader:
                 self.redirection(operator, level)
             elif not operator and self.at < len(self.text):
                 level.add(self.word(fed=level.fed or level.marked))
-                if inner and level.words[-1] == "case":  # its patterns end with parentheses, too
+                if inner and level.words[-1] == "case":  # its patterns also end with parentheses
                     raise _Refuse(_UNKNOWN)
             else:
                 level.check()
@@ -127,14 +127,14 @@ class _CommandReader:
                     self.skip_documents()
 
     def redirection(self, operator: str, level: _Level) -> None:
-        """Read what input or output is redirected to."""
+        """Read the target of a redirection."""
         if operator.lstrip("0123456789") in ("<<", "<<-"):
             self.document()
             return
         self.take(_BLANK)
         marked = MARK in self.word(fed=level.fed)
-        if marked and operator.endswith("&"):  # bash expands the name of a file behind >& a second time
-            raise _Refuse(f"stands behind {operator}")
+        if marked and operator.endswith("&"):  # bash expands the name of a file after >& a second time
+            raise _Refuse(f"follows {operator}")
         level.seen |= marked
         level.fed |= marked and "<" in operator
 
@@ -155,7 +155,7 @@ class _CommandReader:
         return text
 
     def special(self, *, fed: bool) -> str | None:
-        """Read what means the same within and without double quotes, or a text in them; None when nothing is here."""
+        """Read quoted text, or a construct with the same meaning inside of double quotes. Return None otherwise."""
         if part := self.take(_ESCAPED):
             return part[1:].replace("\n", "")
         if self.text.startswith('"', self.at):
@@ -168,7 +168,7 @@ class _CommandReader:
         return None
 
     def quoted(self, end: str, plain: re.Pattern[str], *, fed: bool) -> str:
-        """Read from an opening quote or brace to *end*, in which no value may stand but in a substitution."""
+        """Read from an opening quote or brace to *end*; values are allowed there only in a substitution."""
         self.at += 1
         text = ""
         while not self.text.startswith(end, self.at):
@@ -180,13 +180,13 @@ class _CommandReader:
         return text
 
     def inside(self, *, fed: bool) -> bool:
-        """Read the commands in parentheses that have been opened; return whether a value stands there."""
+        """Read the commands after an opening parenthesis. Return whether they contain a value."""
         if self.documents:
             raise _Refuse(_UNKNOWN)
         return self.commands(inner=True, fed=fed)
 
     def document(self) -> None:
-        """Read the word that ends a here-document, whose lines follow this one."""
+        """Read the delimiter of a here-document, whose lines follow this one."""
         delimiter = _DELIMITER.match(self.text, self.at)
         if delimiter is None:
             raise _Refuse(_UNKNOWN)
@@ -198,6 +198,6 @@ class _CommandReader:
             last = re.compile(rf"^\t*{end}$", re.MULTILINE).search(self.text, self.at)
             body = self.text[self.at : last.start() if last else len(self.text)]
             if last is None or MARK in body or ("\\\n" in body and not is_quoted):
-                raise _Refuse("stands in a here-document" if MARK in body else _UNKNOWN)
+                raise _Refuse("is in a here-document" if MARK in body else _UNKNOWN)
             self.at = last.end()
         self.documents = []

@@ -1,8 +1,8 @@
-"""The small language that templates speak, and its limits: expressions, ``if``, ``for``, ``set``, over JSON values.
+"""The template language, a restricted Jinja: expressions, ``if``, ``for`` and ``set`` on JSON values.
 
-Jinja reads and runs it. What could run for ever, grow without bound or reach a Python object has no way in: no calls
-except ``range``, no methods, no macros, no files; loops, sizes and numbers are counted against one Budget per render.
-Imports jinja2 at once, so import this module only where a text holds a template.
+Templates cannot run forever, grow without bound or reach Python objects: there are no calls except ``range``, no
+methods, macros or files; loops, sizes and numbers count against one EvaluationBudget per render.
+This module imports jinja2, which is slow, so import it only when a text contains a template.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ MAX_STEPS = 100_000
 MAX_NESTING = 10
 _MAX_BITS = 256
 _MAX_WORK = 20 * MAX_OUTPUT
-_ITEM = 10  # what a number or an empty list counts in characters
+_ITEM = 10  # characters that a number or an empty list counts as
 
-_BORROWED = (
+_JINJA_FILTERS = (
     *("abs", "capitalize", "default", "dictsort", "first", "float", "int", "items", "last", "length", "list", "lower"),
     *("map", "max", "min", "reject", "rejectattr", "reverse", "round", "select", "selectattr", "sort", "title"),
     *("trim", "truncate", "unique", "upper"),
 )
-"""Jinja's own filters that cannot make much out of little; those that can have counted versions here."""
+"""Filters of Jinja whose results cannot be much larger than their input; the others have counted versions here."""
 
 _STATEMENTS = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.For, nodes.If, nodes.Assign)
 
 
 class EvaluationBudget:
-    """What one render may still use: steps of loops, characters of text, and work done on values."""
+    """What one render may still use: loop steps, characters of output, and work on values."""
 
     def __init__(self) -> None:
         self.steps = MAX_STEPS
@@ -53,9 +53,9 @@ class EvaluationBudget:
             raise Refused(f"its loops run more than {MAX_STEPS:,} times")
 
     def touch(self, size: int) -> None:
-        """Account for an operation on *size* characters or items, before it is done."""
+        """Count an operation on *size* characters or items, before it runs."""
         if size > MAX_OUTPUT:
-            raise Refused(f"it makes a value larger than {MAX_OUTPUT:,} characters")
+            raise Refused(f"it produces a value larger than {MAX_OUTPUT:,} characters")
         self.work -= size + 1
         if self.work < 0:
             raise Refused("it computes too much")
@@ -63,17 +63,17 @@ class EvaluationBudget:
     def emit(self, size: int) -> None:
         self.output -= size
         if self.output < 0:
-            raise Refused(f"it makes more than {MAX_OUTPUT:,} characters of text")
+            raise Refused(f"it produces more than {MAX_OUTPUT:,} characters of text")
 
 
 class TemplateSandbox(SandboxedEnvironment):
-    """Jinja with JSON values only. *finalize* turns the value of each ``{{ … }}`` into the text that replaces it."""
+    """A Jinja environment for JSON values only. *finalize* returns the text that replaces a value of ``{{ … }}``."""
 
     intercepted_binops = frozenset(["+", "*", "**", "%", "//", "/", "-"])
 
     def __init__(self, budget: EvaluationBudget, finalize: Callable[[Any], str]) -> None:
-        # A comment in Jinja begins with {#, and so does the length of a variable in a shell (${#name}): no comments
-        # here, for the sign that begins one cannot be written in a plan.
+        # Comments are disabled by a start sign that plans cannot contain, because Jinja's own one, {#, is part of
+        # the length of a variable in a shell: ${#name}.
         super().__init__(
             undefined=StrictUndefined,
             finalize=finalize,
@@ -86,7 +86,7 @@ class TemplateSandbox(SandboxedEnvironment):
         )
         self.budget = budget
         self.globals = {"range": self._range}
-        self.filters = {name: FILTERS[name] for name in _BORROWED} | {
+        self.filters = {name: FILTERS[name] for name in _JINJA_FILTERS} | {
             "join": _join,
             "replace": _replace,
             "split": _split,
@@ -100,14 +100,14 @@ class TemplateSandbox(SandboxedEnvironment):
         }
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """Names lead to members of JSON objects, never to methods: a task called ``items`` is just a task."""
+        """Return a member of a JSON object, never a method, so that a task may have a key such as ``items``."""
         if isinstance(obj, LoopContext) and not attribute.startswith("_"):
             return getattr(obj, attribute)
         return self.getitem(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         if isinstance(obj, Undefined):
-            str(obj)  # raises, with the name that is missing
+            str(obj)  # raises with the missing name
         if isinstance(obj, Mapping | list | tuple | str):
             try:
                 return obj[argument]
@@ -135,7 +135,7 @@ class TemplateSandbox(SandboxedEnvironment):
         return numbers
 
 
-_COUNTED = "counted steps"  # names with a space: the grammar has no way to say them
+_COUNTED = "counted steps"  # names with a space, which templates cannot contain
 _WEIGHED = "weighed value"
 
 
@@ -194,16 +194,16 @@ def _budget(environment: Environment) -> EvaluationBudget:
 
 
 def plain(value: Any) -> Any:
-    """*value* as JSON: what is lazy becomes a list; Refused for what has no form in JSON or too many characters."""
-    left = MAX_OUTPUT  # a list of lists of the same list is small in memory and endless on paper
+    """Return *value* as a JSON value, with iterators as lists. Raises Refused for other types and for large values."""
+    remaining = MAX_OUTPUT  # nested lists that share items are small in memory and huge when written
 
     def copy(value: Any) -> Any:
-        nonlocal left
-        left -= _ITEM + (len(value) if isinstance(value, str) else 0)
-        if left < 0:
-            raise Refused(f"it makes a value larger than {MAX_OUTPUT:,} characters")
+        nonlocal remaining
+        remaining -= _ITEM + (len(value) if isinstance(value, str) else 0)
+        if remaining < 0:
+            raise Refused(f"it produces a value larger than {MAX_OUTPUT:,} characters")
         if isinstance(value, Undefined):
-            str(value)  # raises, with the name that is missing
+            str(value)  # raises with the missing name
         if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
             return value
         if isinstance(value, Mapping):
@@ -216,20 +216,20 @@ def plain(value: Any) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """*value* as it appears inside a text: a text as it is, everything else as JSON."""
+    """Return *value* as it appears inside a text: a text unchanged, everything else as JSON."""
     value = plain(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
-        return "number beyond all bounds"
+        return "number that is not finite"
     names = {str: "text", bool: "truth value", int: "number", float: "number", dict: "JSON object", list: "list"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
 class TemplateGuard(NodeTransformer):
-    """Refuses what the small language does not have, and puts the counters in: on loops, filters and joined texts."""
+    """Refuses constructs outside of the template language, and adds counters to loops, filters and concatenations."""
 
     def __init__(self) -> None:
         self.depth = 0

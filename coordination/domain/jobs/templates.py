@@ -1,12 +1,12 @@
-"""Templates in a job: outputs of earlier tasks in later ones. Checked as a plan comes in, rendered as a task starts.
+"""Templates in jobs, which use outputs of upstream tasks: checked on submission, rendered when a task starts.
 
 ``{{ needs.lint.output }}``, ``{{ needs["my-key"].state }}``, ``{{ input.x }}``, ``{{ run.id }}``, ``{{ task.key }}``,
-``{{ task.attempt }}``, ``{{ project.name }}``. A text that is one expression and nothing else gives the value itself in
-``args`` of a Python job; in a longer text a value becomes text, what is not a text as JSON. In a shell command a
-variable holds the value, and a quoted reference stands in an argument's place (see shell_places). An agent's prompt,
-model, arguments and command are texts: its arguments go to no shell. So are a chat's prompt, system and model; its
-address and its tools are not templated, so that no model's output decides where keys and data go. A text without
-``{{`` and ``{%`` is never touched.
+``{{ task.attempt }}``, ``{{ project.name }}``. In ``args`` of a Python job, a text that is a single expression renders
+to the value itself; elsewhere a value becomes text, or JSON if it is not a text. In a shell command the value is passed
+in a variable, and a quoted reference replaces it (see shell_places). An agent's prompt, model, arguments and command
+are texts, because its arguments are not passed to a shell. So are a chat's prompt, system and model; its address and
+tools cannot be templates, so that no model's output decides where keys and data are sent. Texts without ``{{`` and
+``{%`` are not changed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from coordination.base.errors import Refused
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.jobs import shell_places
-from coordination.domain.jobs.registry import kind_in
+from coordination.domain.jobs.registry import job_class
 
 if TYPE_CHECKING:  # jinja2 takes a tenth of a second to import, and most plans have no template
     from jinja2 import nodes
@@ -31,41 +31,41 @@ if TYPE_CHECKING:  # jinja2 takes a tenth of a second to import, and most plans 
 
 AVAILABLE: Mapping[str, frozenset[str] | None] = {
     "needs": None,  # by key: state, output
-    "input": None,  # whatever the task's input holds
+    "input": None,  # the task's input
     "run": frozenset({"id"}),
     "task": frozenset({"key", "id", "attempt"}),
     "project": frozenset({"name"}),
 }
-"""The names a template may use, and their members where these are fixed."""
+"""The names that templates may use, with their members where these are fixed."""
 
 _BEGINS = re.compile(r"\{[{%]")
 
-OF_A_NEED = frozenset({"state", "output"})
+NEED_MEMBERS = frozenset({"state", "output"})
 
 _LITERAL = "Write {% raw %}…{% endraw %} around braces that are not a template"
 _BY_ENV = (
-    "Write it as a plain word that is an argument, without quotes of your own, "
-    'or pass it on by env: {VALUE: "{{ … }}"} and write "$VALUE" in the command'
+    "Write it as a plain argument without quotes, "
+    'or pass it with env: {VALUE: "{{ … }}"} and write "$VALUE" in the command'
 )
 
 
 def is_template(text: str) -> bool:
-    """Whether *text* is rendered at all."""
+    """Return whether *text* contains a template."""
     return "{{" in text or "{%" in text
 
 
-def literal(text: str) -> str:
-    """A template that gives *text* as it is."""
-    return _BEGINS.sub(lambda found: f"{{{{ '{found[0]}' }}}}", text)
+def escape_template(text: str) -> str:
+    """Return a template that renders to *text*."""
+    return _BEGINS.sub(lambda match: f"{{{{ '{match[0]}' }}}}", text)
 
 
 def is_templated(work: Mapping[str, Any]) -> bool:
-    """Whether any text of *work* (a job in its JSON form) is rendered."""
+    """Return whether a text of *work* (a job in its JSON form) contains a template."""
     return any(is_template(text) for _, text in _texts(work))
 
 
 def check_work(work: Mapping[str, Any], *, needs: Collection[str]) -> None:
-    """Refuse *work* when one of its templates has bad syntax, or uses what will not be there; needs no values."""
+    """Raise Refused when a template of *work* has invalid syntax, or uses names that will not exist."""
     for place, text in _texts(work):
         if is_template(text):
             try:
@@ -75,21 +75,21 @@ def check_work(work: Mapping[str, Any], *, needs: Collection[str]) -> None:
 
 
 def check_template(text: str, *, needs: Collection[str], shell: bool = False) -> None:
-    """Refuse *text* for its syntax, for names that do not exist and for tasks that are not among *needs*."""
-    found = _names_in(text)
-    for root, member in found.names:
+    """Raise Refused for invalid syntax, for unknown names and for tasks that are not among *needs*."""
+    usage = _usage(text)
+    for root, member in usage.names:
         _check_name(root, member, needs)
-    if shell and (why := shell_places.refusal(found.outline)):
+    if shell and (why := shell_places.refusal(usage.outline)):
         raise Refused(f"a value {why} in the shell command", hint=_BY_ENV)
 
 
 def render(
     work: Mapping[str, Any], *, needs: Mapping[str, Mapping[str, Any]], context: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """*work* with every text of it rendered: command or prompt, the args at any depth, the values of env.
+    """Return *work* with all its templates rendered.
 
-    *needs* maps keys to ``{"state": …, "output": …}``; *context* holds input, run, task and project. Raises Refused
-    with one sentence that names the task (``context["task"]["key"]``) when a template cannot be rendered.
+    *needs* maps keys to ``{"state": …, "output": …}``; *context*: input, run, task and project. Raises Refused with one
+    sentence that names the task (``context["task"]["key"]``) when a template cannot be rendered.
     """
     result = dict(work)
     if not is_templated(work):
@@ -98,21 +98,21 @@ def render(
 
     budget = EvaluationBudget()
     names = {**context, "needs": needs}
-    values, texts = (partial(make, names=names, budget=budget) for make in (_value, _text))
-    place, held = "", dict[str, str]()
+    values, texts = (partial(render_, names=names, budget=budget) for render_ in (_value, _text))
+    place, variables = "", dict[str, str]()
     try:
         if "shell" in work:
             place = "shell"
             if is_template(work["shell"]):
-                result["shell"], held = _command(work["shell"], names, budget)
-        job = kind_in(work)
+                result["shell"], variables = _command(work["shell"], names, budget)
+        job = job_class(work)
         for place in job.templates:
             if place in work:
                 result[place] = _each_text(work[place], values if job.keeps_values else texts)
         if "env" in work:
             place = "env"
             result["env"] = {name: _text(text, names, budget) for name, text in work["env"].items()}
-        result |= {"env": {**result.get("env", {}), **held}} if held else {}
+        result |= {"env": {**result.get("env", {}), **variables}} if variables else {}
     except Refused as refused:
         key = context.get("task", {}).get("key", "")
         raise Refused(f"The template in {place} of task {excerpt(key)}: {refused.message}", hint=refused.hint) from None
@@ -120,9 +120,9 @@ def render(
 
 
 def fill(text: str, names: Mapping[str, Any]) -> str:
-    """*text* with these *names* in it, each a JSON value; Refused with one sentence when it cannot be rendered.
+    """Render *text* with these *names*, each a JSON value. Raises Refused when it cannot be rendered.
 
-    The same text again takes a fraction of the first time: nearly every agent is told its task in the same words.
+    Compiled texts are cached, because most prompts of agents have the same template.
     """
     if not is_template(text):
         return text
@@ -138,7 +138,7 @@ def _texts(work: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "shell", command
     for name, value in work.get("env", {}).items():
         yield f"env.{name}", value
-    stack = [(place, work[place]) for place in kind_in(work).templates if place in work]
+    stack = [(place, work[place]) for place in job_class(work).templates if place in work]
     while stack:
         place, value = stack.pop()
         if isinstance(value, str):
@@ -163,52 +163,46 @@ def _each_text(value: Any, change: Callable[[str], Any]) -> Any:
 
 
 def _command(text: str, names: Mapping[str, Any], budget: EvaluationBudget) -> tuple[str, dict[str, str]]:
-    """The command with references to its values, and the variables that hold these."""
+    """Return the command with references to its values, and the variables with the values."""
     values: list[str] = []
 
-    def hold(value: str) -> str:
-        if "\0" in value:
-            raise Refused("a value holds a NUL character, which no process can be given")
-        budget.emit(len(value))
+    def collect(value: str) -> str:
+        budget.emit(len(_without_nul(value)))
         values.append(value)
         return shell_places.MARK
 
-    outline, _ = _run(text, names, budget, hold)
+    outline, _ = _run(text, names, budget, collect)
     if why := shell_places.refusal(outline):
         raise Refused(f"a value {why}", hint=_BY_ENV)
-    held = {f"COORD_VALUE_{number}": value for number, value in enumerate(values, 1)}
+    variables = {f"COORD_VALUE_{number}": value for number, value in enumerate(values, 1)}
     first, *rest = outline.split(shell_places.MARK)
-    return first + "".join(f'"${{{name}}}"{part}' for name, part in zip(held, rest, strict=True)), held
+    return first + "".join(f'"${{{name}}}"{part}' for name, part in zip(variables, rest, strict=True)), variables
 
 
 def _text(text: str, names: Mapping[str, Any], budget: EvaluationBudget) -> str:
     if not is_template(text):
         return text
-    result, _ = _run(text, names, budget, _as_it_is)
+    result, _ = _run(text, names, budget, str)
     return _without_nul(result)
 
 
 def _without_nul(text: str) -> str:
     if "\0" in text:
-        raise Refused("a value holds a NUL character, which no process can be given")
+        raise Refused("a value contains a NUL character, which cannot be passed to a process")
     return text
 
 
 def _value(text: str, names: Mapping[str, Any], budget: EvaluationBudget) -> Any:
     if not is_template(text):
         return text
-    result, values = _run(text, names, budget, _as_it_is)
+    result, values = _run(text, names, budget, str)
     return result if values is None else values[0]
-
-
-def _as_it_is(value: str) -> str:
-    return value
 
 
 def _run(
     text: str, names: Mapping[str, Any], budget: EvaluationBudget, place: Callable[[str], str]
 ) -> tuple[str, list[Any] | None]:
-    """The text that *text* makes, each value put in by *place*; and its value, when it is one expression alone."""
+    """Render *text*; *place* returns the text for each value. Also return the value when *text* is one expression."""
     from coordination.domain.jobs import template_sandbox
 
     values: list[Any] = []
@@ -228,7 +222,7 @@ def _run(
 
 @lru_cache(maxsize=64)
 def _compiled(text: str) -> CodeType:
-    """The code of a text whose values are put in as they are: what it says of constants holds in any sandbox."""
+    """Return the compiled code of a text, which is valid for any sandbox with the same *finalize*."""
     from coordination.domain.jobs import template_sandbox
 
     sandbox = template_sandbox.TemplateSandbox(template_sandbox.EvaluationBudget(), template_sandbox.as_text)
@@ -249,7 +243,7 @@ def _generated(code: CodeType, sandbox: TemplateSandbox, names: Mapping[str, Any
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """What a template does wrong becomes one sentence."""
+    """Convert errors of a template to Refused with one sentence."""
     from jinja2 import TemplateError
 
     try:
@@ -260,7 +254,7 @@ def _refusing() -> Iterator[None]:
         raise Refused(_lower(error.message or "it cannot be rendered")) from None
     except (RecursionError, MemoryError, SyntaxError):
         raise Refused("it is nested too deeply") from None
-    except Exception as error:  # noqa: BLE001 - filters of Jinja raise whatever they like, bare assertions too
+    except Exception as error:  # noqa: BLE001 - Jinja's filters raise arbitrary exceptions
         raise Refused(f"it cannot be rendered: {excerpt(str(error) or type(error).__name__, 200)}") from None
 
 
@@ -268,8 +262,8 @@ def _refusing() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What a template uses: names with their first member (None: the whole); and its text with marks for its values."""
+class _Usage:
+    """The names in a template with their first member (None: the whole); and its text with a MARK for each value."""
 
     names: frozenset[tuple[str, str | None]]
     outline: str
@@ -288,7 +282,7 @@ def _parse(text: str, sandbox: TemplateSandbox) -> nodes.Template:
     from jinja2 import TemplateSyntaxError
 
     if shell_places.MARK in text:
-        raise Refused("it holds a NUL character")
+        raise Refused("it contains a NUL character")
     try:
         return sandbox.parse(text)
     except TemplateSyntaxError as error:
@@ -299,7 +293,7 @@ def _parse(text: str, sandbox: TemplateSandbox) -> nodes.Template:
 
 
 @lru_cache(maxsize=256)
-def _names_in(text: str) -> _Found:
+def _usage(text: str) -> _Usage:
     from jinja2 import nodes
 
     from coordination.domain.jobs import template_sandbox
@@ -324,7 +318,7 @@ def _names_in(text: str) -> _Found:
         template_sandbox.TemplateGuard().visit(tree)
     except RecursionError:
         raise Refused("the template is nested too deeply") from None
-    return _Found(names, outline)
+    return _Usage(names, outline)
 
 
 def _names(tree: nodes.Template) -> frozenset[tuple[str, str | None]]:
@@ -345,7 +339,7 @@ def _names(tree: nodes.Template) -> frozenset[tuple[str, str | None]]:
         if root is not None and root[0] == "needs" and "needs" not in own:
             raise Refused(
                 f"needs.{root[1]} {pair.operator} … is read as a calculation",
-                hint='A key that is more than letters, digits and _ is written like this: needs["my-key"].output',
+                hint='Write keys with other characters than letters, digits and _ like this: needs["my-key"].output',
             )
     for access in accesses:
         inner = _root(access.node)
@@ -356,7 +350,7 @@ def _names(tree: nodes.Template) -> frozenset[tuple[str, str | None]]:
 
 
 def _root(access: Any) -> tuple[str, str] | None:
-    """The name and the first member of ``name.member`` or ``name["member"]``."""
+    """Return the name and the first member of ``name.member`` or ``name["member"]``."""
     from jinja2 import nodes
 
     if isinstance(access, nodes.Getattr | nodes.Getitem) and isinstance(access.node, nodes.Name):
@@ -375,7 +369,7 @@ def _member(access: nodes.Getattr | nodes.Getitem) -> str | None:
 
 def _check_name(root: str, member: str | None, needs: Collection[str]) -> None:
     if root.startswith("needs."):
-        if member not in OF_A_NEED:
+        if member not in NEED_MEMBERS:
             raise Refused(f"{excerpt(root)[1:-1]} has state and output, and no {excerpt(member)}")
         return
     if root not in AVAILABLE:

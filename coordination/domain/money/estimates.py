@@ -16,7 +16,7 @@ from coordination.base import durations
 from coordination.base.errors import Refused
 from coordination.base.money import ZERO, usd
 from coordination.base.wording import did_you_mean, excerpt
-from coordination.domain.jobs import MAX_STEPS, ChatCall, kind_in, kind_of
+from coordination.domain.jobs import MAX_STEPS, ChatCall, job_class, kind_label
 from coordination.domain.money import pricing
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.pricing import Price, Quote, Tokens, UnknownPrice
@@ -111,17 +111,17 @@ def latest(known: Sequence[JobSample], more: Sequence[JobSample]) -> list[JobSam
 
 def history_key(work: Mapping[str, Any]) -> str:
     """Return the key under which jobs cost about as much: their kind, and of an agent its model and its own program."""
-    return f"{kind_of(work)}{kind_in(work).cost_key(work)}"[:_LONGEST_KEY]
+    return f"{kind_label(work)}{job_class(work).cost_key(work)}"[:_LONGEST_KEY]
 
 
 def asks_a_model(work: Mapping[str, Any]) -> bool:
     """Return whether the job is a conversation with a model, by its kind."""
-    return kind_in(work).asks_a_model
+    return job_class(work).asks_a_model
 
 
 def model_of(work: Mapping[str, Any]) -> str | None:
     """The model that a job names, as its provider calls it; None when it names none, or only when it starts."""
-    named = kind_in(work).model_in(work)
+    named = job_class(work).model_in(work)
     return named if named and "{{" not in named else None
 
 
@@ -202,7 +202,7 @@ def _bound(work: Mapping[str, Any]) -> tuple[int, Tokens] | None:
     Every call reads again what was said before. What tools answer is not known, nor what templates will stand for.
     """
     settings = work.get("settings") or {}
-    if kind_in(work) is not ChatCall or "max_tokens" not in settings:
+    if job_class(work) is not ChatCall or "max_tokens" not in settings:
         return None
     several = work.get("tools") or work.get("schema")
     calls = int(settings.get("max_steps", MAX_STEPS)) if several else 1

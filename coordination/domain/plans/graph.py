@@ -1,4 +1,4 @@
-"""The graph of a plan: whether it can be run at all, said before anything is stored. Linear in tasks and needs."""
+"""Checks of a plan and its graph, before anything is stored. Linear in the number of tasks and dependencies."""
 
 from __future__ import annotations
 
@@ -37,11 +37,10 @@ _ENV_NAME = re.compile(r"[^=\0]+")
 _SHOWN_IN_CYCLE = 12
 
 
-def check(plan: Plan, *, known: Collection[str] = ()) -> dict[str, Job]:
-    """The plan's jobs by key; or PlanError, with file and line, for the first thing that keeps it from being run.
+def check_plan(plan: Plan, *, existing: Collection[str] = ()) -> dict[str, Job]:
+    """Return the plan's jobs by key. Raises PlanError, with file and line, for the first problem.
 
-    *known*: keys of tasks that are there already, and may be needed. Tasks that share one description of their job,
-    such as a function, share one Job.
+    *existing*: keys of stored tasks that the plan's tasks may need. Tasks with the same object ``run`` share a Job.
     """
     if not plan.tasks:
         raise PlanError("The plan has no tasks", source=plan.source, hint="List them under tasks", field="tasks")
@@ -52,10 +51,10 @@ def check(plan: Plan, *, known: Collection[str] = ()) -> dict[str, Job]:
             hint="Submit it in parts",
             field="tasks",
         )
-    _check_plan(plan)
+    _check_plan_fields(plan)
     _check_keys(plan)
-    keys = {*known, *(task.key for task in plan.tasks)}
-    seen: dict[int, Job] = {}  # by the id of a description, which lives as long as the plan
+    keys = {*existing, *(task.key for task in plan.tasks)}
+    seen: dict[int, Job] = {}  # by id() of ``run``, which lives as long as the plan
     works = {task.key: _check_task(plan, task, keys, seen) for task in plan.tasks}
     _check_checkouts(plan)
     _check_parents(plan)
@@ -64,9 +63,9 @@ def check(plan: Plan, *, known: Collection[str] = ()) -> dict[str, Job]:
 
 
 def topological_order(plan: Plan) -> list[str]:
-    """The keys of *plan*, each after everything it waits for, otherwise as written. PlanError names a cycle.
+    """Return the keys of *plan*, each after those it waits for, otherwise in their order. PlanError for a cycle.
 
-    Only dependencies that hold back count. Keys must be unique and dependencies known (see check).
+    Only dependencies that hold back count. Keys must be unique and dependencies known (see check_plan).
     """
     children: dict[str, list[str]] = {task.key: [] for task in plan.tasks}
     waits: dict[str, int] = dict.fromkeys(children, 0)
@@ -78,11 +77,11 @@ def topological_order(plan: Plan) -> list[str]:
                 parent = need.key
             else:
                 continue
-            if parent in children:  # else it is there already, and cannot wait for what comes now
+            if parent in children:  # otherwise it is stored already, and cannot depend on new tasks
                 children[parent].append(task.key)
                 waits[task.key] += 1
     order = [key for key, count in waits.items() if not count]
-    for key in order:  # grows while it is read
+    for key in order:  # the list grows during the loop
         for child in children[key]:
             waits[child] -= 1
             if not waits[child]:
@@ -92,22 +91,22 @@ def topological_order(plan: Plan) -> list[str]:
     return order
 
 
-def _refuse_cycle(plan: Plan, left: set[str]) -> NoReturn:
-    """*left* wait for each other: from any of them, going to what it needs never ends and so comes back."""
-    needs = {task.key: task.needs for task in plan.tasks if task.key in left}
+def _refuse_cycle(plan: Plan, waiting: set[str]) -> NoReturn:
+    """Raise PlanError with a cycle among *waiting*, each of which needs another of them, so any path leads into one."""
+    needs = {task.key: task.needs for task in plan.tasks if task.key in waiting}
     path: list[str] = []
     seen: dict[str, int] = {}
     key = next(iter(needs))
     while key not in seen:
         seen[key] = len(path)
         path.append(key)
-        key = next(other for other, waits in map(_edge, needs[key]) if waits and other in left)
+        key = next(other for other, waits in map(_edge, needs[key]) if waits and other in waiting)
     cycle = path[seen[key] :]
     raise _error(
         plan,
         cycle[0],
         f"These tasks need each other, so none can start: {_chain(cycle)}",
-        hint="Each needs the one behind its arrow; take one of them out of a needs",
+        hint="Each needs the one after its arrow; remove one of these dependencies",
         field="needs",
     )
 
@@ -115,8 +114,8 @@ def _refuse_cycle(plan: Plan, left: set[str]) -> NoReturn:
 def _chain(cycle: Sequence[str]) -> str:
     names = [*cycle, cycle[0]]
     if len(names) > _SHOWN_IN_CYCLE:
-        left_out = f"… {len(names) - _SHOWN_IN_CYCLE:,} more …"
-        names = [*names[: _SHOWN_IN_CYCLE // 2], left_out, *names[-_SHOWN_IN_CYCLE // 2 :]]
+        omission = f"… {len(names) - _SHOWN_IN_CYCLE:,} more …"
+        names = [*names[: _SHOWN_IN_CYCLE // 2], omission, *names[-_SHOWN_IN_CYCLE // 2 :]]
     return " -> ".join(names)
 
 
@@ -130,7 +129,7 @@ def _error(plan: Plan, key: str, message: str, *, hint: str | None = None, field
     )
 
 
-def _check_plan(plan: Plan) -> None:
+def _check_plan_fields(plan: Plan) -> None:
     def refuse(message: str, hint: str | None = None, *, field: str | None = None) -> NoReturn:
         raise PlanError(message, source=plan.source, hint=hint, field=field)
 
@@ -164,8 +163,8 @@ def _check_plan(plan: Plan) -> None:
     slots |= {f"concurrency.keys.{name}": limit for name, limit in limits.keys.items()}
     for place, limit in slots.items():
         if limit is not None and not is_whole(limit, 1, MAX_SLOTS):
-            wanted = f"must be a whole number from 1 to {MAX_SLOTS:,}, not {excerpt(limit)}"
-            refuse(f"{excerpt(place)[1:-1]} {wanted}", field=place)
+            problem = f"must be a whole number from 1 to {MAX_SLOTS:,}, not {excerpt(limit)}"
+            refuse(f"{excerpt(place)[1:-1]} {problem}", field=place)
         check_name(refuse, "A name under concurrency", place, field=place)
     _check_budget(refuse, plan.budget)
 
@@ -180,7 +179,7 @@ def _check_budget(refuse: Refuse, cap: BudgetCap | None) -> None:
             field="budget",
         )
     try:
-        caps_of(cap.said())
+        caps_of(cap.to_mapping())
     except Refused as refusal:
         refuse(f"budget: {refusal.message}", refusal.hint, field=inside("budget", refusal.field))
 
@@ -195,13 +194,13 @@ def _check_keys(plan: Plan) -> None:
             raise PlanError(message, source=plan.source, hint="Every task needs a key", field=place)
         if len(key) > MAX_KEY:
             message = f"The key {excerpt(key)} is longer than {MAX_KEY} characters"
-            raise _error(plan, key, message, hint="Put what people read into title", field="key")
+            raise _error(plan, key, message, hint="Use title for descriptions", field="key")
         if not _KEY.fullmatch(key):
             raise _error(
                 plan,
                 key,
                 f"{excerpt(key)} cannot be a key",
-                hint="A key has letters, digits and . _ - / : and does not begin with -",
+                hint="A key consists of letters, digits and . _ - / : and does not begin with -",
                 field="key",
             )
         if key in first:
@@ -210,7 +209,7 @@ def _check_keys(plan: Plan) -> None:
         first[key] = number
 
 
-def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Job]) -> Job:
+def _check_task(plan: Plan, task: Task, keys: set[str], jobs: dict[int, Job]) -> Job:
     def refuse(message: str, hint: str | None = None, *, field: str | None = None) -> NoReturn:
         raise _error(plan, task.key, f"Task {excerpt(task.key)}: {message}", hint=hint, field=field)
 
@@ -247,18 +246,18 @@ def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Job]) -
     check_json(refuse, "input", task.input)
     check_json(refuse, "metadata", task.metadata)
     _check_more(refuse, task)
-    work = known.get(id(task.run)) or _check_work(refuse, task, known)
+    work = jobs.get(id(task.run)) or _check_work(refuse, task, jobs)
     if task.expects is not None and work.kind != "agent":
         refuse(
-            f"expects is for the job of an agent, and this one is a {work.kind} job",
-            hint="Take it out, or say with a gate what must have changed",
+            f"expects is for jobs of agents, and this is a {work.kind} job",
+            hint="Remove it, or check with a gate what must have changed",
             field="expects",
         )
     return work
 
 
 def _check_more(refuse: Refuse, task: Task) -> None:
-    """What few tasks have."""
+    """Check rarely used fields."""
     if task.estimate:
         try:
             parse_stated(task.estimate)
@@ -269,8 +268,8 @@ def _check_more(refuse: Refuse, task: Task) -> None:
             overlays(task.variants)
         except Refused as refused:
             refuse(refused.message, refused.hint, field="variants")
-    for one in task.criteria:
-        check_name(refuse, "A criterion", one, longest=MAX_CRITERION, field="criteria")
+    for criterion in task.criteria:
+        check_name(refuse, "A criterion", criterion, longest=MAX_CRITERION, field="criteria")
     if task.expects not in (None, CHANGES):
         refuse(f"expects is {excerpt(task.expects)}", f"It may be: {CHANGES}", field="expects")
 
@@ -306,7 +305,7 @@ def _check_rules(
     workdir: str | None,
     agent: str | None,
 ) -> None:
-    """What a task and the plan's defaults have in common."""
+    """Check the fields that tasks and the plan's defaults have in common."""
     for name, value in (("timeout", timeout), ("stall_timeout", stall_timeout)):
         if value is not None and not (isinstance(value, timedelta) and timedelta(0) < value <= durations.MAX_DURATION):
             wanted = f"longer than zero and at most {durations.MAX_DURATION.days:,} days"
@@ -321,8 +320,8 @@ def _check_rules(
                 refuse(f"backoff.{name} must be {wanted}, not {excerpt(wait)}", field=f"backoff.{name}")
         factor = backoff.factor
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 <= factor <= MAX_FACTOR:
-            wanted = f"a number from 1 to {MAX_FACTOR:,.0f}"
-            refuse(f"backoff.factor must be {wanted}, not {excerpt(factor)}", field="backoff.factor")
+            bounds = f"a number from 1 to {MAX_FACTOR:,.0f}"
+            refuse(f"backoff.factor must be {bounds}, not {excerpt(factor)}", field="backoff.factor")
     if on_dependency_failure is not None and not isinstance(on_dependency_failure, OnDependencyFailure):
         refuse(
             f"on_dependency_failure can be {', '.join(OnDependencyFailure)}, not {excerpt(on_dependency_failure)}",
@@ -339,18 +338,18 @@ def _check_limits(refuse: Refuse, limits: Limits) -> None:
         refuse(problem, field="limits")
 
 
-def _check_work(refuse: Refuse, task: Task, known: dict[int, Job]) -> Job:
+def _check_work(refuse: Refuse, task: Task, jobs: dict[int, Job]) -> Job:
     try:
         work = parse_job(task.run)
         body: dict[str, Any] = work.to_json()
         if problem := json_problem(body):
             refuse(f"its job {problem}", field="run")
         if any(not _ENV_NAME.fullmatch(name) for name in body.get("env", ())):
-            refuse("a name in env is empty or holds =", field="run.env")
-        if templates.is_templated(body):  # what it may name depends on the task
+            refuse("a name in env is empty or contains =", field="run.env")
+        if templates.is_templated(body):  # the names that it may use depend on the task's needs
             templates.check_work(body, needs={key for key, waits in map(_edge, task.needs) if waits})
         else:
-            known[id(task.run)] = work
+            jobs[id(task.run)] = work
     except PlanError:
         raise
     except Refused as refused:
@@ -359,7 +358,7 @@ def _check_work(refuse: Refuse, task: Task, known: dict[int, Job]) -> Job:
 
 
 def _check_checkouts(plan: Plan) -> None:
-    """Checkouts and gates can be understood, and the run's branch begins in one place."""
+    """Check all checkouts and gates, and that the run's branch has one base."""
     try:
         parse_gates(plan.gates)
         shared = parse_checkout(plan.defaults.checkout)
@@ -384,7 +383,7 @@ def _check_checkouts(plan: Plan) -> None:
 
 
 def _check_parents(plan: Plan) -> None:
-    """Nobody is inside itself: following parents from any task ends."""
+    """Check that no task is its own ancestor."""
     parents = {task.key: task.parent for task in plan.tasks if task.parent is not None}
     ended: set[str] = set()
     for start in parents:

@@ -1,12 +1,12 @@
-"""One task of a plan that becomes several: variants that race, and the tasks of a supervised loop around it.
+"""Expansion of a task into several: its variants, or the tasks of its review loop.
 
-The task keeps its key, and with it whatever needs it; its parts have keys below it: ``fix/1``, ``fix/assess``. What a
-part is for stands in its ``role``, which is stored with it.
+The task keeps its key, and so its downstream tasks; its parts have keys below it: ``fix/1``, ``fix/assess``. The
+purpose of a part is stored as its ``role``.
 
-* variants: ``fix/1``, ``fix/2``, … do the work; ``fix`` takes over what the first one gave that passed its gates.
-* supervision: ``fix/assess`` looks at the task while what it needs still runs; ``fix/work`` does it; ``fix`` analyses
-  what was done.
-* a question that it asks, if an agent answers: ``fix/answer``, a task that is found when the question is.
+* variants: ``fix/1``, ``fix/2``, … do the work; ``fix`` returns the output of the first that passed its gates.
+* review loop: ``fix/assess`` assesses the task while its upstream tasks still run; ``fix/work`` does the work; ``fix``
+  analyzes the result.
+* a question, if an agent answers it: ``fix/answer``, a task that is added when the question is asked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from coordination.base.errors import PlanError, Refused, inside
 from coordination.base.wording import excerpt
 from coordination.domain.jobs import CUSTOM, KINDS, PythonCall, parse_job, templates
-from coordination.domain.jobs.accounts import fits
+from coordination.domain.jobs.accounts import account_fits
 from coordination.domain.plans.plans import Plan, Supervision, Task
 from coordination.domain.plans.variants import CHOOSE_VARIANT
 from coordination.domain.tasks.attempts import Claim, Discovered
@@ -27,28 +27,25 @@ from coordination.domain.tasks.tasks import OnDependencyFailure
 MOST_VARIANTS = 16
 
 VARIANT, CHOOSE, ASSESS, WORK, ANALYZE, ANSWER = "variant", "choose", "assess", "work", "analyze", "answer"
-"""Roles, as keys of a role's mapping; each maps to what it is about."""
+"""Roles, as keys of a role's mapping."""
 
 KIND_OF_CHOICE = f"python:{CHOOSE_VARIANT}"
-"""The kind of a task that takes over from its variants."""
+"""The stored kind of a task that has variants."""
 
 ANSWERER = "questions"
-"""Under which name who answers stands: in a plan, in a project's settings, and in the metadata of a run."""
+"""The key of the agent that answers questions: in a plan, in a project's settings and in a run's metadata."""
 
 SUPERVISION = "supervision"
-"""Under which name who supervises stands, in the same places."""
+"""The key of the agents that review, in the same places."""
 
 VARIANTS = "variants"
-"""What the metadata of a run say that has any."""
+"""Key in a run's metadata: whether it has variants."""
 
 _OF_ANOTHER_AGENT = ("prompt", "env", "secrets")
 
 
-def expanded(plan: Plan) -> Plan:
-    """*plan* with every task that has variants or is supervised in its parts; the same plan if there is none.
-
-    Raises PlanError with the task's line.
-    """
+def expand(plan: Plan) -> Plan:
+    """Return *plan* with its tasks expanded, or *plan* itself if none needs it. Raises PlanError with a line."""
     if plan.supervision is None and not any(task.variants for task in plan.tasks):
         return plan
     keys = {task.key for task in plan.tasks}
@@ -71,7 +68,7 @@ def expanded(plan: Plan) -> Plan:
 
 def _check_key(key: str, of: str, keys: set[str]) -> None:
     if key in keys:
-        raise Refused(f"its parts are called {of}/…, and another task is {excerpt(key)} already")
+        raise Refused(f"the keys of its parts are {of}/…, and another task has the key {excerpt(key)}")
 
 
 def _parts(plan: Plan, task: Task) -> list[Task]:
@@ -80,7 +77,7 @@ def _parts(plan: Plan, task: Task) -> list[Task]:
     supervision = plan.supervision
     if supervision is None or not task.supervised or not parse_job(task.run).asks_a_model:
         return [task]
-    return _loop(task, supervision.assess, supervision.analyze)
+    return _review_loop(task, supervision.assess, supervision.analyze)
 
 
 def _variants(task: Task) -> list[Task]:
@@ -89,7 +86,7 @@ def _variants(task: Task) -> list[Task]:
         replace(
             task,
             key=f"{task.key}/{number}",
-            run=varied(parse_job(task.run).to_json(), overlay),
+            run=apply_overlay(parse_job(task.run).to_json(), overlay),
             title=f"{task.title or task.key}, variant {number}",
             parent=task.key,
             variants=(),
@@ -98,36 +95,38 @@ def _variants(task: Task) -> list[Task]:
         for number, overlay in enumerate(differences, start=1)
     ]
     keys = [part.key for part in parts]
-    return [*parts, _collects(task, PythonCall(CHOOSE_VARIANT, args={"task": task.key}), keys, {CHOOSE: keys})]
+    return [*parts, _final_task(task, PythonCall(CHOOSE_VARIANT, args={"task": task.key}), keys, {CHOOSE: keys})]
 
 
 def overlays(variants: Any) -> Sequence[Mapping[str, Any]]:
-    """What differs in each of a task's variants; Refused for what says none, or too many."""
+    """Return the overlay of each of a task's variants. Raises Refused for an invalid type or number."""
     if isinstance(variants, bool | str | Mapping) or not isinstance(variants, int | Sequence):
-        raise Refused(f"variants is a number or a list of what differs, not {excerpt(variants)}", field="variants")
+        raise Refused(f"variants must be a number or a list of overlays, not {excerpt(variants)}", field="variants")
     count = variants if isinstance(variants, int) else len(variants)
-    if not 2 <= count <= MOST_VARIANTS:  # noqa: PLR2004 - one is none
+    if not 2 <= count <= MOST_VARIANTS:  # noqa: PLR2004 - one would not be a choice
         raise Refused(f"variants are from 2 to {MOST_VARIANTS}, not {count}", field="variants")
     return [{}] * count if isinstance(variants, int) else list(variants)
 
 
-def varied(run: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """The job *run* with what a variant says differently; Refused when that makes no job.
+def apply_overlay(run: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the job *run* with the keys of a variant's *overlay*. Raises Refused when the result is not a job.
 
-    Of another agent it has the prompt and the environment, not the arguments: these belong to a program. So does an
-    account that names its agent, ``claude@work``.
+    A variant with another agent keeps the prompt and the environment, but not the arguments, which belong to a program,
+    nor an account that is for another agent, such as ``claude@work``.
     """
     if not isinstance(overlay, Mapping):
-        raise Refused(f"A variant maps keys of run to what differs, not {excerpt(overlay)}", field="variants")
+        raise Refused(f"A variant must map keys of run to other values, not {excerpt(overlay)}", field="variants")
     other = any(kind in overlay and overlay[kind] != run.get(kind) for kind in KINDS)
     base = {name: run[name] for name in _OF_ANOTHER_AGENT if name in run} if other else dict(run)
     job = parse_job({**base, **overlay})
     if other and "account" not in overlay and (account := run.get("account")) is not None:
-        return parse_job(job.to_json() | ({"account": account} if fits(account, job.provider) else {})).to_json()
+        return parse_job(
+            job.to_json() | ({"account": account} if account_fits(account, job.provider) else {})
+        ).to_json()
     return job.to_json()
 
 
-def _loop(task: Task, assess: Mapping[str, Any] | None, analyze: Mapping[str, Any] | None) -> list[Task]:
+def _review_loop(task: Task, assess: Mapping[str, Any] | None, analyze: Mapping[str, Any] | None) -> list[Task]:
     run = parse_job(task.run).to_json()
     title = task.title or task.key
     parts: list[Task] = []
@@ -151,20 +150,20 @@ def _loop(task: Task, assess: Mapping[str, Any] | None, analyze: Mapping[str, An
     if analyze is None:
         return [*parts, replace(task, needs=needs, role={WORK: task.key})]
     parts.append(replace(task, key=work_key, needs=needs, parent=task.key, role={WORK: task.key}))
-    about = supervisor_run(analyze, run["prompt"])
-    last = _collects(task, about, [work_key], {ANALYZE: task.key, "run": run})
+    analysis = supervisor_run(analyze, run["prompt"])
+    last = _final_task(task, analysis, [work_key], {ANALYZE: task.key, "run": run})
     return [*parts, replace(last, on_dependency_failure=task.on_dependency_failure)]
 
 
 def supervisor_run(supervisor: Mapping[str, Any], prompt: str) -> dict[str, Any]:
-    """The job of an agent that assesses or analyses a task with that *prompt*, which it reads as it was written."""
-    return parse_job({**supervisor, "prompt": templates.literal(prompt)}).to_json()
+    """Return the job of an agent that reviews a task. The task's *prompt* is escaped, so that it is not rendered."""
+    return parse_job({**supervisor, "prompt": templates.escape_template(prompt)}).to_json()
 
 
-def answering(
+def answer_task(
     asker: Claim, who: Mapping[str, Any], question: str, *, question_id: str, task_id: str, number: int
 ) -> Discovered:
-    """The task in which *who* answers a question of *asker*, the *number*-th that it has asked."""
+    """Return the task in which the agent *who* answers a question of *asker*, the *number*-th that it asked."""
     key = f"{asker.key}/{ANSWER}"
     job = asker.job_kind.instruction(asker.work)
     task = {
@@ -179,8 +178,8 @@ def answering(
     return Discovered(task, role=role, by_system=True)
 
 
-def _collects(task: Task, run: Any, needs: Sequence[str], role: Mapping[str, Any]) -> Task:
-    """The task itself, which comes after its parts."""
+def _final_task(task: Task, run: Any, needs: Sequence[str], role: Mapping[str, Any]) -> Task:
+    """Return the task with the original key, which runs after its parts."""
     return Task(
         task.key,
         run,
@@ -199,17 +198,17 @@ def _collects(task: Task, run: Any, needs: Sequence[str], role: Mapping[str, Any
 
 
 def supervision_of(value: Mapping[str, Any]) -> Supervision | None:
-    """Who supervises, as a project's settings say it; Refused for what says nobody."""
+    """Parse the mapping ``supervision`` of a plan or a project. Raises Refused for what is wrong with it."""
     if unknown := [name for name in value if name not in {ASSESS, ANALYZE}]:
         raise Refused(
             f"supervision has no {excerpt(unknown[0])}", hint=f"It has {ASSESS} and {ANALYZE}", field=str(unknown[0])
         )
-    found = {name: check_supervisor(who, name) for name, who in value.items() if who is not None}
-    return Supervision(**found) if found else None
+    agents = {name: check_supervisor(who, name) for name, who in value.items() if who is not None}
+    return Supervision(**agents) if agents else None
 
 
 def check_supervisor(value: Mapping[str, Any] | str, what: str) -> dict[str, Any]:
-    """Who assesses or analyses, as a job without its prompt; Refused when that is none."""
+    """Return the job, without a prompt, of an agent that reviews or answers. Raises Refused when it is invalid."""
     run = {"agent": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else None
     if run is None or "prompt" in run or (run.get("agent") == CUSTOM and "command" not in run):
         raise Refused(

@@ -1,6 +1,6 @@
-"""What is probably wrong with a good plan: agents in each other's way, programs and keys that are not here. Pure.
+"""Warnings about a valid plan: agents that share a folder, programs and secrets that are missing here. Pure.
 
-Only warned of: where the plan will run, all of it may be there.
+These are only warnings, because the machine where the plan runs may have the programs and secrets.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Any
 from coordination.base.errors import CoordinationError
 from coordination.base.wording import plural
 from coordination.domain.jobs import AGENTS, CUSTOM, AgentCall, Shell, parse_job
-from coordination.domain.jobs.checkouts import CheckoutKind, parse_checkout, parse_gates
+from coordination.domain.jobs.checkouts import FOLDER, CheckoutKind, parse_gates
+from coordination.domain.plans.graph import topological_order
 from coordination.domain.plans.plans import Plan, Task
 
 _MOST_NAMED = 3
 
-# A plain word that begins a command, and nothing before it that could change what it means.
+# A plain word at the beginning of a command.
 _FIRST_WORD = re.compile(r"\s*([A-Za-z0-9_][A-Za-z0-9_.+-]*|/[A-Za-z0-9_./+-]+)(?=\s|;|$)")
-_OF_THE_SHELL = frozenset(
+_SHELL_WORDS = frozenset(
     {
         *("alias", "bg", "bind", "break", "builtin", "caller", "case", "cd", "command", "compgen", "complete"),
         *("continue", "coproc", "declare", "dirs", "do", "done", "echo", "elif", "else", "enable", "esac"),
@@ -35,7 +36,7 @@ _OF_THE_SHELL = frozenset(
 
 
 class WarningCode(StrEnum):
-    """What is warned of; stable and machine-readable."""
+    """The code of a warning, which is stable and machine-readable."""
 
     SAME_FOLDER = "agents_in_one_folder"
     NO_PROGRAM = "program_missing"
@@ -45,10 +46,7 @@ class WarningCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlanWarning:
-    """One thing that a plan's author should look at. ``tasks``: keys of the tasks concerned; ``name``: what is missing.
-
-    ``hint``: what to do about it.
-    """
+    """A warning for the plan's author. ``tasks``: keys of the tasks concerned; ``name``: of what is missing."""
 
     code: WarningCode
     sentence: str
@@ -57,7 +55,7 @@ class PlanWarning:
     name: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As printed by --json."""
+        """Return the form that --json prints."""
         more = {"tasks": list(self.tasks), "name": self.name}
         return {"code": self.code.value, "message": self.sentence, "hint": self.hint, **more}
 
@@ -65,9 +63,9 @@ class PlanWarning:
 def warnings_of(
     plan: Plan, *, has_program: Callable[[str], bool], variables: Collection[str]
 ) -> tuple[PlanWarning, ...]:
-    """What is probably wrong with a plan that was checked.
+    """Return the warnings about a valid plan.
 
-    *has_program*: whether a program is found on the PATH; *variables*: the names that the environment has.
+    *has_program*: whether a program is on the PATH. *variables*: names in the environment.
     """
     works = {task.key: work for task in plan.tasks if (work := _work_of(task)) is not None}
     return (
@@ -80,7 +78,7 @@ def warnings_of(
 def _work_of(task: Task) -> Any:
     try:
         return parse_job(task.run)
-    except CoordinationError:  # a function of this program, which a plan in Python may name
+    except CoordinationError:  # a function that a plan in Python contains
         return None
 
 
@@ -92,7 +90,7 @@ def _in_one_folder(plan: Plan, works: Mapping[str, Any]) -> Iterator[PlanWarning
         return
     by_folder: dict[str, list[Task]] = {}
     for task in plan.tasks:
-        if isinstance(works.get(task.key), AgentCall) and not _has_worktree(plan, task):
+        if isinstance(works.get(task.key), AgentCall) and plan.checkout_of(task) == FOLDER:
             by_folder.setdefault(task.workdir or plan.defaults.workdir or "", []).append(task)
     for folder, agents in by_folder.items():
         together = _together(plan, agents) if len(agents) > 1 else []
@@ -100,26 +98,23 @@ def _in_one_folder(plan: Plan, works: Mapping[str, Any]) -> Iterator[PlanWarning
             where = f"the folder {folder}" if folder else "the project's folder"
             yield PlanWarning(
                 WarningCode.SAME_FOLDER,
-                f"{_named(together)} may work in {where} at the same time, and change each other's files",
-                "Give each a folder of its own with checkout: git-worktree, or an order with needs",
+                f"{_name_some(together)} may work in {where} at the same time, and change each other's files",
+                "Give each its own folder with checkout: git-worktree, or an order with needs",
                 tuple(together),
             )
 
 
-def _has_worktree(plan: Plan, task: Task) -> bool:
-    checkout = parse_checkout(plan.defaults.checkout if task.checkout is None else task.checkout)
-    return checkout.kind is CheckoutKind.GIT_WORKTREE
-
-
 def _together(plan: Plan, agents: Sequence[Task]) -> list[str]:
-    """Keys of *agents* some of which no need orders; empty when each waits for another.
+    """Return the keys of some *agents* that may run at the same time, or an empty list.
 
-    Each is given the number of those that must come before it. Where two have the same, neither waits for the other.
+    Each task gets the number of agents on its longest chain of needs. Tasks with the same number do not wait for each
+    other.
     """
     mine = {task.key: task for task in agents}
     before: dict[str, int] = {}
-    for task in _in_order(plan):
-        before[task.key] = max((before[key] + (key in mine) for key in _needs(task) if key in before), default=0)
+    needs = {task.key: _needs(task) for task in plan.tasks}
+    for key in topological_order(plan):
+        before[key] = max((before[need] + (need in mine) for need in needs[key] if need in before), default=0)
     levels: dict[int, list[str]] = {}
     for key in mine:
         levels.setdefault(before.get(key, 0), []).append(key)
@@ -130,7 +125,7 @@ def _together(plan: Plan, agents: Sequence[Task]) -> list[str]:
 
 
 def _exclude_each_other(plan: Plan, tasks: Sequence[Task]) -> bool:
-    """Whether a limit lets only one of them run at a time."""
+    """Return whether a concurrency limit allows only one of them to run at a time."""
     keys = {task.concurrency_key for task in tasks}
     if len(keys) == 1 and None not in keys:
         return plan.concurrency.keys.get(str(next(iter(keys))), 1) <= 1
@@ -146,44 +141,26 @@ def _needs(task: Task) -> list[str]:
     ]
 
 
-def _in_order(plan: Plan) -> Iterator[Task]:
-    """The tasks, each after what it needs; a plan that was checked has no cycle."""
-    tasks = {task.key: task for task in plan.tasks}
-    waits = {key: sum(need in tasks for need in _needs(task)) for key, task in tasks.items()}
-    children: dict[str, list[str]] = {}
-    for task in plan.tasks:
-        for need in _needs(task):
-            children.setdefault(need, []).append(task.key)
-    ready = [key for key, number in waits.items() if number == 0]
-    while ready:
-        key = ready.pop()
-        yield tasks[key]
-        for child in children.get(key, ()):
-            waits[child] -= 1
-            if waits[child] == 0:
-                ready.append(child)
-
-
 # --- programs and keys
 
 
 def _missing_programs(
     plan: Plan, works: Mapping[str, Any], has_program: Callable[[str], bool]
 ) -> Iterator[PlanWarning]:
-    wanted: dict[str, list[str]] = {}
+    users_of: dict[str, list[str]] = {}
     commands: dict[str, str | None] = {}
     for task in plan.tasks:
         for command, program in _programs(plan, task, works.get(task.key)):
             name = commands.setdefault(command, first_word(command)) if program is None else program
             if name is not None:
-                users = wanted.setdefault(name, [])
+                users = users_of.setdefault(name, [])
                 if task.key not in users:
                     users.append(task.key)
-    for name, users in wanted.items():
+    for name, users in users_of.items():
         if not has_program(name):
             yield PlanWarning(
                 WarningCode.NO_PROGRAM,
-                f"The program {name}, which {_named(users)} {'starts' if len(users) == 1 else 'start'}, is not"
+                f"The program {name}, which {_name_some(users)} {'starts' if len(users) == 1 else 'start'}, is not"
                 " installed here (PATH)",
                 "Install it where the workers run",
                 tuple(users),
@@ -192,7 +169,7 @@ def _missing_programs(
 
 
 def _programs(plan: Plan, task: Task, work: Any) -> Iterator[tuple[str, str | None]]:
-    """Commands of a task for a shell, and of those that are none the program."""
+    """Yield the shell commands of a task with None, and the programs that start without a shell with their names."""
     if isinstance(work, Shell) and "PATH" not in work.env:
         yield work.command, None
     if isinstance(work, AgentCall) and "PATH" not in work.env:
@@ -200,7 +177,7 @@ def _programs(plan: Plan, task: Task, work: Any) -> Iterator[tuple[str, str | No
             yield "", work.command[0] if "{" not in work.command[0] and not _relative(work.command[0]) else None
         elif work.agent in AGENTS and work.agent != CUSTOM:
             yield "", work.agent
-    checkout = parse_checkout(plan.defaults.checkout if task.checkout is None else task.checkout)
+    checkout = plan.checkout_of(task)
     if checkout.prepare.setup:
         return  # it may install what the gates need
     gates = parse_gates(task.gates)
@@ -215,36 +192,35 @@ def _relative(program: str) -> bool:
 
 
 def first_word(command: str) -> str | None:
-    """The program that a shell command begins with; None where that is not certain."""
-    found = _FIRST_WORD.match(command)
-    if found is None or found[1] in _OF_THE_SHELL or "{{" in command[: found.end() + 2]:
+    """Return the program that a shell command begins with, or None where that is not certain."""
+    match = _FIRST_WORD.match(command)
+    if match is None or match[1] in _SHELL_WORDS or "{{" in command[: match.end() + 2]:
         return None
-    if re.search(rf"(^|[;\n\s]){re.escape(found[1])}\s*\(\s*\)", command):
-        return None  # a function of the command's own
-    return found[1]
+    if re.search(rf"(^|[;\n\s]){re.escape(match[1])}\s*\(\s*\)", command):
+        return None  # a function that the command defines
+    return match[1]
 
 
 def _missing_keys(plan: Plan, works: Mapping[str, Any], variables: Collection[str]) -> Iterator[PlanWarning]:
-    wanted: dict[str, list[str]] = {}
+    users_of: dict[str, list[str]] = {}
     for task in plan.tasks:
         work = works.get(task.key)
         if getattr(work, "account", None) or plan.defaults.account:
-            continue  # which has them, or not
+            continue  # the account may contain them
         for name in getattr(work, "secrets", ()):
-            wanted.setdefault(name, []).append(task.key)
-    for name, users in wanted.items():
+            users_of.setdefault(name, []).append(task.key)
+    for name, users in users_of.items():
         if name not in variables:
             yield PlanWarning(
                 WarningCode.NO_KEY,
-                f"The variable {name}, which {_named(users)} {'gets' if len(users) == 1 else 'get'} as a secret, is not"
-                " set here",
+                f"The variable {name}, a secret of {_name_some(users)}, is not set here",
                 "Set it in the environment of the workers before they start",
                 tuple(users),
                 name,
             )
 
 
-def _named(keys: Sequence[str]) -> str:
+def _name_some(keys: Sequence[str]) -> str:
     shown = list(keys[:_MOST_NAMED])
     if len(keys) > _MOST_NAMED:
         return f"{', '.join(shown)} and {plural(len(keys) - _MOST_NAMED, 'more task', 'more tasks')}"

@@ -1,4 +1,4 @@
-"""A plan as its author writes it: a graph of tasks with their rules. Pure; formats/plan reads it from YAML."""
+"""Records of a plan: a graph of tasks with their rules. Pure; formats/plan reads it from YAML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from coordination.domain.jobs import Job
-from coordination.domain.jobs.checkouts import FOLDER, Checkout, Gate
+from coordination.domain.jobs.checkouts import FOLDER, Checkout, Gate, parse_checkout
 from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits
 from coordination.domain.money.budgets import WARN_AT
 from coordination.domain.tasks.retry import Backoff
@@ -25,7 +25,7 @@ DEFAULT_TIMEOUT = timedelta(hours=4)
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """One edge towards another task of the plan, by key."""
+    """A dependency on another task, by key."""
 
     key: str
     kind: DependencyKind = DependencyKind.BLOCKS
@@ -33,22 +33,19 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task of a plan. ``None`` means: as the plan's defaults say.
+    """One task of a plan. ``None`` means the plan's default.
 
-    ``run`` is a Shell, a PythonCall, an AgentCall, a ChatCall, a mapping such as ``{"shell": "ruff check ."}``, or an
-    importable function.
-    ``limits``: the most that it may use; what they leave open is as the plan's defaults say.
-    ``outputs``: paths and patterns of files, from its folder, that it has to leave; they are kept as its artifacts.
-    ``needs`` names the tasks (keys, or Dependency objects for other kinds of edges) that must complete first.
-    Durations are timedeltas; ``priority``: higher runs earlier, default 0. ``criteria``: what its agent is told of
-    when it is done. ``variants``: how many race, or what differs in each from ``run``; the first past its gates
-    wins. ``context``: False for an agent that is to get its prompt as it is. ``supervised``: False leaves it out of
-    the plan's supervision. ``role`` is the system's own: what it made a part of a task for.
-    ``checkout``: ``"folder"``, ``"git-worktree"``, or a Checkout. ``gates``: commands,
-    or Gates, that must pass before it counts as completed. ``estimate``: what it is expected to use (``usd``,
-    ``tokens``, ``duration``), for as long as no job like it has run. ``max_starts``: how often an agent or a chat may
-    start, whatever it ends as, before a person must let it go on; default: 20, or ``max_attempts`` if that is more.
-    ``expects``: ``"changes"`` for an agent that has failed when it changed nothing in its folder.
+    ``run``: a Job such as Shell, a mapping such as ``{"shell": "ruff check ."}``, or an importable function.
+    ``needs``: keys of the tasks that must complete first, or Dependency objects for other kinds of dependencies.
+    ``priority``: tasks with a higher number start first. ``max_starts``: how often an agent or a chat may start, with
+    any outcome, before a person must confirm; default: 20, or ``max_attempts`` if that is higher.
+    ``checkout``: ``"folder"``, ``"git-worktree"``, or a Checkout. ``gates``: commands, or Gates, that must pass before
+    it counts as completed. ``outputs``: paths and patterns of files that it must leave in its folder as artifacts.
+    ``limits``: resource limits; the plan's defaults apply to those that are not set. ``estimate``: the expected usage
+    (``usd``, ``tokens``, ``duration``), until a similar job has run. ``criteria``: acceptance criteria for its agent.
+    ``context``: False sends the agent its prompt without context. ``expects``: ``"changes"``: an agent that changes
+    nothing in its folder fails. ``variants``: the number of variants, or the differences of each from ``run``; the
+    first to pass its gates wins. ``supervised``: False excludes it from the review loop. ``role``: set by the system.
     """
 
     key: str
@@ -87,9 +84,9 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What holds for every task of the plan that says nothing else.
+    """Defaults for all tasks of the plan.
 
-    ``account``: of agents and chats that name none; ``claude@work`` of jobs for claude alone.
+    ``account``: of agents and chats without one; an account such as ``claude@work`` applies to jobs of claude only.
     """
 
     timeout: timedelta = DEFAULT_TIMEOUT
@@ -107,7 +104,7 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class ProjectRef:
-    """Which project a plan belongs to. Empty: the git repository that is stood in."""
+    """The project of a plan. Empty: the git repository of the current folder."""
 
     name: str | None = None
     git_remote: str | None = None
@@ -116,9 +113,9 @@ class ProjectRef:
 
 @dataclass(frozen=True, slots=True)
 class Concurrency:
-    """How many tasks may run at once: in the whole project, per agent, per named key. Missing: no limit.
+    """How many tasks may run at once: in the project, per agent, per concurrency key. Missing: no limit.
 
-    A task's ``concurrency_key`` that ``keys`` does not name is limited to 1.
+    Concurrency keys that are not in ``keys`` are limited to 1.
     """
 
     project: int | None = None
@@ -128,13 +125,12 @@ class Concurrency:
 
 @dataclass(frozen=True, slots=True)
 class BudgetCap:
-    """A cap on what a plan's run, or all attempts of a task, may spend: in US dollars, tokens, starts, or several.
+    """A cap on what a run, or all attempts of a task, may spend: in US dollars, tokens, starts, or several of these.
 
-    ``on_exceed``: ``block`` (tasks wait until it is raised), ``warn`` (it is told, nothing more), or ``downgrade``
-    (from *warn_at* on jobs use the model *downgrade_to*; when it is reached, they wait).
-    ``warn_at``: percent of the cap. ``max_unpriced_calls``: calls of models whose price is unknown; none where there
-    is a cap in dollars and nothing else is said, because what is unknown is not zero. ``starts``: how often agents and
-    chats may start, whatever they end as.
+    ``on_exceed``: ``block`` (tasks wait until it is raised), ``warn`` (only warns), or ``downgrade`` (jobs use model
+    *downgrade_to* from *warn_at*, and wait at the cap). ``warn_at``: percent of the cap. ``max_unpriced_calls``: calls
+    of models whose price is unknown; default 0 with a cap in dollars, because an unknown price is not zero. ``starts``:
+    how often agents and chats may start, with any outcome.
     """
 
     usd: Decimal | None = None
@@ -145,8 +141,8 @@ class BudgetCap:
     downgrade_to: str | None = None
     starts: int | None = None
 
-    def said(self) -> dict[str, Any]:
-        """What it says, as a plan's file does."""
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the fields that are set, by their names in plan files."""
         body = {
             "usd": self.usd,
             "tokens": self.tokens,
@@ -161,7 +157,7 @@ class BudgetCap:
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """Who looks at each agent's task before it is done (``assess``) and after (``analyze``): jobs without a prompt."""
+    """The agents of the review loop, before (``assess``) and after the work (``analyze``): jobs without a prompt."""
 
     assess: Mapping[str, Any] | None = None
     analyze: Mapping[str, Any] | None = None
@@ -169,10 +165,10 @@ class Supervision:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A graph of tasks in a project. ``python_path``: folders put before sys.path for its Python jobs.
+    """A graph of tasks in a project. ``python_path``: folders before sys.path for its Python jobs.
 
-    ``gates``: what must pass before an agent's task, or one with a worktree, counts as completed. ``questions``: the
-    agent that answers what tasks ask, by name or as a job without its prompt.
+    ``gates``: commands that must pass before an agent's task, or a task with a worktree, counts as completed.
+    ``questions``: the agent that answers questions of tasks, by name or as a job without a prompt.
     """
 
     tasks: Sequence[Task]
@@ -185,6 +181,10 @@ class Plan:
     questions: Mapping[str, Any] | str | None = None
     gates: Sequence[Gate | Mapping[str, Any] | str] = ()
     python_path: Sequence[str] = ()
-    session: str | None = None  # main (default: the ongoing one), isolated (one of its own), or a session's id
+    session: str | None = None  # main (default: the ongoing one), isolated (a new one), or a session's id
     source: str | None = None
     lines: Mapping[str, int] = field(default_factory=dict)
+
+    def checkout_of(self, task: Task) -> Checkout:
+        """Return the checkout of a task."""
+        return parse_checkout(self.defaults.checkout if task.checkout is None else task.checkout)

@@ -1,7 +1,7 @@
-"""Decides what follows from the answers of agents that supervise others: assessments, analyses, answers to questions.
+"""The review loop: decisions that follow from assessments, analyses and answers to questions by other agents.
 
-A model whose answer cannot be used is asked once more; then the task goes on without it. Pure: every decision comes
-with the payload of its event.
+An agent whose answer is unusable gets one more attempt; then the task continues without it. Pure: each decision
+includes the payload of its event.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from typing import Any
 from coordination.base.errors import Refused
 from coordination.domain.agents import review_answers
 from coordination.domain.agents.prompts import FEEDBACK
-from coordination.domain.agents.review_answers import AGAIN, DONE, Analysis, Part
-from coordination.domain.jobs.templates import literal
+from coordination.domain.agents.review_answers import AGAIN, DONE, Analysis, ProposedTask
+from coordination.domain.jobs.templates import escape_template
 from coordination.domain.plans.plan_expansion import ANALYZE, ANSWER, ASSESS, WORK
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome
 
 ROUNDS = 2
 """The most times that an analysis may send a task back."""
 
-_ASKED_AGAIN = "asked_again"
+_IS_SECOND_TRY = "asked_again"
 _SPLIT = "split"
 _ROUNDS = "rounds_of_work"
 
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """How an attempt ends by its review. ``decision``: the payload of the event that records it, if anything was."""
+    """The end of an attempt after its review. ``decision``: the payload of the event, if there is one."""
 
     result: AttemptEnd
     decision: dict[str, Any] | None = None
 
 
 def role_of(claim: Claim) -> Mapping[str, Any]:
-    """Return what the system made the task for; empty for a task of a plan's author."""
+    """Return the role that the system gave the task; empty for a task of a plan's author."""
     role = claim.options.get("role", {})
     return role if isinstance(role, Mapping) else {}
 
 
 def before_job(claim: Claim) -> Review | None:
-    """Return an end without a job: no work to analyze, or subtasks that come first; None when the job has to run."""
+    """Return an end without a job: no work to analyze, or subtasks that come first. Return None if the job must run."""
     role = role_of(claim)
     if ANALYZE in role and not any(need["state"] == "completed" for need in claim.needs.values()):
         error = "the work ended without success"
@@ -55,62 +55,62 @@ def before_job(claim: Claim) -> Review | None:
         parts = review_answers.read_assessment(output).subtasks
     except Refused:  # a person may have forced the assessment's output
         return None
-    discovered = tuple(_discovered(part, claim.key, claim.work, first=True) for part in parts)
+    discovered = tuple(_discovered_task(part, claim.key, claim.work, first=True) for part in parts)
     decision = {"decision": "split", "into": [str(subtask.task["key"]) for subtask in discovered]}
     return Review(AttemptEnd(Outcome.DEFERRED, discovered=discovered, carry={_SPLIT: True}, began=False), decision)
 
 
 def review(claim: Claim, result: AttemptEnd) -> Review:
-    """Return the end of a supervising task, by its role, whose job ended with *result*."""
+    """Return the end of a reviewing task whose job ended with *result*, by its role."""
     role = role_of(claim)
     if ASSESS in role:
-        return _assessed(claim, result)
+        return _end_assessment(claim, result)
     if ANALYZE in role:
-        return _analyzed(claim, role, result)
+        return _end_analysis(claim, role, result)
     if ANSWER in role:
-        return _answered(claim, result)
+        return _end_answer(claim, result)
     return Review(result)
 
 
-def _assessed(claim: Claim, result: AttemptEnd) -> Review:
+def _end_assessment(claim: Claim, result: AttemptEnd) -> Review:
     if result.outcome is not Outcome.COMPLETED:
-        return _without(claim, result, {"unusable": result.error})
+        return _continue_without(claim, result, {"unusable": result.error})
     try:
         assessment = review_answers.read_assessment(result.output)
     except Refused as refused:
-        return _again(claim, result, refused, {"unusable": refused.message})
+        return _try_again(claim, result, refused, {"unusable": refused.message})
     keys = [part.key for part in assessment.subtasks]
     decision = {"decision": "assessed", "strategy": assessment.strategy, "subtasks": keys}
     return Review(replace(result, output=assessment.to_json()), decision)
 
 
-def _answered(claim: Claim, result: AttemptEnd) -> Review:
-    """Keep the answer as the output: the asker gets it when this is stored. Without one the question waits."""
+def _end_answer(claim: Claim, result: AttemptEnd) -> Review:
+    """Store the answer as the output, which the asking task gets. Without an answer the question waits for a person."""
     if result.outcome is not Outcome.COMPLETED:
-        return _without(claim, result, {"cannot": f"{claim.key}: {result.error}"})
+        return _continue_without(claim, result, {"cannot": f"{claim.key}: {result.error}"})
     try:
         answer = review_answers.read_answer(result.output)
     except Refused as refused:
-        return _again(claim, result, refused, {"cannot": f"its answer cannot be used: {refused.message}"})
+        return _try_again(claim, result, refused, {"cannot": f"its answer cannot be used: {refused.message}"})
     return Review(replace(result, output=answer.to_json()))
 
 
-def _analyzed(claim: Claim, role: Mapping[str, Any], result: AttemptEnd) -> Review:
+def _end_analysis(claim: Claim, role: Mapping[str, Any], result: AttemptEnd) -> Review:
     key, done = str(role[ANALYZE]), _latest(claim, str(role[ANALYZE]))
     if result.outcome is not Outcome.COMPLETED:
-        return _without(claim, result, done)
+        return _continue_without(claim, result, done)
     try:
         analysis = review_answers.read_analysis(result.output)
     except Refused as refused:
-        return _again(claim, result, refused, done)
+        return _try_again(claim, result, refused, done)
     decision = {"decision": analysis.verdict, "why": analysis.why}
-    follow_ups = tuple(_discovered(part, key, role["run"], first=False) for part in analysis.follow_ups)
+    follow_ups = tuple(_discovered_task(part, key, role["run"], first=False) for part in analysis.follow_ups)
     result = replace(result, output=done, discovered=(*result.discovered, *follow_ups))
     if analysis.verdict == DONE:
         return Review(result, decision)
     rounds = int(claim.carried.get(_ROUNDS, 0))
     if analysis.verdict == AGAIN and rounds < ROUNDS:
-        return Review(_sent_back(key, role["run"], analysis, rounds + 1, result), decision)
+        return Review(_send_back(key, role["run"], analysis, rounds + 1, result), decision)
     why = f"not done after {rounds + 1} rounds" if analysis.verdict == AGAIN else analysis.verdict
     failed = replace(result, outcome=Outcome.FAILED, error=f"{why}: {analysis.why}", retryable=False)
     return Review(failed, decision)
@@ -123,49 +123,49 @@ def _latest(claim: Claim, key: str) -> Any:
     return claim.needs.get(last, {}).get("output")
 
 
-def _sent_back(key: str, run: Mapping[str, Any], analysis: Analysis, rounds: int, result: AttemptEnd) -> AttemptEnd:
-    missing = f"{run['prompt']}\n\n{literal('It was done once, and is not done: ' + analysis.why)}"
+def _send_back(key: str, run: Mapping[str, Any], analysis: Analysis, rounds: int, result: AttemptEnd) -> AttemptEnd:
+    prompt = f"{run['prompt']}\n\n{escape_template('An earlier round is not sufficient: ' + analysis.why)}"
     task = {
         "key": f"{key}/{WORK}.{rounds + 1}",
         "title": f"{key}, round {rounds + 1}",
-        "run": {**run, "prompt": missing},
+        "run": {**run, "prompt": prompt},
         "supervised": False,
     }
     discovered = (*result.discovered, Discovered(task, first=True, by_system=True))
-    carry = {**result.carry, _ROUNDS: rounds, FEEDBACK: None, _ASKED_AGAIN: None}
+    carry = {**result.carry, _ROUNDS: rounds, FEEDBACK: None, _IS_SECOND_TRY: None}
     return replace(result, outcome=Outcome.DEFERRED, discovered=discovered, carry=carry)
 
 
-def _again(claim: Claim, result: AttemptEnd, refused: Refused, instead: Any) -> Review:
-    """Ask once more: the answer cannot be used."""
-    if claim.carried.get(_ASKED_AGAIN):
-        return _without(claim, replace(result, outcome=Outcome.FAILED, error=refused.message), instead)
-    carry = {**result.carry, _ASKED_AGAIN: True, FEEDBACK: refused.message}
+def _try_again(claim: Claim, result: AttemptEnd, refused: Refused, instead: Any) -> Review:
+    """Request another answer, or continue without one after the second unusable one."""
+    if claim.carried.get(_IS_SECOND_TRY):
+        return _continue_without(claim, replace(result, outcome=Outcome.FAILED, error=refused.message), instead)
+    carry = {**result.carry, _IS_SECOND_TRY: True, FEEDBACK: refused.message}
     error = f"its answer cannot be used: {refused.message}"
     return Review(replace(result, outcome=Outcome.DEFERRED, error=error, carry=carry))
 
 
-def _without(claim: Claim, result: AttemptEnd, instead: Any) -> Review:
-    """Let the task go on without its supervisor, which has failed, once no other attempt may follow."""
+def _continue_without(claim: Claim, result: AttemptEnd, instead: Any) -> Review:
+    """Complete a failed review with the output *instead*, once no other attempt may follow."""
     if result.outcome not in (Outcome.FAILED, Outcome.TIMED_OUT):
         return Review(result)
-    if result.retryable and claim.failures + 1 < claim.max_attempts and not claim.carried.get(_ASKED_AGAIN):
+    if result.retryable and claim.failures + 1 < claim.max_attempts and not claim.carried.get(_IS_SECOND_TRY):
         return Review(result)
     decision = {"decision": "none", "why": result.error or "no answer"}
     return Review(replace(result, outcome=Outcome.COMPLETED, output=instead, error=None), decision)
 
 
-def _discovered(part: Part, of: str, run: Mapping[str, Any], *, first: bool) -> Discovered:
+def _discovered_task(part: ProposedTask, of: str, run: Mapping[str, Any], *, first: bool) -> Discovered:
     task: dict[str, Any] = {
         "key": _key(of, part.key),
         "title": part.title,
-        "run": {**run, "prompt": literal(part.prompt)},
+        "run": {**run, "prompt": escape_template(part.prompt)},
         "needs": [_key(of, need) for need in part.needs],
-        "supervised": not first,  # a part of a supervised task is judged with it
+        "supervised": not first,  # a subtask is reviewed together with its task
     }
     return Discovered(task, first=first, by_system=True)
 
 
 def _key(of: str, key: str) -> str:
-    """Return a key below *of* that is not one of the system's own there."""
+    """Return a key below *of* that differs from the system's keys there."""
     return f"{of}/{key}" if not key.startswith((ASSESS, WORK, ANSWER)) else f"{of}/part-{key}"

@@ -1,4 +1,4 @@
-"""What a task with variants gives: what the first of them gave that passed its gates."""
+"""The job of a task with variants, which returns the output of the one that completed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ class NoVariantCompleted(Exception):
 
 
 CHOOSE_VARIANT = "system:choose_variant"
-"""The registered name of the function that takes over from a task's variants."""
+"""The registered name of ``choose``."""
 
-REGISTERED = {CHOOSE_VARIANT: f"{__name__}:choose"}
-"""Functions of this program that tasks call, by the name that is stored with them."""
+REGISTERED_FUNCTIONS = {CHOOSE_VARIANT: f"{__name__}:choose"}
+"""Functions of this program that tasks call, by their stored names."""
 
 
 def choose(needs: Mapping[str, Mapping[str, Any]], task: str) -> Any:
-    """The output of the variant that completed; a job of its own, which runs when all have ended.
+    """Return the output of the variant that completed. Runs as a job when all variants have ended.
 
-    Raises NoneCompleted.
+    Raises NoVariantCompleted.
     """
     for _, need in sorted(needs.items()):
         if need["state"] == "completed":

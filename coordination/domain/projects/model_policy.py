@@ -17,7 +17,7 @@ from typing import Any
 
 from coordination.base.errors import Refused
 from coordination.base.wording import did_you_mean, excerpt
-from coordination.domain.jobs import ChatCall, kind_in
+from coordination.domain.jobs import ChatCall, job_class
 from coordination.domain.money.model_names import without_region
 
 KEYS = ("allow", "deny")
@@ -81,7 +81,7 @@ def refusal(work: Mapping[str, Any], policy: ModelPolicy, *, rendered: bool = Fa
 
     Names with templates are checked once they are *rendered*.
     """
-    if not kind_in(work).asks_a_model:
+    if not job_class(work).asks_a_model:
         return None
     names = list(model_names(work))
     if not names and policy.allow is not None:
@@ -115,7 +115,7 @@ def _forms(name: str) -> list[str]:
 
 def model_names(work: Mapping[str, Any]) -> Iterator[str]:
     """Yield every model that the job names: as its model, in its program's arguments, in its environment."""
-    if kind_in(work) is ChatCall:
+    if job_class(work) is ChatCall:
         yield str(work["chat"])
         return
     if work.get("model"):

@@ -9,7 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol, cast
 
-from coordination.domain.jobs import Job, kind_in, parse_job
+from coordination.domain.jobs import Job, job_class, parse_job
 from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.jobs.changed_files import ChangeSummary
 from coordination.domain.jobs.provider_errors import ProviderLimit
@@ -118,7 +118,7 @@ class Claim:
     @property
     def job_kind(self) -> type[Job]:
         """Return the kind of its job."""
-        return kind_in(self.work)
+        return job_class(self.work)
 
     @property
     def job(self) -> Job:

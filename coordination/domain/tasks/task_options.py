@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_MORE_THAN_A_JOB = ("workspace", "gates", "outputs", "role", "expects")
+_MORE_THAN_A_JOB = ("checkout", "gates", "outputs", "role", "expects")
 
 
 def alone(options: Mapping[str, Any]) -> bool:

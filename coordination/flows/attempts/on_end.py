@@ -15,13 +15,13 @@ from sqlalchemy import Connection
 from coordination.base.errors import Refused
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.estimates import JobSample, history_key, sample_of
-from coordination.domain.plans.plan_expansion import ANALYZE, ANSWER, ANSWERER, ASSESS, SUPERVISION, answering
+from coordination.domain.plans.plan_expansion import ANALYZE, ANSWER, ANSWERER, ASSESS, SUPERVISION, answer_task
 from coordination.domain.tasks.attempts import Claim
 from coordination.domain.tasks.retry import Complete, Wait
 from coordination.services.agents import agents
 from coordination.services.attempts.end_effects import EndEffects
 from coordination.services.money import ledger
-from coordination.services.plans.add_discovered_tasks import grow
+from coordination.services.plans.add_discovered_tasks import add_tasks
 from coordination.services.tasks import questions
 from coordination.store.queries.forecast import job_history
 from coordination.store.queries.money import budget_usage
@@ -73,7 +73,7 @@ def add_discovered_tasks(tx: Connection, workspace_id: str, project_id: str, eff
     slots.lock(tx, workspace_id, project_id)  # a claim may follow, and these may lock their run
     desk = agents.AgentLookup(tx, workspace_id)
     for ended in counted:
-        effects.newly_ready += grow(tx, workspace_id, ended.task_id, ended.end.discovered, desk).ready
+        effects.newly_ready += add_tasks(tx, workspace_id, ended.task_id, ended.end.discovered, desk).ready
 
 
 def keep_questions(tx: Connection, workspace_id: str, _project_id: str, effects: EndEffects) -> None:
@@ -123,8 +123,8 @@ def _ask(
     try:
         if number > MOST_ANSWERED:
             raise Refused(f"agents have answered {MOST_ANSWERED} of its questions already")  # noqa: TRY301 - where the others are caught
-        task = answering(claim, who, question, question_id=question_id, task_id=claim.task_id, number=number)
-        return grow(tx, workspace_id, claim.task_id, [task], desk).ready
+        task = answer_task(claim, who, question, question_id=question_id, task_id=claim.task_id, number=number)
+        return add_tasks(tx, workspace_id, claim.task_id, [task], desk).ready
     except Refused as refused:
         asker = tasks.get(tx, workspace_id, claim.task_id)
         if asker is not None:

@@ -22,8 +22,8 @@ from coordination.services.agents import agents as agent_service
 from coordination.services.money import prices as price_service
 from coordination.services.plans import task_rows
 from coordination.services.plans.check_models import check_models
-from coordination.services.plans.expand import in_parts
-from coordination.services.plans.expected_costs import caps_of
+from coordination.services.plans.expand import expand_for_project
+from coordination.services.plans.expected_costs import slot_caps
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.forecast import job_history
 from coordination.store.queries.projects import projects
@@ -59,22 +59,22 @@ def simulate_plan(
     *places*: how many jobs run at once; None: as many as the workers heard of *live_within* run, or *otherwise* where
     there are none. *assume*: how long jobs take of which nothing is known.
     """
-    works: Mapping[str, Job] = graph.check(plan)
+    works: Mapping[str, Job] = graph.check_plan(plan)
     project = projects.find_by_identity(tx, workspace_id, identity)
-    plan, works = in_parts(plan, works, project.settings if project is not None else {})
-    works, assigned = task_rows.assignments(plan, works, agent_service.AgentLookup(tx, workspace_id))
-    bodies = {key: job.body for key, job in task_rows.jobs(works).items()}
+    plan, works = expand_for_project(plan, works, project.settings if project is not None else {})
+    works, assigned = task_rows.resolve_agents(plan, works, agent_service.AgentLookup(tx, workspace_id))
+    bodies = {key: job.body for key, job in task_rows.job_rows(works).items()}
     check_models(plan, bodies, project.model_restrictions if project is not None else {})
     kinds = {history_key(body): body for body in {id(body): body for body in bodies.values()}.values()}
     known: dict[str, tuple[JobSample, ...]] = {}
     recent: dict[str, list[JobSample]] = {}
-    caps = dict.fromkeys(task_rows.limited_keys(plan), 1) | task_rows.caps(plan)
+    caps = dict.fromkeys(task_rows.limited_keys(plan), 1) | task_rows.concurrency_caps(plan)
     if project is not None:
         found = job_history.samples_of(tx, workspace_id, [(project.id, kind) for kind in kinds])
         known = {kind: samples for (_, kind), samples in found.items()}
         free = {kind for kind, body in kinds.items() if not asks_a_model(body)}
         recent = job_durations.recent(tx, workspace_id, project.id, free)
-        caps = caps_of(tx, project, plan)
+        caps = slot_caps(tx, project, plan)
     outlook = ForecastInputs(
         plan,
         bodies,

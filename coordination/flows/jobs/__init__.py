@@ -1,1 +1,1 @@
-"""What a job is and what it leaves: operations across nouns, one transaction each."""
+"""Jobs and their artifacts, output and merges: operations across nouns, one transaction each."""

@@ -1,4 +1,4 @@
-"""Record a merge before the branch moves, by the attempt that holds the task."""
+"""Recording of a merge before the run's branch moves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coordination.store.queries.tasks import tasks
 
 
 def record_merge(tx: Connection, workspace_id: str, task_id: str, merge: Merge) -> bool:
-    """Record what the attempt is about to merge; False when it does not hold its task any more. Safe to repeat."""
+    """Record what the attempt is about to merge. Return False when it has lost its task. Idempotent."""
     tasks.lock(tx, workspace_id, [task_id])
     if tasks.state_of(tx, workspace_id, [task_id]).get(task_id) != (TaskState.RUNNING, merge.attempt):
         return False

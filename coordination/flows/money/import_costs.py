@@ -91,7 +91,7 @@ def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: DiskQueue
         with store.read() as tx:
             return costs.billed_in_all(tx, workspace_id, name)
 
-    records = numbered_costs(jsonl.lines(file, most=MOST_BYTES), source=source, torn=torn)
+    records = numbered_costs(jsonl.read_lines(file, most=MOST_BYTES), source=source, torn=torn)
     with ThreadPoolExecutor(1) as asking, DiskSet() as seen:
         for batch in _batches(records):
             there = asking.submit(billed, [one.id for _, one in batch])

@@ -90,8 +90,8 @@ def _whose(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str |
         case BudgetScope.PROJECT if subject and projects.get(tx, workspace_id, subject) is not None:
             return {"project_id": subject}
         case BudgetScope.AGENT if subject:
-            if agents.named(tx, workspace_id, subject) is None and not agents.records(tx, workspace_id, [subject]):
-                known = [agent.profile.name for agent in agents.listed(tx, workspace_id)]
+            if agents.find(tx, workspace_id, subject) is None and not agents.totals(tx, workspace_id, [subject]):
+                known = [agent.profile.name for agent in agents.list_all(tx, workspace_id)]
                 hint = did_you_mean(subject, known) or "See: coord agents list"
                 raise NotFound(f"There is no agent {excerpt(subject)}, and no task was given to one", hint=hint)
             return {"subject": principals.agent_ids(tx, workspace_id, [subject])[subject], "agent": subject}

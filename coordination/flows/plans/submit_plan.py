@@ -1,4 +1,4 @@
-"""Submit a plan: all of it is checked before anything is stored, and all of it is stored in one transaction."""
+"""Submission of a plan, which is checked before anything is stored, and is stored in one transaction."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.services.agents import agents as agent_service
 from coordination.services.issues import issues as issue_service
 from coordination.services.plans import task_rows
-from coordination.services.plans.expand import in_parts
-from coordination.services.plans.expected_costs import expected
+from coordination.services.plans.expand import expand_for_project
+from coordination.services.plans.expected_costs import expect_costs
 from coordination.services.plans.store_graph import prepare_graph, store_graph
 from coordination.services.projects import projects as project_service
 from coordination.store.queries.fleet import supervisors
@@ -45,7 +45,7 @@ from coordination.store.queries.tasks import events, runs, slots
 
 @dataclass(frozen=True, slots=True)
 class PlanOrigin:
-    """Where a plan comes from: which project (its identity, a name for people, a folder), and who submits it."""
+    """The project of a plan (its identity, a name for people, a folder), and who submits it."""
 
     identity: str
     name: str
@@ -56,7 +56,7 @@ class PlanOrigin:
 
 @dataclass(frozen=True, slots=True)
 class SubmittedRun:
-    """What was stored."""
+    """The ids of a stored run and its tasks (by key)."""
 
     run_id: str
     project_id: str
@@ -74,18 +74,18 @@ def submit_plan(
 ) -> SubmittedRun:
     """Store *plan* as a new run. Raises PlanError or Refused with nothing stored.
 
-    *issues*: of a foreign tracker, which become the project's; a task whose metadata name one (``issue``) works it off.
+    *issues*: of another tracker, which replace those of the project. Tasks with ``issue`` in their metadata are linked.
     """
-    works: Mapping[str, Job] = graph.check(plan)
+    works: Mapping[str, Job] = graph.check_plan(plan)
     project = project_service.resolve(tx, workspace_id, identity=origin.identity, name=origin.name, path=origin.path)
     if project.status is ProjectStatus.ARCHIVED:
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects resume {project.name}")
-    plan, works = in_parts(plan, works, project.settings)
-    desk = agent_service.AgentLookup(tx, workspace_id)
-    graph_ = prepare_graph(plan, works, desk, project.model_restrictions)
+    plan, works = expand_for_project(plan, works, project.settings)
+    agents = agent_service.AgentLookup(tx, workspace_id)
+    graph_ = prepare_graph(plan, works, agents, project.model_restrictions)
     project_service.activate(tx, workspace_id, project)
     run_id = new_id()
-    answerer = _answerer(plan, project, desk)
+    answerer = _answerer(plan, project, agents)
     session_id = _session(tx, workspace_id, project.id, plan)
     runs.insert_run(
         tx,
@@ -99,8 +99,8 @@ def submit_plan(
             "python_path": list(plan.python_path),
             "budget_usd": plan.budget.usd if plan.budget else None,
             "budget_on_exceed": plan.budget.on_exceed if plan.budget else None,
-            "metadata": dict(origin.metadata) | _branch(run_id, plan) | _lookers(plan) | answerer,
-            "predicted": expected(tx, project, graph_),
+            "metadata": dict(origin.metadata) | _branch(run_id, plan) | _plan_metadata(plan) | answerer,
+            "predicted": expect_costs(tx, project, graph_),
         },
     )
     ids = {task.key: new_id() for task in plan.tasks}
@@ -121,59 +121,59 @@ def submit_plan(
 
 
 def _branch(run_id: str, plan: Plan) -> dict[str, str]:
-    """Where the run's changes will be, for its metadata: tasks that work in worktrees are merged there."""
-    worktrees = any(task_rows.checkout_of(plan, task).kind is CheckoutKind.GIT_WORKTREE for task in plan.tasks)
+    """Return the run's metadata with the branch that worktrees are merged into, if any task has one."""
+    worktrees = any(plan.checkout_of(task).kind is CheckoutKind.GIT_WORKTREE for task in plan.tasks)
     return {"branch": run_branch(run_id)} if worktrees else {}
 
 
-def _lookers(plan: Plan) -> dict[str, Any]:
-    """For the run's metadata: that some tasks race, who supervises what its work will find, and with which account."""
-    found: dict[str, Any] = {VARIANTS: True} if any(VARIANT in task.role for task in plan.tasks) else {}
+def _plan_metadata(plan: Plan) -> dict[str, Any]:
+    """Return the run's metadata for tasks that are reported later: variants, default account, supervision."""
+    metadata: dict[str, Any] = {VARIANTS: True} if any(VARIANT in task.role for task in plan.tasks) else {}
     if plan.defaults.account is not None:
-        found[DEFAULT_ACCOUNT] = plan.defaults.account
+        metadata[DEFAULT_ACCOUNT] = plan.defaults.account
     if plan.supervision is not None:
-        who = {ASSESS: plan.supervision.assess, ANALYZE: plan.supervision.analyze}
-        found[SUPERVISION] = {name: dict(body) for name, body in who.items() if body is not None}
-    return found
+        reviewers = {ASSESS: plan.supervision.assess, ANALYZE: plan.supervision.analyze}
+        metadata[SUPERVISION] = {name: dict(body) for name, body in reviewers.items() if body is not None}
+    return metadata
 
 
-def _answerer(plan: Plan, project: Project, desk: agent_service.AgentLookup) -> dict[str, Any]:
-    """Who answers what the run's tasks ask, for its metadata. Refused when there is no such agent."""
-    wanted = project.settings.get(ANSWERER) if plan.questions is None else plan.questions
-    if wanted is None:
+def _answerer(plan: Plan, project: Project, agents: agent_service.AgentLookup) -> dict[str, Any]:
+    """Return the run's metadata with the agent that answers questions. Raises Refused for an unknown agent."""
+    answerer = project.settings.get(ANSWERER) if plan.questions is None else plan.questions
+    if answerer is None:
         return {}
-    body = check_supervisor(wanted, ANSWERER)
-    named = body.get("agent")
-    if named is not None and named not in AGENTS and desk.choose(named) is None:
+    body = check_supervisor(answerer, ANSWERER)
+    name = body.get("agent")
+    if name is not None and name not in AGENTS and agents.choose(name) is None:
         raise Refused(
-            f"There is no agent {excerpt(named)} to answer questions", hint=did_you_mean(named, [*AGENTS, *desk.names])
+            f"There is no agent {excerpt(name)} to answer questions", hint=did_you_mean(name, [*AGENTS, *agents.names])
         )
     return {ANSWERER: SupervisorSettings.of(project.settings).run(body)}
 
 
 def _limits(tx: Connection, scope: task_rows.GraphScope, plan: Plan) -> None:
-    """Let the plan's limits hold for the project from now on; a key that no limit names is limited to one."""
-    caps = task_rows.caps(plan)
-    unsaid = task_rows.limited_keys(plan) - set(caps)
-    if caps or unsaid:
+    """Set the project's concurrency limits to those of the plan; keys without a limit are limited to one."""
+    caps = task_rows.concurrency_caps(plan)
+    default_keys = task_rows.limited_keys(plan) - set(caps)
+    if caps or default_keys:
         slots.lock(tx, scope.workspace_id, scope.project_id)
-    for name in sorted(unsaid.union(caps)):  # two that make the same ones make them in the same order
-        make = slots.set_caps if name in caps else slots.ensure
-        make(tx, scope.workspace_id, scope.project_id, {name: caps.get(name, 1)})
+    for name in sorted(default_keys.union(caps)):  # sorted, so that concurrent submissions do not deadlock
+        store = slots.set_caps if name in caps else slots.ensure
+        store(tx, scope.workspace_id, scope.project_id, {name: caps.get(name, 1)})
 
 
 def _session(tx: Connection, workspace_id: str, project_id: str, plan: Plan) -> str:
-    """The session that groups this run's costs: the one named, one of its own (isolated), or the ongoing one."""
+    """Return the id of the run's session: the one in the plan, a new one (isolated), or the ongoing one."""
     target = SessionTarget.ISOLATED if plan.session == SessionTarget.ISOLATED else SessionTarget.MAIN
     if plan.session is not None and plan.session not in tuple(SessionTarget):
-        found = runs.get_session(tx, workspace_id, plan.session) if is_id(plan.session) else None
-        if found is None or found.project_id != project_id:
+        session = runs.get_session(tx, workspace_id, plan.session) if is_id(plan.session) else None
+        if session is None or session.project_id != project_id:
             raise NotFound(
                 f"The project has no session {plan.session}",
                 hint="Write main (the ongoing one), isolated (a new one) or a session's id: coord sessions list",
             )
-        runs.touch_session(tx, workspace_id, [found.id])
-        return found.id
+        runs.touch_session(tx, workspace_id, [session.id])
+        return session.id
     agent = plan.defaults.agent
     ongoing = runs.main_session(tx, workspace_id, project_id, agent) if target is SessionTarget.MAIN else None
     if ongoing is not None:

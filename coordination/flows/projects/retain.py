@@ -184,7 +184,7 @@ class _RetentionRound:
             self._archive(run_id, self.archive, fresh=fresh)
         if self.artifacts is not None:
             with self.store.read() as tx:
-                has_files = artifacts.of_run(tx, self.workspace_id, run_id)
+                has_files = artifacts.run_has_outputs(tx, self.workspace_id, run_id)
             if has_files:
                 self.artifacts.forget([self.workspace_id, run_id])
         while deleted := self._step(lambda tx: retention.delete_batch(tx, self.workspace_id, run_id, limit=self.batch)):

@@ -10,7 +10,7 @@ from coordination.base.errors import Refused
 from coordination.domain.tasks.attempts import Discovered
 from coordination.domain.tasks.tasks import TaskState
 from coordination.services.agents import agents
-from coordination.services.plans.add_discovered_tasks import AddedTasks, grow
+from coordination.services.plans.add_discovered_tasks import AddedTasks, add_tasks
 from coordination.store.queries.tasks import tasks
 
 
@@ -21,4 +21,4 @@ def add_found(
     tasks.lock(tx, workspace_id, [task_id])
     if tasks.state_of(tx, workspace_id, [task_id]).get(task_id) != (TaskState.RUNNING, attempt):
         raise Refused("This attempt does not hold its task any more, and what it finds is not added")
-    return grow(tx, workspace_id, task_id, discovered, agents.AgentLookup(tx, workspace_id))
+    return add_tasks(tx, workspace_id, task_id, discovered, agents.AgentLookup(tx, workspace_id))

@@ -11,10 +11,10 @@ from sqlalchemy import Connection
 from coordination.base.errors import NotFound, Refused
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.access.authority import rights_of
-from coordination.domain.agents.assignments import PERSON, without_introduction
+from coordination.domain.agents.agents import PERSON
 from coordination.domain.agents.prompts import FEEDBACK
-from coordination.domain.jobs import AGENTS, IN_WORKTREE, AgentCall, kind_in, kind_of, parse_job
-from coordination.domain.jobs.checkouts import STORED
+from coordination.domain.jobs import AGENTS, IN_WORKTREE, AgentCall, job_class, kind_label, parse_job
+from coordination.domain.jobs.checkouts import CHECKOUT_OPTION
 from coordination.domain.plans.plan_expansion import VARIANT, WORK
 from coordination.domain.plans.plans import Plan
 from coordination.domain.plans.plans import Task as Planned
@@ -73,9 +73,9 @@ def assign_task(
     authority = task.authority
     if (held := rights_of(authority)) is not None:  # a person decides: from now on it may do what it does
         authority = replace(held, work=work, agent=agent).to_json()
-    kind = kind_of(work) + (IN_WORKTREE if STORED in options else "")
+    kind = kind_label(work) + (IN_WORKTREE if CHECKOUT_OPTION in options else "")
     carried = {name: task.carried[name] for name in _KEPT if name in task.carried}
-    rows.give(
+    rows.assign_agent(
         tx,
         workspace_id,
         task.id,
@@ -86,7 +86,7 @@ def assign_task(
         carried=carried,
         authority=authority,
     )
-    _tell(tx, task, {"agent": agent, "model": kind_in(work).model_named(work), "before": task.agent}, actor)
+    _tell(tx, task, {"agent": agent, "model": job_class(work).qualified_model_in(work), "before": task.agent}, actor)
     queued = 0
     if before is not None:
         for question in question_rows.of_task(tx, workspace_id, task.id):
@@ -116,19 +116,19 @@ def _check(task: TaskRecord, to: str | None, model: str | None, person: str | No
 
 def _work(tx: Connection, task: TaskRecord, to: str | None, model: str | None) -> tuple[str | None, dict[str, Any]]:
     """Whose the task is now, and its job."""
-    if not kind_in(task.work).asks_a_model:
+    if not job_class(task.work).asks_a_model:
         raise Refused(
-            f"{task.key} runs {excerpt(kind_in(task.work).instruction(task.work))}, and no agent",
+            f"{task.key} runs {excerpt(job_class(task.work).instruction(task.work))}, and no agent",
             hint="Give it to a person with --person, or create another task: coord tasks create",
             field="to",
         )
     desk = agents.AgentLookup(tx, task.workspace_id)
     if to is None:
         assert model is not None  # noqa: S101 - _check has seen to it
-        return task.agent, parse_job(kind_in(task.work).with_model(task.work, model)).to_json()
+        return task.agent, parse_job(job_class(task.work).with_model(task.work, model)).to_json()
     kept = {name: task.work[name] for name in _OF_A_JOB if task.work.get(name)}
-    if task.agent is not None and (old := desk.known(task.agent)) is not None:
-        kept["prompt"] = without_introduction(str(kept["prompt"]), old.introduction())
+    if task.agent is not None and (old := desk.find(task.agent)) is not None:
+        kept["prompt"] = old.without_introduction(str(kept["prompt"]))
     call = parse_job({"agent": to, **kept} | ({"model": model} if model else {}))
     assert isinstance(call, AgentCall)  # noqa: S101 - it has that key
     if to in AGENTS:
@@ -137,7 +137,7 @@ def _work(tx: Connection, task: TaskRecord, to: str | None, model: str | None) -
     if profile is None:
         meant = did_you_mean(to, [*AGENTS, *desk.names])
         raise Refused(f"There is no agent {excerpt(to)}", hint=meant or "See: coord agents list", field="to")
-    return profile.name, profile.call(call).to_json()
+    return profile.name, profile.build_job(call).to_json()
 
 
 def _to_a_person(tx: Connection, task: TaskRecord, person: str, *, actor: str) -> Assignment:
@@ -145,11 +145,11 @@ def _to_a_person(tx: Connection, task: TaskRecord, person: str, *, actor: str) -
     for question in question_rows.of_task(tx, task.workspace_id, task.id):
         question_rows.answer(tx, task.workspace_id, question.id, text=f"given to {person}", by=actor)
     about = {"project_id": task.project_id, "run_id": task.run_id, "task_id": task.id, "attempt": task.attempt}
-    job = kind_in(task.work)
+    job = job_class(task.work)
     what = job.instruction(task.work) if job.asks_a_model else task.title
     question_rows.put(tx, task.workspace_id, {**about, "question": f"{person} is to do this: {what}"[:20_000]})
     options = {**task.options, PERSON: person}
-    rows.wait_for_person(tx, task.workspace_id, task.id, person=person, reasons=task.reasons, options=options)
+    rows.assign_person(tx, task.workspace_id, task.id, person=person, reasons=task.reasons, options=options)
     _tell(tx, task, {"agent": person, "person": True, "before": task.agent}, actor)
     return Assignment(task.project_id, person, task.work, 0)
 

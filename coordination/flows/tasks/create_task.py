@@ -16,15 +16,15 @@ from coordination.domain.jobs import Job
 from coordination.domain.jobs.accounts import DEFAULT_ACCOUNT
 from coordination.domain.jobs.checkouts import CheckoutKind, parse_gates, run_branch
 from coordination.domain.plans import graph
-from coordination.domain.plans.plan_expansion import SUPERVISION, VARIANT, VARIANTS, expanded, supervision_of
+from coordination.domain.plans.plan_expansion import SUPERVISION, VARIANT, VARIANTS, expand, supervision_of
 from coordination.domain.plans.plans import Defaults, Plan
 from coordination.domain.plans.plans import Task as Planned
 from coordination.domain.projects.projects import Project, ProjectStatus
 from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.services.agents.agents import AgentLookup
-from coordination.services.plans.add_discovered_tasks import check_needs, key_of, waits
+from coordination.services.plans.add_discovered_tasks import check_needs, has_open_needs, need_key
 from coordination.services.plans.store_graph import key_taken, prepare_graph, store_graph
-from coordination.services.plans.task_rows import GraphScope, checkout_of
+from coordination.services.plans.task_rows import GraphScope
 from coordination.services.projects import projects as project_service
 from coordination.store.queries.fleet import supervisors
 from coordination.store.queries.projects import projects as project_rows
@@ -61,7 +61,7 @@ def create_task(
         raise NotFound(f"There is no run {run_id}", hint="See: coord runs list")
     if project.status is ProjectStatus.ARCHIVED:
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects resume {project.name}")
-    keys = sorted({task.key, *map(key_of, task.needs), *([task.parent] if task.parent else [])})
+    keys = sorted({task.key, *map(need_key, task.needs), *([task.parent] if task.parent else [])})
     # What it needs must not end between this look and its edges.
     task_rows.lock(tx, workspace_id, [one.id for one in task_rows.keyed(tx, workspace_id, run_id, keys).values()])
     there = task_rows.keyed(tx, workspace_id, run_id, keys)
@@ -70,9 +70,9 @@ def create_task(
     metadata = runs.metadata_of(tx, workspace_id, run_id)
     who = metadata.get(SUPERVISION)
     plan = Plan([task], defaults=Defaults(account=metadata.get(DEFAULT_ACCOUNT)))
-    graph.check(plan, known=there)
-    plan = expanded(replace(plan, supervision=supervision_of(who) if who else None))
-    works: Mapping[str, Job] = graph.check(plan, known=there)
+    graph.check_plan(plan, existing=there)
+    plan = expand(replace(plan, supervision=supervision_of(who) if who else None))
+    works: Mapping[str, Job] = graph.check_plan(plan, existing=there)
     if taken := task_rows.keyed(tx, workspace_id, run_id, [one.key for one in plan.tasks]):
         raise key_taken(min(taken))
     satisfied = check_needs(plan.tasks, there, None, set())
@@ -86,7 +86,7 @@ def create_task(
         slots.ensure(tx, workspace_id, project.id, {f"key:{task.concurrency_key}": 1})
     reopened = _keep_open(tx, workspace_id, run_id, project, plan, actor=actor)
     supervisors.ensure(tx, workspace_id, project.id, session_key=f"supervisor:create:{run_id}", lifetime=lifetime)
-    queued = sum(not waits(one, satisfied) for one in plan.tasks)
+    queued = sum(not has_open_needs(one, satisfied) for one in plan.tasks)
     return CreatedTask(project.id, ids[task.key], queued, reopened)
 
 
@@ -97,7 +97,7 @@ def _keep_open(tx: Connection, workspace_id: str, run_id: str, project: Project,
     if reopened:
         events.append(tx, workspace_id, [NewEvent(EventType.RUN_REOPENED, project.id, run_id, actor=actor)])
     noted: dict[str, Any] = {}
-    if any(checkout_of(plan, one).kind is CheckoutKind.GIT_WORKTREE for one in plan.tasks):
+    if any(plan.checkout_of(one).kind is CheckoutKind.GIT_WORKTREE for one in plan.tasks):
         noted["branch"] = run_branch(run_id)
     if any(VARIANT in one.role for one in plan.tasks):
         noted[VARIANTS] = True

@@ -1,7 +1,8 @@
-"""YAML (and so JSON) as plain values with the line each was written on. Knows nothing of plans.
+"""Parser of YAML, and so JSON, into plain values with their lines. Independent of plans.
 
-Built from the parser's events without recursion, so that no nesting, alias or size can hurt. A plain word that YAML
-1.1 and 1.2 read differently (``on``, ``12:30``, ``010``, a date) becomes an Unquoted: the reader decides or refuses.
+It processes the parser's events without recursion and with limits, so that nesting, aliases and sizes cannot exhaust
+memory. Plain words that YAML 1.1 and 1.2 read differently (``on``, ``12:30``, ``010``, dates) become Unquoted, which
+the reader accepts or refuses.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c
 
 @dataclass(slots=True)
 class Document:
-    """The root value, and the line of every key of a mapping and every item of a sequence."""
+    """The root value, and the lines of all keys of mappings and items of sequences."""
 
     source: str
     root: Any = None
@@ -36,18 +37,14 @@ class Document:
     lines: dict[int, Any] = field(default_factory=dict)  # id of a container -> its keys' or items' lines
 
     def line_of(self, container: dict[str, Any] | list[Any], at: str | int) -> int | None:
-        """Where the key *at* of a mapping, or the item *at* of a sequence, was written."""
+        """Return the line of the key *at* of a mapping, or of the item *at* of a sequence."""
         lines = self.lines.get(id(container))
         if isinstance(lines, dict):
-            found = lines.get(at)
-        elif isinstance(lines, list) and isinstance(at, int):
-            found = lines[at]
-        else:
-            found = None
-        return found if isinstance(found, int) else None
+            return lines.get(at)
+        return lines[at] if isinstance(lines, list) and isinstance(at, int) else None
 
     def line_at(self, container: dict[str, Any] | list[Any], place: str) -> int | None:
-        """Return the line of what *place* (``run.args[1]``) names in *container*, or of the nearest that is written."""
+        """Return the line of *place* (``run.args[1]``) in *container*, or of the nearest part that is in the file."""
         value: Any = container
         line = None
         while place and isinstance(value, dict | list):
@@ -63,10 +60,10 @@ class Document:
                     return line
                 at, place = int(item[1]), place[item.end() :]
             line, value = self.line_of(value, at) or line, value[at]
-        return (self._first_unclear(value) if isinstance(value, dict | list) else None) or line
+        return (self._first_ambiguous(value) if isinstance(value, dict | list) else None) or line
 
-    def _first_unclear(self, value: Any) -> int | None:
-        """Return the line of the first word in a list or mapping that only quotes would make clear."""
+    def _first_ambiguous(self, value: Any) -> int | None:
+        """Return the line of the first ambiguous word in a list or mapping, or None."""
         stack, seen = [value], {id(value)}
         while stack:
             container = stack.pop()
@@ -85,24 +82,24 @@ class Document:
 
 
 def read_document(data: bytes, *, source: str) -> Document:
-    """The one document in *data*; PlanError, with file and line, for everything that is not one."""
+    """Parse the one document in *data*. Raises PlanError with file and line."""
     document = Document(source)
-    text = _decoded(data, document)
+    text = _decode(data, document)
     try:
         _Builder(document).read(_events(text))
     except yaml.YAMLError as error:
-        raise _explained(error, text, document) from None
+        raise _syntax_error(error, text, document) from None
     return document
 
 
-def _decoded(data: bytes, document: Document) -> str:
+def _decode(data: bytes, document: Document) -> str:
     if len(data) > MAX_BYTES:
         raise document.error(
             f"The file has {len(data):,} bytes; at most {MAX_BYTES:,} are possible",
-            hint="Put data into files that the jobs read, or submit the plan in parts",
+            hint="Move data into files that the jobs read, or submit the plan in parts",
         )
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise document.error("The file is not UTF-8 but UTF-16", hint="Save it as UTF-8")
+        raise document.error("The file is UTF-16, not UTF-8", hint="Save it as UTF-8")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -110,14 +107,14 @@ def _decoded(data: bytes, document: Document) -> str:
         raise document.error(
             f"The file is not UTF-8: byte 0x{data[error.start]:02x} cannot be read", line, hint="Save it as UTF-8"
         ) from None
-    if found := _CONTROL.search(text):
-        line = text.count("\n", 0, found.start()) + 1
-        raise document.error(f"The file holds the control character U+{ord(found.group()):04X}", line)
+    if match := _CONTROL.search(text):
+        line = text.count("\n", 0, match.start()) + 1
+        raise document.error(f"The file contains the control character U+{ord(match.group()):04X}", line)
     return _json_as_yaml(text)
 
 
 def _json_as_yaml(text: str) -> str:
-    """What JSON allows and YAML does not: an emoji as two escapes, and (without libyaml) tabs between values."""
+    """Rewrite what JSON allows and YAML does not: emoji as two escapes, and (without libyaml) tabs between values."""
     if not text.lstrip().startswith("{") or ("\t" not in text and not _PAIR.search(text)):
         return text
     try:
@@ -125,22 +122,22 @@ def _json_as_yaml(text: str) -> str:
     except (ValueError, RecursionError):
         return text
 
-    def join(found: re.Match[str]) -> str:
-        before, high, low = found.groups()
+    def join(match: re.Match[str]) -> str:
+        before, high, low = match.groups()
         return before + chr(0x10000 + ((int(high, 16) - 0xD800) << 10) + (int(low, 16) - 0xDC00))
 
     return _PAIR.sub(join, text.replace("\t", " "))
 
 
 def _events(text: str) -> Iterator[Any]:
-    # libyaml where it is built in: ten times faster.
+    # libyaml, where available, is ten times faster.
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     events: Iterator[Any] = yaml.parse(text, Loader=loader)
     return events
 
 
 class _Merge:
-    """The key ``<<``: the mapping behind it fills what is not written here."""
+    """The key ``<<``: its value is a mapping with defaults."""
 
 
 _MERGE = _Merge()
@@ -148,7 +145,7 @@ _MERGE = _Merge()
 
 @dataclass(slots=True)
 class _OpenContainer:
-    """A container that is being read: its value, the lines in it, the key that waits for its value, its size so far."""
+    """A container during parsing: its value, the lines in it, the key without a value yet, and its size so far."""
 
     value: dict[str, Any] | list[Any]
     lines: Any
@@ -161,14 +158,14 @@ class _OpenContainer:
 
 
 class _Builder:
-    """Puts the parser's events together; what is open is a list, so depth costs nothing and is limited."""
+    """Builds values from the parser's events, with a stack of open containers instead of recursion."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
         self.stack: list[_OpenContainer] = []
         self.anchors: dict[str, tuple[Any, int]] = {}
         self.expanded = 0
-        self.begun = False
+        self.has_document = False
 
     def read(self, events: Iterator[Any]) -> None:
         steps = {
@@ -186,9 +183,9 @@ class _Builder:
                 step(event)
 
     def _document(self, event: Any) -> None:
-        if self.begun:
-            raise self.document.error("A second document begins; a plan is one", event.start_mark.line + 1)
-        self.begun = True
+        if self.has_document:
+            raise self.document.error("A plan must be a single document", event.start_mark.line + 1)
+        self.has_document = True
 
     def _scalar(self, event: Any) -> None:
         text: str = event.value
@@ -218,24 +215,24 @@ class _Builder:
         self.stack.append(_OpenContainer({} if mapping else [], {} if mapping else [], event.anchor, line))
 
     def _end(self, _event: Any) -> None:
-        done = self.stack.pop()
-        if done.merges:
-            self._merge(done)
-        self.document.lines[id(done.value)] = done.lines
-        if done.anchor:
-            self.anchors[done.anchor] = (done.value, done.size)
-        self._put(done.value, done.size, done.line)
+        container = self.stack.pop()
+        if container.merges:
+            self._merge(container)
+        self.document.lines[id(container.value)] = container.lines
+        if container.anchor:
+            self.anchors[container.anchor] = (container.value, container.size)
+        self._put(container.value, container.size, container.line)
 
     def _alias(self, event: Any) -> None:
         line = event.start_mark.line + 1
         if event.anchor not in self.anchors:
             inside = any(container.anchor == event.anchor for container in self.stack)
-            why = "contains itself" if inside else "is not known here"
+            why = "contains itself" if inside else "is not defined here"
             raise self.document.error(f"The alias *{event.anchor[:60]} {why}", line)
         value, size = self.anchors[event.anchor]
         self.expanded += size
         if self.expanded > MAX_BYTES:
-            raise self.document.error(f"The aliases stand for more than {MAX_BYTES:,} characters in all", line)
+            raise self.document.error(f"The aliases expand to more than {MAX_BYTES:,} characters", line)
         self._put(value, size, line)
 
     def _put(self, value: Any, size: int, line: int) -> None:
@@ -267,36 +264,36 @@ class _Builder:
         if not isinstance(key, str | _Merge):
             raise refuse(f"The key {excerpt(key)} is not a text", line, hint="Write it in quotes")
         if key in container.lines:
-            raise refuse(f"The key {excerpt(key)} is written twice, first in line {container.lines[key]}", line)
+            raise refuse(f"The key {excerpt(key)} appears twice, first in line {container.lines[key]}", line)
         container.key, container.key_line = key, line
 
-    def _merge(self, done: _OpenContainer) -> None:
-        for value, line in done.merges:
+    def _merge(self, container: _OpenContainer) -> None:
+        for value, line in container.merges:
             for source in value if isinstance(value, list) else [value]:
                 if not isinstance(source, dict):
                     raise self.document.error("<< must be followed by a mapping or a list of mappings", line)
                 for key, item in source.items():
-                    if key not in done.lines:
-                        done.value[key] = item
-                        done.lines[key] = line
+                    if key not in container.lines:
+                        container.value[key] = item
+                        container.lines[key] = line
 
     def _refuse_tag(self, event: Any) -> None:
         if event.tag not in (None, "!"):
             line = event.start_mark.line + 1
-            raise self.document.error(f"The tag {excerpt(event.tag)} has no place in a plan", line)
+            raise self.document.error(f"The tag {excerpt(event.tag)} is not allowed in a plan", line)
 
 
-def _explained(error: yaml.YAMLError, text: str, document: Document) -> PlanError:
+def _syntax_error(error: yaml.YAMLError, text: str, document: Document) -> PlanError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     line = mark.line + 1 if mark is not None else None
     if mark is not None:
         lines = text.splitlines()
-        written = lines[mark.line] if mark.line < len(lines) else ""
-        indent = written[: len(written) - len(written.lstrip())]
+        content = lines[mark.line] if mark.line < len(lines) else ""
+        indent = content[: len(content) - len(content.lstrip())]
         if "\t" in indent:
-            return document.error("A tab stands in the indentation, where YAML has only spaces", line)
+            return document.error("The indentation contains a tab; YAML allows only spaces", line)
     problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read")
-    if "nesting depth" in problem:  # libyaml's own limit, which its look ahead may reach before an event tells of ours
+    if "nesting depth" in problem:  # libyaml's own limit; its lookahead may reach it before ours is checked
         return _too_deep(document, line)
     context = getattr(error, "context", None)
     hint = next((hint for sign, hint in _HINTS.items() if sign in problem), None)
@@ -307,9 +304,8 @@ def _too_deep(document: Document, line: int | None) -> PlanError:
     return document.error(f"Values are nested deeper than {MAX_DEPTH} levels", line)
 
 
-_IN_QUOTES = "Write a text that holds such signs in quotes"
 _HINTS = {
-    "mapping values are not allowed": "Write a text that holds a colon and a space in quotes",
-    "cannot start any token": _IN_QUOTES,
-    "did not find expected": "Look at the indentation, and for quotes or brackets that are not closed, above this line",
+    "mapping values are not allowed": "Write texts that contain a colon and a space in quotes",
+    "cannot start any token": "Write texts that contain such characters in quotes",
+    "did not find expected": "Check the indentation, and for missing closing quotes or brackets above this line",
 }

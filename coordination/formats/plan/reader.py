@@ -1,4 +1,4 @@
-"""A plan file as a Plan: every key known, every value of its type. Whether the graph holds, domain/graph says."""
+"""Reader of plan files. It checks keys and types of values; domain/plans/graph checks the plan as a whole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from coordination.formats.plan.table import PLAN, TASK, VERSION
 
 
 def read_plan(data: bytes, *, source: str) -> Plan:
-    """Return the plan in *data* (YAML or JSON in UTF-8); PlanError with *source* and line for what is wrong with it."""
+    """Parse *data* (YAML or JSON in UTF-8). Raises PlanError with *source* and line for what is wrong with it."""
     document = read_document(data, source=source)
     if document.root is None:
         raise document.error("The plan is empty", hint="A plan needs at least version: 1 and a list of tasks")
@@ -40,12 +40,12 @@ def read_plan(data: bytes, *, source: str) -> Plan:
 
 
 def read_tasks(items: Sequence[Mapping[str, Any]], *, source: str) -> tuple[Task, ...]:
-    """Return tasks as a plan says them, from JSON that somebody sent; PlanError with *source* for what is wrong."""
+    """Parse tasks in the form of plan files. Raises PlanError with *source* for what is wrong with them."""
     return _tasks(Document(source), {"tasks": [dict(item) for item in items]})[0]
 
 
 def resolve_paths(plan: Plan, base: str) -> Plan:
-    """Return *plan* with python_path and project.path seen from *base*, the plan file's folder; not its workdirs."""
+    """Return *plan* with python_path and project.path, but not workdirs, relative to *base*, the plan file's folder."""
 
     def absolute(path: str) -> str:
         return posixpath.normpath(posixpath.join(base, path))
@@ -60,7 +60,7 @@ def resolve_paths(plan: Plan, base: str) -> Plan:
 
 @contextmanager
 def _located(document: Document, values: dict[str, Any], where: str = "", path: str = "") -> Iterator[None]:
-    """Give refusals of these *values*, which stand at *path*, their line; *where* begins their sentences."""
+    """Convert Refused to PlanError with a line. *values* are at *path* in the file; *where* begins the sentence."""
     try:
         yield
     except PlanError:

@@ -1,4 +1,4 @@
-"""What a plain word of YAML is: a text, a number, true, false, null, or something that needs quotes to be clear."""
+"""Interpretation of plain YAML scalars: texts, numbers, true, false, null, or ambiguous ones, which need quotes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
-# What only one of YAML 1.1 and 1.2 takes for a number: binary, octal, with underscores, in sixties.
+# Numbers in only one of YAML 1.1 and 1.2: binary, octal, with underscores, sexagesimal.
 _OLD_NUMBER = re.compile(
     r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0[0-9_]+(?:\.[0-9_]*)?|0x[0-9a-fA-F_]+|[1-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9_]+)"
     r"(?:[eE][-+]?[0-9]+)?"
     r"|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?"
 )
 _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:(?:[Tt]|[ \t]+)[0-9]{1,2}:[0-9:.]+.*)?")
-_NUMERIC = frozenset("0123456789+-.")  # what numbers and dates begin with
+_NUMERIC = frozenset("0123456789+-.")  # first characters of numbers and dates
 
 
 _WORDS: dict[str, bool | Unquoted | None] = _FIXED | {
@@ -37,7 +37,7 @@ _WORDS: dict[str, bool | Unquoted | None] = _FIXED | {
 
 
 def plain_value(text: str) -> Any:
-    """The value of *text* written without quotes: a str, int, float, bool, None or Unquoted."""
+    """Return the value of *text* written without quotes: a str, int, float, bool, None or Unquoted."""
     if not text or text[0] not in _NUMERIC:
         return _WORDS.get(text, text)
     number = _number(text)

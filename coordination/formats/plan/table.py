@@ -1,11 +1,12 @@
-"""The one table of a plan's fields: reader, writer, JSON Schema and the tables of docs/plan.md follow from it.
+"""The table of all plan fields, from which the reader, the writer, the JSON Schema and docs/plan.md are derived.
 
-What a value may be beyond its type, ``domain/graph`` and the records of the domain say.
+Checks beyond a value's type are in ``domain/plans/graph`` and the records of the domain.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from coordination.base.fields import Field, Table, ValueType, schema_of, write_fields
 from coordination.base.value_types import (
@@ -74,13 +75,13 @@ _LIMITS = record(
 
 RULES: Table = (
     Field("timeout", DURATION, "how long it may take; default 4h"),
-    Field("stall_timeout", DURATION, "how long it may say nothing"),
-    Field("max_attempts", whole(1, MAX_ATTEMPTS), "how often it is tried; default 1"),
+    Field("stall_timeout", DURATION, "how long it may print nothing"),
+    Field("max_attempts", whole(1, MAX_ATTEMPTS), "the number of attempts; default 1"),
     Field(
         "max_starts",
         whole(1, MOST_STARTS),
-        "how often an agent or a chat may start, whatever it ends as, before a person must let it go on; default 20, "
-        "or `max_attempts` if that is more ([concepts](concepts.md#leases-and-fencing))",
+        "how often an agent or a chat may start, with any outcome, before a person must confirm; default 20, "
+        "or `max_attempts` if that is higher ([concepts](concepts.md#leases-and-fencing))",
     ),
     Field(
         "backoff",
@@ -91,15 +92,15 @@ RULES: Table = (
     Field(
         "on_dependency_failure",
         choice(OnDependencyFailure),
-        "what happens when a task that it needs ends without success: `cancel` (default), `block` until somebody "
-        "retries it, or `run` anyway",
+        "what happens when a task in `needs` does not succeed: `cancel` (default), `block` until somebody retries it, "
+        "or `run` anyway",
     ),
     Field("workdir", TEXT, "the folder it runs in"),
-    Field("agent", NAME, "whose work it is"),
+    Field("agent", NAME, "the agent or person whose work it is"),
     Field(
         "limits",
         _LIMITS,
-        "the most that it may use: `memory: 2GiB`, `cpu: 10m`, `files: 1024`, `output: 100MB` ([below](#limits))",
+        "resource limits: `memory: 2GiB`, `cpu: 10m`, `files: 1024`, `output: 100MB` ([below](#limits))",
     ),
     Field(
         "checkout",
@@ -109,23 +110,23 @@ RULES: Table = (
         "[ready to work](workspaces.md#preparing-a-worktree)",
     ),
 )
-"""What the plan's defaults and each task have in common."""
+"""The fields that the plan's defaults and its tasks have in common."""
 
 DEFAULTS: Table = (
     *RULES,
-    Field("account", TEXT, "An account of the worker's machine for agents and chats, such as `claude@work`"),
+    Field("account", TEXT, "an account of the worker's machine for agents and chats, such as `claude@work`"),
 )
 
 TASK: Table = (
-    Field("key", KEY, "its name in the plan, once", required=True),
-    Field("title", _TITLE, "a sentence for people"),
-    Field("run", RUN, "its job: one of the [kinds](#kinds-of-jobs), with its fields", required=True),
+    Field("key", KEY, "the unique name of the task in the plan", required=True),
+    Field("title", _TITLE, "a description for people"),
+    Field("run", RUN, "the job: one of the [kinds](#kinds-of-jobs), with its fields", required=True),
     Field("needs", NEEDS, "keys of the tasks that must complete first"),
-    Field("input", MAPPING, "values for the job"),
-    Field("parent", KEY, "the task it is a part of"),
-    Field("priority", whole(-MAX_PRIORITY, MAX_PRIORITY), "higher runs earlier; default 0"),
+    Field("input", MAPPING, "input values for the job"),
+    Field("parent", KEY, "the task it is part of"),
+    Field("priority", whole(-MAX_PRIORITY, MAX_PRIORITY), "tasks with a higher number start first; default 0"),
     *RULES,
-    Field("repeatable", FLAG, "`false`: never started a second time when its worker was lost; a person decides"),
+    Field("repeatable", FLAG, "`false`: it is never started again after its worker was lost; a person decides"),
     Field(
         "concurrency_key",
         NAME,
@@ -138,10 +139,10 @@ TASK: Table = (
     Field(
         "variants",
         VARIANTS,
-        "how many race, or a list of what differs in each; the first past its gates wins "
+        "the number of variants, or a list of the differences of each; the first to pass its gates wins "
         "([agents](agents.md#variants))",
     ),
-    Field("supervised", FLAG, "`false` leaves it out of the plan's supervision"),
+    Field("supervised", FLAG, "`false` excludes it from the plan's review loop"),
     Field(
         "outputs",
         texts(shortest=1, most=MOST_PATTERNS),
@@ -157,12 +158,12 @@ TASK: Table = (
     Field(
         "estimate",
         ESTIMATE,
-        "what it is expected to use, as long as no job like it has run in the project: `{usd: 0.25, tokens: 20000, "
-        "duration: 10m}`, any of them ([simulation](simulation.md)); so much is reserved of [budgets](budgets.md) "
-        "before it starts",
+        "the expected usage, until a similar job has run in the project: any of `{usd: 0.25, tokens: 20000, "
+        "duration: 10m}` ([simulation](simulation.md)). This amount is reserved in [budgets](budgets.md) before the "
+        "job starts",
     ),
-    Field("budget", BUDGET, "what all its attempts together may spend; the same keys as the plan's"),
-    Field("metadata", MAPPING, "anything else"),
+    Field("budget", BUDGET, "what all its attempts together may spend; the same keys as in the plan"),
+    Field("metadata", MAPPING, "arbitrary data"),
     Field(
         "expects",
         text(words=(CHANGES,)),
@@ -175,11 +176,11 @@ PLAN: Table = (
     Field(
         "project",
         record(ProjectRef, (Field("name", NAME), Field("git_remote", TEXT), Field("path", TEXT))),
-        "`name`, `git_remote`, `path`. Default: the git repository that you stand in",
+        "`name`, `git_remote`, `path`. Default: the git repository of the current folder",
     ),
     Field("name", NAME, "a name for the run"),
     Field("session", NAME, "a name for the session that its costs belong to"),
-    Field("defaults", record(Defaults, DEFAULTS), "what holds for tasks that do not say otherwise"),
+    Field("defaults", record(Defaults, DEFAULTS), "defaults for all tasks"),
     Field(
         "budget",
         BUDGET,
@@ -206,15 +207,15 @@ PLAN: Table = (
     Field(
         "questions",
         SUPERVISOR,
-        "the agent that answers what tasks ask ([agents](agents.md#questions-that-an-agent-answers))",
+        "the agent that answers questions of tasks ([agents](agents.md#questions-that-an-agent-answers))",
     ),
     Field(
         "gates",
         GATES,
-        "commands that must pass before an agent's task, or one with a worktree, counts as completed "
+        "commands that must pass before an agent's task, or a task with a worktree, counts as completed "
         "([gates](workspaces.md#gates))",
     ),
-    Field("python_path", texts(shortest=1), "folders, from the plan's own, where Python jobs are looked up"),
+    Field("python_path", texts(shortest=1), "folders for Python jobs, relative to the plan's folder"),
     Field(
         "tasks",
         ValueType(
@@ -226,3 +227,13 @@ PLAN: Table = (
         required=True,
     ),
 )
+
+
+def plan_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of plan files, which cannot check cycles, unknown tasks or templates."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Plan",
+        "description": "A graph of jobs in a project.",
+        **schema_of(PLAN),
+    }

@@ -1,6 +1,6 @@
-"""Types of values that only plans have: the job, needs, gates, checkouts, variants, and who supervises.
+"""Value types that only plans have: jobs, needs, gates, checkouts, variants, supervision, budgets and estimates.
 
-What each may be beyond its form, the domain says.
+Checks beyond a value's form are in the domain.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from coordination.domain.tasks.tasks import DependencyKind
 
 _SHORT = 60
 _SOME_TEXT = {"type": "string", "minLength": 1}
-KEY = text(longest=MAX_KEY, pattern=r"^[^\s-]\S*$", description="Letters, digits and . _ - / : in any order.")
+KEY = text(longest=MAX_KEY, pattern=r"^[^\s-]\S*$", description="Letters, digits and . _ - / :")
 NAME = text(longest=MAX_KEY)
 
 
@@ -68,7 +68,7 @@ def _load_run(value: Any, place: str) -> Job:
     kinds = [kind for kind in KINDS if kind in value]
     if len(kinds) == 1:
         return at(place, JOBS[kinds[0]].from_json, value)
-    check_keys(value, [*KINDS, *(name for kind in kinds for name in JOBS[kind].names())], place, place=place)
+    check_keys(value, [*KINDS, *(name for kind in kinds for name in JOBS[kind].field_names())], place, place=place)
     raise Refused(f"{place} needs one of the keys {', '.join(KINDS)}" + (", not several" if kinds else ""), field=place)
 
 
@@ -109,7 +109,7 @@ NEEDS = ValueType(
 )
 
 
-# --- where it works, and what must pass
+# --- checkouts and gates
 
 _PATHS = texts(shortest=1, most=preparation.MOST_NAMES)
 _MERGE = (Field("commit", TEXT, required=True), Field("task", TEXT, required=True))
@@ -118,17 +118,17 @@ _CHECKOUT: Table = (
     Field("kind", text(words=tuple(CheckoutKind))),
     Field("base", TEXT, "Where the run's branch begins: a branch, tag or commit. Default: HEAD."),
     Field("keep_failed", DURATION, "How long the worktree of a failed attempt is kept."),
-    Field("merge", record(dict, _MERGE), "A change that begins half merged; made by the merge queue."),
-    Field("setup", TEXT, "A command that installs what the worktree needs, run once per lock file."),
-    Field("lock", _PATHS, "Files whose content says when setup runs again. Default: well-known lock files."),
+    Field("merge", record(dict, _MERGE), "A half-merged change, set by the merge queue."),
+    Field("setup", TEXT, "A command that prepares the worktree, run once per content of the lock files."),
+    Field("lock", _PATHS, "Files whose content decides when setup runs again. Default: well-known lock files."),
     Field("copy", _PATHS, "Files and folders of your checkout that are copied into the worktree."),
-    Field("share", _PATHS, "What setup makes and worktrees link to, to read. Anything else that it makes is copied."),
+    Field("share", _PATHS, "Paths created by setup that worktrees link to, read-only. All others are copied."),
     Field(
         "ports",
         whole(0, preparation.MOST_PORTS),
         "How many free ports the job gets, as PORT, COORD_PORT_1 and so on.",
     ),
-    Field("database", record(dict, _DATABASE), "A database that each attempt gets a copy of."),
+    Field("database", record(dict, _DATABASE), "A database of which each attempt gets a copy."),
 )
 _GATE: Table = (Field("run", TEXT), Field("timeout", DURATION), Field("name", NAME))
 
@@ -136,8 +136,8 @@ _GATE: Table = (Field("run", TEXT), Field("timeout", DURATION), Field("name", NA
 def _load_checkout(value: Any, place: str) -> Checkout:
     if isinstance(value, Mapping):
         value = load_fields(value, _CHECKOUT, dict, place=place)
-        if (kept := value.get("keep_failed")) is not None:
-            value["keep_failed"] = kept.total_seconds()
+        if (keep_failed := value.get("keep_failed")) is not None:
+            value["keep_failed"] = keep_failed.total_seconds()
     elif not isinstance(value, str):
         raise type_refusal(place, "a kind or a mapping", value)
     return at(place, parse_checkout, value)
@@ -161,15 +161,15 @@ CHECKOUT = ValueType(
 def _load_gates(value: Any, place: str) -> tuple[Gate, ...]:
     if not isinstance(value, str | list):
         raise type_refusal(place, "a command or a list of commands", value)
-    return at(place, parse_gates, value if isinstance(value, str) else _loaded_gates(value, place))
+    return at(place, parse_gates, value if isinstance(value, str) else _load_gate_items(value, place))
 
 
-def _loaded_gates(items: list[Any], place: str) -> list[Any]:
+def _load_gate_items(items: list[Any], place: str) -> list[Any]:
     if any(not isinstance(item, str | Mapping) for item in items):
-        raise Refused(f"{place} must hold commands", hint='Write them in quotes: ["pytest -q"]', field=place)
-    usual: dict[str, Any] = {"run": "", "timeout": GATE_TIMEOUT}
+        raise Refused(f"{place} must contain commands", hint='Write them in quotes: ["pytest -q"]', field=place)
+    defaults: dict[str, Any] = {"run": "", "timeout": GATE_TIMEOUT}
     return [
-        load_fields(item, _GATE, lambda **gate: Gate(**{**usual, **gate}), place=f"{place}[{index}]")
+        load_fields(item, _GATE, lambda **gate: Gate(**{**defaults, **gate}), place=f"{place}[{index}]")
         if isinstance(item, Mapping)
         else item
         for index, item in enumerate(items)
@@ -199,25 +199,25 @@ GATES = ValueType(
 )
 
 
-# --- who supervises, and variants
+# --- supervision and variants
 
 SUPERVISOR = ValueType(
     lambda value, place: at(place, check_supervisor, value, ANSWERER),
     {"anyOf": [_SOME_TEXT, {"type": "object"}]},
     lambda value: plain(check_supervisor(value, ANSWERER)),
 )
-_WHO = ValueType(lambda value, _place: value, SUPERVISOR.schema, plain)
+_REVIEWER = ValueType(lambda value, _place: value, SUPERVISOR.schema, plain)
 SUPERVISION = record(
-    lambda **who: supervision_of(who),
+    lambda **agents: supervision_of(agents),
     (
-        Field("assess", _WHO, "Who looks at each agent's task before it is done."),
-        Field("analyze", _WHO, "Who looks at it afterwards."),
+        Field("assess", _REVIEWER, "The agent that assesses each agent task before the work."),
+        Field("analyze", _REVIEWER, "The agent that analyzes the result."),
     ),
 )
 
 
 def _load_variants(value: Any, place: str) -> int | tuple[dict[str, Any], ...]:
-    if value in (0, []) and value is not False:  # what is empty would be taken for what is not said
+    if value in (0, []) and value is not False:  # an empty value would count as not set
         raise Refused(f"{place} are from 2 to {MOST_VARIANTS}, not 0", field=place)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -239,14 +239,14 @@ VARIANTS = ValueType(
 )
 
 
-# --- money and what is expected
+# --- budgets and estimates
 
 _COUNT = whole(0, MAX_TOKENS)
 
 
 def _make_cap(**values: Any) -> BudgetCap:
     cap = BudgetCap(**values)
-    caps_of(cap.said())
+    caps_of(cap.to_mapping())
     return cap
 
 
@@ -255,8 +255,8 @@ BUDGET = record(
     (
         Field("usd", MONEY, "US dollars."),
         Field("tokens", _COUNT, "Tokens."),
-        Field("starts", _COUNT, "Starts of agents and chats, whatever they end as."),
-        Field("max_unpriced_calls", _COUNT, "Calls of models whose price is unknown; 0 if usd is given."),
+        Field("starts", _COUNT, "Starts of agents and chats, with any outcome."),
+        Field("max_unpriced_calls", _COUNT, "Calls of models whose price is unknown; default 0 with usd."),
         Field("on_exceed", text(words=("block", "warn", "downgrade"))),
         Field("warn_at", whole(1, 100), "Percent of the cap."),
         Field("downgrade_to", TEXT, "The cheaper model, for on_exceed: downgrade."),
@@ -265,13 +265,13 @@ BUDGET = record(
 )
 
 
-def _write_estimate(stated: Any) -> dict[str, Any]:
-    written = parse_stated(stated)
-    if "usd" in written:
-        written["usd"] = number_or_text(Decimal(written["usd"]))
-    if "duration" in written:
-        written["duration"] = write_duration(timedelta(seconds=written["duration"]))
-    return written
+def _write_estimate(estimate: Any) -> dict[str, Any]:
+    body = parse_stated(estimate)
+    if "usd" in body:
+        body["usd"] = number_or_text(Decimal(body["usd"]))
+    if "duration" in body:
+        body["duration"] = write_duration(timedelta(seconds=body["duration"]))
+    return body
 
 
 ESTIMATE = record(

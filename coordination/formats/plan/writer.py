@@ -1,4 +1,4 @@
-"""A Plan as a plan file that reads back equal. Leaves out what is as by default."""
+"""Writer of plan files. A written plan reads back as an equal Plan; default values are omitted."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _LONG = 100
 
 
 class _Dumper(_BASE):  # type: ignore[misc] # the C class where there is one
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - everything is written out
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - repeated values are written in full
         return True
 
 
 def _text(dumper: Any, text: str) -> Any:
-    if "\n" in text and text.isprintable() is False and _block(text):
+    if "\n" in text and text.isprintable() is False and _fits_block(text):
         style: str | None = "|"
     elif not isinstance(plain_value(text), str) or text in ("<<", "=", ""):
         style = '"'
@@ -30,8 +30,8 @@ def _text(dumper: Any, text: str) -> Any:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-def _block(text: str) -> bool:
-    """Whether *text* keeps its form as a block of lines, which a shell script is read best as."""
+def _fits_block(text: str) -> bool:
+    """Return whether *text* can be written as a literal block, which is the most readable form of a script."""
     return text[0] not in " \n\t" and all(line.isprintable() and not line.endswith(" ") for line in text.split("\n"))
 
 
@@ -39,7 +39,7 @@ _Dumper.add_representer(str, _text)
 
 
 def write_plan(plan: Plan) -> str:
-    """Return *plan* as YAML, functions by their names; PlanError or Refused for jobs that have none."""
+    """Return *plan* as YAML, with functions by name. Raises PlanError or Refused for functions without a name."""
     document = {"version": VERSION} | write_fields(plan, PLAN[1:])
     text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_LONG)
     return text

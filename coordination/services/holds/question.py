@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from coordination.domain.agents.assignments import PERSON
+from coordination.domain.agents.agents import PERSON
 from coordination.domain.tasks.explanations import TaskBlocker
 from coordination.domain.tasks.next_steps import Situation
 from coordination.domain.tasks.tasks import BlockReason

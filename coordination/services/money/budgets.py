@@ -14,7 +14,7 @@ from sqlalchemy import Connection, select
 
 from coordination.base.errors import Refused
 from coordination.base.money import minus, plus, show_usd, usd
-from coordination.domain.jobs import kind_in
+from coordination.domain.jobs import job_class
 from coordination.domain.money.budget_events import events_of, noticed
 from coordination.domain.money.budget_status import BudgetStatus
 from coordination.domain.money.budgets import (
@@ -305,12 +305,12 @@ class _Desk:
 
 def model_of(work: Mapping[str, Any]) -> str | None:
     """The model that a job names: of a chat with its provider, as in its plan."""
-    return kind_in(work).model_named(work)
+    return job_class(work).qualified_model_in(work)
 
 
 def with_model(work: Mapping[str, Any], model: str) -> dict[str, Any]:
     """Return the job with another model; a chat stays with its provider, if the model names none."""
-    return kind_in(work).with_model(work, model)
+    return job_class(work).with_model(work, model)
 
 
 def set_cap(tx: Connection, workspace_id: str, wanted: Budget) -> Budget:

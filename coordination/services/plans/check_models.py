@@ -1,4 +1,4 @@
-"""Whether a project allows the models that the jobs of a plan name."""
+"""Checks that a project allows the models of a plan's jobs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from coordination.domain.plans.plans import Plan
 from coordination.domain.projects.model_policy import parse_restrictions, refusal
 
 
-def check_models(plan: Plan, bodies: Mapping[str, Mapping[str, Any]], restricted: Mapping[str, Any]) -> None:
-    """PlanError, with the line, for the first task whose model the project does not allow.
+def check_models(plan: Plan, bodies: Mapping[str, Mapping[str, Any]], setting: Mapping[str, Any]) -> None:
+    """Raise PlanError, with the line, for the first task whose model the project does not allow.
 
-    *restricted*: what the project says of models. Refused when that cannot be understood.
+    *setting*: the project's restrictions of models. Raises Refused when these are invalid.
     """
-    restrictions = parse_restrictions(restricted) if restricted else None
+    restrictions = parse_restrictions(setting) if setting else None
     if restrictions is None:
         return
     for task in plan.tasks:
@@ -25,6 +25,6 @@ def check_models(plan: Plan, bodies: Mapping[str, Mapping[str, Any]], restricted
                 f"Task {excerpt(task.key)}: {why}",
                 source=plan.source,
                 line=plan.lines.get(task.key),
-                hint="Name another model, or change what is allowed: coord projects change NAME --models KEY=JSON",
+                hint="Use another model, or change the allowed ones: coord projects change NAME --models KEY=JSON",
                 field=f"tasks.{task.key}.run",
             )

@@ -35,7 +35,7 @@ from coordination.store.queries.projects import projects
 _CAPS = ("usd", "tokens", "unpriced_calls", "max_starts")
 
 
-class LentAuthority:
+class InheritedAuthority:
     """The rights of one attempt, the *finder*, lent to the tasks that it reports."""
 
     def __init__(self, tx: Connection, finder: TaskRecord, discovered: Sequence[Discovered]) -> None:

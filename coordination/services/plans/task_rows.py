@@ -1,4 +1,4 @@
-"""What is stored of a graph of tasks: their rows, their edges, and whose each task is."""
+"""Rows, edges, events and budgets of a graph of tasks for storing, and the agents of its tasks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from coordination.base.errors import PlanError, Refused
 from coordination.base.ids import new_id
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.agents.agents import Profile
-from coordination.domain.jobs import AGENTS, IN_WORKTREE, AgentCall, ChatCall, Job, kind_of
-from coordination.domain.jobs.accounts import fits
+from coordination.domain.jobs import AGENTS, IN_WORKTREE, AgentCall, ChatCall, Job, kind_label
+from coordination.domain.jobs.accounts import account_fits
 from coordination.domain.jobs.changed_files import EXPECTS
-from coordination.domain.jobs.checkouts import FOLDER, STORED, Checkout, Gate, gates_for, parse_checkout, parse_gates
+from coordination.domain.jobs.checkouts import (
+    CHECKOUT_OPTION,
+    FOLDER,
+    Gate,
+    gates_for,
+    parse_gates,
+)
 from coordination.domain.jobs.resource_limits import NO_LIMITS, limits_of
-from coordination.domain.money import budgets as budgeting
-from coordination.domain.money.budgets import Budget
+from coordination.domain.money.budgets import Budget, BudgetScope
 from coordination.domain.money.caps import budget_of, caps_of
 from coordination.domain.money.estimates import parse_stated
 from coordination.domain.plans.plan_expansion import VARIANT, WORK
@@ -28,13 +33,13 @@ from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.task_limits import max_starts
 from coordination.domain.tasks.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
 
-_NOTHING: dict[str, Any] = {}  # one object for all, so that it is written as JSON once
-_USUAL = Backoff()
+_NOTHING: dict[str, Any] = {}  # shared, so that it is serialized once
+_DEFAULT_BACKOFF = Backoff()
 
 
 @dataclass(frozen=True, slots=True)
 class GraphScope:
-    """Where tasks are stored, and what is the same for all that are stored together."""
+    """The run of new tasks, and the values that are the same for all of them."""
 
     workspace_id: str
     project_id: str
@@ -42,67 +47,67 @@ class GraphScope:
     creator: str
     path: str | None
     gates: tuple[Gate, ...] = ()  # of the project
-    inherited: Mapping[str, Any] = field(default_factory=dict)  # options of what found them, unless they say otherwise
-    authority: Mapping[str, Any] | None = None  # what they may do
+    inherited: Mapping[str, Any] = field(default_factory=dict)  # options of their reporter, as defaults
+    authority: Mapping[str, Any] | None = None
 
 
 class AgentChooser(Protocol):
-    """Who knows the workspace's agents."""
+    """Access to the agents of a workspace."""
 
     def choose(self, text: str) -> Profile | None:
-        """The one that *text* asks for; None for a name that no agent has."""
+        """Return the agent for *text*, or None for an unknown name."""
         ...
 
     @property
     def names(self) -> Sequence[str]:
-        """All there are."""
+        """Return the names of all agents."""
         ...
 
 
-def assignments(plan: Plan, works: Mapping[str, Job], desk: AgentChooser) -> tuple[Mapping[str, Job], dict[str, str]]:
-    """The works with agents put in for their names, and the default account; and whose each task is, by its key."""
-    found, assigned = dict(works), {}
+def resolve_agents(
+    plan: Plan, works: Mapping[str, Job], chooser: AgentChooser
+) -> tuple[Mapping[str, Job], dict[str, str]]:
+    """Return the jobs, with named agents replaced by their runners, and the agent of each task, by the tasks' keys."""
+    jobs, agents = dict(works), {}
     for task in plan.tasks:
-        work, wanted, place = works[task.key], task.agent or plan.defaults.agent, "agent"
+        work, agent, place = works[task.key], task.agent or plan.defaults.agent, "agent"
         try:
-            if wanted and (profile := desk.choose(wanted)) is not None:
-                wanted = profile.name
+            if agent and (profile := chooser.choose(agent)) is not None:
+                agent = profile.name
             if isinstance(work, AgentCall) and work.agent not in AGENTS:
                 place = "run.agent"
-                chosen = desk.choose(work.agent)
-                if chosen is None:
-                    known = [*AGENTS, *desk.names]
-                    raise Refused(f"There is no agent {excerpt(work.agent)}", hint=did_you_mean(work.agent, known))  # noqa: TRY301 - where the others are caught
-                found[task.key], wanted = chosen.call(work), wanted or chosen.name
+                runner = chooser.choose(work.agent)
+                if runner is None:
+                    names = [*AGENTS, *chooser.names]
+                    raise Refused(f"There is no agent {excerpt(work.agent)}", hint=did_you_mean(work.agent, names))  # noqa: TRY301 - caught below
+                jobs[task.key], agent = runner.build_job(work), agent or runner.name
         except Refused as refused:
-            where = f"Task {excerpt(task.key)}: "
+            message = f"Task {excerpt(task.key)}: {refused.message}"
             line = plan.lines.get(task.key)
             field = f"tasks.{task.key}.{place}"
-            raise PlanError(
-                where + refused.message, source=plan.source, line=line, hint=refused.hint, field=field
-            ) from None
-        if wanted:
-            assigned[task.key] = wanted
+            raise PlanError(message, source=plan.source, line=line, hint=refused.hint, field=field) from None
+        if agent:
+            agents[task.key] = agent
     if plan.defaults.account is not None:
-        found = _with_account(found, plan.defaults.account)
-    return found, assigned
+        jobs = _with_account(jobs, plan.defaults.account)
+    return jobs, agents
 
 
 def _with_account(works: Mapping[str, Job], account: str) -> dict[str, Job]:
-    """*works* in which those that *account* fits, and that name none, have it. What shares a Job still does."""
-    made: dict[int, Job] = {}
+    """Set *account* in the jobs without one that may use it. Tasks that share a Job still do."""
+    jobs: dict[int, Job] = {}
     for work in works.values():
-        if id(work) in made:
+        if id(work) in jobs:
             continue
-        made[id(work)] = work
-        if isinstance(work, AgentCall | ChatCall) and work.account is None and fits(account, work.provider):
-            made[id(work)] = replace(work, account=account)
-    return {key: made[id(work)] for key, work in works.items()}
+        jobs[id(work)] = work
+        if isinstance(work, AgentCall | ChatCall) and work.account is None and account_fits(account, work.provider):
+            jobs[id(work)] = replace(work, account=account)
+    return {key: jobs[id(work)] for key, work in works.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """What a task's row says of its job."""
+    """The columns of a task's job."""
 
     kind: str
     body: dict[str, Any]
@@ -110,7 +115,7 @@ class JobRow:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Tasks that can be stored: a checked plan, the job of each task, and whose each one is, by its key."""
+    """A valid plan for storing, with the job and the agent of each task by its key."""
 
     plan: Plan
     jobs: Mapping[str, JobRow]
@@ -118,31 +123,31 @@ class Graph:
 
     @property
     def bodies(self) -> dict[str, dict[str, Any]]:
-        """Return what each task's job says, by its key."""
+        """Return the JSON form of each task's job, by the task's key."""
         return {key: job.body for key, job in self.jobs.items()}
 
 
-def jobs(works: Mapping[str, Job]) -> dict[str, JobRow]:
-    """The jobs by key; tasks that share a Job share the object that is written as JSON."""
-    made: dict[int, JobRow] = {}
+def job_rows(works: Mapping[str, Job]) -> dict[str, JobRow]:
+    """Return the columns of the jobs by key. Tasks that share a Job share the row, which is then serialized once."""
+    rows: dict[int, JobRow] = {}
     for work in works.values():
-        if id(work) not in made:
+        if id(work) not in rows:
             body = work.to_json()
-            made[id(work)] = JobRow(kind_of(body), body)
-    return {key: made[id(work)] for key, work in works.items()}
+            rows[id(work)] = JobRow(kind_label(body), body)
+    return {key: rows[id(work)] for key, work in works.items()}
 
 
-def edges(workspace_id: str, plan: Plan, ids: Mapping[str, str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The rows of all dependencies, and how many hold each task back, by its id."""
+def edge_rows(workspace_id: str, plan: Plan, ids: Mapping[str, str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Return the rows of all dependencies, and the number of those that hold back each task, by its id."""
     holds_back = {kind: kind.holds_back for kind in DependencyKind}
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     pending: dict[str, int] = {}
     for task in plan.tasks:
         child_id, waits = ids[task.key], 0
         for need in task.needs:
             key, kind = (need, DependencyKind.BLOCKS) if isinstance(need, str) else (need.key, need.kind)
             waits += holds_back[kind]
-            found.append(
+            rows.append(
                 {
                     "parent_id": ids[key],
                     "child_id": child_id,
@@ -153,10 +158,10 @@ def edges(workspace_id: str, plan: Plan, ids: Mapping[str, str]) -> tuple[list[d
             )
         if waits:
             pending[child_id] = waits
-    return found, pending
+    return rows, pending
 
 
-def row(
+def task_row(
     scope: GraphScope, graph: Graph, task: Task, ids: Mapping[str, str], pending: Mapping[str, int], *, now: datetime
 ) -> dict[str, Any]:
     """Return the row of a new task."""
@@ -193,7 +198,7 @@ def row(
         "agent": graph.agents.get(task.key),
         "authority": scope.authority,
         "parent_id": ids[task.parent] if task.parent else None,
-        "kind": job.kind + IN_WORKTREE if STORED in options else job.kind,
+        "kind": job.kind + IN_WORKTREE if CHECKOUT_OPTION in options else job.kind,
         "work": job.body,
         "input": dict(task.input) if task.input else _NOTHING,
         "workdir": _workdir(scope, task.workdir or defaults.workdir),
@@ -205,7 +210,7 @@ def row(
 
 
 def _workdir(scope: GraphScope, folder: str | None) -> str | None:
-    """Where the job runs: a relative folder is meant within the project's."""
+    """Return the folder where the job runs; relative folders are in the project's folder."""
     base = scope.path
     if folder is None or base is None:
         return folder or base
@@ -213,14 +218,14 @@ def _workdir(scope: GraphScope, folder: str | None) -> str | None:
 
 
 def _inherited(scope: GraphScope, task: Task) -> dict[str, Any]:
-    own = {STORED} if task.checkout is not None else set()
+    own = {CHECKOUT_OPTION} if task.checkout is not None else set()
     if task.role and not task.role.keys() & {WORK, VARIANT}:
-        own = {STORED, "gates"}  # what looks at the work of others has nothing to merge, and nothing to pass
+        own = {CHECKOUT_OPTION, "gates"}  # tasks that only review other tasks
     return {name: value for name, value in scope.inherited.items() if name not in own}
 
 
 def _joined(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a task that another one found: it adds gates and lowers limits, and takes none away."""
+    """Return the options of a reported task, which may add gates and lower limits, but not remove them."""
     joined = {**inherited, **own}
     if "gates" in inherited and "gates" in own:
         joined["gates"] = [*inherited["gates"], *(gate for gate in own["gates"] if gate not in inherited["gates"])]
@@ -231,7 +236,7 @@ def _joined(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
 
 def _options(scope: GraphScope, plan: Plan, task: Task, kind: str) -> dict[str, Any]:
     backoff, limits = task.backoff or plan.defaults.backoff, task.limits.or_else(plan.defaults.limits)
-    checkout = checkout_of(plan, task)
+    checkout = plan.checkout_of(task)
     gates = gates_for(
         kind.partition(":")[0],
         checkout,
@@ -243,23 +248,22 @@ def _options(scope: GraphScope, plan: Plan, task: Task, kind: str) -> dict[str, 
     if task.role:
         options["role"] = dict(task.role)
     if checkout != FOLDER:
-        options[STORED] = checkout.to_json()
+        options[CHECKOUT_OPTION] = checkout.to_json()
     if gates:
         options["gates"] = [gate.to_json() for gate in gates]
     if limits != NO_LIMITS:
         options["limits"] = limits.to_json()
-    if backoff != _USUAL:
+    if backoff != _DEFAULT_BACKOFF:
         options["backoff"] = {
             "initial": backoff.initial.total_seconds(),
             "factor": backoff.factor,
             "maximum": backoff.maximum.total_seconds(),
         }
-    _say_more(options, task)
+    _add_rare_options(options, task)
     return options or _NOTHING
 
 
-def _say_more(options: dict[str, Any], task: Task) -> None:
-    """What few tasks have."""
+def _add_rare_options(options: dict[str, Any], task: Task) -> None:
     if task.outputs:
         options["outputs"] = list(task.outputs)
     if task.criteria:
@@ -274,50 +278,45 @@ def _say_more(options: dict[str, Any], task: Task) -> None:
         options["metadata"] = dict(task.metadata)
 
 
-def checkout_of(plan: Plan, task: Task) -> Checkout:
-    """Where a task of the plan works."""
-    return parse_checkout(plan.defaults.checkout if task.checkout is None else task.checkout)
-
-
-def caps(plan: Plan) -> dict[str, int]:
-    """How many tasks the plan lets run at once, by the name of the limit."""
+def concurrency_caps(plan: Plan) -> dict[str, int]:
+    """Return the plan's concurrency limits by their stored names."""
     limits = plan.concurrency
-    found = {f"agent:{name}": cap for name, cap in limits.agents.items()}
-    found |= {f"key:{name}": cap for name, cap in limits.keys.items()}
-    return found | ({} if limits.project is None else {"project": limits.project})
+    caps = {f"agent:{name}": cap for name, cap in limits.agents.items()}
+    caps |= {f"key:{name}": cap for name, cap in limits.keys.items()}
+    return caps | ({} if limits.project is None else {"project": limits.project})
 
 
 def limited_keys(plan: Plan) -> set[str]:
-    """The limits that the plan's tasks have by their keys; one that nothing else is said of is a limit to one."""
+    """Return the stored names of the limits of the tasks' concurrency keys, whose default is one."""
     return {f"key:{task.concurrency_key}" for task in plan.tasks if task.concurrency_key}
 
 
-def events(
+def creation_events(
     scope: GraphScope, graph: Graph, ids: Mapping[str, str], created: Mapping[str, Mapping[str, Any]]
 ) -> list[NewEvent]:
-    """Return the events of new tasks: that those in *created* (their payloads by key) were, and whose tasks are."""
+    """Return the events of new tasks: CREATED for those in *created* (payloads by key), and ASSIGNED."""
     new = [(EventType.CREATED, key, payload) for key, payload in created.items()]
     new += [(EventType.ASSIGNED, key, {"agent": agent}) for key, agent in graph.agents.items()]
     run = scope.project_id, scope.run_id
     return [NewEvent(type_, *run, ids[key], actor=scope.creator, payload=payload) for type_, key, payload in new]
 
 
-def budgets(scope: GraphScope, plan: Plan, ids: Mapping[str, str]) -> list[Budget]:
-    """Return the caps of the plan's run and of its tasks."""
-    wanted = [(budgeting.BudgetScope.RUN, scope.run_id, plan.budget)]
-    wanted += [(budgeting.BudgetScope.TASK, ids[task.key], task.budget) for task in plan.tasks]
+def plan_budgets(scope: GraphScope, plan: Plan, ids: Mapping[str, str]) -> list[Budget]:
+    """Return the budgets of the plan's run and of its tasks."""
+    caps = [(BudgetScope.RUN, scope.run_id, plan.budget)]
+    caps += [(BudgetScope.TASK, ids[task.key], task.budget) for task in plan.tasks]
     return [
         budget_of(
-            caps_of(cap.said()),
+            caps_of(cap.to_mapping()),
             Budget(
                 new_id(),
-                which,
+                budget_scope,
                 subject,
                 project_id=scope.project_id,
                 run_id=scope.run_id,
                 set_by=scope.creator,
             ),
         )
-        for which, subject, cap in wanted
+        for budget_scope, subject, cap in caps
         if cap is not None
     ]

@@ -11,7 +11,7 @@ from coordination.base.errors import IllegalMove, NotFound, Refused
 from coordination.base.ids import new_id
 from coordination.base.wording import excerpt
 from coordination.domain.access.authority import DELEGATES, check_delegates
-from coordination.domain.agents.prompts import KINDS, PROJECT_SETTING, check_words
+from coordination.domain.agents.prompts import KINDS, PROJECT_SETTING, check_prompt_template
 from coordination.domain.fleet.supervisor_settings import SUPERVISOR, parse_supervisor_settings
 from coordination.domain.jobs.checkouts import parse_gates
 from coordination.domain.plans.plan_expansion import ANSWERER, check_supervisor, supervision_of
@@ -127,7 +127,7 @@ def _check_words(words: object) -> None:
     for kind, text in words.items():
         if not isinstance(text, str):
             raise Refused(f"The words of a prompt are a text, not {type(text).__name__}")
-        check_words(str(kind), text)
+        check_prompt_template(str(kind), text)
 
 
 def find(tx: Connection, workspace_id: str, name: str) -> Project:

@@ -9,13 +9,13 @@ from coordination.domain.agents.agents import Profile
 from coordination.domain.jobs import AgentCall, ChatCall, Shell, parse_job
 from coordination.domain.jobs.accounts import (
     LONGEST_VALUE,
+    account_fits,
     check_account,
     check_secret,
     check_setting,
     check_variable,
-    fits,
 )
-from coordination.domain.plans.plan_expansion import varied
+from coordination.domain.plans.plan_expansion import apply_overlay
 from tests.support.refusals import refuses
 
 
@@ -71,9 +71,14 @@ def test_a_setting_is_no_secret_and_a_folder_is_absolute() -> None:
 def test_a_default_is_for_the_agent_or_the_provider_before_the_at() -> None:
     claude, codex, chat = "claude", "codex", ChatCall("openai:gpt-5-mini", "x").provider
 
-    assert [fits("claude@work", one) for one in (claude, codex, chat)] == [True, False, False]
-    assert [fits("openai@work", one) for one in (claude, codex, chat)] == [False, False, True]
-    assert [fits("work", one) for one in (claude, codex, chat, Shell("x").provider)] == [True, True, True, False]
+    assert [account_fits("claude@work", one) for one in (claude, codex, chat)] == [True, False, False]
+    assert [account_fits("openai@work", one) for one in (claude, codex, chat)] == [False, False, True]
+    assert [account_fits("work", one) for one in (claude, codex, chat, Shell("x").provider)] == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_agents_and_chats_name_an_account_and_other_jobs_do_not() -> None:
@@ -92,16 +97,16 @@ def test_agents_and_chats_name_an_account_and_other_jobs_do_not() -> None:
 def test_a_job_s_account_goes_before_that_of_its_agent_which_may_not_be_another_program_s() -> None:
     agent = Profile("bob", runner={"agent": "claude", "account": "claude@bob"})
 
-    assert agent.call(AgentCall("bob", "x")).account == "claude@bob"
-    assert agent.call(AgentCall("bob", "x", account="claude@work")).account == "claude@work"
+    assert agent.build_job(AgentCall("bob", "x")).account == "claude@bob"
+    assert agent.build_job(AgentCall("bob", "x", account="claude@work")).account == "claude@work"
     with refuses(Refused, field="account"):
-        agent.call(AgentCall("bob", "x", account="codex@work"))
+        agent.build_job(AgentCall("bob", "x", account="codex@work"))
 
 
 def test_a_variant_of_another_program_has_no_account_of_the_first() -> None:
     run = {"agent": "claude", "prompt": "x", "account": "claude@work"}
 
-    assert varied(run, {"model": "opus"})["account"] == "claude@work"
-    assert "account" not in varied(run, {"agent": "codex"})
-    assert varied({**run, "account": "work"}, {"agent": "codex"})["account"] == "work"
-    assert varied(run, {"account": "claude@max2"})["account"] == "claude@max2"
+    assert apply_overlay(run, {"model": "opus"})["account"] == "claude@work"
+    assert "account" not in apply_overlay(run, {"agent": "codex"})
+    assert apply_overlay({**run, "account": "work"}, {"agent": "codex"})["account"] == "work"
+    assert apply_overlay(run, {"account": "claude@max2"})["account"] == "claude@max2"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coordination.base.errors import Refused
-from coordination.domain.agents.agents import AgentChoice, Profile, checked, choice_of, profile_of
+from coordination.domain.agents.agents import AgentChoice, Profile, check_profile, parse_choice, parse_profile
 from coordination.domain.jobs import AgentCall, ChatCall
 from tests.support.refusals import refuses
 
@@ -28,7 +28,7 @@ WHOLE = Profile(
 
 @pytest.mark.parametrize("profile", [Profile("dave"), WHOLE, Profile("x.y-z_1/Q", active=False)])
 def test_what_is_exported_is_imported_again(profile: Profile) -> None:
-    again = profile_of(json.loads(json.dumps(profile.to_json())))
+    again = parse_profile(json.loads(json.dumps(profile.to_json())))
 
     assert again.to_json() == profile.to_json()
 
@@ -69,7 +69,7 @@ def test_what_is_exported_is_imported_again(profile: Profile) -> None:
 )
 def test_what_does_not_hold_is_refused(body: dict[str, Any], field: str | None) -> None:
     with refuses(Refused, field=field):
-        profile_of(body)
+        parse_profile(body)
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ def test_what_does_not_hold_is_refused(body: dict[str, Any], field: str | None) 
     ],
 )
 def test_whom_a_plan_may_ask_for(text: str, choice: AgentChoice) -> None:
-    assert choice_of(text) == choice
+    assert parse_choice(text) == choice
 
 
 def test_a_job_becomes_what_its_agent_is_and_what_the_job_says_goes_first() -> None:
     job = AgentCall("dave/vc", "Mend it", args=("--fast",), env={"A": "2", "B": "3"}, secrets=("MY_KEY", "OTHER"))
 
-    call = WHOLE.call(job)
+    call = WHOLE.build_job(job)
 
     assert (call.agent, call.model, call.args) == ("claude", "m", ("--max-turns", "5", "--fast"))
     assert (call.env, call.secrets) == ({"A": "2", "B": "3"}, ("MY_KEY", "OTHER"))
@@ -97,14 +97,14 @@ def test_a_job_becomes_what_its_agent_is_and_what_the_job_says_goes_first() -> N
         "You are dave/vc.\nYour role: mender\nYour objective: Keep the tests green\nYour personality: calm\n"
         "How you behave: asks first\n\nMend it"
     )
-    assert WHOLE.call(AgentCall("dave/vc", "x", model="bigger")).model == "bigger"
+    assert WHOLE.build_job(AgentCall("dave/vc", "x", model="bigger")).model == "bigger"
 
 
 def test_an_agent_that_is_chatted_with_is_told_who_it_is_beforehand() -> None:
     runner = {"chat": "openai:gpt", "system": "Be terse", "secrets": ["TEAM_KEY"], "settings": {"max_steps": 3}}
-    profile = checked(Profile("ann", runner=runner, identity={"role": "reviewer"}))
+    profile = check_profile(Profile("ann", runner=runner, identity={"role": "reviewer"}))
 
-    call = profile.call(AgentCall("ann", "Look at it", secrets=["OTHER"]))
+    call = profile.build_job(AgentCall("ann", "Look at it", secrets=["OTHER"]))
 
     assert call == ChatCall(
         "openai:gpt",
@@ -113,16 +113,16 @@ def test_an_agent_that_is_chatted_with_is_told_who_it_is_beforehand() -> None:
         settings={"max_steps": 3},
         secrets=("TEAM_KEY", "OTHER"),
     )
-    assert replace(profile, model="gpt-2").call(AgentCall("ann", "x")).chat == "openai:gpt-2"
-    assert profile.call(AgentCall("ann", "x", model="gpt-3")).chat == "openai:gpt-3"
+    assert replace(profile, model="gpt-2").build_job(AgentCall("ann", "x")).chat == "openai:gpt-2"
+    assert profile.build_job(AgentCall("ann", "x", model="gpt-3")).chat == "openai:gpt-3"
     with refuses(Refused, field="args"):
-        profile.call(AgentCall("ann", "x", args=["--fast"]))
+        profile.build_job(AgentCall("ann", "x", args=["--fast"]))
 
 
 def test_an_agent_of_whom_nothing_is_said_adds_nothing_to_the_prompt() -> None:
-    assert Profile("a", runner={"agent": "codex"}).call(AgentCall("a", "Mend it")).prompt == "Mend it"
+    assert Profile("a", runner={"agent": "codex"}).build_job(AgentCall("a", "Mend it")).prompt == "Mend it"
 
 
 def test_an_agent_without_a_runner_runs_nothing() -> None:
     with refuses(Refused, field="runner"):
-        checked(Profile("a")).call(AgentCall("a", "x"))
+        check_profile(Profile("a")).build_job(AgentCall("a", "x"))

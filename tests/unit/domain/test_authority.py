@@ -128,8 +128,8 @@ def test_a_job_beyond_that_of_the_reporter_is_refused(mine: Any, theirs: Any, fi
         ({"max_attempts": 3}, "max_attempts"),
         ({"priority": 6}, "priority"),
         ({"agent": "bob"}, "agent"),
-        ({"workspace": {"kind": "git-worktree", "base": "main"}}, "checkout"),
-        ({"workspace": {"kind": "git-worktree", "merge": {"commit": "a", "task": "b"}}}, "checkout.merge"),
+        ({"checkout": {"kind": "git-worktree", "base": "main"}}, "checkout"),
+        ({"checkout": {"kind": "git-worktree", "merge": {"commit": "a", "task": "b"}}}, "checkout.merge"),
     ],
 )
 def test_wider_bounds_are_refused(wider: dict[str, Any], field: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from coordination.base.errors import PlanError, Refused
 from coordination.domain.agents.review_answers import read_analysis, read_answer, read_assessment
 from coordination.domain.plans import graph
-from coordination.domain.plans.plan_expansion import check_supervisor, expanded, supervision_of, varied
+from coordination.domain.plans.plan_expansion import apply_overlay, check_supervisor, expand, supervision_of
 from coordination.domain.plans.plans import Plan, Supervision, Task
 from tests.support.refusals import refuses
 
@@ -17,15 +17,15 @@ AGENT = {"agent": "claude", "prompt": "Mend {{ needs.find.output }}", "args": ["
 
 
 def parts(*tasks: Task, **plan: Any) -> dict[str, Task]:
-    made = expanded(Plan([Task("find", {"shell": "true"}), *tasks], **plan))
-    graph.check(made)
+    made = expand(Plan([Task("find", {"shell": "true"}), *tasks], **plan))
+    graph.check_plan(made)
     return {task.key: task for task in made.tasks}
 
 
 def test_a_plan_without_any_is_the_same_plan() -> None:
     plan = Plan([Task("a", {"shell": "true"})])
 
-    assert expanded(plan) is plan
+    assert expand(plan) is plan
 
 
 def test_variants_do_the_work_and_the_task_takes_over() -> None:
@@ -96,8 +96,12 @@ def test_who_supervises_is_an_agent(value: Any) -> None:
 
 
 def test_another_agents_arguments_are_not_taken_over() -> None:
-    assert varied(AGENT, {"agent": "gemini"}) == {"agent": "gemini", "prompt": AGENT["prompt"], "secrets": ["KEY"]}
-    assert varied(AGENT, {"args": ["--slow"]})["args"] == ["--slow"]
+    assert apply_overlay(AGENT, {"agent": "gemini"}) == {
+        "agent": "gemini",
+        "prompt": AGENT["prompt"],
+        "secrets": ["KEY"],
+    }
+    assert apply_overlay(AGENT, {"args": ["--slow"]})["args"] == ["--slow"]
 
 
 GOOD = {"strategy": "s", "subtasks": [{"key": "a", "title": "A", "prompt": "do a"}]}

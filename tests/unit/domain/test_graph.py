@@ -31,12 +31,12 @@ def plan(*tasks, **more):
 
 def refusal(*tasks, field, line=None, **more):
     with refuses(PlanError, field=field, line=line) as refused:
-        graph.check(plan(*tasks, **more))
+        graph.check_plan(plan(*tasks, **more))
     return refused.value
 
 
 def test_a_sound_plan_passes():
-    graph.check(
+    graph.check_plan(
         plan(
             task("a", title="First", priority=-5, input={"x": [1, {"y": None}]}),
             task("ns/b:1.2_x-y", "a", timeout=timedelta(minutes=1), backoff=Backoff()),
@@ -55,16 +55,16 @@ class TestKeys:
         one = task("a")
 
         with refuses(PlanError, field="tasks"):
-            graph.check(Plan([one] * (MAX_TASKS + 1)))
+            graph.check_plan(Plan([one] * (MAX_TASKS + 1)))
 
     @pytest.mark.parametrize("key", ["", "a b", "a\n", "-x", "a\0", "a;b", "x" * (MAX_KEY + 1), None, 5])
     def test_a_bad_key_is_refused(self, key):
         with pytest.raises(PlanError):
-            graph.check(Plan([task(key)]))
+            graph.check_plan(Plan([task(key)]))
 
     def test_a_repeated_key_names_both_tasks(self):
         with refuses(PlanError, field="tasks.a.key"):
-            graph.check(Plan([task("a"), task("b"), task("a")]))
+            graph.check_plan(Plan([task("a"), task("b"), task("a")]))
 
 
 class TestNeeds:
@@ -107,7 +107,7 @@ class TestCycles:
 
     @pytest.mark.parametrize("kind", [DependencyKind.RELATED, DependencyKind.DISCOVERED_FROM])
     def test_what_does_not_hold_back_makes_no_cycle(self, kind):
-        graph.check(plan(task("a", "b"), task("b", Dependency("a", kind))))
+        graph.check_plan(plan(task("a", "b"), task("b", Dependency("a", kind))))
 
     def test_a_parent_child_dependency_holds_back(self):
         refusal(task("a", "b"), task("b", Dependency("a", DependencyKind.PARENT_CHILD)), field="tasks.a.needs", line=10)
@@ -124,7 +124,7 @@ class TestCycles:
         needs = {i: [j for j in data.draw(st.sets(st.integers(0, count - 1))) if ranks[j] < ranks[i]] for i in ranks}
         drawn = plan(*(task(f"t{i}", *(f"t{j}" for j in needs[i])) for i in range(count)))
 
-        graph.check(drawn)
+        graph.check_plan(drawn)
         order = {key: place for place, key in enumerate(graph.topological_order(drawn))}
 
         assert len(order) == count
@@ -138,7 +138,7 @@ class TestCycles:
         tasks[first] = replace(tasks[first], needs=(*tasks[first].needs, f"t{last}"))
 
         with pytest.raises(PlanError) as refused:
-            graph.check(plan(*tasks))
+            graph.check_plan(plan(*tasks))
 
         assert str(refused.value.field).endswith(".needs")
 
@@ -211,7 +211,7 @@ class TestFields:
     )
     def test_a_bad_value_is_refused_at_its_task(self, change, field):
         with refuses(PlanError, field=field, line=20):
-            graph.check(plan(task("ok"), task("bad", **change)))
+            graph.check_plan(plan(task("ok"), task("bad", **change)))
 
     def test_a_value_that_contains_itself_is_refused(self):
         loop = []
@@ -238,7 +238,7 @@ class TestFields:
     )
     def test_a_bad_rule_of_the_plan_is_refused(self, more, field):
         with refuses(PlanError, field=field):
-            graph.check(plan(task("a"), **more))
+            graph.check_plan(plan(task("a"), **more))
 
     def test_a_template_that_uses_a_task_that_is_not_needed_is_refused_at_its_line(self):
         uses_it = task("fix", run={"shell": "echo {{ needs.lint.output }}"})
@@ -258,7 +258,7 @@ class TestCost:
         big = plan(*(task(f"t{i}", *{f"t{i // 2}", f"t{i // 3}"} - {f"t{i}"}) for i in range(10_000)))
 
         started = time.process_time()
-        graph.check(big)
+        graph.check_plan(big)
         spent = time.process_time() - started
 
         assert spent < 1.0  # a tenth of it on a quiet machine
@@ -268,14 +268,14 @@ class TestCost:
         count = 100_000
         chain = plan(*(task(f"t{i}", *([f"t{i + 1}"] if i + 1 < count else [])) for i in range(count)))
 
-        graph.check(chain)
+        graph.check_plan(chain)
 
         assert graph.topological_order(chain)[0] == f"t{count - 1}"
 
 
 class TestOneJobOfManyTasks:
     def test_it_is_read_once_and_shared(self):
-        works = graph.check(Plan([Task("a", ECHO), Task("b", ECHO), Task("c", dict(ECHO))]))
+        works = graph.check_plan(Plan([Task("a", ECHO), Task("b", ECHO), Task("c", dict(ECHO))]))
 
         assert works["a"] is works["b"]
         assert works["c"] is not works["a"]
@@ -285,4 +285,4 @@ class TestOneJobOfManyTasks:
         uses_a = {"shell": "echo {{ needs.a.output }}"}
 
         with refuses(PlanError, field="tasks.c.run"):
-            graph.check(Plan([Task("a", ECHO), Task("b", uses_a, needs=["a"]), Task("c", uses_a)]))
+            graph.check_plan(Plan([Task("a", ECHO), Task("b", uses_a, needs=["a"]), Task("c", uses_a)]))

@@ -82,7 +82,7 @@ class TestPlan:
             [issue("a", title="Render {{ 7 * 7 }}")], rules=NEW, now=NOW, run_for=shell_job("agent")
         )
 
-        graph.check(plan)
+        graph.check_plan(plan)
         assert plan.tasks[0].run["env"]["COORD_ISSUE_TITLE"] == "{{ input.issue.title }}"
 
     def test_titles_become_one_line_that_fits_and_the_input_keeps_them_whole(self):
@@ -90,7 +90,7 @@ class TestPlan:
 
         plan, _ = plan_from_issues(issues, rules=NEW, now=NOW, run_for=shell_job("true"))
 
-        graph.check(plan)
+        graph.check_plan(plan)
         assert len(plan.tasks[0].title) == MAX_TITLE
         assert plan.tasks[0].title.startswith("one two xxx")
         assert plan.tasks[0].input["issue"]["title"] == issues[0].title

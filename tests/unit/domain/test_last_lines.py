@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordination.domain.jobs.last_lines import MOST_CHARACTERS, LastLines, as_text, last_lines
+from coordination.domain.jobs.last_lines import MOST_CHARACTERS, LastLines, format_last_lines, last_lines
 
 SHELL = {"shell": "pytest"}
 
@@ -18,7 +18,7 @@ def test_both_streams_are_shown_apart_and_cut_at_their_beginning() -> None:
         LastLines("stdout", ("98", "99"), left_out=True),
         LastLines("stderr", ("careful",), left_out=False),
     )
-    assert as_text(found) == "The end of stdout:\n  98\n  99\nstderr:\n  careful"
+    assert format_last_lines(found) == "The end of stdout:\n  98\n  99\nstderr:\n  careful"
 
 
 @pytest.mark.parametrize(("output", "log"), [(None, None), ("", "  \n"), ({"n": 1}, None)])

@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from coordination.domain.jobs.network import Network, NetworkMode, is_public, parse_network, place_of
+from coordination.domain.jobs.network import Network, NetworkMode, is_public, parse_network, parse_place
 
 
 def test_on_and_off() -> None:
@@ -17,7 +17,7 @@ def test_on_and_off() -> None:
 def test_a_list() -> None:
     network = parse_network("API.example.org.:443, 127.0.0.1:8000,[::1]:9")
 
-    assert network.reach is NetworkMode.LISTED
+    assert network.mode is NetworkMode.LISTED
     assert network.places == {("api.example.org", 443), ("127.0.0.1", 8000), ("::1", 9)}
     assert network.allows("api.example.org", 443)
     assert not network.allows("api.example.org", 80)
@@ -38,8 +38,8 @@ def test_what_it_is_not(text: str) -> None:
 
 
 def test_what_a_request_names() -> None:
-    assert place_of("Example.ORG.:443") == ("example.org", 443)
-    assert place_of("[::FFFF:1.2.3.4]:443") == (str(ipaddress.ip_address("::ffff:1.2.3.4")), 443)
+    assert parse_place("Example.ORG.:443") == ("example.org", 443)
+    assert parse_place("[::FFFF:1.2.3.4]:443") == (str(ipaddress.ip_address("::ffff:1.2.3.4")), 443)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])

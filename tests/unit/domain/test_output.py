@@ -10,7 +10,7 @@ def chunk(position: int, *pieces: tuple[str, str], size: int | None = None, slot
 
 
 def told(reel: OutputCursor, *chunks: StoredChunk) -> str:
-    return "".join(piece.text for piece in reel.new(chunks))
+    return "".join(piece.text for piece in reel.advance(chunks))
 
 
 def test_what_grew_is_told_from_where_it_was_left() -> None:
@@ -35,7 +35,7 @@ def test_what_is_kept_nowhere_is_counted() -> None:
     reel = OutputCursor(3)
     assert told(reel, chunk(0, ("out", "abc"))) == "abc"
 
-    pieces = list(reel.new([chunk(0, ("out", "abcde")), chunk(1_005, ("err", "z"))]))
+    pieces = list(reel.advance([chunk(0, ("out", "abcde")), chunk(1_005, ("err", "z"))]))
 
     assert pieces == [
         OutputChunk(3, Stream.OUT, "de"),

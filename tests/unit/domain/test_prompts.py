@@ -17,11 +17,11 @@ from coordination.domain.agents.prompts import (
     RESUME,
     WORKER,
     PromptContext,
-    check_words,
+    build_prompt,
+    check_prompt_template,
     mentions_run,
-    prompt_of,
 )
-from coordination.domain.jobs.templates import fill, literal
+from coordination.domain.jobs.templates import escape_template, fill
 from tests.support.jobs import claim_of
 from tests.support.refusals import refuses
 
@@ -29,7 +29,7 @@ SHOP = PromptContext("shop")
 
 
 def told(project: PromptContext = SHOP, *, kind: str = WORKER, reports: bool = False, **changes: Any) -> str:
-    return prompt_of(
+    return build_prompt(
         "Mend it",
         claim_of({"agent": "claude", "prompt": "Mend it"}, **changes),
         project,
@@ -45,7 +45,7 @@ def test_with_nothing_to_add_the_prompt_is_what_its_author_wrote() -> None:
 
 def test_it_tells_of_criteria_gates_answers_and_what_went_wrong() -> None:
     text = told(
-        options={"criteria": ["no warnings"], "gates": [{"run": "pytest -q"}], "workspace": {"kind": "git-worktree"}},
+        options={"criteria": ["no warnings"], "gates": [{"run": "pytest -q"}], "checkout": {"kind": "git-worktree"}},
         carried={"feedback": "2 failed", "answers": [{"question": "Why?", "answer": "So", "by": "ann"}]},
         needs={"lint": {"state": "completed", "output": {"found": 3}}, "dead": {"state": "failed", "output": None}},
         reports=True,
@@ -60,13 +60,13 @@ def test_it_tells_of_criteria_gates_answers_and_what_went_wrong() -> None:
         '### lint (completed)\n{"found": 3}\n',
         "### dead (failed)\n",
         "- Why?\n  Answer: So\n",
-        "did not count\n2 failed\n",
+        "was rejected\n2 failed\n",
         "attempt 4 (1 of 3 have failed).",
         "git worktree of your own",
         "`coord task fail",
     ):
         assert words in text, words
-    assert text.startswith("Mend it\n\n## It is done when")
+    assert text.startswith("Mend it\n\n## Acceptance criteria")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_it_tells_of_criteria_gates_answers_and_what_went_wrong() -> None:
     ],
 )
 def test_it_is_told_to_report_with_what_it_has(work: dict[str, Any], said: str, unsaid: str) -> None:
-    text = prompt_of("Mend it", claim_of(work), SHOP, shows_needs=True, reports=True)
+    text = build_prompt("Mend it", claim_of(work), SHOP, shows_needs=True, reports=True)
 
     assert said in text
     assert unsaid not in text
@@ -131,7 +131,7 @@ def test_words_that_were_used_before_have_new_values_and_limits_of_their_own() -
 def test_values_are_never_templates() -> None:
     claim = replace(claim_of({"agent": "claude", "prompt": "x"}), carried={"feedback": "{{ task.key }} {% for %}"})
 
-    assert "{{ task.key }} {% for %}" in prompt_of("{{ x }}", claim, SHOP, shows_needs=True, reports=False)
+    assert "{{ task.key }} {% for %}" in build_prompt("{{ x }}", claim, SHOP, shows_needs=True, reports=False)
 
 
 def test_a_project_may_have_its_own_words() -> None:
@@ -158,17 +158,17 @@ def test_a_project_may_have_its_own_words() -> None:
 )
 def test_words_that_could_not_be_used_are_refused(kind: str, words: str) -> None:
     with refuses(Refused):
-        check_words(kind, words)
+        check_prompt_template(kind, words)
 
 
 def test_our_own_words_can_be_used() -> None:
     for kind, words in prompts.KINDS.items():
-        check_words(kind, words)
+        check_prompt_template(kind, words)
 
 
 @pytest.mark.parametrize("text", ["plain", "a {{ x }} b", "{% raw %}{{", "{% endraw %}", "{{{{%%}}", "{%"])
 def test_a_literal_is_rendered_as_it_was(text: str) -> None:
-    assert fill(literal(text), {}) == text
+    assert fill(escape_template(text), {}) == text
 
 
 @pytest.mark.parametrize("kind", [ASSESS, ANALYZE, ANSWER])

@@ -19,7 +19,7 @@ SAID = [line.split("|", 1) for line in WORDS.read_text(encoding="utf-8").splitli
 
 @pytest.mark.parametrize(("of", "words"), SAID)
 def test_the_class_of_words(of: str, words: str) -> None:
-    assert classify(words, now=NOW).of == of
+    assert classify(words, now=NOW).error_class == of
 
 
 @pytest.mark.parametrize(
@@ -42,14 +42,14 @@ def test_the_class_of_words(of: str, words: str) -> None:
 def test_a_status_and_a_type_come_before_words(
     words: str, status: int | None, type_: str | None, of: ProviderErrorClass
 ) -> None:
-    assert classify(words, status=status, type_=type_, now=NOW).of is of
+    assert classify(words, status=status, type_=type_, now=NOW).error_class is of
 
 
 def test_a_line_about_a_request_on_the_side_does_not_hide_the_provider_s() -> None:
     side = "AxiosError: Request failed with status code 403 while sending statistics"
 
     for words in (f"{side}\nAPI Error: 529 Overloaded", f"API Error: 529 Overloaded\n{side}"):
-        assert classify(words, now=NOW).of is ProviderErrorClass.TRANSIENT
+        assert classify(words, now=NOW).error_class is ProviderErrorClass.TRANSIENT
 
 
 def test_a_limit_tells_account_window_and_reset() -> None:
@@ -57,7 +57,7 @@ def test_a_limit_tells_account_window_and_reset() -> None:
 
     found = classify(words, now=NOW)
 
-    assert (found.of, found.window, found.account) == (ProviderErrorClass.LIMIT, "5-hour", "org-a1b2")
+    assert (found.error_class, found.window, found.account) == (ProviderErrorClass.LIMIT, "5-hour", "org-a1b2")
     assert found.resets_at == datetime(2026, 11, 30, 15, 0, tzinfo=UTC)
 
 
@@ -92,7 +92,7 @@ def test_the_documentation_has_the_table() -> None:
 
     for of in ProviderErrorClass:
         assert f"| {of.value} |" in page
-    assert {row.of for row in TABLE} | {ProviderErrorClass.FAILED} == set(ProviderErrorClass)
+    assert {row.error_class for row in TABLE} | {ProviderErrorClass.FAILED} == set(ProviderErrorClass)
     for of in (
         ProviderErrorClass.TRANSIENT,
         ProviderErrorClass.LIMIT,
@@ -100,4 +100,4 @@ def test_the_documentation_has_the_table() -> None:
     ):  # other statuses are refused
         (line,) = [one for one in page.splitlines() if one.startswith(f"| {of.value} |")]
         told = {int(number) for number in re.findall(r"\b4\d\d\b", line)}
-        assert told == {status for row in TABLE if row.of is of for status in row.statuses}
+        assert told == {status for row in TABLE if row.error_class is of for status in row.statuses}

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from coordination.domain.jobs.reset_times import of_epoch, reset_of
+from coordination.domain.jobs.reset_times import from_epoch, parse_reset
 
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")  # an hour ahead in winter
@@ -65,7 +65,7 @@ SAID = [
 
 @pytest.mark.parametrize(("words", "moment"), SAID)
 def test_the_moment_that_words_name(words: str, moment: str) -> None:
-    assert reset_of(words, now=NOW, local=BERLIN) == datetime.fromisoformat(moment).replace(tzinfo=UTC)
+    assert parse_reset(words, now=NOW, local=BERLIN) == datetime.fromisoformat(moment).replace(tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -81,15 +81,15 @@ def test_the_moment_that_words_name(words: str, moment: str) -> None:
     ],
 )
 def test_words_that_name_no_moment(words: str) -> None:
-    assert reset_of(words, now=NOW, local=BERLIN) is None
+    assert parse_reset(words, now=NOW, local=BERLIN) is None
 
 
 def test_winter_and_summer_are_those_of_the_zone() -> None:
     summer = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 
-    assert reset_of("resets 3pm (Europe/Berlin)", now=summer) == datetime(2026, 7, 1, 13, 0, tzinfo=UTC)
+    assert parse_reset("resets 3pm (Europe/Berlin)", now=summer) == datetime(2026, 7, 1, 13, 0, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("value", [None, True, "soon", float("nan"), 10**40, [], -(10**20)])
 def test_what_is_no_moment_is_none(value: object) -> None:
-    assert of_epoch(value) is None
+    assert from_epoch(value) is None

@@ -138,7 +138,8 @@ class TestArgs:
         code = (
             "import sys; from coordination.domain.plans import graph; from coordination.domain.jobs import templates;"
             "from coordination.domain.plans.plans import *;"
-            "graph.check(Plan([Task('a', {'shell': 'echo'})])); templates.render({'shell': 'x'}, needs={}, context={});"
+            "graph.check_plan(Plan([Task('a', {'shell': 'echo'})]));"
+            "templates.render({'shell': 'x'}, needs={}, context={});"
             "sys.exit('jinja2' in sys.modules)"
         )
 

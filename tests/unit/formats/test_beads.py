@@ -207,7 +207,7 @@ class TestDependenciesThatSayNothing:
         issues = read_issues("\n".join(lines).encode(), source="issues.jsonl", note=notes.append)
 
         assert [(one.depends_on_id, one.type) for one in issues[1].dependencies] == [("a", "blocks")]
-        assert notes == ["issues.jsonl:2: a dependency of 'b' names no issue, and was left out."]
+        assert notes == ["issues.jsonl:2: a dependency of 'b' has no target, and was ignored."]
         assert sorted(b"".join(write_issues(issues)).decode().splitlines()) == sorted(lines)
         assert again(issues) == issues
 
@@ -218,7 +218,7 @@ class TestDependenciesThatSayNothing:
         (issue,) = read_issues(line("b", dependencies=[edge("b", kind)]).encode(), note=notes.append)
 
         assert issue.dependencies == ()
-        assert notes == ["the file:1: 'b' depends on itself, and that dependency was left out."]
+        assert notes == ["the file:1: 'b' depends on itself, and that dependency was ignored."]
 
     def test_an_issue_may_wait_for_its_own_children(self):
         (issue,) = read(line("b", dependencies=[edge("b", "waits-for"), edge("b", "related")]))

@@ -105,13 +105,13 @@ class TestReading:
     def test_changes_that_an_agent_is_to_make_are_read_and_written(self, more):
         plan = read(f"version: 1\ntasks: [{{key: a, run: {{agent: claude, prompt: x}}, expects: changes{more}}}]")
 
-        graph.check(plan)
+        graph.check_plan(plan)
         assert read(write_plan(plan)).tasks[0].expects == "changes"
 
     def test_every_key_of_a_plan_is_read(self):
         plan = read(FULL)
 
-        graph.check(plan)
+        graph.check_plan(plan)
         assert plan == Plan(
             tasks=(
                 Task("lint", Shell("ruff check .", env={"CI": "1"})),
@@ -310,7 +310,7 @@ class TestMistakes:
     )
     def test_the_sentence_names_line_and_remedy(self, text, line, field):
         with refuses(PlanError, field=field, line=line) as refused:
-            graph.check(read(text))
+            graph.check_plan(read(text))
 
         assert len(refused.value.sentence()) < 600
 
@@ -486,12 +486,12 @@ class TestWriting:
     @settings(max_examples=60, deadline=None)
     @given(plans())
     def test_every_plan_reads_back_equal(self, plan):
-        graph.check(plan)
+        graph.check_plan(plan)
 
         again = read(write_plan(plan))
 
         assert replace(again, source=None, lines={}) == plan
-        graph.check(again)
+        graph.check_plan(again)
 
     @settings(max_examples=20, deadline=None)
     @given(plans())
@@ -592,12 +592,12 @@ class TestSchema:
 
     @pytest.mark.parametrize("text", GOOD)
     def test_what_the_reader_takes_the_schema_takes(self, text):
-        graph.check(read(text))
+        graph.check_plan(read(text))
         VALIDATOR.validate(yaml.load(text, _WithoutDates))  # noqa: S506 - a SafeLoader
 
     @pytest.mark.parametrize("text", BAD)
     def test_what_the_reader_refuses_the_schema_refuses(self, text):
         with pytest.raises(PlanError):
-            graph.check(read(text))
+            graph.check_plan(read(text))
 
         assert not VALIDATOR.is_valid(yaml.load(text, _WithoutDates))  # noqa: S506 - a SafeLoader

@@ -42,7 +42,7 @@ def with_task(*lines: str) -> str:
 )
 def test_the_sentence_names_line_and_remedy(text: str, line: int, field: str | None) -> None:
     with refuses(PlanError, field=field, line=line):
-        graph.check(read_plan(text.encode(), source="plan.yaml"))
+        graph.check_plan(read_plan(text.encode(), source="plan.yaml"))
 
 
 @pytest.mark.parametrize(

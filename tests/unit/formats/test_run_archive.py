@@ -34,13 +34,13 @@ def test_an_archive_is_read_back_row_by_row(lines: list[bytes]) -> None:
 def damaged(lines: list[bytes]) -> Iterator[tuple[list[bytes], str]]:
     yield lines[:-1], "its last line is missing"
     yield [], "its last line is missing"
-    yield [*lines[:2], *lines[3:]], "should hold 3 rows and has 2"
-    yield [*lines[:2], lines[1], *lines[2:]], "should hold 3 rows and has 4"
-    yield lines[1:], "no archive of ours"
-    yield [lines[0], *lines], "no archive of ours"
-    yield [*lines[:2], b"[1]\n", *lines[3:]], "no archive of ours"
+    yield [*lines[:2], *lines[3:]], "should have 3 rows and has 2"
+    yield [*lines[:2], lines[1], *lines[2:]], "should have 3 rows and has 4"
+    yield lines[1:], "not an archive of a run"
+    yield [lines[0], *lines], "not an archive of a run"
+    yield [*lines[:2], b"[1]\n", *lines[3:]], "not an archive of a run"
     yield [*lines[:2], lines[2][:-5]], "not JSON"
-    yield [lines[0].replace(b'"version":1', b'"version":2'), *lines[1:]], "version 2 are not known"
+    yield [lines[0].replace(b'"version":1', b'"version":2'), *lines[1:]], "version 2 of archives is unknown"
 
 
 def test_an_archive_that_is_not_whole_is_refused(lines: list[bytes]) -> None:

@@ -124,7 +124,7 @@ def steps(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[list[Cond
         ({"shell": "true"}, {"gates": ["true"]}, "ScratchFolderStep make_job_folder GatesStep AgentChannelStep"),
         (
             {"agent": "claude", "prompt": "x"},
-            {"workspace": {"kind": "git-worktree"}, "outputs": ["x"], "gates": ["true"], "role": {"variant": 1}},
+            {"checkout": {"kind": "git-worktree"}, "outputs": ["x"], "gates": ["true"], "role": {"variant": 1}},
             (
                 "ModelPolicyStep add_subtasks ScratchFolderStep WorktreeStep VariantsStep ArtifactsStep GatesStep "
                 "EffectsStep commit_worktree add_feedback review_answer AgentChannelStep PromptStep"

@@ -17,7 +17,7 @@ import pytest
 
 from coordination.base.errors import Refused
 from coordination.domain.access.authority import Rights, check_within
-from coordination.domain.jobs import kind_of, parse_job, templates
+from coordination.domain.jobs import kind_label, parse_job, templates
 from coordination.domain.jobs.network import Network, NetworkMode, parse_network
 from coordination.domain.tasks.attempts import Outcome
 from coordination.formats.plan import read_plan, write_plan
@@ -331,7 +331,7 @@ class TestPlans:
 
         assert again.tasks == plan.tasks
         assert parse_job(json.loads(json.dumps(plan.tasks[0].run.to_json()))) == plan.tasks[0].run
-        assert kind_of(plan.tasks[0].run.to_json()) == "http:POST api.example.com"
+        assert kind_label(plan.tasks[0].run.to_json()) == "http:POST api.example.com"
 
     def test_templates_fill_its_url_headers_and_body(self) -> None:
         work = {

@@ -9,7 +9,7 @@ import pytest
 
 from coordination.base.json_values import json_problem
 from coordination.domain.jobs import parse_job, templates
-from coordination.domain.jobs.checkouts import parse_gates, parse_workspace, task_branch
+from coordination.domain.jobs.checkouts import parse_checkout, parse_gates, task_branch
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
 from workers.attempt.running import Proceed, RunningAttempt
@@ -125,7 +125,7 @@ class TestConflicts:
             ["make -v"],
             3,
         )
-        assert parse_workspace(task["checkout"]).merge is not None
+        assert parse_checkout(task["checkout"]).merge is not None
         assert parse_gates(task["gates"])
         prompt = templates.fill(task["run"]["prompt"], {})
         made = checkout.git("rev-parse", task_branch(site.run_id, "ours"))
@@ -151,7 +151,7 @@ class TestConflicts:
         assert json_problem([dict(found.task), result.error, dict(result.carry)]) is None
         assert "- n\N{REPLACEMENT CHARACTER}.txt (add/add)" in found.task["run"]["prompt"]
         read = {**agent("true"), "command": ["cat"]}
-        left = site.run(found.task["key"], read, workspace=found.task["checkout"])
+        left = site.run(found.task["key"], read, checkout=found.task["checkout"])
         assert left.error == "conflicts are left in n\N{REPLACEMENT CHARACTER}.txt (add/add)"
         assert "+theirs" in str(left.output)
 
@@ -163,7 +163,7 @@ class TestConflicts:
         resolve = "grep -c '<<<<<<<' readme.txt; printf 'theirs\\nours\\n' > readme.txt"
 
         resolved = site.run(
-            merge["key"], agent(resolve), workspace=merge["checkout"], gates=merge["gates"], title=merge["title"]
+            merge["key"], agent(resolve), checkout=merge["checkout"], gates=merge["gates"], title=merge["title"]
         )
         last = site.again("ours", agent("touch ran-again"), first, gates=["true"])
 
@@ -194,7 +194,7 @@ class TestConflicts:
         first = site.run("ours", agent(f"echo ours > readme.txt; {other}"))
         merge = first.discovered[0].task
 
-        result = site.run(merge["key"], agent(script), workspace=merge["checkout"])
+        result = site.run(merge["key"], agent(script), checkout=merge["checkout"])
 
         assert (result.outcome, result.error) == (Outcome.FAILED, why)
         assert result.carry["feedback"]
@@ -205,7 +205,7 @@ class TestConflicts:
         merge = first.discovered[0].task
         checkout.git("update-ref", f"refs/heads/{site.branch}", "main")
 
-        result = site.run(merge["key"], agent("touch ran"), workspace=merge["checkout"], gates=["cat readme.txt"])
+        result = site.run(merge["key"], agent("touch ran"), checkout=merge["checkout"], gates=["cat readme.txt"])
 
         assert (result.outcome, result.output) == (Outcome.COMPLETED, "It was merged without conflicts")
         assert checkout.git("ls-tree", "--name-only", site.branch).split() == ["readme.txt"]
@@ -215,8 +215,8 @@ class TestConflicts:
         merge = first.discovered[0].task
         third = merged_meanwhile(site, "third", "echo third > readme.txt")
 
-        result = site.run(merge["key"], agent(f"echo both > readme.txt; {third}"), workspace=merge["checkout"])
-        again = site.again(merge["key"], agent("echo all > readme.txt"), result, workspace=merge["checkout"])
+        result = site.run(merge["key"], agent(f"echo both > readme.txt; {third}"), checkout=merge["checkout"])
+        again = site.again(merge["key"], agent("echo all > readme.txt"), result, checkout=merge["checkout"])
 
         assert result.outcome is Outcome.DEFERRED
         assert "has moved on" in result.carry["feedback"]

@@ -10,7 +10,7 @@ from coordination.domain.jobs.changed_files import ChangeSummary
 from coordination.domain.tasks.attempts import Outcome
 from tests.support.repositories import Checkout, Site, agent
 
-OPTIONS: dict[str, Any] = {"workspace": {"kind": "git-worktree"}, "expects": "changes"}
+OPTIONS: dict[str, Any] = {"checkout": {"kind": "git-worktree"}, "expects": "changes"}
 GATED = {**OPTIONS, "gates": [{"run": "echo gate >> ../gate; test -e good.txt"}]}
 
 

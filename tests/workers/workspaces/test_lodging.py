@@ -23,7 +23,7 @@ DAY = timedelta(days=1)
 def test_kept_worktrees_go_after_their_time_with_their_records(runners, checkout: Checkout, tmp_path: Path) -> None:
     site = Site(runners, checkout, tmp_path / "site", keep=DAY)
     site.run("a", "exit 1")
-    site.run("b", "exit 1", workspace={"kind": "git-worktree", "keep_failed": 60})
+    site.run("b", "exit 1", checkout={"kind": "git-worktree", "keep_failed": 60})
     now = time.time()
 
     assert worktree_folder.sweep(site.root, keep=DAY, now=now + 30) == 0

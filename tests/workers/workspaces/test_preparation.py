@@ -35,7 +35,7 @@ def prepared(site: Site, log: Path) -> Callable[..., AttemptEnd]:
 
     def run(key: str, job: Any, *, setup: str = SETUP, gates: Any = None, attempt: int = 1, **keys: Any) -> AttemptEnd:
         checkout = {"kind": "git-worktree", "setup": setup.format(log=log), **keys}
-        return site.run(key, job, workspace=checkout, gates=gates, attempt=attempt)
+        return site.run(key, job, checkout=checkout, gates=gates, attempt=attempt)
 
     return run
 
@@ -166,7 +166,7 @@ class TestSetup:
     ) -> None:
         mark = tmp_path / "begun"
         checkout = {"kind": "git-worktree", "setup": f"mkdir deps; touch {mark}; sleep 60"}
-        claim = site.claim("fix", "true", workspace=checkout)
+        claim = site.claim("fix", "true", checkout=checkout)
         said: list[AttemptEnd] = []
         with site.control() as control:
             thread = threading.Thread(target=lambda: said.append(site.attempt(claim, control)))
@@ -196,7 +196,7 @@ class TestSetup:
         said: list[AttemptEnd] = []
         with site.control() as first, site.control() as second:
             for key, control in (("a", first), ("b", second)):
-                claim = site.claim(key, "true", workspace=checkout)
+                claim = site.claim(key, "true", checkout=checkout)
                 threading.Thread(target=lambda c=claim, o=control: said.append(site.attempt(c, o))).start()
                 _until(mark.exists)
             assert waits.wait(patience(20))
@@ -220,7 +220,7 @@ class TestSetup:
         checkout.note()
         keys = {"kind": "git-worktree", "setup": SETUP.format(log=log), "share": ["deps"], "copy": [".env"]}
 
-        said = [site.run(key, "cat deps/lib/a .env", workspace=keys, workdir=str(part)) for key in ("a", "b")]
+        said = [site.run(key, "cat deps/lib/a .env", checkout=keys, workdir=str(part)) for key in ("a", "b")]
 
         assert [completed(result) for result in said] == ["1\nA=1"] * 2
         assert log.read_text() == "ran\n"
@@ -306,7 +306,7 @@ class TestNothingIsCommitted:
         env = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "user.name", "GIT_CONFIG_VALUE_0": "Eve"}
         job = {"shell": "git config user.name; git status --porcelain", "env": env}
 
-        said = site.run("a", job, workspace={"kind": "git-worktree", "copy": [".env"]})
+        said = site.run("a", job, checkout={"kind": "git-worktree", "copy": [".env"]})
 
         assert completed(said) == "Eve"
 
@@ -323,9 +323,7 @@ class TestCopies:
         (checkout.path / "local" / "deep" / "x").write_text("2")
         keys = {"kind": "git-worktree", "copy": [".env", "local"]}
 
-        said = site.run(
-            "a", "cat .env local/deep/x; stat -c %a .env; echo 3 > .env", workspace=keys, gates=["cat .env"]
-        )
+        said = site.run("a", "cat .env local/deep/x; stat -c %a .env; echo 3 > .env", checkout=keys, gates=["cat .env"])
 
         assert completed(said) == "A=12600"
         assert (checkout.path / ".env").read_text() == "A=1"
@@ -345,7 +343,7 @@ class TestCopies:
         }
 
         for name, sentence in sentences.items():
-            result = site.run(name, "true", workspace={"kind": "git-worktree", "copy": [name]})
+            result = site.run(name, "true", checkout={"kind": "git-worktree", "copy": [name]})
             assert (result.outcome, result.retryable) == (Outcome.FAILED, False)
             assert f"checkout.copy names {name!r}" in (result.error or "")
             assert sentence in (result.error or "")
@@ -360,7 +358,7 @@ class TestTheStore:
 
         swept: list[int] = []
         mark = site.folder / "working"
-        claim = site.claim("b", f"touch '{mark}'; sleep 60", workspace=_like_first(site, prepared))
+        claim = site.claim("b", f"touch '{mark}'; sleep 60", checkout=_like_first(site, prepared))
         with site.control() as control:
             thread = threading.Thread(target=lambda: site.attempt(claim, control))
             thread.start()
@@ -393,11 +391,11 @@ class TestMerges:
         keys = {"kind": "git-worktree", "setup": SETUP.format(log=log)}
         meanwhile = merged_meanwhile(site, "other", "echo theirs > readme.txt")
 
-        left = site.run("fix", agent(f"echo ours > readme.txt; {meanwhile}"), workspace=keys)
+        left = site.run("fix", agent(f"echo ours > readme.txt; {meanwhile}"), checkout=keys)
 
         assert left.outcome is Outcome.DEFERRED
         task = left.discovered[0].task
-        assert (task.get("checkout") or task["workspace"])["setup"] == keys["setup"]
+        assert (task.get("checkout") or task["checkout"])["setup"] == keys["setup"]
 
 
 def _like_first(site: Site, prepared: Any) -> dict[str, Any]:

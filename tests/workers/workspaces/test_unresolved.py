@@ -71,7 +71,7 @@ def conflicting(site: Site, checkout: Checkout, kind: str) -> Mapping[str, Any]:
 
 
 def resolved(site: Site, task: Mapping[str, Any], script: str) -> AttemptEnd:
-    return site.run(task["key"], agent(script), workspace=task["workspace"])
+    return site.run(task["key"], agent(script), checkout=task["checkout"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -205,9 +205,9 @@ class TestWhatTheAgentIsTold:
         task = site.run("ours", work).discovered[0].task
         read = {"agent": "custom", "prompt": task["run"]["prompt"], "command": ["cat"]}
 
-        said = str(site.run(task["key"], read, workspace=task["workspace"]).output)
+        said = str(site.run(task["key"], read, checkout=task["checkout"]).output)
 
-        commit = task["workspace"]["merge"]["commit"]
+        commit = task["checkout"]["merge"]["commit"]
         for piece in (
             "- f (binary, add/add)\n- readme.txt (content)",
             "CONFLICT (content): Merge conflict in readme.txt",
@@ -227,7 +227,7 @@ class TestWhatTheAgentIsTold:
         site.run("third", "echo mine > other.txt; echo third > readme.txt")
         read = {"agent": "custom", "prompt": "", "command": ["cat"]}
 
-        said = str(site.run(task["key"], read, workspace=task["workspace"]).output)
+        said = str(site.run(task["key"], read, checkout=task["checkout"]).output)
 
         assert "+third" in said
         assert "other.txt" not in said
@@ -241,7 +241,7 @@ class TestWhatWasResolvedInPart:
 
     def test_the_next_attempt_can_take_it_over(self, site: Site, checkout: Checkout, task: Mapping[str, Any]) -> None:
         read = {"agent": "custom", "prompt": "", "command": ["cat"]}
-        where = {"workspace": task["workspace"]}
+        where = {"checkout": task["checkout"]}
 
         first = site.run(task["key"], agent("echo both > a; echo more > more.txt"), **where)
         second = site.again(task["key"], read, first, **where)
@@ -258,7 +258,7 @@ class TestWhatWasResolvedInPart:
     def test_it_stays_on_the_branch_of_the_conflict_task(
         self, site: Site, checkout: Checkout, task: Mapping[str, Any]
     ) -> None:
-        site.run(task["key"], agent("echo both > a"), workspace=task["workspace"])
+        site.run(task["key"], agent("echo both > a"), checkout=task["checkout"])
 
         assert checkout.shows("a", on=task_branch(site.run_id, task["key"])) == "both"
 
@@ -270,7 +270,7 @@ class TestOthersMergeMeanwhile:
         third = merged_meanwhile(site, "third", "echo third > readme.txt")
 
         result = resolved(site, task, f"echo both > readme.txt; echo both > a; {third}")
-        again = site.again(task["key"], agent("cat a; echo all > readme.txt"), result, workspace=task["workspace"])
+        again = site.again(task["key"], agent("cat a; echo all > readme.txt"), result, checkout=task["checkout"])
 
         assert (result.outcome, again.outcome, again.output) == (Outcome.DEFERRED, Outcome.COMPLETED, "both")
         assert "has moved on" in result.carry["feedback"]
@@ -284,7 +284,7 @@ class TestOthersMergeMeanwhile:
         result = resolved(site, task, f"echo both > readme.txt; {third}")
         checkout.git("update-ref", f"refs/heads/{site.branch}", f"{site.branch}~1")
 
-        again = site.again(task["key"], agent("echo ran > ran"), result, workspace=task["workspace"])
+        again = site.again(task["key"], agent("echo ran > ran"), result, checkout=task["checkout"])
 
         assert (again.outcome, again.output) == (Outcome.COMPLETED, "It was merged without conflicts")
         assert checkout.shows("readme.txt", on=site.branch) == "both"

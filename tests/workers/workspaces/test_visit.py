@@ -100,7 +100,7 @@ class TestSuccess:
         checkout.git("branch", "old")
         checkout.commit("Later", later="x\n")
 
-        site.run("a", "ls > seen.txt", workspace={"kind": "git-worktree", "base": "old"})
+        site.run("a", "ls > seen.txt", checkout={"kind": "git-worktree", "base": "old"})
         site.run("b", "ls > seen.txt")
 
         assert checkout.shows("seen.txt", on=site.branch) == "readme.txt\nseen.txt"
@@ -405,9 +405,9 @@ class TestGates:
         place = tmp_path / "plain"
         place.mkdir()
 
-        good = site.run("a", "echo a > a.txt", workspace=None, gates=["cat a.txt"], workdir=str(place))
-        bad = site.run("b", "true", workspace=None, gates=["exit 1"], workdir=None)
-        failed = site.run("c", "exit 4", workspace=None, gates=["touch never"], workdir=str(place))
+        good = site.run("a", "echo a > a.txt", checkout=None, gates=["cat a.txt"], workdir=str(place))
+        bad = site.run("b", "true", checkout=None, gates=["exit 1"], workdir=None)
+        failed = site.run("c", "exit 4", checkout=None, gates=["touch never"], workdir=str(place))
 
         assert (good.outcome, (good.log or "").splitlines()[-1]) == (Outcome.COMPLETED, "a")
         assert (bad.outcome, bad.error) == (Outcome.FAILED, "gate 'exit 1' failed: exit status 1")
@@ -517,7 +517,7 @@ class TestKeeping:
     def test_the_plan_says_for_how_long(self, runners, checkout: Checkout, tmp_path: Path) -> None:
         site = Site(runners, checkout, tmp_path / "kept", keep=timedelta(days=3))
 
-        site.run("a", "exit 3", workspace={"kind": "git-worktree", "keep_failed": 0})
+        site.run("a", "exit 3", checkout={"kind": "git-worktree", "keep_failed": 0})
 
         assert site.files_left() == []
 

@@ -21,7 +21,7 @@ from coordination.base.errors import CoordinationError, Refused
 from coordination.base.json_values import MAX_DEPTH, is_too_deep, json_problem
 from coordination.base.wording import excerpt
 from coordination.domain.agents.prompts import FEEDBACK
-from coordination.domain.jobs.templates import literal
+from coordination.domain.jobs.templates import escape_template
 from coordination.domain.plans.plan_expansion import ANSWER
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome
 from coordination.domain.tasks.events import EventType
@@ -188,7 +188,7 @@ class AgentChannelStep:
         return self._add_discovered(reports, discovered)
 
     def _delegate(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
-        run = {"agent": _text(request, "to"), "prompt": literal(_text(request, "prompt"))}
+        run = {"agent": _text(request, "to"), "prompt": escape_template(_text(request, "prompt"))}
         fields = {name: request[name] for name in ("key", "title", "needs") if request.get(name) is not None}
         first = request.get("first") is True
         task = Discovered({**fields, "run": run}, first=first, work=reports.claim.work, delegated=True)
@@ -276,7 +276,7 @@ def _whole(task: Mapping[str, Any], claim: Claim) -> Mapping[str, Any]:
         return task
     if not claim.job_kind.asks_a_model:
         raise Refused("This job is no agent: say who is to do what it found", hint="Write run: {agent: …, prompt: …}")
-    work = {**claim.work, "prompt": literal(run["prompt"])}
+    work = {**claim.work, "prompt": escape_template(run["prompt"])}
     return {**task, "run": work} | ({"agent": claim.agent} if claim.agent and "agent" not in task else {})
 
 

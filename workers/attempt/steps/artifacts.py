@@ -18,7 +18,7 @@ from coordination.adapters.artifact_store import ArtifactStore
 from coordination.base.errors import CoordinationError, Refused, Unavailable
 from coordination.base.sizes import show_size
 from coordination.base.wording import excerpt
-from coordination.domain.jobs.artifacts import LONGEST_PATH, Artifact, kept_name, outputs_of
+from coordination.domain.jobs.artifacts import LONGEST_PATH, Artifact, outputs_of, stored_name
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from workers.attempt.running import Proceed, RunningAttempt, is_unfinished
 from workers.runners import untrusted_files
@@ -71,7 +71,7 @@ def kept(claim: Claim, folder: str, result: AttemptEnd, *, control: Control, ter
         retryable = not isinstance(error, Refused)
         return replace(result, outcome=Outcome.FAILED, error=error.sentence(), retryable=retryable)
     except OSError as error:
-        return replace(result, outcome=Outcome.FAILED, error=f"Its outputs cannot be read: {kept_name(str(error))}")
+        return replace(result, outcome=Outcome.FAILED, error=f"Its outputs cannot be read: {stored_name(str(error))}")
     except RecursionError:
         return replace(result, outcome=Outcome.FAILED, error="Its outputs are in too many folders, one in another")
     return replace(result, artifacts=made)
@@ -92,7 +92,7 @@ def _found(root: str, outputs: Iterable[str], terms: Terms) -> list[str]:
                 )
         if not there:
             raise Unavailable(f"Its output {excerpt(wanted)} is missing: the job left no such file in its folder")
-    return sorted(found, key=lambda path: kept_name(path) != path)  # names that need no other form keep theirs
+    return sorted(found, key=lambda path: stored_name(path) != path)  # names that need no other form keep theirs
 
 
 def _matches(root: str, wanted: str) -> Iterator[str]:
@@ -120,7 +120,7 @@ def _below(folder: str, name: str) -> str:
 def _check_inside(root: str, path: str, name: str) -> None:
     real = os.path.realpath(path)
     if real != root and not real.startswith(root.rstrip("/") + "/"):
-        raise Refused(f"Its output {excerpt(name)} leads out of the job's folder, to {kept_name(real)}")
+        raise Refused(f"Its output {excerpt(name)} leads out of the job's folder, to {stored_name(real)}")
 
 
 class _Copying:
@@ -151,9 +151,9 @@ class _Copying:
                     raise _Stopped from None
 
     def _name(self, path: str) -> str:
-        name = kept_name(self._control.secrets.hide(path), self._names)
+        name = stored_name(self._control.secrets.hide(path), self._names)
         if name in self._names:  # names that differed only in a secret
-            name = kept_name(f"{name}~{len(self._names)}", self._names)
+            name = stored_name(f"{name}~{len(self._names)}", self._names)
         if (size := len(name.encode())) > LONGEST_PATH:
             raise Refused(
                 f"Its output {excerpt(name)} has a path of {size:,} bytes; at most {LONGEST_PATH:,} can be kept",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coordination.domain.agents.prompts import FEEDBACK
-from coordination.domain.jobs.last_lines import as_text, last_lines
+from coordination.domain.jobs.last_lines import format_last_lines, last_lines
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from workers.attempt.running import Proceed, RunningAttempt
 
@@ -24,6 +24,6 @@ def add_feedback(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
     before = claim.carried.get(FEEDBACK)
     if before and not str(before).startswith(_FAILED):
         return result
-    printed = as_text(last_lines(claim.work, result.output, result.log, most=_MOST_LINES))
+    printed = format_last_lines(last_lines(claim.work, result.output, result.log, most=_MOST_LINES))
     feedback = f"{_FAILED}{result.error or result.outcome}" + (f"\n{printed}" if printed else "")
     return replace(result, carry={**result.carry, FEEDBACK: feedback})

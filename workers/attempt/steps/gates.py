@@ -56,7 +56,7 @@ class GatesStep:
                 if ran.interruption is not None:
                     end = {"outcome": ran.interruption.outcome, "error": ran.interruption.error}
                     break
-                name = short_name(gate.called)
+                name = short_name(gate.label)
                 logs.append(ran.log_of(f"gate {name}", ran.output))
                 control.event(EventType.PROGRESS, ran.event("gate", name))
                 if ran.problem is not None:

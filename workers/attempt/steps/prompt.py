@@ -58,7 +58,7 @@ class PromptStep:
         project = self._surroundings(claim)
         if prompts.mentions_run(project, kind):
             project = self._with_run(project, claim)
-        text = prompts.prompt_of(
+        text = prompts.build_prompt(
             claim.work["prompt"],
             claim,
             project,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coordination.base.errors import DatabaseUnavailable, Refused
-from coordination.domain.jobs.checkouts import STORED, Checkout, parse_checkout, parse_gates, run_slug, slug
+from coordination.domain.jobs.checkouts import CHECKOUT_OPTION, Checkout, parse_checkout, parse_gates, run_slug, slug
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
 from workers.attempt.running import Proceed, RunningAttempt, with_log_line
@@ -76,7 +76,7 @@ class WorktreeStep:
         claim, control = attempt.claim, attempt.control
         if (stopped := program.stopped_early(control)) is not None:
             return stopped
-        in_worktree = _AttemptInWorktree(self, attempt, proceed, parse_checkout(claim.options[STORED]))
+        in_worktree = _AttemptInWorktree(self, attempt, proceed, parse_checkout(claim.options[CHECKOUT_OPTION]))
         result = in_worktree.run()
         if in_worktree.merged is not None:
             with self._lock:

@@ -81,7 +81,7 @@ def _interrupted(interruption: Interruption, told: Transcript, complaints: str, 
     """One that ran out of time while its program asked a provider in trouble again and again waits for that one."""
     if interruption.outcome is Outcome.TIMED_OUT and not told.ended:
         failure = told.unresolved or failure_of_words(complaints)
-        if failure.of.waits:
+        if failure.error_class.waits:
             sentence = f"{interruption.error}: its program kept asking a provider in trouble ({failure.sentence})"
             return {**failure.ended(account=account), "error": sentence}
     return {"outcome": interruption.outcome, "error": interruption.error}
@@ -89,7 +89,7 @@ def _interrupted(interruption: Interruption, told: Transcript, complaints: str, 
 
 def _failed(failure: AgentFailure, advice: str, account: str) -> dict[str, Any]:
     fields = failure.ended(account=account)
-    if failure.of is ProviderErrorClass.LOG_IN:
+    if failure.error_class is ProviderErrorClass.LOG_IN:
         fields["error"] = f"{advice} (it said: {failure.sentence})"
     return fields
 
@@ -101,6 +101,6 @@ def _of_words(ran: program.ProgramResult, error: str, printed: str) -> AgentFail
     last = "\n".join([line for line in (ran.log or printed).splitlines() if line.strip()][-_LAST_LINES:])
     for words, known in ((error, _KNOWN_BY_A_LINE), (clean_text(last) or error, _KNOWN_BY_LINES)):
         failure = failure_of_words(error, words=words)
-        if failure.of in known:
+        if failure.error_class in known:
             return failure
     return None

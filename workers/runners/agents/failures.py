@@ -33,30 +33,30 @@ class AgentFailure:
 
     @property
     def trouble(self) -> ProviderError:
-        """What it means, by the table of ``domain.provider_troubles``."""
+        """What it means, by the table of ``domain.jobs.provider_errors``."""
         if self.known is not None:
             return self.known
         return classify("", status=self.status, lost_connection=self.lost_connection, now=utc_now())
 
     @property
-    def of(self) -> ProviderErrorClass:
-        """The class of the trouble."""
-        return self.trouble.of
+    def error_class(self) -> ProviderErrorClass:
+        """The class of the error."""
+        return self.trouble.error_class
 
     @property
     def outcome(self) -> Outcome:
         """A busy or broken provider and a limit are waited for and charged to nobody; whatever else is a failure."""
-        return Outcome.DEFERRED if self.of.waits else Outcome.FAILED
+        return Outcome.DEFERRED if self.error_class.waits else Outcome.FAILED
 
     @property
     def retryable(self) -> bool:
         """Whether another attempt may do better: a request that the provider refuses is refused again."""
-        return self.of.repeatable
+        return self.error_class.repeatable
 
     def ended(self, *, account: str) -> dict[str, Any]:
         """The fields of an AttemptEnd that ends so. *account*: whose limit it is, where the provider names nobody."""
         trouble, limit = self.trouble, None
-        if trouble.of is ProviderErrorClass.LIMIT:
+        if trouble.error_class is ProviderErrorClass.LIMIT:
             limit = ProviderLimit(trouble.account or account, trouble.window, trouble.resets_at)
         return {
             "outcome": self.outcome,
@@ -93,25 +93,25 @@ def failure_of_words(
         now=now,
         local=local,
     )
-    if trouble.of is ProviderErrorClass.FAILED and otherwise is not ProviderErrorClass.FAILED:
-        trouble = replace(trouble, of=otherwise)
+    if trouble.error_class is ProviderErrorClass.FAILED and otherwise is not ProviderErrorClass.FAILED:
+        trouble = replace(trouble, error_class=otherwise)
     return AgentFailure(one_line(clean_text(sentence), LONGEST_SENTENCE), trouble.status, lost_connection, trouble)
 
 
 def with_limit(failure: AgentFailure, limit: ProviderLimit | None) -> AgentFailure:
     """*failure* with what the provider told before of the *limit* that it has reached."""
     trouble = failure.trouble
-    unknown = trouble.of is ProviderErrorClass.FAILED and failure.status is None
+    unknown = trouble.error_class is ProviderErrorClass.FAILED and failure.status is None
     busy = (
-        trouble.of is ProviderErrorClass.TRANSIENT
+        trouble.error_class is ProviderErrorClass.TRANSIENT
         and failure.status in (None, _TOO_MANY)
         and not failure.lost_connection
     )
-    if limit is None or not (trouble.of is ProviderErrorClass.LIMIT or unknown or busy):
+    if limit is None or not (trouble.error_class is ProviderErrorClass.LIMIT or unknown or busy):
         return failure
     known = replace(
         trouble,
-        of=ProviderErrorClass.LIMIT,
+        error_class=ProviderErrorClass.LIMIT,
         resets_at=limit.resets_at or trouble.resets_at,
         window=limit.window or trouble.window,
         account=trouble.account or limit.account,
@@ -121,9 +121,9 @@ def with_limit(failure: AgentFailure, limit: ProviderLimit | None) -> AgentFailu
 
 def not_before(trouble: ProviderError, *, now: datetime) -> datetime | None:
     """The moment before which another attempt would meet the same trouble; None: nobody knows."""
-    if trouble.of is ProviderErrorClass.LIMIT:
+    if trouble.error_class is ProviderErrorClass.LIMIT:
         return trouble.resets_at or now + UNNAMED_RESET
-    if trouble.of is ProviderErrorClass.TRANSIENT and trouble.resets_at is not None:
+    if trouble.error_class is ProviderErrorClass.TRANSIENT and trouble.resets_at is not None:
         return min(trouble.resets_at, now + LONGEST_RETRY_AFTER)
     return None
 

@@ -165,7 +165,7 @@ class ChatConversation:
                 return await self._request(model, messages, settings, parameters, moved)
             except Exception as error:
                 failure = failure_of(error, chat=self._call.chat)
-                if first or failure.of is not ProviderErrorClass.TRANSIENT or tries == _TRIES_AGAIN:
+                if first or failure.error_class is not ProviderErrorClass.TRANSIENT or tries == _TRIES_AGAIN:
                     raise
                 tries += 1
                 wait = min(retry_after(error) or 2.0**tries, _LONGEST_WAIT)

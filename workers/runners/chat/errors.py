@@ -84,7 +84,7 @@ def _of_provider(error: ModelAPIError, chat: str) -> AgentFailure:
         lost_connection=lost,
         otherwise=next((of for kind, of in _KINDS.items() if isinstance(error, kind)), ProviderErrorClass.FAILED),
     )
-    if failure.of is ProviderErrorClass.FAILED:
+    if failure.error_class is ProviderErrorClass.FAILED:
         return replace(failure, sentence=_line(f"{chat} answered what cannot be understood: {said}"))
     return failure
 

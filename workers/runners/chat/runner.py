@@ -173,7 +173,7 @@ def _failed(result: AttemptEnd, failure: AgentFailure, call: ChatCall, given: Pr
     keys = needs_of(call).keys
     used = next((name for name in (*call.secrets, *keys) if given.values.get(name)), None)
     fields = failure.ended(account=call.account or (f"{call.provider} with {used}" if used else call.provider))
-    if failure.of is ProviderErrorClass.LOG_IN:
+    if failure.error_class is ProviderErrorClass.LOG_IN:
         fields["error"] = f"{LogIn(keys).advice(call.chat, given, call.secrets)} (it said: {failure.sentence})"
     return replace(result, **fields)
 

@@ -1,1 +1,1 @@
-"""The kinds of jobs, one module each, found by the registry."""
+"""The job kinds, one module each; the registry imports all of them."""

@@ -1,4 +1,4 @@
-"""A coding agent with a prompt as a job."""
+"""The job kind ``agent``: a coding agent with a prompt."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from coordination.domain.jobs.base import ACCOUNT, ENV, PROMPT, SECRETS, Job
 from coordination.domain.jobs.job_environment import check_environment
 
 OURS = "coord"
-"""Among the tools of an agent or a chat: our own MCP server, with which a job reports on its task."""
+"""The tool that gives an agent or a chat our own MCP server, with which a job reports on its task."""
 
 COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens")
 READS = ("format", "result", "error", "session", "model", "cost_usd", *COUNTS)
-"""What may be said of a custom agent's output: its format, and where in its JSON each thing stands."""
+"""How a custom agent's output is read: its format, and the path of each value in its JSON."""
 
 FORMATS = ("text", "json", "jsonl")
 
 _KNOWN = tuple(name for name in AGENTS if name != CUSTOM)
-_CALLED = re.compile(r"((role|label):\S.{0,199}|[A-Za-z0-9][A-Za-z0-9._/-]{0,199})")
+_AGENT_NAME = re.compile(r"((role|label):\S.{0,199}|[A-Za-z0-9][A-Za-z0-9._/-]{0,199})")
 _RESTRICTS = re.compile(r"(?i)--?[a-z-]*(tool|permission|sandbox|approv|allow|deny|mode|read-?only|plan)")
-_LIFTS = re.compile(r"(?i)--(dangerously|allow-all|yolo)")
+_UNRESTRICTS = re.compile(r"(?i)--(dangerously|allow-all|yolo)")
 
 _TOOLS = replace(TEXTS, schema={"type": "array", "items": {"const": OURS}})
 _READS = replace(
@@ -45,17 +45,17 @@ _READS = replace(
 
 @dataclass(frozen=True, slots=True)
 class AgentCall(Job):
-    """A coding agent's own command line with a prompt. Its output is what the agent answered last.
+    """A call of a coding agent's command line with a prompt. Its output is the agent's last answer.
 
-    *agent*: one of AGENTS, or in a plan an agent that the workspace knows: its name, ``role:R``, ``label:L`` or
-    ``default``. Whoever stores the plan puts in what that one is.
-    *secrets*: variables of the worker's own environment that it gets, by name; their values are stored nowhere.
-    *command*: for ``custom``, the program and its arguments, in which ``{prompt}`` and ``{model}`` are filled in
-    (without ``{prompt}`` the prompt comes on stdin); for the others, what to start instead of their name.
-    *reads*: for ``custom``, where in its output things stand: ``{"format": "json", "result": "answer.text", …}``.
-    *resume*: for ``custom``, what to start instead of *command* to go on with the conversation ``{session}``.
+    *agent*: one of AGENTS, or in a plan an agent of the workspace: its name, ``role:R``, ``label:L`` or ``default``,
+    which is replaced by that agent's runner when the plan is stored.
+    *secrets*: names of variables that are passed on from the worker's environment; their values are not stored.
+    *command*: for ``custom``, the program and its arguments, in which ``{prompt}`` and ``{model}`` are replaced
+    (without ``{prompt}``, the prompt is passed on stdin); for the others, the program to start instead.
+    *reads*: for ``custom``, the paths of values in its output: ``{"format": "json", "result": "answer.text", …}``.
+    *resume*: for ``custom``, the command that continues the conversation ``{session}``.
     *tools*: ``("coord",)`` gives it our MCP server, with which it reports.
-    *account*: which account of the worker's machine it asks its provider with; None: what the worker's environment has.
+    *account*: the account of the worker's machine that it uses; None: the variables of the worker's environment.
     """
 
     agent: str
@@ -74,30 +74,30 @@ class AgentCall(Job):
     table = (
         Field("agent", TEXT, f"{', '.join(AGENTS)}; or a name, `role:…`, `label:…`, `default`", required=True),
         PROMPT,
-        Field("model", TEXT, "the model that it is to use"),
-        Field("args", TEXTS, "more arguments for its program"),
+        Field("model", TEXT, "the model to use"),
+        Field("args", TEXTS, "additional arguments for its program"),
         ENV,
         SECRETS,
-        Field("command", TEXTS, "the program and its arguments; of a known agent, what to start instead of its name"),
-        Field("reads", _READS, "where things stand in the output of a custom agent"),
+        Field("command", TEXTS, "the program and its arguments; for a known agent, the program to start instead"),
+        Field("reads", _READS, "the format of a custom agent's output, and the paths of values in it"),
         Field("tools", _TOOLS, f"`[{OURS}]` gives it the MCP server with which it reports"),
-        Field("resume", TEXTS, "what to start to go on with the conversation `{session}` of a custom agent"),
+        Field("resume", TEXTS, "the command that continues the conversation `{session}` of a custom agent"),
         ACCOUNT,
     )
     asks_a_model = True
     templates = ("prompt", "model", "command", "args")
     output_name = "answer"
-    lent_unchanged = ("agent", "command", "resume", "args", "reads", "account")
-    lent = (*lent_unchanged, "model", "secrets", "tools")
+    fixed_fields = ("agent", "command", "resume", "args", "reads", "account")
+    authority_fields = (*fixed_fields, "model", "secrets", "tools")
 
     @property
     def provider(self) -> str:
-        """Return the agent: accounts are for agents."""
+        """Return the agent."""
         return self.agent
 
     @classmethod
     def cost_key(cls, body: Mapping[str, Any]) -> str:
-        """Return the model, and of a custom agent its program."""
+        """Return the model, and for a custom agent also its program."""
         command = body.get("command") or ()
         program = f":{command[0]}" if body["agent"] == CUSTOM and command else ""
         return program + (f":{body['model']}" if body.get("model") else "")
@@ -109,15 +109,17 @@ class AgentCall(Job):
 
     @classmethod
     def runs_commands(cls, body: Mapping[str, Any]) -> bool:
-        """Return whether its arguments leave it any command: what they leave it otherwise only its program knows."""
+        """Return whether no argument restricts what it may do; what restrictions allow depends on the program."""
         arguments = [str(part) for part in (*(body.get("command") or ()), *(body.get("args") or ()))]
-        return any(_LIFTS.match(part) for part in arguments) or not any(_RESTRICTS.match(part) for part in arguments)
+        return any(_UNRESTRICTS.match(part) for part in arguments) or not any(
+            _RESTRICTS.match(part) for part in arguments
+        )
 
     def check(self) -> None:
-        """Refuse what is wrong with the agent, its environment, its tools and what is for custom agents alone."""
-        if not isinstance(self.agent, str) or not _CALLED.fullmatch(self.agent):
+        """Raise Refused for an invalid agent, environment or tools, and for fields that only custom agents have."""
+        if not isinstance(self.agent, str) or not _AGENT_NAME.fullmatch(self.agent):
             raise Refused(
-                f"{excerpt(self.agent)} names no agent",
+                f"{excerpt(self.agent)} is not an agent",
                 hint=f"It may be {', '.join(AGENTS)}, or one of: coord agents list",
                 field="agent",
             )
@@ -132,25 +134,21 @@ class AgentCall(Job):
         if self.agent == CUSTOM:
             self._check_custom()
         elif self.resume:
-            raise Refused(
-                f"How {self.agent} goes on with a conversation is known; resume is for agent: {CUSTOM}", field="resume"
-            )
+            raise Refused(f"{self.agent} cannot have resume, which is for agent: {CUSTOM}", field="resume")
         elif self.reads:
-            raise Refused(f"What {self.agent} prints is known; reads is for agent: {CUSTOM}", field="reads")
+            raise Refused(f"{self.agent} cannot have reads, which is for agent: {CUSTOM}", field="reads")
         elif self.command and self.agent not in AGENTS:
-            raise Refused(
-                f"How {self.agent} is started, the workspace knows; command is for {', '.join(AGENTS)}", field="command"
-            )
+            raise Refused(f"{self.agent} cannot have command, which is for {', '.join(AGENTS)}", field="command")
 
     def _check_tools(self) -> None:
         if unknown := [name for name in self.tools if name != OURS]:
             raise Refused(
-                f"An agent is given no tools {excerpt(unknown[0])}", hint=f"tools may be: [{OURS}]", field="tools"
+                f"An agent cannot have the tools {excerpt(unknown[0])}", hint=f"tools may be: [{OURS}]", field="tools"
             )
         if self.tools and self.agent in CONFIGURE_SERVERS:
             raise Refused(
-                f"{self.agent} is told of MCP servers by its own configuration",
-                hint="Name there the program: coord mcp",
+                f"{self.agent} reads MCP servers from its own configuration",
+                hint="Add the program there: coord mcp",
                 field="tools",
             )
 
@@ -171,30 +169,30 @@ class AgentCall(Job):
             )
         if shape == "text" and len(self.reads) > ("format" in self.reads):
             raise Refused(
-                "Places in its output are read from JSON only",
-                hint="Say reads: {format: json} or jsonl",
+                "Values can be read from JSON output only",
+                hint="Write reads: {format: json} or jsonl",
                 field="reads.format",
             )
         if shape != "text" and "result" not in self.reads:
             raise Refused(
-                "reads does not say where the result stands",
+                "reads has no path of the result",
                 hint="Write reads: {format: json, result: answer}",
                 field="reads.result",
             )
         if self.resume and not (any("{session}" in part for part in self.resume) and "session" in self.reads):
             raise Refused(
-                "resume needs a place for {session}, and reads.session says where that stands",
+                "resume must contain {session}, and reads needs session, its path in the output",
                 hint='Write resume: [mytool, --resume, "{session}"] and reads: {format: json, session: id, …}',
                 field="resume",
             )
 
 
 def check_account_for(account: object, agent: str) -> None:
-    """Refuse what names no account, and the account of another program than *agent*."""
+    """Raise Refused for an invalid account name, and for an account of another program than *agent*."""
     program = program_of(check_account(account))
     if agent in _KNOWN and program in _KNOWN and program != agent:
         raise Refused(
             f"{account} is an account of {program}, and this job is for {agent}",
-            hint=f"Name an account like {agent}@work, or one without an @ that holds variables for both",
+            hint=f"Use an account like {agent}@work, or one without an @ that contains variables for both",
             field="account",
         )

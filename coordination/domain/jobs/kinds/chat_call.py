@@ -1,4 +1,4 @@
-"""A conversation with a model as a job: which model, what it is told, which tools it has, what form its answer has."""
+"""The job kind ``chat``: a conversation with a model, with a prompt, tools and the form of the answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from coordination.domain.jobs.job_environment import check_environment
 from coordination.domain.jobs.kinds.agent_call import OURS
 
 MAX_STEPS = 20
-"""How often the model is called in one attempt, if the job says nothing else."""
+"""The default maximum of model calls in one attempt."""
 
 MOST_STEPS = 1_000
 MOST_TOKENS = 10_000_000
@@ -67,15 +67,15 @@ _SERVERS = ValueType(
 
 @dataclass(frozen=True, slots=True)
 class ChatCall(Job):
-    """A model's answer to a prompt, after as many calls of tools as it takes. Its output is that answer.
+    """A prompt to a model, which may call tools before it answers. Its output is the answer.
 
-    *chat*: ``provider:model``. *system*: what the model is told beforehand. *url*: the base address of any server that
-    speaks OpenAI's protocol. *schema*: a JSON Schema that the answer has to fit; the output is then the JSON value.
+    *chat*: ``provider:model``. *system*: the system prompt. *url*: the base address of a server with OpenAI's protocol.
+    *schema*: a JSON Schema that the answer must match; the output is then the JSON value.
     *tools*: MCP servers, ``{"command": [...], "env": {...}, "secrets": [...]}``, ``{"url": ..., "secrets": [...]}``, or
     OURS.
-    *settings*: the keys of SETTINGS. *secrets*: variables of the worker's own environment by name, the first of which
-    is the key for the model; their values are stored nowhere.
-    *account*: which account of the worker's machine has the keys; None: what the worker's environment has.
+    *settings*: the keys of SETTINGS. *secrets*: names of variables that are passed on from the worker's environment;
+    the first is the model's key. Their values are not stored.
+    *account*: the account of the worker's machine with the keys; None: the variables of the worker's environment.
     """
 
     chat: str
@@ -93,9 +93,9 @@ class ChatCall(Job):
     table = (
         Field("chat", TEXT, "the provider and its model: `openai:gpt-5-mini`", required=True),
         PROMPT,
-        Field("system", TEXT, "what the model is told beforehand"),
-        Field("url", TEXT, "the base address of a server that speaks OpenAI's protocol"),
-        Field("schema", MAPPING, "a JSON Schema that the answer has to fit"),
+        Field("system", TEXT, "the system prompt"),
+        Field("url", TEXT, "the base address of a server with OpenAI's protocol"),
+        Field("schema", MAPPING, "a JSON Schema that the answer must match"),
         Field("tools", _SERVERS, f"MCP servers, each with a `command` or a `url`, or `{OURS}`"),
         Field("settings", record(dict, SETTINGS), "`temperature`, `max_tokens`, `max_steps`"),
         ENV,
@@ -105,12 +105,12 @@ class ChatCall(Job):
     asks_a_model = True
     templates = ("chat", "prompt", "system")
     output_name = "answer"
-    lent_unchanged = ("url", "account")
-    lent = ("chat", *lent_unchanged, "secrets", "tools", "settings")
+    fixed_fields = ("url", "account")
+    authority_fields = ("chat", *fixed_fields, "secrets", "tools", "settings")
 
     @property
     def provider(self) -> str:
-        """Return what stands before the colon."""
+        """Return the part before the colon."""
         return self.chat.partition(":")[0]
 
     @property
@@ -120,27 +120,27 @@ class ChatCall(Job):
 
     @property
     def max_steps(self) -> int:
-        """Return how often the model may be called."""
+        """Return the maximum of model calls in one attempt."""
         return int(self.settings.get("max_steps", MAX_STEPS))
 
     @classmethod
     def model_in(cls, body: Mapping[str, Any]) -> str | None:
-        """Return what stands behind the colon."""
+        """Return the part after the colon."""
         return str(body["chat"]).partition(":")[2]
 
     @classmethod
-    def model_named(cls, body: Mapping[str, Any]) -> str | None:
+    def qualified_model_in(cls, body: Mapping[str, Any]) -> str | None:
         """Return the provider and its model."""
         return str(body["chat"])
 
     @classmethod
     def with_model(cls, body: Mapping[str, Any], model: str) -> dict[str, Any]:
-        """Return the stored chat with another *model*, of the same provider if it names none."""
+        """Return the stored chat with another *model*, of the same provider unless it includes one."""
         provider, _, _ = str(body["chat"]).partition(":")
         return {**body, "chat": model if ":" in model else f"{provider}:{model}"}
 
     def check(self) -> None:
-        """Refuse a call with one sentence for what is wrong in it."""
+        """Raise Refused with one sentence for an invalid value."""
         _check_model(self.chat)
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise Refused("A chat needs a prompt, written as one text", field="prompt")
@@ -157,10 +157,10 @@ class ChatCall(Job):
 
 def _check_model(chat: object) -> None:
     if isinstance(chat, str) and "{{" in chat:
-        return  # known when the job starts, and looked at then
+        return  # checked when the job starts, because it is known only then
     if not isinstance(chat, str) or not _MODEL.fullmatch(chat):
         raise Refused(
-            f"{excerpt(chat)} names no model", hint="Write it like openai:gpt-5-mini, provider and model", field="chat"
+            f"{excerpt(chat)} is not a model", hint="Write it like openai:gpt-5-mini, provider and model", field="chat"
         )
 
 
@@ -168,8 +168,8 @@ def _check_url(url: object) -> None:
     _check_literal(url)
     if not isinstance(url, str) or len(url) > _LONGEST_URL or not _URL.fullmatch(url):
         raise Refused(
-            f"{excerpt(url)} is no address",
-            hint="Write it like http://localhost:11434/v1, no password in it",
+            f"{excerpt(url)} is not an address",
+            hint="Write it like http://localhost:11434/v1, without a password",
             field="url",
         )
 
@@ -182,7 +182,7 @@ def _check_server(server: Mapping[str, Any]) -> None:
     if "url" in server:
         _check_url(server["url"])
         if env:
-            raise Refused("a server that is reached by its url has no env of ours", field="env")
+            raise Refused("an MCP server with a url cannot have env", field="env")
         return
     command = server["command"]
     for text in (*command, *env.values()):
@@ -196,5 +196,6 @@ def _check_server(server: Mapping[str, Any]) -> None:
 def _check_literal(text: object) -> None:
     if isinstance(text, str) and "{{" in text:
         raise Refused(
-            "addresses and tools hold no templates", hint="No earlier output decides what is started, or where keys go"
+            "addresses and tools cannot contain templates",
+            hint="Outputs of tasks must not decide which program starts, or where keys are sent",
         )

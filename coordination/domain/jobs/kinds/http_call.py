@@ -1,4 +1,4 @@
-"""An HTTP request as a job. Pure; workers/runners/http makes it."""
+"""The job kind ``http``: an HTTP request. Pure; workers/runners/http sends it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from coordination.base.value_types import ANYTHING, DURATION, TEXT, TEXTS, TEXTS
 from coordination.base.wording import excerpt
 from coordination.domain.jobs.base import SECRETS, Job
 from coordination.domain.jobs.job_environment import check_environment
-from coordination.domain.jobs.network import Place, host_of, place_of
+from coordination.domain.jobs.network import Place, normalize_host, parse_place
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 TIMEOUT = timedelta(seconds=30)
@@ -29,20 +29,22 @@ _URL = re.compile(r"https?://[^\s/?#@\\]+([/?#][^\s\\]*)?")
 _LITERAL_HOST = re.compile(r"https?://[^\s/?#@\\{}]+([/?#]|$)")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _NOT_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "expect", "te"})
+_RESERVED_HEADERS = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "expect", "te"}
+)
 _CREDENTIALS = re.compile(r"(?i)(authorization|cookie|api-?key|token|secret|passw|credential)")
 _SHORTEST_SECRET = 8
-_NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SECRET_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _STATUSES = re.compile(r"([1-5][0-9]{2})(?:\.\.([1-5][0-9]{2}))?")
 
 
 def is_credential(name: str, value: str) -> bool:
-    """Return whether a header may be sent to the host of the plan alone: by its name, or for a secret in it."""
-    return _CREDENTIALS.search(name) is not None or _NAMED.search(value) is not None
+    """Return whether a header has a name of credentials or contains a secret; it is not sent to other hosts."""
+    return _CREDENTIALS.search(name) is not None or _SECRET_REFERENCE.search(value) is not None
 
 
 def _load_headers(value: Any, place: str) -> Any:
-    if isinstance(value, Mapping):  # a template that is one expression may give a number
+    if isinstance(value, Mapping):  # a template that is one expression may render to a number
         value = {key: str(item) if type(item) in (int, float) else item for key, item in value.items()}
     return TEXTS_BY_NAME.load(value, place)
 
@@ -61,7 +63,7 @@ _REQUEST = (
     Field(
         "headers",
         replace(TEXTS_BY_NAME, load=_load_headers),
-        "headers by name; `${NAME}` stands for a variable that `secrets` names",
+        "headers by name; `${NAME}` is replaced by a variable that is listed under `secrets`",
     ),
     Field("body", ANYTHING, "a text, or a value that is sent as JSON"),
     Field(
@@ -69,13 +71,13 @@ _REQUEST = (
         ValueType(_load_statuses, {"type": "array", "items": _STATUS, "minItems": 1}, plain),
         "the statuses that count as success: `[200, 404]`, `[200..299]` (default)",
     ),
-    Field("timeout", DURATION, "how long it may take from its first to its last byte, redirects included; default 30s"),
+    Field("timeout", DURATION, "how long it may take in all, redirects included; default 30s"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """One request. *body*: a text, or a value that is sent as JSON; None: none. *expect*: statuses and ranges."""
+    """One request. *body*: a text, a value that is sent as JSON, or None. *expect*: statuses and ranges of success."""
 
     url: str
     method: str = "GET"
@@ -85,18 +87,18 @@ class HttpRequest:
     timeout: timedelta = TIMEOUT
 
     def expects(self, status: int) -> bool:
-        """Return whether an answer with that *status* is a success."""
-        limits = [found.groups() for one in self.expect if (found := _STATUSES.fullmatch(one))]
-        return any(int(low) <= status <= int(high or low) for low, high in limits)
+        """Return whether a response with that *status* is a success."""
+        ranges = [match.groups() for text in self.expect if (match := _STATUSES.fullmatch(text))]
+        return any(int(low) <= status <= int(high or low) for low, high in ranges)
 
 
 @dataclass(frozen=True, slots=True)
 class HttpCall(Job):
-    """An HTTP request. Its output is the body of the answer: text, or the value where it is JSON.
+    """An HTTP request. Its output is the body of the response: text, or the value of JSON.
 
-    *secrets*: variables of the worker's own environment, by name, for ``${NAME}`` in headers; their values are stored
-    nowhere, and leave for no other host. *network*: ``host:port`` of places in private networks, and on the worker's
-    own machine, that it may reach; besides these, the public internet alone.
+    *secrets*: names of variables of the worker's environment, for ``${NAME}`` in headers; their values are not stored,
+    and are not sent to other hosts. *network*: ``host:port`` of places in private networks or on the worker's machine
+    that it may reach in addition to the public internet.
     """
 
     request: HttpRequest
@@ -115,17 +117,17 @@ class HttpCall(Job):
             attribute="request",
         ),
         SECRETS,
-        Field("network", TEXTS, "`host:port` of places that are not public and that it may reach"),
+        Field("network", TEXTS, "`host:port` of places outside the public internet that it may reach"),
     )
     templates = ("http",)
     keeps_values = True
     output_name = "body"
-    only_in_plans = ("network",)
+    plan_only_fields = ("network",)
 
     @property
     def places(self) -> frozenset[Place]:
         """Return the places of *network*."""
-        return frozenset(map(place_of, self.network))
+        return frozenset(map(parse_place, self.network))
 
     @classmethod
     def label(cls, body: Mapping[str, Any]) -> str:
@@ -138,29 +140,31 @@ class HttpCall(Job):
         return f"{body['http'].get('method', 'GET')} {body['http'].get('url')}"
 
     def check(self) -> None:
-        """Refuse an address, a method or headers that no request can have, and secrets that could leave elsewhere."""
+        """Raise Refused for an invalid address, method or header, and for secrets that another host could get."""
         request = self.request
         if request.method not in METHODS:
             raise Refused(
-                f"{excerpt(request.method)} is no method", hint=f"It may be: {', '.join(METHODS)}", field="http.method"
+                f"{excerpt(request.method)} is not a method",
+                hint=f"It may be: {', '.join(METHODS)}",
+                field="http.method",
             )
         if not timedelta(0) < request.timeout <= LONGEST_TIMEOUT:
-            raise Refused("http.timeout must be longer than zero, and a day at most", field="http.timeout")
+            raise Refused("http.timeout must be longer than zero and at most a day", field="http.timeout")
         _check_url(request.url)
         check_environment({}, self.secrets)
         self._check_headers()
         if self.secrets and not _LITERAL_HOST.match(request.url):
             raise Refused(
-                "The host of a request with secrets holds no template",
-                hint="No earlier output decides where keys go: write https://host/{{ … }}",
+                "The host of a request with secrets cannot be a template",
+                hint="Outputs of tasks must not decide where keys are sent: write https://host/{{ … }}",
                 field="http.url",
             )
         for place in self.network:
             try:
-                place_of(place)
+                parse_place(place)
             except ValueError:
                 raise Refused(
-                    f"{excerpt(place)} is no host with a port", hint="Write it like intranet:8080", field="network"
+                    f"{excerpt(place)} is not a host with a port", hint="Write it like intranet:8080", field="network"
                 ) from None
 
     def _check_headers(self) -> None:
@@ -171,20 +175,20 @@ class HttpCall(Job):
             )
         for name, value in headers.items():
             place = f"http.headers.{name}"
-            if not _HEADER.fullmatch(name) or name.lower() in _OURS:
+            if not _HEADER.fullmatch(name) or name.lower() in _RESERVED_HEADERS:
                 raise Refused(f"{excerpt(name)} cannot be set as a header", field=place)
             if len(value) > _LONGEST_HEADER or _NOT_IN_HEADERS.search(value):
-                raise Refused(f"The header {name} is too long, or holds a line break", field=place)
-            named = set(_NAMED.findall(value))
-            if unknown := sorted(named - set(self.secrets)):
+                raise Refused(f"The header {name} is too long or contains a line break", field=place)
+            references = set(_SECRET_REFERENCE.findall(value))
+            if unknown := sorted(references - set(self.secrets)):
                 raise Refused(
-                    f"The header {name} names ${{{unknown[0]}}}, which is not among the secrets",
+                    f"The header {name} uses ${{{unknown[0]}}}, which is not listed in secrets",
                     hint=f"Write secrets: [{unknown[0]}]",
                     field=place,
                 )
-            if not named and "{{" not in value and len(value) >= _SHORTEST_SECRET and _CREDENTIALS.search(name):
+            if not references and "{{" not in value and len(value) >= _SHORTEST_SECRET and _CREDENTIALS.search(name):
                 raise Refused(
-                    f"The header {name} looks like a secret, and what stands in a plan is stored and shown",
+                    f"The header {name} looks like a secret, and plans are stored and shown",
                     hint=f"Set a variable where the worker runs, and write {name}: ${{NAME}} and secrets: [NAME]",
                     field=place,
                 )
@@ -192,21 +196,21 @@ class HttpCall(Job):
 
 def _check_url(url: str) -> None:
     if "{{" in url or "{%" in url:
-        return  # known when the job starts, and looked at then
-    good = len(url) <= _LONGEST_URL and _URL.fullmatch(url) is not None
+        return  # checked when the job starts, because it is known only then
+    valid = len(url) <= _LONGEST_URL and _URL.fullmatch(url) is not None
     try:
         parts = urlsplit(url)
-        good = good and parts.port != 0 and bool(parts.hostname)
+        valid = valid and parts.port != 0 and bool(parts.hostname)
         if ":" not in (parts.hostname or ""):
-            host_of((parts.hostname or "").encode("idna").decode("ascii"))
+            normalize_host((parts.hostname or "").encode("idna").decode("ascii"))
     except ValueError:
-        good = False
-    if not good:
+        valid = False
+    if not valid:
         raise Refused(
-            f"{excerpt(url)} is no address", hint="Write it like https://host/path, no password in it", field="http.url"
+            f"{excerpt(url)} is not an address", hint="Write it like https://host/path, no password", field="http.url"
         )
 
 
 def with_secrets(value: str, secrets: Mapping[str, str]) -> str:
-    """Return a header's value with the secrets that it names."""
-    return _NAMED.sub(lambda found: secrets[found[1]], value)
+    """Return a header's value with its ``${NAME}`` replaced by the *secrets*."""
+    return _SECRET_REFERENCE.sub(lambda match: secrets[match[1]], value)

@@ -1,4 +1,4 @@
-"""A call of an importable Python function as a job."""
+"""The job kind ``python``: a call of an importable Python function."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ _LONGEST_TARGET = 200
 
 @dataclass(frozen=True, slots=True)
 class PythonCall(Job):
-    """An importable function ``package.module:function`` with JSON-able keyword arguments.
-
-    Its output is what it returns.
-    """
+    """A call of ``package.module:function`` with keyword arguments that are JSON. Its output is the return value."""
 
     target: str
     args: Mapping[str, Any] = field(default_factory=dict)
@@ -39,23 +36,23 @@ class PythonCall(Job):
     output_name = None
 
     def check(self) -> None:
-        """Refuse what does not name a function."""
+        """Raise Refused when the target is not the name of a function."""
         if not isinstance(self.target, str) or not _TARGET.match(self.target):
             raise Refused(
-                f"{excerpt(self.target)} does not name a function",
+                f"{excerpt(self.target)} is not the name of a function",
                 hint="Write it like package.module:function",
                 field="python",
             )
 
 
 def target_of(function: Callable[..., Any]) -> str:
-    """Return ``module:qualname`` of an importable function; Refused for lambdas, locals and methods of objects."""
+    """Return ``module:qualname`` of an importable function. Raises Refused for lambdas, locals and bound methods."""
     module = getattr(function, "__module__", None)
     name = getattr(function, "__qualname__", "")
     if not module or module == "__main__" or "<" in name or not name:
-        shown = excerpt(f"{module}:{name}" if module and name else function, _LONGEST_TARGET)
+        target = excerpt(f"{module}:{name}" if module and name else function, _LONGEST_TARGET)
         raise Refused(
-            f"{shown} cannot be run by a worker, because a worker could not import it",
+            f"{target} cannot be run, because a worker could not import it",
             hint="Use a function at the top level of a module, not of the script itself",
         )
     return f"{module}:{name}"

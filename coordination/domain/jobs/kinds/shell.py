@@ -1,4 +1,4 @@
-"""A shell command as a job."""
+"""The job kind ``shell``: a shell command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coordination.domain.jobs.base import ENV, Job
 
 @dataclass(frozen=True, slots=True)
 class Shell(Job):
-    """A command for ``/bin/sh -c``. Its output is what it prints on stdout, without the last line break."""
+    """A command for ``/bin/sh -c``. Its output is its stdout without the last line break."""
 
     command: str
     env: Mapping[str, str] = field(default_factory=dict)
@@ -23,7 +23,7 @@ class Shell(Job):
     table = (Field("shell", TEXT, "the command", required=True, attribute="command"), ENV)
 
     def check(self) -> None:
-        """Refuse a command that is empty."""
+        """Raise Refused for an empty command."""
         if not isinstance(self.command, str) or not self.command.strip():
             raise Refused("A shell job needs a command, written as one text", field="shell")
 

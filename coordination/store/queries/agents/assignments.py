@@ -1,4 +1,4 @@
-"""Statements that say whose a task is."""
+"""Statements that assign tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ t = tasks.c
 _WAITS = (TaskState.BLOCKED, TaskState.QUEUED)
 
 
-def give(
+def assign_agent(
     tx: Connection,
     workspace_id: str,
     task_id: str,
@@ -28,9 +28,9 @@ def give(
     carried: Mapping[str, Any],
     authority: Mapping[str, Any] | None,
 ) -> None:
-    """Let a locked task be an agent's, with this job and what it may do."""
+    """Assign a locked task to an agent, with its job, options and authority."""
     agent_id = None if agent is None else principals.agent_ids(tx, workspace_id, [agent])[agent]
-    changed = {
+    values = {
         "agent_id": agent_id,
         "work": dict(work),
         "kind": kind,
@@ -38,21 +38,21 @@ def give(
         "carried": dict(carried),
         "authority": authority,
     }
-    tx.execute(_of(workspace_id, task_id).values(**changed, updated_at=db_now()))
+    tx.execute(_update_waiting(workspace_id, task_id).values(**values, updated_at=db_now()))
 
 
-def wait_for_person(
+def assign_person(
     tx: Connection, workspace_id: str, task_id: str, *, person: str, reasons: BlockReason, options: Mapping[str, Any]
 ) -> None:
-    """Let a locked task wait for what a person says, and for all other *reasons*."""
-    changed = {
+    """Assign a locked task to a person, for whose answer it waits besides all other *reasons*."""
+    values = {
         "state": TaskState.BLOCKED,
         "reasons": reasons | BlockReason.QUESTION,
         "enqueued_at": None,
         "agent_id": principals.id_of(tx, workspace_id, f"user:{person}"),
     }
-    tx.execute(_of(workspace_id, task_id).values(**changed, options=dict(options), updated_at=db_now()))
+    tx.execute(_update_waiting(workspace_id, task_id).values(**values, options=dict(options), updated_at=db_now()))
 
 
-def _of(workspace_id: str, task_id: str) -> Any:
+def _update_waiting(workspace_id: str, task_id: str) -> Any:
     return update(tasks).where(t.workspace_id == workspace_id, t.id == task_id, t.state.in_(_WAITS))

@@ -1,1 +1,1 @@
-"""What a job is and what it leaves: statements."""
+"""Artifacts, output and merges of jobs: statements."""

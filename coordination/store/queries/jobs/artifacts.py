@@ -1,4 +1,4 @@
-"""Statements on artifacts: added with the end of their attempt, listed for the attempt that counts."""
+"""Statements on artifacts, which are stored with the end of their attempt and listed for the latest attempt."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from coordination.store.tables.tasks.tasks import tasks
 f = artifacts.c
 
 
-def add(tx: Connection, workspace_id: str, task_id: str, number: int, made: Sequence[Artifact]) -> None:
-    """Add what an attempt made; the caller holds its fence."""
+def add(tx: Connection, workspace_id: str, task_id: str, number: int, files: Sequence[Artifact]) -> None:
+    """Store the artifacts of an attempt. The caller has checked the fence."""
     rows = [
         {
             "workspace_id": workspace_id,
             "task_id": task_id,
             "attempt": number,
-            "path": one.path,
-            "size": one.size,
-            "sha256": one.sha256,
-            "url": one.url,
+            "path": file.path,
+            "size": file.size,
+            "sha256": file.sha256,
+            "url": file.url,
         }
-        for one in made
+        for file in files
     ]
     tx.execute(insert(artifacts), rows)
 
 
 def of_task(tx: Connection, workspace_id: str, task_id: str) -> list[Artifact]:
-    """What the task's latest attempt made, by path; of earlier ones nothing is shown."""
+    """Return the artifacts of the task's latest attempt, by path."""
     rows = tx.execute(
         select(f.path, f.size, f.sha256, f.url)
         .join(tasks, (tasks.c.id == f.task_id) & (tasks.c.attempt == f.attempt))
@@ -41,8 +41,8 @@ def of_task(tx: Connection, workspace_id: str, task_id: str) -> list[Artifact]:
     return [Artifact(row.path, row.size, row.sha256, row.url) for row in rows]
 
 
-def of_run(tx: Connection, workspace_id: str, run_id: str) -> bool:
-    """Whether tasks of a run were to leave files: some may be kept that no row names."""
+def run_has_outputs(tx: Connection, workspace_id: str, run_id: str) -> bool:
+    """Return whether tasks of a run have outputs, so that files may be stored even without rows."""
     own = (tasks.c.workspace_id == workspace_id) & (tasks.c.run_id == run_id)
-    asked = own & cast(tasks.c.options, Text).like('%"outputs"%')
-    return bool(tx.execute(select(exists(select(tasks.c.id).where(asked)))).scalar_one())
+    has_outputs = own & cast(tasks.c.options, Text).like('%"outputs"%')
+    return bool(tx.execute(select(exists(select(tasks.c.id).where(has_outputs)))).scalar_one())

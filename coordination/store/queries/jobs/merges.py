@@ -13,7 +13,7 @@ m, a = merges.c, attempts.c
 
 
 def put(tx: Connection, workspace_id: str, task_id: str, merge: Merge) -> None:
-    """Record what an attempt is about to merge, instead of what it recorded before; the caller holds its fence."""
+    """Record what an attempt is about to merge, and replace its earlier record. The caller has checked the fence."""
     own = (m.workspace_id == workspace_id) & (m.task_id == task_id) & (m.attempt == merge.attempt)
     tx.execute(delete(merges).where(own))
     row = {
@@ -29,12 +29,12 @@ def put(tx: Connection, workspace_id: str, task_id: str, merge: Merge) -> None:
 
 
 def unfinished(tx: Connection, workspace_id: str, task_id: str, *, before: int) -> list[Merge]:
-    """Merges of attempts with a lower number than *before* whose own end was not stored; the latest first.
+    """Return the merges of lost attempts with a lower number than *before*, the latest first.
 
-    An attempt that stored its end has said there what it came to: its record counts for nothing.
+    Records of attempts whose end was stored are ignored, because that end says whether they merged.
     """
-    told = Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT
-    lost = or_(a.outcome.is_(None), a.outcome.not_in(told))
+    regular_ends = Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT
+    lost = or_(a.outcome.is_(None), a.outcome.not_in(regular_ends))
     rows = tx.execute(
         select(m.attempt, m.branch, m.old_commit, m.new_commit, m.result)
         .join(attempts, (a.task_id == m.task_id) & (a.number == m.attempt))
@@ -44,6 +44,6 @@ def unfinished(tx: Connection, workspace_id: str, task_id: str, *, before: int) 
     return [Merge(row.attempt, row.branch, row.old_commit, row.new_commit, row.result) for row in rows]
 
 
-def forget(tx: Connection, workspace_id: str, task_id: str) -> None:
-    """Delete the task's records: its end is stored."""
+def delete_for_task(tx: Connection, workspace_id: str, task_id: str) -> None:
+    """Delete the task's records, after its end is stored."""
     tx.execute(delete(merges).where(m.workspace_id == workspace_id, m.task_id == task_id))

@@ -1,4 +1,4 @@
-"""Statements on what jobs print while they run: written by the attempt that holds the fence, read by who follows."""
+"""Statements on the output of running jobs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from coordination.store.types import clean_json, iso
 
 c = output_chunks.c
 
-# A chunk that grew replaces what it was; a slot that is used again holds what came later. Never the other way round:
-# the end of an attempt may overtake a write that was on its way.
+# A chunk replaces a shorter or an earlier one in its slot, never the other way round, because the end of an attempt may
+# overtake an earlier write.
 _NEWER = """
 ON CONFLICT (task_id, attempt, slot) DO UPDATE
 SET position = excluded.position, size = excluded.size, pieces = excluded.pieces, written_at = excluded.written_at
@@ -44,8 +44,8 @@ WHERE a.workspace_id = :workspace AND a.outcome IS NULL
 """
 
 
-def write(tx: Connection, workspace_id: str, printed: Sequence[tuple[str, int, Sequence[StoredChunk]]]) -> None:
-    """Keep chunks of (task, number): of attempts that nobody has ended, all in one statement."""
+def write(tx: Connection, workspace_id: str, outputs: Sequence[tuple[str, int, Sequence[StoredChunk]]]) -> None:
+    """Store the chunks of (task id, attempt, chunks), in one statement. Ignores attempts that have ended."""
     rows = json.dumps(
         [
             {
@@ -56,7 +56,7 @@ def write(tx: Connection, workspace_id: str, printed: Sequence[tuple[str, int, S
                 "size": chunk.size,
                 "pieces": clean_json(chunk.pieces),
             }
-            for task_id, number, chunks in printed
+            for task_id, number, chunks in outputs
             for chunk in chunks
         ],
         ensure_ascii=False,
@@ -69,7 +69,7 @@ def write(tx: Connection, workspace_id: str, printed: Sequence[tuple[str, int, S
 
 
 def of_attempt(tx: Connection, workspace_id: str, task_id: str, number: int, *, after: int = 0) -> list[StoredChunk]:
-    """What is kept of an attempt's output from the position *after* on, in its order."""
+    """Return the chunks of an attempt's output from the position *after* on, in their order."""
     rows = tx.execute(
         select(c.slot, c.position, c.size, c.pieces)
         .where(c.workspace_id == workspace_id, c.task_id == task_id, c.attempt == number, c.position >= after)

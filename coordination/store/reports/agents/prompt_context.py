@@ -1,4 +1,4 @@
-"""What a project's own prompts may say of the workspace's agents and of the run's tasks."""
+"""Reports for a project's own prompts: the agents of the workspace and the tasks of the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coordination.store.tables.tasks.tasks import tasks
 
 def specializations(tx: Connection, workspace_id: str) -> list[dict[str, Any]]:
     """Return each active agent's name, role, objective, labels and model, by name."""
-    profiles = [agent.profile for agent in agents.listed(tx, workspace_id)]
+    profiles = [agent.profile for agent in agents.list_all(tx, workspace_id)]
     return [
         {
             "name": profile.name,
@@ -29,11 +29,11 @@ def specializations(tx: Connection, workspace_id: str) -> list[dict[str, Any]]:
 
 
 def dependency_graph(tx: Connection, workspace_id: str, run_id: str) -> list[dict[str, Any]]:
-    """Return key, title, state and the keys of the needs of each task of a run, in the order of the plan."""
-    holding = {kind.value for kind in DependencyKind if kind.holds_back}
+    """Return key, title, state and needed keys of each task of a run, in the order of the plan."""
+    blocking = {kind.value for kind in DependencyKind if kind.holds_back}
     needs: dict[str, list[str]] = {}
     for parent, child, kind in dependencies.edges_of_run(tx, workspace_id, run_id):
-        if kind in holding:
+        if kind in blocking:
             needs.setdefault(child, []).append(parent)
     t = tasks.c
     rows = tx.execute(

@@ -1,4 +1,4 @@
-"""Agents that a workspace knows."""
+"""Agents of a workspace."""
 
 from sqlalchemy import Boolean, Column, ForeignKey, Index, Table, text
 
@@ -10,7 +10,7 @@ THE_DEFAULT = text("is_default")
 agents = Table(
     "agents",
     metadata,
-    Column("id", Id, ForeignKey("principals.id"), primary_key=True),  # its principal, which has its name
+    Column("id", Id, ForeignKey("principals.id"), primary_key=True),  # of its principal, which has its name
     Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
     Column("description", Str),
     Column("type", Str),

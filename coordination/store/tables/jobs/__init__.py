@@ -1,1 +1,1 @@
-"""What a job is and what it leaves: tables."""
+"""Artifacts, output and merges of jobs: tables."""

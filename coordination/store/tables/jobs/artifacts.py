@@ -1,4 +1,4 @@
-"""Files that attempts made and that are kept, written with the attempt's end."""
+"""Artifacts, written with the end of their attempt."""
 
 from sqlalchemy import BigInteger, Column, Integer, Table
 

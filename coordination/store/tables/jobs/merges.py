@@ -14,7 +14,7 @@ merges = Table(
     Column("branch", Str, nullable=False),
     Column("old_commit", Str, nullable=False),
     Column("new_commit", Str, nullable=False),
-    Column("result", Json, nullable=False),  # output, exit_code, log and artifacts: how the attempt was about to end
+    Column("result", Json, nullable=False),  # output, exit_code, log and artifacts of the attempt
     Column("created_at", UtcTime, nullable=False, default=db_now()),
     checked_on_sqlite("task_id", "tasks.id", ondelete="CASCADE"),
 )

@@ -1,4 +1,4 @@
-"""What jobs print while they run: a bounded number of chunks an attempt, none for those that are over soon."""
+"""Output of running jobs: a bounded number of chunks per attempt; short attempts have none."""
 
 from sqlalchemy import BigInteger, Column, Integer, Table
 
@@ -10,11 +10,11 @@ output_chunks = Table(
     metadata,
     Column("task_id", Id, primary_key=True),
     Column("attempt", Integer, primary_key=True),
-    Column("slot", Integer, primary_key=True),  # those of the end are used again and again
+    Column("slot", Integer, primary_key=True),  # slots for the end of the output are reused
     Column("workspace_id", Id, nullable=False),
     Column("position", BigInteger, nullable=False),  # bytes printed before it
     Column("size", Integer, nullable=False),
-    Column("pieces", Json, nullable=False),  # [[stream, text], …] as they came
+    Column("pieces", Json, nullable=False),  # [[stream, text], …] in their order
     Column("written_at", UtcTime, nullable=False, default=db_now()),
     checked_on_sqlite("task_id", "tasks.id", ondelete="CASCADE"),
 )

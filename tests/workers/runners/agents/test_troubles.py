@@ -311,7 +311,7 @@ def test_an_unnamed_reset_is_waited_for_a_while() -> None:
 
     ended = failure.ended(account="x")
 
-    assert failure.of is ProviderErrorClass.LIMIT
+    assert failure.error_class is ProviderErrorClass.LIMIT
     assert ended["limit"].resets_at is None
     assert timedelta(minutes=14) < ended["not_before"] - datetime.now(UTC) <= timedelta(minutes=15)
 

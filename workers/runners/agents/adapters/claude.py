@@ -15,7 +15,7 @@ from typing import Any
 from coordination.domain.jobs import OURS, AgentCall
 from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from coordination.domain.jobs.provider_errors import ProviderLimit, window_of
-from coordination.domain.jobs.reset_times import of_epoch
+from coordination.domain.jobs.reset_times import from_epoch
 from workers.runners.agents.base import Adapter, StartCommand, Transcript, at, texts, tokens, total
 from workers.runners.login_help import LogIn
 
@@ -146,7 +146,7 @@ def _limit(info: object) -> ProviderLimit | None:
     if at(info, "status") != "rejected" or at(info, "isUsingOverage") is True:
         return None
     which = at(info, "rateLimitType")
-    return ProviderLimit(None, window_of(str(which or "").replace("_", " ")), of_epoch(at(info, "resetsAt")))
+    return ProviderLimit(None, window_of(str(which or "").replace("_", " ")), from_epoch(at(info, "resetsAt")))
 
 
 _NOT_ALLOWED = re.compile(
