@@ -147,7 +147,9 @@ class _Store:
         assert self._run is not None
         run_id, task_id = self._run.id, self._next.pop()
         window = self._timed_change(
-            lambda tx: dispatch_window.fill(tx, self._workspace, self._project, window=_READY, bundle=lambda _kind: 1)
+            lambda tx: dispatch_window.fill_window(
+                tx, self._workspace, self._project, window=_READY, bundle=lambda _kind: 1
+            )
         )
         began = time.perf_counter()
         (claim,) = self._store.transact(lambda tx: self._claimed(tx, task_id))
@@ -189,7 +191,7 @@ class _Store:
         scope = self._workspace, claim.project_id
         effects = finish(tx, *scope, [ended], actor=f"worker:{self._worker}")
         work = next_work(tx, *scope, effects, DispatchTerms(_WINDOW, lambda _kind: 1))
-        close_ended_runs(tx, self._workspace, effects, going_on=work.runs)
+        close_ended_runs(tx, self._workspace, effects, continuing=work.runs)
 
     def _explained(self, tx: Connection, task_id: str) -> object:
         task = tasks.get(tx, self._workspace, task_id)

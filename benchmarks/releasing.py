@@ -120,7 +120,7 @@ class _Store:
             scope = self._workspace, claim.project_id
             effects = finish(tx, *scope, [ended], actor=f"worker:{self._worker}")
             work = next_work(tx, *scope, effects, DispatchTerms(16, lambda _kind: 1))
-            close_ended_runs(tx, self._workspace, effects, going_on=work.runs)
+            close_ended_runs(tx, self._workspace, effects, continuing=work.runs)
         return time.perf_counter() - began
 
     def close(self) -> None:

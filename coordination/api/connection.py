@@ -115,7 +115,7 @@ class Coordination:
 
     def runs(self, *, project: str | None = None, limit: int = 50) -> list[RunRecord]:
         """Return the newest runs, of one project or of all."""
-        return self.runtime.read(runs.listed, project_id=self._project_id(project), limit=limit)
+        return self.runtime.read(runs.list_runs, project_id=self._project_id(project), limit=limit)
 
     def task(self, name: str, *, project: str | None = None) -> TaskHandle:
         """Return the task with that id, or that unique part of an id or key (of the newest run) in a project.

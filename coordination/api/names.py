@@ -60,7 +60,7 @@ def find_task(runtime: Runtime, name: str, *, run_id: str | None = None, project
         matches = names.find_tasks(
             tx, runtime.workspace_id, name, run_id=run_id, project_id=here.id if here else project_id
         )
-        owners = names.projects_with(tx, runtime.workspace_id, name) if anywhere and here is None else []
+        owners = names.projects_with_task(tx, runtime.workspace_id, name) if anywhere and here is None else []
     if not matches:
         if run_id is not None:
             raise NotFound(f"The run {run_id} has no task {excerpt(name)}", hint=f"See: coord tasks list {run_id}")

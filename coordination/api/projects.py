@@ -83,9 +83,9 @@ class Projects:
                 aliases=rows.aliases(tx, workspace_id, project.id),
                 totals=totals.get(project.id, ProjectTotals()),
                 orchestrator=supervision.orchestrator(tx, workspace_id, project.id, thresholds=thresholds),
-                limits=slots.listed(tx, workspace_id, project.id),
+                limits=slots.list_slots(tx, workspace_id, project.id),
                 sessions=[(session, by_session.get(session.id)) for session in sessions],
-                runs=runs.listed(tx, workspace_id, project_id=project.id, limit=_NEWEST),
+                runs=runs.list_runs(tx, workspace_id, project_id=project.id, limit=_NEWEST),
                 issues=issues.count(tx, workspace_id, project.id),
             )
 
@@ -166,7 +166,7 @@ class Projects:
 
     def limits(self, project: str) -> builtins.list[dict[str, Any]]:
         """Return the limits on parallel tasks: name, used and cap of each."""
-        return self._runtime.read(slots.listed, find_project(self._runtime, project).id)
+        return self._runtime.read(slots.list_slots, find_project(self._runtime, project).id)
 
     def set_limits(self, project: str, caps: Mapping[str, int | None]) -> builtins.list[dict[str, Any]]:
         """Limit parallel tasks by ``project``, ``agent:NAME`` or ``key:NAME`` (None: no limit); return all limits."""

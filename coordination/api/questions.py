@@ -16,7 +16,7 @@ from coordination.flows.tasks.force_tasks import force_task
 from coordination.runtime import Runtime
 from coordination.services.tasks import questions as question_service
 from coordination.store.queries.tasks import questions
-from coordination.store.reports.tasks.claim_preview import preview
+from coordination.store.reports.tasks.claim_preview import preview_claim
 
 
 class Questions:
@@ -28,7 +28,7 @@ class Questions:
     def list(self, *, project: str | None = None) -> Sequence[Question]:
         """Return the open questions, oldest first, of one project or of all."""
         project_id = None if project is None else find_project(self._runtime, project).id
-        return self._runtime.read(questions.unanswered, project_id=project_id)
+        return self._runtime.read(questions.list_unanswered, project_id=project_id)
 
 
 def answer(runtime: Runtime, task: TaskRecord, text: str) -> bool:
@@ -64,7 +64,7 @@ def _complete_for_person(runtime: Runtime, task: TaskRecord, person: str, text: 
 
 def prompt_of(runtime: Runtime, task: TaskRecord) -> str:
     """Return the prompt that the agent of *task* would get now. Raises Refused for a job without a prompt."""
-    claim, project = runtime.read(preview, task)
+    claim, project = runtime.read(preview_claim, task)
     if not claim.job_kind.asks_a_model:
         raise Refused(f"{task.key} does not run an agent and has no prompt")
     shows_needs = not prompts.mentions_needs([claim.work["prompt"]])

@@ -114,7 +114,7 @@ class Run:
 
     def running(self) -> Sequence[Mapping[str, Any]]:
         """Return the running attempts: key, title, number, worker, host, started_at, now."""
-        return [dict(row) for row in self.runtime.read(attempts.running_in_run, self.id)]
+        return [dict(row) for row in self.runtime.read(attempts.list_running, self.id)]
 
     def cancel(self, why: str = "canceled by its owner") -> int:
         """Cancel every open task, and return how many; running jobs are stopped at once."""

@@ -22,7 +22,7 @@ from coordination.domain.tasks.explanations import TaskExplanation
 from coordination.domain.tasks.outdated import OutdatedTask
 from coordination.domain.tasks.questions import Question
 from coordination.domain.tasks.tasks import TaskRecord as TaskRecord
-from coordination.domain.tasks.tasks import TaskState, state_named
+from coordination.domain.tasks.tasks import TaskState, parse_state
 from coordination.flows.tasks.assign_task import Assignment, assign_task
 from coordination.flows.tasks.cancel_work import cancel_task
 from coordination.flows.tasks.change_priority import change_priority
@@ -120,7 +120,7 @@ class TaskHandle:
         forced = runtime.transact(
             force_task,
             self.id,
-            state_named(state),
+            parse_state(state),
             actor=runtime.actor,
             reason=reason,
             output=output,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from coordination.domain.tasks.next_steps import NextStep, Situation, sentence, steps
+from coordination.domain.tasks.next_steps import NextStep, Situation, join_steps, steps
 
 if TYPE_CHECKING:
     from coordination.api.runs import Run
@@ -31,7 +31,7 @@ def steps_of_ended_tasks(
     here = id_of_project_here(runtime)
     with runtime.store.read() as tx:
         abouts = [task_steps.TaskSteps(tx, runtime.workspace_id, task.record, here) for task in tasks]
-        return [task_steps.of_ended(about, (outdated or {}).get(about.task.id, ())) for about in abouts]
+        return [task_steps.steps_after_end(about, (outdated or {}).get(about.task.id, ())) for about in abouts]
 
 
 def steps_of_run(run: Run, situation: Situation) -> tuple[NextStep, ...]:
@@ -63,6 +63,6 @@ def after_change(task: TaskHandle) -> str:
     from coordination.store.queries.fleet import serving
 
     if task.runtime.read(serving.list_live_for, within=task.runtime.settings.lease_ttl):
-        return sentence(steps(Situation.RUNNING, task=name_of_task(task)))
+        return join_steps(steps(Situation.RUNNING, task=name_of_task(task)))
     run = Run(task.runtime, task.record.run_id)
-    return f"No worker is alive; {sentence(steps_of_run(run, Situation.RUN_INTERRUPTED))}"
+    return f"No worker is alive; {join_steps(steps_of_run(run, Situation.RUN_INTERRUPTED))}"

@@ -93,7 +93,7 @@ def test_a_question_stops_the_task_and_its_answer_starts_it_again(fleet: Fleet, 
         "answered",
         "unblocked",
     ]
-    assert "waits for no answer" in fleet.coord("tasks", "answer", "paint", "red", code=2).err
+    assert "has no open question" in fleet.coord("tasks", "answer", "paint", "red", code=2).err
 
 
 def test_work_that_is_found_joins_the_run_and_what_comes_first_is_waited_for(fleet: Fleet, tmp_path: Path) -> None:

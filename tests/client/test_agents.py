@@ -142,7 +142,7 @@ def test_costs_budgets_limits_and_tasks_follow_an_agent_that_is_renamed(co: Coor
     assert [(one.key, one.cost_usd) for one in co.costs.summary(by="agent")] == [("dave/shop", Decimal(2))]
     assert co.agents.record("dave/shop").open == 1
     with co.runtime.store.read() as tx:
-        limits = slots.listed(tx, co.runtime.workspace_id, run.record.project_id)
+        limits = slots.list_slots(tx, co.runtime.workspace_id, run.record.project_id)
         ledger = {record.agent for record in costs.each(tx, co.runtime.workspace_id)}
     assert [limit["name"] for limit in limits] == ["agent:dave/shop"]
     assert ledger == {"dave/shop"}

@@ -16,7 +16,7 @@ from coordination.domain.money.budgets import BudgetPeriod, BudgetScope, Exceede
 from coordination.domain.plans.plans import BudgetCap
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
-from coordination.services.attempts.decide import cost_of
+from coordination.services.attempts.decide import build_cost_record
 from coordination.settings import load_settings
 from coordination.views.money import budget
 from tests.support.refusals import refuses
@@ -194,7 +194,7 @@ def test_a_check_finds_what_was_counted_wrong_and_mends_it(co: Coordination, wor
 
     assert [one.right for one in co.budgets.check()] == [True]
     claim = world.claims["b"]
-    records = [cost_of(claim, Usage("m", cost_usd=Decimal("0.02"), id="x"), datetime.now(UTC))]
+    records = [build_cost_record(claim, Usage("m", cost_usd=Decimal("0.02"), id="x"), datetime.now(UTC))]
     co.runtime.store.transact(lambda tx: checkpoint_costs(tx, world.workspace, records))
     assert [one.right for one in co.budgets.check()] == [True]
 

@@ -76,7 +76,7 @@ def test_who_asks_goes_on_with_the_agents_answer_and_the_story_says_whose_it_is(
     payload = {"question": "Which colour?", "answer": "blue", "agent": "claude"}
     assert story(world, "paint", EventType.ANSWERED) == [("task:paint/answer", payload)]
     (claim,) = [world.claims["paint"] for _ in world.claim("paint")]
-    assert claim.carried["answers"] == [{"question": "Which colour?", "answer": "blue", "by": "task:paint/answer"}]
+    assert claim.carried_over["answers"] == [{"question": "Which colour?", "answer": "blue", "by": "task:paint/answer"}]
     assert world.claims["paint/answer"].needs["lint"]["output"] == "a red door"
 
 
@@ -145,7 +145,7 @@ def test_who_is_retried_does_not_wait_for_an_answer_of_its_last_life(world: Worl
 
 
 def test_it_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_end, "MOST_ANSWERED", 2)
+    monkeypatch.setattr(on_end, "MAX_AGENT_ANSWERS", 2)
     submit(world, "paint")
     for key in ("paint/answer", "paint/answer.2"):
         ask(world)

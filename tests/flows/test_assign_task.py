@@ -9,10 +9,10 @@ import pytest
 from coordination.base.errors import PlanError, Refused
 from coordination.domain.agents.agents import PERSON, Profile
 from coordination.domain.plans.plans import Supervision
-from coordination.domain.tasks.attempts import Discovered, Outcome
+from coordination.domain.tasks.attempts import DiscoveredTask, Outcome
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.tasks import BlockReason, TaskState
-from coordination.flows.tasks.add_discovered_tasks import add_found
+from coordination.flows.tasks.add_discovered_tasks import add_tasks_of_attempt
 from coordination.flows.tasks.assign_task import Assignment, assign_task
 from coordination.services.agents import agents
 from coordination.services.projects import projects as project_service
@@ -53,7 +53,7 @@ def story(world: World, key: str) -> list[dict[str, Any]]:
 
 def waiting(world: World) -> list[str]:
     with world.store.read() as tx:
-        return [one.question for one in question_rows.unanswered(tx, world.workspace)]
+        return [one.question for one in question_rows.list_unanswered(tx, world.workspace)]
 
 
 def test_another_agent_does_it_with_the_same_prompt_and_its_own_arguments(crew: World) -> None:
@@ -100,11 +100,11 @@ def test_another_model_does_it(crew: World, run: dict[str, Any], model: str, fie
 def test_a_conversation_of_another_agent_is_not_gone_on_with(crew: World) -> None:
     crew.submit("a", tasks={"a": {"run": AGENT, "max_attempts": 3}})
     crew.claim("a")
-    crew.finish("a", Outcome.DEFERRED, carry={"conversation": {"session": "x"}, "feedback": "not yet"})
+    crew.finish("a", Outcome.DEFERRED, carry_over={"conversation": {"session": "x"}, "feedback": "not yet"})
 
     assign(crew, "a", "bob")
 
-    assert crew.task("a").carried == {"feedback": "not yet"}
+    assert crew.task("a").carried_over == {"feedback": "not yet"}
 
 
 def test_a_person_does_it_and_their_answer_can_be_taken_back(crew: World) -> None:
@@ -115,9 +115,9 @@ def test_a_person_does_it_and_their_answer_can_be_taken_back(crew: World) -> Non
     task = crew.task("a")
     assert (task.state, task.reasons, task.agent) == (TaskState.BLOCKED, BlockReason.QUESTION, "ann")
     assert task.options[PERSON] == "ann"
-    assert waiting(crew) == ["ann is to do this: Mend it"]
+    assert waiting(crew) == ["For ann: Mend it"]
     assign(crew, "a", person="bea")
-    assert waiting(crew) == ["bea is to do this: Mend it"]
+    assert waiting(crew) == ["For bea: Mend it"]
 
     assert assign(crew, "a", "bob").ready == 1
 
@@ -135,15 +135,15 @@ def test_what_waits_with_a_question_may_be_given_to_a_person(crew: World) -> Non
 
     assert waiting(crew) == ["Which?"]  # the other agent waits for the answer, too
     assign(crew, "a", person="ann")
-    assert waiting(crew) == ["ann is to do this: You are bob.\nYour role: reviewer\n\nMend it"]
+    assert waiting(crew) == ["For ann: You are bob.\nYour role: reviewer\n\nMend it"]
     crew.store.transact(lambda tx: questions.answer(tx, crew.workspace, crew.task("a"), "x", by="user:ann"))
 
 
 def test_what_a_job_reported_may_do_what_a_person_gives_it(crew: World) -> None:
     crew.submit("a", tasks={"a": {"run": AGENT}})
     crew.claim("a")
-    one = Discovered({"key": "x", "run": AGENT}, work=crew.claims["a"].work)
-    crew.store.transact(lambda tx: add_found(tx, crew.workspace, crew.ids["a"], 1, [one]))
+    one = DiscoveredTask({"key": "x", "run": AGENT}, work=crew.claims["a"].work)
+    crew.store.transact(lambda tx: add_tasks_of_attempt(tx, crew.workspace, crew.ids["a"], 1, [one]))
     with crew.store.read() as tx:
         crew.ids |= {task.key: task.id for task in tasks.of_run(tx, crew.workspace, crew.run_id)}
 

@@ -19,7 +19,7 @@ from coordination.domain.plans.plans import BudgetCap
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.money.set_budget import set_budget
-from coordination.services.attempts.decide import cost_of
+from coordination.services.attempts.decide import build_cost_record
 from coordination.services.money import budgets as service
 from coordination.services.money import ledger
 from coordination.store.queries.money import budget_usage
@@ -49,7 +49,7 @@ def use(world: World, budget: Budget) -> BudgetUse:
 
 
 def cost(world: World, key: str, dollars: str, id_: str, at: datetime) -> CostRecord:
-    return cost_of(world.claims[key], Usage("m", input_tokens=1, cost_usd=Decimal(dollars), id=id_), at)
+    return build_cost_record(world.claims[key], Usage("m", input_tokens=1, cost_usd=Decimal(dollars), id=id_), at)
 
 
 def test_what_an_attempt_spends_after_midnight_counts_on_the_day_of_its_claim(world: World) -> None:

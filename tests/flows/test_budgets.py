@@ -20,7 +20,7 @@ from coordination.domain.tasks.attempts import Outcome, Usage
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.money.set_budget import remove_budget, set_budget
-from coordination.services.attempts.decide import cost_of
+from coordination.services.attempts.decide import build_cost_record
 from coordination.services.money import budgets as service
 from coordination.services.money import ledger
 from coordination.store.queries.money import budget_usage, budgets
@@ -170,7 +170,7 @@ def test_whatever_ends_an_attempt_gives_its_money_back_once(world: World, how: s
 
 def checkpoint(world: World, key: str, *used: Usage) -> dict[tuple[str, int], Any]:
     claim = world.claims[key]
-    records = [cost_of(claim, one, datetime.now(UTC)) for one in used]
+    records = [build_cost_record(claim, one, datetime.now(UTC)) for one in used]
     return world.store.transact(lambda tx: checkpoint_costs(tx, world.workspace, records))
 
 
@@ -211,7 +211,11 @@ def test_a_job_stopped_for_want_of_money_waits_and_goes_on_when_there_is_more(wo
     assert checkpoint(world, "a", spent("0.35", id_="1"))
 
     world.finish(
-        "a", Outcome.DEFERRED, short="the task's budget is short", output="half of it", carry={"needs": {"usd": "0.35"}}
+        "a",
+        Outcome.DEFERRED,
+        budget_shortage="the task's budget is short",
+        output="half of it",
+        carry_over={"needs": {"usd": "0.35"}},
     )
 
     assert world.states() == {"a": "blocked"}
@@ -475,7 +479,7 @@ def test_an_import_of_very_many_sessions_counts_too(world: World) -> None:
     world.submit("a")
     set_(world, BudgetScope.PROJECT, world.project_id, usd=10_000)
     world.claim("a")
-    one = cost_of(world.claims["a"], spent("0.01"), datetime.now(UTC))
+    one = build_cost_record(world.claims["a"], spent("0.01"), datetime.now(UTC))
     many = [replace(one, id=f"r{n}", session_id=f"s{n}", task_id=None, attempt=None) for n in range(3_000)]
 
     world.store.transact(lambda tx: ledger.record(tx, world.workspace, many))
@@ -492,11 +496,11 @@ def test_what_a_heartbeat_reserved_for_a_budget_that_was_set_later_comes_back_at
     assert world.claim("a") == ["a"]
     assert not world.claims["a"].budgeted
     set_(world, BudgetScope.RUN, world.run_id, usd=1)
-    written = (cost_of(world.claims["a"], spent("0.03", id_="first"), datetime.now(UTC)),)
+    written = (build_cost_record(world.claims["a"], spent("0.03", id_="first"), datetime.now(UTC)),)
     world.store.transact(lambda tx: checkpoint_costs(tx, world.workspace, written))
     assert use(world).reserved.usd == Decimal("0.03")
 
-    rest = tuple(cost_of(world.claims["a"], spent(usd), datetime.now(UTC)) for usd in later)
+    rest = tuple(build_cost_record(world.claims["a"], spent(usd), datetime.now(UTC)) for usd in later)
     world.write(replace(world.decide("a"), costs=rest, recorded_costs=written, reserved=True))
 
     assert use(world).reserved == Amount()
@@ -508,7 +512,7 @@ def test_it_comes_back_from_a_canceled_attempt_too(world: World) -> None:
     world.submit("a")
     world.claim("a")
     set_(world, BudgetScope.RUN, world.run_id, usd=1)
-    written = (cost_of(world.claims["a"], spent("0.03", id_="first"), datetime.now(UTC)),)
+    written = (build_cost_record(world.claims["a"], spent("0.03", id_="first"), datetime.now(UTC)),)
     world.store.transact(lambda tx: checkpoint_costs(tx, world.workspace, written))
 
     world.cancel("a")

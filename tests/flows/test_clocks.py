@@ -163,8 +163,8 @@ class TestWaits:
         world.tick()
 
         with world.store.write() as tx:
-            young = ready.unmark_unanswered(tx, world.workspace, world.project_id, age=timedelta(seconds=20))
-            old = ready.unmark_unanswered(tx, world.workspace, world.project_id, age=timedelta(seconds=-1))
+            young = ready.unmark_stale(tx, world.workspace, world.project_id, age=timedelta(seconds=20))
+            old = ready.unmark_stale(tx, world.workspace, world.project_id, age=timedelta(seconds=-1))
 
         assert (young, old) == (0, 1)
 

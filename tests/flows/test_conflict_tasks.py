@@ -12,7 +12,7 @@ import pytest
 from coordination.base.ids import new_id
 from coordination.domain.jobs.checkouts import merge_key, run_branch
 from coordination.domain.plans.plans import Concurrency
-from coordination.domain.tasks.attempts import Discovered, Outcome
+from coordination.domain.tasks.attempts import DiscoveredTask, Outcome
 from coordination.flows.tasks.explain_task import explain_task
 from coordination.store.queries.tasks import tasks
 from tests.support.races import claimed_in_batches
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.hot_sql
 COMMIT = "a" * 40
 
 
-def conflict_task(world: World, key: str) -> Discovered:
+def conflict_task(world: World, key: str) -> DiscoveredTask:
     workspace = {"kind": "git-worktree", "merge": {"commit": COMMIT, "task": key}}
     run = {"agent": "claude", "prompt": "Bring them together"}
     limit = merge_key(world.run_id)
     task = {"key": f"{key}-merge-1", "run": run, "checkout": workspace, "concurrency_key": limit}
-    return Discovered(task, first=True, by_system=True)
+    return DiscoveredTask(task, blocks_finder=True, by_system=True)
 
 
 def in_conflict(world: World, keys: Iterable[str]) -> list[str]:
@@ -39,7 +39,7 @@ def in_conflict(world: World, keys: Iterable[str]) -> list[str]:
         world.finish(key, Outcome.DEFERRED, discovered=(conflict_task(world, key),))
     found = [f"{key}-merge-1" for key in keys]
     with world.store.write() as tx:
-        there = tasks.keyed(tx, world.workspace, world.run_id, found)
+        there = tasks.lock_by_key(tx, world.workspace, world.run_id, found)
     world.ids |= {key: task.id for key, task in there.items()}
     return found
 
@@ -150,7 +150,7 @@ def test_one_that_waits_says_for_which(world: World, waiting: list[str]) -> None
     blockers = [(blocker.kind, blocker.detail) for blocker in found.blockers if blocker.kind != "no_worker"]
     branch = run_branch(world.run_id)
     assert blockers == [("merge", f"waits for its turn to merge to {branch}: now it is a-merge-1")]
-    assert found.verdict == "queued, held up"
+    assert found.verdict == "queued, but cannot start"
 
 
 class TestTheLimit:
@@ -198,10 +198,10 @@ class TestTheLimit:
 
 def test_what_a_conflict_task_finds_is_no_conflict_task(world: World, waiting: list[str]) -> None:
     world.claim(waiting[0])
-    more = Discovered({"key": "more", "run": {"agent": "claude", "prompt": "Do more"}})
+    more = DiscoveredTask({"key": "more", "run": {"agent": "claude", "prompt": "Do more"}})
 
     world.finish(waiting[0], discovered=(more,))
 
     with world.store.write() as tx:
-        found = tasks.keyed(tx, world.workspace, world.run_id, ["more"])["more"]
-    assert found.options["checkout"] == {"kind": "git-worktree"}
+        found = tasks.lock_by_key(tx, world.workspace, world.run_id, ["more"])["more"]
+    assert found.options["workspace"] == {"kind": "git-worktree"}

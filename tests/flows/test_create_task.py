@@ -47,7 +47,7 @@ def test_it_is_a_task_of_the_run_like_those_of_the_plan(world: World) -> None:
     assert (task.creator, task.workdir, made.ready, made.reopened) == ("user:ann", "/srv/shop", 1, False)
     assert (EventType.CREATED, "user:ann") in story(world)
     with world.store.read() as tx:
-        assert [(one["name"], one["cap"]) for one in slots.listed(tx, world.workspace, world.project_id)] == [
+        assert [(one["name"], one["cap"]) for one in slots.list_slots(tx, world.workspace, world.project_id)] == [
             ("key:db", 1)
         ]
     world.do("a", "x")

@@ -11,10 +11,10 @@ from coordination.domain.access.authority import DELEGATED_BY, delegators
 from coordination.domain.agents.agents import Profile
 from coordination.domain.plans.plan_expansion import SUPERVISION
 from coordination.domain.plans.plans import Supervision
-from coordination.domain.tasks.attempts import Discovered
+from coordination.domain.tasks.attempts import DiscoveredTask
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.tasks import TaskState
-from coordination.flows.tasks.add_discovered_tasks import add_found
+from coordination.flows.tasks.add_discovered_tasks import add_tasks_of_attempt
 from coordination.services.agents import agents
 from coordination.services.plans.add_discovered_tasks import DEEPEST
 from coordination.services.projects import projects as project_service
@@ -44,9 +44,9 @@ def crew(world: World) -> World:
 
 def delegate(world: World, finder: str, key: str = "x", *, to: str = "bob", first: bool = False, **more: Any) -> None:
     task = {"key": key, "run": {"agent": to, "prompt": "Look at it"}, **more}
-    one = Discovered(task, first=first, work=world.claims[finder].work, delegated=True)
+    one = DiscoveredTask(task, blocks_finder=first, work=world.claims[finder].work, delegated=True)
     attempt = world.claims[finder].attempt
-    world.store.transact(lambda tx: add_found(tx, world.workspace, world.ids[finder], attempt, [one]))
+    world.store.transact(lambda tx: add_tasks_of_attempt(tx, world.workspace, world.ids[finder], attempt, [one]))
     learn(world)
 
 
@@ -158,7 +158,7 @@ def test_what_comes_first_is_waited_for(crew: World) -> None:
     crew.submit("a", tasks={"a": {"run": AGENT}})
     crew.claim("a")
     task = {"key": "x", "run": {"agent": "bob", "prompt": "Look"}}
-    crew.finish("a", discovered=(Discovered(task, first=True, work=crew.claims["a"].work, delegated=True),))
+    crew.finish("a", discovered=(DiscoveredTask(task, blocks_finder=True, work=crew.claims["a"].work, delegated=True),))
     learn(crew)
 
     assert crew.task("a").state is TaskState.BLOCKED
@@ -190,7 +190,7 @@ def test_an_escalation_waits_with_the_questions_and_is_answered_as_they_are(worl
     escalate(world)
 
     with world.store.read() as tx:
-        waiting = rows.unanswered(tx, world.workspace)
+        waiting = rows.list_unanswered(tx, world.workspace)
     assert [(one.key, one.escalated) for one in waiting] == [("b", False), ("a", True)]
     assert story(world, "a", EventType.ESCALATED) == [{"why": "May I delete the table?"}]
     world.store.transact(lambda tx: questions.answer(tx, world.workspace, world.task("a"), "no", by="user:ann"))

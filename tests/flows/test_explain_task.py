@@ -63,8 +63,8 @@ def test_a_suspect_is_said_to_run_alone_and_why(store: Store, ws: str) -> None:
     waiting = verdict(store, ws, task_id)
     store.transact(lambda tx: claim_tasks(tx, ws, [task_id], worker_id=another, lease=LIVE))
 
-    alone = "alone in a process of its own, because a worker died while it ran"
-    assert waiting == f"ready: the next free worker takes it, and runs it {alone}"
+    alone = "alone in its own process, because a worker died while it ran"
+    assert waiting == f"ready: the next idle worker runs it, {alone}"
     assert verdict(store, ws, task_id).endswith(f"attempt 2 on w, {alone}")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from coordination.base.clock import utc_now
 from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.explanations import Obstacle, no_worker
+from coordination.domain.tasks.explanations import Obstacle, describe_missing_worker
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.flows.projects.pause_project import pause_project
@@ -134,7 +134,9 @@ def test_without_a_living_worker_what_is_ready_stands_still(world: World) -> Non
 
     stop_the_worker(world)
 
-    assert holds(world, needs_worker=True) == [Obstacle("no_worker", 1, ("default",), no_worker("default"))]
+    assert holds(world, needs_worker=True) == [
+        Obstacle("no_worker", 1, ("default",), describe_missing_worker("default"))
+    ]
     assert holds(world) == []
 
 

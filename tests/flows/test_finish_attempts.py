@@ -79,7 +79,7 @@ def test_a_late_result_changes_nothing_but_its_money_is_kept_and_marked(world: W
 
     finished = world.finish(late, output="late", usage=(USAGE,))
 
-    assert finished.effects.held == set()
+    assert finished.effects.moved_tasks == set()
     assert world.task("a").state == "running"
     assert world.task("a").attempt == 2
     assert world.outcomes("a") == ["lost", None]
@@ -124,8 +124,8 @@ def test_a_commit_whose_answer_was_lost_is_recognised_and_bills_nothing_twice(wo
 
     again = world.write(finish)
 
-    assert again.effects.recorded_before == {world.ids["a"]}
-    assert again.effects.held == set()
+    assert again.effects.already_recorded == {world.ids["a"]}
+    assert again.effects.moved_tasks == set()
     assert ledger(world) == [(Decimal("0.1"), False)]
     assert world.states() == {"a": "completed", "b": "queued"}
     assert world.task("b").pending == 0
@@ -259,7 +259,7 @@ def test_ends_of_one_bundle_release_a_child_of_all_of_them_once(world: World) ->
 
     finished = world.write(world.decide("a"), world.decide("b"), world.decide("c", Outcome.FAILED, retryable=False))
 
-    assert len(finished.effects.held) == 3
+    assert len(finished.effects.moved_tasks) == 3
     assert world.states() == {"a": "completed", "b": "completed", "c": "failed", "d": "canceled", "e": "canceled"}
 
 

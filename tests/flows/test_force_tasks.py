@@ -13,7 +13,7 @@ from coordination.base.errors import Conflict, CoordinationError, IllegalMove, N
 from coordination.base.ids import new_id
 from coordination.domain.plans.plans import Concurrency
 from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.tasks import FORCIBLE, OnDependencyFailure, TaskState
+from coordination.domain.tasks.tasks import FORCIBLE_STATES, OnDependencyFailure, TaskState
 from coordination.flows.tasks.force_tasks import ForceResult, force_task
 from coordination.services.attempts.rescue import rescue_expired
 from coordination.store.engine import open_store
@@ -130,7 +130,7 @@ def end_what_runs(world: World) -> None:
         world.finish(claim, Outcome.CANCELED)
 
 
-@pytest.mark.parametrize("target", FORCIBLE)
+@pytest.mark.parametrize("target", FORCIBLE_STATES)
 @pytest.mark.parametrize("before", BEFORE)
 def test_from_every_state_to_every_sensible_one_the_store_stays_whole(
     world: World, before: Callable[[World], None], target: TaskState
@@ -208,7 +208,7 @@ class TestCompleted:
 
 
 class TestRunning:
-    @pytest.mark.parametrize("target", FORCIBLE)
+    @pytest.mark.parametrize("target", FORCIBLE_STATES)
     def test_the_worker_is_named_to_be_told_and_its_late_result_is_refused(self, world: World, target: str) -> None:
         running(world)
 
@@ -357,7 +357,7 @@ class TestRefusals:
         other = World(world.store, name="other")
         other.ids["x"] = world.ids["x"]
 
-        for target in FORCIBLE:
+        for target in FORCIBLE_STATES:
             with pytest.raises(NotFound):
                 force(other, "x", target)
         assert broken(world.store) == []
@@ -407,7 +407,7 @@ class TestRaces:
             thread.join(patience(30))
         assert errors == []
 
-    @pytest.mark.parametrize("target", FORCIBLE)
+    @pytest.mark.parametrize("target", FORCIBLE_STATES)
     def test_force_against_finish(self, pg: World, target: str) -> None:
         for _ in range(self.ROUNDS):
             running(pg)
@@ -420,7 +420,7 @@ class TestRaces:
             assert pg.used() == {"project": 0}
             pg.cancel_run(pg.run_id)
 
-    @pytest.mark.parametrize("target", FORCIBLE)
+    @pytest.mark.parametrize("target", FORCIBLE_STATES)
     def test_force_against_claim(self, pg: World, target: str) -> None:
         for _ in range(self.ROUNDS):
             queued(pg)
@@ -432,7 +432,7 @@ class TestRaces:
             assert broken(pg.store, waived={pg.ids["x"]}) == []
             pg.cancel_run(pg.run_id)
 
-    @pytest.mark.parametrize("target", FORCIBLE)
+    @pytest.mark.parametrize("target", FORCIBLE_STATES)
     def test_force_against_rescue(self, pg: World, target: str) -> None:
         def rescue() -> None:
             pg.store.transact(lambda tx: rescue_expired(tx, pg.workspace, pg.project_id))

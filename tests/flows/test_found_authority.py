@@ -11,8 +11,8 @@ from coordination.base.errors import PlanError
 from coordination.domain.jobs.resource_limits import Limits
 from coordination.domain.money.budgets import BudgetScope
 from coordination.domain.plans.plans import BudgetCap, Defaults, Supervision
-from coordination.domain.tasks.attempts import Discovered
-from coordination.flows.tasks.add_discovered_tasks import add_found
+from coordination.domain.tasks.attempts import DiscoveredTask
+from coordination.flows.tasks.add_discovered_tasks import add_tasks_of_attempt
 from coordination.store.queries.money import budgets
 from coordination.store.queries.tasks import tasks
 from tests.support.refusals import refuses
@@ -24,9 +24,9 @@ WORKTREE = {"kind": "git-worktree", "base": "main"}
 
 def report(world: World, finder: str, key: str = "x", *, run: Any = None, **fields: Any) -> None:
     """What the running *finder* reports is added to its run."""
-    one = Discovered({"key": key, "run": run or {"shell": "true"}, **fields})
+    one = DiscoveredTask({"key": key, "run": run or {"shell": "true"}, **fields})
     attempt = world.claims[finder].attempt
-    world.store.transact(lambda tx: add_found(tx, world.workspace, world.ids[finder], attempt, [one]))
+    world.store.transact(lambda tx: add_tasks_of_attempt(tx, world.workspace, world.ids[finder], attempt, [one]))
     learn(world)
 
 
@@ -186,7 +186,7 @@ def test_the_work_that_a_judge_sends_back_is_that_of_the_plan_and_its_own_report
 
     with refuses(PlanError, field="tasks.x/work.run.agent"):
         report(world, "a", run=AGENT)
-    world.finish("a", discovered=(Discovered({"key": "a/more", "run": AGENT}, by_system=True),))
+    world.finish("a", discovered=(DiscoveredTask({"key": "a/more", "run": AGENT}, by_system=True),))
 
     learn(world)
     assert world.task("a/more/work").work["agent"] == "claude"
@@ -199,8 +199,8 @@ def test_a_job_is_compared_as_it_ran_and_templates_stand_for_nothing_else(world:
     ran = {**AGENT, "args": ["--add-dir", "docs"]}
 
     def find(key: str, run: Any, **more: Any) -> None:
-        one = Discovered({"key": key, "run": run, **more}, work=ran)
-        world.store.transact(lambda tx: add_found(tx, world.workspace, world.ids["a"], 1, [one]))
+        one = DiscoveredTask({"key": key, "run": run, **more}, work=ran)
+        world.store.transact(lambda tx: add_tasks_of_attempt(tx, world.workspace, world.ids["a"], 1, [one]))
 
     find("same", ran)
     with refuses(PlanError, field="tasks.other.run.args"):

@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from coordination.base.errors import CoordinationError, PlanError, Refused
 from coordination.domain.plans.plans import Supervision
-from coordination.domain.tasks.attempts import Discovered
+from coordination.domain.tasks.attempts import DiscoveredTask
 from coordination.domain.tasks.runs import RunState
 from coordination.flows.tasks.choose_variant import choose_variant
 from coordination.services.plans import add_discovered_tasks
@@ -22,8 +22,8 @@ AGENT = {"agent": "claude", "prompt": "Mend it"}
 LOOP = Supervision(assess={"agent": "codex"}, analyze={"agent": "gemini"})
 
 
-def found(key: str, *needs: str, first: bool = False, **fields: Any) -> Discovered:
-    return Discovered({"key": key, "run": AGENT, "needs": list(needs), **fields}, first=first)
+def found(key: str, *needs: str, first: bool = False, **fields: Any) -> DiscoveredTask:
+    return DiscoveredTask({"key": key, "run": AGENT, "needs": list(needs), **fields}, blocks_finder=first)
 
 
 def learn(world: World) -> None:
@@ -135,7 +135,7 @@ def test_variants_that_are_found_race_and_the_losers_do_not_make_the_run_fail(wo
     ],
 )
 def test_what_cannot_be_added_is_refused_and_nothing_is_there(
-    world: World, bad: tuple[Discovered, ...], kind: type[CoordinationError], field: str | None
+    world: World, bad: tuple[DiscoveredTask, ...], kind: type[CoordinationError], field: str | None
 ) -> None:
     submit(world, "a", "b", "other/assess")
     world.claim("a")

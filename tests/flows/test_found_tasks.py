@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from coordination.base.errors import CoordinationError, PlanError, Refused
-from coordination.domain.tasks.attempts import Discovered, Outcome
+from coordination.domain.tasks.attempts import DiscoveredTask, Outcome
 from coordination.domain.tasks.tasks import BlockReason, OnDependencyFailure, TaskState
 from coordination.flows.tasks.force_tasks import force_task
 from coordination.services.plans import add_discovered_tasks
@@ -20,8 +20,8 @@ from tests.support.refusals import refuses
 from tests.support.world import World
 
 
-def found(key: str, *needs: str, first: bool = False, **fields: Any) -> Discovered:
-    return Discovered({"key": key, "run": {"shell": "true"}, "needs": list(needs), **fields}, first=first)
+def found(key: str, *needs: str, first: bool = False, **fields: Any) -> DiscoveredTask:
+    return DiscoveredTask({"key": key, "run": {"shell": "true"}, "needs": list(needs), **fields}, blocks_finder=first)
 
 
 def learn(world: World) -> None:
@@ -142,7 +142,7 @@ def test_a_late_attempt_finds_nothing(world: World) -> None:
 
     assert world.states() == {"a": "queued"}
     with world.store.read() as tx:
-        assert question_rows.unanswered(tx, world.workspace) == []
+        assert question_rows.list_unanswered(tx, world.workspace) == []
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_late_attempt_finds_nothing(world: World) -> None:
     ],
 )
 def test_what_cannot_be_added_changes_nothing(
-    world: World, bad: Discovered, kind: type[CoordinationError], field: str | None
+    world: World, bad: DiscoveredTask, kind: type[CoordinationError], field: str | None
 ) -> None:
     world.submit("a", "b", "dead")
     world.claim("a", "dead")
@@ -177,7 +177,7 @@ def test_a_task_without_a_key_is_refused_by_its_place_among_those_found(world: W
     world.claim("a")
 
     with refuses(PlanError, field="tasks[1].key", line=0):
-        world.finish("a", discovered=(found("fine"), Discovered({"run": {"shell": "true"}})))
+        world.finish("a", discovered=(found("fine"), DiscoveredTask({"run": {"shell": "true"}})))
 
     assert world.states() == {"a": "running"}
 
@@ -235,23 +235,23 @@ def test_found_tasks_go_by_the_rules_of_what_found_them(world: World) -> None:
 def test_what_an_attempt_leaves_comes_to_the_next_one(world: World) -> None:
     world.submit("a", tasks={"a": {"max_attempts": 3}})
     world.claim("a")
-    world.finish("a", Outcome.FAILED, carry={"session": "s1", "feedback": "red"})
+    world.finish("a", Outcome.FAILED, carry_over={"session": "s1", "feedback": "red"})
     world.make_due("a")
     world.claim("a")
-    assert world.claims["a"].carried == {"session": "s1", "feedback": "red"}
+    assert world.claims["a"].carried_over == {"session": "s1", "feedback": "red"}
 
-    world.finish("a", Outcome.DEFERRED, carry={"session": "s2"})
+    world.finish("a", Outcome.DEFERRED, carry_over={"session": "s2"})
 
     world.make_due("a")
     world.claim("a")
-    assert world.claims["a"].carried == {"session": "s2", "feedback": "red"}
+    assert world.claims["a"].carried_over == {"session": "s2", "feedback": "red"}
 
 
 def test_a_question_blocks_the_task_until_it_is_answered_once(world: World) -> None:
     world.submit("a", "z < a")
     world.claim("a")
 
-    world.finish("a", output="half", question="Which colour?", carry={"session": "s1"})
+    world.finish("a", output="half", question="Which colour?", carry_over={"session": "s1"})
 
     a = world.task("a")
     assert (a.state, a.reasons, world.story("a")) == (
@@ -261,7 +261,7 @@ def test_a_question_blocks_the_task_until_it_is_answered_once(world: World) -> N
     )
     assert world.outcomes("a") == ["deferred"]
     with world.store.read() as tx:
-        (asked,) = question_rows.unanswered(tx, world.workspace)
+        (asked,) = question_rows.list_unanswered(tx, world.workspace)
     assert (asked.key, asked.question, asked.attempt) == ("a", "Which colour?", 1)
     answered, ready = world.store.transact(lambda tx: questions.answer(tx, world.workspace, a, "Blue", by="ann"))
     assert (answered.question, ready, world.states()["a"]) == ("Which colour?", True, "queued")
@@ -269,14 +269,14 @@ def test_a_question_blocks_the_task_until_it_is_answered_once(world: World) -> N
         with pytest.raises(Refused):
             world.store.transact(lambda tx, text=text: questions.answer(tx, world.workspace, a, text, by="bob"))
     world.claim("a")
-    assert world.claims["a"].carried == {
+    assert world.claims["a"].carried_over == {
         "session": "s1",
         "answers": [{"question": "Which colour?", "answer": "Blue", "by": "ann"}],
     }
     world.finish("a")
     assert world.states() == {"a": "completed", "z": "queued"}
     with world.store.read() as tx:
-        assert question_rows.unanswered(tx, world.workspace) == []
+        assert question_rows.list_unanswered(tx, world.workspace) == []
 
 
 def test_a_question_that_no_task_waits_with_is_not_open_any_more(world: World) -> None:
@@ -288,4 +288,4 @@ def test_a_question_that_no_task_waits_with_is_not_open_any_more(world: World) -
     world.cancel("a")
 
     with world.store.read() as tx:
-        assert [asked.key for asked in question_rows.unanswered(tx, world.workspace)] == ["b"]
+        assert [asked.key for asked in question_rows.list_unanswered(tx, world.workspace)] == ["b"]

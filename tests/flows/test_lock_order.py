@@ -11,7 +11,7 @@ import pytest
 
 from coordination.domain.jobs.output import StoredChunk
 from coordination.domain.plans.plans import BudgetCap, Concurrency
-from coordination.domain.tasks.attempts import Discovered, Usage
+from coordination.domain.tasks.attempts import DiscoveredTask, Usage
 from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState
 from coordination.flows.fleet.rescue_worker import rescue_worker
 from coordination.flows.projects.retain import RetentionAges, retain
@@ -94,7 +94,7 @@ class TestOneTransactionAlone:
         budget = BudgetCap(usd=Decimal(100))
         world.submit("a", "b", concurrency=Concurrency(project=8), budget=budget)
         world.claim("a", "b")
-        found = Discovered({"key": "more", "run": {"shell": "true"}, "variants": 2})
+        found = DiscoveredTask({"key": "more", "run": {"shell": "true"}, "variants": 2})
         first = world.decide("a", usage=(Usage("m", cost_usd=Decimal(1)),), discovered=(found,))
         free = world.decide("b", discovered=(replace(found, task={**found.task, "key": "other"}),))
 

@@ -34,7 +34,7 @@ def rescue(world: World, worker: str | None = None, *started: str, alone: bool =
 
 def open_run(world: World) -> bool:
     with world.store.read() as tx:
-        return bool(runs.unfinished(tx, world.workspace, world.project_id))
+        return bool(runs.list_unfinished(tx, world.workspace, world.project_id))
 
 
 class TestADeadWorker:
@@ -117,7 +117,7 @@ class TestADeadWorker:
         world.submit("a", "b")
         world.claim("a", "b")
         with world.store.write() as tx:
-            attempts.note_process(tx, world.workspace, world.ids["a"], 1, pgid=4, pg_start=1.0)
+            attempts.record_process(tx, world.workspace, world.ids["a"], 1, pgid=4, pg_start=1.0)
 
         world.store.transact(lambda tx: rescue_worker(tx, world.worker))
 

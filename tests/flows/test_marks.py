@@ -40,7 +40,7 @@ def enqueued(ticked: TickResult | None) -> list[str]:
 
 def fill(world: World, window: int, *, size: int = 1, expected: int | None = None) -> list[str]:
     with world.store.write() as tx:
-        chosen = dispatch_window.fill(
+        chosen = dispatch_window.fill_window(
             tx, world.workspace, world.project_id, window=window, bundle=lambda _kind: size, expected=expected
         )
     return [item.key for item in chosen]
@@ -67,7 +67,7 @@ class TestAge:
         age_marks(world, timedelta(minutes=1))
 
         with world.store.write() as tx:
-            number = ready.unmark_unanswered(tx, world.workspace, world.project_id, age=timedelta(seconds=15))
+            number = ready.unmark_stale(tx, world.workspace, world.project_id, age=timedelta(seconds=15))
 
         assert number == 1
         assert [row[0] for row in world.sql("SELECT count(*) FROM tasks WHERE enqueued_at IS NOT NULL")] == [1]

@@ -118,7 +118,7 @@ def test_a_rule_that_nobody_understands_lets_nothing_begin(shop: World) -> None:
 
     assert shop.claim("chat") == []
 
-    assert "cannot be understood: Restrictions of models have no 'only'" in explained(shop, "chat").blockers[0].detail
+    assert "is invalid: Restrictions of models have no 'only'" in explained(shop, "chat").blockers[0].detail
 
 
 def test_a_transaction_that_may_not_wait_leaves_the_task_as_it_is(shop: World) -> None:
@@ -148,7 +148,7 @@ def test_a_model_that_a_template_named_holds_its_task_after_the_attempt_that_fou
     assert world.claim("a") == ["a"], "only the worker can fill it in"
 
     rendered = {"chat": "openai:gpt-5", "prompt": "x"}
-    world.finish("a", Outcome.DEFERRED, error=FORBIDDEN, began=False, forbidden=rendered)
+    world.finish("a", Outcome.DEFERRED, error=FORBIDDEN, job_started=False, forbidden_work=rendered)
 
     task = world.task("a")
     assert (task.state, task.reasons, task.failures, task.deferrals) == ("blocked", BlockReason.MODEL, 0, 0)

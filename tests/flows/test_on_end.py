@@ -24,7 +24,7 @@ def test_a_listener_hears_of_all_ends_and_which_of_them_count(world: World, monk
 
     (effects,) = seen
     assert [ended.key for ended in effects.ends] == ["a", "b"]
-    assert [ended.key for ended in effects.counted()] == ["a"]
+    assert [ended.key for ended in effects.effective_ends()] == ["a"]
     assert effects.freed == [world.ids["c"]]
 
 

@@ -71,11 +71,11 @@ def test_what_has_completed_with_the_former_output_is_outdated_until_it_is_done_
     redone = given(world, "down")
     world.finish("down")
 
-    assert (meanwhile.key, meanwhile.need, meanwhile.need_state, meanwhile.again) == ("down", "up", "queued", False)
-    assert "attempt 1 was given what up had made before, and up is done again now (queued)" in said_meanwhile
-    assert (after.need_state, after.again) == ("completed", True)
+    assert (meanwhile.key, meanwhile.need, meanwhile.need_state, meanwhile.can_rerun) == ("down", "up", "queued", False)
+    assert "attempt 1 used the result of up from before, and up runs again now (queued)" in said_meanwhile
+    assert (after.need_state, after.can_rerun) == ("completed", True)
     assert said_after.splitlines()[-2:] == [
-        "  outdated: attempt 1 was given what up had made before it was done again",
+        "  outdated: attempt 1 used the result of up from before it ran again",
         "  run it again with: coord tasks force down queued --reason 'it is outdated'",
     ]
     assert redone == {"up": "new", "other": None}
@@ -96,7 +96,7 @@ def test_what_runs_with_the_former_output_goes_on_and_is_outdated(world: World) 
 
     assert (running.state, running.need_state) == ("running", "queued")
     assert (after.state, after.need_state, after.attempt) == ("completed", "completed", 1)
-    assert "outdated: attempt 1 was given what up had made" in explained(world, "down")
+    assert "outdated: attempt 1 used the result of up from before" in explained(world, "down")
     assert broken(world.store) == []
 
 
@@ -204,7 +204,7 @@ def test_an_end_that_an_operator_takes_back_makes_what_came_of_it_outdated(world
     force(world, "up", TaskState.FAILED)
 
     (one,) = found(world)
-    assert one.sentence() == "attempt 1 was given what up had made before, and up is failed now"
-    assert not one.again
+    assert one.sentence() == "attempt 1 used the result of up from before, and up is failed now"
+    assert not one.can_rerun
     assert world.task("up").state is TaskState.FAILED
     assert world.outcomes("down") == [Outcome.COMPLETED]

@@ -20,7 +20,7 @@ def test_a_job_at_its_cap_is_stopped_the_second_time_too_and_takes_nothing_from_
     assert [why.sentence() for why in again.values()] == [why.sentence() for why in first.values()]
     assert len(again) == 1
     counted(world)
-    world.finish("a", Outcome.DEFERRED, short="no money", usage=(spent("0.45", id_="1"),))
+    world.finish("a", Outcome.DEFERRED, budget_shortage="no money", usage=(spent("0.45", id_="1"),))
     assert use(world).reserved.usd == Decimal("0.40"), "that is b's"
     counted(world)
 

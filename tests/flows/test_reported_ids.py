@@ -17,7 +17,7 @@ from coordination.domain.money.costs import CostRecord, again_id, call_id, own_i
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.money.import_costs import ImportResult, check_file, import_file
-from coordination.services.attempts.decide import cost_of
+from coordination.services.attempts.decide import build_cost_record
 from coordination.store.disk_queue import DiskQueue
 from coordination.store.queries.money import costs
 from coordination.store.queries.projects import projects
@@ -30,7 +30,7 @@ NOW = datetime(2027, 1, 15, 12, tzinfo=UTC)
 def call(world: World, key: str, id_: str, dollars: str = "0.50") -> CostRecord:
     """A call that the task's present attempt reports."""
     usage = Usage("m", input_tokens=10, cost_usd=Decimal(dollars), id=id_, at=NOW)
-    return cost_of(world.claims[key], usage, NOW)
+    return build_cost_record(world.claims[key], usage, NOW)
 
 
 def report(world: World, *records: CostRecord) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from coordination.base.errors import PlanError, Refused
 from coordination.domain.plans.plans import Supervision
-from coordination.domain.tasks.attempts import Discovered
+from coordination.domain.tasks.attempts import DiscoveredTask
 from coordination.flows.forecast.simulate_plan import simulate_plan
-from coordination.flows.tasks.add_discovered_tasks import add_found
+from coordination.flows.tasks.add_discovered_tasks import add_tasks_of_attempt
 from coordination.formats.plan import read_plan
 from coordination.services.projects import projects as project_service
 from tests.support.refusals import refuses
@@ -85,8 +85,8 @@ def test_a_found_task_is_refused_and_nothing_of_it_stored(shop: World) -> None:
     before = tasks(shop)
 
     def find(**task: Any) -> None:
-        found = (Discovered({"key": "found", **task}),)
-        shop.store.transact(lambda tx: add_found(tx, shop.workspace, shop.ids["finder"], 1, found))
+        found = (DiscoveredTask({"key": "found", **task}),)
+        shop.store.transact(lambda tx: add_tasks_of_attempt(tx, shop.workspace, shop.ids["finder"], 1, found))
 
     with refuses(PlanError, field="tasks.found.run"):
         find(**OPUS)

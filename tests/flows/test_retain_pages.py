@@ -13,7 +13,7 @@ from coordination.domain.money.costs import correction_id
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.projects import retain as flow
 from coordination.flows.projects.retain import RetentionAges, retain
-from coordination.services.attempts.decide import cost_of
+from coordination.services.attempts.decide import build_cost_record
 from coordination.services.money import ledger
 from coordination.store.queries.projects import retention
 from coordination.store.tables.tasks.runs import runs
@@ -68,7 +68,7 @@ def test_a_correction_goes_before_the_call_that_it_corrects(world: World) -> Non
     world.submit("a")
     world.claim("a")
     long_ago = datetime.now(UTC) - timedelta(days=100)
-    call = cost_of(world.claims["a"], Usage("m", input_tokens=1, cost_usd=Decimal(1), id="call"), long_ago)
+    call = build_cost_record(world.claims["a"], Usage("m", input_tokens=1, cost_usd=Decimal(1), id="call"), long_ago)
     call = replace(call, run_id=None, task_id=None, attempt=None)
     corrected = replace(call, id=correction_id(call.id, 1), corrects=call.id, cost_usd=Decimal(-1))
     world.store.transact(lambda tx: ledger.record(tx, world.workspace, [call, corrected]))

@@ -10,7 +10,7 @@ from tests.support.world import World
 
 def is_open(world: World) -> bool:
     with world.store.read() as tx:
-        return world.run_id in runs.unfinished(tx, world.workspace, world.project_id)
+        return world.run_id in runs.list_unfinished(tx, world.workspace, world.project_id)
 
 
 def test_a_retry_opens_the_run_again_until_its_task_has_ended(world: World) -> None:

@@ -197,11 +197,11 @@ class TestWhatCounts:
         submit(world, "ab", budget=BudgetCap(starts=1))
         assert world.claim("a", "b") == ["a"]
 
-        finished = world.finish("a", outcome, began=False, retryable=False)
+        finished = world.finish("a", outcome, job_started=False, retryable=False)
 
         assert finished.effects.money_returned
         assert started(world) == 0
-        world.finish("a", outcome, began=False, retryable=False)  # the answer to the commit was lost
+        world.finish("a", outcome, job_started=False, retryable=False)  # the answer to the commit was lost
         assert started(world) == 0
         world.tick()
         assert world.claim("b") == ["b"]
@@ -212,7 +212,7 @@ class TestWhatCounts:
         world.cancel("a")
         assert started(world) == 1
 
-        world.finish("a", Outcome.CANCELED, began=False)
+        world.finish("a", Outcome.CANCELED, job_started=False)
 
         assert started(world) == 0
 
@@ -238,7 +238,7 @@ class TestPeriods:
 
         assert world.claim("b") == ["b"]
         assert started(world, budget) == 1
-        world.finish("a", Outcome.HANDED_BACK, began=False)
+        world.finish("a", Outcome.HANDED_BACK, job_started=False)
         assert started(world, budget) == 1, "what is given back is yesterday's"
         assert [row.spent_starts for row in world.sql("SELECT spent_starts FROM budget_uses ORDER BY starts")] == [0, 1]
 
@@ -261,11 +261,11 @@ class TestPeriods:
         world.claim("a", "b", "c", "d")
         world.finish("a")
         world.finish("b", Outcome.FAILED, error="no")
-        world.finish("c", Outcome.HANDED_BACK, began=False)
+        world.finish("c", Outcome.HANDED_BACK, job_started=False)
         total = set_(world, BudgetScope.PROJECT, world.project_id, starts=4)
         assert started(world, total) == 3
 
-        world.finish("d", Outcome.DEFERRED, began=False)  # it was claimed when the budget was set
+        world.finish("d", Outcome.DEFERRED, job_started=False)  # it was claimed when the budget was set
         assert started(world, total) == 2
         assert world.claim("e", "f") == ["e", "f"]
         assert world.claim("c") == []

@@ -134,13 +134,13 @@ def test_limits_hold_for_the_project_from_now_on(world: World) -> None:
     with world.store.read() as tx:
         from coordination.store.queries.tasks import slots
 
-        assert slots.free(tx, world.workspace, world.project_id) == {"project": 5, "key:x": 2, "key:y": 1}
+        assert slots.count_free(tx, world.workspace, world.project_id) == {"project": 5, "key:x": 2, "key:y": 1}
     world.claim("a")
 
     world.submit("b", concurrency=Concurrency(keys={"y": 3}), tasks={"b": {"concurrency_key": "x"}})
 
     with world.store.read() as tx:
-        assert slots.free(tx, world.workspace, world.project_id) == {"project": 4, "key:x": 2, "key:y": 2}
+        assert slots.count_free(tx, world.workspace, world.project_id) == {"project": 4, "key:x": 2, "key:y": 2}
 
 
 def test_runs_of_a_project_share_its_ongoing_session(world: World) -> None:

@@ -72,7 +72,7 @@ class TestStarts:
         world.submit("a", tasks={"a": {**AGENT, "max_starts": 1}})
         begin(world)
 
-        world.finish("a", Outcome.DEFERRED, began=False)
+        world.finish("a", Outcome.DEFERRED, job_started=False)
 
         assert (world.states(), world.task("a").starts) == ({"a": "queued"}, 0)
 
@@ -96,7 +96,7 @@ class TestDeferrals:
         begin(world)
         world.finish("a", Outcome.DEFERRED, error="the server is away")
         first = world.task("a").deferred_since
-        assert "(asked for later 1 of 100 times, since " in explained(world)
+        assert "(deferred 1 of 100 times, since " in explained(world)
         begin(world)
         world.finish("a", Outcome.DEFERRED)
         assert world.task("a").deferred_since == first
@@ -107,7 +107,7 @@ class TestDeferrals:
         world.finish("a", Outcome.DEFERRED, error="the server is away")
 
         assert world.task("a").reasons == BlockReason.LIMIT
-        assert "it has asked to be tried later for 1d" in explained(world)
+        assert "it has deferred itself for 1d" in explained(world)
         assert "the last time: the server is away" in explained(world)
 
     @pytest.mark.parametrize(("outcome", "left"), [(Outcome.FAILED, 0), (Outcome.HANDED_BACK, 1)])

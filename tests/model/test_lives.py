@@ -121,7 +121,7 @@ class Lives(RuleBasedStateMachine):
                     self.fences[report.key, report.number],
                     Outcome(report.outcome),
                     retryable=retryable,
-                    began=began,
+                    job_started=began,
                     usage=(Usage("m", id=report.cost),) if report.cost else (),
                 )
                 for report in reports

@@ -224,7 +224,7 @@ class TestWhatIsReady:
         world.submit("a", "b", "child < a b")
 
         with world.store.write() as tx:
-            freed = ready.less_pending(tx, world.workspace, {world.ids["child"]: 5})
+            freed = ready.lower_pending(tx, world.workspace, {world.ids["child"]: 5})
 
         assert [task_id for task_id, _ in freed] == [world.ids["child"]]
         assert world.task("child").pending == 0
@@ -234,8 +234,8 @@ class TestWhatIsReady:
         world.do("a")
 
         with world.store.read() as tx:
-            assert dependencies.open_count(tx, world.workspace, world.ids["child"]) == 1
+            assert dependencies.count_open(tx, world.workspace, world.ids["child"]) == 1
             assert dependencies.waiting_children(tx, world.workspace, [world.ids[key] for key in "ab"]) == {
                 world.ids["child"]: [world.ids["b"]]
             }
-            assert dependencies.open_count(tx, world.workspace, new_id()) == 0
+            assert dependencies.count_open(tx, world.workspace, new_id()) == 0

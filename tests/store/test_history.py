@@ -161,7 +161,7 @@ class TestEndedAttempts:
         world.submit("fix", tasks={"fix": AGENT})
         world.claim("fix")
 
-        world.write(world.decide("fix", Outcome.FAILED, began=False, retryable=False))
+        world.write(world.decide("fix", Outcome.FAILED, job_started=False, retryable=False))
 
         assert samples(world, KEY) == {}
 

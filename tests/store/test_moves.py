@@ -71,7 +71,7 @@ ACTS: dict[str, tuple[TaskMove, Act]] = {
     "reopen": (TaskMove.REOPEN, lambda tx, ws, task, _: tasks.reopen(tx, ws, task, pending=0)),
     "reopen_behind": (TaskMove.BLOCK_AGAIN, lambda tx, ws, task, _: tasks.reopen(tx, ws, task, pending=1)),
     "lift_from": (TaskMove.UNBLOCK, lambda tx, ws, task, _: ready.lift_from(tx, ws, [task], BlockReason.DEPENDENCIES)),
-    "less_pending": (TaskMove.UNBLOCK, lambda tx, ws, task, _: ready.less_pending(tx, ws, {task: 1})),
+    "less_pending": (TaskMove.UNBLOCK, lambda tx, ws, task, _: ready.lower_pending(tx, ws, {task: 1})),
 }
 FENCED = ("complete", "queue_again", "wait", "fail")
 
@@ -168,7 +168,7 @@ def test_a_reason_taken_away_leaves_the_others(world: World) -> None:
     world.sql("UPDATE tasks SET reasons = :both", both=int(both))
 
     with world.store.write() as tx:
-        ready.less_pending(tx, world.workspace, {world.ids["a"]: 1})
+        ready.lower_pending(tx, world.workspace, {world.ids["a"]: 1})
     assert (row(world)["state"], row(world)["reasons"], row(world)["pending"]) == ("blocked", BlockReason.PAUSED, 0)
 
     with world.store.write() as tx:

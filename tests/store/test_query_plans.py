@@ -176,7 +176,7 @@ def work(world: World) -> None:
     world.write(world.decide("t30"), world.decide("t33", output={"a": 1}))  # release c30, c33
     world.finish("t31", Outcome.FAILED, error="no", retryable=False)  # cancels c31
     world.finish("t32", Outcome.FAILED, error="no")
-    world.finish("t34", Outcome.HANDED_BACK, began=False)
+    world.finish("t34", Outcome.HANDED_BACK, job_started=False)
     world.retry("t31")
     world.cancel("t35")
     world.do("c30")
@@ -236,12 +236,12 @@ def looking(world: World) -> None:
         overview.overview(tx, workspace, thresholds=StatusThresholds(), live_within=LEASE)
         tasks.ready_of_project(tx, workspace, world.project_id, limit=50)
         runs.get(tx, workspace, run_id)
-        runs.listed(tx, workspace, limit=20)
+        runs.list_runs(tx, workspace, limit=20)
         tasks.of_run(tx, workspace, run_id)
         events.tail(tx, workspace, run_id=run_id, after="1.1")
         events.tail(tx, workspace, task_id=world.ids["t3"])
         attempts.of_task(tx, workspace, world.ids["t3"])
-        attempts.running_in_run(tx, workspace, run_id)
+        attempts.list_running(tx, workspace, run_id)
         attempts.outputs_of_run(tx, workspace, run_id)
         (call, *_) = costs.calls_to_price(tx, workspace, limit=50)
         costs.calls_to_price(tx, workspace, since=call.occurred_at, also_priced=True, after=call, limit=50)

@@ -62,16 +62,16 @@ WITHOUT_WORKSPACE = {
     "projects.get_or_create_workspace",
     "projects.workspace_ids",
     "events.parse_cursor",  # no statements
-    "stops.claiming_transactions",  # transactions on the database
-    "serving.list_running_on",  # of workers, which serve all workspaces
-    "queueing.in_queue",  # of a task that its caller has read
-    "task_steps.of_ended",
+    "stops.claiming",  # transactions on the database
+    "serving.running_on",  # of workers, which serve all workspaces
+    "queueing.find_queue_blockers",  # of a task that its caller has read
+    "task_steps.steps_after_end",
     "predicates.has_setting",  # conditions
     "idle_supervisors.has",
     "idle_supervisors.has_blocked",
-    "slots.without_full",
-    "attempt_counters.added",
-    "attempt_counters.is_over",
+    "slots.exclude_full",
+    "attempt_counters.counter_values",
+    "attempt_counters.is_limit_reached",
     "broker_keys.find",  # one for the database: workers of all workspaces read one queue
     "broker_keys.get_or_create",
     "broker_keys.replace",
@@ -165,7 +165,7 @@ class Full:
         with store.write() as tx:
             asks = {"id": world.ids["asks"]}
             tx.execute(text("UPDATE tasks SET state = 'blocked', reasons = 128 WHERE id = :id"), asks)
-            question_queries.put(tx, world.workspace, _question(world))
+            question_queries.insert_question(tx, world.workspace, _question(world))
             history_queries.learn(tx, world.workspace, world.project_id, {"shell": [_SAMPLE]})
             ledger.record(tx, world.workspace, [record, settled])
             budget_queries.put(tx, world.workspace, _budget(world))
@@ -262,7 +262,7 @@ def _question(world: World) -> dict[str, Any]:
 
 def _asked(world: World) -> str:
     with world.store.read() as tx:
-        (found,) = question_queries.unanswered(tx, world.workspace)
+        (found,) = question_queries.list_unanswered(tx, world.workspace)
     return found.id
 
 
@@ -310,6 +310,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "attempts.close_many": {"rows": lambda world: [_closing(world)]},
     "attempts.close_one": {"row": _closing},
     "outdated.wait_again": {"fences": lambda world: [(world.ids["lost"], 1)]},
+    "attempts.unfinished": {"fences": lambda world: [(world.ids["lost"], 1)]},
     "attempts.lock": {"fences": lambda world: [(world.ids["lost"], 1)]},
     "attempts.of_task": {"task_id": lambda world: world.ids["done"]},
     "claims.claim_chosen": {"uses": lambda world: {world.ids["next"]: {"slots": []}}},
@@ -348,8 +349,8 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "costs.newest": {"run_id": lambda world: world.run_id},
     "costs.total": {"run_id": lambda world: world.run_id},
     "host_leases.add": {"host": lambda world: "here", "kind": lambda world: LeaseKind.PORT, "name": lambda world: "99"},
-    "host_leases.release": {"kind": lambda world: LeaseKind.PORT, "name": lambda world: f"1 of {world.workspace}"},
-    "dependencies.hold": {"parents": lambda world: [world.ids["idle"]], "completed": lambda world: []},
+    "host_leases.give_back": {"kind": lambda world: LeaseKind.PORT, "name": lambda world: f"1 of {world.workspace}"},
+    "dependencies.add_waits": {"parents": lambda world: [world.ids["idle"]], "completed": lambda world: []},
     "events.append": {"new": lambda world: [NewEvent(EventType.PROGRESS, world.project_id)]},
     "events.append_aged": {"new": lambda world: [NewEvent(EventType.PROGRESS, world.project_id)]},
     "events.append_bulk": {
@@ -370,10 +371,10 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
         "session_id": arguments("x", lambda tx, workspace_id, session_id: None, world)["session_id"]}},
     "runs.insert_session": {"row": lambda world: {"id": new_id(), "project_id": world.project_id, "purpose": "x",
                                                   "target": "main"}},
-    "runs.note": {"what": lambda world: {"noted": True}},
-    "runs.listed": {"project_id": lambda world: world.project_id},
+    "runs.add_metadata": {"values": lambda world: {"noted": True}},
+    "runs.list_runs": {"project_id": lambda world: world.project_id},
     "runs.list_sessions": {"project_id": lambda world: world.project_id},
-    "slots.give_back": {"held": lambda world: ["project"]},
+    "slots.give_back": {"names": lambda world: ["project"]},
     "slots.take": {"counts": lambda world: {"project": 1}},
     "slots.drop": {"name": lambda world: "project"},
     "slots.drop_merge_limits": {"keep": lambda world: []},
@@ -397,9 +398,9 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "health.find_problems": {"patience": lambda world: _AT_ONCE},
     "health.stuck_tasks": {"patience": lambda world: _AT_ONCE},
     "health.late_leases": {"patience": lambda world: _AT_ONCE},
-    "health.unserved_queue": {"patience": lambda world: _AT_ONCE, "messages": lambda world: 1},
-    "health.ended_attempts": {"keys": lambda world: [(world.ids["lost"], 1)], "patience": lambda world: timedelta(0)},
-    "questions.put": {"row": _question},
+    "health.nobody_works": {"patience": lambda world: _AT_ONCE, "messages": lambda world: 1},
+    "health.ended_attempts": {"found": lambda world: [(world.ids["lost"], 1)], "patience": lambda world: timedelta(0)},
+    "questions.insert_question": {"row": _question},
     "questions.answer": {
         "question_id": _asked, "text": lambda world: "so", "by": lambda world: "me"
     },
@@ -407,20 +408,20 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "new_tasks.insert": {"rows": _new_tasks, "creator": lambda world: "user:me", "agents": lambda world: ["bo"]},
     "costs.with_agents": {"records": lambda world: [_cost("new", project_id=None)]},
     "ready.hold_back": {"subjects": lambda world: {}},
-    "task_holds.put": {"reason": lambda world: BlockReason.BUDGET, "subjects": lambda world: {}},
-    "task_holds.remove": {"reason": lambda world: BlockReason.PAUSED},
-    "tasks.keyed": {"keys": lambda world: ["done"]},
-    "tasks.hold_for": {"task_id": lambda world: world.ids["next"], "more": lambda world: 1},
-    "tasks.carry": {"carried": lambda world: {"x": 1}},
-    "tasks.carry_on": {"carried": lambda world: {"x": 1}},
+    "task_holds.record_holds": {"reason": lambda world: BlockReason.BUDGET, "subjects": lambda world: {}},
+    "task_holds.remove_holds": {"reason": lambda world: BlockReason.PAUSED},
+    "tasks.lock_by_key": {"keys": lambda world: ["done"]},
+    "tasks.add_pending": {"task_id": lambda world: world.ids["next"], "more": lambda world: 1},
+    "tasks.set_carried": {"carried": lambda world: {"x": 1}},
+    "tasks.set_carried_by_attempt": {"carried": lambda world: {"x": 1}},
     "names.find_tasks": {"name": lambda world: world.ids["done"]},
-    "names.projects_with": {"key": lambda world: "done"},
+    "names.projects_with_task": {"key": lambda world: "done"},
 }  # fmt: skip
 ADDS = {
-    "task_holds.put", "new_tasks.insert", "principals.agent_ids", "principals.id_of", "principals.id_or_none", "principals.add_owner", "events.append_bulk",
-    "agents.add", "artifacts.add", "merges.put", "prices.put", "host_leases.add",
+    "task_holds.record_holds", "new_tasks.insert", "principals.agent_ids", "principals.id_of", "principals.id_or_none", "principals.add_owner", "events.append_bulk",
+    "agents.make", "artifacts.add", "merges.put", "prices.put", "host_leases.add",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
-    "budgets.put_new", "costs.append", "dependencies.hold", "job_history.learn", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
+    "budgets.put_new", "costs.append", "dependencies.add_waits", "job_history.learn", "questions.insert_question", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
 }  # fmt: skip
 
 

@@ -53,8 +53,8 @@ class TestSlots:
             slots.set_caps(tx, *scope, {"key:k": 1, "key:new": 4})
 
         with limited.store.read() as tx:
-            caps = {row["name"]: (row["cap"], row["used"]) for row in slots.listed(tx, *scope)}
-            free = slots.free(tx, *scope)
+            caps = {row["name"]: (row["cap"], row["used"]) for row in slots.list_slots(tx, *scope)}
+            free = slots.count_free(tx, *scope)
             bo = slots.stored_name(tx, limited.workspace, "agent:bo")
         assert caps == {"project": (3, 1), "key:k": (1, 1), "key:new": (4, 0), "agent:bo": (1, 0)}
         assert free == {"project": 2, "key:k": 0, "key:new": 4, bo: 1}

@@ -29,5 +29,5 @@ def finish_all(
     project_id = ends[0].claim.project_id
     effects = finish(tx, workspace_id, project_id, ends, actor=f"worker:{worker_id}")
     work = next_work(tx, workspace_id, project_id, effects, terms)
-    close_ended_runs(tx, workspace_id, effects, going_on=work.runs)
+    close_ended_runs(tx, workspace_id, effects, continuing=work.runs)
     return Finished(effects, work)

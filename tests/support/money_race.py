@@ -25,7 +25,7 @@ from coordination.flows.attempts.dispatch import DispatchTerms
 from coordination.flows.fleet.tick_supervisor import tick_supervisor
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.tasks.claim_tasks import claim_tasks
-from coordination.services.attempts.decide import cost_of, decide_end
+from coordination.services.attempts.decide import build_cost_record, decide_end
 from coordination.store.engine import Store, open_store
 from coordination.store.tables.tasks.tasks import tasks
 from tests.support.finishing import finish_all
@@ -120,7 +120,7 @@ class Racer:
             true = Decimal(self._chance.randrange(int(ESTIMATE * 1_000_000) + 1)) / 1_000_000
             if self._chance.random() < 0.2:
                 part = Decimal(self._chance.randrange(int(true * 1_000_000) + 1)) / 1_000_000
-                record = cost_of(claim, _call(part), datetime.now(UTC))
+                record = build_cost_record(claim, _call(part), datetime.now(UTC))
                 self._store.transact(
                     lambda tx, record=record: checkpoint_costs(tx, self._workspace, [record]),
                     patience=timedelta(minutes=2),
@@ -129,9 +129,9 @@ class Racer:
             lost = self._chance.random() < 0.02
             outcome = Outcome.HANDED_BACK if lost else Outcome.COMPLETED
             self.done += not lost
-            end = AttemptEnd(outcome, began=not lost or self._chance.random() < 0.5)
+            end = AttemptEnd(outcome, job_started=not lost or self._chance.random() < 0.5)
             ended = decide_end(claim, end, now=datetime.now(UTC))
-            ends.append(replace(ended, costs=(cost_of(claim, _call(true), datetime.now(UTC)),)))
+            ends.append(replace(ended, costs=(build_cost_record(claim, _call(true), datetime.now(UTC)),)))
         terms = DispatchTerms(8, lambda _kind: 1, refill=False)
         self._store.transact(
             lambda tx: finish_all(tx, self._workspace, ends, worker_id=self._worker, terms=terms),

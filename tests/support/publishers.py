@@ -39,7 +39,7 @@ class RecordingPublisher:
             with self._store.write() as tx:
                 ready.unmark_enqueued(tx, workspace_id, [task.id for task in tasks])
             return False
-        for group in dispatch_window.grouped(tasks, bundle) if tasks else ():
+        for group in dispatch_window.group_by_message(tasks, bundle) if tasks else ():
             keys = tuple(task.key for task in group)
             pairs = tuple((task.id, task.attempt) for task in group)
             self.messages.append(Message(workspace_id, project, keys, pairs))

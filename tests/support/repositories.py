@@ -205,8 +205,8 @@ class Site:
     def again(self, key: str, work: Mapping[str, Any] | str, after: AttemptEnd, **changes: Any) -> AttemptEnd:
         """The attempt that follows *after*, with what that carried."""
         number = changes.pop("attempt", 2)
-        carried = {**changes.pop("carried", {}), **after.carry}
-        return self.run(key, work, attempt=number, carried=carried, **changes)
+        carried = {**changes.pop("carried_over", {}), **after.carry_over}
+        return self.run(key, work, attempt=number, carried_over=carried, **changes)
 
     def left_behind(self) -> list[int]:
         """Processes that outlived their attempts."""

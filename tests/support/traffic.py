@@ -27,7 +27,7 @@ from coordination.domain.fleet.leases import LeaseTerms
 from coordination.domain.money.budgets import BudgetScope
 from coordination.domain.money.caps import caps_of
 from coordination.domain.plans.plans import BudgetCap, Concurrency
-from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome, Usage
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, DiscoveredTask, Outcome, Usage
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState
 from coordination.flows.attempts.dispatch import DispatchTerms
@@ -38,13 +38,13 @@ from coordination.flows.money.set_budget import set_budget
 from coordination.flows.plans.submit_plan import submit_plan
 from coordination.flows.projects.pause_project import pause_project, resume_project
 from coordination.flows.projects.retain import RetentionAges, retain
-from coordination.flows.tasks.add_discovered_tasks import add_found
+from coordination.flows.tasks.add_discovered_tasks import add_tasks_of_attempt
 from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
 from coordination.flows.tasks.change_priority import change_priority
 from coordination.flows.tasks.claim_tasks import claim_tasks
 from coordination.flows.tasks.force_tasks import force_task
 from coordination.flows.tasks.retry_tasks import retry_run, retry_task
-from coordination.services.attempts.decide import cost_of, decide_end
+from coordination.services.attempts.decide import build_cost_record, decide_end
 from coordination.services.tasks import dispatch_window
 from coordination.store.engine import Store
 from coordination.store.queries.fleet import workers
@@ -287,7 +287,7 @@ class Worker:
             if chance.random() < 0.3:
                 self._traffic.once("checkpoint", partial(self._checkpoint, claims))
             if chance.random() < 0.2:
-                found = Discovered({"key": f"seen-{new_id()[-8:]}", "run": {"shell": "true"}, "needs": ["root1"]})
+                found = DiscoveredTask({"key": f"seen-{new_id()[-8:]}", "run": {"shell": "true"}, "needs": ["root1"]})
                 self._traffic.once("find", partial(self._find, chance.choice(claims), found))
             time.sleep(chance.random() * 0.02)
             if chance.random() < 0.15:
@@ -323,11 +323,15 @@ class Worker:
             )
 
     def _checkpoint(self, claims: list[Claim]) -> None:
-        records = [cost_of(one, Usage("m", 1, 1, cost_usd=Decimal("0.001")), datetime.now(UTC)) for one in claims]
+        records = [
+            build_cost_record(one, Usage("m", 1, 1, cost_usd=Decimal("0.001")), datetime.now(UTC)) for one in claims
+        ]
         self._store.transact(lambda tx: checkpoint_costs(tx, self._world.workspace, records))
 
-    def _find(self, claim: Claim, found: Discovered) -> None:
-        self._store.transact(lambda tx: add_found(tx, self._world.workspace, claim.task_id, claim.attempt, [found]))
+    def _find(self, claim: Claim, found: DiscoveredTask) -> None:
+        self._store.transact(
+            lambda tx: add_tasks_of_attempt(tx, self._world.workspace, claim.task_id, claim.attempt, [found])
+        )
 
     def _decided(self, chance: random.Random, claim: Claim) -> EndedAttempt:
         outcomes = [Outcome.COMPLETED] * 5 + [Outcome.FAILED] * 2 + [Outcome.DEFERRED, Outcome.HANDED_BACK]
@@ -335,7 +339,7 @@ class Worker:
         more: dict[str, Any] = {}
         if outcome is Outcome.COMPLETED and chance.random() < 0.2:
             task = {"key": f"more-{new_id()[-8:]}", "run": {"shell": "true"}, "needs": ["root4", "alone2"]}
-            more["discovered"] = (Discovered(task),)
+            more["discovered"] = (DiscoveredTask(task),)
         if outcome is Outcome.FAILED:
             more |= {"error": "no", "retryable": chance.random() < 0.3}
         usage = (Usage("m", 1, 1, cost_usd=Decimal("0.002")),) if chance.random() < 0.5 else ()
@@ -357,7 +361,9 @@ class Worker:
             ids = [one.id for one in finished.work.enqueue]
             self._store.transact(lambda tx: ready.unmark_enqueued(tx, self._world.workspace, ids))
         self._store.transact(
-            lambda tx: dispatch_window.fill(tx, self._world.workspace, project_id, window=30, bundle=lambda _kind: 1)
+            lambda tx: dispatch_window.fill_window(
+                tx, self._world.workspace, project_id, window=30, bundle=lambda _kind: 1
+            )
         )
 
 

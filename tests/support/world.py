@@ -121,7 +121,7 @@ class World:
         """How an attempt ended, ready to be written. Without *outcome*, it completed, or was deferred if it waits."""
         claim = self.claims[key] if isinstance(key, str) else key
         if outcome is None:
-            waits = "question" in fields or any(task.first for task in fields.get("discovered", ()))
+            waits = "question" in fields or any(task.blocks_finder for task in fields.get("discovered", ()))
             outcome = Outcome.DEFERRED if waits else Outcome.COMPLETED
         return decide_end(claim, AttemptEnd(outcome, **fields), now=datetime.now(UTC), took=took)
 
@@ -223,7 +223,7 @@ class World:
     def used(self) -> dict[str, int]:
         """Slot name -> places in use."""
         with self.store.read() as tx:
-            return {row["name"]: row["used"] for row in slots.listed(tx, self.workspace, self.project_id)}
+            return {row["name"]: row["used"] for row in slots.list_slots(tx, self.workspace, self.project_id)}
 
     def open_edges(self) -> int:
         """How many edges have not been satisfied."""

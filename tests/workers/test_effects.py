@@ -102,11 +102,11 @@ def test_it_fails_where_changes_are_expected_and_the_next_attempt_is_told(launch
 
     assert (result.outcome, result.retryable) == (Outcome.FAILED, True)
     assert result.error == "it changed nothing, 1 tool refused, and its plan says expects: changes"
-    assert "Make the changes that the task asks for" in result.carry["feedback"]
+    assert "Make the changes that the task asks for" in result.carry_over["feedback"]
 
 
 def test_what_an_earlier_attempt_changed_counts(launcher: Launcher, folder: Path) -> None:
-    result = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried": {"changed": True}})
+    result = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried_over": {"changed": True}})
 
     assert (result.outcome, result.effect) == (Outcome.COMPLETED, ChangeSummary(changed=True))
 
@@ -118,8 +118,8 @@ def test_one_that_goes_on_later_has_not_failed_yet(launcher: Launcher, folder: P
     moved = observed(launcher, folder, CHANGES["a new file"], claim=EXPECTS, **ended)
 
     assert still.outcome is Outcome.DEFERRED
-    assert ("changed" not in still.carry, still.effect) == (True, None)
-    assert moved.carry["changed"] is True
+    assert ("changed" not in still.carry_over, still.effect) == (True, None)
+    assert moved.carry_over["changed"] is True
 
 
 @pytest.mark.parametrize("unseen", ["it was stopped by a shutdown", "its worker died"])
@@ -135,11 +135,11 @@ def test_what_an_attempt_changed_counts_whose_end_nobody_saw(launcher: Launcher,
 
         given = claim_of(AGENT, workdir=str(folder), **EXPECTS)
         stopped = run_observed(launcher, Agent(work, outcome=Outcome.HANDED_BACK), given, control)
-    carried = dict(stopped.carry) if unseen == "it was stopped by a shutdown" else left
+    carried = dict(stopped.carry_over) if unseen == "it was stopped by a shutdown" else left
 
-    done = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried": carried})
+    done = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried_over": carried})
     elsewhere = {"before": {**carried["before"], "folder": "/elsewhere"}}
-    other = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried": elsewhere})
+    other = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried_over": elsewhere})
 
     assert (done.outcome, done.effect) == (Outcome.COMPLETED, ChangeSummary(changed=True))
     assert other.outcome is Outcome.FAILED
@@ -149,7 +149,7 @@ def test_what_an_attempt_changed_counts_whose_end_nobody_saw(launcher: Launcher,
 def test_an_attempt_without_an_effect_counts_for_none(launcher: Launcher, folder: Path, ended: Outcome) -> None:
     first = observed(launcher, folder, lambda _: None, claim=EXPECTS, outcome=ended)
 
-    result = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried": first.carry})
+    result = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried_over": first.carry_over})
 
     assert result.outcome is Outcome.FAILED
 

@@ -331,7 +331,7 @@ class TestNotes:
 
         assert self.story(bench, "a")[-1] == ("started", {"pid": 41})
         assert [tuple(row) for row in bench.world.sql("SELECT pgid, pg_start FROM attempts")] == [(42, 4300.0)]
-        assert bench.world.task("a").carried == {"step": 2}
+        assert bench.world.task("a").carried_over == {"step": 2}
         with bench.world.store.read() as tx:
             chunks = output.of_attempt(tx, bench.world.workspace, bench.world.ids["a"], 1)
             now = fleet.database_time(tx)
@@ -358,7 +358,7 @@ class TestNotes:
         bench.heartbeat.write_notes()
 
         assert "started" not in [line for line, _ in self.story(bench, "a")]
-        assert bench.world.task("a").carried == {}
+        assert bench.world.task("a").carried_over == {}
         assert [tuple(row) for row in bench.world.sql("SELECT pgid FROM attempts")] == [(None,), (None,)]
 
     def speak(self, bench: Bench, key: str, **payload: object) -> None:
@@ -384,7 +384,7 @@ class TestNotes:
 
         assert self.progress(bench, "a") == [{"said": "one"}, {"said": "two"}]
         assert [tuple(row) for row in bench.world.sql("SELECT pgid, pg_start FROM attempts")] == [(42, 4300.0)]
-        assert bench.world.task("a").carried == {"step": 2}
+        assert bench.world.task("a").carried_over == {"step": 2}
 
     def test_what_could_not_be_written_goes_with_the_end(self, bench: Bench) -> None:
         bench.world.submit("a")

@@ -38,4 +38,4 @@ def test_one_that_is_stopped_while_it_waits_for_a_place_starts_no_process(
 
     isolation.close()
     assert result is not None
-    assert (result.outcome, result.began, started) == (outcome, False, [])
+    assert (result.outcome, result.job_started, started) == (outcome, False, [])

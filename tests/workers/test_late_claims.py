@@ -90,7 +90,7 @@ def test_a_job_that_was_told_to_stop_before_it_began_is_not_started(parts: Worke
 
     result = parts.executor._ended_early(entry)
 
-    assert (result.outcome, result.began) == (Outcome.CANCELED, False)
+    assert (result.outcome, result.job_started) == (Outcome.CANCELED, False)
 
 
 class TestAWorkerThatTakesNothingMore:
@@ -99,7 +99,7 @@ class TestAWorkerThatTakesNothingMore:
 
         result = parts.executor._ended_early(InFlightAttempt(claim_of({"shell": "true"}), time.monotonic()))
 
-        assert (result.outcome, result.began) == (Outcome.HANDED_BACK, False)
+        assert (result.outcome, result.job_started) == (Outcome.HANDED_BACK, False)
 
     def test_it_lets_the_next_look_enqueue_again_what_a_message_named(self, parts: WorkerParts, tmp_path: Path) -> None:
         parts.world.submit("a", tasks={"a": {"run": {"shell": f"touch {tmp_path / 'ran'}"}}})

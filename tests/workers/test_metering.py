@@ -77,7 +77,7 @@ def test_a_gate_is_stopped_and_that_is_no_failure(till: Till, checkout: dict[str
     assert (result.outcome, result.error) == (Outcome.DEFERRED, "no money is left for it")
     assert till.dollars > CAP
     assert sum(one.cost_usd or 0 for one in result.usage) == till.dollars
-    assert "feedback" not in result.carry
+    assert "feedback" not in result.carry_over
 
 
 def test_short_gates_are_counted_one_after_the_other(till: Till) -> None:
@@ -91,7 +91,7 @@ def test_a_setup_command_is_stopped_and_counted(till: Till) -> None:
     result = till.run("a", "true", checkout={"kind": "git-worktree", "setup": ENDLESS})
 
     assert result.outcome is Outcome.DEFERRED
-    assert not result.began
+    assert not result.job_started
     assert till.dollars > CAP
 
 
@@ -124,7 +124,7 @@ def test_gates_on_what_a_merge_made_are_stopped_and_the_work_is_not_done_again(
 
     assert result.outcome is Outcome.DEFERRED
     assert till.dollars > CAP
-    assert "commit" in result.carry["merge"]
+    assert "commit" in result.carry_over["merge"]
     assert checkout.git("ls-tree", "--name-only", site.branch).split() == ["b.part", "readme.txt"]
 
 

@@ -16,7 +16,7 @@ from coordination.domain.money.budgets import Amount, Budget, BudgetScope, Budge
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.usage_deltas import UsageDeltas
 from coordination.domain.tasks.attempts import Claim, Usage
-from coordination.services.attempts.decide import cost_of
+from coordination.services.attempts.decide import build_cost_record
 from coordination.store.engine import Store
 from tests.support.jobs import claim_of
 from tests.support.world import World
@@ -82,8 +82,8 @@ def test_whatever_is_written_when_it_adds_up_to_what_the_job_says_at_its_end(
     claim = claim_of({"shell": "true"})
 
     def record(one: Usage) -> CostRecord:
-        made = cost_of(claim, one, utc_now())
-        return made if one.id else cost_of(claim, Usage(**{**_fields(one), "id": f"r{next(ids)}"}), utc_now())
+        made = build_cost_record(claim, one, utc_now())
+        return made if one.id else build_cost_record(claim, Usage(**{**_fields(one), "id": f"r{next(ids)}"}), utc_now())
 
     meter = UsageDeltas(lambda one: one, record)
     whole = 0

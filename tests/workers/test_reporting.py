@@ -19,7 +19,7 @@ import pytest
 from coordination import job
 from coordination.base.clock import monotonic
 from coordination.base.errors import Refused
-from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, DiscoveredTask, Outcome
 from tests.support.jobs import claim_of
 from workers.attempt import report_socket
 from workers.attempt.folders import AttemptFolders
@@ -36,7 +36,7 @@ class Desk:
     """A worker's reports, and one attempt that may report."""
 
     def __init__(self, folder: Path) -> None:
-        self.added: list[tuple[Discovered, ...]] = []
+        self.added: list[tuple[DiscoveredTask, ...]] = []
         self.events: list[Mapping[str, Any]] = []
         self.folders = AttemptFolders(folder)
         self.channel = AgentChannelStep(self._add, lambda claim: f"token of {claim.task_id}")
@@ -53,7 +53,7 @@ class Desk:
         self.channel.close()
         self.folders.close()
 
-    def _add(self, _claim: Claim, found: tuple[Discovered, ...]) -> Mapping[str, str]:
+    def _add(self, _claim: Claim, found: tuple[DiscoveredTask, ...]) -> Mapping[str, str]:
         if found[0].task.get("key") == "bad":
             raise Refused("It cannot be added", hint="Find another")
         if found[0].task.get("key") == "bug":
@@ -196,7 +196,7 @@ def test_a_question_waits_with_what_was_left_for_the_next_attempt(desk: Desk, re
 
     settled = report.settle(AttemptEnd(Outcome.FAILED, error="killed by its own hand", carry={"x": 1}))
 
-    assert (settled.question, dict(settled.carry)) == ("Why?", {"feedback": None, "x": 1})
+    assert (settled.question, dict(settled.carry_over)) == ("Why?", {"feedback": None, "x": 1})
     assert report.settle(AttemptEnd(Outcome.LOST)) == AttemptEnd(Outcome.LOST)
     assert report.settle(AttemptEnd(Outcome.CANCELED)).question is None
 
@@ -234,7 +234,7 @@ def test_what_comes_first_is_added_at_once_and_waited_for(desk: Desk, report: Jo
 
     desk.say("discovered", tasks=[task], first=True)
     (found,) = report.settle(DONE).discovered
-    assert (found.task, found.first) == (task, True)
+    assert (found.task, found.blocks_finder) == (task, True)
 
 
 def test_a_bug_of_ours_is_a_sentence_to_the_job_and_the_next_report_counts(desk: Desk, report: JobReports) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.jobs.output import Stream
-from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome, Usage
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, DiscoveredTask, Outcome, Usage
 from coordination.domain.tasks.events import EventType
 from tests.support.jobs import claim_of
 from workers.attempt.folders import AttemptFolders
@@ -66,7 +66,7 @@ class Store:
             on_spent=self.all.append,
         )
 
-    def _add(self, _claim: Claim, found: tuple[Discovered, ...]) -> dict[str, str]:
+    def _add(self, _claim: Claim, found: tuple[DiscoveredTask, ...]) -> dict[str, str]:
         self.all.append(found)
         return {}
 
@@ -86,10 +86,10 @@ def _result(said: str) -> AttemptEnd:
         error=said,
         log=said,
         question=said,
-        short=said,
-        carry={"note": said},
+        budget_shortage=said,
+        carry_over={"note": said},
         usage=(Usage(said, id=said, session_id=said),),
-        discovered=(Discovered({"key": "a", "title": said}, role={"why": said}),),
+        discovered=(DiscoveredTask({"key": "a", "title": said}, role={"why": said}),),
         artifacts=(Artifact(said, 1, "0", "file:///x"),),
     )
 

@@ -61,7 +61,7 @@ class Pipeline:
                     proceed = partial(one.step, proceed=proceed)
             return proceed(attempt)
         except Refused as refusal:
-            return AttemptEnd(Outcome.FAILED, error=refusal.sentence(), retryable=False, began=False)
+            return AttemptEnd(Outcome.FAILED, error=refusal.sentence(), retryable=False, job_started=False)
         except Exception as error:
             log.exception("the runner failed", task=claim.key, project=claim.project)
             return AttemptEnd(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")

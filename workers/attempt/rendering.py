@@ -10,7 +10,7 @@ import structlog
 from coordination.base.errors import Refused
 from coordination.domain.agents import prompts
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
-from coordination.domain.tasks.task_options import alone
+from coordination.domain.tasks.tasks import needs_own_batch
 from workers.attempt.lent_authority import check_authority
 from workers.leases.in_flight import InFlightAttempt
 from workers.runners.base import Runner
@@ -44,13 +44,13 @@ def rendered(
                 if not isinstance(error, Refused):
                     log.exception("a job could not be rendered", task=claim.key, project=claim.project)
                 why = error.sentence() if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
-                refused = AttemptEnd(Outcome.FAILED, error=why, retryable=False, began=False)
+                refused = AttemptEnd(Outcome.FAILED, error=why, retryable=False, job_started=False)
                 return (claims, None) if claims else ([], refused)
             if first is not None and runner is not first:
                 break
             first = runner
             plain = claim.work if claim is held.claim else None
-        if claims and (alone(claim.options) or claim.losses):
+        if claims and (needs_own_batch(claim.options) or claim.losses):
             break
         claims.append(claim)
     return claims, None

@@ -51,7 +51,7 @@ class CeleryPublisher:
             return True
         try:
             with self._app.producer_or_acquire() as producer:
-                groups = dispatch_window.grouped(tasks, bundle)
+                groups = dispatch_window.group_by_message(tasks, bundle)
                 if len(groups) == 1 or not self._send_at_once(producer, workspace_id, project, groups):
                     self._send(producer, workspace_id, project, groups)
         except OperationalError as error:

@@ -72,7 +72,7 @@ def keep(
         # Others may have ended the job, or parts of it, since: what it returned says nothing.
         error = "its lease was not renewed in time (its worker was stopped, or cut off from the database)"
         result = AttemptEnd(Outcome.LOST, error=error, usage=result.usage, log=result.log)
-    if result.began:
+    if result.job_started:
         context.kinds.learn(bundle.place.project_id, claim.kind, took)
     costs: tuple[CostRecord, ...] | None = None
     recorded: tuple[CostRecord, ...] = ()

@@ -97,7 +97,7 @@ class Committer:
 
         def work(tx: Connection) -> list[ReadyTask]:
             scope = place.workspace_id, place.project_id
-            return dispatch_window.fill(tx, *scope, window=window, bundle=bundle, expected=bundle(kind))
+            return dispatch_window.fill_window(tx, *scope, window=window, bundle=bundle, expected=bundle(kind))
 
         try:
             return context.store.transact(work, patience=context.terms.ttl)
@@ -150,7 +150,7 @@ class Committer:
         effects, work = context.store.transact(
             lambda tx: self._end(tx, place, requests, window), patience=context.terms.ttl
         )
-        known = effects.held | effects.recorded_before
+        known = effects.moved_tasks | effects.already_recorded
         shares = list(work.claims)
         answers = [
             CommitResult(
@@ -186,7 +186,7 @@ class Committer:
             fill_later=context.store.dialect != "sqlite",  # which has one writer, and a commit more would only cost
         )
         work = next_work(tx, *scope, effects, terms)
-        close_ended_runs(tx, place.workspace_id, effects, going_on=work.runs)
+        close_ended_runs(tx, place.workspace_id, effects, continuing=work.runs)
         return effects, work
 
     def _write_notes(self, tx: Connection, workspace_id: str, ends: Ends) -> None:

@@ -18,7 +18,7 @@ from coordination.base.clock import monotonic, utc_now
 from coordination.base.errors import CoordinationError, DatabaseUnavailable
 from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
-from coordination.domain.tasks.task_options import alone
+from coordination.domain.tasks.tasks import needs_own_batch
 from coordination.flows.attempts.dispatch import NextWork
 from coordination.services.attempts.close_runs import close_runs
 from coordination.services.attempts.decide import decide_end
@@ -141,7 +141,7 @@ class Executor:
             claims, result = self._rendered(batch)
             if claims:
                 runner = self._runners.runner_for(claims[0].work)
-                if isinstance(runner, PythonRunner) and not alone(claims[0].options):
+                if isinstance(runner, PythonRunner) and not needs_own_batch(claims[0].options):
                     return self._run_together(bundle, batch[: len(claims)], claims, runner)
                 began = monotonic()
                 bundle.singled_out(begun=1, began=began)
@@ -176,11 +176,11 @@ class Executor:
 
     def _ended_early(self, held: InFlightAttempt) -> AttemptEnd | None:
         if self._context.draining.is_set():
-            return AttemptEnd(Outcome.HANDED_BACK, error="the worker shut down before the job began", began=False)
+            return AttemptEnd(Outcome.HANDED_BACK, error="the worker shut down before the job began", job_started=False)
         if held.stop_reason is not None:
-            return AttemptEnd(held.stop_reason.outcome, error="ended before the job began", began=False)
+            return AttemptEnd(held.stop_reason.outcome, error="ended before the job began", job_started=False)
         if self._is_stale(held):
-            return AttemptEnd(Outcome.LOST, error="its lease may have run out before the job began", began=False)
+            return AttemptEnd(Outcome.LOST, error="its lease may have run out before the job began", job_started=False)
         return None
 
     def _is_stale(self, held: InFlightAttempt) -> bool:
@@ -234,7 +234,7 @@ class Executor:
         waiting, finished = found
         for held in waiting:
             result = AttemptEnd(
-                Outcome.HANDED_BACK, error="a job before it in its bundle turned out to be long", began=False
+                Outcome.HANDED_BACK, error="a job before it in its bundle turned out to be long", job_started=False
             )
             finished.append((decide_end(held.claim, result, now=utc_now()), self._context.held.begin_end(held)))
         if finished:

@@ -60,7 +60,7 @@ class Isolation:
         """Let a helper run what this process holds, and wait. A result is for the caller to write; None: nothing is."""
         with self._places:
             if held.stop_reason is not None:  # while it waited for a place
-                return AttemptEnd(held.stop_reason.outcome, error="ended before the job began", began=False)
+                return AttemptEnd(held.stop_reason.outcome, error="ended before the job began", job_started=False)
             try:
                 helper = _Helper(self._launcher)
             except OSError as error:
@@ -112,13 +112,13 @@ class Isolation:
         if self._standing(claim) != (None, context.worker_id):
             return None
         if stop is not None:
-            return AttemptEnd(stop.outcome, error="ended before the job began", began=False)
+            return AttemptEnd(stop.outcome, error="ended before the job began", job_started=False)
         return _not_begun(f"exit status {code}")
 
 
 def _not_begun(why: str) -> AttemptEnd:
     return AttemptEnd(
-        Outcome.DEFERRED, error=f"the process that was to run it alone did not start ({why})", began=False
+        Outcome.DEFERRED, error=f"the process that was to run it alone did not start ({why})", job_started=False
     )
 
 

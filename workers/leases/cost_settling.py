@@ -18,9 +18,9 @@ from coordination.base import started_jobs
 from coordination.base.clock import utc_now
 from coordination.base.errors import CoordinationError, DatabaseUnavailable
 from coordination.domain.money.costs import CostRecord
-from coordination.domain.tasks.attempts import Spender, Usage
+from coordination.domain.tasks.attempts import AttemptIdentity, Usage
 from coordination.flows.money.settle_reports import AttemptReport, settle_reports
-from coordination.services.attempts.decide import cost_of
+from coordination.services.attempts.decide import build_cost_record
 from coordination.settings import load_settings
 from coordination.store.engine import Store
 from coordination.store.queries.money.billed_attempts import BilledAttempt, billed_attempts
@@ -115,8 +115,8 @@ class CostSettling:
             log.warning("recorded costs of lost attempts", attempts=len(reports), records=records)
 
 
-def _record(by: Spender, used: Usage) -> CostRecord:
-    return cost_of(by, used, utc_now())
+def _record(by: AttemptIdentity, used: Usage) -> CostRecord:
+    return build_cost_record(by, used, utc_now())
 
 
 def _read_usage(attempt: BilledAttempt, unsettled: Mapping[Fence, UnsettledReports]) -> list[Usage]:

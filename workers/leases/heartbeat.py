@@ -145,10 +145,10 @@ class Heartbeat:
                 for workspace_id, notes in batch.by_workspace():
                     write_notes(tx, workspace_id, self._worker_id, notes)
                 for claim, carry in batch.carry:
-                    carried = {**claim.carried, **carry}
-                    tasks.carry_on(tx, claim.workspace_id, claim.task_id, claim.attempt, carried)
+                    carried = {**claim.carried_over, **carry}
+                    tasks.set_carried_by_attempt(tx, claim.workspace_id, claim.task_id, claim.attempt, carried)
                 for claim, process in batch.processes:
-                    attempts.note_process(
+                    attempts.record_process(
                         tx,
                         claim.workspace_id,
                         claim.task_id,

@@ -14,7 +14,7 @@ from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.estimates import asks_a_model
 from coordination.domain.money.usage_deltas import UsageDeltas
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome, Usage
-from coordination.services.attempts.decide import cost_of
+from coordination.services.attempts.decide import build_cost_record
 from coordination.services.money.ledger import amount
 from workers.leases.usage_prices import UsagePrices
 from workers.runners.cost_reports import CostJournal
@@ -34,7 +34,7 @@ class UsageMeter:
         self._resumable = asks_a_model(claim.work)  # continues where it was stopped; a command or function starts over
         self._repeatable = claim.repeatable
         self._meter = UsageDeltas(
-            lambda used: prices.add_cost(claim, used), lambda used: cost_of(claim, used, utc_now())
+            lambda used: prices.add_cost(claim, used), lambda used: build_cost_record(claim, used, utc_now())
         )
         self._used: tuple[Usage, ...] = ()
         self._journal = journal
@@ -117,8 +117,8 @@ class UsageMeter:
         needs = self._shortage.wanted
         if not self._resumable:
             needs += total(map(amount, costs))
-        carry = {**result.carry, NEEDS: needs.to_json()}
-        return replace(result, short=why, error=f"it was stopped: {why}", carry=carry)
+        carry = {**result.carry_over, NEEDS: needs.to_json()}
+        return replace(result, budget_shortage=why, error=f"it was stopped: {why}", carry_over=carry)
 
 
 def _amount(usage: Usage) -> str:

@@ -15,7 +15,7 @@ import structlog
 from coordination.adapters import price_list
 from coordination.base.clock import monotonic, utc_now
 from coordination.domain.money.pricing import PriceBook, PricedCall, Quote, UnknownPrice, book
-from coordination.domain.tasks.attempts import Spender, Usage
+from coordination.domain.tasks.attempts import AttemptIdentity, Usage
 from coordination.services.forecast.cost_estimates import estimator
 from coordination.store.engine import Store
 from coordination.store.queries.money import prices
@@ -35,7 +35,7 @@ class UsagePrices:
         self.estimator = estimator(self.quote, fresh=timedelta(seconds=_FRESH))
         self._books: dict[str, tuple[float, PriceBook]] = {}
 
-    def add_cost(self, claim: Spender, used: Usage) -> Usage:
+    def add_cost(self, claim: AttemptIdentity, used: Usage) -> Usage:
         """Return the usage of one call with a cost, if it has none and there is a price."""
         if used.cost_usd is not None:
             return used

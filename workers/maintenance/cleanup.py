@@ -101,7 +101,7 @@ class Cleanup:
         ends = {}
         for workspace_id, ids in owners.items():
             with self._context.store.read() as tx:
-                states = tasks.state_of(tx, workspace_id, ids)
+                states = tasks.get_states(tx, workspace_id, ids)
             for task_id, (state, attempt) in states.items():
                 if state not in OPEN:
                     ends[task_id] = worktree_folder.TaskEnd(state is TaskState.COMPLETED, attempt)

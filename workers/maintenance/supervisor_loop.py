@@ -139,7 +139,9 @@ class SupervisorLoop:
             return [
                 (
                     AttemptLocation(workspace_id, project_id, names.get(project_id, "")),
-                    dispatch_window.fill(tx, workspace_id, project_id, window=window, bundle=self._bundles(project_id)),
+                    dispatch_window.fill_window(
+                        tx, workspace_id, project_id, window=window, bundle=self._bundles(project_id)
+                    ),
                 )
                 for workspace_id, project_id in pairs
             ]

@@ -206,7 +206,7 @@ class Control:
             self._on_event(type_, self.secrets.hide(payload))
 
     def remember(self, left: Mapping[str, Any]) -> None:
-        """Leave this to the task's next attempt, even if this one is lost: as ``AttemptEnd.carry``, at once."""
+        """Leave this to the task's next attempt, even if this one is lost: as ``AttemptEnd.carry_over``, at once."""
         if self._on_remember is not None:
             self._on_remember(self.secrets.hide(left))
 

@@ -129,7 +129,7 @@ def stopped_early(control: Control) -> AttemptEnd | None:
     """The end of a job that was asked to end before it began."""
     if control.stop_reason is None:
         return None
-    return AttemptEnd(control.stop_reason.outcome, error="stopped before it began", began=False)
+    return AttemptEnd(control.stop_reason.outcome, error="stopped before it began", job_started=False)
 
 
 def refused(sentence: str) -> AttemptEnd:
@@ -174,7 +174,9 @@ def cannot_start(error: OSError | ValueError, *, folder: str = "/") -> AttemptEn
     """The process could not be started in *folder*: by our own fault, which waits, or by the job's."""
     if isinstance(error, OSError):
         if is_passing(error):
-            return AttemptEnd(Outcome.DEFERRED, error=f"No process can be started now: {error.strerror}", began=False)
+            return AttemptEnd(
+                Outcome.DEFERRED, error=f"No process can be started now: {error.strerror}", job_started=False
+            )
         if error.errno == errno.E2BIG:
             return refused("The command and its environment are longer than the system takes; pass data in a file")
         if isinstance(error.filename, str):

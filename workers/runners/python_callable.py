@@ -61,7 +61,7 @@ class PythonRunner:
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Call the function in a process of the pool."""
         if control.stop_reason is not None:
-            return AttemptEnd(control.stop_reason.outcome, error=_STOPPED, began=False)
+            return AttemptEnd(control.stop_reason.outcome, error=_STOPPED, job_started=False)
         job = _prepared(claim, control, _Places(), confined=self._pool.confined)
         if isinstance(job, AttemptEnd):
             return job
@@ -262,7 +262,9 @@ class _Talk:
             if begun <= self._done:
                 # Not even this one has begun: the process is only starting, or slow.
                 if control.stop_reason is not None:
-                    result: AttemptEnd | None = AttemptEnd(control.stop_reason.outcome, error=_STOPPED, began=False)
+                    result: AttemptEnd | None = AttemptEnd(
+                        control.stop_reason.outcome, error=_STOPPED, job_started=False
+                    )
                 elif not self._send([job]):
                     return self._done, False
                 else:

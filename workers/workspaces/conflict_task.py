@@ -14,7 +14,7 @@ from coordination.base.wording import excerpt
 from coordination.domain.jobs.checkouts import Checkout, CheckoutKind, Gate, HalfMerged, merge_key, run_branch
 from coordination.domain.jobs.templates import escape_template
 from coordination.domain.plans.plans import MAX_KEY, MAX_TITLE
-from coordination.domain.tasks.attempts import Claim, Discovered, Outcome
+from coordination.domain.tasks.attempts import Claim, DiscoveredTask, Outcome
 from workers.runners.output import clean_text
 from workers.workspaces.git import Git, GitFailed
 from workers.workspaces.merge_conflicts import MergeConflict
@@ -49,7 +49,7 @@ def merge_task(
     found: MergeConflicted,
     *,
     round_: int,
-) -> Discovered:
+) -> DiscoveredTask:
     """Return the task that merges *commit*, the claimed task's change. The claimed task waits for it."""
     name = f"-merge-{claim.attempt}"  # numbers of attempts are never used twice
     again = f" (round {round_} of {ROUNDS})" if round_ > 1 else ""
@@ -73,7 +73,7 @@ def merge_task(
         "supervised": False,  # the change was reviewed already
     }
     written = {name: value for name, value in task.items() if value not in (None, [])}
-    return Discovered(written, first=True, by_system=True)
+    return DiscoveredTask(written, blocks_finder=True, by_system=True)
 
 
 def _prompt(claim: Claim, commit: str, found: MergeConflicted) -> str:
@@ -99,7 +99,7 @@ What the task was asked to do:
 
 def repeated(claim: Claim, why: str) -> tuple[Outcome, str, int | None]:
     """Return outcome, reason and count of conflicts in a row for a job without an agent, which runs again."""
-    count = claim.carried.get("conflicts")
+    count = claim.carried_over.get("conflicts")
     times = count + 1 if isinstance(count, int) else 1
     if times > ROUNDS:
         return Outcome.FAILED, f"{why}, {times} times in a row", None

@@ -281,7 +281,7 @@ def _record_of(place: WorktreeFolder) -> Path:
 def _worktree_folder(root: Path, claim: Claim, repository: Repository) -> WorktreeFolder:
     """Take the folder of an earlier attempt if it is free, because some agents identify a conversation by its path."""
     run, name = run_slug(claim.run_id), f"{slug(claim.key)}.{claim.attempt}"
-    before = str(claim.carried.get(WORKTREE_FOLDER, ""))
+    before = str(claim.carried_over.get(WORKTREE_FOLDER, ""))
     owner = {
         "workspace": claim.workspace_id,
         "task": claim.task_id,

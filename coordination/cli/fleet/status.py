@@ -12,7 +12,7 @@ from coordination.base.ids import SHORT
 from coordination.base.wording import plural
 from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.projects.stopping import show_stops
-from coordination.domain.tasks.next_steps import Situation, sentence, steps
+from coordination.domain.tasks.next_steps import Situation, join_steps, steps
 from coordination.domain.tasks.runs import RunState
 from coordination.views import fleet as views
 
@@ -142,7 +142,7 @@ def _show(system: Overview, queues: dict[str, Any], waited_for: Sequence[BudgetS
         print()
     stuck = [run for run in system.runs if run.state is RunState.STUCK]
     for run in stuck:
-        print(f"run {run.id} cannot continue without a person; {sentence(steps(Situation.RUN_STUCK, run=run.id))}")
+        print(f"run {run.id} cannot continue without a person; {join_steps(steps(Situation.RUN_STUCK, run=run.id))}")
     if stuck:
         print()
     show(

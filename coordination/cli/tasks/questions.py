@@ -13,6 +13,7 @@ from coordination.cli.next_steps import after_change, name_of_task
 from coordination.cli.options import AsJson, OfProject, open_connection, print_json
 from coordination.cli.texts import read_text
 from coordination.domain.agents.agents import PERSON
+from coordination.domain.tasks.next_steps import join_steps
 from coordination.views import tasks as views
 from coordination.views.fields import listing
 
@@ -46,9 +47,9 @@ def questions(*, project: OfProject = None, as_json: AsJson = False) -> None:
 
 def _answer_command(co: Coordination, question: Question) -> str:
     """Return the command that answers a question."""
-    from coordination.domain.tasks.next_steps import Situation, sentence, steps
+    from coordination.domain.tasks.next_steps import Situation, steps
 
-    return f"{question.key}: {sentence(steps(Situation.QUESTION, task=name_of_task(co.task(question.task_id))))}"
+    return f"{question.key}: {join_steps(steps(Situation.QUESTION, task=name_of_task(co.task(question.task_id))))}"
 
 
 def _text(question: Question) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable
 from coordination.base.wording import plural
-from coordination.domain.tasks.explanations import Obstacle, no_worker
+from coordination.domain.tasks.explanations import Obstacle, describe_missing_worker
 from coordination.domain.tasks.runs import RunState
 from coordination.domain.tasks.tasks import TaskState
 
@@ -104,7 +104,7 @@ def missing_workers(co: Coordination) -> str | None:
     runtime = co.runtime
     settings = runtime.settings
     if not runtime.read(serving.list_live_for, within=settings.lease_ttl):
-        return no_worker(settings.workspace, "coord up" if settings.embedded else "coord worker")
+        return describe_missing_worker(settings.workspace, "coord up" if settings.embedded else "coord worker")
     if not settings.embedded:
         return None
     from coordination.stack.home import Home

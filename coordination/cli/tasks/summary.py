@@ -13,7 +13,7 @@ from coordination.base.wording import plural
 from coordination.cli import next_steps, terminal
 from coordination.cli.hints import Exact
 from coordination.domain.jobs.last_lines import last_lines
-from coordination.domain.tasks.next_steps import NextStep, Situation, sentence
+from coordination.domain.tasks.next_steps import NextStep, Situation, join_steps
 from coordination.domain.tasks.runs import RunState
 from coordination.domain.tasks.tasks import TaskState
 from coordination.views import tasks as views
@@ -89,7 +89,7 @@ def _show_failed(run: Run, failed: list[TaskHandle]) -> None:
         return
     print("\nfailed tasks, and what to do")
     for task, then in zip(failed, next_steps.steps_of_ended_tasks(run.runtime, failed[:_MOST_FAILED]), strict=False):
-        print(f"  {task.key}: {sentence(then)}")
+        print(f"  {task.key}: {join_steps(then)}")
     if len(failed) > _MOST_FAILED:
         print(f"  and {len(failed) - _MOST_FAILED} more; see: coord tasks list {run.id}")
 
@@ -111,7 +111,7 @@ def _show_outdated(run: Run, tasks: list[TaskHandle], old: Mapping[str, Sequence
     print("\noutdated tasks, and what to do")
     for task, then in zip(tasks, next_steps.steps_of_ended_tasks(run.runtime, tasks[:_MOST_FAILED], old), strict=False):
         why = "; ".join(one.sentence() for one in old[task.id])
-        print(f"  {task.key}: {why}" + (f"; {sentence(then)}" if task.state is TaskState.COMPLETED else ""))
+        print(f"  {task.key}: {why}" + (f"; {join_steps(then)}" if task.state is TaskState.COMPLETED else ""))
     if len(tasks) > _MOST_FAILED:
         print(f"  and {len(tasks) - _MOST_FAILED} more; see: coord tasks list {run.id}")
 
@@ -119,7 +119,7 @@ def _show_outdated(run: Run, tasks: list[TaskHandle], old: Mapping[str, Sequence
 def show_next(run: Run) -> None:
     """Print the command that continues the run, unless it has completed."""
     if then := _next(run, run.state):
-        print(f"\n{sentence(then)}")
+        print(f"\n{join_steps(then)}")
 
 
 def _next(run: Run, state: RunState) -> tuple[NextStep, ...]:

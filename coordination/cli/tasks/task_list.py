@@ -55,10 +55,10 @@ def list_(run: MaybeRun = None, *, project: InProject = None, as_json: AsJson = 
                     name = f"{heading['name']}, " if heading["name"] else ""
                     print(f"coord: the newest run of {heading['project']}: {name}{target.id}", file=sys.stderr)
                 if as_json:
-                    yield from _json_lines(heading, task_list.each(tx, workspace_id, target.id), old)
+                    yield from _json_lines(heading, task_list.stream_tasks(tx, workspace_id, target.id), old)
                 else:
-                    widths = task_list.longest(tx, workspace_id, target.id)
-                    yield from _table(widths, task_list.each(tx, workspace_id, target.id), old)
+                    widths = task_list.measure_columns(tx, workspace_id, target.id)
+                    yield from _table(widths, task_list.stream_tasks(tx, workspace_id, target.id), old)
 
         _print(lines())
 

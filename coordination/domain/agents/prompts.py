@@ -28,7 +28,7 @@ from coordination.domain.fleet.supervisor_settings import SupervisorSettings
 from coordination.domain.jobs import CUSTOM, OURS, ChatCall, templates
 from coordination.domain.jobs.checkouts import CHECKOUT_OPTION
 from coordination.domain.tasks.attempts import Claim
-from coordination.domain.tasks.questions import ANSWERS
+from coordination.domain.tasks.questions import ANSWERS_KEY
 
 WORKER = "worker"
 RESUME = "resume"
@@ -155,8 +155,8 @@ def _names(
         "criteria": list(claim.options.get("criteria", ())),
         "gates": [_gate(gate) for gate in claim.options.get("gates", ())],
         "checkout": kind,
-        "answers": list(claim.carried.get(ANSWERS, ())),
-        "feedback": claim.carried.get(FEEDBACK),
+        "answers": list(claim.carried_over.get(ANSWERS_KEY, ())),
+        "feedback": claim.carried_over.get(FEEDBACK),
         "question": claim.options.get("role", {}).get("question"),
         "supervisor": {"strategy": supervisor.strategy, "model": supervisor.model},
         "agents": [dict(agent) for agent in project.agents],

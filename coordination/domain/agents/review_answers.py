@@ -10,7 +10,7 @@ from typing import Any
 
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
-from coordination.domain.tasks.questions import LONGEST
+from coordination.domain.tasks.questions import MAX_QUESTION_LENGTH
 
 MOST_SUBTASKS = 10
 LONGEST_TEXT = 4_000
@@ -78,8 +78,10 @@ def read_answer(answer: object) -> Answer:
     if "cannot" in body:
         return Answer(cannot=_text(body, "cannot"))
     text = body["answer"]
-    if not isinstance(text, str) or not text.strip() or len(text) > LONGEST:
-        raise Refused(f"answer must be a text of at most {LONGEST:,} characters, not {excerpt(text)}", field="answer")
+    if not isinstance(text, str) or not text.strip() or len(text) > MAX_QUESTION_LENGTH:
+        raise Refused(
+            f"answer must be a text of at most {MAX_QUESTION_LENGTH:,} characters, not {excerpt(text)}", field="answer"
+        )
     return Answer(text.replace("\0", ""))
 
 

@@ -1,1 +1,1 @@
-"""The end of attempts: pure records and rules."""
+"""Records of ended attempts. Pure."""

@@ -1,4 +1,4 @@
-"""The end of one attempt with what follows from it, and the event that its task's story gets."""
+"""The end of one attempt with the decision about its task, and the event that records it. Pure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.retry import AskPerson, Complete, Decision, GiveUp, RetryAfter, StayCanceled, Wait
 
 _LONGEST_TEXT = 2000
-_PLAIN = {"outcome": Outcome.COMPLETED.value}  # one object for all, so that it is checked once
+_PLAIN = {"outcome": Outcome.COMPLETED.value}  # one shared object, so that it is validated once
 
 
 @dataclass(frozen=True, slots=True)
 class EndedAttempt:
-    """An attempt with its end and the decision about its task: all that must not change when a commit is repeated.
+    """An attempt with its end and the decision about its task: everything that a repeated commit must not change.
 
-    ``worker_claim``: what its worker held; None when others end it (a rescue, an operator). ``costs``: what it spent
-    that is not in the ledger yet; ``recorded_costs``: what is. ``losses``: of its task from now on, when this attempt
-    was lost; None: as before. ``reserved``: money may be reserved for it. ``more``: further fields of its event.
+    ``worker_claim``: the claim of its worker; None when a rescue or an operator ends it. ``costs`` are not in the
+    ledger yet, ``recorded_costs`` are. ``losses``: the task's new loss count after a lost attempt; None: unchanged.
+    ``has_reservation``: money may be reserved for it. ``event_fields``: further fields of its event.
     """
 
     task_id: str
@@ -37,24 +37,24 @@ class EndedAttempt:
     recorded_costs: tuple[CostRecord, ...] = ()
     losses: int | None = None
     slots: tuple[str, ...] = ()
-    carried: Mapping[str, Any] | None = None
-    reserved: bool = False
-    more: Mapping[str, Any] = field(default_factory=dict)
+    carried_over: Mapping[str, Any] | None = None
+    has_reservation: bool = False
+    event_fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def fence(self) -> tuple[str, int]:
-        """Return what the attempt must quote: task and number."""
+        """Return the task id and the attempt number, which every write of the attempt must match."""
         return self.task_id, self.attempt
 
     @property
     def claim(self) -> Claim:
         """Return the claim of the worker that reports this end."""
-        assert self.worker_claim is not None  # noqa: S101 - workers end what they claimed
+        assert self.worker_claim is not None  # noqa: S101 - only workers read it
         return self.worker_claim
 
     @property
     def details(self) -> dict[str, Any]:
-        """Return what is stored of the end besides: the limit that it met, and what an agent changed."""
+        """Return the details to store: the provider limit that was hit, and the changes of an agent."""
         limit = {} if self.end.limit is None else {"limit": self.end.limit.to_json()}
         return limit if self.end.effect is None else limit | {"effect": self.end.effect.to_json()}
 
@@ -63,13 +63,13 @@ class EndedAttempt:
         return isinstance(self.decision, Complete | GiveUp)
 
 
-def event_payload(ended: EndedAttempt) -> Mapping[str, Any]:
+def build_end_payload(ended: EndedAttempt) -> Mapping[str, Any]:
     """Return the payload of the event of an end."""
     end, decision = ended.end, ended.decision
-    more = {**ended.more, **ended.details}
-    if isinstance(decision, Complete) and not more and not end.error and end.exit_code is None:
+    fields = {**ended.event_fields, **ended.details}
+    if isinstance(decision, Complete) and not fields and not end.error and end.exit_code is None:
         return _PLAIN
-    payload: dict[str, Any] = {**more, "outcome": end.outcome.value}
+    payload: dict[str, Any] = {**fields, "outcome": end.outcome.value}
     if end.error:
         payload["error"] = end.error[:_LONGEST_TEXT]
     if end.exit_code is not None:
@@ -85,9 +85,9 @@ def event_payload(ended: EndedAttempt) -> Mapping[str, Any]:
     return payload
 
 
-def event_of(project_id: str, ended: EndedAttempt, *, actor: str | None) -> NewEvent:
+def build_end_event(project_id: str, ended: EndedAttempt, *, actor: str | None) -> NewEvent:
     """Return the event of an end."""
-    payload = event_payload(ended)
+    payload = build_end_payload(ended)
     return NewEvent(_event_type(ended), project_id, ended.run_id, ended.task_id, ended.attempt, actor, payload)
 
 

@@ -23,7 +23,7 @@ from coordination.domain.plans.plan_expansion import overlays
 from coordination.domain.plans.plan_values import Refuse, check_account_name, check_json, check_name, is_whole
 from coordination.domain.plans.plans import MAX_KEY, MAX_TASKS, MAX_TITLE, BudgetCap, Dependency, Plan, Task
 from coordination.domain.tasks.retry import Backoff
-from coordination.domain.tasks.task_limits import MOST_STARTS
+from coordination.domain.tasks.task_limits import HIGHEST_MAX_STARTS
 from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure
 
 MAX_ATTEMPTS = 1_000_000
@@ -310,7 +310,10 @@ def _check_rules(
         if value is not None and not (isinstance(value, timedelta) and timedelta(0) < value <= durations.MAX_DURATION):
             wanted = f"longer than zero and at most {durations.MAX_DURATION.days:,} days"
             refuse(f"{name} must be {wanted}, not {excerpt(value)}", field=name)
-    for name, number, most in (("max_attempts", max_attempts, MAX_ATTEMPTS), ("max_starts", max_starts, MOST_STARTS)):
+    for name, number, most in (
+        ("max_attempts", max_attempts, MAX_ATTEMPTS),
+        ("max_starts", max_starts, HIGHEST_MAX_STARTS),
+    ):
         if number is not None and not is_whole(number, 1, most):
             refuse(f"{name} must be a whole number from 1 to {most:,}, not {excerpt(number)}", field=name)
     if backoff is not None:

@@ -21,7 +21,7 @@ from coordination.domain.jobs import CUSTOM, KINDS, PythonCall, parse_job, templ
 from coordination.domain.jobs.accounts import account_fits
 from coordination.domain.plans.plans import Plan, Supervision, Task
 from coordination.domain.plans.variants import CHOOSE_VARIANT
-from coordination.domain.tasks.attempts import Claim, Discovered
+from coordination.domain.tasks.attempts import Claim, DiscoveredTask
 from coordination.domain.tasks.tasks import OnDependencyFailure
 
 MOST_VARIANTS = 16
@@ -162,7 +162,7 @@ def supervisor_run(supervisor: Mapping[str, Any], prompt: str) -> dict[str, Any]
 
 def answer_task(
     asker: Claim, who: Mapping[str, Any], question: str, *, question_id: str, task_id: str, number: int
-) -> Discovered:
+) -> DiscoveredTask:
     """Return the task in which the agent *who* answers a question of *asker*, the *number*-th that it asked."""
     key = f"{asker.key}/{ANSWER}"
     job = asker.job_kind.instruction(asker.work)
@@ -175,7 +175,7 @@ def answer_task(
         "parent": asker.key,
     }
     role = {ANSWER: task_id, "question_id": question_id, "question": question}
-    return Discovered(task, role=role, by_system=True)
+    return DiscoveredTask(task, role=role, by_system=True)
 
 
 def _final_task(task: Task, run: Any, needs: Sequence[str], role: Mapping[str, Any]) -> Task:

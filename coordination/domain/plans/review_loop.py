@@ -16,7 +16,7 @@ from coordination.domain.agents.prompts import FEEDBACK
 from coordination.domain.agents.review_answers import AGAIN, DONE, Analysis, ProposedTask
 from coordination.domain.jobs.templates import escape_template
 from coordination.domain.plans.plan_expansion import ANALYZE, ANSWER, ASSESS, WORK
-from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, DiscoveredTask, Outcome
 
 ROUNDS = 2
 """The most times that an analysis may send a task back."""
@@ -45,8 +45,8 @@ def before_job(claim: Claim) -> Review | None:
     role = role_of(claim)
     if ANALYZE in role and not any(need["state"] == "completed" for need in claim.needs.values()):
         error = "the work ended without success"
-        return Review(AttemptEnd(Outcome.FAILED, error=error, retryable=False, began=False))
-    if WORK not in role or claim.carried.get(_SPLIT):
+        return Review(AttemptEnd(Outcome.FAILED, error=error, retryable=False, job_started=False))
+    if WORK not in role or claim.carried_over.get(_SPLIT):
         return None
     output = claim.needs.get(f"{role[WORK]}/{ASSESS}", {}).get("output")
     if not isinstance(output, Mapping) or not output.get("subtasks"):
@@ -57,7 +57,9 @@ def before_job(claim: Claim) -> Review | None:
         return None
     discovered = tuple(_discovered_task(part, claim.key, claim.work, first=True) for part in parts)
     decision = {"decision": "split", "into": [str(subtask.task["key"]) for subtask in discovered]}
-    return Review(AttemptEnd(Outcome.DEFERRED, discovered=discovered, carry={_SPLIT: True}, began=False), decision)
+    return Review(
+        AttemptEnd(Outcome.DEFERRED, discovered=discovered, carry_over={_SPLIT: True}, job_started=False), decision
+    )
 
 
 def review(claim: Claim, result: AttemptEnd) -> Review:
@@ -108,7 +110,7 @@ def _end_analysis(claim: Claim, role: Mapping[str, Any], result: AttemptEnd) -> 
     result = replace(result, output=done, discovered=(*result.discovered, *follow_ups))
     if analysis.verdict == DONE:
         return Review(result, decision)
-    rounds = int(claim.carried.get(_ROUNDS, 0))
+    rounds = int(claim.carried_over.get(_ROUNDS, 0))
     if analysis.verdict == AGAIN and rounds < ROUNDS:
         return Review(_send_back(key, role["run"], analysis, rounds + 1, result), decision)
     why = f"not done after {rounds + 1} rounds" if analysis.verdict == AGAIN else analysis.verdict
@@ -118,7 +120,7 @@ def _end_analysis(claim: Claim, role: Mapping[str, Any], result: AttemptEnd) -> 
 
 def _latest(claim: Claim, key: str) -> Any:
     """Return the output of the last round of work."""
-    rounds = int(claim.carried.get(_ROUNDS, 0))
+    rounds = int(claim.carried_over.get(_ROUNDS, 0))
     last = f"{key}/{WORK}.{rounds + 1}" if rounds else f"{key}/{WORK}"
     return claim.needs.get(last, {}).get("output")
 
@@ -131,31 +133,31 @@ def _send_back(key: str, run: Mapping[str, Any], analysis: Analysis, rounds: int
         "run": {**run, "prompt": prompt},
         "supervised": False,
     }
-    discovered = (*result.discovered, Discovered(task, first=True, by_system=True))
-    carry = {**result.carry, _ROUNDS: rounds, FEEDBACK: None, _IS_SECOND_TRY: None}
-    return replace(result, outcome=Outcome.DEFERRED, discovered=discovered, carry=carry)
+    discovered = (*result.discovered, DiscoveredTask(task, blocks_finder=True, by_system=True))
+    carry = {**result.carry_over, _ROUNDS: rounds, FEEDBACK: None, _IS_SECOND_TRY: None}
+    return replace(result, outcome=Outcome.DEFERRED, discovered=discovered, carry_over=carry)
 
 
 def _try_again(claim: Claim, result: AttemptEnd, refused: Refused, instead: Any) -> Review:
     """Request another answer, or continue without one after the second unusable one."""
-    if claim.carried.get(_IS_SECOND_TRY):
+    if claim.carried_over.get(_IS_SECOND_TRY):
         return _continue_without(claim, replace(result, outcome=Outcome.FAILED, error=refused.message), instead)
-    carry = {**result.carry, _IS_SECOND_TRY: True, FEEDBACK: refused.message}
+    carry = {**result.carry_over, _IS_SECOND_TRY: True, FEEDBACK: refused.message}
     error = f"its answer cannot be used: {refused.message}"
-    return Review(replace(result, outcome=Outcome.DEFERRED, error=error, carry=carry))
+    return Review(replace(result, outcome=Outcome.DEFERRED, error=error, carry_over=carry))
 
 
 def _continue_without(claim: Claim, result: AttemptEnd, instead: Any) -> Review:
     """Complete a failed review with the output *instead*, once no other attempt may follow."""
     if result.outcome not in (Outcome.FAILED, Outcome.TIMED_OUT):
         return Review(result)
-    if result.retryable and claim.failures + 1 < claim.max_attempts and not claim.carried.get(_IS_SECOND_TRY):
+    if result.retryable and claim.failures + 1 < claim.max_attempts and not claim.carried_over.get(_IS_SECOND_TRY):
         return Review(result)
     decision = {"decision": "none", "why": result.error or "no answer"}
     return Review(replace(result, outcome=Outcome.COMPLETED, output=instead, error=None), decision)
 
 
-def _discovered_task(part: ProposedTask, of: str, run: Mapping[str, Any], *, first: bool) -> Discovered:
+def _discovered_task(part: ProposedTask, of: str, run: Mapping[str, Any], *, first: bool) -> DiscoveredTask:
     task: dict[str, Any] = {
         "key": _key(of, part.key),
         "title": part.title,
@@ -163,7 +165,7 @@ def _discovered_task(part: ProposedTask, of: str, run: Mapping[str, Any], *, fir
         "needs": [_key(of, need) for need in part.needs],
         "supervised": not first,  # a subtask is reviewed together with its task
     }
-    return Discovered(task, first=first, by_system=True)
+    return DiscoveredTask(task, blocks_finder=first, by_system=True)
 
 
 def _key(of: str, key: str) -> str:

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from coordination.base.wording import excerpt
 from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.next_steps import Situation, sentence, steps
+from coordination.domain.tasks.next_steps import Situation, join_steps, steps
 from coordination.domain.tasks.tasks import BlockReason, TaskState
 
 _LONGEST_ERROR = 200
@@ -111,7 +111,7 @@ class StoppedAttempt:
         if self.outcome is None:
             return self._unanswered()
         if self.unknown:
-            ways = sentence(steps(Situation.OUTCOME_UNKNOWN, task=self.task))
+            ways = join_steps(steps(Situation.OUTCOME_UNKNOWN, task=self.task))
             return f"outcome unknown: it was interrupted, and must not be repeated; {ways}"
         if self.outcome is Outcome.HANDED_BACK:
             when = "ended" if self.began else "ended before its job began"

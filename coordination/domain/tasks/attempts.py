@@ -1,4 +1,4 @@
-"""One execution of a task: what a worker was given, and how it ended. Pure records."""
+"""Attempts: the claim that a worker gets, the end that it reports, and the stored record. Pure."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol, cast
 
-from coordination.domain.jobs import Job, job_class, parse_job
+from coordination.domain.jobs import Job, parse_job
 from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.jobs.changed_files import ChangeSummary
 from coordination.domain.jobs.provider_errors import ProviderLimit
+from coordination.domain.jobs.registry import job_class
 
 
 class Outcome(StrEnum):
     """How an attempt ended."""
 
-    COMPLETED = "completed"  # with its evidence: exit status 0, or the function returned
-    FAILED = "failed"  # the job said no
-    TIMED_OUT = "timed_out"  # it took longer than its timeout, or stood still longer than its stall timeout
+    COMPLETED = "completed"  # exit status 0, or the function returned
+    FAILED = "failed"  # the job reported failure
+    TIMED_OUT = "timed_out"  # it exceeded its timeout or its stall timeout
     CANCELED = "canceled"  # the task was canceled while it ran
-    LOST = "lost"  # its worker died or was cut off: the lease ran out
-    HANDED_BACK = "handed_back"  # its worker shut down and gave it back; nothing is charged
-    DEFERRED = "deferred"  # the job asked to be tried later (exit status 75); nothing is charged
+    LOST = "lost"  # its worker died or was cut off, and the lease expired
+    HANDED_BACK = "handed_back"  # its worker shut down and returned it; not counted as a failure
+    DEFERRED = "deferred"  # the job asked for a later attempt (exit status 75); not counted as a failure
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """One model call as a job reports it. ``cost_usd`` None: unknown price, recorded and flagged, never zero.
+    """One model call as a job reports it. ``cost_usd`` None: the price is unknown, which is recorded and never zero.
 
-    ``line``: the file and the number of the line by which the job reported it; then it is a record of its own, or with
-    an ``id`` one with all that the attempt reports under that. ``mark``: by which the record of such a line is known
-    again, whoever reads the file, where the call has no id.
+    ``line``: the report file and the line number. Each line is one record, or with an ``id``, all lines of the attempt
+    with that id are one. ``mark`` identifies the record of a line without an id, whichever process reads the file.
     """
 
     model: str
@@ -50,12 +50,12 @@ class Usage:
     mark: str | None = field(default=None, compare=False)
 
 
-CONVERSATION = "conversation"
-"""The key of what a task carries of an agent's conversation: agent, session, host, turn, and its usage so far."""
+CONVERSATION_KEY = "conversation"
+"""The key in ``carried`` of an agent's conversation: agent, session, host, turn, and usage so far."""
 
 
-class Spender(Protocol):
-    """Whose costs are recorded: an attempt, as far as its records name it."""
+class AttemptIdentity(Protocol):
+    """The fields that identify an attempt in cost records and events."""
 
     @property
     def task_id(self) -> str: ...
@@ -81,7 +81,7 @@ class Spender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a worker holds after a claim: everything a runner needs, and the fence it must quote (``attempt``)."""
+    """A claimed task: everything that a runner needs, and the fence (``attempt``) that its writes must match."""
 
     task_id: str
     attempt: int
@@ -109,38 +109,37 @@ class Claim:
     slots: tuple[str, ...] = ()
     kind: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    carried: Mapping[str, Any] = field(default_factory=dict)
-    budgeted: bool = False  # something was reserved for it
+    carried_over: Mapping[str, Any] = field(default_factory=dict)
+    budgeted: bool = False  # money is reserved for it
     agent_id: str | None = None
-    authority: Mapping[str, Any] | None = None  # what it may do, lent by what caused it
+    authority: Mapping[str, Any] | None = None  # the limits of what it may do; None: no limits
     _job: Job | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def job_kind(self) -> type[Job]:
-        """Return the kind of its job."""
+        """Return the class of its job."""
         return job_class(self.work)
 
     @property
     def job(self) -> Job:
-        """Return its job, parsed once; Refused for one that rendering has spoilt."""
+        """Return its job, parsed once. Raises Refused if rendering made it invalid."""
         if self._job is None:
             object.__setattr__(self, "_job", parse_job(self.work))
         return cast("Job", self._job)
 
 
 @dataclass(frozen=True, slots=True)
-class Discovered:
-    """A task that an attempt found to be needed. *task*: its fields as a plan's file says them (``key``, ``run``, …).
+class DiscoveredTask:
+    """A task that an attempt adds to its run. ``task``: its fields as in a plan file (``key``, ``run``, …).
 
-    It belongs to the same run and is noted as discovered from the task that found it. *first*: that task waits for it,
-    blocked, and is started again when it has completed. What it ``needs`` are keys of the run, and of those found
-    together with it. *role*: what the system made it for; what a job says that it found has none.
-    *by_system*: the worker made it of what a plan says (a merge, a part of an assessment), not the job. *work*: the job
-    of the attempt that reported it, as it ran; None: as it is stored. *delegated*: the job gives it to another agent.
+    ``blocks_finder``: the reporting task is blocked until this one completes, and then starts again. ``needs`` are keys
+    of the run or of tasks reported together with it. ``role``: its purpose, if the system created it. ``by_system``:
+    the worker derived it from the plan (a merge, a part of an assessment). ``work``: the rendered job of the attempt
+    that reported it; None: the stored one. ``delegated``: the job gives it to another agent.
     """
 
     task: Mapping[str, Any]
-    first: bool = False
+    blocks_finder: bool = False
     role: Mapping[str, Any] = field(default_factory=dict)
     by_system: bool = False
     work: Mapping[str, Any] | None = None
@@ -149,22 +148,22 @@ class Discovered:
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnd:
-    """How an attempt ended: what a runner returns and what its worker writes. Raises ValueError for impossible ends.
+    """How an attempt ended: a runner returns it, the worker writes it. Raises ValueError for impossible ends.
 
     Only a deferred attempt can wait for something (``waits``): a completed one has no question and needs no money.
 
-    ``log`` is the bounded text of stderr (and of prints, for Python jobs).
-    ``retryable`` False: an error that no retry can fix (a function that does not exist).
-    ``began`` False: the job itself was never started, so nothing of it can have happened.
-    ``discovered``: tasks to add to the run; for those that come ``first`` the task waits.
-    ``question``: the job stopped to ask; the task is blocked until somebody answers. ``escalated``: it is for the
-    supervisor of the run, or a person, not for the agent that answers questions.
-    ``short``: it was stopped because no money was left for it, and why; it goes on when there is more.
-    ``forbidden``: the job as it would have run, if its project does not allow its model; it goes on when that changes.
-    ``artifacts``: files that it made and that were kept; they count with the attempt.
-    ``carry``: what the next attempt of the task is given as ``Claim.carried``, on top of what was carried before.
-    ``not_before``: when another attempt may do better, of one that is deferred; ``limit``: whose limit it has met.
-    ``effect``: what an agent changed where it worked, and which tools it was not allowed.
+    ``log``: the bounded text of stderr (and of prints, for Python jobs).
+    ``retryable`` False: no retry can fix the error (a function that does not exist).
+    ``job_started`` False: the job itself was never started, so it had no effects.
+    ``discovered``: tasks to add to the run; the task waits for those marked ``blocks_finder``.
+    ``question``: the job stopped to ask; the task is blocked until it is answered. ``escalated``: the question is for
+    the run's supervising agent or a person, not for the answering agent.
+    ``budget_shortage``: why a budget stopped the job; the task continues when there is money.
+    ``forbidden_work``: the rendered job whose model the project does not allow; it continues when the rule changes.
+    ``artifacts``: the files that were stored for this attempt.
+    ``carry_over``: values that are merged into ``Claim.carried_over`` of the next attempt.
+    ``not_before``: the earliest useful next attempt after a deferral; ``limit``: the provider limit that was hit.
+    ``effect``: the files that an agent changed, and the tools that it was denied.
     """
 
     outcome: Outcome
@@ -174,12 +173,12 @@ class AttemptEnd:
     log: str | None = None
     usage: tuple[Usage, ...] = ()
     retryable: bool = True
-    began: bool = True
-    discovered: tuple[Discovered, ...] = ()
+    job_started: bool = True
+    discovered: tuple[DiscoveredTask, ...] = ()
     question: str | None = None
-    short: str | None = None
-    forbidden: Mapping[str, Any] | None = None
-    carry: Mapping[str, Any] = field(default_factory=dict)
+    budget_shortage: str | None = None
+    forbidden_work: Mapping[str, Any] | None = None
+    carry_over: Mapping[str, Any] = field(default_factory=dict)
     artifacts: tuple[Artifact, ...] = ()
     not_before: datetime | None = None
     limit: ProviderLimit | None = None
@@ -192,25 +191,23 @@ class AttemptEnd:
 
     @property
     def waits(self) -> bool:
-        """Whether the task is started again only when something is there: an answer, money, or other tasks' ends."""
-        if self.question is None and self.short is None and self.forbidden is None and not self.discovered:
-            return False  # as nearly all
-        stops = (self.question, self.short, self.forbidden)
-        return any(stop is not None for stop in stops) or any(task.first for task in self.discovered)
+        """Whether the next attempt needs something first: an answer, money, a policy change or other tasks."""
+        needed = (self.question, self.budget_shortage, self.forbidden_work)
+        return needed != (None, None, None) or any(task.blocks_finder for task in self.discovered)
 
     def ending_as(self, outcome: Outcome, **changes: Any) -> AttemptEnd:
-        """Return a copy that ended as *outcome*; one that waits and then fails is still deferred, and waits."""
+        """Return a copy with another outcome. A waiting end that would fail stays deferred and keeps waiting."""
         if self.waits and outcome is Outcome.FAILED:
             outcome = Outcome.DEFERRED
         if self.waits and outcome is not Outcome.DEFERRED:
-            later = tuple(task for task in self.discovered if not task.first)
-            changes = {"question": None, "short": None, "forbidden": None, "discovered": later} | changes
+            later = tuple(task for task in self.discovered if not task.blocks_finder)
+            changes = {"question": None, "budget_shortage": None, "forbidden_work": None, "discovered": later} | changes
         return replace(self, outcome=outcome, **changes)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt as stored."""
+    """A stored attempt."""
 
     task_id: str
     number: int
@@ -228,5 +225,5 @@ class Attempt:
     log: str | None
     account: str | None = None
     conversation_id: str | None = None
-    turn: int | None = None  # which attempt of that conversation it is, from 1
-    details: Mapping[str, Any] | None = None  # a limit that it met, what it changed, tools that it was not allowed
+    turn: int | None = None  # the number of the attempt in that conversation, from 1
+    details: Mapping[str, Any] | None = None  # a provider limit, changed files, denied tools

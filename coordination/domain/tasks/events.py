@@ -1,4 +1,4 @@
-"""The append-only story of a task: which events exist."""
+"""The records and types of the append-only event log. Pure."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
-from coordination.domain.tasks.attempts import Spender
+from coordination.domain.tasks.attempts import AttemptIdentity
 
 
 class EventType(StrEnum):
-    """What can be written into a task's (or a run's) story."""
+    """The types of events."""
 
     CREATED = "created"
     ASSIGNED = "assigned"
-    CLAIMED = "claimed"  # a worker holds it; attempt and worker in the payload
+    CLAIMED = "claimed"  # by the worker that is the actor
     STARTED = "started"  # the job itself was started
     PROGRESS = "progress"
     TOOL_CALL = "tool_call"
@@ -24,26 +24,26 @@ class EventType(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     ESCALATED = "escalated"
-    HEARTBEAT_LOST = "heartbeat_lost"  # the lease ran out, or the worker's parent reported its death
+    HEARTBEAT_LOST = "heartbeat_lost"  # the lease expired, or the worker's parent reported its death
     RETRIED = "retried"  # queued again, after a failed attempt or by a person
     HANDED_BACK = "handed_back"  # the worker shut down
     CANCELED = "canceled"
     BLOCKED = "blocked"
     UNBLOCKED = "unblocked"
-    ANSWERED = "answered"  # somebody answered its agent's question; both in the payload
-    REPRIORITIZED = "reprioritized"  # a person changed the priority; from and to in the payload
-    FORCED = "forced"  # a person set the state; from, to and reason in the payload, with the attempt that it fenced off
-    BUDGET_WARNED = "budget_warned"  # the share of a cap at which it warns is spent
-    BUDGET_REACHED = "budget_reached"  # nothing is left of a cap
-    DOWNGRADED = "downgraded"  # it runs with a cheaper model, because of a budget
-    RENAMED = "renamed"  # an agent has another name; from and to in the payload
+    ANSWERED = "answered"  # payload: question and answer
+    REPRIORITIZED = "reprioritized"  # by a person; payload: from, to
+    FORCED = "forced"  # a person set the state; payload: from, to, reason, fenced attempts
+    BUDGET_WARNED = "budget_warned"  # spending reached the warning share of a cap
+    BUDGET_REACHED = "budget_reached"  # a cap is used up
+    DOWNGRADED = "downgraded"  # a budget selected a cheaper model
+    RENAMED = "renamed"  # of an agent; payload: from, to
     RUN_SUBMITTED = "run_submitted"
     RUN_FINISHED = "run_finished"
     RUN_REOPENED = "run_reopened"
 
 
 class SubjectKind(StrEnum):
-    """What an event is about."""
+    """The kinds of objects that events are about."""
 
     TASK = "task"
     RUN = "run"
@@ -56,7 +56,7 @@ class SubjectKind(StrEnum):
 
 
 class TaskSubject(Protocol):
-    """A task, as far as its events name it."""
+    """The fields that identify a task in its events."""
 
     @property
     def id(self) -> str: ...
@@ -68,9 +68,9 @@ class TaskSubject(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event to store. ``age``: how long ago it happened when it is stored, on the database's clock.
+    """An event to store. ``age``: how long before its storage it happened, on the database's clock.
 
-    ``subject``: kind and id of what it is about, where that is neither a task nor a run.
+    ``subject``: kind and id of the object, unless that is a task or a run.
     """
 
     type: EventType
@@ -93,7 +93,7 @@ class NewEvent:
     @classmethod
     def of_attempt(
         cls,
-        attempt: Spender,
+        attempt: AttemptIdentity,
         type_: EventType,
         *,
         actor: str | None = None,
@@ -107,7 +107,7 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of the story. ``cursor`` orders events as they became visible; pass it back to read on from there."""
+    """A stored event. ``cursor`` orders events by visibility; pass it back to read the events after this one."""
 
     cursor: str
     type: EventType

@@ -1,4 +1,4 @@
-"""Why a task does not run, as it is told: what holds it, one line each, and what a person can enter. Pure records."""
+"""Explanations why a task does not run, with the commands that a person can enter. Pure records."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from datetime import datetime
 from typing import Any
 
 from coordination.domain.access.authority import delegators
-from coordination.domain.tasks.next_steps import NextStep, sentence
+from coordination.domain.tasks.next_steps import NextStep, join_steps
 from coordination.domain.tasks.outdated import OutdatedTask
 from coordination.domain.tasks.tasks import TaskRecord
 
 DEFAULT_WORKSPACE = "default"
-"""The workspace that is served where none is named."""
+"""The workspace that is used unless another is named."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskBlocker:
-    """One thing that holds the task. ``via``: the keys it comes through, the nearest first; empty when direct.
+    """One reason why a task does not run. ``via``: the keys of the tasks that inherit it, the nearest first.
 
-    ``steps``: what a person can enter about it, the command that goes on last; empty where it goes on by itself.
+    ``steps``: commands for a person, ending with the one that continues the task; empty if none is needed.
     """
 
     kind: str
@@ -32,26 +32,26 @@ class TaskBlocker:
 
     @property
     def way(self) -> str:
-        """direct or inherited."""
+        """Return "direct" or "inherited"."""
         return "inherited" if self.via else "direct"
 
     def line(self) -> str:
-        """For people."""
-        told = "; ".join(filter(None, [self.detail, sentence(self.steps)]))
-        return f"inherited through {' -> '.join(self.via)}: {told}" if self.via else told
+        """Return the reason as a line for people."""
+        text = "; ".join(filter(None, [self.detail, join_steps(self.steps)]))
+        return f"inherited through {' -> '.join(self.via)}: {text}" if self.via else text
 
     def to_json(self) -> dict[str, Any]:
-        """As printed by --json."""
+        """Return the form for --json."""
         more = {"via": list(self.via), "way": self.way, "steps": [step.to_json() for step in self.steps]}
         return {**asdict(self), **more}
 
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """One thing that a whole run waits for: a sentence with the command that helps. ``lasts``: until a person acts.
+    """One reason why a whole run does not continue. ``sentence`` includes the command to enter.
 
-    ``keys`` names some of its tasks, or what else is meant (a project, a workspace, a stop and the command that ends
-    it). ``missing``: what the tasks lack, where that may be said of all of them at once.
+    ``lasts``: it lasts until a person acts. ``keys``: some of the tasks, or the names of a project, a workspace, or a
+    stop and the command that ends it. ``missing``: what all of the tasks lack.
     """
 
     kind: str
@@ -62,25 +62,23 @@ class Obstacle:
     missing: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As printed by --json."""
-        found = asdict(self)
-        del found["missing"]
-        return found
+        """Return the form for --json."""
+        return {name: value for name, value in asdict(self).items() if name != "missing"}
 
 
-def no_worker(workspace: str, start: str = "coord worker") -> str:
-    """Return the sentence that nobody runs jobs of the workspace, with the command that starts somebody."""
-    named = start if workspace == DEFAULT_WORKSPACE else f"COORD_WORKSPACE={workspace} {start}"
-    return f"no living worker runs jobs of the workspace {workspace}; start one with: {named}"
+def describe_missing_worker(workspace: str, start: str = "coord worker") -> str:
+    """Return the sentence that the workspace has no live worker, with the command that starts one."""
+    command = start if workspace == DEFAULT_WORKSPACE else f"COORD_WORKSPACE={workspace} {start}"
+    return f"no living worker runs jobs of the workspace {workspace}; start one with: {command}"
 
 
 @dataclass(frozen=True, slots=True)
 class TaskExplanation:
-    """The whole answer for one task. ``verdict``: its state and what follows from it, as half a sentence.
+    """The explanation of one task. ``verdict``: its state and its consequence, as half a sentence.
 
-    ``usage``: what is odd in what its latest attempt has reported of its costs. ``steps``: what a person can enter
-    next about the task itself, the command that goes on last; what holds it has steps of its own. ``outdated``: what
-    its latest attempt was given and that was made again since.
+    ``usage``: remarks on the cost reports of its latest attempt. ``steps``: commands about the task itself, ending
+    with the one that continues it; blockers have their own. ``outdated``: upstream results that its latest attempt
+    used and that have been produced again since.
     """
 
     task: TaskRecord
@@ -91,22 +89,22 @@ class TaskExplanation:
     outdated: tuple[OutdatedTask, ...] = ()
 
     def lines(self) -> list[str]:
-        """For people: the verdict, then one line per remark, per blocker and per command."""
+        """Return the lines for people: the verdict, then one per remark, blocker and command."""
         usage = [f"  usage: {remark}" for remark in self.usage]
-        held = [f"  {blocker.line()}" for blocker in self.blockers]
-        old = [f"  outdated: {one.sentence()}" for one in self.outdated]
+        blockers = [f"  {blocker.line()}" for blocker in self.blockers]
+        old = [f"  outdated: {each.sentence()}" for each in self.outdated]
         chain = [f"  delegated by {', by '.join(who)}"] if (who := delegators(self.task.options)) else []
         return [
             f"{self.task.key}: {self.verdict}",
             *chain,
             *usage,
-            *held,
+            *blockers,
             *old,
             *(f"  {step.sentence()}" for step in self.steps),
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """As printed by --json."""
+        """Return the form for --json."""
         return {
             "id": self.task.id,
             "key": self.task.key,
@@ -118,5 +116,5 @@ class TaskExplanation:
             "blockers": [blocker.to_json() for blocker in self.blockers],
             "usage": list(self.usage),
             "steps": [step.to_json() for step in self.steps],
-            "outdated": [one.to_json() for one in self.outdated],
+            "outdated": [each.to_json() for each in self.outdated],
         }

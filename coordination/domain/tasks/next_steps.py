@@ -18,7 +18,7 @@ class Situation(StrEnum):
 
     # an open task
     QUESTION = "question"
-    PERSON = "person"  # its owner is a person
+    PERSON = "person"  # assigned to a person
     OUTCOME_UNKNOWN = "outcome_unknown"
     LIMIT = "limit"
     MODEL = "model"
@@ -29,7 +29,7 @@ class Situation(StrEnum):
     NO_WORKER_OF_WORKSPACE = "no_worker_of_workspace"
     SUPERVISOR = "supervisor"
     NEED_ENDED_BADLY = "need_ended_badly"
-    # a task that has ended, or runs
+    # a task that has ended or runs
     FAILED = "failed"
     GATE = "gate"
     CONFLICT = "conflict"
@@ -56,11 +56,11 @@ class NextStep:
     command: str
 
     def sentence(self) -> str:
-        """Return the step for people: purpose and command."""
+        """Return the step as half a sentence."""
         return f"{self.what}: {self.command}"
 
     def to_json(self) -> dict[str, str]:
-        """Return the step for --json."""
+        """Return the form for --json."""
         return {"what": self.what, "command": self.command}
 
 
@@ -110,8 +110,8 @@ _STEPS: Mapping[Situation, tuple[tuple[str, str], ...]] = {
     Situation.RUN_INTERRUPTED: (("continue with", "coord resume {run}"),),
 }
 
-# The patterns of errors whose cause is not the job itself.
-_OF_ERRORS: tuple[tuple[re.Pattern[str], Situation], ...] = (
+# Patterns of errors where something other than the job has failed.
+_ERROR_PATTERNS: tuple[tuple[re.Pattern[str], Situation], ...] = (
     (re.compile(r"gate .{0,200} failed: ", re.DOTALL), Situation.GATE),
     (re.compile(r"its change conflicts with what others have merged"), Situation.CONFLICT),
     (re.compile(r".{0,400} is not installed where this worker looks for programs", re.DOTALL), Situation.PROGRAM),
@@ -123,24 +123,24 @@ _OF_ERRORS: tuple[tuple[re.Pattern[str], Situation], ...] = (
 def steps(situation: Situation, **names: str) -> tuple[NextStep, ...]:
     """Return the commands for a *situation*; the last one continues the task or run.
 
-    *names*: the unquoted arguments of the commands: ``task``, ``need``, ``run``, ``project``, ``workspace``; ``limit``
-    and ``value`` of a slot.
+    *names* fill the placeholders of the commands: ``task``, ``need``, ``run``, ``project``, ``workspace``; ``limit``
+    and ``value`` of a slot. They are quoted for a shell here.
     """
     quoted = {name: shlex.quote(value) for name, value in names.items()}
     return tuple(NextStep(what, _fill(command, quoted)) for what, command in _STEPS[situation])
 
 
 def _fill(command: str, names: Mapping[str, str]) -> str:
-    # In one pass, so that a placeholder inside a name is not replaced.
+    # In one pass: a placeholder inside a name must not be replaced, or it would be quoted within quotes.
     return _PLACE.sub(lambda match: names.get(match[1], match[0]), command)
 
 
-def failure_of(error: str | None) -> Situation:
+def situation_of_error(error: str | None) -> Situation:
     """Return the situation of a task that failed with *error*."""
-    matches = (situation for pattern, situation in _OF_ERRORS if pattern.match(error or ""))
+    matches = (situation for pattern, situation in _ERROR_PATTERNS if pattern.match(error or ""))
     return next(matches, Situation.FAILED)
 
 
-def sentence(next_steps: Iterable[NextStep]) -> str:
+def join_steps(next_steps: Iterable[NextStep]) -> str:
     """Return the steps on one line, in their order; empty without any."""
     return "; ".join(step.sentence() for step in next_steps)

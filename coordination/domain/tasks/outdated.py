@@ -1,4 +1,4 @@
-"""Tasks that were given what is out of date: what they need was done again after they had begun. Pure records."""
+"""Tasks that used outdated results: an upstream task ran again after they had started. Pure records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from coordination.domain.tasks.tasks import OPEN, TaskState
 
 @dataclass(frozen=True, slots=True)
 class OutdatedTask:
-    """One need of a task whose *attempt*, its latest, was given what that had made before it was done again."""
+    """A task whose latest attempt used the result of ``need`` from before ``need`` ran again."""
 
     task_id: str
     key: str
@@ -22,19 +22,19 @@ class OutdatedTask:
     need_state: TaskState
 
     @property
-    def again(self) -> bool:
-        """Whether there is something newer to begin with."""
+    def can_rerun(self) -> bool:
+        """Whether a newer result exists, so that the task can run again."""
         return self.need_state is TaskState.COMPLETED and self.state is TaskState.COMPLETED
 
     def sentence(self) -> str:
-        """For people."""
-        given = f"attempt {self.attempt} was given what {self.need} had made before"
+        """Return a sentence for people."""
+        start = f"attempt {self.attempt} used the result of {self.need} from before"
         if self.need_state in OPEN:
-            return f"{given}, and {self.need} is done again now ({self.need_state})"
+            return f"{start}, and {self.need} runs again now ({self.need_state})"
         if self.need_state is TaskState.COMPLETED:
-            return f"{given} it was done again"
-        return f"{given}, and {self.need} is {self.need_state} now"
+            return f"{start} it ran again"
+        return f"{start}, and {self.need} is {self.need_state} now"
 
     def to_json(self) -> dict[str, Any]:
-        """As printed by --json."""
+        """Return the form for --json."""
         return {"attempt": self.attempt, "need": self.need, "need_state": self.need_state.value}

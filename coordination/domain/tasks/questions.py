@@ -1,20 +1,20 @@
-"""A question that an agent stopped to ask."""
+"""Questions that agents stop to ask. Pure records."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 
-LONGEST = 20_000
-"""Characters of a question or an answer."""
+MAX_QUESTION_LENGTH = 20_000
+"""The maximum number of characters of a question or an answer."""
 
-ANSWERS = "answers"
-"""Where a task carries what its questions were answered, for its next attempt: a list of Exchanges."""
+ANSWERS_KEY = "answers"
+"""The key in ``carried`` of the task's answered questions: a list of mappings (question, answer, by)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question as stored; the answer is None while nobody has given one."""
+    """A stored question; its answer is None until it is answered."""
 
     id: str
     project_id: str
@@ -27,4 +27,4 @@ class Question:
     answer: str | None
     answered_by: str | None
     answered_at: datetime | None
-    escalated: bool = False  # it is for the supervisor of the run, or a person
+    escalated: bool = False  # for the run's supervising agent, or a person

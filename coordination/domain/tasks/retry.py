@@ -1,4 +1,4 @@
-"""What follows the end of an attempt: a value, decided without a clock or a database."""
+"""The decision about a task after the end of an attempt. Pure: no clock, no database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coordination.domain.tasks.tasks import NO_REASON, BlockReason
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Waits between failed attempts: initial, then times factor, never above maximum."""
+    """Delays between failed attempts: starts at ``initial``, grows by ``factor``, at most ``maximum``."""
 
     initial: timedelta = timedelta(seconds=2)
     factor: float = 2.0
@@ -22,35 +22,35 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """The task is done."""
+    """The task is completed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryAfter:
-    """Another attempt may follow, no sooner than after this wait."""
+    """Another attempt may follow after ``wait``."""
 
     wait: timedelta
-    known: bool = False
-    """It ends when a limit is lifted, and somebody named the moment: that is no job that asks for later for ever."""
+    has_known_end: bool = False
+    """Whether a provider named the end of its limit; such a wait does not count towards the deferral limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """No attempt follows."""
+    """The task fails: no attempt follows."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class AskPerson:
-    """The outcome is unknown and the job must not be repeated: a person decides."""
+    """A person decides, because the outcome is unknown and the job must not be repeated, or a limit is reached."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The job stopped of its own accord, for something it must have first; it is started again then, uncharged."""
+    """The job stopped because it needs something; it starts again then, and no failure is counted."""
 
     reasons: BlockReason
     why: str
@@ -58,13 +58,13 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class StayCanceled:
-    """The task was canceled before; only the attempt is closed."""
+    """The task was canceled already; only the attempt is closed."""
 
 
 Decision = Complete | RetryAfter | GiveUp | AskPerson | Wait | StayCanceled
 
 
-def decide(  # noqa: C901, PLR0911 - one flat table of outcomes reads better than its pieces
+def decide(  # noqa: C901, PLR0911 - one flat table of outcomes
     outcome: Outcome,
     *,
     failures: int,
@@ -74,24 +74,24 @@ def decide(  # noqa: C901, PLR0911 - one flat table of outcomes reads better tha
     repeatable: bool,
     backoff: Backoff,
     retryable: bool = True,
-    began: bool = True,
+    job_started: bool = True,
     killed: bool = False,
 ) -> Decision:
-    """What follows *outcome*; the three counts already include this attempt (*losses*: see ``losses_after``).
+    """Return what follows *outcome*. The three counts include this attempt (*losses*: see ``count_losses``).
 
-    Another attempt may still have to wait for a person: see ``domain.task_limits``.
+    *killed*: the job was ended by a signal. A limit in ``domain.tasks.task_limits`` may still block a retry.
     """
     match outcome:
         case Outcome.COMPLETED:
             return Complete()
         case Outcome.CANCELED:
             return StayCanceled()
-        case Outcome.HANDED_BACK if began and not repeatable:
-            return AskPerson("it was ended in the middle by a shutdown, and the job must not be repeated")
+        case Outcome.HANDED_BACK if job_started and not repeatable:
+            return AskPerson("a shutdown interrupted it, and the job must not be repeated")
         case Outcome.HANDED_BACK:
             return RetryAfter(timedelta(0))
         case Outcome.DEFERRED:
-            return RetryAfter(wait_before(deferrals, backoff))
+            return RetryAfter(backoff_delay(deferrals, backoff))
         case Outcome.LOST:
             if not repeatable:
                 return AskPerson("its worker was lost and the job must not be repeated")
@@ -100,56 +100,57 @@ def decide(  # noqa: C901, PLR0911 - one flat table of outcomes reads better tha
             return RetryAfter(timedelta(0))
         case Outcome.FAILED | Outcome.TIMED_OUT:
             if not retryable:
-                return GiveUp("no retry can mend this")
+                return GiveUp("no retry can fix this")
             if failures >= max_attempts:
                 return GiveUp("attempts used up" if max_attempts > 1 else "it has one attempt")
-            if not repeatable and began and (killed or outcome is Outcome.TIMED_OUT):
-                return AskPerson("it was ended in the middle, and the job must not be repeated")
-            return RetryAfter(wait_before(failures, backoff))
+            if not repeatable and job_started and (killed or outcome is Outcome.TIMED_OUT):
+                return AskPerson("it was interrupted, and the job must not be repeated")
+            return RetryAfter(backoff_delay(failures, backoff))
 
 
-def losses_after(losses: int, *, suspect: bool, alone: bool) -> int:
-    """The losses of a task, one of whose attempts was lost. 0: its job is above suspicion; 1: it may have ended its
-    worker, so that it runs alone next; more: it was the only one there so many times, less one, when a worker died.
+def count_losses(losses: int, *, suspect: bool, alone: bool) -> int:
+    """Return the loss count of a task after a lost attempt.
 
-    *suspect*: the job had started on a worker that died. *alone*: it ran in a process of its own, and only that died.
+    0: its job is not suspected. 1: its job may have killed the worker, so that it next runs alone. More: it ran alone
+    when its process died, one time less than the count. *suspect*: the job had started on a worker that died. *alone*:
+    it ran in its own process, and only that died.
     """
     return losses + 1 if alone else max(losses, int(suspect))
 
 
-def wait_of(end: AttemptEnd) -> Wait | None:
-    """Return what the job that ended so waits for before it is started again, or None."""
+def find_wait(end: AttemptEnd) -> Wait | None:
+    """Return what the task waits for before its next attempt; None: nothing."""
     if not end.waits:
         return None
     reasons, why = NO_REASON, []
-    if end.short is not None:
+    if end.budget_shortage is not None:
         reasons |= BlockReason.BUDGET
-        why.append(end.short)
-    if end.forbidden is not None:
+        why.append(end.budget_shortage)
+    if end.forbidden_work is not None:
         reasons |= BlockReason.MODEL
         why.append(end.error or "its project does not allow its model")
     if end.question is not None:
         reasons |= BlockReason.QUESTION
         why.append(f"it asks: {excerpt(end.question)}")
-    first = [str(task.task.get("key")) for task in end.discovered if task.first]
+    first = [str(task.task.get("key")) for task in end.discovered if task.blocks_finder]
     if first:
         reasons |= BlockReason.DEPENDENCIES
         why.append(f"it needs {', '.join(first)} first")
     return Wait(reasons, "; ".join(why))
 
 
-def wait_until(moment: datetime, wait: timedelta, *, now: datetime, backoff: Backoff, limit: bool) -> RetryAfter:
-    """*wait*, and at least until *moment*; no longer than the back-off's maximum where a plan says one of its own.
+def retry_not_before(moment: datetime, wait: timedelta, *, now: datetime, backoff: Backoff, limit: bool) -> RetryAfter:
+    """Return a retry after *wait* and not before *moment*, at most after the back-off's maximum if the plan sets one.
 
-    *limit*: a limit is lifted then.
+    *limit*: a provider limit ends at *moment*.
     """
-    until = max(moment - now, wait)
-    most = until if backoff.maximum == Backoff().maximum else max(backoff.maximum, wait)
-    return RetryAfter(min(until, most), known=limit and until <= most)
+    needed = max(moment - now, wait)
+    longest = needed if backoff.maximum == Backoff().maximum else max(backoff.maximum, wait)
+    return RetryAfter(min(needed, longest), has_known_end=limit and needed <= longest)
 
 
-def wait_before(count: int, backoff: Backoff) -> timedelta:
-    """The wait after the *count*-th failure (1-based), without jitter."""
+def backoff_delay(count: int, backoff: Backoff) -> timedelta:
+    """Return the delay after the *count*-th failure (from 1), without jitter."""
     try:
         seconds = backoff.initial.total_seconds() * backoff.factor ** (count - 1)
     except OverflowError:

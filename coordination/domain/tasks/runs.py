@@ -1,4 +1,4 @@
-"""A run is one submission of a plan; its state follows from its tasks and is never stored."""
+"""Runs: submissions of plans. The state of a run is derived from its tasks and never stored. Pure."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from coordination.domain.tasks.tasks import TaskState
 
 
 class RunState(StrEnum):
-    """Derived from the states of the run's tasks."""
+    """The states of a run, derived from its tasks."""
 
-    OPEN = "open"  # at least one task can still move by itself
-    STUCK = "stuck"  # nothing runs or is queued, and what is blocked waits for something outside the run
+    OPEN = "open"  # at least one task can proceed without a person
+    STUCK = "stuck"  # every open task waits for one that ended without success
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELED = "canceled"
@@ -27,11 +27,11 @@ class RunState(StrEnum):
         return self in (RunState.COMPLETED, RunState.FAILED, RunState.CANCELED)
 
 
-def state_of(counts: Mapping[TaskState, int], *, waiting_on_failure: int = 0) -> RunState:
-    """The run's state from the number of its tasks in each state.
+def derive_state(counts: Mapping[TaskState, int], *, waiting_on_failure: int = 0) -> RunState:
+    """Return the run's state for the number of its tasks in each state.
 
-    ``waiting_on_failure``: how many blocked tasks wait for a dependency that has ended without success; when
-    only such tasks are open, nothing inside the run can move any more and a person must decide.
+    *waiting_on_failure*: the number of blocked tasks that wait for one that ended without success. When no other tasks
+    are open, the run is stuck and a person must decide.
     """
     open_ = counts.get(TaskState.QUEUED, 0) + counts.get(TaskState.RUNNING, 0)
     blocked = counts.get(TaskState.BLOCKED, 0)
@@ -48,7 +48,7 @@ def state_of(counts: Mapping[TaskState, int], *, waiting_on_failure: int = 0) ->
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One submission as stored, with what follows from its tasks."""
+    """A stored run with its derived state, counts and costs."""
 
     id: str
     workspace_id: str
@@ -62,10 +62,10 @@ class RunRecord:
     unpriced_calls: int
     created_at: datetime
     finished_at: datetime | None
-    predicted: dict[str, Any] | None = None  # what it was expected to take and cost (see domain/predictions)
-    branch: str | None = None  # of the project's repository, where its tasks' changes are merged
+    predicted: dict[str, Any] | None = None  # the estimated duration and cost
+    branch: str | None = None  # the git branch into which its tasks' changes are merged
 
     @property
     def total(self) -> int:
-        """How many tasks the run has."""
+        """The number of tasks of the run."""
         return sum(self.counts.values())

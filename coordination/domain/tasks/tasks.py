@@ -1,4 +1,4 @@
-"""Task lifecycle: which states and moves exist. Pure: no clock, no database, no logging.
+"""The task state machine: states, moves, block reasons, and the stored record. Pure.
 
 ``MOVES`` is the one table of transitions. SQL guards, the diagram in docs/concepts.md and the tests read it.
 """
@@ -17,55 +17,55 @@ from coordination.domain.tasks.task_limits import DEFAULT_MAX_STARTS
 
 
 class TaskState(StrEnum):
-    """Where a task stands."""
+    """The states of a task."""
 
-    BLOCKED = "blocked"  # waits for something; always carries its reasons
-    QUEUED = "queued"  # ready: nothing holds it, a worker may claim it
-    RUNNING = "running"  # one attempt holds its lease
-    COMPLETED = "completed"  # done, with its evidence
-    FAILED = "failed"  # attempts used up, or an error that no retry can mend
-    CANCELED = "canceled"  # a person, a failed dependency or a lost race ended it
+    BLOCKED = "blocked"  # waits for something; always has reasons
+    QUEUED = "queued"  # ready: a worker may claim it
+    RUNNING = "running"  # one attempt has the lease
+    COMPLETED = "completed"  # succeeded
+    FAILED = "failed"  # attempts used up, or an error that no retry can fix
+    CANCELED = "canceled"  # by a person, a failed dependency, or another variant that won
 
 
 class TaskMove(StrEnum):
-    """What can happen to a task."""
+    """The moves of a task from state to state."""
 
-    UNBLOCK = "unblock"  # the last reason is gone
-    CLAIM = "claim"  # a worker takes it: attempt + 1, lease set
-    HOLD_BACK = "hold back"  # a claim met a pause, a policy or a budget
+    UNBLOCK = "unblock"  # the last reason was removed
+    CLAIM = "claim"  # by a worker: increments attempt, sets the lease
+    HOLD_BACK = "hold back"  # a hold applied at the claim
     COMPLETE = "complete"  # the attempt succeeded
-    RETRY_LATER = "retry"  # the attempt failed, was lost or handed back; another may follow
-    WAIT = "wait"  # the attempt asks, or its outcome is unknown
-    FAIL = "fail"  # no attempt may follow
+    RETRY_LATER = "retry"  # the attempt did not succeed; another may follow
+    WAIT = "wait"  # the attempt needs something, or its outcome is unknown
+    FAIL = "fail"  # no attempt follows
     CANCEL = "cancel"  # from any open state
-    REOPEN = "be retried"  # a person's retry of an ended task
-    BLOCK_AGAIN = "be retried behind its dependencies"  # the same, while its dependencies are open
+    REOPEN = "be retried"  # a person retries an ended task
+    BLOCK_AGAIN = "be retried behind its dependencies"  # the same, while dependencies are open
 
 
 class BlockReason(IntFlag):
-    """Why a task is blocked; several may hold at once. Stored as a bit mask so that SQL can take one away."""
+    """Reasons why a task is blocked. Stored as a bit mask, so that SQL can remove single ones."""
 
-    DEPENDENCIES = 1  # something it needs has not completed
-    APPROVAL = 2  # a person must agree; kept free for that
-    BUDGET = 4  # no money is left in a scope that applies
-    POLICY = 8  # a rule among its project's settings
+    DEPENDENCIES = 1  # an upstream task has not completed
+    APPROVAL = 2  # set aside for a feature that does not exist yet
+    BUDGET = 4  # too little money is left in a budget
+    POLICY = 8  # a rule in its project's settings
     PAUSED = 16  # its project or agent is paused
-    RESERVATION = 32  # a file it needs is reserved by somebody else; kept free for that
-    NOT_BEFORE = 64  # its start time has not come
-    QUESTION = 128  # the agent asked and waits for an answer
-    OUTCOME_UNKNOWN = 256  # a job that must not be repeated lost its worker
-    LIMIT = 512  # it has started, was lost or asked for later as often as it may: a person lets it go on
-    MODEL = 1024  # its project does not allow the model that its job names
+    RESERVATION = 32  # set aside for a feature that does not exist yet
+    NOT_BEFORE = 64  # its start time is in the future
+    QUESTION = 128  # its agent's question is not answered
+    OUTCOME_UNKNOWN = 256  # a job that must not be repeated was interrupted
+    LIMIT = 512  # it reached a limit of starts, losses or deferrals
+    MODEL = 1024  # its project does not allow its model
 
     def names(self) -> list[str]:
-        """The reasons as words, e.g. ``["dependencies", "not_before"]``."""
+        """Return the names of the reasons, e.g. ``["dependencies", "not_before"]``."""
         return [(reason.name or "").lower() for reason in BlockReason if reason in self]
 
 
 NO_REASON = BlockReason(0)
 
-FOR_A_PERSON = BlockReason.OUTCOME_UNKNOWN | BlockReason.LIMIT
-"""What a person's retry lifts from a blocked task."""
+LIFTED_BY_RETRY = BlockReason.OUTCOME_UNKNOWN | BlockReason.LIMIT
+"""The reasons that a person's retry removes."""
 
 S, M = TaskState, TaskMove
 
@@ -86,20 +86,12 @@ OPEN: frozenset[TaskState] = frozenset({S.BLOCKED, S.QUEUED, S.RUNNING})
 TERMINAL: frozenset[TaskState] = frozenset({S.COMPLETED, S.FAILED, S.CANCELED})
 
 
-def after(move: TaskMove, state: TaskState) -> TaskState:
-    """The state *move* leads to from *state*, or IllegalMove."""
-    sources, target = MOVES[move]
-    if state not in sources:
-        raise IllegalMove(move, state)
-    return target
+FORCIBLE_STATES: tuple[TaskState, ...] = (S.QUEUED, S.COMPLETED, S.FAILED, S.CANCELED)
+"""The states that an operator may force a task into, from any other state."""
 
 
-FORCIBLE: tuple[TaskState, ...] = (S.QUEUED, S.COMPLETED, S.FAILED, S.CANCELED)
-"""The states that an operator may force a task into, from any other: the way out that ``MOVES`` does not have."""
-
-
-def state_named(name: str) -> TaskState:
-    """The state of that name; Refused with the names that there are."""
+def parse_state(name: str) -> TaskState:
+    """Return the state with that name. Raises Refused with the valid names."""
     try:
         return TaskState(name)
     except ValueError:
@@ -108,39 +100,39 @@ def state_named(name: str) -> TaskState:
         ) from None
 
 
-def forced(state: TaskState, target: TaskState) -> TaskState:
-    """*target*, when an operator may force a task that is *state* into it; else Refused or IllegalMove.
+def check_forced(state: TaskState, target: TaskState) -> TaskState:
+    """Return *target* if an operator may force it on a task in *state*. Raises Refused or IllegalMove.
 
-    Queued to queued is no nonsense: it ends the wait for a start time or a back-off.
+    Queued to queued is allowed: it ends the wait for a start time or a back-off.
     """
-    if target not in FORCIBLE:
-        allowed = ", ".join(FORCIBLE[:-1])
+    if target not in FORCIBLE_STATES:
+        allowed = ", ".join(FORCIBLE_STATES[:-1])
         raise Refused(
-            f"A task cannot be forced to {target}: only a claim starts a job, and only what holds a task blocks it",
-            hint=f"Force it to {allowed} or {FORCIBLE[-1]}",
+            f"A task cannot be forced to {target}: only a claim starts a job, and only a hold blocks a task",
+            hint=f"Force it to {allowed} or {FORCIBLE_STATES[-1]}",
         )
     if state is target and state is not S.QUEUED:
-        raise IllegalMove(f"be forced to {target}: it is that already", state)
+        raise IllegalMove(f"be forced to {target}: it is in that state already", state)
     return target
 
 
 class OnDependencyFailure(StrEnum):
-    """What becomes of a task when something it needs ends without success."""
+    """What happens to a task when one of its dependencies ends without success."""
 
-    CANCEL = "cancel"  # it is canceled too, and so are its own dependants
+    CANCEL = "cancel"  # it is canceled too, and so are its dependants
     BLOCK = "block"  # it stays blocked until a person retries the dependency
     RUN = "run"  # it runs anyway, once the dependency has ended
 
 
 class CancelCause(StrEnum):
-    """Who canceled a task; only what a dependency canceled comes back when the dependency is retried."""
+    """Who canceled a task. Retrying a dependency reopens only the tasks that it canceled."""
 
     PERSON = "person"
     DEPENDENCY = "dependency"
 
 
 class DependencyKind(StrEnum):
-    """How one task refers to another. Only the first two hold the dependant back."""
+    """How one task refers to another. Only the first two make the dependant wait."""
 
     BLOCKS = "blocks"
     PARENT_CHILD = "parent-child"
@@ -155,7 +147,7 @@ class DependencyKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """One task as stored. ``attempt`` is the number of its latest attempt, 0 before the first: the fencing token."""
+    """A stored task. ``attempt``, the fence, is the number of its latest attempt, 0 before the first."""
 
     id: str
     workspace_id: str
@@ -190,9 +182,14 @@ class TaskRecord:
     finished_at: datetime | None
     workdir: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    carried: Mapping[str, Any] = field(default_factory=dict)
+    carried_over: Mapping[str, Any] = field(default_factory=dict)
     authority: Mapping[str, Any] | None = None
     deferred_since: datetime | None = None
     starts: int = 0
     max_starts: int = DEFAULT_MAX_STARTS
     consecutive_losses: int = 0
+
+
+def needs_own_batch(options: Mapping[str, Any]) -> bool:
+    """Return whether a task with these options cannot share a batch: steps run before or after its job."""
+    return bool(options) and not options.keys().isdisjoint(("workspace", "gates", "outputs", "role", "expects"))

@@ -1,1 +1,1 @@
-"""Flows about the end of attempts: ``finish`` ends them, ``dispatch`` chooses what their worker does next."""
+"""Flows at the end of attempts: ``finish`` ends them, ``dispatch`` claims and enqueues the next tasks."""

@@ -1,4 +1,4 @@
-"""Choose what follows when attempts have ended: claims for the threads that go on, and tasks to enqueue."""
+"""Choose the next work after attempts have ended: claims for idle threads, and tasks to enqueue."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LARGEST_SHARE = 64
 
 @dataclass(frozen=True, slots=True)
 class DispatchTerms:
-    """What a worker can take on, and how.
+    """The capacity of a worker, and how it claims and enqueues.
 
-    ``window``: messages that a project may have out. ``bundle``: how many tasks of a kind share a message. ``claim``
-    claims tasks in the same transaction, without waiting, for ``idle_threads`` threads that would go on. Without
-    ``refill`` the window is only filled when more became ready than those threads take. ``fill_later``: not in this
-    transaction, if any of them goes on, so that they need not wait for it.
+    ``window``: the number of messages that a project may have enqueued. ``bundle``: how many tasks of a kind share a
+    message. ``claim`` claims tasks in the same transaction, without waiting, for ``idle_threads`` threads. Without
+    ``refill`` the window is filled only if more became ready than was claimed. ``fill_later``: leave that to the
+    caller if any thread has a claim, so that the thread can start.
     """
 
     window: int
@@ -36,9 +36,9 @@ class DispatchTerms:
 
 @dataclass(frozen=True, slots=True)
 class NextWork:
-    """What the caller does after its commit: run ``claims`` (a message's worth for each thread), enqueue ``enqueue``.
+    """The work after the commit: run ``claims`` (one message's worth per thread) and enqueue ``enqueue``.
 
-    ``unfilled``: more may be ready than is claimed, and the project's window was left for the caller to fill.
+    ``unfilled``: more tasks may be ready, and the caller has to fill the project's window.
     """
 
     claims: list[list[Claim]] = field(default_factory=list)
@@ -47,14 +47,14 @@ class NextWork:
 
     @property
     def runs(self) -> set[str]:
-        """Return the runs that go on with these claims."""
+        """Return the runs of these claims."""
         return {claim.run_id for share in self.claims for claim in share}
 
 
 def next_work(
     tx: Connection, workspace_id: str, project_id: str, effects: EndEffects, terms: DispatchTerms
 ) -> NextWork:
-    """Claim what idle threads go on with, and mark what is to be enqueued; after ``finish``, in its transaction."""
+    """Claim tasks for idle threads, and mark tasks to enqueue. Call it after ``finish``, in its transaction."""
     shares: list[list[Claim]] = []
     nothing_left = False
     if terms.idle_threads and terms.claim:
@@ -66,7 +66,7 @@ def next_work(
     if terms.fill_later and claimed:
         return NextWork(shares, unfilled=True)
     expected = terms.bundle(effects.ends[0].claim.kind) if effects.ends else 1
-    enqueue = dispatch_window.fill(
+    enqueue = dispatch_window.fill_window(
         tx, workspace_id, project_id, window=terms.window, bundle=terms.bundle, expected=expected
     )
     return NextWork(shares, enqueue)
@@ -80,17 +80,17 @@ def _shares(  # noqa: PLR0917 - called once, in the order of its parameters
     terms: DispatchTerms,
     claim: Callable[[Sequence[str]], list[Claim]],
 ) -> tuple[list[list[Claim]], bool]:
-    """Return claims of short tasks for idle threads: of what was just released, else of what waits in the store.
+    """Claim short tasks for idle threads: tasks that were just released, else other ready tasks of the project.
 
-    And whether nothing is left in the store that could be enqueued.
+    Return the claims by thread, and whether no other task of the project could be enqueued.
     """
-    candidates, seen_all = [task.ready for task in effects.released], False
+    candidates, is_complete = [task.ready for task in effects.released], False
     if not candidates:
         room = terms.idle_threads * _LARGEST_SHARE
         rows = ready.next_to_enqueue(tx, workspace_id, project_id, room=room)
-        candidates = [dispatch_window.ready_of(row) for row in rows]
-        seen_all = len(rows) < room
-    wanted = dispatch_window.shares(candidates, wanted=terms.idle_threads, bundle=terms.bundle)
-    claims = {each.task_id: each for each in claim([id_ for share in wanted for id_ in share])} if wanted else {}
-    shares = [[claims[id_] for id_ in share if id_ in claims] for share in wanted]
-    return [share for share in shares if share], seen_all and len(claims) == len(candidates)
+        candidates = [dispatch_window.parse_ready_task(row) for row in rows]
+        is_complete = len(rows) < room
+    id_shares = dispatch_window.split_into_shares(candidates, threads=terms.idle_threads, bundle=terms.bundle)
+    claims = {each.task_id: each for each in claim([id_ for share in id_shares for id_ in share])} if id_shares else {}
+    shares = [[claims[id_] for id_ in share if id_ in claims] for share in id_shares]
+    return [share for share in shares if share], is_complete and len(claims) == len(candidates)

@@ -1,4 +1,4 @@
-"""Finish attempts: how they ended becomes state, evidence, costs and released work, in one transaction."""
+"""Finish attempts: write states, results, costs and released tasks in one transaction."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def finish(
     actor: str,
     deferral_limit: timedelta = DEFERRAL_LIMIT,
 ) -> EndEffects:
-    """End these attempts, all of one project, and let all listeners hear of it; return what that did.
+    """End these attempts of one project, call all listeners, and return the effects.
 
-    The caller then asks ``dispatch.next_work`` what follows, and closes the ended runs (``close_ended_runs``) last.
-    *deferral_limit*: how long a task may ask for later before a person must let it go on.
+    The caller then calls ``dispatch.next_work``, and last ``close_ended_runs``. *deferral_limit*: how long a task may
+    defer itself before it waits for a person.
     """
     effects = end_attempts(tx, workspace_id, project_id, ends, actor=actor, deferral_limit=deferral_limit)
     for listener in LISTENERS:

@@ -1,6 +1,6 @@
-"""What happens when attempts have ended, beside the change of their tasks: one ordered list of listeners.
+"""Listeners to the end of attempts, in one ordered list.
 
-A listener runs in the finishing transaction, after the ends are written. It reads ``effects`` and adds what it did.
+A listener runs in the finishing transaction, after the ends are written. It reads ``effects`` and adds its own.
 Rows are locked in the order that ``store.queries`` describes: slots, then money, then runs.
 """
 
@@ -29,67 +29,67 @@ from coordination.store.queries.tasks import questions as question_rows
 from coordination.store.queries.tasks import runs, slots, tasks
 
 Listener = Callable[[Connection, str, str, EndEffects], None]
-"""Is given the transaction, the workspace, the project and what the ends did."""
+"""A function of the transaction, the workspace id, the project id and the effects."""
 
-MOST_ANSWERED = 5
-"""How many questions of one task agents answer; a person looks at what asks more."""
+MAX_AGENT_ANSWERS = 5
+"""How many questions of one task agents answer; a person answers further ones."""
 
 
 def learn_durations(tx: Connection, workspace_id: str, project_id: str, effects: EndEffects) -> None:
-    """Keep what these attempts cost and how long they took. Short ones that cost nothing teach nothing."""
+    """Store the costs and durations of these attempts for estimates. Short attempts without costs are skipped."""
     samples: dict[str, list[JobSample]] = {}
-    for ended in effects.counted():
+    for ended in effects.effective_ends():
         work, end = ended.claim.work, ended.end
         costs = (*ended.recorded_costs, *ended.costs)
-        sample = sample_of(work, end.outcome, ended.took, costs) if end.began else None
+        sample = sample_of(work, end.outcome, ended.took, costs) if end.job_started else None
         if sample is not None:
             samples.setdefault(history_key(work), []).append(sample)
     job_history.learn(tx, workspace_id, project_id, samples)
 
 
 def settle_money(tx: Connection, workspace_id: str, project_id: str, effects: EndEffects) -> None:
-    """Record what was spent, and give back what was reserved and not needed.
+    """Write the cost records, and return the unused part of the reservations.
 
-    Money is the exception to the fence: what an attempt spent that lost its task is recorded too, and marked.
+    Costs are exempt from the fence: the costs of an attempt that lost its task are recorded too, marked as stale.
     """
     spent: list[CostRecord] = []
     for ended in effects.ends:
-        stale = ended.fence not in effects.fences and ended.task_id not in effects.recorded_before
+        stale = ended.fence not in effects.fences and ended.task_id not in effects.already_recorded
         spent += [replace(record, stale=stale) for record in ended.costs]
-    if not spent and not effects.closing:
+    if not spent and not effects.to_settle:
         return
     if spent:
-        runs.touch_session(tx, workspace_id, sorted({record.session_id for record in spent if record.session_id}))
-    slots.lock(tx, workspace_id, project_id)  # they come before money, and a claim may follow
-    room = ledger.settle(tx, workspace_id, spent, closing=effects.closing).room
+        runs.touch_sessions(tx, workspace_id, sorted({record.session_id for record in spent if record.session_id}))
+    slots.lock(tx, workspace_id, project_id)  # locked before money, and a claim may follow
+    room = ledger.settle(tx, workspace_id, spent, closing=effects.to_settle).room
     effects.money_returned = room and bool(budget_usage.runs_waiting(tx, workspace_id, project_id, most=1))
 
 
 def add_discovered_tasks(tx: Connection, workspace_id: str, project_id: str, effects: EndEffects) -> None:
-    """Add the tasks that these attempts found to be needed."""
-    counted = [ended for ended in effects.counted() if ended.end.discovered]
-    if not counted:
+    """Add the tasks that these attempts have discovered."""
+    finders = [ended for ended in effects.effective_ends() if ended.end.discovered]
+    if not finders:
         return
     slots.lock(tx, workspace_id, project_id)  # a claim may follow, and these may lock their run
-    desk = agents.AgentLookup(tx, workspace_id)
-    for ended in counted:
-        effects.newly_ready += add_tasks(tx, workspace_id, ended.task_id, ended.end.discovered, desk).ready
+    lookup = agents.AgentLookup(tx, workspace_id)
+    for ended in finders:
+        effects.newly_ready += add_tasks(tx, workspace_id, ended.task_id, ended.end.discovered, lookup).ready
 
 
-def keep_questions(tx: Connection, workspace_id: str, _project_id: str, effects: EndEffects) -> None:
-    """Keep what was asked, and let an agent answer where the run has one for that; else it waits for a person."""
-    desk = None
-    for ended in effects.counted():
+def store_questions(tx: Connection, workspace_id: str, _project_id: str, effects: EndEffects) -> None:
+    """Store the questions, each with a task in which the run's answer_task agent answers it, if it has one."""
+    lookup = None
+    for ended in effects.effective_ends():
         if ended.end.question is not None and isinstance(ended.decision, Wait):
-            desk = desk or agents.AgentLookup(tx, workspace_id)
+            lookup = lookup or agents.AgentLookup(tx, workspace_id)
             effects.newly_ready += _ask(
-                tx, workspace_id, ended.claim, ended.end.question, desk, escalated=ended.end.escalated
+                tx, workspace_id, ended.claim, ended.end.question, lookup, escalated=ended.end.escalated
             )
 
 
-def pass_answers_on(tx: Connection, workspace_id: str, _project_id: str, effects: EndEffects) -> None:
-    """Give the answers of agents to the tasks that asked."""
-    for ended in effects.counted():
+def deliver_answers(tx: Connection, workspace_id: str, _project_id: str, effects: EndEffects) -> None:
+    """Deliver the answers of agents to the tasks that asked."""
+    for ended in effects.effective_ends():
         if isinstance(ended.decision, Complete) and ANSWER in (role := ended.claim.options.get("role", {})):
             effects.newly_ready += _answer(tx, workspace_id, ended.claim, role, ended.end.output)
 
@@ -98,48 +98,48 @@ LISTENERS: tuple[Listener, ...] = (
     learn_durations,
     settle_money,
     add_discovered_tasks,
-    keep_questions,
-    pass_answers_on,
+    store_questions,
+    deliver_answers,
 )
-"""All listeners, in the order in which they are called. Runs are closed later: others may go on in the same commit."""
+"""All listeners in their order. Runs are closed later, because the same commit may claim further tasks of them."""
 
 
 def _ask(
-    tx: Connection, workspace_id: str, claim: Claim, question: str, desk: agents.AgentLookup, *, escalated: bool
+    tx: Connection, workspace_id: str, claim: Claim, question: str, lookup: agents.AgentLookup, *, escalated: bool
 ) -> int:
-    """Keep a question, and add the task in which an agent answers it; return how many tasks that made ready.
+    """Store a question, add the task in which an agent answers it, and return the number of tasks that became ready.
 
-    What is escalated is for the run's supervisor: the agent that analyses what was done, or else that assesses it.
+    An escalated question goes to the run's supervising agent: the analyzing one, else the assessing one.
     """
     question_id = questions.ask(tx, workspace_id, claim, question, escalated=escalated)
     metadata = runs.metadata_of(tx, workspace_id, claim.run_id)
-    who = metadata.get(ANSWERER)
+    agent = metadata.get(ANSWERER)
     if escalated:
         supervision = metadata.get(SUPERVISION) or {}
-        who = supervision.get(ANALYZE) or supervision.get(ASSESS)
-    if who is None or ANSWER in claim.options.get("role", {}):
+        agent = supervision.get(ANALYZE) or supervision.get(ASSESS)
+    if agent is None or ANSWER in claim.options.get("role", {}):
         return 0
     number = len(question_rows.of_task(tx, workspace_id, claim.task_id))
     try:
-        if number > MOST_ANSWERED:
-            raise Refused(f"agents have answered {MOST_ANSWERED} of its questions already")  # noqa: TRY301 - where the others are caught
-        task = answer_task(claim, who, question, question_id=question_id, task_id=claim.task_id, number=number)
-        return add_tasks(tx, workspace_id, claim.task_id, [task], desk).ready
+        if number > MAX_AGENT_ANSWERS:
+            raise Refused(f"agents have answered {MAX_AGENT_ANSWERS} of its questions already")  # noqa: TRY301 - handled like the others
+        task = answer_task(claim, agent, question, question_id=question_id, task_id=claim.task_id, number=number)
+        return add_tasks(tx, workspace_id, claim.task_id, [task], lookup).ready
     except Refused as refused:
         asker = tasks.get(tx, workspace_id, claim.task_id)
         if asker is not None:
-            questions.left_to_a_person(tx, workspace_id, asker, refused.message, by=f"task:{claim.key}")
+            questions.record_unanswerable(tx, workspace_id, asker, refused.message, by=f"task:{claim.key}")
         return 0
 
 
 def _answer(tx: Connection, workspace_id: str, claim: Claim, role: Mapping[str, Any], output: Any) -> int:
-    """Give an agent's answer to the task that asked; nothing happens when somebody else was first."""
+    """Deliver an answer, unless the question has one already. Return the number of tasks that became ready."""
     asker = tasks.get(tx, workspace_id, str(role[ANSWER]))
     if asker is None or not isinstance(output, Mapping):
         return 0
     by = f"task:{claim.key}"
     if not isinstance(text := output.get("answer"), str):
-        questions.left_to_a_person(tx, workspace_id, asker, str(output.get("cannot")), by=by)
+        questions.record_unanswerable(tx, workspace_id, asker, str(output.get("cannot")), by=by)
         return 0
     agent = claim.agent or str(claim.work[claim.job_kind.kind])
     try:

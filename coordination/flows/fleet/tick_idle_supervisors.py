@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
-from coordination.services.holds import DUTIES
+from coordination.services.holds import TICK_CONDITIONS
 from coordination.store.engine import Store
 from coordination.store.queries.fleet import idle_supervisors
 from coordination.store.reports.fleet import supervision
@@ -35,7 +35,7 @@ def tick_quiet(
     with store.write() as tx:
         locked = idle_supervisors.lock(
             tx,
-            duties=DUTIES,
+            duties=TICK_CONDITIONS,
             every=every,
             projects=projects,
             workspaces=workspaces,

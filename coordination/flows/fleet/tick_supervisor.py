@@ -141,9 +141,9 @@ def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
     for _ in range(_RESCUE_ROUNDS):
         lease.keep()
         ended = store.transact(lambda tx: _rescue(tx, workspace_id, project_id))
-        result.rescued += sorted(ended.held)
+        result.rescued += sorted(ended.moved_tasks)
         result.closed_runs += ended.closed_runs
-        if not ended.held:
+        if not ended.moved_tasks:
             break
     lease.keep()
     result.healed = store.transact(lambda tx: _heal(tx, workspace_id, project_id))
@@ -152,13 +152,13 @@ def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
 
     def fill(tx: Connection) -> list[ReadyTask]:
         # All at once: the messages of a dead worker must not keep the window full.
-        ready.unmark_unanswered(tx, workspace_id, project_id, age=enqueue_again_after)
-        return dispatch_window.fill(tx, workspace_id, project_id, window=window, bundle=bundle)
+        ready.unmark_stale(tx, workspace_id, project_id, age=enqueue_again_after)
+        return dispatch_window.fill_window(tx, workspace_id, project_id, window=window, bundle=bundle)
 
     result.ring = store.transact(fill)
     with store.write() as tx:
         state = supervision.state_json(tx, workspace_id, project_id)
-        idle = not runs.unfinished(tx, workspace_id, project_id)
+        idle = not runs.list_unfinished(tx, workspace_id, project_id)
         idle = idle and attempts.count_open(tx, workspace_id, project_id) == 0
         if idle:
             result.ended = supervisors.end(
@@ -195,14 +195,14 @@ class _Lease:
 
 def _rescue(tx: Connection, workspace_id: str, project_id: str) -> EndEffects:
     ended = rescue_expired(tx, workspace_id, project_id)
-    ledger.settle(tx, workspace_id, [], closing=ended.closing)
+    ledger.settle(tx, workspace_id, [], closing=ended.to_settle)
     close_ended_runs(tx, workspace_id, ended)
     return ended
 
 
 def _heal(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
     """Correct the counters of holds, and return the names of those that were wrong."""
-    return [name for hold in HOLDS for name in hold.heal(tx, workspace_id, project_id)]
+    return [name for hold in HOLDS for name in hold.repair(tx, workspace_id, project_id)]
 
 
 def _lift_holds(tx: Connection, workspace_id: str, project_id: str, estimator: Estimator) -> list[str]:
@@ -215,4 +215,4 @@ def _lift_holds(tx: Connection, workspace_id: str, project_id: str, estimator: E
 
 def _close_runs(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
     """Close runs that a process left open because it died after it had ended the last task."""
-    return close_runs(tx, workspace_id, runs.unfinished(tx, workspace_id, project_id), actor="supervisor")
+    return close_runs(tx, workspace_id, runs.list_unfinished(tx, workspace_id, project_id), actor="supervisor")

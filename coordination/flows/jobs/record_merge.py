@@ -13,7 +13,7 @@ from coordination.store.queries.tasks import tasks
 def record_merge(tx: Connection, workspace_id: str, task_id: str, merge: Merge) -> bool:
     """Record what the attempt is about to merge. Return False when it has lost its task. Idempotent."""
     tasks.lock(tx, workspace_id, [task_id])
-    if tasks.state_of(tx, workspace_id, [task_id]).get(task_id) != (TaskState.RUNNING, merge.attempt):
+    if tasks.get_states(tx, workspace_id, [task_id]).get(task_id) != (TaskState.RUNNING, merge.attempt):
         return False
     merges.put(tx, workspace_id, task_id, merge)
     return True

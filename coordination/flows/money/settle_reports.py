@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from coordination.base.ids import is_id
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.usage_deltas import UsageDeltas
-from coordination.domain.tasks.attempts import Spender, Usage
+from coordination.domain.tasks.attempts import AttemptIdentity, Usage
 from coordination.services.money import ledger
 from coordination.store.queries.money import costs
 from coordination.store.queries.tasks import attempts
@@ -21,7 +21,7 @@ from coordination.store.queries.tasks import attempts
 class AttemptReport:
     """All that was found of what one attempt has used."""
 
-    by: Spender
+    by: AttemptIdentity
     used: Sequence[Usage]
 
 
@@ -30,8 +30,8 @@ def settle_reports(
     workspace_id: str,
     reported: Sequence[AttemptReport],
     *,
-    price: Callable[[Spender, Usage], Usage],
-    record: Callable[[Spender, Usage], CostRecord],
+    price: Callable[[AttemptIdentity, Usage], Usage],
+    record: Callable[[AttemptIdentity, Usage], CostRecord],
 ) -> int:
     """Record what is missing in the ledger of what these attempts have used; how many records that are.
 

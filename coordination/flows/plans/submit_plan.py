@@ -172,12 +172,12 @@ def _session(tx: Connection, workspace_id: str, project_id: str, plan: Plan) -> 
                 f"The project has no session {plan.session}",
                 hint="Write main (the ongoing one), isolated (a new one) or a session's id: coord sessions list",
             )
-        runs.touch_session(tx, workspace_id, [session.id])
+        runs.touch_sessions(tx, workspace_id, [session.id])
         return session.id
     agent = plan.defaults.agent
-    ongoing = runs.main_session(tx, workspace_id, project_id, agent) if target is SessionTarget.MAIN else None
+    ongoing = runs.get_main_session(tx, workspace_id, project_id, agent) if target is SessionTarget.MAIN else None
     if ongoing is not None:
-        runs.touch_session(tx, workspace_id, [ongoing.id])
+        runs.touch_sessions(tx, workspace_id, [ongoing.id])
         return ongoing.id
     session_id = new_id()
     runs.insert_session(

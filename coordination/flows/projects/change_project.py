@@ -28,4 +28,4 @@ def change_project(
     projects.amend(tx, workspace_id, project, name=name, description=description, merged=changes)
     if not changes.get("settings") and not changes.get("model_restrictions"):
         return 0
-    return holds.ask_again(tx, workspace_id, project.id, actor=actor)
+    return holds.lift_setting_holds(tx, workspace_id, project.id, actor=actor)

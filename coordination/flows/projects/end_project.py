@@ -12,7 +12,7 @@ from coordination.store.queries.tasks import runs
 
 def end_project(tx: Connection, workspace_id: str, project_id: str, status: ProjectStatus) -> None:
     """Move the project to completed or archived. Raises Refused while it has open runs."""
-    unfinished = runs.unfinished(tx, workspace_id, project_id)
+    unfinished = runs.list_unfinished(tx, workspace_id, project_id)
     if unfinished:
         raise Refused(
             f"The project still has {len(unfinished)} open runs",

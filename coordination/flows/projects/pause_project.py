@@ -26,4 +26,4 @@ def resume_project(tx: Connection, workspace_id: str, project_id: str, *, actor:
     project = project_rows.get(tx, workspace_id, project_id)
     if project is not None and project.stopped:
         return 0
-    return pause.release(tx, workspace_id, project_id, actor=actor)
+    return pause.lift_pause(tx, workspace_id, project_id, actor=actor)

@@ -68,5 +68,5 @@ def start_work(
     if ended is not None:
         rows.end(tx, workspace_id, ended.id, actor=actor)
     resumed = rows.unmark_projects(tx, workspace_id, project_id)
-    queued = sum(pause.release(tx, workspace_id, resumed_id, actor=actor) for resumed_id in resumed)
+    queued = sum(pause.lift_pause(tx, workspace_id, resumed_id, actor=actor) for resumed_id in resumed)
     return StartResult(ended, queued, rows.list_active(tx, workspace_id)), resumed

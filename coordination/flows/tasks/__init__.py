@@ -1,1 +1,1 @@
-"""Stories about tasks, one verb a file."""
+"""Flows about tasks, one verb per file."""

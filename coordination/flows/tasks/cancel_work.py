@@ -1,4 +1,4 @@
-"""Cancel a task or a whole run: the state first, then (by the caller, after the commit) a message to its worker."""
+"""Cancel a task or a run. After the commit, the caller signals the workers of running attempts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coordination.store.queries.tasks import runs, tasks
 
 @dataclass(frozen=True, slots=True)
 class CancelResult:
-    """The (task id, attempt) pairs that were open and are canceled now, what was freed by it, and the project."""
+    """The (task id, attempt) pairs that were canceled, and the ids of tasks that became ready (``freed``)."""
 
     project_id: str
     tasks: list[tuple[str, int]]
@@ -22,21 +22,21 @@ class CancelResult:
 
 
 def cancel_run(tx: Connection, workspace_id: str, run_id: str, *, actor: str, why: str) -> CancelResult:
-    """Cancel every open task of a run; canceling an ended run changes nothing."""
+    """Cancel every open task of a run. An ended run stays as it is."""
     run = runs.get(tx, workspace_id, run_id)
     if run is None:
         raise NotFound(f"There is no run {run_id}", hint="See: coord runs list")
-    canceled, ended = cancel_tasks(
+    canceled, effects = cancel_tasks(
         tx, workspace_id, run.project_id, tasks.open_ids(tx, workspace_id, run_id), actor=actor, why=why
     )
-    return CancelResult(run.project_id, canceled, ended.freed)
+    return CancelResult(run.project_id, canceled, effects.freed)
 
 
 def cancel_task(tx: Connection, workspace_id: str, task_id: str, *, actor: str, why: str) -> CancelResult:
-    """Cancel one task, and its dependants as they ask to be treated; canceling an ended task changes nothing."""
+    """Cancel a task, and apply the failure policies of its dependants. An ended task stays as it is."""
     task = tasks.get(tx, workspace_id, task_id)
     if task is None:
         raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list")
-    whole = [task_id, *(part.id for part in tasks.parts(tx, workspace_id, task_id) if part.state in OPEN)]
-    canceled, ended = cancel_tasks(tx, workspace_id, task.project_id, whole, actor=actor, why=why)
-    return CancelResult(task.project_id, canceled, ended.freed)
+    ids = [task_id, *(part.id for part in tasks.parts(tx, workspace_id, task_id) if part.state in OPEN)]
+    canceled, effects = cancel_tasks(tx, workspace_id, task.project_id, ids, actor=actor, why=why)
+    return CancelResult(task.project_id, canceled, effects.freed)

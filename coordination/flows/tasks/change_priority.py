@@ -1,4 +1,4 @@
-"""Change the priority of a task that is still to run, and say so in its story."""
+"""Change the priority of an open task, and write the event."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from coordination.store.queries.tasks import events, tasks
 
 
 def change_priority(tx: Connection, workspace_id: str, task_id: str, priority: int, *, actor: str) -> bool:
-    """Give an open task another priority; whether it was open. The one that it has already changes nothing.
+    """Change the priority of a task, and return whether it was open. The same priority changes nothing.
 
-    A queued task that was rung for waits in SQL again and is rung for at its new place; the doorbell that is out for
-    it may still be answered first, so at most a window of tasks goes by their old order.
+    A queued task is enqueued again at its new place. Its earlier message may still be processed first, so that at most
+    a window of tasks runs in the old order.
     """
     task = tasks.get(tx, workspace_id, task_id)
     if task is None:

@@ -1,4 +1,4 @@
-"""The first variant of a task that passes its gates wins; the others are canceled."""
+"""Choose the first variant of a task that passes its gates, and cancel the others."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from coordination.services.attempts.end import cancel_tasks
 from coordination.store.queries.tasks import dependencies, events, tasks
 
 WINNER = "winner"
-"""Where the task carries which of its variants won: key, id, and why."""
+"""The key in ``carried`` of the winning variant: key, id, and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class VariantChoice:
-    """Whether the variant won, why, and the (task id, attempt) pairs that were canceled by it."""
+    """Whether the variant won, why, and the (task id, attempt) pairs that this canceled."""
 
     won: bool
     why: str
@@ -26,29 +26,33 @@ class VariantChoice:
 
 
 def choose_variant(tx: Connection, workspace_id: str, task_id: str, attempt: int) -> VariantChoice:
-    """Let this *attempt* of a variant win, if it still holds its task and no other has won.
-
-    Asked twice, it wins once.
-    """
-    seen = tasks.get(tx, workspace_id, task_id)
-    if seen is None or seen.parent_id is None:
-        return VariantChoice(won=True, why="it has no others beside it")
-    parts = [part.id for part in tasks.parts(tx, workspace_id, seen.parent_id)]
-    tasks.lock(tx, workspace_id, [seen.parent_id, *dependencies.with_dependants(tx, workspace_id, parts)])
-    mine, whole = tasks.get(tx, workspace_id, task_id), tasks.get(tx, workspace_id, seen.parent_id)
-    if mine is None or whole is None or CHOOSE not in whole.options.get("role", {}):
-        return VariantChoice(won=True, why="it has no others beside it")
-    if (mine.state, mine.attempt) != (TaskState.RUNNING, attempt):
-        return VariantChoice(won=False, why="it does not hold its task any more")
-    before = whole.carried.get(WINNER)
-    if before is not None and before.get("id") != mine.id:
-        return VariantChoice(won=False, why=f"{before.get('key')} was first")
-    why = f"{mine.key} was the first of {len(whole.options['role'][CHOOSE])} to pass"
-    if before is None:
-        tasks.carry(tx, workspace_id, whole.id, {**whole.carried, WINNER: {"key": mine.key, "id": mine.id, "why": why}})
-        payload = {"decision": "winner", "winner": mine.key, "why": why}
-        event = NewEvent.of_task(whole, EventType.PROGRESS, actor="variants", payload=payload)
+    """Choose this *attempt* of a variant if its fence is valid and no other variant has won. Idempotent."""
+    task = tasks.get(tx, workspace_id, task_id)
+    if task is None or task.parent_id is None:
+        return VariantChoice(won=True, why="it has no other variants")
+    parts = [part.id for part in tasks.parts(tx, workspace_id, task.parent_id)]
+    tasks.lock(tx, workspace_id, [task.parent_id, *dependencies.with_dependants(tx, workspace_id, parts)])
+    variant, parent = tasks.get(tx, workspace_id, task_id), tasks.get(tx, workspace_id, task.parent_id)
+    if variant is None or parent is None or CHOOSE not in parent.options.get("role", {}):
+        return VariantChoice(won=True, why="it has no other variants")
+    if (variant.state, variant.attempt) != (TaskState.RUNNING, attempt):
+        return VariantChoice(won=False, why="it no longer runs its task")
+    winner = parent.carried_over.get(WINNER)
+    if winner is not None and winner.get("id") != variant.id:
+        return VariantChoice(won=False, why=f"{winner.get('key')} was first")
+    why = f"{variant.key} was the first of {len(parent.options['role'][CHOOSE])} to pass"
+    if winner is None:
+        tasks.set_carried(
+            tx,
+            workspace_id,
+            parent.id,
+            {**parent.carried_over, WINNER: {"key": variant.key, "id": variant.id, "why": why}},
+        )
+        payload = {"decision": "winner", "winner": variant.key, "why": why}
+        event = NewEvent.of_task(parent, EventType.PROGRESS, actor="variants", payload=payload)
         events.append(tx, workspace_id, [event])
-    others = [part.id for part in tasks.parts(tx, workspace_id, whole.id) if part.state in OPEN and part.id != mine.id]
-    canceled, _ = cancel_tasks(tx, workspace_id, whole.project_id, others, actor="variants", why=why, late=True)
+    others = [
+        part.id for part in tasks.parts(tx, workspace_id, parent.id) if part.state in OPEN and part.id != variant.id
+    ]
+    canceled, _ = cancel_tasks(tx, workspace_id, parent.project_id, others, actor="variants", why=why, nowait=True)
     return VariantChoice(True, why, canceled)

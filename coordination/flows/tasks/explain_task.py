@@ -1,10 +1,10 @@
-"""Why a task does not run: everything that holds it, directly and through what it waits for, one line each."""
+"""Explain why a task does not run: everything that blocks it, directly and through the tasks that it waits for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import Connection, RowMapping, select
 
@@ -13,19 +13,19 @@ from coordination.domain.tasks.next_steps import NextStep, Situation, steps
 from coordination.domain.tasks.tasks import OnDependencyFailure, TaskRecord, TaskState
 from coordination.services.forecast.cost_estimates import expected
 from coordination.services.holds import HOLDS
-from coordination.services.holds.base import HeldTask
+from coordination.services.holds.base import ExplainedTask, format_moment
 from coordination.services.money.budgets import Estimator
 from coordination.store.queries.fleet import supervisors
 from coordination.store.queries.tasks import attempts
-from coordination.store.reports.tasks.queueing import in_queue
-from coordination.store.reports.tasks.task_steps import TaskSteps, of_ended, waited_for
+from coordination.store.reports.tasks.queueing import find_queue_blockers
+from coordination.store.reports.tasks.task_steps import TaskSteps, open_dependencies, steps_after_end
 from coordination.store.types import db_now
 
 _MOST = 1000
-_USAGE = "[usage] "  # how a line of a log begins that is about what was reported
+_USAGE = "[usage] "  # the prefix of log lines about cost reports
 _REMARKS = 20
 
-_ALONE = "alone in a process of its own, because a worker died while it ran"
+_ALONE = "alone in its own process, because a worker died while it ran"
 
 
 def explain_task(
@@ -38,23 +38,21 @@ def explain_task(
     estimator: Estimator = expected,
     here: str | None = None,
 ) -> TaskExplanation:
-    """What holds *task* now, and what goes on. A worker is alive when it was heard of within *live_within*.
+    """Explain why *task* does not run, or its state. A worker is alive if its last heartbeat is within *live_within*.
 
-    *estimator*: what tasks are expected to cost. *here*: the id of the project in which one stands,
-    for the commands to name tasks as they are called there; None: in none.
+    *estimator* estimates the costs of tasks. *here*: the id of the project of the current directory, which decides how
+    commands name tasks; None: no project.
     """
     about = TaskSteps(tx, workspace_id, task, here)
-    found = _explained(about, live_within=live_within, window=window, estimator=estimator)
+    explanation = _explain(about, live_within=live_within, window=window, estimator=estimator)
     latest = attempts.latest(tx, workspace_id, task.id) if task.attempt else None
     lines = (latest.log or "").splitlines() if latest is not None else ()
     return replace(
-        found, usage=tuple(line.removeprefix(_USAGE) for line in lines if line.startswith(_USAGE))[:_REMARKS]
+        explanation, usage=tuple(line.removeprefix(_USAGE) for line in lines if line.startswith(_USAGE))[:_REMARKS]
     )
 
 
-def _explained(
-    about: TaskSteps, *, live_within: timedelta, window: int | None, estimator: Estimator
-) -> TaskExplanation:
+def _explain(about: TaskSteps, *, live_within: timedelta, window: int | None, estimator: Estimator) -> TaskExplanation:
     task = about.task
     if task.state is TaskState.RUNNING:
         old = about.outdated()
@@ -62,18 +60,18 @@ def _explained(
     if task.state not in (TaskState.BLOCKED, TaskState.QUEUED):
         why = f": {task.error}" if task.error else ""
         old = about.outdated()
-        return TaskExplanation(task, f"{task.state}{why}", steps=of_ended(about, old), outdated=old)
+        return TaskExplanation(task, f"{task.state}{why}", steps=steps_after_end(about, old), outdated=old)
     now = about.tx.execute(select(db_now())).scalar_one()
-    own = HeldTask(about, task.id, task.key, task.reasons, task.not_before, (), now, estimator)
-    found = [*_dependencies(about, own), *_holds(own), *_supervisor(about)]
+    own = ExplainedTask(about, task.id, task.key, task.reasons, task.not_before, (), now, estimator)
+    blockers = [*_dependencies(about, own), *_holds(own), *_supervisor(about)]
     if task.state is TaskState.QUEUED:
-        found += in_queue(about, live_within, window)
+        blockers += find_queue_blockers(about, live_within, window)
     if task.state is TaskState.BLOCKED:
-        return TaskExplanation(task, f"blocked ({', '.join(task.reasons.names())})", tuple(found))
-    if found:
-        return TaskExplanation(task, "queued, held up", tuple(found))
-    alone = f", and runs it {_ALONE}" if task.losses else ""
-    ready_ = f"ready: the next free worker takes it{alone}"
+        return TaskExplanation(task, f"blocked ({', '.join(task.reasons.names())})", tuple(blockers))
+    if blockers:
+        return TaskExplanation(task, "queued, but cannot start", tuple(blockers))
+    alone = f", {_ALONE}" if task.losses else ""
+    ready_ = f"ready: the next idle worker runs it{alone}"
     return TaskExplanation(task, ready_, steps=about.of(Situation.READY))
 
 
@@ -84,23 +82,23 @@ def _running(about: TaskSteps) -> str:
         return "running"
     alone = f", {_ALONE}" if task.losses else ""
     where = attempt.worker or "a worker"
-    return f"running since {_when(attempt.started_at)}, attempt {attempt.number} on {where}{alone}"
+    return f"running since {format_moment(attempt.started_at)}, attempt {attempt.number} on {where}{alone}"
 
 
-def _holds(held: HeldTask) -> Iterator[TaskBlocker]:
+def _holds(target: ExplainedTask) -> Iterator[TaskBlocker]:
     for hold in HOLDS:
-        yield from hold.explain(held)
+        yield from hold.explain(target)
 
 
-def _dependencies(about: TaskSteps, own: HeldTask) -> Iterator[TaskBlocker]:
-    """What the task waits for, and what those wait for, each once and by its shortest way."""
+def _dependencies(about: TaskSteps, own: ExplainedTask) -> Iterator[TaskBlocker]:
+    """Yield the dependencies that the task waits for, also indirectly, each once by its shortest path."""
     task = about.task
     seen = {task.id}
     level: dict[str, tuple[str, ...]] = {task.id: ()}
     policies = {task.id: task.on_dependency_failure}
     while level and len(seen) < _MOST:
         deeper: dict[str, tuple[str, ...]] = {}
-        for row in waited_for(about.tx, about.workspace_id, list(level)):
+        for row in open_dependencies(about.tx, about.workspace_id, list(level)):
             if row["id"] in seen:
                 continue
             seen.add(row["id"])
@@ -137,12 +135,9 @@ def _after_need(about: TaskSteps, row: RowMapping, policy: OnDependencyFailure) 
 
 
 def _supervisor(about: TaskSteps) -> Iterator[TaskBlocker]:
-    """A supervisor that cannot tick: then nobody rescues, lifts waits, or rings again for the project."""
-    found = supervisors.get(about.tx, about.workspace_id, about.task.project_id)
-    if found is not None and found.failing_since is not None:
-        said = f"its project's supervisor cannot tick since {_when(found.failing_since)}: {found.error}"
-        yield TaskBlocker("supervisor", said, steps=steps(Situation.SUPERVISOR))
-
-
-def _when(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+    """Yield a failing supervisor, without which attempts, holds and messages are not recovered."""
+    supervisor = supervisors.get(about.tx, about.workspace_id, about.task.project_id)
+    if supervisor is not None and supervisor.failing_since is not None:
+        since = format_moment(supervisor.failing_since)
+        detail = f"its project's supervisor has been failing since {since}: {supervisor.error}"
+        yield TaskBlocker("supervisor", detail, steps=steps(Situation.SUPERVISOR))

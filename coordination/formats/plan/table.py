@@ -31,7 +31,7 @@ from coordination.domain.jobs.resource_limits import FEWEST_FILES, Limits
 from coordination.domain.plans.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS
 from coordination.domain.plans.plans import MAX_TASKS, MAX_TITLE, Concurrency, Defaults, ProjectRef
 from coordination.domain.tasks.retry import Backoff
-from coordination.domain.tasks.task_limits import MOST_STARTS
+from coordination.domain.tasks.task_limits import HIGHEST_MAX_STARTS
 from coordination.domain.tasks.tasks import OnDependencyFailure
 from coordination.formats.plan.values import (
     BUDGET,
@@ -79,7 +79,7 @@ RULES: Table = (
     Field("max_attempts", whole(1, MAX_ATTEMPTS), "the number of attempts; default 1"),
     Field(
         "max_starts",
-        whole(1, MOST_STARTS),
+        whole(1, HIGHEST_MAX_STARTS),
         "how often an agent or a chat may start, with any outcome, before a person must confirm; default 20, "
         "or `max_attempts` if that is higher ([concepts](concepts.md#leases-and-fencing))",
     ),

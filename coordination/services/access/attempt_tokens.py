@@ -52,7 +52,7 @@ def check_token(tx: Connection, token: str, *, workspace_id: str, scope: Scope) 
 
 
 def _running(tx: Connection, claims: AttemptClaims) -> AttemptRef:
-    row = attempts.running(tx, claims.workspace_id, claims.task_id, claims.attempt)
+    row = attempts.get_running(tx, claims.workspace_id, claims.task_id, claims.attempt)
     if row is None:
         raise TokenRefused("The token's attempt has ended")
     if (row["project_id"], row["agent_id"]) != (claims.project_id, claims.agent):

@@ -1,1 +1,1 @@
-"""The end of attempts and of tasks: ``end`` writes it, ``rescue`` ends attempts whose worker is gone."""
+"""The end of attempts: ``end`` writes it, ``rescue`` ends attempts whose worker is gone."""

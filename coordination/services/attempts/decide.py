@@ -1,4 +1,4 @@
-"""Decide what follows the end of an attempt, and make the records of what it cost."""
+"""Decide what follows the end of an attempt, and build its cost records."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ from coordination.base.ids import new_id
 from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.estimates import asks_a_model
-from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome, Spender, Usage
-from coordination.domain.tasks.retry import Backoff, Complete, Decision, RetryAfter, Wait, decide, wait_of, wait_until
+from coordination.domain.tasks.attempts import AttemptEnd, AttemptIdentity, Claim, Outcome, Usage
+from coordination.domain.tasks.retry import (
+    Backoff,
+    Complete,
+    Decision,
+    RetryAfter,
+    Wait,
+    decide,
+    find_wait,
+    retry_not_before,
+)
 from coordination.domain.tasks.tasks import BlockReason
 
 _JITTER = 0.25
@@ -29,22 +38,23 @@ def decide_end(
     recorded_costs: tuple[CostRecord, ...] = (),
     chance: Callable[[], float] = random.random,
 ) -> EndedAttempt:
-    """Return the attempt of *claim* with what follows from *end*.
+    """Return the ended attempt of *claim* with the decision that follows from *end*.
 
-    Ids of costs are made here, so that repeating the commit bills nothing twice. *recorded_costs*: what the attempt
-    spent and is in the ledger already; *costs*: the rest of it, if that is known; None: all that *end* says.
+    Ids of cost records are created here, so that a repeated commit bills nothing twice. *recorded_costs*: costs that
+    are in the ledger already; *costs*: the others; None: all usage in *end*.
     """
     if costs is None:
-        costs = tuple(cost_of(claim, usage, now) for usage in end.usage) if end.usage else ()
+        costs = tuple(build_cost_record(claim, usage, now) for usage in end.usage) if end.usage else ()
     decision = Complete() if end.outcome is Outcome.COMPLETED else _decision(claim, end, now, chance)
     if isinstance(decision, Wait) and decision.reasons != BlockReason.BUDGET:
-        # An answer to a question that it did not have yet is none; what it did before its money was gone is kept.
+        # Output before an answer is not a result; output before the budget ran out is kept.
         end = replace(end, output=None)
+    # Even without a reservation at the claim, a budget that was set later has counted a start, and a heartbeat that
+    # recorded costs has reserved money for the next call: both are returned.
+    reserved_later = bool(recorded_costs or costs) or (not end.job_started and asks_a_model(claim.work))
+    subject = claim.task_id, claim.attempt, claim.run_id, claim.key
     return EndedAttempt(
-        claim.task_id,
-        claim.attempt,
-        claim.run_id,
-        claim.key,
+        *subject,
         end,
         decision,
         claim,
@@ -52,17 +62,15 @@ def decide_end(
         costs,
         recorded_costs,
         slots=claim.slots,
-        carried={**claim.carried, **end.carry} if end.carry else None,
-        # A budget that was set after the claim counts it as a start, and gets that back; and what a heartbeat has
-        # reserved of it for another call, when it recorded what was spent.
-        reserved=claim.budgeted or bool(recorded_costs or costs) or (not end.began and asks_a_model(claim.work)),
+        carried_over={**claim.carried_over, **end.carry_over} if end.carry_over else None,
+        has_reservation=claim.budgeted or reserved_later,
     )
 
 
 def _decision(claim: Claim, end: AttemptEnd, now: datetime, chance: Callable[[], float]) -> Decision:
-    if (waits := wait_of(end)) is not None:
-        return waits  # it stopped to go on later: that is neither an end nor a failure
-    backoff = backoff_of(claim.backoff)
+    if (wait_for := find_wait(end)) is not None:
+        return wait_for  # neither a success nor a failure
+    backoff = parse_backoff(claim.backoff)
     failed = end.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
     decision: Decision = decide(
         end.outcome,
@@ -73,21 +81,21 @@ def _decision(claim: Claim, end: AttemptEnd, now: datetime, chance: Callable[[],
         repeatable=claim.repeatable,
         backoff=backoff,
         retryable=end.retryable,
-        began=end.began,
+        job_started=end.job_started,
         killed=end.exit_code is not None and end.exit_code < 0,
     )
     if not isinstance(decision, RetryAfter) or not decision.wait:
         return decision
-    # Tasks that failed together (a provider that was down) must not come back together.
+    # Jitter: tasks that failed together (a provider was down) must not retry together.
     wait = decision.wait * (1 + _JITTER * chance())
     if end.not_before is None:
         return RetryAfter(wait)
-    named = end.limit is not None and end.limit.resets_at is not None
-    return wait_until(end.not_before, wait, now=now, backoff=backoff, limit=named)
+    is_limit = end.limit is not None and end.limit.resets_at is not None
+    return retry_not_before(end.not_before, wait, now=now, backoff=backoff, limit=is_limit)
 
 
-def backoff_of(stored: Mapping[str, Any]) -> Backoff:
-    """Return the back-off as stored with the task, or the default."""
+def parse_backoff(stored: Mapping[str, Any]) -> Backoff:
+    """Return the back-off that is stored with the task, or the default."""
     if not stored:
         return Backoff()
     return Backoff(
@@ -97,8 +105,8 @@ def backoff_of(stored: Mapping[str, Any]) -> Backoff:
     )
 
 
-def cost_of(spender: Spender, usage: Usage, now: datetime) -> CostRecord:
-    """Return the record of what an attempt used."""
+def build_cost_record(spender: AttemptIdentity, usage: Usage, now: datetime) -> CostRecord:
+    """Return the cost record of a model call."""
     total = usage.input_tokens + usage.output_tokens if usage.total_tokens is None else usage.total_tokens
     return CostRecord(
         id=usage.id or usage.mark or new_id(),

@@ -1,6 +1,6 @@
-"""The end of attempts and of tasks, whoever ends them: fence, evidence, slots, events, release of dependants.
+"""End attempts and tasks: check fences, store results, free slots, write events, release downstream tasks.
 
-Everything here happens in one transaction of the caller, and locks rows in the order that ``store.queries`` describes.
+All functions run in the caller's transaction and lock rows in the order that ``store.queries`` describes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, assert_never
 
 from sqlalchemy import Connection, RowMapping
 
-from coordination.domain.attempts.attempt_ends import EndedAttempt, event_of
-from coordination.domain.tasks.attempts import CONVERSATION, Outcome
+from coordination.domain.attempts.attempt_ends import EndedAttempt, build_end_event
+from coordination.domain.tasks.attempts import CONVERSATION_KEY, Outcome
 from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.retry import AskPerson, Complete, GiveUp, RetryAfter, StayCanceled, Wait
-from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT, limit_reached
+from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT, describe_limit
 from coordination.domain.tasks.tasks import BlockReason, CancelCause, OnDependencyFailure, TaskState
 from coordination.services.attempts.close_runs import close_runs
 from coordination.services.attempts.end_effects import EndEffects
@@ -39,84 +39,91 @@ def end_attempts(
     *,
     actor: str | None,
     deferral_limit: timedelta = DEFERRAL_LIMIT,
-    late: bool = False,
+    nowait: bool = False,
 ) -> EndEffects:
-    """End these attempts, and return what that did. A fence that no longer holds changes nothing of its task.
+    """End these attempts, and return the effects. A stale fence does not change its task.
 
-    A task that would be tried again, and has reached a limit, waits for a person instead. The caller closes the runs in
-    ``ended_in`` (``close_ended_runs``) once it knows what goes on. *late*: see ``lock_ends``.
+    A task that would be retried but has reached a limit waits for a person. The caller calls ``close_ended_runs`` after
+    it has claimed further tasks. *nowait*: see ``lock_ends``.
     """
-    lock_ends(tx, workspace_id, ends, late=late)
+    lock_ends(tx, workspace_id, ends, nowait=nowait)
     completing = [ended for ended in ends if isinstance(ended.decision, Complete)]
     others = [ended for ended in ends if not isinstance(ended.decision, Complete)]
     effects = EndEffects(ends)
     if completing:
         effects.fences, effects.released = completions.complete(tx, workspace_id, project_id, completing, actor=actor)
         effects.freed = [task.ready.id for task in effects.released]
-        effects.runs_going_on = {task.run_id for task in effects.released}
+        effects.continuing_runs = {task.run_id for task in effects.released}
     others = [_move_task(tx, workspace_id, ended, effects, deferral_limit) for ended in others]
-    held = [ended for ended in others if ended.fence in effects.fences]
-    if held:
-        attempt_rows.close_many(tx, workspace_id, [_closing(ended) for ended in held])
-        log.append(tx, workspace_id, [event_of(project_id, ended, actor=actor) for ended in held])
-        outdated.wait_again(tx, workspace_id, [ended.fence for ended in held])
-    counted = effects.counted()
-    for ended in counted:
+    moved = [ended for ended in others if ended.fence in effects.fences]
+    if moved:
+        attempt_rows.close_many(tx, workspace_id, [_closed_row(ended) for ended in moved])
+        log.append(tx, workspace_id, [build_end_event(project_id, ended, actor=actor) for ended in moved])
+        outdated.wait_again(tx, workspace_id, [ended.fence for ended in moved])
+    effective = effects.effective_ends()
+    for ended in effective:
         if ended.end.artifacts:
             artifacts.add(tx, workspace_id, ended.task_id, ended.attempt, ended.end.artifacts)
-        conversation = (ended.carried or {}).get(CONVERSATION)
+        conversation = (ended.carried_over or {}).get(CONVERSATION_KEY)
         if ended.details or conversation:
-            attempt_rows.note_details(
+            attempt_rows.record_details(
                 tx, workspace_id, ended.task_id, ended.attempt, ended.details, conversation=conversation
             )
-    left = [name for ended in counted for name in ended.slots]
+    slot_names = [name for ended in effective for name in ended.slots]
     stale = [ended for ended in ends if ended.fence not in effects.fences]
-    attempt_rows.lock(tx, workspace_id, [ended.fence for ended in stale], nowait=True)  # after those that completed
+    attempt_rows.lock(tx, workspace_id, [ended.fence for ended in stale], nowait=True)  # after the completed ones
     for ended in stale:
-        left += _close_fenced(tx, workspace_id, ended, effects)
-    dead = {ended.task_id: ended.key for ended in held if isinstance(ended.decision, GiveUp)}
+        slot_names += _close_fenced(tx, workspace_id, ended, effects)
+    dead = {ended.task_id: ended.key for ended in moved if isinstance(ended.decision, GiveUp)}
     if dead:
         _propagate(tx, workspace_id, project_id, dead, effects)
-    slots.give_back(tx, workspace_id, project_id, left)
-    effects.closing |= {ended.fence for ended in counted if ended.reserved}
-    effects.ended_in = {ended.run_id for ended in counted if ended.ends_task()}
-    retried = [(ended.task_id, ended.decision) for ended in counted]
+    slots.give_back(tx, workspace_id, project_id, slot_names)
+    effects.to_settle |= {ended.fence for ended in effective if ended.has_reservation}
+    effects.runs_to_check = {ended.run_id for ended in effective if ended.ends_task()}
+    retried = [(ended.task_id, ended.decision) for ended in effective]
     effects.retry_in = {task_id: decision.wait for task_id, decision in retried if isinstance(decision, RetryAfter)}
     return effects
 
 
-def lock_ends(tx: Connection, workspace_id: str, ends: Sequence[EndedAttempt], *, late: bool = False) -> None:
-    """Lock the tasks that these ends change, those that wait for them, and then the attempts.
+def lock_ends(tx: Connection, workspace_id: str, ends: Sequence[EndedAttempt], *, nowait: bool = False) -> None:
+    """Lock the tasks that these ends change, the tasks that wait for them, and then the attempts.
 
-    Nothing to do for completions alone: their ended statement locks what it changes. *late*: the caller has locked
-    tasks already, so that others are not waited for.
+    Completions alone need no locks here: their statement locks what it changes. *nowait*: the caller has locked tasks
+    already, so fail instead of waiting for other transactions.
     """
     if all(isinstance(ended.decision, Complete) for ended in ends):
         return
     completing = [ended.task_id for ended in ends if isinstance(ended.decision, Complete)]
     dead = [ended.task_id for ended in ends if isinstance(ended.decision, GiveUp)]
     ids = {ended.task_id for ended in ends}.union(edges.waiting_children(tx, workspace_id, completing))
-    rows.lock(tx, workspace_id, ids.union(edges.with_dependants(tx, workspace_id, dead)), nowait=late)
-    attempt_rows.lock(tx, workspace_id, [ended.fence for ended in ends], nowait=late)
+    rows.lock(tx, workspace_id, ids.union(edges.with_dependants(tx, workspace_id, dead)), nowait=nowait)
+    attempt_rows.lock(tx, workspace_id, [ended.fence for ended in ends], nowait=nowait)
 
 
 def close_ended_runs(
-    tx: Connection, workspace_id: str, effects: EndEffects, *, going_on: AbstractSet[str] = frozenset()
+    tx: Connection, workspace_id: str, effects: EndEffects, *, continuing: AbstractSet[str] = frozenset()
 ) -> None:
-    """Write the end of the runs in ``effects.ended_in`` that have no open task; those *going_on* surely have one."""
-    _close_runs(tx, workspace_id, effects.ended_in - going_on, effects)
+    """Close the runs in ``effects.runs_to_check`` without open tasks. The runs *continuing* surely have one."""
+    _close_runs(tx, workspace_id, effects.runs_to_check - continuing, effects)
 
 
 def cancel_tasks(
-    tx: Connection, workspace_id: str, project_id: str, ids: Sequence[str], *, actor: str, why: str, late: bool = False
+    tx: Connection,
+    workspace_id: str,
+    project_id: str,
+    ids: Sequence[str],
+    *,
+    actor: str,
+    why: str,
+    nowait: bool = False,
 ) -> tuple[list[tuple[str, int]], EndEffects]:
-    """Cancel open tasks and what depends on them as it asks to be treated; (id, attempt) of those canceled by this.
+    """Cancel the open ones of these tasks, and apply the failure policies of the tasks that depend on them.
 
-    A running attempt keeps its lease and its slots until its worker has ended the job, or the lease runs out.
-    *late*: as in ``lock_ends``.
+    Return (id, attempt) of each of these that was canceled, and the effects. A running attempt keeps its lease and
+    slots until its worker has ended the job or the lease expires. *nowait*: see ``lock_ends``.
     """
     effects = EndEffects()
-    rows.lock(tx, workspace_id, edges.with_dependants(tx, workspace_id, ids), nowait=late)
+    rows.lock(tx, workspace_id, edges.with_dependants(tx, workspace_id, ids), nowait=nowait)
     canceled = rows.cancel(tx, workspace_id, sorted(ids), cause=CancelCause.PERSON, error=why)
     log.append(tx, workspace_id, [_cancellation(project_id, row, why, actor) for row in canceled])
     if canceled:
@@ -132,23 +139,25 @@ def _cancellation(project_id: str, row: RowMapping, why: str, actor: str | None 
 def _move_task(
     tx: Connection, workspace_id: str, ended: EndedAttempt, effects: EndEffects, deferral_limit: timedelta
 ) -> EndedAttempt:
-    """Move the task, and return the end with the final decision: a limit that is reached lets no attempt follow."""
+    """Move the task, and return the ended attempt with the final decision, which a reached limit changes."""
     task, number, error = (workspace_id, ended.task_id), ended.attempt, ended.end.error
-    counts, limit = _counts(ended), None
+    counts, limit = _counter_changes(ended), None
     match ended.decision:
         case Complete():
             return ended
         case StayCanceled():
-            # The attempt was told to stop, but its task was not canceled: a stray message must not strand it.
-            moved, limit = _try_again(tx, workspace_id, _given_back(ended), timedelta(0), counts, deferral_limit)
+            # A stray cancel signal stopped the attempt, but its task was not canceled: queue the task again.
+            moved, limit = _queue_again(
+                tx, workspace_id, _wrongly_canceled(ended), timedelta(0), counts, deferral_limit
+            )
         case RetryAfter(wait):
-            moved, limit = _try_again(tx, workspace_id, ended, wait, counts, deferral_limit)
+            moved, limit = _queue_again(tx, workspace_id, ended, wait, counts, deferral_limit)
         case GiveUp():
-            moved = rows.fail(tx, *task, attempt=number, counts=counts, error=error, carried=ended.carried)
+            moved = rows.fail(tx, *task, attempt=number, counts=counts, error=error, carried=ended.carried_over)
         case Wait(reasons):
             counts = replace(counts, failures=0, deferrals=0, own_end=True)
             moved = rows.wait(
-                tx, *task, attempt=number, counts=counts, reason=reasons, error=None, carried=ended.carried
+                tx, *task, attempt=number, counts=counts, reason=reasons, error=None, carried=ended.carried_over
             )
         case AskPerson():
             moved = rows.wait(tx, *task, attempt=number, counts=counts, reason=BlockReason.OUTCOME_UNKNOWN, error=error)
@@ -159,7 +168,7 @@ def _move_task(
     return ended if limit is None else replace(ended, decision=AskPerson(limit))
 
 
-def _try_again(  # noqa: PLR0917 - called twice, in the order of its parameters
+def _queue_again(  # noqa: PLR0917 - called twice, in the order of its parameters
     tx: Connection,
     workspace_id: str,
     ended: EndedAttempt,
@@ -167,7 +176,7 @@ def _try_again(  # noqa: PLR0917 - called twice, in the order of its parameters
     counts: CounterChanges,
     deferral_limit: timedelta,
 ) -> tuple[bool, str | None]:
-    """Whether the attempt still held its task; and why no other may follow, if none may."""
+    """Return whether the fence was valid, and which limit keeps another attempt from following."""
     row = rows.queue_again(
         tx,
         workspace_id,
@@ -176,42 +185,42 @@ def _try_again(  # noqa: PLR0917 - called twice, in the order of its parameters
         wait=wait,
         counts=counts,
         error=ended.end.error,
-        carried=ended.carried,
+        carried=ended.carried_over,
         deferral_limit=deferral_limit,
     )
     if row is None or row["state"] != TaskState.BLOCKED:
         return row is not None, None
-    return True, limit_reached(
+    return True, describe_limit(
         starts=row["starts"],
-        most=row["max_starts"],
+        max_starts=row["max_starts"],
         deferrals=row["deferrals"],
         deferred_for=row["now"] - (row["deferred_since"] or row["now"]),
         consecutive_losses=row["consecutive_losses"],
     )
 
 
-def _given_back(ended: EndedAttempt) -> EndedAttempt:
-    """An attempt that stopped as canceled although it still held its task."""
-    end = replace(ended.end, error="it was stopped, although nobody had canceled it")
-    return replace(ended, end=end, carried=None)
+def _wrongly_canceled(ended: EndedAttempt) -> EndedAttempt:
+    """Return the end of an attempt that stopped as canceled although its task was not canceled."""
+    end = replace(ended.end, error="it was stopped, but its task was not canceled")
+    return replace(ended, end=end, carried_over=None)
 
 
-def _counts(ended: EndedAttempt) -> CounterChanges:
+def _counter_changes(ended: EndedAttempt) -> CounterChanges:
     outcome = ended.end.outcome
-    # A job that came to an end of its own, whatever it was, did not end its worker.
-    unchanged = outcome in (Outcome.LOST, Outcome.HANDED_BACK, Outcome.CANCELED)
+    # A job that ended by itself did not kill its worker.
+    keeps_losses = outcome in (Outcome.LOST, Outcome.HANDED_BACK, Outcome.CANCELED)
     return CounterChanges(
         failures=int(outcome in (Outcome.FAILED, Outcome.TIMED_OUT)),
-        losses=ended.losses if unchanged else 0,
+        losses=ended.losses if keeps_losses else 0,
         deferrals=int(outcome is Outcome.DEFERRED),
-        started=ended.end.began,
+        started=ended.end.job_started,
         lost=outcome is Outcome.LOST,
         own_end=outcome in (Outcome.FAILED, Outcome.TIMED_OUT),
-        known_wait=isinstance(ended.decision, RetryAfter) and ended.decision.known,
+        known_wait=isinstance(ended.decision, RetryAfter) and ended.decision.has_known_end,
     )
 
 
-def _closing(ended: EndedAttempt) -> dict[str, Any]:
+def _closed_row(ended: EndedAttempt) -> dict[str, Any]:
     return {
         "task": ended.task_id,
         "number": ended.attempt,
@@ -220,82 +229,76 @@ def _closing(ended: EndedAttempt) -> dict[str, Any]:
         "error": ended.end.error,
         "output": ended.end.output,
         "log": ended.end.log,
-        "began": None if ended.end.began else False,
+        "began": None if ended.end.job_started else False,
     }
 
 
 def _close_fenced(tx: Connection, workspace_id: str, ended: EndedAttempt, effects: EndEffects) -> list[str]:
-    """The task has moved on. Only an attempt whose end nobody has written yet (a cancel in progress) is closed here.
-
-    The slots that it held.
-    """
-    late = ended.end.outcome in (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED)
-    closing = replace(ended, end=ended.end.ending_as(Outcome.CANCELED, output=None)) if late else ended
+    """Close an attempt with a stale fence, if it is still open (a cancel in progress), and return its slots."""
+    is_late = ended.end.outcome in (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED)
+    closing = replace(ended, end=ended.end.ending_as(Outcome.CANCELED, output=None)) if is_late else ended
     before = attempt_rows.outcome_of(tx, workspace_id, ended.task_id, ended.attempt)
     if before is not None and before[0] is not None:
-        # Our own commit, whose answer was lost. That an attempt is lost others write as well.
+        # Our own commit succeeded, but its answer was lost. LOST proves nothing: a rescue writes it as well.
         if before[0] is ended.end.outcome and ended.end.outcome is not Outcome.LOST:
-            effects.recorded_before.add(ended.task_id)
+            effects.already_recorded.add(ended.task_id)
         return []
-    was_open, held_slots = attempt_rows.close_one(tx, workspace_id, _closing(closing))
-    if was_open and ended.reserved:
-        effects.closing.add(ended.fence)
-    return held_slots
+    was_open, slot_names = attempt_rows.close_one(tx, workspace_id, _closed_row(closing))
+    if was_open and ended.has_reservation:
+        effects.to_settle.add(ended.fence)
+    return slot_names
 
 
 def _release(tx: Connection, workspace_id: str, project_id: str, satisfied: Counter[str], effects: EndEffects) -> None:
-    """Lower the counters of these locked children; the cost grows with them, never with the size of the store."""
+    """Lower the pending counters of these locked children, and queue those that wait for nothing more."""
     if not satisfied:
         return
-    freed = ready.less_pending(tx, workspace_id, satisfied)
+    freed = ready.lower_pending(tx, workspace_id, satisfied)
     effects.freed += [task_id for task_id, _ in freed]
-    effects.runs_going_on |= {run_id for _, run_id in freed}
+    effects.continuing_runs |= {run_id for _, run_id in freed}
     log.append(
-        tx,
-        workspace_id,
-        [NewEvent(EventType.UNBLOCKED, project_id, run_id, task_id) for task_id, run_id in freed],
+        tx, workspace_id, [NewEvent(EventType.UNBLOCKED, project_id, run_id, task_id) for task_id, run_id in freed]
     )
 
 
 def _propagate(tx: Connection, workspace_id: str, project_id: str, dead: dict[str, str], effects: EndEffects) -> None:
-    """Tell the dependants of tasks that ended without success, wave by wave: run, stay blocked, or be canceled too."""
+    """Apply the failure policies of the dependants of *dead*, level by level: run, stay blocked, or be canceled."""
     while dead:
         waiting = edges.waiting_children(tx, workspace_id, sorted(dead))
         if not waiting:
             return
-        wants: dict[str, OnDependencyFailure] = {}
+        policies: dict[str, OnDependencyFailure] = {}
         children = sorted(waiting)
-        # They are locked, but for those that began to wait just now.
+        # Already locked, except those that began to wait just now.
         rows.lock(tx, workspace_id, children, nowait=True)
         for start in range(0, len(children), rows.BATCH):
-            wants |= rows.policies(tx, workspace_id, children[start : start + rows.BATCH])
-        run_anyway = [child for child in children if wants.get(child) is OnDependencyFailure.RUN]
+            policies |= rows.get_failure_policies(tx, workspace_id, children[start : start + rows.BATCH])
+        run_anyway = [child for child in children if policies.get(child) is OnDependencyFailure.RUN]
         if run_anyway:
             parents = sorted({parent for child in run_anyway for parent in waiting[child]})
             satisfied = edges.satisfy_edges(tx, workspace_id, parents, run_anyway)
             _release(tx, workspace_id, project_id, satisfied, effects)
-        falling = [child for child in children if wants.get(child) is OnDependencyFailure.CANCEL]
         canceled: list[Any] = []
         by_cause: dict[str, list[str]] = {}
-        for child in falling:
+        for child in (each for each in children if policies.get(each) is OnDependencyFailure.CANCEL):
             by_cause.setdefault(dead[waiting[child][0]], []).append(child)
-        for cause, fallen in by_cause.items():
+        for cause, ids in by_cause.items():
             error = f"{cause}, which it needs, ended without success"
             canceled += [
-                (row, error) for row in rows.cancel(tx, workspace_id, fallen, cause=CancelCause.DEPENDENCY, error=error)
+                (row, error) for row in rows.cancel(tx, workspace_id, ids, cause=CancelCause.DEPENDENCY, error=error)
             ]
         log.append(tx, workspace_id, [_cancellation(project_id, row, error) for row, error in canceled])
         dead = {row["id"]: row["key"] for row, _ in canceled}
 
 
 def _close_runs(tx: Connection, workspace_id: str, run_ids: set[str], effects: EndEffects) -> None:
-    """Write the end of runs that have no open task; note those that only tasks in flight keep open."""
+    """Close the runs that have no open task; note those that only running tasks keep open."""
     finished = []
-    for run_id in sorted(run_ids - effects.runs_going_on):
-        open_now = rows.open_states(tx, workspace_id, run_id)
-        if not open_now:
+    for run_id in sorted(run_ids - effects.continuing_runs):
+        states = rows.open_states(tx, workspace_id, run_id)
+        if not states:
             finished.append(run_id)
-        elif all(state == "running" for state in open_now):
-            # Two last tasks that end at once each see the other running: the caller looks again after its commit.
+        elif all(state == "running" for state in states):
+            # Two last tasks that end at once each see the other running: the caller checks again after its commit.
             effects.maybe_done_runs.add(run_id)
     effects.closed_runs += close_runs(tx, workspace_id, finished)

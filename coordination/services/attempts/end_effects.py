@@ -1,4 +1,4 @@
-"""What came of ending attempts."""
+"""The effects of ending attempts."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from coordination.store.queries.tasks.completions import ReleasedTask
 
 @dataclass(slots=True)
 class EndEffects:
-    """What ending ``ends`` did, filled in by whoever takes part in it; what follows is chosen from it.
+    """The effects of ending the attempts ``ends``. Services and listeners add to them; dispatch reads them.
 
-    ``fences``: attempts that still held their task; an old one may report, too. ``recorded_before``: tasks whose end
-    was written by a commit whose answer was lost. ``freed``: tasks that nothing holds any more; ``released``: those
-    that completions freed, best first. ``closing``: attempts for which money may be reserved. ``retry_in``: when tasks
-    may be tried again. ``newly_ready``: how many more tasks can be claimed because of questions, answers and discovered
-    tasks. ``money_returned``: reserved money came back, and tasks of the project wait for money.
+    ``fences``: the attempts whose fence was valid. ``already_recorded``: tasks whose end an earlier commit wrote whose
+    answer was lost. ``freed``: tasks that became ready; ``released``: those that completions made ready, best first.
+    ``to_settle``: attempts whose reservations are to be settled. ``runs_to_check``: runs in which a task ended.
+    ``retry_in``: the delay until a task may be retried. ``newly_ready``: the number of tasks that became ready through
+    questions, answers and discovered tasks. ``money_returned``: reserved money came back, and tasks wait for money.
     """
 
     ends: Sequence[EndedAttempt] = ()
     fences: set[tuple[str, int]] = field(default_factory=set)
-    recorded_before: set[str] = field(default_factory=set)
+    already_recorded: set[str] = field(default_factory=set)
     freed: list[str] = field(default_factory=list)
     released: list[ReleasedTask] = field(default_factory=list)
     closed_runs: list[str] = field(default_factory=list)
-    runs_going_on: set[str] = field(default_factory=set)
+    continuing_runs: set[str] = field(default_factory=set)
     maybe_done_runs: set[str] = field(default_factory=set)
-    ended_in: set[str] = field(default_factory=set)
-    closing: set[tuple[str, int]] = field(default_factory=set)
+    runs_to_check: set[str] = field(default_factory=set)
+    to_settle: set[tuple[str, int]] = field(default_factory=set)
     retry_in: dict[str, timedelta] = field(default_factory=dict)
     newly_ready: int = 0
     money_returned: bool = False
 
     @property
-    def held(self) -> set[str]:
-        """Return the tasks that were still held by the attempt that ended."""
+    def moved_tasks(self) -> set[str]:
+        """Return the tasks whose ended attempt had a valid fence."""
         return {task_id for task_id, _ in self.fences}
 
-    def counted(self) -> list[EndedAttempt]:
-        """Return the ends that count: of attempts that still held their task."""
+    def effective_ends(self) -> list[EndedAttempt]:
+        """Return the ended attempts whose fence was valid."""
         return [ended for ended in self.ends if ended.fence in self.fences]

@@ -1,4 +1,4 @@
-"""Rescue tasks whose worker is gone: the attempt is closed as lost, the task queued again, blocked or failed."""
+"""Rescue tasks whose worker is gone: close the attempt as lost; queue, block or fail the task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from coordination.base.started_jobs import Started
 from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
-from coordination.domain.tasks.retry import Backoff, Decision, GiveUp, StayCanceled, decide, losses_after
+from coordination.domain.tasks.retry import Backoff, Decision, GiveUp, StayCanceled, count_losses, decide
 from coordination.domain.tasks.tasks import TaskState
 from coordination.services.attempts.end import end_attempts, lock_ends
 from coordination.services.attempts.end_effects import EndEffects
@@ -19,43 +19,43 @@ _ACTOR = "supervisor"
 
 
 def rescue_expired(tx: Connection, workspace_id: str, project_id: str) -> EndEffects:
-    """End attempts of the project whose lease has run out by the database's clock, a bounded batch at a time.
+    """End attempts of the project whose lease has expired by the database's clock, a bounded batch at a time.
 
-    The caller gives back what they had reserved (``closing``) and closes the runs that this ended.
+    The caller settles their reservations (``to_settle``) and closes the runs in ``runs_to_check``.
     """
-    found = attempts.lock_expired(tx, workspace_id, project_id)
-    ends = [_lost_attempt(row, "its lease ran out", None, alone=False) for row in found]
-    return end_attempts(tx, workspace_id, project_id, ends, actor=_ACTOR, late=True) if ends else EndEffects()
+    rows = attempts.lock_expired(tx, workspace_id, project_id)
+    ends = [_lost_attempt(row, "its lease ran out", None, alone=False) for row in rows]
+    return end_attempts(tx, workspace_id, project_id, ends, actor=_ACTOR, nowait=True) if ends else EndEffects()
 
 
 def rescue_worker(
     tx: Connection, workspace_id: str, worker_id: str, *, started: Started | None = None, alone: bool = False
 ) -> dict[str, EndEffects]:
-    """End all attempts of a worker that is known to be dead, without waiting for its leases; by project.
+    """End all attempts of a dead worker without waiting for their leases, and return the effects by project.
 
-    Called once in a transaction: whoever holds slots waits for no more tasks. *started*: those whose jobs it was at;
-    None: nobody knows. *alone*: it ran nothing else, and nothing else died. The caller does the same as after
-    ``rescue_expired``.
+    Call it once per transaction: a transaction that has locked slots must not wait for tasks. *started*: the attempts
+    whose jobs had started; None: unknown. *alone*: the dead process ran only this attempt. The caller then does the
+    same as after ``rescue_expired``.
     """
     by_project: dict[str, list[EndedAttempt]] = {}
     for row in attempts.lock_of_worker(tx, workspace_id, worker_id):
         ended = _lost_attempt(row, "its worker process died", started, alone=alone)
         by_project.setdefault(row["project_id"], []).append(ended)
     everything = [ended for ends in by_project.values() for ended in ends]
-    lock_ends(tx, workspace_id, everything, late=True)  # of all projects, before any slot
+    lock_ends(tx, workspace_id, everything, nowait=True)  # of all projects, before any slot
     return {
-        project_id: end_attempts(tx, workspace_id, project_id, ends, actor=_ACTOR, late=True)
+        project_id: end_attempts(tx, workspace_id, project_id, ends, actor=_ACTOR, nowait=True)
         for project_id, ends in sorted(by_project.items())
     }
 
 
 def _lost_attempt(row: dict[str, Any], why: str, started: Started | None, *, alone: bool) -> EndedAttempt:
-    # Where nobody knows, a process group was written down for what had run for a second.
+    # If unknown: a process group is recorded for jobs that have run for a second.
     suspect = row["pgid"] is not None if started is None else (row["task_id"], row["number"]) in started
-    losses = losses_after(row["losses"], suspect=suspect, alone=alone)
-    holds = row["state"] == TaskState.RUNNING and row["attempt"] == row["number"]
+    losses = count_losses(row["losses"], suspect=suspect, alone=alone)
+    is_current = row["state"] == TaskState.RUNNING and row["attempt"] == row["number"]
     decision: Decision = StayCanceled()
-    if holds:
+    if is_current:
         decision = decide(
             Outcome.LOST,
             failures=row["failures"],
@@ -72,13 +72,13 @@ def _lost_attempt(row: dict[str, Any], why: str, started: Started | None, *, alo
         row["run_id"],
         row["key"],
         AttemptEnd(
-            Outcome.LOST if holds else Outcome.CANCELED,
+            Outcome.LOST if is_current else Outcome.CANCELED,
             error=f"{error}; {decision.why}" if isinstance(decision, GiveUp) else error,
-            began=started is None or suspect or alone,
+            job_started=started is None or suspect or alone,
         ),
         decision,
         losses=losses,
         slots=tuple(row["slots"] or ()),
-        reserved=row["reserved"] is not None,
-        more={"worker": row["worker_id"]},
+        has_reservation=row["reserved"] is not None,
+        event_fields={"worker": row["worker_id"]},
     )

@@ -1,7 +1,7 @@
-"""Holds: everything that can keep a ready task from starting, in one list, one file each.
+"""Holds: all rules that can keep a ready task from starting, in one list, one file each.
 
-The claim, the tick, whoever enqueues and whoever explains walk ``HOLDS`` and know none by name. The order is that in
-which they are asked at a claim: slots are locked before money.
+The claim, the tick, dispatch and explanations iterate over ``HOLDS`` and name none. A claim evaluates them in this
+order: slots are locked before money.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ _MODULES = (
     "task_limit",
     "budget",
 )
-"""The files beside this one, each with its ``HOLD``."""
+"""The modules of this package that define a ``HOLD``."""
 
 HOLDS: tuple[Hold, ...] = tuple(import_module(f"{__name__}.{name}").HOLD for name in _MODULES)
 AT_CLAIM = tuple(hold for hold in HOLDS if hold.condition is not None)
-"""Those that are asked when a task is claimed."""
+"""The holds that a claim evaluates."""
 CONDITIONS = tuple(hold.condition for hold in HOLDS if hold.condition is not None)
-"""Their conditions, in SQL."""
-DUTIES = tuple(hold.duty for hold in HOLDS if hold.duty is not None)
-"""When a tick has something to do for one of them, in SQL on a supervisor."""
+"""Their SQL conditions."""
+TICK_CONDITIONS = tuple(hold.tick_condition for hold in HOLDS if hold.tick_condition is not None)
+"""SQL conditions on a supervisor: whether its tick has something to do for a hold."""
 
 
 def check_settings(changes: Mapping[str, Any]) -> None:
-    """Refuse settings of a project that a hold could not use; None takes one away."""
+    """Validate changed settings of a project that holds read; a value of None removes a setting."""
     for hold in HOLDS:
         if hold.setting is not None and changes.get(hold.setting) is not None:
             hold.check(changes[hold.setting])
 
 
-def ask_again(tx: Connection, workspace_id: str, project_id: str, *, actor: str) -> int:
-    """Let tasks go on that something held which the project says; they are asked again at their next claim; how many.
+def lift_setting_holds(tx: Connection, workspace_id: str, project_id: str, *, actor: str) -> int:
+    """Lift the holds that depend on the project's settings, and return the number of queued tasks.
 
-    To be called whenever what a project says has changed.
+    Call it whenever the settings have changed: the next claim evaluates the holds again.
     """
     reasons = NO_REASON
     for hold in HOLDS:

@@ -1,4 +1,4 @@
-"""What a hold is: a rule that keeps ready tasks from starting, asked by the claim, the tick and whoever explains."""
+"""The base class of holds, rules that keep ready tasks from starting, and the records that they exchange."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from sqlalchemy import ColumnElement, Connection, RowMapping
 from coordination.domain.tasks.attempts import Claim
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.explanations import Obstacle, TaskBlocker
-from coordination.domain.tasks.next_steps import NextStep, Situation, sentence, steps
+from coordination.domain.tasks.next_steps import NextStep, Situation, join_steps, steps
 from coordination.domain.tasks.tasks import NO_REASON, BlockReason, TaskRecord, TaskState
 from coordination.services.money.budgets import Estimator
 from coordination.store.queries.tasks import ready
 from coordination.store.queries.tasks.claims import Candidate
 from coordination.store.reports.tasks.task_steps import TaskSteps
 
-_MOST_NAMED = 3
+_MAX_KEYS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """Who asks whether locked tasks may start. ``estimator``: what they are expected to cost.
+    """The transaction that claims tasks. ``estimator`` estimates their costs.
 
-    Without ``wait`` nothing may be locked that another transaction may hold: the caller has locked too much already.
+    Without ``wait``, a hold must not wait for locks of other transactions: the caller has locked other rows already.
     """
 
     tx: Connection
@@ -36,10 +36,10 @@ class ClaimRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Why a task does not start. ``until``: when the tick lets it go on; None: something else must happen first.
+class HoldReason:
+    """Why a hold blocks a task. ``until``: when the tick lifts it; None: something else must happen first.
 
-    ``subject``: the id of what holds it, such as a budget; None: its project.
+    ``subject``: the id of the object that causes it, such as a budget; None: the project.
     """
 
     why: str | None = None
@@ -48,16 +48,16 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """What a hold says of some tasks; of those that it does not name it says nothing.
+class HoldDecision:
+    """A hold's decision about candidates, all by task id. Tasks that it does not name may start.
 
-    ``held``: they are blocked for the hold's reason. ``requeued``: they stay queued, and are enqueued again later.
-    ``skipped``: they are left as they are, because what decides is locked by somebody else. ``uses``: what an attempt
-    uses up, by the column that keeps it. ``changes``: fields of the claim that are different because of that.
-    ``events``: type and payload of what is written about a task once it is claimed.
+    ``blocked``: they become blocked for the hold's reason. ``requeued``: they stay queued and are enqueued later.
+    ``skipped``: they stay unchanged, because another transaction has locked what decides. ``uses``: the resources that
+    an attempt uses, by their column. ``changes``: fields to change in the claim. ``events``: type and payload of the
+    event to write once the task is claimed.
     """
 
-    held: Mapping[str, Held] = field(default_factory=dict)
+    blocked: Mapping[str, HoldReason] = field(default_factory=dict)
     requeued: Collection[str] = ()
     skipped: Collection[str] = ()
     uses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -65,27 +65,27 @@ class Decision:
     events: Mapping[str, tuple[EventType, Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
-    def stopped(self) -> frozenset[str]:
-        """The tasks that do not start."""
-        return frozenset((*self.held, *self.requeued, *self.skipped))
+    def not_starting(self) -> frozenset[str]:
+        """The tasks that must not start."""
+        return frozenset((*self.blocked, *self.requeued, *self.skipped))
 
 
-class Openings(Protocol):
-    """How many of a project's tasks could start now, and which: asked before they are enqueued."""
+class FreePlaces(Protocol):
+    """The free places of a project under one hold. Dispatch uses them up before it enqueues tasks."""
 
-    most: int | None
-    """So many in all; None: any number."""
-    where: Sequence[ColumnElement[bool]]
-    """Conditions on the tasks that are worth looking at."""
+    limit: int | None
+    """The number of tasks that can start; None: unlimited."""
+    conditions: Sequence[ColumnElement[bool]]
+    """SQL conditions on the tasks that can start."""
 
     def take(self, row: RowMapping) -> bool:
-        """Use up a place for a task; whether there was one."""
+        """Take a place for a task; return whether there was one."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class HeldTask:
-    """A task that is explained, or one that it waits for, directly or *via* others."""
+class ExplainedTask:
+    """The task to explain, or with ``via``, a task that it waits for directly or through others."""
 
     about: TaskSteps
     id: str
@@ -98,17 +98,17 @@ class HeldTask:
 
     @property
     def task(self) -> TaskRecord | None:
-        """The task that is explained; None for one that it waits for."""
+        """The record of the task to explain; None for a task that it waits for."""
         return None if self.via else self.about.task
 
     def steps(self, situation: Situation | None, **more: str) -> tuple[NextStep, ...]:
-        """What a person can enter about the task."""
+        """Return the commands for a person about the task."""
         return () if situation is None else self.about.of(situation, self.id, self.key, **more)
 
 
 @dataclass(frozen=True, slots=True)
-class HeldRun:
-    """An open run of which nothing runs. ``groups``: how many of its tasks are in which state for which reasons."""
+class HaltedRun:
+    """An open run without running tasks. ``groups``: the number of its tasks by state and reasons."""
 
     tx: Connection
     workspace_id: str
@@ -118,7 +118,7 @@ class HeldRun:
     estimator: Estimator
 
     def count(self, reason: BlockReason) -> int:
-        """How many of its tasks are blocked for a reason, whatever else holds them."""
+        """Return the number of tasks that are blocked for *reason*, alone or with others."""
         return sum(
             number
             for (state, reasons), number in self.groups.items()
@@ -126,75 +126,75 @@ class HeldRun:
         )
 
     def keys(self, reason: BlockReason) -> tuple[str, ...]:
-        """The keys of the first few of these."""
-        return tuple(ready.keys_held(self.tx, self.workspace_id, self.run_id, reason, most=_MOST_NAMED))
+        """Return the keys of the first few of these tasks."""
+        return tuple(ready.list_blocked_keys(self.tx, self.workspace_id, self.run_id, reason, most=_MAX_KEYS))
 
 
 class Hold:
-    """A rule that keeps ready tasks from starting. A subclass says what is different from a rule that never does."""
+    """A rule that keeps ready tasks from starting. The defaults are those of a rule that never does."""
 
     name: str
-    """What explanations and JSON call it."""
+    """The name in explanations and JSON."""
     reason: BlockReason = NO_REASON
-    """The reason that is stored with the tasks that it holds."""
+    """The reason that is stored with blocked tasks."""
     condition: str | None = None
-    """SQL on a task (t), its project (p) and run (r): whether ``decide`` has to be asked. None: never, at a claim."""
-    uses_up: bool = False
-    """Whether what it decides uses something up, so that it is asked only for as many tasks as can be claimed."""
+    """SQL on a task (t), its project (p) and run (r): whether a claim calls ``decide``. None: never."""
+    consumes_resources: bool = False
+    """Whether ``decide`` uses up resources, so that it only gets as many tasks as can be claimed."""
     follows_settings: bool = False
-    """Whether it depends on what the project says: what it holds goes on, and is asked again, when that changes."""
+    """Whether it depends on the project's settings: a change of these lifts it, and the next claim decides again."""
     setting: str | None = None
-    """The key among a project's settings that it reads."""
-    passes: bool = False
-    """Whether what it holds goes on without a person."""
-    duty: ColumnElement[bool] | None = None
-    """SQL on a supervisor: whether ``heal`` or ``lift`` has anything to do for its project."""
-    words: str = ""
-    """What holds the task, for an explanation."""
-    remark: str = ""
-    """The same of a task of a run that stands still, behind the task's name."""
+    """The key of the project setting that it reads."""
+    lifts_without_person: bool = False
+    """Whether it is lifted without a person."""
+    tick_condition: ColumnElement[bool] | None = None
+    """SQL on a supervisor: whether ``repair`` or ``lift`` has anything to do for its project."""
+    blocker_text: str = ""
+    """The explanation of a blocked task."""
+    obstacle_text: str = ""
+    """The explanation for a run that does not continue, after the task's key."""
     situation: Situation | None = None
-    """What a person can do about it."""
+    """The situation whose commands are shown."""
 
     def check(self, value: Any) -> None:
-        """Refuse a value of the setting that cannot be used."""
+        """Raise Refused for an invalid value of the setting."""
 
-    def decide(self, request: ClaimRequest, rows: Sequence[Candidate]) -> Decision:
-        """Decide which of these locked tasks, best first, may not start now. *condition* applies to each."""
+    def decide(self, request: ClaimRequest, rows: Sequence[Candidate]) -> HoldDecision:
+        """Decide which of these locked tasks, best first, must not start now. ``condition`` is true for each."""
         raise NotImplementedError
 
     def record(self, request: ClaimRequest, claims: Sequence[Claim]) -> None:
-        """Write what the claims of tasks that ``decide`` was asked about bring with them."""
+        """Store the resources that the claims use."""
 
-    def openings(self, tx: Connection, workspace_id: str, project_id: str) -> Openings | None:
-        """Return how many tasks of the project can start; None when the hold does not know that before a claim."""
+    def find_free_places(self, tx: Connection, workspace_id: str, project_id: str) -> FreePlaces | None:
+        """Return the free places of the project; None: unknown before a claim."""
         return None
 
-    def heal(self, tx: Connection, workspace_id: str, project_id: str) -> list[str]:
-        """Correct what is counted, in a transaction of its own; the names of what was wrong."""
+    def repair(self, tx: Connection, workspace_id: str, project_id: str) -> list[str]:
+        """Correct counters, in a separate transaction; return the names of the wrong ones."""
         return []
 
     def lift(self, tx: Connection, workspace_id: str, project_id: str, estimator: Estimator) -> list[RowMapping]:
-        """Take the reason away from tasks of the project that may start now; these tasks, with their new states."""
+        """Remove the reason from tasks of the project that may start now; return them with their new states."""
         return []
 
-    def explain(self, held: HeldTask) -> Iterator[TaskBlocker]:
-        """Say what holds a task, and what a person can enter."""
-        if self.reason & held.reasons != NO_REASON:
-            yield TaskBlocker(self.name, self.words, via=held.via, steps=held.steps(self.situation))
+    def explain(self, target: ExplainedTask) -> Iterator[TaskBlocker]:
+        """Yield why this hold blocks the task, with the commands for a person."""
+        if self.reason & target.reasons != NO_REASON:
+            yield TaskBlocker(self.name, self.blocker_text, via=target.via, steps=target.steps(self.situation))
 
-    def of_project(self, run: HeldRun) -> Iterator[Obstacle]:
-        """Say what holds everything of the run's project."""
+    def find_project_obstacles(self, run: HaltedRun) -> Iterator[Obstacle]:
+        """Yield what blocks all tasks of the run's project."""
         return iter(())
 
-    def of_run(self, run: HeldRun) -> list[Obstacle] | None:
-        """Say what holds tasks of the run until something else happens; None when one of them goes on by itself."""
-        if self.passes or not (number := run.count(self.reason)):
+    def find_run_obstacles(self, run: HaltedRun) -> list[Obstacle] | None:
+        """Return what blocks tasks of the run until something else happens; None: one of them will continue."""
+        if self.lifts_without_person or not (number := run.count(self.reason)):
             return []
         keys = run.keys(self.reason)
         lines = [
-            f"{key}{self.remark}; "
-            + (f"why: coord explain {key}" if self.situation is None else sentence(steps(self.situation, task=key)))
+            f"{key}{self.obstacle_text}; "
+            + (f"why: coord explain {key}" if self.situation is None else join_steps(steps(self.situation, task=key)))
             for key in keys
         ]
         more = number - len(keys)
@@ -205,6 +205,6 @@ class Hold:
         ]
 
 
-def shown(moment: datetime) -> str:
-    """Return a moment as explanations write it."""
+def format_moment(moment: datetime) -> str:
+    """Return a moment in the format of explanations."""
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,4 +1,4 @@
-"""Budgets: a task starts when what it is expected to cost fits into every budget that applies to it."""
+"""Budgets: a task starts when its estimated cost fits into every budget that applies to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coordination.domain.money.budgets import BudgetPeriod
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.explanations import Obstacle, TaskBlocker
 from coordination.domain.tasks.tasks import BlockReason
-from coordination.services.holds.base import ClaimRequest, Decision, Held, HeldRun, HeldTask, Hold
+from coordination.services.holds.base import ClaimRequest, ExplainedTask, HaltedRun, Hold, HoldDecision, HoldReason
 from coordination.services.money import budgets
 from coordination.services.money.budgets import Estimator
 from coordination.store.queries.fleet import idle_supervisors
@@ -26,35 +26,38 @@ _MOST_BUDGETS = 3
 
 
 class Budget(Hold):
-    """Reserves what tasks are expected to cost, and holds those for which too little is left."""
+    """Reserves the estimated costs of tasks, and holds the tasks for which too little money is left."""
 
     name = "budget"
     reason = BlockReason.BUDGET
     condition = BUDGETED
-    uses_up = True
-    duty = idle_supervisors.has_blocked(BlockReason.BUDGET)
+    consumes_resources = True
+    tick_condition = idle_supervisors.has_blocked(BlockReason.BUDGET)
 
-    def decide(self, request: ClaimRequest, rows: Sequence[Candidate]) -> Decision:
-        """Reserve the money, best task first; a cheaper model may be chosen for a job."""
+    def decide(self, request: ClaimRequest, rows: Sequence[Candidate]) -> HoldDecision:
+        """Reserve money, best task first; a budget may select a cheaper model for a job."""
         tasks = [row.row() for row in rows]
-        money_of = budgets.reserve(request.tx, request.workspace_id, tasks, request.estimator, wait=request.wait)
-        changes: dict[str, dict[str, Any]] = {task_id: {"budgeted": True} for task_id in money_of.reserved}
-        downgraded = [row for row in rows if row.id in money_of.models]
+        reservations = budgets.reserve(request.tx, request.workspace_id, tasks, request.estimator, wait=request.wait)
+        changes: dict[str, dict[str, Any]] = {task_id: {"budgeted": True} for task_id in reservations.reserved}
+        downgraded = [row for row in rows if row.id in reservations.models]
         for row in downgraded:
-            changes.setdefault(row.id, {})["work"] = budgets.with_model(row.work, money_of.models[row.id])
-        return Decision(
-            {task_id: Held(lack.sentence(), subject=lack.budget.id) for task_id, lack in money_of.refused.items()},
-            skipped=money_of.left,
-            uses={task_id: {"reserved": reserved.to_json()} for task_id, reserved in money_of.reserved.items()},
+            changes.setdefault(row.id, {})["work"] = budgets.with_model(row.work, reservations.models[row.id])
+        return HoldDecision(
+            {
+                task_id: HoldReason(lack.sentence(), subject=lack.budget.id)
+                for task_id, lack in reservations.refused.items()
+            },
+            skipped=reservations.left,
+            uses={task_id: {"reserved": reserved.to_json()} for task_id, reserved in reservations.reserved.items()},
             changes=changes,
             events={
-                row.id: (EventType.DOWNGRADED, {"from": budgets.model_of(row.work), "to": money_of.models[row.id]})
+                row.id: (EventType.DOWNGRADED, {"from": budgets.model_of(row.work), "to": reservations.models[row.id]})
                 for row in downgraded
             },
         )
 
     def lift(self, tx: Connection, workspace_id: str, project_id: str, estimator: Estimator) -> list[RowMapping]:
-        """Let tasks go on for which there is money again: run by run, so that none waits behind another's cap."""
+        """Lift tasks that can be paid again, run by run, so that no run waits behind the cap of another."""
         lifted: list[RowMapping] = []
         for run_id in budget_usage.runs_waiting(tx, workspace_id, project_id, most=_RUNS_AT_ONCE):
             rows = budget_usage.waiting(tx, workspace_id, project_id, run_id, most=_TASKS_AT_ONCE)
@@ -62,21 +65,21 @@ class Budget(Hold):
                 lifted += ready.lift_from(tx, workspace_id, fitting, self.reason)
         return lifted
 
-    def explain(self, held: HeldTask) -> Iterator[TaskBlocker]:
-        """Say which budget holds the task, and how much it lacks."""
-        if self.reason not in held.reasons:
+    def explain(self, target: ExplainedTask) -> Iterator[TaskBlocker]:
+        """Yield the budget that holds the task, and the missing amount."""
+        if self.reason not in target.reasons:
             return
-        if held.task is None:
-            yield TaskBlocker(self.name, "nothing is left in a budget that applies to it", via=held.via)
+        if target.task is None:
+            yield TaskBlocker(self.name, "a budget that applies to it is used up", via=target.via)
             return
-        about = held.about
-        rows = budget_usage.asking(about.tx, about.workspace_id, [held.id])
-        lack = budgets.shortages(about.tx, about.workspace_id, rows, held.estimator).get(held.id)
-        enough = "waits for a budget, in which there is enough now: it goes on by itself"
+        about = target.about
+        rows = budget_usage.asking(about.tx, about.workspace_id, [target.id])
+        lack = budgets.shortages(about.tx, about.workspace_id, rows, target.estimator).get(target.id)
+        enough = "waits for a budget, which has enough money now: it continues automatically"
         yield TaskBlocker(self.name, enough if lack is None else f"{lack.sentence()}. {lack.hint()}")
 
-    def of_run(self, run: HeldRun) -> list[Obstacle] | None:
-        """Say which budgets hold tasks of the run; None when there is money for one of them."""
+    def find_run_obstacles(self, run: HaltedRun) -> list[Obstacle] | None:
+        """Return the budgets that hold tasks of the run; None when one of the tasks can be paid."""
         number = run.count(self.reason)
         if not number:
             return []

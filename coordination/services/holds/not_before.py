@@ -1,4 +1,4 @@
-"""Times: a task that starts no earlier than its plan says, or waits for its next attempt, or for the end of a hold."""
+"""Start times: of the plan, of the next attempt, and of holds that end at a known time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coordination.domain.jobs.provider_errors import limit_of
 from coordination.domain.tasks.explanations import TaskBlocker
 from coordination.domain.tasks.next_steps import Situation
 from coordination.domain.tasks.tasks import BlockReason, TaskState
-from coordination.services.holds.base import HeldTask, Hold, shown
+from coordination.services.holds.base import ExplainedTask, Hold, format_moment
 from coordination.services.money.budgets import Estimator
 from coordination.store.queries.fleet import idle_supervisors
 from coordination.store.queries.tasks import attempts, ready
@@ -19,38 +19,45 @@ from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_now
 
 _TIMED = BlockReason.NOT_BEFORE | BlockReason.POLICY
-"""Reasons that go away at a time: the task's ``not_before``."""
+"""Reasons that are lifted at the task's ``not_before``."""
 
 
 class NotBefore(Hold):
-    """Holds tasks until their start time; also lifts what other holds hold until a moment that they name."""
+    """Holds tasks until their start time; also lifts other holds that end at a known time."""
 
     name = "not_before"
     reason = BlockReason.NOT_BEFORE
-    passes = True
-    duty = idle_supervisors.has_blocked(_TIMED, tasks.c.not_before <= db_now())
+    lifts_without_person = True
+    tick_condition = idle_supervisors.has_blocked(_TIMED, tasks.c.not_before <= db_now())
 
     def lift(self, tx: Connection, workspace_id: str, project_id: str, estimator: Estimator) -> list[RowMapping]:
-        """Lift what waited for a time that has come."""
+        """Lift tasks whose time has come."""
         return ready.lift_due(tx, workspace_id, project_id, _TIMED)
 
-    def explain(self, held: HeldTask) -> Iterator[TaskBlocker]:
-        """Say when the task starts at the earliest, and why it waits that long."""
-        if self.reason in held.reasons and held.not_before is not None:
-            words = f"does not start before {shown(held.not_before)}"
-            then = held.steps(Situation.NOT_BEFORE)
-            yield TaskBlocker(self.name, words, via=held.via, until=held.not_before, steps=then)
-        task, about = held.task, held.about
-        if task is None or task.state is not TaskState.QUEUED or task.not_before is None or task.not_before <= held.now:
+    def explain(self, target: ExplainedTask) -> Iterator[TaskBlocker]:
+        """Yield the earliest start of the task, and why it waits until then."""
+        if self.reason in target.reasons and target.not_before is not None:
+            words = f"does not start before {format_moment(target.not_before)}"
+            then = target.steps(Situation.NOT_BEFORE)
+            yield TaskBlocker(self.name, words, via=target.via, until=target.not_before, steps=then)
+        task, about = target.task, target.about
+        if (
+            task is None
+            or task.state is not TaskState.QUEUED
+            or task.not_before is None
+            or task.not_before <= target.now
+        ):
             return
-        words = f"is tried again from {shown(task.not_before)} on"
+        words = f"retries at {format_moment(task.not_before)}"
         words += f", after: {task.error}" if task.error else ""
         last = attempts.latest(about.tx, about.workspace_id, task.id)
         limit = None if last is None else limit_of(last.details)
         if limit is not None:
             words = f"{limit.sentence()}: it {words}"
         if task.deferred_since is not None:
-            words += f" (asked for later {task.deferrals} of {MAX_DEFERRALS} times, since {shown(task.deferred_since)})"
+            words += (
+                f" (deferred {task.deferrals} of {MAX_DEFERRALS} times, since {format_moment(task.deferred_since)})"
+            )
         kind = "back_off" if limit is None else "provider_limit"
         yield TaskBlocker(kind, words, until=task.not_before, steps=about.of(Situation.NOT_BEFORE))
 

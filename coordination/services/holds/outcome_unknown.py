@@ -1,4 +1,4 @@
-"""Jobs that must not be repeated and were ended in the middle: a person says whether they were done."""
+"""Interrupted jobs that must not be repeated: a person decides whether they completed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from coordination.services.holds.base import Hold
 
 
 class OutcomeUnknown(Hold):
-    """Held by the end of an attempt; a retry by a person takes the reason away."""
+    """Set by the end of an attempt; a retry by a person removes it."""
 
     name = "outcome_unknown"
     reason = BlockReason.OUTCOME_UNKNOWN
-    words = "it must not be repeated, and was ended in the middle: nobody knows if it was done"
-    remark = " may have been done, and must not be repeated"
+    blocker_text = "it must not be repeated, and was interrupted: whether it completed is unknown"
+    obstacle_text = " may have completed, and must not be repeated"
     situation = Situation.OUTCOME_UNKNOWN
 
 

@@ -1,4 +1,4 @@
-"""Limits on how many tasks run at once: of a project, of an agent, of a key."""
+"""Concurrency limits of a project, of an agent, and of a concurrency key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coordination.domain.tasks.attempts import Claim
 from coordination.domain.tasks.explanations import TaskBlocker
 from coordination.domain.tasks.next_steps import NextStep, Situation, steps
 from coordination.domain.tasks.tasks import TaskState
-from coordination.services.holds.base import ClaimRequest, Decision, HeldTask, Hold, Openings
+from coordination.services.holds.base import ClaimRequest, ExplainedTask, FreePlaces, Hold, HoldDecision
 from coordination.store.queries.fleet import idle_supervisors
 from coordination.store.queries.predicates import LIMITED
 from coordination.store.queries.projects import projects
@@ -23,21 +23,21 @@ from coordination.store.tables.tasks.attempts import slots as table
 
 
 class Slots(Hold):
-    """Leaves tasks queued for which a limit has no place. An attempt keeps the names of the places that it takes."""
+    """Leaves tasks queued while a limit is reached. An attempt stores the names of the slots that it uses."""
 
     name = "slot"
     condition = LIMITED
-    duty = idle_supervisors.has(table)  # to be recounted
+    tick_condition = idle_supervisors.has(table)  # to recount them
 
-    def decide(self, request: ClaimRequest, rows: Sequence[Candidate]) -> Decision:
-        """Find a place for each task in every limit that applies, under locks on all limits of its project."""
-        taken: dict[str, list[str]] = {}
+    def decide(self, request: ClaimRequest, rows: Sequence[Candidate]) -> HoldDecision:
+        """Reserve a slot of every limit that applies to a task, with all limits of its project locked."""
+        slot_names: dict[str, list[str]] = {}
         skipped: list[str] = []
         for project_id in sorted({row.project_id for row in rows}):
             here = [row for row in rows if row.project_id == project_id]
             free = rows_of_slots.lock(request.tx, request.workspace_id, project_id)
             if missing := _not_stored(here, free):
-                if not request.wait:  # to store one may have to wait for another transaction
+                if not request.wait:  # storing a limit may wait for another transaction
                     skipped += [row.id for row in here if row.concurrency_key in missing]
                     here = [row for row in here if row.concurrency_key not in missing]
                 else:
@@ -45,51 +45,51 @@ class Slots(Hold):
                     rows_of_slots.ensure(request.tx, request.workspace_id, project_id, caps)
                     free = rows_of_slots.lock(request.tx, request.workspace_id, project_id)
             for row in here:
-                names = [name for name in _wanted(row.agent_id, row.concurrency_key) if name in free]
+                names = [name for name in _limit_names(row.agent_id, row.concurrency_key) if name in free]
                 if all(free[name] > 0 for name in names):
                     for name in names:
                         free[name] -= 1
-                    taken[row.id] = names
-        full = [row.id for row in rows if row.id not in taken and row.id not in skipped]
-        uses = {task_id: {"slots": names} for task_id, names in taken.items() if names}
-        changes = {task_id: {"slots": tuple(names)} for task_id, names in taken.items() if names}
-        return Decision(requeued=full, skipped=skipped, uses=uses, changes=changes)
+                    slot_names[row.id] = names
+        full = [row.id for row in rows if row.id not in slot_names and row.id not in skipped]
+        uses = {task_id: {"slots": names} for task_id, names in slot_names.items() if names}
+        changes = {task_id: {"slots": tuple(names)} for task_id, names in slot_names.items() if names}
+        return HoldDecision(requeued=full, skipped=skipped, uses=uses, changes=changes)
 
     def record(self, request: ClaimRequest, claims: Sequence[Claim]) -> None:
-        """Use the places up."""
+        """Raise the counters of the used slots."""
         counts: dict[str, Counter[str]] = {}
         for claim in claims:
             counts.setdefault(claim.project_id, Counter()).update(claim.slots)
         for project_id in sorted(counts):
             rows_of_slots.take(request.tx, request.workspace_id, project_id, counts[project_id])
 
-    def openings(self, tx: Connection, workspace_id: str, project_id: str) -> Openings | None:
-        """Return the places that look free, if the project has limits."""
-        free = rows_of_slots.free(tx, workspace_id, project_id)
+    def find_free_places(self, tx: Connection, workspace_id: str, project_id: str) -> FreePlaces | None:
+        """Return the free slots, if the project has limits (no lock)."""
+        free = rows_of_slots.count_free(tx, workspace_id, project_id)
         return _Places(free) if free else None
 
-    def heal(self, tx: Connection, workspace_id: str, project_id: str) -> list[str]:
-        """Recount what open attempts hold, and drop the limits of conflict tasks of runs that have ended.
+    def repair(self, tx: Connection, workspace_id: str, project_id: str) -> list[str]:
+        """Recount the slots of open attempts, and drop the limits of conflict tasks of ended runs.
 
-        On its own: whoever holds tasks may wait for slots, so nobody may hold slots and wait for tasks.
+        In a separate transaction: others wait for slots with tasks locked, so nobody may do the reverse.
         """
-        healed = rows_of_slots.recount(tx, workspace_id, project_id)
-        open_runs = runs.unfinished(tx, workspace_id, project_id)
+        corrected = rows_of_slots.recount(tx, workspace_id, project_id)
+        open_runs = runs.list_unfinished(tx, workspace_id, project_id)
         rows_of_slots.drop_merge_limits(tx, workspace_id, project_id, keep=open_runs)
-        return healed
+        return corrected
 
-    def explain(self, held: HeldTask) -> Iterator[TaskBlocker]:
-        """Name the limits of a queued task that are reached, and who uses their places."""
-        about, task = held.about, held.task
+    def explain(self, target: ExplainedTask) -> Iterator[TaskBlocker]:
+        """Yield the reached limits of a queued task, and the tasks that use their slots."""
+        about, task = target.about, target.task
         if task is None or task.state is not TaskState.QUEUED:
             return
-        wanted = _wanted(task.agent, task.concurrency_key)
-        for slot in rows_of_slots.listed(about.tx, about.workspace_id, task.project_id):
-            if slot["name"] not in wanted or slot["used"] < slot["cap"]:
+        limits = _limit_names(task.agent, task.concurrency_key)
+        for slot in rows_of_slots.list_slots(about.tx, about.workspace_id, task.project_id):
+            if slot["name"] not in limits or slot["used"] < slot["cap"]:
                 continue
             stored = rows_of_slots.stored_name(about.tx, about.workspace_id, slot["name"])
             keys = attempts.keys_using(about.tx, about.workspace_id, task.project_id, stored)
-            users = ", ".join(keys) or "nothing any more"
+            users = ", ".join(keys) or "no task any more"
             if slot["name"] == f"key:{merge_key(task.run_id)}":
                 yield TaskBlocker(
                     "merge", f"waits for its turn to merge to {run_branch(task.run_id)}: now it is {users}"
@@ -102,16 +102,16 @@ class Slots(Hold):
 
 
 class _Places:
-    """The free places of a project, for those who enqueue its tasks."""
+    """The free slots of a project."""
 
     def __init__(self, free: Mapping[str, int]) -> None:
         self._free = dict(free)
-        self.most = self._free.get("project")
-        self.where: Sequence[ColumnElement[bool]] = rows_of_slots.without_full(free)
+        self.limit = self._free.get("project")
+        self.conditions: Sequence[ColumnElement[bool]] = rows_of_slots.exclude_full(free)
 
     def take(self, row: RowMapping) -> bool:
-        """Use up a place for a task; whether there was one."""
-        names = [name for name in _wanted(row["agent_id"], row["concurrency_key"])[1:] if name in self._free]
+        """Take the slots for a task; return whether all were free."""
+        names = [name for name in _limit_names(row["agent_id"], row["concurrency_key"])[1:] if name in self._free]
         if any(self._free[name] <= 0 for name in names):
             return False
         for name in names:
@@ -119,13 +119,13 @@ class _Places:
         return True
 
 
-def _wanted(agent: str | None, key: str | None) -> list[str]:
-    """The names of the limits that apply to a task, if they are set."""
+def _limit_names(agent: str | None, key: str | None) -> list[str]:
+    """Return the names of the limits that apply to a task, if they are set."""
     return ["project", *([f"agent:{agent}"] if agent is not None else []), *([f"key:{key}"] if key is not None else [])]
 
 
 def _not_stored(rows: Sequence[Candidate], free: Mapping[str, int]) -> set[str]:
-    """The keys of conflict tasks whose limit is not stored: a run's first claim stores it, and it goes with the run."""
+    """Return the keys of conflict tasks whose limit is not stored. It exists from the first claim to the run's end."""
     keys = {row.concurrency_key for row in rows if row.concurrency_key is not None}
     return {key for key in keys if key.startswith(MERGE_KEY) and f"key:{key}" not in free}
 

@@ -19,7 +19,7 @@ from coordination.domain.plans import graph
 from coordination.domain.plans.plan_expansion import SUPERVISION, VARIANT, VARIANTS, expand, supervision_of
 from coordination.domain.plans.plans import Defaults, Dependency, Plan
 from coordination.domain.plans.plans import Task as Planned
-from coordination.domain.tasks.attempts import Discovered
+from coordination.domain.tasks.attempts import DiscoveredTask
 from coordination.domain.tasks.tasks import OPEN, BlockReason, OnDependencyFailure, TaskRecord, TaskState
 from coordination.formats.plan import read_tasks
 from coordination.services.plans.inherited_authority import InheritedAuthority
@@ -48,7 +48,7 @@ class AddedTasks:
 
 
 def add_tasks(
-    tx: Connection, workspace_id: str, reporter_id: str, discovered: Sequence[Discovered], agents: AgentChooser
+    tx: Connection, workspace_id: str, reporter_id: str, discovered: Sequence[DiscoveredTask], agents: AgentChooser
 ) -> AddedTasks:
     """Add reported tasks to the run of their reporter. Raises Refused or PlanError, with nothing stored.
 
@@ -72,7 +72,7 @@ def add_tasks(
     _check_bounds(tx, reporter, planned)
     authority = InheritedAuthority(tx, reporter, discovered)
     authority.check_fields(planned)
-    stored = task_rows.keyed(tx, workspace_id, reporter.run_id, _all_keys(planned))
+    stored = task_rows.lock_by_key(tx, workspace_id, reporter.run_id, _all_keys(planned))
     planned, repeated = _split_repeated(planned, stored, reporter)
     authority.set_keys(planned)
     first = authority.first
@@ -92,9 +92,9 @@ def add_tasks(
     queued = sum(not has_open_needs(task, satisfied) for task in plan.tasks)
     if reporter.state is TaskState.BLOCKED and reporter.reasons & BlockReason.DEPENDENCIES and first:
         completed = [ids[key] for key in first if key not in waits_for]
-        more = edge_rows.hold(tx, workspace_id, reporter.id, [ids[key] for key in waits_for], completed)
+        more = edge_rows.add_waits(tx, workspace_id, reporter.id, [ids[key] for key in waits_for], completed)
         if waits_for:
-            task_rows.hold_for(tx, workspace_id, reporter.id, more)
+            task_rows.add_pending(tx, workspace_id, reporter.id, more)
         elif not reporter.pending:
             lifted = ready.lift_from(tx, workspace_id, [reporter.id], BlockReason.DEPENDENCIES)
             actor = f"task:{reporter.key}"
@@ -115,7 +115,7 @@ def _check_bounds(tx: Connection, reporter: TaskRecord, planned: Sequence[Planne
 
 
 def _check_room(tx: Connection, reporter: TaskRecord, more: int) -> None:
-    before = task_rows.found_in(tx, reporter.workspace_id, reporter.run_id)
+    before = task_rows.count_discovered(tx, reporter.workspace_id, reporter.run_id)
     if before + more > MOST_IN_A_RUN:
         raise Refused(f"The tasks of this run have reported {before:,} tasks; at most {MOST_IN_A_RUN:,} are possible")
 
@@ -132,10 +132,10 @@ def _expand(tx: Connection, reporter: TaskRecord, plan: Plan, supervision: Mappi
     parts = sorted({task.key for task in expanded.tasks} - {task.key for task in plan.tasks})
     if parts:
         _check_room(tx, reporter, len(expanded.tasks))
-        if conflicts := task_rows.keyed(tx, reporter.workspace_id, reporter.run_id, parts):
+        if conflicts := task_rows.lock_by_key(tx, reporter.workspace_id, reporter.run_id, parts):
             raise Refused(f"The run has a task {excerpt(min(conflicts))} already", hint="Use another key")
     if any(VARIANT in task.role for task in expanded.tasks):
-        runs.note(tx, reporter.workspace_id, reporter.run_id, {VARIANTS: True})
+        runs.add_metadata(tx, reporter.workspace_id, reporter.run_id, {VARIANTS: True})
     return expanded
 
 
@@ -166,7 +166,7 @@ def _split_repeated(
         before = stored.get(task.key)
         if before is None:
             continue
-        if before.creator != task_rows.FOUND_BY + reporter.key:
+        if before.creator != task_rows.TASK_CREATOR + reporter.key:
             raise Refused(f"The run has a task {excerpt(task.key)} already", hint="Use another key")
         if before.state in {TaskState.FAILED, TaskState.CANCELED}:
             new_keys[task.key] = f"{task.key}.{reporter.attempt}"
@@ -203,7 +203,7 @@ def check_needs(
                 if task.on_dependency_failure is not OnDependencyFailure.RUN:
                     raise Refused(f"{excerpt(task.key)} needs {key}, which ended as {parent.state}")
                 satisfied.add((key, task.key))
-            elif reporter is not None and task.key in first and parent.creator != task_rows.FOUND_BY + reporter.key:
+            elif reporter is not None and task.key in first and parent.creator != task_rows.TASK_CREATOR + reporter.key:
                 raise Refused(
                     f"{excerpt(task.key)} is to come before {reporter.key} and needs {key}, which has not ended",
                     hint=f"Such tasks may need completed tasks and those that {reporter.key} reported",
@@ -240,7 +240,7 @@ def _scope(reporter: TaskRecord) -> GraphScope:
     if isinstance(checkout := inherited.get(CHECKOUT_OPTION), Mapping):
         inherited[CHECKOUT_OPTION] = without_merge(checkout)
     inherited[_DEPTH] = reporter.options.get(_DEPTH, 0) + 1
-    creator = task_rows.FOUND_BY + reporter.key
+    creator = task_rows.TASK_CREATOR + reporter.key
     return GraphScope(
         reporter.workspace_id, reporter.project_id, reporter.run_id, creator, reporter.workdir, inherited=inherited
     )

@@ -45,7 +45,7 @@ def expect_costs(tx: Connection, project: Project, graph: task_rows.Graph) -> di
 def slot_caps(tx: Connection, project: Project, plan: Plan) -> dict[str, int]:
     """Return how many tasks may run at once by the limits of the project and the plan, by the names of the limits."""
     caps = dict.fromkeys(task_rows.limited_keys(plan), 1)
-    caps |= {row["name"]: row["cap"] for row in slot_rows.listed(tx, project.workspace_id, project.id)}
+    caps |= {row["name"]: row["cap"] for row in slot_rows.list_slots(tx, project.workspace_id, project.id)}
     return caps | task_rows.concurrency_caps(plan)
 
 

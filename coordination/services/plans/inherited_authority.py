@@ -27,7 +27,7 @@ from coordination.domain.plans.graph import MAX_PRIORITY
 from coordination.domain.plans.plan_expansion import VARIANT, WORK
 from coordination.domain.plans.plans import Plan
 from coordination.domain.plans.plans import Task as Planned
-from coordination.domain.tasks.attempts import Discovered
+from coordination.domain.tasks.attempts import DiscoveredTask
 from coordination.domain.tasks.tasks import DependencyKind, TaskRecord
 from coordination.store.queries.money import budgets
 from coordination.store.queries.projects import projects
@@ -38,13 +38,13 @@ _CAPS = ("usd", "tokens", "unpriced_calls", "max_starts")
 class InheritedAuthority:
     """The rights of an attempt, the *reporter*, that the tasks which it reports inherit."""
 
-    def __init__(self, tx: Connection, reporter: TaskRecord, discovered: Sequence[Discovered]) -> None:
+    def __init__(self, tx: Connection, reporter: TaskRecord, discovered: Sequence[DiscoveredTask]) -> None:
         self._reporter = reporter
         work = next((report.work for report in discovered if report.work is not None), reporter.work)
         self._rights = _rights(reporter, work)
         self._discovered = discovered
-        self._reports: dict[str, Discovered] = {}
-        self.first: set[str] = set()
+        self._reports: dict[str, DiscoveredTask] = {}
+        self.blocks_finder: set[str] = set()
         """The keys of tasks that must run before the reporter continues."""
         delegates = any(report.delegated for report in discovered)
         self._project = projects.get(tx, reporter.workspace_id, reporter.project_id) if delegates else None
@@ -64,7 +64,7 @@ class InheritedAuthority:
     def set_keys(self, planned: Sequence[Planned]) -> None:
         """Set the keys with which the reported tasks are stored, in their order."""
         self._reports = {task.key: report for task, report in zip(planned, self._discovered, strict=True)}
-        self.first = {key for key, report in self._reports.items() if report.first}
+        self.first = {key for key, report in self._reports.items() if report.blocks_finder}
 
     def _is_reported(self, task: Planned) -> bool:
         """Return whether a job, not the system, decided what the task does."""
@@ -78,7 +78,7 @@ class InheritedAuthority:
         report = self._report_of(task)
         return report is not None and report.delegated and self._is_reported(task)
 
-    def _report_of(self, task: Planned) -> Discovered | None:
+    def _report_of(self, task: Planned) -> DiscoveredTask | None:
         """Return the report of the task, or of the task of which it is a part, whose key is a prefix of its key."""
         above = [key for key in self._reports if task.key == key or task.key.startswith(f"{key}/")]
         return self._reports[max(above, key=len)] if above else None
@@ -87,7 +87,7 @@ class InheritedAuthority:
         """Set parent, priority and authority in the rows of new tasks. Raises PlanError where they exceed rights."""
         reporter = self._reporter
         for task, row in zip(plan.tasks, new_rows, strict=True):
-            if task.key in self.first and row["parent_id"] is None:
+            if task.key in self.blocks_finder and row["parent_id"] is None:
                 row["parent_id"] = reporter.id
             if task.concurrency_key == merge_key(reporter.run_id):
                 # Conflict tasks run early, because other merges make a conflict worse.

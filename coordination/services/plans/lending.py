@@ -27,7 +27,7 @@ from coordination.domain.plans.graph import MAX_PRIORITY
 from coordination.domain.plans.plan_expansion import VARIANT, WORK
 from coordination.domain.plans.plans import Plan
 from coordination.domain.plans.plans import Task as Planned
-from coordination.domain.tasks.attempts import Discovered
+from coordination.domain.tasks.attempts import DiscoveredTask
 from coordination.domain.tasks.tasks import DependencyKind, TaskRecord
 from coordination.store.queries.money import budgets
 from coordination.store.queries.projects import projects
@@ -38,11 +38,11 @@ _CAPS = ("usd", "tokens", "unpriced_calls", "max_starts")
 class InheritedAuthority:
     """The rights of one attempt, the *finder*, lent to the tasks that it reports."""
 
-    def __init__(self, tx: Connection, finder: TaskRecord, discovered: Sequence[Discovered]) -> None:
+    def __init__(self, tx: Connection, finder: TaskRecord, discovered: Sequence[DiscoveredTask]) -> None:
         self._finder = finder
         self._held = _rights(finder, next((found.work for found in discovered if found.work is not None), finder.work))
         self._discovered = discovered
-        self._named: dict[str, Discovered] = {}
+        self._named: dict[str, DiscoveredTask] = {}
         self.first: set[str] = set()
         """The keys of tasks that come before the finder goes on."""
         delegates = any(found.delegated for found in discovered)
@@ -63,7 +63,7 @@ class InheritedAuthority:
     def name(self, planned: Sequence[Planned]) -> None:
         """Take the keys under which the tasks that were discovered are stored, in their order."""
         self._named = {task.key: found for task, found in zip(planned, self._discovered, strict=True)}
-        self.first = {key for key, found in self._named.items() if found.first}
+        self.first = {key for key, found in self._named.items() if found.blocks_finder}
 
     def _is_reported(self, task: Planned) -> bool:
         """Whether a job said what the task does."""
@@ -77,7 +77,7 @@ class InheritedAuthority:
         found = self._found(task)
         return found is not None and found.delegated and self._is_reported(task)
 
-    def _found(self, task: Planned) -> Discovered | None:
+    def _found(self, task: Planned) -> DiscoveredTask | None:
         """What was discovered of which the task is, or is a part. Parts have keys below that of their task."""
         above = [key for key in self._named if task.key == key or task.key.startswith(f"{key}/")]
         return self._named[max(above, key=len)] if above else None

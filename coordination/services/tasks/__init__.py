@@ -1,1 +1,1 @@
-"""Tasks, their attempts and runs: rules within a transaction."""
+"""Services about tasks and runs, within the caller's transaction."""

@@ -1,4 +1,4 @@
-"""Limits on how many tasks of a project run at once: in all, per agent, per named key."""
+"""Concurrency limits of a project: in total, per agent, per key."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from coordination.store.queries.tasks import slots
 def set_limits(
     tx: Connection, workspace_id: str, project_id: str, caps: Mapping[str, int | None]
 ) -> list[dict[str, Any]]:
-    """Set these limits (``project``, ``agent:NAME``, ``key:NAME``; None: none), leave the others; all as they are now.
+    """Set these limits (``project``, ``agent:NAME``, ``key:NAME``; None removes one), and return all limits.
 
-    What runs already goes on, also above a lowered limit.
+    Running tasks continue, even above a lowered limit.
     """
     for name, cap in caps.items():
         if cap is not None and cap < 0:
@@ -24,4 +24,4 @@ def set_limits(
     for name in sorted(name for name, cap in caps.items() if cap is None):
         slots.drop(tx, workspace_id, project_id, name)
     slots.set_caps(tx, workspace_id, project_id, {name: cap for name, cap in caps.items() if cap is not None})
-    return slots.listed(tx, workspace_id, project_id)
+    return slots.list_slots(tx, workspace_id, project_id)

@@ -1,4 +1,4 @@
-"""Which ready tasks may have a doorbell out: a window per project, so that a backlog never delays another project."""
+"""The dispatch window: how many messages a project may have enqueued, so that its backlog delays no other project."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from sqlalchemy import Connection, RowMapping
 
 from coordination.services.holds import HOLDS
-from coordination.services.holds.base import Openings
+from coordination.services.holds.base import FreePlaces
 from coordination.store.queries.tasks import ready
 from coordination.store.queries.tasks.ready import ReadyTask
 
 _ROUNDING = 1e-9
 
 
-def fill(
+def fill_window(
     tx: Connection,
     workspace_id: str,
     project_id: str,
@@ -25,72 +25,72 @@ def fill(
     bundle: Callable[[str], int],
     expected: int | None = None,
 ) -> list[ReadyTask]:
-    """Mark the best ready tasks as rung, as many as the window has room for; the caller rings after its commit.
+    """Mark the best ready tasks as enqueued, as many as fit into the window; the caller publishes after its commit.
 
-    The window counts messages: *bundle* says how many tasks of a kind share one, *expected* how many tasks a message
-    probably holds, if the caller has an idea.
+    The window counts messages. *bundle* returns how many tasks of a kind share a message; *expected* is the caller's
+    guess of that number.
     """
     bundle = functools.cache(bundle)  # many rows, few kinds
     enqueued = ready.count_enqueued(tx, workspace_id, project_id)
     room = window - sum(number * _part(bundle(kind)) for kind, number in enqueued.items())
     if room <= 0:
         return []
-    openings = [each for hold in HOLDS if (each := hold.openings(tx, workspace_id, project_id)) is not None]
-    startable = min((each.most for each in openings if each.most is not None), default=None)
+    free_places = [each for hold in HOLDS if (each := hold.find_free_places(tx, workspace_id, project_id)) is not None]
+    startable = min((each.limit for each in free_places if each.limit is not None), default=None)
     if startable is not None and startable <= 0:
         return []
-    where = [condition for each in openings for condition in each.where]
+    where = [condition for each in free_places for condition in each.conditions]
 
     def best(most: int) -> list[RowMapping]:
-        wanted = most if startable is None else min(most, startable)
-        return ready.next_to_enqueue(tx, workspace_id, project_id, room=wanted, where=where)
+        limit = most if startable is None else min(most, startable)
+        return ready.next_to_enqueue(tx, workspace_id, project_id, room=limit, where=where)
 
     first = int(room / _part(expected or 1)) + 1
-    found = best(first)
-    if expected is None and len(found) == first and (size := bundle(found[0]["kind"])) > 1:
-        # Mostly one kind at a time is ready, so the best of them tells how far to look.
-        found = best(int(room / _part(size)) + 1)
-    chosen = _chosen(found, room, openings, bundle)
+    rows = best(first)
+    if expected is None and len(rows) == first and (size := bundle(rows[0]["kind"])) > 1:
+        # Mostly one kind at a time is ready, so the best task shows how many fit.
+        rows = best(int(room / _part(size)) + 1)
+    chosen = _choose(rows, room, free_places, bundle)
     if chosen:
         ready.mark_enqueued(tx, workspace_id, [item.id for item in chosen])
     return chosen
 
 
 def _part(size: int) -> float:
-    """What a task takes of the window when *size* of its kind share a message.
+    """Return the share of the window that a task takes when *size* tasks of its kind share a message.
 
-    A message of short tasks counts double: whoever takes it goes on with what is ready then, without another message.
+    A message of short tasks counts double: its worker continues with other ready tasks without further messages.
     """
     return 1.0 if size == 1 else 2 / size
 
 
-def _chosen(
-    found: Sequence[RowMapping], room: float, openings: Sequence[Openings], bundle: Callable[[str], int]
+def _choose(
+    rows: Sequence[RowMapping], room: float, free_places: Sequence[FreePlaces], bundle: Callable[[str], int]
 ) -> list[ReadyTask]:
-    """As many of *found* as there is room for, and as may start."""
+    """Return the best of *rows* that fit into the window and have free places."""
     chosen: list[ReadyTask] = []
-    for row in found:
+    for row in rows:
         if room <= 0:
             break
-        if not all(each.take(row) for each in openings):
+        if not all(each.take(row) for each in free_places):
             continue
         room -= _part(bundle(row["kind"]))
-        chosen.append(ready_of(row))
+        chosen.append(parse_ready_task(row))
     return chosen
 
 
-def grouped(
-    found: Iterable[ReadyTask], bundle: Callable[[str], int], *, most: int | None = None
+def group_by_message(
+    tasks: Iterable[ReadyTask], bundle: Callable[[str], int], *, most: int | None = None
 ) -> list[list[ReadyTask]]:
-    """One group a message: short tasks together, in their order, as many as fit; every other task alone.
+    """Return one group per message: short tasks together, in their order, as many as fit; every other task alone.
 
-    No more than *most* groups are made; what would need another one is left out.
+    Tasks beyond *most* groups are left out.
     """
     size = functools.cache(bundle)
     groups: list[list[ReadyTask]] = []
     group: list[ReadyTask] = []
     room = 0.0
-    for item in found:
+    for item in tasks:
         part = 1 / size(item.kind)
         if part == 1 or part > room + _ROUNDING:
             if len(groups) == most:
@@ -104,13 +104,13 @@ def grouped(
     return groups
 
 
-def shares(found: Sequence[ReadyTask], *, wanted: int, bundle: Callable[[str], int]) -> list[list[str]]:
-    """The best of *found*, as far as they are known to be short: a message's worth for each of *wanted* threads."""
+def split_into_shares(tasks: Sequence[ReadyTask], *, threads: int, bundle: Callable[[str], int]) -> list[list[str]]:
+    """Return ids of the leading short tasks of *tasks*, one message's worth for each of *threads*."""
     size = functools.cache(bundle)
-    short = itertools.takewhile(lambda item: size(item.kind) > 1, found)
-    return [[item.id for item in group] for group in grouped(short, size, most=wanted)]
+    short = itertools.takewhile(lambda item: size(item.kind) > 1, tasks)
+    return [[item.id for item in group] for group in group_by_message(short, size, most=threads)]
 
 
-def ready_of(row: RowMapping) -> ReadyTask:
-    """What a doorbell needs, of a row of ``ready.next_to_enqueue``."""
+def parse_ready_task(row: RowMapping) -> ReadyTask:
+    """Return the task of a row of ``ready.next_to_enqueue``."""
     return ReadyTask(row["id"], row["attempt"], row["key"], row["title"], row["kind"])

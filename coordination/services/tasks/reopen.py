@@ -1,6 +1,6 @@
-"""Reopen tasks that ended without success, and what was canceled only because of them; what they released waits again.
+"""Reopen tasks that ended without success, with the tasks that were canceled because of them.
 
-Whoever calls has locked all of these tasks: what comes back, what it had released, and what these hold.
+The caller has locked the tasks in ``with_released_tasks``.
 """
 
 from __future__ import annotations
@@ -9,28 +9,37 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from coordination.store.queries.tasks import dependencies, force_state, tasks
+from coordination.domain.tasks.events import EventType, NewEvent
+from coordination.domain.tasks.tasks import TaskRecord
+from coordination.store.queries.tasks import dependencies, events, force_state, tasks
 
 
 def reopen_with_dependants(tx: Connection, workspace_id: str, task_id: str) -> list[str]:
-    """Queue a failed or canceled task again, or block it behind its dependencies; the ids of all that came back."""
+    """Queue or block an ended task again, with its canceled dependants. Return all reopened ids."""
     return _reopen(tx, workspace_id, [task_id])
 
 
 def reopen_dependants(tx: Connection, workspace_id: str, task_id: str) -> list[str]:
-    """Bring back only what was canceled because this task had ended without success: it waits for the task again."""
+    """Reopen only the tasks that were canceled because this task ended without success. Return their ids."""
     return _reopen(tx, workspace_id, _canceled_because_of(tx, workspace_id, [task_id]))
+
+
+def write_retried(tx: Connection, task: TaskRecord, reopened: Sequence[str], *, actor: str, by: str) -> None:
+    """Write the events of tasks of the run of *task* that were reopened *by* a person or by force."""
+    subject, payload = (EventType.RETRIED, task.project_id, task.run_id), {"by": by}
+    new = [NewEvent(*subject, id_, actor=actor, payload=payload) for id_ in reopened]
+    events.append(tx, task.workspace_id, new)
 
 
 def _reopen(tx: Connection, workspace_id: str, wave: Sequence[str]) -> list[str]:
     reopened: list[str] = []
     while wave:
-        # The caller has locked them, but for those that were canceled just now.
+        # Already locked, except those that were canceled just now.
         tasks.lock(tx, workspace_id, wave, nowait=True)
         moved = [
             each
             for each in wave
-            if tasks.reopen(tx, workspace_id, each, pending=dependencies.open_count(tx, workspace_id, each))
+            if tasks.reopen(tx, workspace_id, each, pending=dependencies.count_open(tx, workspace_id, each))
         ]
         reopened += moved
         wave = _canceled_because_of(tx, workspace_id, moved)
@@ -42,15 +51,15 @@ def _canceled_because_of(tx: Connection, workspace_id: str, ids: Sequence[str]) 
     return tasks.canceled_by_dependency(tx, workspace_id, sorted(waiting)) if waiting else []
 
 
-def with_released(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[str]:
-    """What to lock before *ids* are done again: these, what waits for them, and what they have released."""
+def with_released_tasks(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[str]:
+    """Return the tasks to lock before *ids* run again: these, their dependants, and the tasks that they released."""
     released = force_state.released_by(tx, workspace_id, dependencies.with_dependants(tx, workspace_id, ids))
     return dependencies.with_dependants(tx, workspace_id, [*ids, *released])
 
 
-def take_releases_back(tx: Connection, workspace_id: str, task_id: str) -> None:
-    """Let what a task has released wait for it again; what has begun by then is noted to be outdated."""
-    released = force_state.dependants_not_begun(tx, workspace_id, task_id)
-    tasks.lock(tx, workspace_id, released, nowait=True)  # locked, but for those that were released just now
-    force_state.take_release_back(tx, workspace_id, task_id, released)
-    force_state.note_outdated(tx, workspace_id, task_id)
+def revoke_releases(tx: Connection, workspace_id: str, task_id: str) -> None:
+    """Make the tasks that a task released wait for it again; mark those that have started as outdated."""
+    released = force_state.dependants_not_started(tx, workspace_id, task_id)
+    tasks.lock(tx, workspace_id, released, nowait=True)  # already locked, except those released just now
+    force_state.revoke_release(tx, workspace_id, task_id, released)
+    force_state.mark_outdated(tx, workspace_id, task_id)

@@ -15,7 +15,7 @@ from coordination.domain.tasks.tasks import BlockReason
 from coordination.flows.projects.change_project import change_project
 from coordination.flows.tasks.explain_task import explain_task
 from coordination.flows.tasks.find_obstacles import find_obstacles
-from coordination.services.holds.quiet_hours import parse
+from coordination.services.holds.quiet_hours import parse_window
 from coordination.services.projects import projects
 from tests.support.refusals import refuses
 from tests.support.world import World, watched
@@ -26,7 +26,7 @@ NIGHT = {"from": "22:00", "to": "06:00"}
 
 def end_of(hours: dict[str, str], moment: str, zone: ZoneInfo = BERLIN) -> str | None:
     """The end, in UTC, of the quiet hours in which a moment, given in UTC, is."""
-    end = parse(hours).until(datetime.fromisoformat(moment).replace(tzinfo=UTC), zone)
+    end = parse_window(hours).until(datetime.fromisoformat(moment).replace(tzinfo=UTC), zone)
     return None if end is None else f"{end:%Y-%m-%d %H:%M}"
 
 

@@ -71,7 +71,7 @@ def test_the_explanation_of_each_waiting_task_names_it(failing: World) -> None:
 
     (blocker,) = found.blockers
     assert blocker.kind == "supervisor"
-    assert "cannot tick since 20" in blocker.detail
+    assert "has been failing since 20" in blocker.detail
     assert "the plan of the week is not there" in blocker.detail
 
 

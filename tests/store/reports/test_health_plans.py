@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from coordination.domain.fleet.supervisor_status import StatusThresholds
-from coordination.domain.tasks.tasks import FORCIBLE
+from coordination.domain.tasks.tasks import FORCIBLE_STATES
 from coordination.flows.tasks.force_tasks import force_task
 from coordination.store.queries.fleet import workers
 from coordination.store.reports.fleet import health
@@ -31,7 +31,7 @@ def look(world: World) -> None:
 
 def force(world: World) -> None:
     """Forward and back: all statements of it."""
-    for target in (*FORCIBLE, *FORCIBLE):
+    for target in (*FORCIBLE_STATES, *FORCIBLE_STATES):
         world.store.transact(
             lambda tx, target=target: force_task(tx, world.workspace, world.ids["t40"], target, actor="ann", reason="x")
         )

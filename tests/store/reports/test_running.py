@@ -8,7 +8,7 @@ from sqlalchemy import insert, update
 
 from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.store.queries.tasks import events
-from coordination.store.reports.tasks.running import RunningTask, running
+from coordination.store.reports.tasks.running import RunningTask, list_running_tasks
 from coordination.store.tables.jobs.output import output_chunks
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.types import db_after
@@ -17,7 +17,7 @@ from tests.support.world import World
 
 def look(world: World, *, most: int = 20) -> tuple[list[RunningTask], int]:
     with world.store.read() as tx:
-        return running(tx, world.workspace, most=most)
+        return list_running_tasks(tx, world.workspace, most=most)
 
 
 def report(world: World, key: str, **payload: object) -> None:

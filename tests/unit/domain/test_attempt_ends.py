@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.tasks.attempts import AttemptEnd, Discovered, Outcome
+from coordination.domain.tasks.attempts import AttemptEnd, DiscoveredTask, Outcome
 
-FIRST = Discovered({"key": "p"}, first=True)
-LATER = Discovered({"key": "q"})
-WAITS: list[dict[str, Any]] = [{"question": "Which colour?"}, {"short": "no money is left"}, {"discovered": (FIRST,)}]
+FIRST = DiscoveredTask({"key": "p"}, blocks_finder=True)
+LATER = DiscoveredTask({"key": "q"})
+WAITS: list[dict[str, Any]] = [
+    {"question": "Which?"},
+    {"budget_shortage": "no money is left"},
+    {"discovered": (FIRST,)},
+]
 OTHERS = [outcome for outcome in Outcome if outcome is not Outcome.DEFERRED]
 
 

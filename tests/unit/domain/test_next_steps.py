@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from coordination.cli.main import app
-from coordination.domain.tasks.next_steps import Situation, failure_of, sentence, steps
+from coordination.domain.tasks.next_steps import Situation, join_steps, situation_of_error, steps
 
 NAMES = {
     "task": "fix",
@@ -51,8 +51,8 @@ def test_a_name_that_looks_like_a_place_is_quoted_once() -> None:
 
 
 def test_the_command_that_goes_on_stands_at_the_end_of_the_sentence() -> None:
-    assert sentence(steps(Situation.FAILED, task="fix")).endswith("after fixing it: coord tasks retry fix")
-    assert sentence(()) == ""
+    assert join_steps(steps(Situation.FAILED, task="fix")).endswith("when that is fixed: coord tasks retry fix")
+    assert join_steps(()) == ""
 
 
 @pytest.mark.parametrize(
@@ -69,4 +69,4 @@ def test_the_command_that_goes_on_stands_at_the_end_of_the_sentence() -> None:
     ],
 )
 def test_what_was_in_the_way_of_a_job_is_known_by_its_error(error: str | None, situation: Situation) -> None:
-    assert failure_of(error) is situation
+    assert situation_of_error(error) is situation

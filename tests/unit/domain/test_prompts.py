@@ -45,8 +45,8 @@ def test_with_nothing_to_add_the_prompt_is_what_its_author_wrote() -> None:
 
 def test_it_tells_of_criteria_gates_answers_and_what_went_wrong() -> None:
     text = told(
-        options={"criteria": ["no warnings"], "gates": [{"run": "pytest -q"}], "checkout": {"kind": "git-worktree"}},
-        carried={"feedback": "2 failed", "answers": [{"question": "Why?", "answer": "So", "by": "ann"}]},
+        options={"criteria": ["no warnings"], "gates": [{"run": "pytest -q"}], "workspace": {"kind": "git-worktree"}},
+        carried_over={"feedback": "2 failed", "answers": [{"question": "Why?", "answer": "So", "by": "ann"}]},
         needs={"lint": {"state": "completed", "output": {"found": 3}}, "dead": {"state": "failed", "output": None}},
         reports=True,
         failures=1,
@@ -99,7 +99,7 @@ def test_a_long_output_is_cut_and_says_so() -> None:
 
 
 def test_who_goes_on_is_told_what_is_new_first() -> None:
-    text = told(kind=RESUME, carried={"answers": [{"question": "Why?", "answer": "So", "by": "ann"}]})
+    text = told(kind=RESUME, carried_over={"answers": [{"question": "Why?", "answer": "So", "by": "ann"}]})
 
     assert text.startswith("You asked: Why?\nAnswer: So\n")
     assert text.endswith("The task was:\n\nMend it")
@@ -129,7 +129,7 @@ def test_words_that_were_used_before_have_new_values_and_limits_of_their_own() -
 
 
 def test_values_are_never_templates() -> None:
-    claim = replace(claim_of({"agent": "claude", "prompt": "x"}), carried={"feedback": "{{ task.key }} {% for %}"})
+    claim = replace(claim_of({"agent": "claude", "prompt": "x"}), carried_over={"feedback": "{{ task.key }} {% for %}"})
 
     assert "{{ task.key }} {% for %}" in build_prompt("{{ x }}", claim, SHOP, shows_needs=True, reports=False)
 

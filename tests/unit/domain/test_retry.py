@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coordination.domain.fleet.leases import MAX_LOSSES
-from coordination.domain.tasks.attempts import AttemptEnd, Discovered, Outcome
+from coordination.domain.tasks.attempts import AttemptEnd, DiscoveredTask, Outcome
 from coordination.domain.tasks.retry import (
     AskPerson,
     Backoff,
@@ -17,10 +17,10 @@ from coordination.domain.tasks.retry import (
     GiveUp,
     RetryAfter,
     StayCanceled,
+    backoff_delay,
+    count_losses,
     decide,
-    losses_after,
-    wait_before,
-    wait_of,
+    find_wait,
 )
 from coordination.domain.tasks.tasks import BlockReason
 
@@ -57,7 +57,7 @@ def test_losses_are_counted_apart_and_end_after_three_alone() -> None:
     ],
 )
 def test_only_a_loss_alone_adds_to_a_suspicion(losses: int, suspect: bool, alone: bool, after: int) -> None:  # noqa: FBT001
-    assert losses_after(losses, suspect=suspect, alone=alone) == after
+    assert count_losses(losses, suspect=suspect, alone=alone) == after
 
 
 def test_deferrals_wait_and_are_charged_to_nobody() -> None:
@@ -81,7 +81,7 @@ def test_the_rest_is_as_its_name_says() -> None:
 def test_a_wait_never_passes_its_maximum_however_often_it_failed(
     count: int, factor: float, initial: timedelta, maximum: timedelta
 ) -> None:
-    wait = wait_before(count, Backoff(initial=initial, factor=factor, maximum=maximum))
+    wait = backoff_delay(count, Backoff(initial=initial, factor=factor, maximum=maximum))
 
     assert timedelta(0) <= wait <= maximum
 
@@ -91,14 +91,14 @@ class TestWaiting:
 
     def test_a_question_and_what_comes_first_hold_the_task_together(self) -> None:
         result = AttemptEnd(
-            Outcome.DEFERRED, question="Which colour?", discovered=(Discovered({"key": "p"}, first=True),)
+            Outcome.DEFERRED, question="Which colour?", discovered=(DiscoveredTask({"key": "p"}, blocks_finder=True),)
         )
 
-        waits = wait_of(result)
+        waits = find_wait(result)
 
         assert waits is not None
         assert waits.reasons == BlockReason.QUESTION | BlockReason.DEPENDENCIES
         assert waits.why == "it asks: 'Which colour?'; it needs p first"
 
     def test_work_for_later_holds_nobody(self) -> None:
-        assert wait_of(AttemptEnd(Outcome.COMPLETED, discovered=(Discovered({"key": "p"}),))) is None
+        assert find_wait(AttemptEnd(Outcome.COMPLETED, discovered=(DiscoveredTask({"key": "p"}),))) is None

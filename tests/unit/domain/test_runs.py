@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordination.domain.tasks.runs import RunState, state_of
+from coordination.domain.tasks.runs import RunState, derive_state
 from coordination.domain.tasks.tasks import TaskState
 
 Q, R, B = TaskState.QUEUED, TaskState.RUNNING, TaskState.BLOCKED
@@ -24,7 +24,7 @@ C, F, X = TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELED
     ],
 )
 def test_the_state_is_the_worst_of_what_can_still_matter(counts, waiting: int, state: RunState) -> None:
-    assert state_of(counts, waiting_on_failure=waiting) is state
+    assert derive_state(counts, waiting_on_failure=waiting) is state
 
 
 def test_only_three_states_are_an_end() -> None:

@@ -70,7 +70,7 @@ def test_a_change_that_a_job_merged_by_itself_has_to_pass_its_gates(site: Site, 
     checkout.git("branch", "-D", "made")
     checkout.note()
 
-    result = site.run("check", "true", gates=["false"], carried={"merge": pending}, attempt=2)
+    result = site.run("check", "true", gates=["false"], carried_over={"merge": pending}, attempt=2)
 
     assert (result.outcome, "false" in (result.error or "")) == (Outcome.FAILED, True), result
 

@@ -51,7 +51,7 @@ class TestAnAgentThatHasToTryAgain:
 
         second = site.again("fix", "test ! -e a.txt && echo line >> a.txt", first)
 
-        assert (sorted(first.carry), second.outcome) == (["feedback", "merge"], Outcome.COMPLETED)
+        assert (sorted(first.carry_over), second.outcome) == (["feedback", "merge"], Outcome.COMPLETED)
 
 
 def test_a_variant_of_which_nobody_could_say_whether_it_was_first_is_only_merged_later(
@@ -92,9 +92,9 @@ class TestConflicts:
         assert (checkout.branches(), site.files_left()) == ([site.branch], [])
 
     def test_after_three_times_a_command_has_failed(self, site: Site, other: str) -> None:
-        result = site.run("ours", f"echo ours > readme.txt; {other}", carried={"conflicts": 3})
+        result = site.run("ours", f"echo ours > readme.txt; {other}", carried_over={"conflicts": 3})
 
-        assert (result.outcome, result.carry["conflicts"]) == (Outcome.FAILED, None)
+        assert (result.outcome, result.carry_over["conflicts"]) == (Outcome.FAILED, None)
         assert "4 times in a row" in (result.error or "")
 
     def test_one_that_must_not_be_repeated_fails_and_keeps_its_change(
@@ -118,7 +118,7 @@ class TestConflicts:
         )
         (found,) = result.discovered
         task = found.task
-        assert found.first
+        assert found.blocks_finder
         assert (task["key"], task["agent"], task["gates"], task["max_attempts"]) == (
             "ours-merge-1",
             "dave/vc",
@@ -136,7 +136,7 @@ class TestConflicts:
         said = templates.render(task["run"], needs={}, context={})
         assert "Say ours {{ now }} {% raw %}" in said["prompt"]
         assert said["command"] == work["command"]
-        json.dumps([dict(task), result.carry])
+        json.dumps([dict(task), result.carry_over])
         assert checkout.shows("readme.txt", on=task_branch(site.run_id, "ours")) == "ours"
         assert site.files_left() == []
 
@@ -148,7 +148,7 @@ class TestConflicts:
 
         assert (result.outcome, (result.error or "")[-6:]) == (Outcome.DEFERRED, "n\N{REPLACEMENT CHARACTER}.txt")
         (found,) = result.discovered
-        assert json_problem([dict(found.task), result.error, dict(result.carry)]) is None
+        assert json_problem([dict(found.task), result.error, dict(result.carry_over)]) is None
         assert "- n\N{REPLACEMENT CHARACTER}.txt (add/add)" in found.task["run"]["prompt"]
         read = {**agent("true"), "command": ["cat"]}
         left = site.run(found.task["key"], read, checkout=found.task["checkout"])
@@ -197,7 +197,7 @@ class TestConflicts:
         result = site.run(merge["key"], agent(script), checkout=merge["checkout"])
 
         assert (result.outcome, result.error) == (Outcome.FAILED, why)
-        assert result.carry["feedback"]
+        assert result.carry_over["feedback"]
         assert checkout.shows("readme.txt", on=site.branch) == "theirs"
 
     def test_a_merge_whose_conflict_is_gone_needs_no_agent(self, site: Site, checkout: Checkout, other: str) -> None:
@@ -219,7 +219,7 @@ class TestConflicts:
         again = site.again(merge["key"], agent("echo all > readme.txt"), result, checkout=merge["checkout"])
 
         assert result.outcome is Outcome.DEFERRED
-        assert "has moved on" in result.carry["feedback"]
+        assert "has moved on" in result.carry_over["feedback"]
         assert again.outcome is Outcome.COMPLETED
         assert checkout.shows("readme.txt", on=site.branch) == "all"
 
@@ -230,7 +230,7 @@ class TestConflicts:
             result = site.again("ours", agent("touch ran-again"), result, attempt=attempt)
 
         branch = task_branch(site.run_id, "ours")
-        assert (result.outcome, result.retryable, result.carry["merge"]) == (Outcome.FAILED, False, None)
+        assert (result.outcome, result.retryable, result.carry_over["merge"]) == (Outcome.FAILED, False, None)
         assert "after 3 rounds of merging" in (result.error or "")
         assert branch in (result.error or "")
         assert checkout.shows("readme.txt", on=branch) == "ours"

@@ -94,7 +94,7 @@ def test_locks_that_a_killed_git_left_are_in_nobodys_way(site: Site, checkout: C
     lock = checkout.path / ".git" / "refs" / "heads" / f"{site.branch}.lock"
     lock.write_text("")
     result = site.run("a", {"agent": "custom", "prompt": "x", "command": ["/bin/sh", "-c", "echo said; touch a.txt"]})
-    assert (result.outcome, sorted(result.carry)) == (Outcome.DEFERRED, ["merge"])  # somebody may be at it
+    assert (result.outcome, sorted(result.carry_over)) == (Outcome.DEFERRED, ["merge"])  # somebody may be at it
     os.utime(lock, (time.time() - 600,) * 2)
 
     again = site.again("a", "touch ran-again", result)

@@ -179,7 +179,7 @@ class TestHead:
         result = kept.run("a", agent(f"{WORK}; git reset -q --hard HEAD~1"))
 
         check_kept(kept, result, "was dropped with git reset", "git revert")
-        assert "was dropped with git reset" in result.carry["feedback"]
+        assert "was dropped with git reset" in result.carry_over["feedback"]
 
     def test_a_commit_that_was_reverted_is_no_change(self, kept: Site) -> None:
         result = kept.run("a", f"{WORK}; git revert --no-edit HEAD")

@@ -20,7 +20,7 @@ def test_one_that_changed_nothing_has_failed_before_its_gates_and_the_next_is_to
 
     assert first.error == "it changed nothing, and its plan says expects: changes"
     assert "[gate" not in (first.log or "")
-    assert "Make the changes that the task asks for" in first.carry["feedback"]
+    assert "Make the changes that the task asks for" in first.carry_over["feedback"]
     assert (second.outcome, second.effect) == (Outcome.COMPLETED, ChangeSummary(changed=True))
 
 

@@ -84,8 +84,8 @@ def test_an_agent_that_does_nothing_has_resolved_nothing(site: Site, checkout: C
     assert result.outcome is Outcome.FAILED
     assert (result.error or "").startswith("conflicts are left in ")
     assert KINDS[kind][3] in (result.error or "")
-    assert KINDS[kind][3] in result.carry["feedback"]
-    assert "git add PATH" in result.carry["feedback"]
+    assert KINDS[kind][3] in result.carry_over["feedback"]
+    assert "git add PATH" in result.carry_over["feedback"]
     assert checkout.git("rev-parse", site.branch) == before
 
 
@@ -245,7 +245,7 @@ class TestWhatWasResolvedInPart:
 
         first = site.run(task["key"], agent("echo both > a; echo more > more.txt"), **where)
         second = site.again(task["key"], read, first, **where)
-        left = first.carry["left"][:12]
+        left = first.carry_over["left"][:12]
         take = agent(f"git checkout {left} -- a more.txt; echo all > readme.txt")
         third = site.again(task["key"], take, first, **where, attempt=3)
 
@@ -273,7 +273,7 @@ class TestOthersMergeMeanwhile:
         again = site.again(task["key"], agent("cat a; echo all > readme.txt"), result, checkout=task["checkout"])
 
         assert (result.outcome, again.outcome, again.output) == (Outcome.DEFERRED, Outcome.COMPLETED, "both")
-        assert "has moved on" in result.carry["feedback"]
+        assert "has moved on" in result.carry_over["feedback"]
         assert [checkout.shows(name, on=site.branch) for name in ("a", "readme.txt")] == ["both", "all"]
         assert checkout.branches() == [task_branch(site.run_id, "ours"), site.branch]
 

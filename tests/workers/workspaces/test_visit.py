@@ -207,7 +207,7 @@ class TestWhatAJobTakesAway:
 
         result = site.run("a", agent(script) if work == "agent" else script)
 
-        assert (result.outcome, result.retryable, result.began) == (Outcome.FAILED, True, True)
+        assert (result.outcome, result.retryable, result.job_started) == (Outcome.FAILED, True, True)
         assert str(site.root) in (result.error or "")
         assert "is gone: a job must leave its folder where it is" in (result.error or "")
         assert "kept until" not in (result.log or "")
@@ -248,7 +248,7 @@ class TestRefusals:
     ) -> None:
         result = site.run("a", "touch began", **change)
 
-        assert (result.outcome, result.retryable, result.began) == (Outcome.FAILED, False, False)
+        assert (result.outcome, result.retryable, result.job_started) == (Outcome.FAILED, False, False)
         assert says in (result.error or "")
         assert checkout.branches() == []
 
@@ -336,7 +336,7 @@ class TestGates:
 
         assert (result.outcome, result.retryable, result.output) == (Outcome.FAILED, True, "out")
         assert result.error == "gate 'echo what is wrong; echo and why >&2; exit 3' failed: exit status 3"
-        feedback = result.carry["feedback"]
+        feedback = result.carry_over["feedback"]
         assert "exit status 3" in feedback
         assert feedback.endswith("What it printed:\nwhat is wrong\nand why")
         assert "never" not in (result.log or "")
@@ -345,16 +345,16 @@ class TestGates:
     def test_feedback_is_bounded(self, site: Site) -> None:
         result = site.run("a", "true", gates=["seq 1 1000000; exit 1"])
 
-        assert len(result.carry["feedback"]) < 9_000
-        assert result.carry["feedback"].endswith("999999\n1000000")
-        assert "The end of what it printed" in result.carry["feedback"]
+        assert len(result.carry_over["feedback"]) < 9_000
+        assert result.carry_over["feedback"].endswith("999999\n1000000")
+        assert "The end of what it printed" in result.carry_over["feedback"]
         assert len(result.log or "") < 140_000
 
     def test_one_has_a_limit_of_its_own(self, site: Site) -> None:
         result = site.run("a", "true", gates=[{"run": "echo begun; sleep 600", "timeout": 0.5, "name": "slow"}])
 
         assert result.error == "gate 'slow' failed: timed out after 0.5 s"
-        assert "begun" in result.carry["feedback"]
+        assert "begun" in result.carry_over["feedback"]
 
     def test_what_one_leaves_running_is_ended_and_what_it_writes_is_not_committed(
         self, site: Site, checkout: Checkout
@@ -380,7 +380,7 @@ class TestGates:
         result = site.run("c", f"echo c > c.part; {other}", gates=gates)
 
         assert result.outcome is Outcome.FAILED
-        assert "b.part\nc.part" in result.carry["feedback"]
+        assert "b.part\nc.part" in result.carry_over["feedback"]
         assert checkout.git("ls-tree", "--name-only", site.branch).split() == ["b.part", "readme.txt"]
 
     def test_what_passes_them_together_is_one_merge(self, site: Site, checkout: Checkout) -> None:

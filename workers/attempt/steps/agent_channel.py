@@ -23,10 +23,10 @@ from coordination.base.wording import excerpt
 from coordination.domain.agents.prompts import FEEDBACK
 from coordination.domain.jobs.templates import escape_template
 from coordination.domain.plans.plan_expansion import ANSWER
-from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, DiscoveredTask, Outcome
 from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.questions import LONGEST
-from coordination.flows.tasks.add_discovered_tasks import add_found
+from coordination.domain.tasks.questions import MAX_QUESTION_LENGTH
+from coordination.flows.tasks.add_discovered_tasks import add_tasks_of_attempt
 from workers.attempt.folders import AttemptFolder
 from workers.attempt.report_socket import LONGEST_REQUEST, ReportListener, ReportPeer, ReportServer
 from workers.attempt.running import Proceed, RunningAttempt
@@ -40,7 +40,7 @@ MOST_REPORTS = 2_000
 
 _LONGEST_TEXT = 2_000
 
-Add = Callable[[Claim, tuple[Discovered, ...]], Mapping[str, str]]
+Add = Callable[[Claim, tuple[DiscoveredTask, ...]], Mapping[str, str]]
 """Adds tasks that an attempt discovered to its run, at once; returns their ids by key. Raises CoordinationError."""
 
 
@@ -54,7 +54,7 @@ class JobReports:
     said: Mapping[str, Any] = field(default_factory=dict)
     question: str | None = None
     escalated: bool = False
-    first: dict[str, Discovered] = field(default_factory=dict)
+    first: dict[str, DiscoveredTask] = field(default_factory=dict)
     failure: str | None = None
     final: bool = False
     output: Any = None
@@ -65,8 +65,8 @@ class JobReports:
             return result
         if self.question is not None or self.first:
             discovered = (*result.discovered, *self.first.values())
-            carry = {FEEDBACK: None, **result.carry}
-            waiting = replace(result, outcome=Outcome.DEFERRED, discovered=discovered, carry=carry)
+            carry = {FEEDBACK: None, **result.carry_over}
+            waiting = replace(result, outcome=Outcome.DEFERRED, discovered=discovered, carry_over=carry)
             return replace(waiting, question=self.question, escalated=self.escalated)
         if self.failure is not None:
             return replace(result, outcome=Outcome.FAILED, error=self.failure, retryable=not self.final)
@@ -184,18 +184,20 @@ class AgentChannelStep:
             raise Refused("tasks is a list of tasks as a plan has them", field="tasks")
         first = request.get("first") is True
         work = reports.claim.work
-        discovered = tuple(Discovered(_whole(task, reports.claim), first=first, work=work) for task in tasks)
+        discovered = tuple(
+            DiscoveredTask(_whole(task, reports.claim), blocks_finder=first, work=work) for task in tasks
+        )
         return self._add_discovered(reports, discovered)
 
     def _delegate(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
         run = {"agent": _text(request, "to"), "prompt": escape_template(_text(request, "prompt"))}
         fields = {name: request[name] for name in ("key", "title", "needs") if request.get(name) is not None}
         first = request.get("first") is True
-        task = Discovered({**fields, "run": run}, first=first, work=reports.claim.work, delegated=True)
+        task = DiscoveredTask({**fields, "run": run}, blocks_finder=first, work=reports.claim.work, delegated=True)
         return self._add_discovered(reports, (task,))
 
-    def _add_discovered(self, reports: JobReports, discovered: tuple[Discovered, ...]) -> dict[str, Any]:
-        ids, first = self._add(reports.claim, discovered), discovered[0].first
+    def _add_discovered(self, reports: JobReports, discovered: tuple[DiscoveredTask, ...]) -> dict[str, Any]:
+        ids, first = self._add(reports.claim, discovered), discovered[0].blocks_finder
         if first:
             # Reported twice, it is waited for once.
             reports.first.update({str(task.task["key"]): task for task in discovered})
@@ -264,8 +266,10 @@ def _text(request: Mapping[str, Any], name: str) -> str:
 
 def _question(request: Mapping[str, Any], name: str) -> str:
     text = _text(request, name)
-    if len(text) > LONGEST:
-        raise Refused(f"The {name} has {len(text):,} characters; at most {LONGEST:,} are possible", field=name)
+    if len(text) > MAX_QUESTION_LENGTH:
+        raise Refused(
+            f"The {name} has {len(text):,} characters; at most {MAX_QUESTION_LENGTH:,} are possible", field=name
+        )
     return text
 
 
@@ -284,10 +288,10 @@ def _refusal(message: str, hint: str | None = None) -> dict[str, Any]:
     return {"ok": False, "error": message} | ({"hint": hint} if hint else {})
 
 
-def add_discovered(context: Context, claim: Claim, discovered: tuple[Discovered, ...]) -> Mapping[str, str]:
+def add_discovered(context: Context, claim: Claim, discovered: tuple[DiscoveredTask, ...]) -> Mapping[str, str]:
     """Add what a running job discovered; a tick enqueues it. Returns the tasks' ids by key."""
     added = context.store.transact(
-        lambda tx: add_found(tx, claim.workspace_id, claim.task_id, claim.attempt, discovered)
+        lambda tx: add_tasks_of_attempt(tx, claim.workspace_id, claim.task_id, claim.attempt, discovered)
     )
     if added.ready:
         context.wake_projects([(claim.workspace_id, claim.project_id)])

@@ -72,20 +72,20 @@ class EffectsStep:
         claim, control = attempt.claim, attempt.control
         before = self._look(claim, control)
         first = _first(claim, before)
-        if first and _BEFORE not in claim.carried:
+        if first and _BEFORE not in claim.carried_over:
             control.remember({_BEFORE: first})
         result = proceed(attempt)
-        if before is None or not result.began:
+        if before is None or not result.job_started:
             return result
         if control.stop_requested:  # it may go on elsewhere, and find that all is done
-            return replace(result, carry={**result.carry, _BEFORE: first}) if first else result
+            return replace(result, carry_over={**result.carry_over, _BEFORE: first}) if first else result
         after = self._look(claim, control)
         if after is None:
             return result
         changed = before.changed_to(after)
         if changed:
-            result = replace(result, carry={**result.carry, _CHANGED: True})
-        changed = changed or bool(claim.carried.get(_CHANGED)) or (bool(first) and first["files"] != after.files)
+            result = replace(result, carry_over={**result.carry_over, _CHANGED: True})
+        changed = changed or bool(claim.carried_over.get(_CHANGED)) or (bool(first) and first["files"] != after.files)
         return seen(result, claim, changed=changed)
 
     def _look(self, claim: Claim, control: Control) -> _State | None:
@@ -129,7 +129,7 @@ def _first(claim: Claim, now: _State | None) -> dict[str, str]:
     """How the folder was before the first attempt of a task that expects changes; nothing where that is not known."""
     if claim.options.get(EXPECTS) != CHANGES or now is None:
         return {}
-    known = claim.carried.get(_BEFORE)
+    known = claim.carried_over.get(_BEFORE)
     here = {"folder": str(claim.workdir), "files": now.files}
     return dict(known) if isinstance(known, dict) and known.get("folder") == here["folder"] else here
 
@@ -150,7 +150,7 @@ def _judged(result: AttemptEnd, claim: Claim) -> AttemptEnd:
     said = (result.effect or ChangeSummary()).sentence() or "changed nothing"
     error = f"it {said}, and its plan says expects: {CHANGES}"
     feedback = f"{error[0].upper()}{error[1:]}. Make the changes that the task asks for, or report why you cannot."
-    return replace(result, outcome=Outcome.FAILED, error=error, carry={**result.carry, "feedback": feedback})
+    return replace(result, outcome=Outcome.FAILED, error=error, carry_over={**result.carry_over, "feedback": feedback})
 
 
 def _of_files(folder: str) -> str | None:

@@ -19,11 +19,11 @@ def add_feedback(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
     Feedback of a gate to an earlier attempt still holds when this one did not come that far.
     """
     result, claim = proceed(attempt), attempt.claim
-    if result.outcome not in (Outcome.FAILED, Outcome.TIMED_OUT) or FEEDBACK in result.carry:
+    if result.outcome not in (Outcome.FAILED, Outcome.TIMED_OUT) or FEEDBACK in result.carry_over:
         return result
-    before = claim.carried.get(FEEDBACK)
+    before = claim.carried_over.get(FEEDBACK)
     if before and not str(before).startswith(_FAILED):
         return result
     printed = format_last_lines(last_lines(claim.work, result.output, result.log, most=_MOST_LINES))
     feedback = f"{_FAILED}{result.error or result.outcome}" + (f"\n{printed}" if printed else "")
-    return replace(result, carry={**result.carry, FEEDBACK: feedback})
+    return replace(result, carry_over={**result.carry_over, FEEDBACK: feedback})

@@ -60,8 +60,9 @@ class GatesStep:
                 logs.append(ran.log_of(f"gate {name}", ran.output))
                 control.event(EventType.PROGRESS, ran.event("gate", name))
                 if ran.problem is not None:
-                    carry = {**result.carry, "feedback": _feedback(gate, ran.problem, ran.output)}
-                    end = {"outcome": Outcome.FAILED, "error": f"gate {name!r} failed: {ran.problem}", "carry": carry}
+                    carry = {**result.carry_over, "feedback": _feedback(gate, ran.problem, ran.output)}
+                    why = f"gate {name!r} failed: {ran.problem}"
+                    end = {"outcome": Outcome.FAILED, "error": why, "carry_over": carry}
                     break
             spent, warnings = spending.end()
         log = usage_file.with_warnings("\n".join(logs), warnings) or ""

@@ -6,7 +6,7 @@ from coordination.base.errors import DatabaseUnavailable
 from coordination.domain.projects.model_policy import model_names
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.services import holds
-from coordination.services.holds.model_policy import forbidden
+from coordination.services.holds.model_policy import explain_refusal
 from coordination.store.engine import Store
 from coordination.store.queries.projects import projects
 from workers.attempt.running import Proceed, RunningAttempt
@@ -39,11 +39,11 @@ def check_rendered_model(store: Store, stored: Claim, rendered: Claim) -> Attemp
         with store.read() as tx:
             project = projects.get(tx, rendered.workspace_id, rendered.project_id)
     except DatabaseUnavailable as error:
-        return AttemptEnd(Outcome.DEFERRED, error=error.sentence(), began=False)
-    why = None if project is None else forbidden(rendered.work, project.model_restrictions, rendered=True)
+        return AttemptEnd(Outcome.DEFERRED, error=error.sentence(), job_started=False)
+    why = None if project is None else explain_refusal(rendered.work, project.model_restrictions, rendered=True)
     if why is None:
         return None
-    return AttemptEnd(Outcome.DEFERRED, error=why, began=False, forbidden=rendered.work)
+    return AttemptEnd(Outcome.DEFERRED, error=why, job_started=False, forbidden_work=rendered.work)
 
 
 def ask_again_if_allowed(store: Store, claim: Claim, result: AttemptEnd, *, actor: str) -> bool:
@@ -51,11 +51,13 @@ def ask_again_if_allowed(store: Store, claim: Claim, result: AttemptEnd, *, acto
 
     Whoever changed it did not see the task wait. Returns whether there is something to enqueue.
     """
-    work = result.forbidden
+    work = result.forbidden_work
     if work is None:
         return False
     with store.read() as tx:
         project = projects.get(tx, claim.workspace_id, claim.project_id)
-    if project is None or forbidden(work, project.model_restrictions, rendered=True) is not None:
+    if project is None or explain_refusal(work, project.model_restrictions, rendered=True) is not None:
         return False
-    return store.transact(lambda tx: holds.ask_again(tx, claim.workspace_id, claim.project_id, actor=actor)) > 0
+    return (
+        store.transact(lambda tx: holds.lift_setting_holds(tx, claim.workspace_id, claim.project_id, actor=actor)) > 0
+    )

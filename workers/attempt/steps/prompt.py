@@ -15,7 +15,7 @@ from coordination.domain.agents.prompts import PromptContext
 from coordination.domain.jobs import AgentCall
 from coordination.domain.plans import review_loop
 from coordination.domain.tasks.attempts import AttemptEnd, Claim
-from coordination.domain.tasks.questions import ANSWERS
+from coordination.domain.tasks.questions import ANSWERS_KEY
 from coordination.store.engine import Store
 from coordination.store.queries.projects import projects
 from coordination.store.reports.agents import prompt_context
@@ -52,8 +52,8 @@ class PromptStep:
         supervises = next((kind for kind in (prompts.ASSESS, prompts.ANALYZE, prompts.ANSWER) if kind in role), None)
         resumes = supervises is None and resumes_conversation(claim)
         if resumes:
-            last = list(claim.carried.get(ANSWERS, ()))[-1:]
-            claim = replace(claim, carried={**claim.carried, ANSWERS: last})
+            last = list(claim.carried_over.get(ANSWERS_KEY, ()))[-1:]
+            claim = replace(claim, carried_over={**claim.carried_over, ANSWERS_KEY: last})
         kind = supervises or (prompts.RESUME if resumes else prompts.WORKER)
         project = self._surroundings(claim)
         if prompts.mentions_run(project, kind):

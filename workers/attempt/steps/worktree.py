@@ -109,7 +109,7 @@ class _AttemptInWorktree:
         self._message = worktree.message_of(attempt.claim)
         # The prompt of a chat, too, can say what was wrong with an earlier attempt.
         self._is_agent = attempt.claim.job_kind.asks_a_model
-        self._rounds = int(merge_queue.mapping_in(attempt.claim.carried, "merge").get("rounds", 0))
+        self._rounds = int(merge_queue.mapping_in(attempt.claim.carried_over, "merge").get("rounds", 0))
         self._ready = PreparedWorktree()
         self._change: Change | None = None
         self._branch_is_needed = False
@@ -135,7 +135,7 @@ class _AttemptInWorktree:
     # --- from the beginning to the merge
 
     def _run(self, repository: Repository) -> AttemptEnd:
-        carried = self._claim.carried
+        carried = self._claim.carried_over
         if (earlier := merge_queue.found(repository, self._claim, self._step.merges)) is not None:
             self.merged = repository.common
             return earlier
@@ -162,7 +162,7 @@ class _AttemptInWorktree:
             change = self._begin(repository, head)  # a job may have merged it: gates decide
             change.result, change.commit = AttemptEnd(Outcome.COMPLETED, output="It is merged already"), head
             return self._finish(change)
-        commit = conflict_task.to_merge(repository, self._claim.carried, commit)
+        commit = conflict_task.to_merge(repository, self._claim.carried_over, commit)
         change = self._begin(repository, str(work.get("commit", head)))
         place, change.merges = change.place, commit
         if work:
@@ -170,7 +170,7 @@ class _AttemptInWorktree:
             place.add_merge_parent(commit)
             change.briefing = merged_changes.describe_missed(place, work, head)
         elif place.merge(commit):
-            change.briefing = conflict_task.told(place, commit, self._claim.carried)
+            change.briefing = conflict_task.told(place, commit, self._claim.carried_over)
         else:
             change.result = AttemptEnd(Outcome.COMPLETED, output="It was merged without conflicts")
             change.commit = place.commit(self._message).commit
@@ -243,7 +243,7 @@ class _AttemptInWorktree:
         carry: dict[str, Any] = {"merge": None}
         if self._is_agent and commit is not None and commit != base:
             carry["work"] = self._saved(change.place, commit, base)
-        return replace(rejection, carry={**rejection.carry, **carry})
+        return replace(rejection, carry_over={**rejection.carry_over, **carry})
 
     def _conflicted(self, change: Change, commit: str, found: MergeConflicted) -> AttemptEnd:
         change.commit = None
@@ -292,7 +292,7 @@ class _AttemptInWorktree:
 
     def _with_work(self, change: Change, result: AttemptEnd) -> AttemptEnd:
         """Save what an agent has changed so far, if it goes on later."""
-        later = bool(result.carry) or result.question is not None or bool(result.discovered)
+        later = bool(result.carry_over) or result.question is not None or bool(result.discovered)
         if not self._is_agent or not later or result.outcome is Outcome.LOST:
             return result
         place = change.place
@@ -304,7 +304,7 @@ class _AttemptInWorktree:
                 carry |= {"work": self._saved(calm, commit, place.start)} if commit != place.start else {}
             except Unresolved:
                 carry |= self._half_resolved()
-        return replace(result, carry={**result.carry, **carry})
+        return replace(result, carry_over={**result.carry_over, **carry})
 
     def _half_resolved(self) -> dict[str, Any]:
         """Keep a folder with conflicts in it as a commit: the next attempt can take over what was resolved."""
@@ -336,8 +336,10 @@ class _AttemptInWorktree:
     ) -> AttemptEnd:
         """Return an end other than the job's own; what the job spent and printed stays."""
         done = None if self._change is None else self._change.result
-        base = done or AttemptEnd(outcome, began=False)
-        return base.ending_as(outcome, error=error, retryable=retryable, carry={**base.carry, **(carry or {})})
+        base = done or AttemptEnd(outcome, job_started=False)
+        return base.ending_as(
+            outcome, error=error, retryable=retryable, carry_over={**base.carry_over, **(carry or {})}
+        )
 
     # --- afterwards
 
@@ -348,10 +350,12 @@ class _AttemptInWorktree:
         try:
             if place is not None and change is not None and change.commit is not None and result.outcome in _UNDONE:
                 self._keep_branch(place, change.commit)
-                result = replace(result, carry={**result.carry, "merge": self._pending(change, change.commit)})
+                result = replace(
+                    result, carry_over={**result.carry_over, "merge": self._pending(change, change.commit)}
+                )
             is_safe = True  # what is on the task's branch is somewhere else, too
             if place is not None and result.outcome in _FAILURES and not is_gone(place.worktree_folder.path):
-                if self._is_last(result) and "work" in result.carry:
+                if self._is_last(result) and "work" in result.carry_over:
                     self._branch_is_needed = False
                 if self._keep:
                     result, is_safe = self._kept(place, result), place.holds_branch()
@@ -367,7 +371,7 @@ class _AttemptInWorktree:
         return result
 
     def _kept(self, place: Worktree, result: AttemptEnd) -> AttemptEnd:
-        until, work = time.time() + self._keep.total_seconds(), merge_queue.mapping_in(result.carry, "work")
+        until, work = time.time() + self._keep.total_seconds(), merge_queue.mapping_in(result.carry_over, "work")
         place.keep(until, branch_goes=bool(work) or not self._branch_is_needed, at=work.get("commit"))
         self._ready.keep(until)
         day = datetime.fromtimestamp(until, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")

@@ -37,5 +37,5 @@ def commit_worktree(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
         change.saves_work = False
         why = "the merge was given up"
         feedback = {"feedback": f"{why}. Resolve the conflicts instead."}
-        return replace(result, outcome=Outcome.FAILED, error=why, carry={**result.carry, **feedback})
+        return replace(result, outcome=Outcome.FAILED, error=why, carry_over={**result.carry_over, **feedback})
     return result

@@ -14,7 +14,7 @@ from typing import Any
 
 from coordination.base.host import host
 from coordination.domain.jobs import AgentCall
-from coordination.domain.tasks.attempts import CONVERSATION, AttemptEnd, Claim, Outcome, Usage
+from coordination.domain.tasks.attempts import CONVERSATION_KEY, AttemptEnd, Claim, Outcome, Usage
 from workers.runners.agents.base import Adapter
 
 # It becomes an argument of the agent's program, and whoever can write to its output can say it: it is no option.
@@ -39,7 +39,7 @@ class AgentConversation:
         turn = self._turn if session == self.session else 1
         kept = {"agent": self._call.agent, "session": session, "host": host(), "turn": turn}
         counted = {each.model: {name: getattr(each, name) for name in _COUNTS} for each in usage}
-        return {CONVERSATION: {**kept, "counted": counted} if counted and not self._adapter.counts_anew else kept}
+        return {CONVERSATION_KEY: {**kept, "counted": counted} if counted and not self._adapter.counts_anew else kept}
 
     def new(self, usage: Iterable[Usage], session: str | None) -> tuple[Usage, ...]:
         """What of the *usage* that the agent told of *session* was not recorded by an earlier attempt.
@@ -57,10 +57,10 @@ class AgentConversation:
             if result.outcome is Outcome.FAILED and self.session is not None and not result.usage:
                 error = f"its earlier conversation could not be taken up again: {result.error}"
                 result = replace(result, outcome=Outcome.DEFERRED, error=error, retryable=True)
-            return replace(result, carry={**result.carry, CONVERSATION: None})
+            return replace(result, carry_over={**result.carry_over, CONVERSATION_KEY: None})
         if session is None or not self.resumes:
             return result
-        return replace(result, carry={**result.carry, **self.note(session, told)})
+        return replace(result, carry_over={**result.carry_over, **self.note(session, told)})
 
 
 def taken_up(claim: Claim, call: AgentCall, adapter: Adapter) -> bool:
@@ -69,7 +69,7 @@ def taken_up(claim: Claim, call: AgentCall, adapter: Adapter) -> bool:
 
 
 def _carried(claim: Claim, call: AgentCall, adapter: Adapter) -> Mapping[str, Any]:
-    found = claim.carried.get(CONVERSATION)
+    found = claim.carried_over.get(CONVERSATION_KEY)
     if not _resumes(call, adapter) or not isinstance(found, Mapping):
         return {}
     if (found.get("agent"), found.get("host")) != (call.agent, host()):

@@ -1,1 +1,1 @@
-"""Tasks, their attempts and runs: statements."""
+"""Statements on tasks, attempts and runs."""

@@ -1,6 +1,6 @@
-"""What an ended attempt adds to its task's counters, and whether the task has reached a limit that a person lifts.
+"""SQL expressions for the counters of a task after an attempt, and for its limits.
 
-The limits are asked where the counters are written, so that no way of ending an attempt passes them by.
+The statements that write the counters test the limits, so that every way of ending an attempt does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from coordination.store.types import db_after, db_now
 
 t = tasks.c
 
-FRESH: dict[str, Any] = {
+RESET_COUNTERS: dict[str, Any] = {
     "failures": 0,
     "losses": 0,
     "deferrals": 0,
@@ -27,16 +27,16 @@ FRESH: dict[str, Any] = {
     "starts": 0,
     "consecutive_losses": 0,
 }
-"""The counters of a task that a person lets begin anew."""
+"""The values that reset all counters of a task."""
 
 
 @dataclass(frozen=True, slots=True)
 class CounterChanges:
-    """What an ended attempt adds. ``started``: its job really began. ``lost``: with its worker. ``losses`` is set, not
-    added: the suspicion that the job ends its workers (see ``domain.retry``), None leaves it.
+    """The changes by an ended attempt. ``started``: its job was started. ``lost``: its worker was lost.
 
-    ``own_end``: the job came to an end of its own that is no deferral, so deferrals are counted anew. ``known_wait``:
-    it waits until a limit is lifted, and that time is none in which it asks for later.
+    ``losses`` is set, not added (see ``domain.tasks.retry.count_losses``); None leaves it. ``own_end``: the job
+    ended by itself without a deferral, which resets the deferrals. ``known_wait``: it waits for the known end of a
+    provider limit, so that ``deferred_since`` is reset.
     """
 
     failures: int = 0
@@ -48,8 +48,8 @@ class CounterChanges:
     known_wait: bool = False
 
 
-def added(counts: CounterChanges) -> dict[str, Any]:
-    """The new values of the counters."""
+def counter_values(counts: CounterChanges) -> dict[str, Any]:
+    """Return the new values of the counters."""
     deferred: dict[str, Any] = {}
     if counts.own_end:
         deferred = {"deferrals": 0, "deferred_since": None}
@@ -65,8 +65,8 @@ def added(counts: CounterChanges) -> dict[str, Any]:
     }
 
 
-def is_over(counts: CounterChanges, deferral_limit: timedelta = DEFERRAL_LIMIT) -> ColumnElement[bool]:
-    """Whether a task has reached a limit with these."""
+def is_limit_reached(counts: CounterChanges, deferral_limit: timedelta = DEFERRAL_LIMIT) -> ColumnElement[bool]:
+    """Return the condition that the task reaches a limit with these changes."""
     limits: list[ColumnElement[bool]] = [and_(PAID, _starts(counts) >= t.max_starts)]
     if counts.lost:
         limits.append(t.consecutive_losses + 1 >= MAX_CONSECUTIVE_LOSSES)

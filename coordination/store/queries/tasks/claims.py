@@ -1,8 +1,8 @@
-"""The claim of many ready tasks at once: fence raised, attempts opened with their leases, events written.
+"""Claim many ready tasks at once: increment the fence, open attempts with their leases, write events.
 
-Written by hand for each database, because this is the hottest statement of all: PostgreSQL does everything in one trip,
-SQLite in four short statements without a trip. Tasks that a hold may keep from starting are left alone here, by
-conditions that the caller gives: ``flows.claim_tasks`` treats them.
+The statements are written by hand for each database, because they are the hottest: PostgreSQL needs one round trip,
+SQLite four short statements. ``claim_free`` skips tasks to which a hold may apply, by the conditions that the caller
+passes; ``flows.tasks.claim_tasks`` handles these.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HOLDING = ", ".join(f"'{kind}'" for kind in DependencyKind if kind.holds_back)
 
 
 class _Ready(NamedTuple):
-    """A row of a claim: columns of the task, but for ``_COLUMNS``; JSON as text, ``needs`` that of its dependencies."""
+    """A row of a claim: columns of the task, except in ``_COLUMNS``; JSON as text; ``needs``: upstream outputs."""
 
     id: str
     attempt: int
@@ -58,7 +58,7 @@ class _Ready(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """A row that ``lock_candidates`` reads, before a column for each condition."""
+    """A row that ``lock_candidates`` reads, without the columns of the conditions."""
 
     id: str
     project_id: str
@@ -80,7 +80,7 @@ _COLUMNS = {
 }
 _IDS = {"id", "project_id", "run_id", "session_id", "agent_id"}
 _TEXTS = _IDS | {"python_path", "work", "input", "options", "carried", "authority"}
-"""Ids and JSON, which are read as text on PostgreSQL, as they are kept on SQLite."""
+"""Ids and JSON, which PostgreSQL has to cast to text, as SQLite stores them."""
 
 _READY = ", ".join(f"{_COLUMNS.get(name, f't.{name}')} AS {name}" for name in _Ready._fields if name != "needs")
 _READY_TEXTS = ", ".join(f"{name}::text" if name in _TEXTS else name for name in _Ready._fields if name != "needs")
@@ -89,7 +89,7 @@ _CANDIDATE_TEXTS = ", ".join(
     _COLUMNS.get(name, f"t.{name}") + ("::text" if name in _TEXTS else "") for name in _Candidate._fields
 )
 
-# The project and the run of each task on PostgreSQL, which is kept from reading all of them for a join.
+# The project and the run of each task. OFFSET 0 keeps PostgreSQL from reading all of them for a join.
 _POSTGRESQL_OWNERS = """
     CROSS JOIN LATERAL (SELECT name, status, stopped, settings, model_restrictions
         FROM projects WHERE id = t.project_id OFFSET 0) AS p
@@ -100,13 +100,13 @@ _SQLITE_OWNERS = "JOIN projects p ON p.id = t.project_id JOIN runs r ON r.id = t
 _SQLITE_IDS = """t.id IN (SELECT value FROM json_each(:ids)) AND t.workspace_id = :workspace
     AND (t.not_before IS NULL OR t.not_before <= :now)"""
 
-# Looked for in the jobs alone that may name one: the others are not parsed for it.
+# The JSON of other jobs is not parsed.
 _ACCOUNT = f"CASE WHEN {ASKS_A_MODEL} THEN t.work ->> 'account' END"
 _USES = ", used.value -> 'slots', used.value -> 'reserved'"
 _JOIN_USES = " JOIN json_each(%(uses)s::json) AS used ON used.key = t.id::text"
 
 
-# What the dependencies produced comes along, so that no second look is needed.
+# The outputs of the dependencies are in the same statement, which saves a second one.
 def _postgresql(condition: str, *, uses: bool) -> str:
     return f"""
 WITH ready AS MATERIALIZED (
@@ -127,7 +127,7 @@ WITH ready AS MATERIALIZED (
     SELECT id, attempt, %(workspace)s::uuid, project_id, run_id, %(worker)s::uuid, now(), now(),
         now() + make_interval(secs => %(lease)s), agent_id, {_ACCOUNT}{_USES if uses else ""}
     FROM ready AS t{_JOIN_USES if uses else ""}
-), told AS (
+), logged AS (
     INSERT INTO events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor_id, created_at)
     SELECT pg_current_xact_id()::text::bigint, %(workspace)s::uuid, project_id, run_id, id, attempt, 'claimed',
         %(worker)s::uuid, now()
@@ -160,14 +160,14 @@ LIMIT :limit
 
 @cache
 def _free(dialect: str, conditions: tuple[str, ...]) -> str:
-    """The claim of the tasks to which none of *conditions* applies."""
+    """Return the statement that claims the tasks to which none of *conditions* applies."""
     condition = " AND ".join([CLAIMABLE, *(f"NOT {each}" for each in conditions)])
     return _postgresql(condition, uses=False) if dialect == "postgresql" else _sqlite(condition)
 
 
 @cache
 def _candidates(dialect: str, conditions: tuple[str, ...]) -> str:
-    """Reads and locks ready tasks, with a column for each of *conditions*."""
+    """Return the statement that locks ready tasks, with a column for each of *conditions*."""
     more = "".join(f", {each}" for each in conditions)
     if dialect == "postgresql":
         return f"""SELECT {_CANDIDATE_TEXTS}{more} FROM tasks t {_POSTGRESQL_OWNERS}
@@ -197,10 +197,10 @@ SELECT t.id, t.attempt, t.workspace_id, t.project_id, t.run_id, :worker, :now, :
     {_ACCOUNT}, used.value -> '$.slots', used.value -> '$.reserved'
 FROM tasks t JOIN json_each(:uses) used ON used.key = t.id
 """
-_SQLITE_TELL = """
+_SQLITE_LOG = """
 INSERT INTO events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor_id, created_at)
 SELECT 0, t.workspace_id, t.project_id, t.run_id, t.id, t.attempt, 'claimed', :worker, :now
-FROM json_each(:ids) wanted JOIN tasks t ON t.id = wanted.value
+FROM json_each(:ids) claimed JOIN tasks t ON t.id = claimed.value
 """
 
 
@@ -216,7 +216,7 @@ def claim_free(
 ) -> list[Claim]:
     """Claim those of *ids* that are ready and to which no condition of *held_if* applies; best first.
 
-    Others' locks are skipped.
+    Rows that other transactions have locked are skipped.
     """
     statement = _free(tx.dialect.name, held_if)
     return _claim(tx, workspace_id, ids, statement, worker_id=worker_id, lease=lease, limit=limit, uses=None)
@@ -225,9 +225,9 @@ def claim_free(
 def claim_chosen(
     tx: Connection, workspace_id: str, uses: Mapping[str, Mapping[str, Any]], *, worker_id: str, lease: timedelta
 ) -> list[Claim]:
-    """Claim ready tasks that this transaction has locked and chosen; best first.
+    """Claim ready tasks that this transaction has locked; best first.
 
-    *uses*: by task, what its attempt uses up: ``slots`` and ``reserved`` as they are kept.
+    *uses*: by task id, the stored values of ``slots`` and ``reserved`` of its attempt.
     """
     statement = _POSTGRESQL_CHOSEN if tx.dialect.name == "postgresql" else _SQLITE_CHOSEN
     return _claim(tx, workspace_id, list(uses), statement, worker_id=worker_id, lease=lease, limit=None, uses=uses)
@@ -256,29 +256,26 @@ def _claim(
         rows = rows_of(tx, statement, {**values, **uses_json})
         return _claims(workspace_id, rows)
     now = datetime.now(UTC)
-    wanted = {
+    values = {
         "workspace": workspace_id,
         "ids": json.dumps(list(ids)),
         "now": iso(now),
         "limit": -1 if limit is None else limit,
     }
-    rows = rows_of(tx, statement, wanted)
+    rows = rows_of(tx, statement, values)
     if not rows:
         return []
-    mine = {"ids": json.dumps([row[0] for row in rows]), "now": iso(now), "worker": worker_id}
-    tx.exec_driver_sql(_SQLITE_CLAIM, mine)
-    leased = {**mine, **uses_json, "lease_until": iso(now + lease)}
+    claimed = {"ids": json.dumps([row[0] for row in rows]), "now": iso(now), "worker": worker_id}
+    tx.exec_driver_sql(_SQLITE_CLAIM, claimed)
+    leased = {**claimed, **uses_json, "lease_until": iso(now + lease)}
     tx.exec_driver_sql(_SQLITE_OPEN if uses is None else _SQLITE_OPEN_WITH_USES, leased)
-    tx.exec_driver_sql(_SQLITE_TELL, mine)
+    tx.exec_driver_sql(_SQLITE_LOG, claimed)
     return _claims(workspace_id, rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A ready task that a hold may keep from starting, locked: what is asked to decide whether it may be claimed.
-
-    ``conditions``: for each that was asked, whether it applies to the task.
-    """
+    """A locked ready task, to which holds may apply. ``conditions``: whether each of the conditions applies to it."""
 
     id: str
     workspace_id: str
@@ -293,40 +290,28 @@ class Candidate:
     conditions: tuple[bool, ...]
 
     def row(self) -> dict[str, Any]:
-        """As a mapping."""
+        """Return the fields as a mapping."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 def lock_candidates(
     tx: Connection, workspace_id: str, ids: Sequence[str], *, held_if: tuple[str, ...]
 ) -> list[Candidate]:
-    """Those of *ids* that are queued and due, locked against other claimers, best first. Others' locks are skipped."""
+    """Lock those of *ids* that are queued and due, best first. Skips rows that other transactions have locked."""
     statement = _candidates(tx.dialect.name, held_if)
     if tx.dialect.name == "postgresql":
         rows = rows_of(tx, statement, {"workspace": workspace_id, "ids": list(ids)})
     else:
-        values = {"workspace": workspace_id, "ids": json.dumps(list(ids)), "now": iso(datetime.now(UTC))}
-        rows = rows_of(tx, statement, values)
-    width, read = len(_Candidate._fields), JsonTexts()
-    found = []
+        now = iso(datetime.now(UTC))
+        rows = rows_of(tx, statement, {"workspace": workspace_id, "ids": json.dumps(list(ids)), "now": now})
+    width, parsed = len(_Candidate._fields), JsonCache()
+    candidates = []
     for columns in rows:
         row = _Candidate._make(columns[:width])
-        found.append(
-            Candidate(
-                id=row.id,
-                workspace_id=workspace_id,
-                project_id=row.project_id,
-                run_id=row.run_id,
-                session_id=row.session_id,
-                agent_id=row.agent_id,
-                concurrency_key=row.concurrency_key,
-                work=read[row.work],
-                options=read[row.options],
-                carried=read[row.carried],
-                conditions=tuple(map(bool, columns[width:])),
-            )
-        )
-    return found
+        values = {"work": parsed[row.work], "options": parsed[row.options], "carried": parsed[row.carried]}
+        conditions = tuple(map(bool, columns[width:]))
+        candidates.append(Candidate(**{**row._asdict(), **values}, workspace_id=workspace_id, conditions=conditions))
+    return candidates
 
 
 _ENQUEUED = f"""
@@ -337,19 +322,19 @@ WHERE id = ANY(%(ids)s::uuid[]) AND workspace_id = %(workspace)s::uuid AND state
 
 
 def still_enqueued(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[str]:
-    """Those of *ids* that a claim left alone although they may be claimed: somebody else has locked their rows.
+    """Return those of *ids* that could be claimed, but that another transaction has locked, perhaps only briefly.
 
-    Perhaps to claim them, perhaps only for a moment. None on SQLite, where nobody else writes meanwhile.
+    Empty on SQLite, where no one else writes meanwhile.
     """
     if not ids or tx.dialect.name == "sqlite":
         return []
     return list(tx.exec_driver_sql(_ENQUEUED, {"workspace": workspace_id, "ids": list(ids)}).scalars())
 
 
-class JsonTexts(dict[str | None, Any]):
-    """What the JSON columns of some rows say, by their texts: each text is parsed once, for most tasks say the same.
+class JsonCache(dict[str | None, Any]):
+    """Parsed JSON values by their text, because many tasks have equal texts. None is an empty object.
 
-    So claims share values, and nobody may change them. No text is an empty object.
+    Claims share these values, so that they must not be changed.
     """
 
     def __missing__(self, text: str | None) -> Any:
@@ -358,13 +343,13 @@ class JsonTexts(dict[str | None, Any]):
 
 
 def _claims(workspace_id: str, rows: Sequence[Sequence[Any]]) -> list[Claim]:
-    """The claims that these rows are."""
-    read = JsonTexts()
-    return [_claim_of(workspace_id, _Ready._make(row), read) for row in rows]
+    """Return the claims of these rows."""
+    parsed = JsonCache()
+    return [_claim_of(workspace_id, _Ready._make(row), parsed) for row in rows]
 
 
-def _claim_of(workspace_id: str, row: _Ready, read: JsonTexts) -> Claim:
-    options = read[row.options]
+def _claim_of(workspace_id: str, row: _Ready, parsed: JsonCache) -> Claim:
+    options = parsed[row.options]
     return Claim(
         task_id=row.id,
         attempt=row.attempt,
@@ -375,14 +360,14 @@ def _claim_of(workspace_id: str, row: _Ready, read: JsonTexts) -> Claim:
         session_id=row.session_id,
         key=row.key,
         title=row.title,
-        work=read[row.work],
-        input=read[row.input],
-        needs=read[row.needs],
+        work=parsed[row.work],
+        input=parsed[row.input],
+        needs=parsed[row.needs],
         agent=row.agent,
         timeout=_duration(row.timeout),
         stall_timeout=_duration(row.stall_timeout),
         workdir=row.workdir,
-        python_path=tuple(read[row.python_path]),
+        python_path=tuple(parsed[row.python_path]),
         max_attempts=row.max_attempts,
         failures=row.failures,
         losses=row.losses,
@@ -391,9 +376,9 @@ def _claim_of(workspace_id: str, row: _Ready, read: JsonTexts) -> Claim:
         repeatable=bool(row.repeatable),
         kind=row.kind,
         options=options,
-        carried=read[row.carried] or {},
+        carried_over=parsed[row.carried] or {},
         agent_id=row.agent_id,
-        authority=read[row.authority] or None,
+        authority=parsed[row.authority] or None,
     )
 
 

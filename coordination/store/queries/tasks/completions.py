@@ -1,8 +1,8 @@
-"""The completion of many attempts at once: tasks, evidence, events, and the release of what waited for them.
+"""Complete many attempts at once: tasks, results, events, and the release of downstream tasks.
 
-Written by hand for each database, as claims are: PostgreSQL does everything in one trip, SQLite in a few statements
-over one JSON document. Rows are locked in the order of their ids, parents and children together, so that two
-completions that meet the same children never wait for each other in a ring.
+The statements are written by hand for each database, as claims are: PostgreSQL needs one round trip, SQLite a few
+statements over one JSON document. Rows are locked in the order of their ids, parents and children together, so that
+two completions with the same children never deadlock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from coordination.base.errors import Refused
-from coordination.domain.attempts.attempt_ends import EndedAttempt, event_payload
+from coordination.domain.attempts.attempt_ends import EndedAttempt, build_end_payload
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.tasks import MOVES, BlockReason, DependencyKind, TaskMove
@@ -29,7 +29,7 @@ from coordination.store.types import MAX_JSON_BYTES, clean_json, clean_text, iso
 
 @dataclass(frozen=True, slots=True)
 class ReleasedTask:
-    """A task that nothing holds any more."""
+    """A task that a completion made ready."""
 
     ready: ReadyTask
     run_id: str
@@ -37,7 +37,7 @@ class ReleasedTask:
 
 
 class _Row(NamedTuple):
-    """What the statements return of a task: one that was completed (without a run), or one that this freed."""
+    """A row that the statements return: a completed task (without a run), or one that became ready."""
 
     id: str
     run_id: str | None
@@ -50,22 +50,21 @@ class _Row(NamedTuple):
 
 ((_RUNNING,), _COMPLETED), (_, _QUEUED) = MOVES[TaskMove.COMPLETE], MOVES[TaskMove.UNBLOCK]
 _HOLDING = ", ".join(f"'{kind}'" for kind in DependencyKind if kind.holds_back)
-_OTHERS = 0xFFFF & ~int(BlockReason.DEPENDENCIES)
-_ONLY = int(BlockReason.DEPENDENCIES)
+_OTHER_REASONS = 0xFFFF & ~int(BlockReason.DEPENDENCIES)
+_DEPENDENCIES_ONLY = int(BlockReason.DEPENDENCIES)
 
-# A child's new counter, reasons and state, given how many of its edges ("less.n") were just satisfied. Ended children
-# too: one that is being reopened right now is waited for, and counted when it is blocked again.
+# A child's new counter, reasons and state, where "less.n" is the number of edges that were just satisfied. Children
+# that have ended are included: a concurrent reopening is waited for, and the child is counted when blocked again.
 _LESS = f"""
     pending = CASE WHEN t.pending > less.n THEN t.pending - less.n ELSE 0 END,
-    reasons = CASE WHEN t.pending > less.n THEN t.reasons ELSE t.reasons & {_OTHERS} END,
-    state = CASE WHEN t.pending <= less.n AND t.reasons = {_ONLY} THEN '{_QUEUED}' ELSE t.state END"""
+    reasons = CASE WHEN t.pending > less.n THEN t.reasons ELSE t.reasons & {_OTHER_REASONS} END,
+    state = CASE WHEN t.pending <= less.n AND t.reasons = {_DEPENDENCIES_ONLY} THEN '{_QUEUED}' ELSE t.state END"""
 
-# A fence that holds.
-# "|| ''" keeps the planner from the indexes on states, as in claims. A plan is kept for as long as its connection, also
-# one that was made while few tasks were stored: then whole indexes are read to join them, with all that came since. So
-# rows are looked up one by one: "= ANY(ARRAY[...])" can be neither hashed nor merged, and a LATERAL with FOR UPDATE or
-# OFFSET 0 stays what it is.
-_HELD = f"t.attempt = ended.n AND t.state || '' = '{_RUNNING}'"
+# The fence is valid.
+# "|| ''" keeps the planner from the indexes on states, as in claims. A connection keeps a plan that was made while few
+# tasks were stored, and such a plan joins whole indexes. So lookups by key are forced: "= ANY(ARRAY[...])" can be
+# neither hashed nor merged, and a LATERAL with FOR UPDATE or OFFSET 0 is not rewritten.
+_VALID_FENCE = f"t.attempt = ended.n AND t.state || '' = '{_RUNNING}'"
 _COMPLETE = f"state = '{_COMPLETED}', reasons = 0"
 
 _POSTGRESQL = f"""
@@ -84,8 +83,8 @@ WITH ended AS MATERIALIZED (
 ), done AS (
     UPDATE tasks t SET {_COMPLETE}, finished_at = now(), updated_at = now()
     FROM ended
-    WHERE t.id = ANY(ARRAY[ended.id]) AND t.workspace_id = %(workspace)s::uuid AND {_HELD}
-        AND (SELECT count(*) FROM locked) > 0 -- first all locks, in their order
+    WHERE t.id = ANY(ARRAY[ended.id]) AND t.workspace_id = %(workspace)s::uuid AND {_VALID_FENCE}
+        AND (SELECT count(*) FROM locked) > 0 -- take all locks first, in order
     RETURNING t.id, t.run_id, ended.o, ended.n, ended.output, ended.code, ended.error, ended.log, ended.payload
 ), closed AS (
     UPDATE attempts a
@@ -93,17 +92,17 @@ WITH ended AS MATERIALIZED (
         output = done.output, log = done.log
     FROM done
     WHERE a.task_id = ANY(ARRAY[done.id]) AND a.number = ANY(ARRAY[done.n]) AND a.outcome IS NULL
-), met AS (
+), satisfied AS (
     UPDATE dependencies d SET satisfied_at = now()
     FROM done WHERE d.parent_id = ANY(ARRAY[done.id]) AND d.kind IN ({_HOLDING}) AND d.satisfied_at IS NULL
     RETURNING d.child_id
 ), less AS (
-    SELECT child_id, count(*)::int AS n FROM met GROUP BY child_id
+    SELECT child_id, count(*)::int AS n FROM satisfied GROUP BY child_id
 ), freed AS (
     UPDATE tasks t SET {_LESS}, updated_at = now()
     FROM less WHERE t.id = ANY(ARRAY[less.child_id]) AND t.pending > 0
     RETURNING t.id, t.state, t.run_id, t.attempt, t.key, t.title, t.kind, t.priority
-), told AS (
+), logged AS (
     INSERT INTO events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor_id, payload, created_at)
     SELECT pg_current_xact_id()::text::bigint, %(workspace)s::uuid, %(project)s::uuid, run_id, id, n, type, actor,
         payload, now()
@@ -127,7 +126,7 @@ _SQLITE_ENDED = """(
 _SQLITE_DONE = f"""
 UPDATE tasks AS t SET {_COMPLETE}, finished_at = :now, updated_at = :now
 FROM {_SQLITE_ENDED}
-WHERE t.id = ended.id AND t.workspace_id = :workspace AND {_HELD}
+WHERE t.id = ended.id AND t.workspace_id = :workspace AND {_VALID_FENCE}
 RETURNING id, attempt
 """
 _SQLITE_CLOSE = f"""
@@ -137,13 +136,13 @@ SET finished_at = :now, outcome = '{Outcome.COMPLETED}', exit_code = ended.code,
 FROM {_SQLITE_ENDED}
 WHERE a.task_id = ended.id AND a.number = ended.n AND a.finished_at IS NULL
 """
-_SQLITE_TELL = f"""
+_SQLITE_LOG_COMPLETED = f"""
 INSERT INTO events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor_id, payload, created_at)
 SELECT 0, t.workspace_id, t.project_id, t.run_id, t.id, ended.n, '{EventType.COMPLETED}', :actor, ended.payload, :now
 FROM {_SQLITE_ENDED} JOIN tasks AS t ON t.id = ended.id
 ORDER BY ended.o
 """
-_SQLITE_MEET = f"""
+_SQLITE_SATISFY = f"""
 UPDATE dependencies SET satisfied_at = :now
 WHERE parent_id IN (SELECT value ->> '$.id' FROM json_each(:rows)) AND kind IN ({_HOLDING}) AND satisfied_at IS NULL
 RETURNING child_id
@@ -154,7 +153,7 @@ FROM (SELECT key AS id, value AS n FROM json_each(:less)) AS less
 WHERE t.id = less.id AND t.pending > 0
 RETURNING id, run_id, attempt + 1, key, title, kind, priority, state
 """
-_SQLITE_SAY = f"""
+_SQLITE_LOG_UNBLOCKED = f"""
 INSERT INTO events (txid, workspace_id, project_id, run_id, task_id, type, created_at)
 SELECT 0, t.workspace_id, t.project_id, t.run_id, t.id, '{EventType.UNBLOCKED}', :now
 FROM json_each(:ids) AS freed JOIN tasks AS t ON t.id = freed.value
@@ -164,14 +163,14 @@ FROM json_each(:ids) AS freed JOIN tasks AS t ON t.id = freed.value
 def complete(
     tx: Connection, workspace_id: str, project_id: str, ends: Sequence[EndedAttempt], *, actor: str | None
 ) -> tuple[set[tuple[str, int]], list[ReleasedTask]]:
-    """Complete the tasks still held by these attempts; return the fences that held, and what that freed, best first.
+    """Complete the tasks of these attempts. Return the valid fences, and the tasks that became ready, best first.
 
-    Raises Refused when an output cannot be kept: then nothing may be committed.
+    Raises Refused when an output cannot be stored: then the transaction must not be committed.
     """
-    payloads = [event_payload(ended) for ended in ends]
+    payloads = [build_end_payload(ended) for ended in ends]
     cleaned = {id(payload): clean_json(payload) for payload in {id(each): each for each in payloads}.values()}
     document = json.dumps(
-        # By their ids, as heartbeats lock attempts; "o" says in which order they happened.
+        # Sorted by id, as heartbeats lock attempts; "o" is the original order.
         [
             _row(number, ended, cleaned[id(payloads[number])])
             for number, ended in sorted(enumerate(ends), key=lambda pair: pair[1].task_id)
@@ -185,19 +184,19 @@ def complete(
     actor_id = principals.id_or_none(tx, workspace_id, actor)
     scope = {"workspace": workspace_id, "project": project_id, "actor": actor_id, "rows": document}
     if tx.dialect.name == "postgresql":
-        held, rows = _on_postgresql(tx, scope)
+        fences, rows = _on_postgresql(tx, scope)
     else:
-        held, rows = _on_sqlite(tx, scope, len(ends))
+        fences, rows = _on_sqlite(tx, scope, len(ends))
     freed = [
         ReleasedTask(ReadyTask(row.id, row.attempt, row.key, row.title, row.kind), row.run_id or "", row.priority)
         for row in rows
     ]
-    freed.sort(key=lambda one: (-one.priority, one.ready.id))
-    return held, freed
+    freed.sort(key=lambda task: (-task.priority, task.ready.id))
+    return fences, freed
 
 
 def _row(number: int, ended: EndedAttempt, payload: Any) -> dict[str, Any]:
-    """Return what the statements read of one completion; what it does not say is left out, and NULL there."""
+    """Return the JSON row of one completion. Values of None are omitted, which the statements read as NULL."""
     end = ended.end
     row = {"o": number, "id": ended.task_id, "n": ended.attempt, "payload": payload}
     if end.output is not None:
@@ -212,30 +211,30 @@ def _row(number: int, ended: EndedAttempt, payload: Any) -> dict[str, Any]:
 
 
 def _on_postgresql(tx: Connection, scope: dict[str, Any]) -> tuple[set[tuple[str, int]], list[_Row]]:
-    held: set[tuple[str, int]] = set()
+    fences: set[tuple[str, int]] = set()
     freed: list[_Row] = []
     for row in map(_Row._make, rows_of(tx, _POSTGRESQL, scope)):
         if row.run_id is None:
-            held.add((row.id, row.attempt))
+            fences.add((row.id, row.attempt))
         else:
             freed.append(row)
-    return held, freed
+    return fences, freed
 
 
 def _on_sqlite(tx: Connection, scope: dict[str, Any], count: int) -> tuple[set[tuple[str, int]], list[_Row]]:
     values = {**scope, "now": iso(datetime.now(UTC))}
-    held = {(task_id, attempt) for task_id, attempt in rows_of(tx, _SQLITE_DONE, values)}
-    if not held:
-        return held, []
-    if len(held) < count:
-        values["rows"] = json.dumps([row for row in json.loads(values["rows"]) if (row["id"], row["n"]) in held])
+    fences = {(task_id, attempt) for task_id, attempt in rows_of(tx, _SQLITE_DONE, values)}
+    if not fences:
+        return fences, []
+    if len(fences) < count:
+        values["rows"] = json.dumps([row for row in json.loads(values["rows"]) if (row["id"], row["n"]) in fences])
     tx.exec_driver_sql(_SQLITE_CLOSE, values)
-    tx.exec_driver_sql(_SQLITE_TELL, values)
-    less = Counter(child_id for (child_id,) in rows_of(tx, _SQLITE_MEET, values))
+    tx.exec_driver_sql(_SQLITE_LOG_COMPLETED, values)
+    less = Counter(child_id for (child_id,) in rows_of(tx, _SQLITE_SATISFY, values))
     if not less:
-        return held, []
+        return fences, []
     values["less"] = json.dumps(less)
     freed = [_Row(*task) for *task, state in rows_of(tx, _SQLITE_LESS, values) if state == _QUEUED]
     if freed:
-        tx.exec_driver_sql(_SQLITE_SAY, {**values, "ids": json.dumps([row.id for row in freed])})
-    return held, freed
+        tx.exec_driver_sql(_SQLITE_LOG_UNBLOCKED, {**values, "ids": json.dumps([row.id for row in freed])})
+    return fences, freed

@@ -1,4 +1,4 @@
-"""Statements on edges: each is marked once, in the transaction that ends its parent."""
+"""Statements on dependency edges. The transaction that ends the parent marks each edge as satisfied, once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SATISFY = (
 
 
 def satisfy_edges(tx: Connection, workspace_id: str, parents: Sequence[str], children: Sequence[str]) -> Counter[str]:
-    """Mark the open edges from *parents* to *children* only; how many, by child."""
+    """Mark the open edges from *parents* to *children* as satisfied; return their number by child."""
     marked: Counter[str] = Counter()
     for start in range(0, len(children), BATCH):
         statement = _SATISFY.where(d.child_id.in_(children[start : start + BATCH]))
@@ -40,8 +40,8 @@ def satisfy_edges(tx: Connection, workspace_id: str, parents: Sequence[str], chi
 
 
 def waiting_children(tx: Connection, workspace_id: str, parents: Sequence[str]) -> dict[str, list[str]]:
-    """The children that still wait for *parents*: child -> the parents it waits for."""
-    found: dict[str, list[str]] = {}
+    """Return the children that wait for *parents*: child -> the parents that it waits for."""
+    by_child: dict[str, list[str]] = {}
     for start in range(0, len(parents), BATCH):
         rows = tx.execute(
             select(d.child_id, d.parent_id)
@@ -54,13 +54,13 @@ def waiting_children(tx: Connection, workspace_id: str, parents: Sequence[str]) 
             .order_by(d.child_id)
         )
         for row in rows:
-            found.setdefault(row.child_id, []).append(row.parent_id)
-    return found
+            by_child.setdefault(row.child_id, []).append(row.parent_id)
+    return by_child
 
 
 _WITH_DEPENDANTS = f"""
 WITH RECURSIVE reached (id, passes) AS (
-    SELECT id, true FROM unnest(%(ids)s::uuid[]) AS given (id)
+    SELECT id, true FROM unnest(%(ids)s::uuid[]) AS start (id)
     UNION
     SELECT d.child_id, (SELECT on_dependency_failure = '{OnDependencyFailure.CANCEL}' FROM tasks WHERE id = d.child_id)
     FROM reached JOIN dependencies d ON d.parent_id = ANY(ARRAY[reached.id])
@@ -72,26 +72,20 @@ SELECT DISTINCT id::text FROM reached
 
 
 def with_dependants(tx: Connection, workspace_id: str, ids: Collection[str]) -> list[str]:
-    """*ids*, and all that their end without success concerns: what is to be locked before that is written.
+    """Return *ids* and all tasks that their end without success may change: the rows to lock before writing it.
 
-    On SQLite, where nothing is locked row by row, only *ids*.
+    On SQLite, which has no row locks, only *ids*.
     """
     if tx.dialect.name == "sqlite" or not ids:
         return list(ids)
-    given = {"workspace": workspace_id, "ids": list(ids)}
-    return list(tx.exec_driver_sql(_WITH_DEPENDANTS, given).scalars())
+    values = {"workspace": workspace_id, "ids": list(ids)}
+    return list(tx.exec_driver_sql(_WITH_DEPENDANTS, values).scalars())
 
 
-def open_count(tx: Connection, workspace_id: str, child_id: str) -> int:
-    """How many edges of this child are not satisfied."""
-    return tx.execute(
-        select(func.count()).where(
-            d.workspace_id == workspace_id,
-            d.child_id == child_id,
-            d.kind.in_(HOLDING),
-            d.satisfied_at.is_(None),
-        )
-    ).scalar_one()
+def count_open(tx: Connection, workspace_id: str, child_id: str) -> int:
+    """Return the number of this child's edges that are not satisfied."""
+    where = d.workspace_id == workspace_id, d.child_id == child_id, d.kind.in_(HOLDING), d.satisfied_at.is_(None)
+    return tx.execute(select(func.count()).where(*where)).scalar_one()
 
 
 def insert_many(tx: Connection, rows: Sequence[dict[str, Any]]) -> None:
@@ -99,34 +93,26 @@ def insert_many(tx: Connection, rows: Sequence[dict[str, Any]]) -> None:
     tx.execute(insert(dependencies), rows)
 
 
-def hold(
+def add_waits(
     tx: Connection, workspace_id: str, child_id: str, parents: Sequence[str], completed: Sequence[str] = ()
 ) -> int:
-    """Let a task wait for *parents*; how many of these it did not wait for already.
+    """Make a task wait for *parents*. Return how many of them it did not wait for yet.
 
-    It needs those that have *completed*, too, and gets to see what they gave.
+    It also gets satisfied edges to the *completed* tasks, so that it receives their outputs.
     """
-    there = {
-        row.parent_id: row.satisfied_at
-        for row in tx.execute(
-            select(d.parent_id, d.satisfied_at).where(
-                d.workspace_id == workspace_id, d.child_id == child_id, d.parent_id.in_([*parents, *completed])
-            )
-        )
-    }
-    again = [parent for parent in parents if there.get(parent) is not None]
+    where = d.workspace_id == workspace_id, d.child_id == child_id
+    edges = select(d.parent_id, d.satisfied_at).where(*where, d.parent_id.in_([*parents, *completed]))
+    existing = {row.parent_id: row.satisfied_at for row in tx.execute(edges)}
+    again = [parent for parent in parents if existing.get(parent) is not None]
     if again:
-        tx.execute(
-            update(dependencies)
-            .where(d.workspace_id == workspace_id, d.child_id == child_id, d.parent_id.in_(again))
-            .values(satisfied_at=None, kind=DependencyKind.BLOCKS)
-        )
-    new = [parent for parent in parents if parent not in there]
+        reopened = update(dependencies).where(*where, d.parent_id.in_(again))
+        tx.execute(reopened.values(satisfied_at=None, kind=DependencyKind.BLOCKS))
+    new = [parent for parent in parents if parent not in existing]
     common = {"child_id": child_id, "workspace_id": workspace_id, "kind": DependencyKind.BLOCKS}
     if new:
         insert_many(tx, [{**common, "parent_id": parent, "satisfied_at": None} for parent in new])
     for parent in completed:
-        if parent not in there:
+        if parent not in existing:
             tx.execute(insert(dependencies).values(**common, parent_id=parent, satisfied_at=db_now()))
     return len(again) + len(new)
 
@@ -136,24 +122,22 @@ _OUTPUTS = (
     .join(tasks, tasks.c.id == d.parent_id)
     .outerjoin(attempts, (attempts.c.task_id == tasks.c.id) & (attempts.c.number == tasks.c.attempt))
     .where(
-        d.workspace_id == bindparam("ws"),
-        d.child_id.in_(bindparam("children", expanding=True)),
-        d.kind.in_(HOLDING),
+        d.workspace_id == bindparam("ws"), d.child_id.in_(bindparam("children", expanding=True)), d.kind.in_(HOLDING)
     )
 )
 
 
 def outputs_for(tx: Connection, workspace_id: str, children: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """What the dependencies of *children* produced: child -> key -> {"state", "output"}."""
-    found: dict[str, dict[str, dict[str, Any]]] = {child: {} for child in children}
+    """Return the outputs of the dependencies of *children*: child -> key -> {"state", "output"}."""
+    outputs: dict[str, dict[str, dict[str, Any]]] = {child: {} for child in children}
     for row in tx.execute(_OUTPUTS, {"ws": workspace_id, "children": list(children)}):
-        done = row.state == TaskState.COMPLETED
-        found[row.child_id][row.key] = {"state": row.state, "output": row.output if done else None}
-    return found
+        is_completed = row.state == TaskState.COMPLETED
+        outputs[row.child_id][row.key] = {"state": row.state, "output": row.output if is_completed else None}
+    return outputs
 
 
 def edges_of_run(tx: Connection, workspace_id: str, run_id: str) -> list[tuple[str, str, str]]:
-    """(parent key, child key, kind) of every edge in a run."""
+    """Return (parent key, child key, kind) of every edge in a run."""
     parent, child = tasks.alias("parent"), tasks.alias("child")
     rows = tx.execute(
         select(parent.c.key.label("parent"), child.c.key.label("child"), d.kind)

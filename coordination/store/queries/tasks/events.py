@@ -1,8 +1,8 @@
-"""Statements on the event log: append and tail. No UPDATE exists here.
+"""Statements on the append-only event log.
 
-A tail must not miss what commits late: sequence numbers are handed out before commits, so event 10 may become visible
-after event 11. Each row carries the id of its transaction; a reader takes only rows of transactions below the oldest
-one still open, ordered by (transaction, sequence), and that pair is its cursor.
+A tail must not miss late commits: sequence numbers are assigned before commits, so that event 10 may become visible
+after event 11. Each row stores its transaction id; a reader takes only rows of transactions below the oldest open
+one, ordered by (transaction, sequence), and that pair is its cursor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from coordination.store.types import commit_order, db_after, db_now, visible_bel
 e = event_log.c
 
 START = "0.0"
-_NUMBER = re.compile("[0-9]{1,18}")  # what both databases can hold
+_NUMBER = re.compile("[0-9]{1,18}")  # fits into both databases' integers
 
 _APPEND = insert(event_log).values(created_at=db_now())
 _APPEND_AGED = insert(event_log).values(created_at=db_after(-bindparam("age")))
@@ -40,7 +40,7 @@ def append(tx: Connection, workspace_id: str, new: Sequence[NewEvent]) -> None:
 
 
 def append_bulk(tx: Connection, workspace_id: str, new: Iterable[NewEvent], *, now: datetime, txid: int) -> None:
-    """Write many events at once, at the time and with the commit order that the caller has asked for."""
+    """Write many events at once, with the caller's time and commit order."""
     insert_rows(tx, event_log, [_row(tx, workspace_id, event) | {"txid": txid, "created_at": now} for event in new])
 
 
@@ -63,22 +63,22 @@ _CREATED = insert(event_log).from_select(
 
 
 def append_created(tx: Connection, workspace_id: str, run_id: str) -> None:
-    """Write that each task of a run was created, without a row's trip to this process."""
+    """Write a created event for each task of a run, within the database."""
     tx.execute(_CREATED, {"workspace": workspace_id, "run": run_id})
 
 
 def append_unblocked(
     tx: Connection, workspace_id: str, project_id: str, lifted: Iterable[RowMapping], *, actor: str
 ) -> int:
-    """Write that tasks wait for nothing any more: those of *lifted* (id, run_id, state) that are queued; how many."""
-    freed = [row for row in lifted if row["state"] == TaskState.QUEUED]
+    """Write an unblocked event for each queued task of *lifted* (id, run_id, state). Return their number."""
+    queued = [row for row in lifted if row["state"] == TaskState.QUEUED]
     unblocked = EventType.UNBLOCKED
-    append(tx, workspace_id, [NewEvent(unblocked, project_id, row["run_id"], row["id"], actor=actor) for row in freed])
-    return len(freed)
+    append(tx, workspace_id, [NewEvent(unblocked, project_id, row["run_id"], row["id"], actor=actor) for row in queued])
+    return len(queued)
 
 
 def append_aged(tx: Connection, workspace_id: str, new: Sequence[NewEvent]) -> None:
-    """Write events that happened their ``age`` ago, on the database's clock."""
+    """Write events with their ``age`` subtracted from the database's clock."""
     if new:
         rows = [_row(tx, workspace_id, event) | {"age": max(event.age, timedelta(0)).total_seconds()} for event in new]
         tx.execute(_APPEND_AGED, rows)
@@ -110,7 +110,7 @@ def tail(
     after: str = START,
     limit: int = 500,
 ) -> list[Event]:
-    """Return events of a run, a task or another *subject* after the cursor, in the order they became certain."""
+    """Return events of a run, a task or another *subject* after the cursor, in their order of visibility."""
     where: list[Any] = [
         e.workspace_id == workspace_id,
         e.txid < visible_below(),
@@ -148,7 +148,7 @@ def tail(
 
 
 def parse_cursor(cursor: str) -> Any:
-    """The pair behind a cursor, or Refused."""
+    """Parse a cursor. Raises Refused."""
     first, dot, second = cursor.partition(".")
     if not (dot and _NUMBER.fullmatch(first) and _NUMBER.fullmatch(second)):
         raise Refused(

@@ -1,4 +1,4 @@
-"""Which runs and tasks a name means. No letter of a name is a wildcard."""
+"""Resolve names of runs and tasks, and find their shortest names. Names contain no wildcards."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ r, t = runs.c, tasks.c
 def find_runs(
     tx: Connection, workspace_id: str, name: str, *, project_id: str | None = None, limit: int = 3
 ) -> list[str]:
-    """Ids of the runs that *name* may mean: one by its id or its name (the newest; of the project, if one is given),
-    else those whose ids begin or end with it (of the project, if one is given).
+    """Return the ids of the runs that *name* may mean, within the project if it is given.
+
+    That is the newest run with that name or id (an id of any project), else the runs whose ids begin or end with it.
     """
     where, part = [r.workspace_id == workspace_id], id_part(name)
-    called = r.name == name if project_id is None else and_(r.name == name, r.project_id == project_id)
-    whole = called if part is None else or_(called, cast(r.id, Text) == part)
-    newest = tx.execute(select(r.id).where(*where, whole).order_by(r.id.desc()).limit(1)).scalar()
+    has_name = r.name == name if project_id is None else and_(r.name == name, r.project_id == project_id)
+    exact = has_name if part is None else or_(has_name, cast(r.id, Text) == part)
+    newest = tx.execute(select(r.id).where(*where, exact).order_by(r.id.desc()).limit(1)).scalar()
     if newest is not None or part is None:
         return [] if newest is None else [newest]
     like = or_(cast(r.id, Text).like(part + "%"), cast(r.id, Text).like("%" + part))
@@ -41,16 +42,18 @@ def find_tasks(
     project_id: str | None = None,
     limit: int = 3,
 ) -> list[TaskRecord]:
-    """The tasks that *name* may mean: one by its id or its key (of the newest run; of the project, if one is given),
-    else those whose ids begin or end with it (of the project, if one is given). All of the run, if one is given.
+    """Return the tasks that *name* may mean, within the run and the project if they are given.
+
+    That is the task of the newest run with that key or id (an id of any project), else the tasks whose ids begin or
+    end with it.
     """
     where, part = [t.workspace_id == workspace_id], id_part(name)
     if run_id is not None:
         where.append(t.run_id == run_id)
-    called = t.key == name if project_id is None else and_(t.key == name, t.project_id == project_id)
-    whole = called if part is None else or_(called, cast(t.id, Text) == part)
-    asked = SELECT_TASKS.where(*where, whole).order_by(t.run_id.desc(), t.id.desc()).limit(1)
-    rows = tx.execute(asked).mappings().all()
+    has_key = t.key == name if project_id is None else and_(t.key == name, t.project_id == project_id)
+    exact = has_key if part is None else or_(has_key, cast(t.id, Text) == part)
+    statement = SELECT_TASKS.where(*where, exact).order_by(t.run_id.desc(), t.id.desc()).limit(1)
+    rows = tx.execute(statement).mappings().all()
     if not rows and part is not None:
         like = or_(cast(t.id, Text).like(part + "%"), cast(t.id, Text).like("%" + part))
         if project_id is not None:
@@ -59,14 +62,14 @@ def find_tasks(
     return [task_of(row) for row in rows]
 
 
-def projects_with(tx: Connection, workspace_id: str, key: str, *, limit: int = 6) -> list[str]:
-    """Ids of projects that have a task with this key."""
+def projects_with_task(tx: Connection, workspace_id: str, key: str, *, limit: int = 6) -> list[str]:
+    """Return ids of projects that have a task with this key."""
     where = (t.workspace_id == workspace_id, t.key == key)
     return list(tx.execute(select(t.project_id).where(*where).distinct().limit(limit)).scalars())
 
 
 def projects_with_run(tx: Connection, workspace_id: str, name: str, *, limit: int = 6) -> list[str]:
-    """Ids of projects that have a run with this name."""
+    """Return ids of projects that have a run with this name."""
     where = (r.workspace_id == workspace_id, r.name == name)
     return list(tx.execute(select(r.project_id).where(*where).distinct().limit(limit)).scalars())
 
@@ -74,8 +77,8 @@ def projects_with_run(tx: Connection, workspace_id: str, name: str, *, limit: in
 def task_name(
     tx: Connection, workspace_id: str, task_id: str, *, key: str, run_id: str, project_id: str, here: str | None
 ) -> str:
-    """What a command may call a task where one stands in the project *here* (None: in none): its key, else its id."""
-    if not _goes_without_project(tx, workspace_id, project_id, here):
+    """Return the key of a task if commands in the project *here* (None: in no project) resolve it, else its id."""
+    if not _is_default_project(tx, workspace_id, project_id, here):
         return task_id
     newer = (
         select(t.id)
@@ -86,8 +89,8 @@ def task_name(
 
 
 def run_name(tx: Connection, workspace_id: str, run_id: str, *, name: str, project_id: str, here: str | None) -> str:
-    """What a command may call a run where one stands in the project *here* (None: in none): its name, else its id."""
-    if not name or name.startswith("-") or not _goes_without_project(tx, workspace_id, project_id, here):
+    """Return the name of a run if commands in the project *here* (None: in no project) resolve it, else its id."""
+    if not name or name.startswith("-") or not _is_default_project(tx, workspace_id, project_id, here):
         return run_id
     newer = select(r.id).where(
         r.workspace_id == workspace_id, r.project_id == project_id, r.name == name, r.id > run_id
@@ -95,8 +98,8 @@ def run_name(tx: Connection, workspace_id: str, run_id: str, *, name: str, proje
     return run_id if tx.execute(newer.limit(1)).first() is not None else name
 
 
-def _goes_without_project(tx: Connection, workspace_id: str, project_id: str, here: str | None) -> bool:
+def _is_default_project(tx: Connection, workspace_id: str, project_id: str, here: str | None) -> bool:
     if here is not None:
         return here == project_id
-    known = tx.execute(select(projects.c.id).where(projects.c.workspace_id == workspace_id).limit(2)).scalars()
-    return list(known) == [project_id]
+    some_projects = tx.execute(select(projects.c.id).where(projects.c.workspace_id == workspace_id).limit(2)).scalars()
+    return list(some_projects) == [project_id]

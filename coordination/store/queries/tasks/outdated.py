@@ -1,4 +1,4 @@
-"""Which tasks were given what is out of date, by the attempts that are noted on their edges."""
+"""Statements on tasks that used outdated results, which are marked on their edges."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from sqlalchemy import Connection, select
 
 from coordination.domain.tasks.outdated import OutdatedTask
 from coordination.domain.tasks.tasks import OPEN, TaskState
-from coordination.store.queries.tasks.force_state import take_release_back
+from coordination.store.queries.tasks.force_state import revoke_release
 from coordination.store.queries.tasks.tasks import BATCH, get, lock
 from coordination.store.tables.tasks.tasks import dependencies, tasks
 
 d = dependencies.c
 _need = tasks.alias("need")
-_FOUND = (
+_SELECT = (
     select(
         tasks.c.id.label("task_id"),
         tasks.c.key,
@@ -37,59 +37,56 @@ _FOUND = (
     .order_by(tasks.c.id, _need.c.id)
 )
 
-_NOTED = select(d.parent_id, d.child_id, d.outdated_attempt).where(
+_MARKED = select(d.parent_id, d.child_id, d.outdated_attempt).where(
     d.outdated_attempt.is_not(None), d.satisfied_at.is_not(None)
 )
 
 
 def of_tasks(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[OutdatedTask]:
-    """What is out of date of what these tasks were given."""
-    found: list[OutdatedTask] = []
+    """Return the outdated inputs of these tasks."""
+    result: list[OutdatedTask] = []
     for start in range(0, len(ids), BATCH):
-        found += _read(tx, d.workspace_id == workspace_id, d.child_id.in_(ids[start : start + BATCH]))
-    return found
+        result += _read(tx, d.workspace_id == workspace_id, d.child_id.in_(ids[start : start + BATCH]))
+    return result
 
 
 def of_run(tx: Connection, workspace_id: str, run_id: str) -> list[OutdatedTask]:
-    """What is out of date of what a run's tasks were given."""
+    """Return the outdated inputs of a run's tasks."""
     return _read(tx, d.workspace_id == workspace_id, tasks.c.run_id == run_id)
 
 
 def of_workspace(tx: Connection, workspace_id: str, *, most: int) -> list[OutdatedTask]:
-    """The newest *most* in all projects."""
-    statement = _FOUND.where(d.workspace_id == workspace_id).order_by(None).order_by(tasks.c.id.desc()).limit(most)
+    """Return the *most* newest outdated inputs in all projects."""
+    statement = _SELECT.where(d.workspace_id == workspace_id).order_by(None).order_by(tasks.c.id.desc()).limit(most)
     return [_outdated(row) for row in tx.execute(statement).mappings()]
 
 
 def wait_again(tx: Connection, workspace_id: str, fences: Collection[tuple[str, int]]) -> None:
-    """Let tasks whose attempt has ended, and that may begin anew, wait for what is being done again since it began.
+    """Make tasks whose attempt has ended wait for upstream tasks that run again since it started.
 
-    *fences*: (task id, attempt) of tasks that are locked and no longer run. Raises when somebody else has locked what
-    they need.
+    *fences*: (task id, attempt) of locked tasks that no longer run. Raises if another transaction has locked their
+    upstream tasks.
     """
     attempts = dict(fences)
     needs: dict[str, list[str]] = {}
     ids = list(attempts)
     for start in range(0, len(ids), BATCH):
-        rows = tx.execute(_NOTED.where(d.workspace_id == workspace_id, d.child_id.in_(ids[start : start + BATCH])))
+        rows = tx.execute(_MARKED.where(d.workspace_id == workspace_id, d.child_id.in_(ids[start : start + BATCH])))
         for row in rows:
             if row.outdated_attempt == attempts[row.child_id]:
                 needs.setdefault(row.parent_id, []).append(row.child_id)
     if not needs:
-        return  # as nearly always
+        return  # the common case
     lock(tx, workspace_id, list(needs), nowait=True)
     for need, children in needs.items():
-        found = get(tx, workspace_id, need)
-        if found is not None and found.state in OPEN:
-            take_release_back(tx, workspace_id, need, children)
+        task = get(tx, workspace_id, need)
+        if task is not None and task.state in OPEN:
+            revoke_release(tx, workspace_id, need, children)
 
 
 def _read(tx: Connection, *where: Any) -> list[OutdatedTask]:
-    return [_outdated(row) for row in tx.execute(_FOUND.where(*where)).mappings()]
+    return [_outdated(row) for row in tx.execute(_SELECT.where(*where)).mappings()]
 
 
 def _outdated(row: Any) -> OutdatedTask:
-    found = dict(row)
-    return OutdatedTask(
-        **{**found, "state": TaskState(found["state"]), "need_state": TaskState(found["need_state"])},
-    )
+    return OutdatedTask(**{**row, "state": TaskState(row["state"]), "need_state": TaskState(row["need_state"])})

@@ -18,15 +18,15 @@ from coordination.store.types import db_now
 q = questions.c
 
 
-def put(tx: Connection, workspace_id: str, row: Mapping[str, Any]) -> str:
-    """Store a question: project_id, run_id, task_id, attempt, question; its id."""
+def insert_question(tx: Connection, workspace_id: str, row: Mapping[str, Any]) -> str:
+    """Store a question (project_id, run_id, task_id, attempt, question) and return its id."""
     question_id = new_id()
     tx.execute(insert(questions).values(id=question_id, workspace_id=workspace_id, **row))
     return question_id
 
 
 def answer(tx: Connection, workspace_id: str, question_id: str, *, text: str, by: str) -> bool:
-    """Keep the answer; False when it has one already."""
+    """Store the answer. Return False if the question has one already."""
     statement = (
         update(questions)
         .where(q.workspace_id == workspace_id, q.id == question_id, q.answered_at.is_(None))
@@ -37,44 +37,35 @@ def answer(tx: Connection, workspace_id: str, question_id: str, *, text: str, by
 
 
 def of_task(tx: Connection, workspace_id: str, task_id: str) -> list[Question]:
-    """What a task has asked, the oldest first."""
-    return _found(tx, _joined.where(q.workspace_id == workspace_id, q.task_id == task_id))
+    """Return all questions of a task, oldest first."""
+    return _read(tx, _SELECT.where(q.workspace_id == workspace_id, q.task_id == task_id))
 
 
-def unanswered(
+def list_unanswered(
     tx: Connection, workspace_id: str, *, project_id: str | None = None, limit: int = 1000
 ) -> list[Question]:
-    """What nobody has answered yet and a task still waits with, the oldest first."""
+    """Return the questions that tasks wait with, oldest first."""
     waits = tasks.c.reasons.op("&")(int(BlockReason.QUESTION)) != 0
     where = [q.workspace_id == workspace_id, q.answered_at.is_(None), tasks.c.state == TaskState.BLOCKED, waits]
     if project_id is not None:
         where.append(q.project_id == project_id)
-    return _found(tx, _joined.where(*where).limit(limit))
+    return _read(tx, _SELECT.where(*where).limit(limit))
 
 
-_joined = (
+_SELECT = (
     select(questions, tasks.c.key, text_of(q.answered_by).label("answerer"))
     .join(tasks, tasks.c.id == q.task_id)
     .order_by(q.asked_at, q.id)
 )
 
 
-def _found(tx: Connection, statement: Any) -> list[Question]:
+def _read(tx: Connection, statement: Any) -> list[Question]:
     return [_question(row) for row in tx.execute(statement).mappings()]
 
 
+_OWN_COLUMNS = tuple(name for name in Question.__slots__ if name not in {"answered_by", "escalated"})
+
+
 def _question(row: RowMapping) -> Question:
-    return Question(
-        id=row["id"],
-        project_id=row["project_id"],
-        run_id=row["run_id"],
-        task_id=row["task_id"],
-        key=row["key"],
-        attempt=row["attempt"],
-        question=row["question"],
-        asked_at=row["asked_at"],
-        answer=row["answer"],
-        answered_by=row["answerer"],
-        answered_at=row["answered_at"],
-        escalated=bool(row["escalated"]),
-    )
+    values = {name: row[name] for name in _OWN_COLUMNS}
+    return Question(**values, answered_by=row["answerer"], escalated=bool(row["escalated"]))

@@ -1,4 +1,4 @@
-"""Statements on what is ready: claiming it, ringing for it, and taking away what holds it back."""
+"""Statements on ready tasks: block them for holds, lift holds, mark them as enqueued."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ t = tasks.c
 
 @dataclass(frozen=True, slots=True)
 class ReadyTask:
-    """A task for which a doorbell may be rung: what the message needs to be readable."""
+    """A ready task, with the fields that its message contains."""
 
     id: str
-    attempt: int  # the attempt that a claim of it would be
+    attempt: int  # the number of its next attempt
     key: str
     title: str
     kind: str
@@ -60,9 +60,9 @@ def hold_back(
     *,
     until: datetime | None = None,
 ) -> None:
-    """Block queued tasks for *reason*, which a claim met; *subjects*: by task, the id of what the reason is about.
+    """Block queued tasks for *reason*. *subjects*: by task id, the id of the object that causes it.
 
-    *until*: when the reason goes away by itself.
+    *until*: when the reason is lifted.
     """
     blocked = tx.execute(
         update(tasks)
@@ -70,7 +70,7 @@ def hold_back(
         .values(state=HELD_BACK, reasons=reason, enqueued_at=None, not_before=until, updated_at=db_now())
         .returning(t.id)
     )
-    task_holds.put(tx, workspace_id, list(blocked.scalars()), reason, subjects)
+    task_holds.record_holds(tx, workspace_id, list(blocked.scalars()), reason, subjects)
 
 
 def _blocked_for(reason: BlockReason) -> tuple[Any, Any]:
@@ -80,75 +80,59 @@ def _blocked_for(reason: BlockReason) -> tuple[Any, Any]:
 def _lift(
     tx: Connection, workspace_id: str, reason: BlockReason, ids: Sequence[str], *, at_once: bool = False
 ) -> list[RowMapping]:
-    """Take these reasons away from these locked tasks."""
-    left = t.reasons.op("&")(literal(~int(reason) & 0xFFFF))
-    found: list[RowMapping] = []
+    """Remove these reasons from these locked tasks."""
+    remaining = t.reasons.op("&")(literal(~int(reason) & 0xFFFF))
+    result: list[RowMapping] = []
     for start in range(0, len(ids), BATCH):
         statement = (
             update(tasks)
             .where(t.id.in_(ids[start : start + BATCH]))
             .values(
-                reasons=left,
+                reasons=remaining,
                 not_before=null() if at_once else t.not_before,
-                state=case((left == 0, TaskState.QUEUED.value), else_=TaskState.BLOCKED.value),
+                state=case((remaining == 0, TaskState.QUEUED.value), else_=TaskState.BLOCKED.value),
                 updated_at=db_now(),
             )
             .returning(t.id, t.state, t.run_id)
         )
-        found += tx.execute(statement).mappings()
-        task_holds.remove(tx, workspace_id, ids[start : start + BATCH], reason)
-    return found
+        result += tx.execute(statement).mappings()
+        task_holds.remove_holds(tx, workspace_id, ids[start : start + BATCH], reason)
+    return result
 
 
 def lift(
     tx: Connection, workspace_id: str, project_id: str, reason: BlockReason, *, at_once: bool = False
 ) -> list[RowMapping]:
-    """Take these reasons away from all blocked tasks of the project; what was touched, with the state it has now.
+    """Remove these reasons from all blocked tasks of the project. Return the changed tasks with their new states.
 
-    *at_once*: they do not wait for the time until which they were held either.
+    *at_once*: also clear the time until which they were blocked.
     """
     where = t.workspace_id == workspace_id, t.project_id == project_id
-    # Not in the order of the key, of which a planner may read all of the index.
+    # The cast keeps the planner from reading the whole index of the key for its order.
     waiting = select(t.id).where(*_blocked_for(reason), *where).order_by(cast(t.id, Text)).with_for_update()
     return _lift(tx, workspace_id, reason, list(tx.execute(waiting).scalars()), at_once=at_once)
 
 
 def lift_from(tx: Connection, workspace_id: str, ids: Sequence[str], reason: BlockReason) -> list[RowMapping]:
-    """Take *reason* away from these tasks; what was touched, with the state it has now.
-
-    Those that another transaction has locked are left out.
-    """
-    return _lift(
-        tx, workspace_id, reason, _free(tx, *_blocked_for(reason), t.workspace_id == workspace_id, t.id.in_(ids))
-    )
+    """Remove *reason* from these tasks, except from locked ones. Return the changed tasks with their new states."""
+    locked = _lock_free(tx, *_blocked_for(reason), t.workspace_id == workspace_id, t.id.in_(ids))
+    return _lift(tx, workspace_id, reason, locked)
 
 
-def keys_held(tx: Connection, workspace_id: str, run_id: str, reason: BlockReason, *, most: int) -> list[str]:
-    """The keys of a run's tasks that one of these reasons holds."""
-    return list(
-        tx.execute(
-            select(t.key)
-            .where(
-                t.workspace_id == workspace_id,
-                t.run_id == run_id,
-                t.state == TaskState.BLOCKED,
-                t.reasons.op("&")(literal(int(reason))) != 0,
-            )
-            .order_by(t.id)
-            .limit(most)
-        ).scalars()
-    )
+def list_blocked_keys(tx: Connection, workspace_id: str, run_id: str, reason: BlockReason, *, most: int) -> list[str]:
+    """Return keys of a run's tasks that are blocked for one of these reasons."""
+    where = t.workspace_id == workspace_id, t.run_id == run_id, *_blocked_for(reason)
+    return list(tx.execute(select(t.key).where(*where).order_by(t.id).limit(most)).scalars())
 
 
 def lift_due(tx: Connection, workspace_id: str, project_id: str, reasons: BlockReason) -> list[RowMapping]:
-    """Take these reasons away from tasks whose start time has come; the same."""
+    """Remove these reasons from tasks whose start time has come, as ``lift`` does."""
     where = t.workspace_id == workspace_id, t.project_id == project_id, t.not_before <= db_now()
-    due = _free(tx, *_blocked_for(reasons), *where)
-    return _lift(tx, workspace_id, reasons, due)
+    return _lift(tx, workspace_id, reasons, _lock_free(tx, *_blocked_for(reasons), *where))
 
 
-def _free(tx: Connection, *where: Any) -> list[str]:
-    """Ids of tasks, locked now; for what comes round again, and so may leave out what somebody else has locked."""
+def _lock_free(tx: Connection, *where: Any) -> list[str]:
+    """Lock tasks and return their ids. Skips locked rows, so that it suits work that is repeated."""
     return list(tx.execute(select(t.id).where(*where).with_for_update(skip_locked=True)).scalars())
 
 
@@ -158,7 +142,7 @@ _LESS_PENDING = (
     .where(
         t.workspace_id == bindparam("ws"),
         t.id.in_(bindparam("ids", expanding=True)),
-        # Ended children too: one that is being reopened right now is waited for, and counted when it is blocked again.
+        # Includes ended children: a concurrent reopening is waited for, and the child is counted when blocked again.
         t.pending > 0,
     )
     .values(
@@ -177,10 +161,10 @@ _LESS_PENDING = (
 )
 
 
-def less_pending(tx: Connection, workspace_id: str, satisfied: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Lower the counters of children by the edges just satisfied; (id, run id) of those that became queued.
+def lower_pending(tx: Connection, workspace_id: str, satisfied: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Lower the pending counters of children by the satisfied edges. Return (id, run id) of those that became queued.
 
-    Children in a terminal state (canceled meanwhile) are left as they are.
+    Children in a terminal state keep it.
     """
     by_count: dict[int, list[str]] = {}
     for child, count in satisfied.items():
@@ -208,7 +192,7 @@ _COUNT_ENQUEUED = (
 
 
 def count_enqueued(tx: Connection, workspace_id: str, project_id: str) -> dict[str, int]:
-    """How many of the project's queued tasks have a doorbell out, by kind: what fills its window."""
+    """Return the number of the project's enqueued tasks by kind, which fill its window."""
     rows = tx.execute(_COUNT_ENQUEUED, {"ws": workspace_id, "project": project_id})
     return {row[0]: row[1] for row in rows}
 
@@ -228,14 +212,9 @@ _NEXT = (
 
 
 def next_to_enqueue(
-    tx: Connection,
-    workspace_id: str,
-    project_id: str,
-    *,
-    room: int,
-    where: Sequence[ColumnElement[bool]] = (),
+    tx: Connection, workspace_id: str, project_id: str, *, room: int, where: Sequence[ColumnElement[bool]] = ()
 ) -> list[RowMapping]:
-    """The best ready tasks that are not enqueued, and to which these conditions apply: priority, then age."""
+    """Lock and return the best ready tasks that are not enqueued and meet *where*, by priority, then age."""
     statement: Select[Any] = _NEXT
     if where:
         statement = statement.where(*where)
@@ -244,7 +223,7 @@ def next_to_enqueue(
     return list(tx.execute(statement, {"ws": workspace_id, "project": project_id, "room": room}).mappings())
 
 
-_MARK = {  # states are names of our own
+_MARK = {  # states are not user input
     "postgresql": "UPDATE tasks SET enqueued_at = now() "  # noqa: S608
     f"WHERE workspace_id = %(workspace)s::uuid AND id = ANY(%(ids)s::uuid[]) AND state = '{TaskState.QUEUED}'",
     "sqlite": "UPDATE tasks SET enqueued_at = :now "  # noqa: S608
@@ -253,7 +232,7 @@ _MARK = {  # states are names of our own
 
 
 def mark_enqueued(tx: Connection, workspace_id: str, ids: Sequence[str]) -> None:
-    """Note that a doorbell for these goes out with this transaction's end."""
+    """Mark these tasks as enqueued; the caller publishes their messages after the commit."""
     if tx.dialect.name == "postgresql":
         tx.exec_driver_sql(_MARK["postgresql"], {"workspace": workspace_id, "ids": list(ids)})
         return
@@ -262,23 +241,14 @@ def mark_enqueued(tx: Connection, workspace_id: str, ids: Sequence[str]) -> None
 
 
 def unmark_enqueued(tx: Connection, workspace_id: str, ids: Sequence[str]) -> None:
-    """Take the note back: these wait in SQL again (a full slot, or a claim that was refused).
-
-    Not of those that another transaction has locked, to claim or to end them.
-    """
-    _unmark(tx, _free(tx, t.workspace_id == workspace_id, t.id.in_(ids), t.state == TaskState.QUEUED))
+    """Mark these tasks as not enqueued, e.g. because of a full slot. Skips locked ones."""
+    _unmark(tx, _lock_free(tx, t.workspace_id == workspace_id, t.id.in_(ids), t.state == TaskState.QUEUED))
 
 
-def unmark_unanswered(tx: Connection, workspace_id: str, project_id: str, *, age: timedelta) -> int:
-    """Take the note back from queued tasks whose doorbell went out longer than *age* ago: nobody came; how many."""
-    ids = _free(
-        tx,
-        t.project_id == project_id,
-        t.workspace_id == workspace_id,
-        t.state == TaskState.QUEUED,
-        t.enqueued_at.is_not(None),
-        t.enqueued_at < db_after(-age.total_seconds()),
-    )
+def unmark_stale(tx: Connection, workspace_id: str, project_id: str, *, age: timedelta) -> int:
+    """Mark tasks that were enqueued longer than *age* ago as not enqueued. Return their number."""
+    where = t.project_id == project_id, t.workspace_id == workspace_id, t.state == TaskState.QUEUED
+    ids = _lock_free(tx, *where, t.enqueued_at.is_not(None), t.enqueued_at < db_after(-age.total_seconds()))
     _unmark(tx, ids)
     return len(ids)
 

@@ -1,4 +1,4 @@
-"""Statements on concurrency slots: taken in the claim, given back by the attempt's end, recounted by the healer."""
+"""Statements on concurrency slots: a claim takes them, the attempt's end gives them back, a tick recounts them."""
 
 from __future__ import annotations
 
@@ -19,31 +19,26 @@ from coordination.store.tables.tasks.tasks import tasks
 s = slots.c
 _OF_AGENT = "agent:"
 
-_LOCKED = (
-    select(s.name, s.cap, s.used)
-    .where(s.workspace_id == bindparam("ws"), s.project_id == bindparam("project"))
-    .order_by(s.name)
-    .with_for_update()
+_OF_PROJECT = select(s.name, s.cap, s.used).where(
+    s.workspace_id == bindparam("ws"), s.project_id == bindparam("project")
 )
+_LOCKED = _OF_PROJECT.order_by(s.name).with_for_update()
 
 
 def lock(tx: Connection, workspace_id: str, project_id: str) -> dict[str, int]:
-    """Free places by slot name, locked in name order; empty when the project has no limits."""
+    """Lock all slots of the project in name order. Return the free places by name; empty without limits."""
     rows = tx.execute(_LOCKED, {"ws": workspace_id, "project": project_id})
     return {row.name: row.cap - row.used for row in rows}
 
 
-_FREE = select(s.name, s.cap, s.used).where(s.workspace_id == bindparam("ws"), s.project_id == bindparam("project"))
-
-
-def free(tx: Connection, workspace_id: str, project_id: str) -> dict[str, int]:
-    """Free places by slot name, as they look now (no lock)."""
-    rows = tx.execute(_FREE, {"ws": workspace_id, "project": project_id})
+def count_free(tx: Connection, workspace_id: str, project_id: str) -> dict[str, int]:
+    """Return the free places by slot name, without a lock."""
+    rows = tx.execute(_OF_PROJECT, {"ws": workspace_id, "project": project_id})
     return {row.name: row.cap - row.used for row in rows}
 
 
-def without_full(places: Mapping[str, int]) -> list[ColumnElement[bool]]:
-    """Conditions on tasks: none of a project's limits on an agent or a key that has no free place applies to them."""
+def exclude_full(places: Mapping[str, int]) -> list[ColumnElement[bool]]:
+    """Return conditions on tasks that exclude those whose agent or key has no free place."""
     full = [name for name, number in places.items() if number <= 0]
     agents = [name.removeprefix("agent:") for name in full if name.startswith("agent:")]
     keys = [name.removeprefix("key:") for name in full if name.startswith("key:")]
@@ -51,19 +46,17 @@ def without_full(places: Mapping[str, int]) -> list[ColumnElement[bool]]:
     return [or_(column.is_(None), column.not_in(names)) for column, names in columns if names]
 
 
-def listed(tx: Connection, workspace_id: str, project_id: str) -> list[dict[str, Any]]:
-    """Return name, cap and used of every slot of the project, as people name them."""
-    rows = tx.execute(
-        select(s.name, s.cap, s.used).where(s.workspace_id == workspace_id, s.project_id == project_id).order_by(s.name)
-    ).all()
+def list_slots(tx: Connection, workspace_id: str, project_id: str) -> list[dict[str, Any]]:
+    """Return name (with agents by name), cap and used of every slot of the project."""
+    rows = tx.execute(_OF_PROJECT, {"ws": workspace_id, "project": project_id}).all()
     ids = [row.name.removeprefix(_OF_AGENT) for row in rows if row.name.startswith(_OF_AGENT)]
     names = {_OF_AGENT + agent_id: _OF_AGENT + name for agent_id, name in names_of(tx, workspace_id, ids).items()}
-    found = [{"name": names.get(row.name, row.name), "cap": row.cap, "used": row.used} for row in rows]
-    return sorted(found, key=itemgetter("name"))
+    result = [{"name": names.get(row.name, row.name), "cap": row.cap, "used": row.used} for row in rows]
+    return sorted(result, key=itemgetter("name"))
 
 
 def stored_name(tx: Connection, workspace_id: str, name: str) -> str:
-    """Return the name under which a limit is stored, which names an agent by its id."""
+    """Return the stored name of a limit, which has an agent's id instead of its name."""
     if not name.startswith(_OF_AGENT):
         return name
     agent = name.removeprefix(_OF_AGENT)
@@ -78,18 +71,18 @@ _MOVE = (
 
 
 def take(tx: Connection, workspace_id: str, project_id: str, counts: Mapping[str, int]) -> None:
-    """Use places of locked slots."""
+    """Take places of locked slots."""
     _move(tx, workspace_id, project_id, counts, 1)
 
 
-def give_back(tx: Connection, workspace_id: str, project_id: str, held: Sequence[str]) -> None:
-    """Give back the places that ended attempts held (a name once per place).
+def give_back(tx: Connection, workspace_id: str, project_id: str, names: Sequence[str]) -> None:
+    """Give back the places of ended attempts (a name once per place).
 
-    All slots of the project are locked, as in claims: a claim may follow in the same transaction.
+    Locks all slots of the project, as claims do: a claim may follow in the same transaction.
     """
-    if held:
+    if names:
         lock(tx, workspace_id, project_id)
-        _move(tx, workspace_id, project_id, Counter(held), -1)
+        _move(tx, workspace_id, project_id, Counter(names), -1)
 
 
 def _move(tx: Connection, workspace_id: str, project_id: str, counts: Mapping[str, int], sign: int) -> None:
@@ -101,7 +94,7 @@ def _move(tx: Connection, workspace_id: str, project_id: str, counts: Mapping[st
 
 
 def set_caps(tx: Connection, workspace_id: str, project_id: str, caps: Mapping[str, int]) -> None:
-    """Create slots or change their caps; what is used stays."""
+    """Create slots or change their caps; used places stay."""
     make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     stored = {stored_name(tx, workspace_id, name): cap for name, cap in caps.items()}
     for name in sorted(stored):
@@ -132,18 +125,14 @@ def ensure(tx: Connection, workspace_id: str, project_id: str, caps: Mapping[str
 def drop(tx: Connection, workspace_id: str, project_id: str, name: str) -> bool:
     """Remove a limit; return whether there was one."""
     name = stored_name(tx, workspace_id, name)
-    return (
-        tx.execute(
-            delete(slots).where(s.workspace_id == workspace_id, s.project_id == project_id, s.name == name)
-        ).rowcount
-        > 0
-    )
+    where = s.workspace_id == workspace_id, s.project_id == project_id, s.name == name
+    return tx.execute(delete(slots).where(*where)).rowcount > 0
 
 
 def drop_merge_limits(tx: Connection, workspace_id: str, project_id: str, *, keep: Sequence[str]) -> None:
-    """Remove the limits of conflict tasks that nobody holds, but for those of the runs *keep*: each has one of its own.
+    """Remove the unused limits of conflict tasks, except those of the runs *keep*.
 
-    The caller has locked all slots of the project. A claim stores one anew where it is missing.
+    The caller has locked all slots of the project. A claim creates a missing limit again.
     """
     tx.execute(
         delete(slots).where(
@@ -157,22 +146,15 @@ def drop_merge_limits(tx: Connection, workspace_id: str, project_id: str, *, kee
 
 
 def recount(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
-    """Set every counter to what open attempts really hold; the names of those that were wrong.
+    """Set every counter to the number of slots of open attempts. Return the names of the wrong ones.
 
-    The healer: nothing should ever need it, and a leak would otherwise stay for ever.
+    A safeguard: without it, a leak would be permanent.
     """
-    found = {
-        row.name: row.used
-        for row in tx.execute(
-            select(s.name, s.used)
-            .where(s.workspace_id == workspace_id, s.project_id == project_id)
-            .order_by(s.name)
-            .with_for_update()
-        )
-    }
-    if not found:
+    rows = tx.execute(_LOCKED, {"ws": workspace_id, "project": project_id})
+    stored = {row.name: row.used for row in rows}
+    if not stored:
         return []
-    held: Counter[str] = Counter()
+    actual: Counter[str] = Counter()
     for names in tx.execute(
         select(attempts.c.slots).where(
             attempts.c.workspace_id == workspace_id,
@@ -181,12 +163,9 @@ def recount(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
             attempts.c.slots.is_not(None),
         )
     ).scalars():
-        held.update(names)
-    wrong = {name: held[name] for name, used in found.items() if used != held[name]}
+        actual.update(names)
+    wrong = {name: actual[name] for name, used in stored.items() if used != actual[name]}
     for name, used in sorted(wrong.items()):
-        tx.execute(
-            update(slots)
-            .where(s.workspace_id == workspace_id, s.project_id == project_id, s.name == name)
-            .values(used=used)
-        )
+        where = s.workspace_id == workspace_id, s.project_id == project_id, s.name == name
+        tx.execute(update(slots).where(*where).values(used=used))
     return sorted(wrong)

@@ -1,4 +1,4 @@
-"""Statements on what keeps tasks from starting: which reason, what it is about, and since when."""
+"""Statements on the reasons that block tasks: subject and start."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from coordination.store.types import db_now
 h = task_holds.c
 
 
-def put(
+def record_holds(
     tx: Connection, workspace_id: str, ids: Collection[str], reason: BlockReason, subjects: Mapping[str, str]
 ) -> None:
-    """Note that *reason* holds these tasks from now on; *subjects*: by task, the id of what it is about."""
+    """Record that *reason* blocks these tasks from now on. *subjects*: by task id, the id of its cause."""
     make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     rows = [
         {"workspace_id": workspace_id, "task_id": task_id, "reason": name, "subject": subjects.get(task_id)}
@@ -27,13 +27,13 @@ def put(
     ]
     if rows:
         statement = make(task_holds)
-        held = {"subject": statement.excluded.subject, "since": db_now()}
+        values = {"subject": statement.excluded.subject, "since": db_now()}
         tx.execute(
-            statement.on_conflict_do_update(index_elements=["workspace_id", "task_id", "reason"], set_=held), rows
+            statement.on_conflict_do_update(index_elements=["workspace_id", "task_id", "reason"], set_=values), rows
         )
 
 
-def remove(tx: Connection, workspace_id: str, ids: Collection[str], reason: BlockReason) -> None:
-    """Note that *reason* no longer holds these tasks."""
-    mine = h.workspace_id == workspace_id, h.task_id.in_(ids), h.reason.in_(reason.names())
-    tx.execute(delete(task_holds).where(*mine))
+def remove_holds(tx: Connection, workspace_id: str, ids: Collection[str], reason: BlockReason) -> None:
+    """Record that *reason* no longer blocks these tasks."""
+    where = h.workspace_id == workspace_id, h.task_id.in_(ids), h.reason.in_(reason.names())
+    tx.execute(delete(task_holds).where(*where))

@@ -81,7 +81,7 @@ def overview(
 ) -> Overview:
     """Return an overview without archived projects, and with the newest *most* open runs."""
     open_runs, open_tasks = _open_work(tx, workspace_id)
-    active, in_all = running.running(tx, workspace_id, most=most)
+    active, in_all = running.list_running_tasks(tx, workspace_id, most=most)
     cost = spending.today(tx, workspace_id)
     lines = []
     for project in projects.list_projects(tx, workspace_id):
@@ -106,7 +106,7 @@ def overview(
         )
     return Overview(
         projects=lines,
-        runs=runs.listed(tx, workspace_id, open_only=True, limit=most),
+        runs=runs.list_runs(tx, workspace_id, open_only=True, limit=most),
         workers=list_live_workers(tx, within=live_within),
         running=active,
         running_in_all=in_all,

@@ -1,1 +1,1 @@
-"""Tasks, their attempts and runs: read-only reports."""
+"""Read-only reports on tasks, attempts and runs."""

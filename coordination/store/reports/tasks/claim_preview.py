@@ -1,4 +1,4 @@
-"""The claim that a task's next attempt would be, without claiming it: to show what its job would get."""
+"""Preview the claim of a task's next attempt without claiming it."""
 
 from __future__ import annotations
 
@@ -11,36 +11,26 @@ from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import dependencies
 from coordination.store.reports.agents.prompt_context import dependency_graph, specializations
 
+_COPIED_FIELDS = (
+    *("project_id", "run_id", "key", "title", "work", "input", "agent", "timeout", "stall_timeout", "workdir"),
+    *("max_attempts", "failures", "deferrals", "repeatable", "options", "carried_over"),
+)
 
-def preview(tx: Connection, workspace_id: str, task: TaskRecord) -> tuple[Claim, PromptContext]:
-    """The claim, not rendered, and the project around it. Of a running task: the attempt that runs."""
+
+def preview_claim(tx: Connection, workspace_id: str, task: TaskRecord) -> tuple[Claim, PromptContext]:
+    """Return the unrendered claim and the context of its prompt. For a running task: of the running attempt."""
     project = projects.get(tx, workspace_id, task.project_id)
     name = project.name if project is not None else ""
     claim = Claim(
         task_id=task.id,
         attempt=task.attempt + (task.state is not TaskState.RUNNING),
         workspace_id=workspace_id,
-        project_id=task.project_id,
         project=name,
-        run_id=task.run_id,
         session_id=None,
-        key=task.key,
-        title=task.title,
-        work=task.work,
-        input=task.input,
         needs=dependencies.outputs_for(tx, workspace_id, [task.id])[task.id],
-        agent=task.agent,
-        timeout=task.timeout,
-        stall_timeout=task.stall_timeout,
-        workdir=task.workdir,
         python_path=(),
-        max_attempts=task.max_attempts,
-        failures=task.failures,
-        deferrals=task.deferrals,
         backoff={},
-        repeatable=task.repeatable,
-        options=task.options,
-        carried=task.carried,
+        **{name: getattr(task, name) for name in _COPIED_FIELDS},
     )
     if project is None:
         return claim, PromptContext(name)

@@ -1,4 +1,4 @@
-"""What keeps a task that nothing holds from being taken: workers, and the share of its project in the queue."""
+"""Why a ready task is not claimed: missing or busy workers, or a full dispatch window."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from coordination.store.tables.tasks.tasks import tasks
 t = tasks.c
 
 
-def in_queue(about: TaskSteps, live_within: timedelta, window: int | None) -> Iterator[TaskBlocker]:
-    """Say what keeps a task that nothing holds from being taken."""
+def find_queue_blockers(about: TaskSteps, live_within: timedelta, window: int | None) -> Iterator[TaskBlocker]:
+    """Yield what keeps a ready task from being claimed."""
     tx, workspace_id, task = about.tx, about.workspace_id, about.task
     ours = serving.list_live_for(tx, workspace_id, within=live_within)
-    free, at_work = sum(row["slots"] for row in ours), workers.count_open_attempts(tx)
-    if free == 0 and (others := workers.count_live_slots(tx, within=live_within)):
+    slots, running = sum(row["slots"] for row in ours), workers.count_open_attempts(tx)
+    if slots == 0 and (others := workers.count_live_slots(tx, within=live_within)):
         name = serving.workspace_name(tx, workspace_id)
         yield TaskBlocker(
             "no_worker",
-            f"no living worker runs jobs of the workspace {name}: the {plural(others, 'place')} that there are run jobs"
-            " of others",
+            f"no living worker runs jobs of the workspace {name}: {plural(others, 'place serves', 'places serve')}"
+            " other workspaces",
             steps=steps(Situation.NO_WORKER_OF_WORKSPACE, workspace=name),
         )
-    elif free == 0:
+    elif slots == 0:
         yield TaskBlocker("no_worker", "no worker is alive", steps=steps(Situation.NO_WORKER))
-    elif (busy := sum(at_work.get(row["id"], 0) for row in ours)) >= free:
+    elif (busy := sum(running.get(row["id"], 0) for row in ours)) >= slots:
         yield TaskBlocker(
-            "busy", f"all {free} places of the living workers are taken ({plural(busy, 'job runs', 'jobs run')})"
+            "busy", f"all {slots} places of the living workers are busy ({plural(busy, 'job runs', 'jobs run')})"
         )
     if window is not None and not _is_enqueued(tx, task) and (enqueued := _enqueued(tx, workspace_id, task)) >= window:
         yield TaskBlocker(
             "window",
-            f"{plural(enqueued, 'task is', 'tasks are')} in the queue already, which is the share of its project",
+            f"{plural(enqueued, 'task is', 'tasks are')} in the queue already, which is the limit of its project",
         )
 
 

@@ -1,4 +1,4 @@
-"""What runs now, with the last sign that it moves: its latest report, output, tool call or heartbeat, and its cost."""
+"""Running attempts with their latest sign of progress (report, output, tool call or heartbeat) and their costs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ a, e, o = attempts.c, event_log.c, output_chunks.c
 
 @dataclass(frozen=True, slots=True)
 class RunningTask:
-    """One attempt that runs. ``sign``: what showed last that it moves (report, output, work or heartbeat), and when.
+    """A running attempt. ``sign``: its latest sign of progress: report, output, work or heartbeat.
 
-    *work* is a tool call, a use of a model or an output that is not stored yet; *heartbeat* only says that its worker
-    lives. ``report``: the words of its latest report. ``cost_usd``: of the task so far, of calls with a known price.
+    *work* is a tool call, a model call or output that is not stored yet; *heartbeat* only shows that the worker is
+    alive. ``report``: the text of its latest report. ``cost_usd``: of the task so far, of calls with a known price.
     """
 
     project: str
@@ -47,10 +47,10 @@ class RunningTask:
     unpriced_calls: int
 
 
-def running(tx: Connection, workspace_id: str, *, most: int = 20) -> tuple[list[RunningTask], int]:
-    """The *most* attempts that have run the longest, and how many run in all.
+def list_running_tasks(tx: Connection, workspace_id: str, *, most: int = 20) -> tuple[list[RunningTask], int]:
+    """Return the *most* longest running attempts, and the number of all running ones.
 
-    What is asked of each is found by its task, so the answer takes as long however much has been done before.
+    Details are looked up by task, so that the duration does not grow with the store.
     """
     open_ = (a.workspace_id == workspace_id, a.finished_at.is_(None))
     number = tx.execute(select(func.count()).select_from(attempts).where(*open_)).scalar_one()
@@ -84,7 +84,7 @@ def running(tx: Connection, workspace_id: str, *, most: int = 20) -> tuple[list[
 def _running(tx: Connection, workspace_id: str, row: Any) -> RunningTask:
     of_task = (e.workspace_id == workspace_id, e.task_id == row["task_id"], e.attempt == row["number"])
     latest = select(e.created_at, e.payload).where(*of_task, e.type == EventType.PROGRESS)
-    # As the index on them has it: by the number alone, a planner may read all events there are.
+    # The order of the index: by seq alone, the planner may read all events.
     reported = tx.execute(latest.order_by(e.task_id.desc(), e.seq.desc()).limit(1)).first()
     printed = tx.execute(
         select(func.max(o.written_at)).where(
@@ -94,9 +94,9 @@ def _running(tx: Connection, workspace_id: str, row: Any) -> RunningTask:
     signs = {"heartbeat": row["heartbeat_at"], "work": row["progress_at"], "output": printed}
     if reported is not None:
         signs["report"] = reported.created_at
-    # A heartbeat says least: it stands only where nothing else has been seen.
-    moves = {name: at for name, at in signs.items() if at is not None and name != "heartbeat"}
-    sign = max(moves, key=lambda name: moves[name]) if moves else "heartbeat"
+    # A heartbeat is used only without other signs.
+    progress = {name: at for name, at in signs.items() if at is not None and name != "heartbeat"}
+    sign = max(progress, key=lambda name: progress[name]) if progress else "heartbeat"
     cost, _calls, unpriced = costs.total(tx, workspace_id, task_id=row["task_id"])
     return RunningTask(
         project=row["project"],
@@ -110,14 +110,14 @@ def _running(tx: Connection, workspace_id: str, row: Any) -> RunningTask:
         now=row["now"],
         sign=sign,
         sign_at=signs[sign],
-        report=None if reported is None else _words(reported.payload),
+        report=None if reported is None else _report_text(reported.payload),
         cost_usd=cost,
         unpriced_calls=unpriced,
     )
 
 
-def _words(payload: Any) -> str | None:
-    """What a report says, for people: its text, with how much is done; else what it tells, as names and values."""
+def _report_text(payload: Any) -> str | None:
+    """Return a report as text for people: its text and percentage, else its names and values."""
     if not isinstance(payload, dict):
         return None
     percent = payload.get("percent")

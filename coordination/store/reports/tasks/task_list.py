@@ -1,4 +1,4 @@
-"""The tasks of a run as a list shows them: a few columns of every row, read as a stream."""
+"""The task list of a run: a few columns of every task, read as a stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AT_ONCE = 1000
 
 
 class TaskLine(NamedTuple):
-    """One task. ``reasons`` are words, moments ISO 8601 in UTC."""
+    """A line of the list. ``reasons`` are names, moments are ISO 8601 in UTC."""
 
     id: str
     key: str
@@ -37,13 +37,13 @@ class TaskLine(NamedTuple):
 
     @property
     def why(self) -> str:
-        """What holds it, or else why it did not succeed."""
+        """Why it is blocked, or else its error."""
         return ", ".join(self.reasons) or self.error or ""
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnWidths:
-    """How long the longest text of each column is, in characters, and how many tasks there are."""
+    """The length of the longest text of each column, in characters, and the number of tasks."""
 
     tasks: int = 0
     key: int = 0
@@ -53,7 +53,7 @@ class ColumnWidths:
 
 AGENT = name_of(t.agent_id).label("agent")
 
-# The types of a driver, where ours would build an object of every value.
+# The driver's types: ours would create an object for every value.
 _COLUMNS = (
     t.id,
     t.key,
@@ -68,8 +68,8 @@ _COLUMNS = (
 )
 
 
-def longest(tx: Connection, workspace_id: str, run_id: str) -> ColumnWidths:
-    """What a table of the run's tasks needs to know before its first line."""
+def measure_columns(tx: Connection, workspace_id: str, run_id: str) -> ColumnWidths:
+    """Return the widths for a table of the run's tasks."""
     groups = tx.execute(
         select(
             type_coerce(t.reasons, Integer),
@@ -85,33 +85,33 @@ def longest(tx: Connection, workspace_id: str, run_id: str) -> ColumnWidths:
         tasks=sum(number for _, number, *_ in groups),
         key=max((key for _, _, key, _, _ in groups), default=0),
         agent=max((agent or 0 for *_, agent, _ in groups), default=0),
-        why=max((len(", ".join(_words(reasons))) or error or 0 for reasons, *_, error in groups), default=0),
+        why=max((len(", ".join(_names(reasons))) or error or 0 for reasons, *_, error in groups), default=0),
     )
 
 
-def each(tx: Connection, workspace_id: str, run_id: str) -> Iterator[TaskLine]:
-    """The run's tasks in the order of the plan, a thousand rows in memory at a time."""
+def stream_tasks(tx: Connection, workspace_id: str, run_id: str) -> Iterator[TaskLine]:
+    """Yield the run's tasks in the order of the plan, with a thousand rows in memory at a time."""
     statement = select(*_COLUMNS).where(t.workspace_id == workspace_id, t.run_id == run_id).order_by(t.id)
-    known: dict[int, tuple[str, ...]] = {}
+    names_by_mask: dict[int, tuple[str, ...]] = {}
     with tx.execution_options(yield_per=_AT_ONCE).execute(statement) as rows:
         for row in rows:
             id_, key, title, state, mask, error, priority, attempt, agent, created, updated, finished = row
-            reasons = known.get(mask)
+            reasons = names_by_mask.get(mask)
             if reasons is None:
-                reasons = known[mask] = _words(mask)
-            if type(created) is not str:  # PostgreSQL has moments; SQLite the texts themselves
+                reasons = names_by_mask[mask] = _names(mask)
+            if type(created) is not str:  # PostgreSQL returns datetimes, SQLite texts
                 created, updated, finished = _iso(created), _iso(updated), finished and _iso(finished)
             yield TaskLine(id_, key, title, state, reasons, error, priority, attempt, agent, created, updated, finished)
 
 
 def newest_run(tx: Connection, workspace_id: str, project_id: str) -> str | None:
-    """The id of the project's newest run."""
+    """Return the id of the project's newest run, or None."""
     r = runs.c
     newest = select(r.id).where(r.workspace_id == workspace_id, r.project_id == project_id).order_by(r.id.desc())
     return tx.execute(newest.limit(1)).scalar()
 
 
-def _words(mask: int) -> tuple[str, ...]:
+def _names(mask: int) -> tuple[str, ...]:
     return tuple(BlockReason(mask).names())
 
 

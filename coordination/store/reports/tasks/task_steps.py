@@ -1,4 +1,4 @@
-"""What a person can enter next about a task, with the names that it and others of its run have where one stands."""
+"""The commands that a person can enter about a task, with the names that the current project resolves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping, select
 
-from coordination.domain.tasks.next_steps import NextStep, Situation, failure_of, steps
+from coordination.domain.tasks.next_steps import NextStep, Situation, situation_of_error, steps
 from coordination.domain.tasks.outdated import OutdatedTask
 from coordination.domain.tasks.tasks import TaskRecord, TaskState
 from coordination.store.queries.tasks import names, outdated
@@ -20,10 +20,7 @@ d, t = dependencies.c, tasks.c
 
 @dataclass(frozen=True, slots=True)
 class TaskSteps:
-    """What to enter about one task, and about others of its run, as they are called in the project *here*.
-
-    *here*: the id of the project in which one stands; None: in none.
-    """
+    """Builds commands about a task and others of its run. ``here``: the id of the current project, or None."""
 
     tx: Connection
     workspace_id: str
@@ -31,51 +28,52 @@ class TaskSteps:
     here: str | None
 
     def of(self, situation: Situation, task_id: str | None = None, key: str = "", **more: str) -> tuple[NextStep, ...]:
-        """What to enter about a task of its run, or about itself."""
+        """Return the commands about the task, or another task of its run."""
         return steps(situation, task=self.name(task_id or self.task.id, key or self.task.key), **more)
 
     def outdated(self) -> tuple[OutdatedTask, ...]:
-        """What the task was given and that is out of date."""
+        """Return the outdated inputs of the task."""
         return tuple(outdated.of_tasks(self.tx, self.workspace_id, [self.task.id]))
 
     def name(self, task_id: str, key: str) -> str:
-        """What a command calls a task of its run."""
-        whose = {"key": key, "run_id": self.task.run_id, "project_id": self.task.project_id}
-        return names.task_name(self.tx, self.workspace_id, task_id, **whose, here=self.here)
+        """Return the name of a task of its run in commands."""
+        subject = {"key": key, "run_id": self.task.run_id, "project_id": self.task.project_id}
+        return names.task_name(self.tx, self.workspace_id, task_id, **subject, here=self.here)
 
 
-def of_ended(about: TaskSteps, old: Sequence[OutdatedTask] = ()) -> tuple[NextStep, ...]:
-    """What to enter about a task that has ended. *old*: what it was given that is out of date."""
+def steps_after_end(about: TaskSteps, old: Sequence[OutdatedTask] = ()) -> tuple[NextStep, ...]:
+    """Return the commands about a task that has ended. *old*: its outdated inputs."""
     task = about.task
     if task.state is TaskState.COMPLETED:
-        again = bool(old) and all(one.again for one in old)
-        return about.of(Situation.OUTDATED) if again else about.of(Situation.COMPLETED)
+        is_outdated = bool(old) and all(each.can_rerun for each in old)
+        return about.of(Situation.OUTDATED) if is_outdated else about.of(Situation.COMPLETED)
     if task.state is TaskState.CANCELED:
         need = _ended_badly(about)
         return about.of(Situation.CANCELED) if need is None else about.of(Situation.CANCELED_WITH_NEED, need=need)
-    return about.of(failure_of(task.error))
+    return about.of(situation_of_error(task.error))
 
 
 def _ended_badly(about: TaskSteps) -> str | None:
-    """The name of what a canceled task waits for and that has failed, or was canceled by a person; None: of nothing."""
-    found, level, seen = None, [about.task.id], {about.task.id}
+    """Return the name of the upstream task whose failure or cancellation canceled the task, or None."""
+    cause, level, seen = None, [about.task.id], {about.task.id}
     while level:
         rows = [
             row
-            for row in waited_for(about.tx, about.workspace_id, level)
+            for row in open_dependencies(about.tx, about.workspace_id, level)
             if row["id"] not in seen and row["state"] in (TaskState.FAILED, TaskState.CANCELED)
         ]
         if not rows:
             break
-        found = next((row for row in rows if row["state"] == TaskState.FAILED), rows[0])
-        if found["state"] == TaskState.FAILED:
+        cause = next((row for row in rows if row["state"] == TaskState.FAILED), rows[0])
+        if cause["state"] == TaskState.FAILED:
             break
         level = [row["id"] for row in rows]
         seen.update(level)
-    return None if found is None else about.name(found["id"], found["key"])
+    return None if cause is None else about.name(cause["id"], cause["key"])
 
 
-def waited_for(tx: Connection, workspace_id: str, children: list[str]) -> Iterator[RowMapping]:
+def open_dependencies(tx: Connection, workspace_id: str, children: list[str]) -> Iterator[RowMapping]:
+    """Yield the tasks that *children* wait for, with ``child_id``."""
     for start in range(0, len(children), BATCH):
         yield from tx.execute(
             select(

@@ -1,1 +1,1 @@
-"""Tasks, their attempts and runs: tables."""
+"""Tables of tasks, attempts and runs."""

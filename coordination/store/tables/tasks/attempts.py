@@ -1,4 +1,4 @@
-"""Attempts: one row per execution, holding the lease while it runs and the evidence afterwards."""
+"""Attempts: one row per execution, with its lease while it runs and its result afterwards."""
 
 from sqlalchemy import Boolean, CheckConstraint, Column, Float, ForeignKey, Index, Integer, Table, text
 
@@ -17,27 +17,27 @@ attempts = Table(
     Column("project_id", Id, nullable=False),
     Column("run_id", Id, nullable=False),
     Column("worker_id", Id, nullable=False),
-    Column("agent_id", Id),  # whose task it was when it was claimed
+    Column("agent_id", Id),  # the agent of the task at the claim
     Column("started_at", UtcTime, nullable=False, default=db_now()),
     Column("lease_until", UtcTime, nullable=False),
     Column("heartbeat_at", UtcTime, nullable=False, default=db_now()),
     Column("progress_at", UtcTime),
-    Column("slots", Json),  # the concurrency slots it holds, given back when it ends
-    Column("reserved", Json),  # what it may still spend of which budgets, given back when it ends
-    # The process group that runs it, so that whoever rescues the task on that host can end it first.
+    Column("slots", Json),  # the concurrency slots that it uses until it ends
+    Column("reserved", Json),  # the money reserved in each budget, returned when it ends
+    # The process group of its job, so that a rescue on that host can end it first.
     Column("pgid", Integer),
     Column("pg_start", Float),
     Column("finished_at", UtcTime),
     Column("outcome", Str),
-    Column("began", Boolean),  # False: it ended before its job was started; else NULL
+    Column("began", Boolean),  # False: its job was never started; else NULL
     Column("exit_code", Integer),
     Column("error", Str),
     Column("output", Json),
     Column("log", Str),
-    Column("account", Str),  # with which account of its worker's machine its job asks a provider
-    Column("conversation_id", Str),  # of the agent's or the chat's conversation that it began or went on with
+    Column("account", Str),  # the provider account of its job
+    Column("conversation_id", Str),  # the conversation of its agent or chat
     Column("turn", Integer),  # the number of the attempt in that conversation, from 1
-    Column("details", Json),  # what is known of its end besides: a limit that it met, what an agent changed
+    Column("details", Json),  # provider limit, changes by an agent
     checked_on_sqlite("task_id", "tasks.id", ondelete="CASCADE"),
     CheckConstraint("outcome IN ({})".format(", ".join(f"'{outcome}'" for outcome in Outcome)), name="outcome"),
     CheckConstraint("(finished_at IS NULL) = (outcome IS NULL)", name="outcome_iff_finished"),
@@ -46,7 +46,7 @@ attempts = Table(
     postgresql_with={"fillfactor": "70"},
 )
 
-# How many may run at once. A row exists only where there is a limit, so that work without limits pays nothing.
+# Concurrency limits. A row exists only for a limit, so that projects without limits cost nothing.
 slots = Table(
     "slots",
     metadata,

@@ -1,4 +1,4 @@
-"""The append-only event log. No UPDATE of it exists; retention deletes from its old end."""
+"""The append-only event log. Rows are never updated; retention deletes the oldest."""
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, Table, text
 
@@ -14,10 +14,10 @@ event_log = Table(
     "events",
     metadata,
     Column("seq", _Counter, primary_key=True, autoincrement=True),
-    # Sequence numbers are taken before commits happen, so they alone cannot order a tail: see queries/events.
+    # Sequence numbers are assigned before commits, so that they alone cannot order a tail: see queries/tasks/events.
     Column("txid", BigInteger, nullable=False, default=commit_order()),
     Column("workspace_id", Id, nullable=False),
-    # What the event is about: the task or the run that the row names, or what subject_id names.
+    # The object of the event: task_id or run_id of the row, or subject_id.
     Column("subject_kind", Str, nullable=False, server_default=text(f"'{SubjectKind.TASK}'")),
     Column("subject_id", Str),
     Column("project_id", Id),

@@ -1,4 +1,4 @@
-"""Questions that agents stop to ask, and what they were answered."""
+"""Questions that agents stop to ask, with their answers."""
 
 from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, Table, text
 

@@ -33,18 +33,18 @@ runs = Table(
     Column("session_id", Id, ForeignKey("sessions.id"), nullable=False),
     Column("name", Str, nullable=False),
     Column("created_by", Id, nullable=False),
-    Column("authority", Json),  # what its tasks may do, lent by what caused it; NULL: a person submitted it
+    Column("authority", Json),  # what its tasks may do; NULL: no limits, a person submitted it
     Column("python_path", Json, nullable=False),
     Column("budget_usd", Money),
     Column("budget_on_exceed", Str),
     Column("metadata", Json, nullable=False),
-    Column("predicted", Json),  # what it was expected to cost and to take
+    Column("predicted", Json),  # the estimated cost and duration
     Column("created_at", UtcTime, nullable=False, default=db_now()),
-    # Written once no task is open; taken back when a person retries one. The run's state itself is never stored.
+    # Set when no task is open, cleared when one is reopened. The run's state itself is never stored.
     Column("finished_at", UtcTime),
     Index("ix_runs_project_id_id", "project_id", "id"),
     Index("ix_runs_unfinished", "project_id", postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),
-    # Retention looks for the oldest of them, and a session that goes must know its runs.
+    # For retention, which deletes the oldest runs, and sessions without runs.
     Index("ix_runs_finished", "workspace_id", "finished_at", postgresql_where=FINISHED, sqlite_where=FINISHED),
     Index("ix_runs_session_id", "session_id"),
 )

@@ -1,17 +1,8 @@
-"""Tasks and the edges between them: the hot rows."""
+"""Tasks and their dependencies."""
 
 from enum import StrEnum
 
-from sqlalchemy import (
-    Boolean,
-    CheckConstraint,
-    Column,
-    Index,
-    Integer,
-    Table,
-    UniqueConstraint,
-    text,
-)
+from sqlalchemy import Boolean, CheckConstraint, Column, Index, Integer, Table, UniqueConstraint, text
 
 from coordination.domain.tasks.task_limits import DEFAULT_MAX_STARTS
 from coordination.domain.tasks.tasks import BlockReason, CancelCause, DependencyKind, OnDependencyFailure, TaskState
@@ -40,16 +31,16 @@ tasks = Table(
     Column("title", Str, nullable=False),
     Column("state", Str, nullable=False),
     Column("reasons", Reasons, nullable=False),
-    Column("pending", Integer, nullable=False),  # dependencies that have not been satisfied
-    Column("attempt", Integer, nullable=False),  # the fencing token
+    Column("pending", Integer, nullable=False),  # the number of open dependencies
+    Column("attempt", Integer, nullable=False),  # the fence
     Column("priority", Integer, nullable=False),
-    Column("enqueued_at", UtcTime),  # when a doorbell for it was last sent; NULL: in SQL only
+    Column("enqueued_at", UtcTime),  # when its message was last published; NULL: not enqueued
     Column("not_before", UtcTime),
     Column("failures", Integer, nullable=False),  # attempts that failed or timed out
-    Column("losses", Integer, nullable=False),  # suspicion that its job ends workers, see domain.retry
-    Column("deferrals", Integer, nullable=False),  # attempts that asked for later
-    Column("deferred_since", UtcTime),  # the first of the deferrals that are counted
-    Column("starts", Integer, nullable=False, server_default=text("0")),  # attempts that cost money, whatever their end
+    Column("losses", Integer, nullable=False),  # see domain.tasks.retry.count_losses
+    Column("deferrals", Integer, nullable=False),  # deferred attempts
+    Column("deferred_since", UtcTime),  # the first of the counted deferrals
+    Column("starts", Integer, nullable=False, server_default=text("0")),  # attempts that cost money
     Column("consecutive_losses", Integer, nullable=False, server_default=text("0")),
     Column("max_starts", Integer, nullable=False, server_default=text(str(DEFAULT_MAX_STARTS))),
     Column("max_attempts", Integer, nullable=False),
@@ -58,16 +49,16 @@ tasks = Table(
     Column("repeatable", Boolean, nullable=False),
     Column("on_dependency_failure", Str, nullable=False),
     Column("concurrency_key", Str),
-    Column("agent_id", Id),  # the principal that it is for: an agent, or a person
+    Column("agent_id", Id),  # the assigned principal: an agent or a person
     Column("created_by", Id, nullable=False),
-    Column("authority", Json),  # what it may do, lent by what caused it; NULL: a plan says what it does
+    Column("authority", Json),  # what it may do; NULL: no limits, from a plan
     Column("parent_id", Id),
-    Column("kind", Str, nullable=False),  # what runs: its cost is learnt per kind
+    Column("kind", Str, nullable=False),  # the kind of job, by which estimates are learned
     Column("work", Json, nullable=False),
     Column("input", Json, nullable=False),
     Column("workdir", Str),
     Column("options", Json, nullable=False),  # back-off, metadata
-    Column("carried", Json),  # what an attempt leaves to the next one: a conversation, a gate's complaint, answers
+    Column("carried", Json),  # values for the next attempt: conversation, feedback of a gate, answers
     Column("error", Str),
     Column("cancel_cause", Str),
     Column("due_at", UtcTime),
@@ -86,15 +77,8 @@ tasks = Table(
     ),
     CheckConstraint("pending >= 0", name="pending"),
     CheckConstraint("state <> 'running' OR attempt > 0", name="running_has_attempt"),
-    # The best ready row of a project first; only what is queued is in it, so it stays as small as the backlog.
-    Index(
-        "ix_tasks_ready",
-        "project_id",
-        text("priority DESC"),
-        "id",
-        postgresql_where=QUEUED,
-        sqlite_where=QUEUED,
-    ),
+    # Ready tasks of a project, best first. A partial index, as small as the backlog.
+    Index("ix_tasks_ready", "project_id", text("priority DESC"), "id", postgresql_where=QUEUED, sqlite_where=QUEUED),
     Index("ix_tasks_enqueued", "project_id", "enqueued_at", postgresql_where=ENQUEUED, sqlite_where=ENQUEUED),
     Index("ix_tasks_run_state", "run_id", "state"),
     Index(
@@ -122,20 +106,20 @@ tasks = Table(
         postgresql_where=text("agent_id IS NOT NULL"),
         sqlite_where=text("agent_id IS NOT NULL"),
     ),
-    # Updates of state leave room on the page for the new row version.
+    # Leaves room on the page for new row versions (HOT updates).
     postgresql_with={"fillfactor": "80"},
 )
 
 dependencies = Table(
     "dependencies",
     metadata,
-    # From parent (what is needed) to child (who needs it).
+    # From parent (upstream) to child (downstream).
     Column("parent_id", Id, primary_key=True),
     Column("child_id", Id, primary_key=True),
     Column("workspace_id", Id, nullable=False),
     Column("kind", Str, nullable=False),
     Column("satisfied_at", UtcTime),
-    # The child's attempt that has begun with what the parent was asked to make again since.
+    # The child's attempt that used a result of the parent that has been reopened since.
     Column("outdated_attempt", Integer),
     checked_on_sqlite("parent_id", "tasks.id", ondelete="CASCADE"),
     checked_on_sqlite("child_id", "tasks.id", ondelete="CASCADE"),

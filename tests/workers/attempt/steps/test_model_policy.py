@@ -40,7 +40,7 @@ def test_a_rendered_model_that_is_denied_is_not_begun_and_waits(world: World, re
 
     end = check_rendered_model(world.store, world.claims["a"], rendered)
 
-    assert end == AttemptEnd(Outcome.DEFERRED, error=WHY, began=False, forbidden=rendered.work)
+    assert end == AttemptEnd(Outcome.DEFERRED, error=WHY, job_started=False, forbidden_work=rendered.work)
 
 
 def test_a_rendered_model_that_is_allowed_begins(world: World, rendered: Claim) -> None:
@@ -65,7 +65,7 @@ def test_without_the_database_it_is_put_off_and_charged_nothing(world: World, re
     end = check_rendered_model(gone, world.claims["a"], rendered)
 
     assert end is not None
-    assert (end.outcome, end.began, end.forbidden) == (Outcome.DEFERRED, False, None)
+    assert (end.outcome, end.job_started, end.forbidden_work) == (Outcome.DEFERRED, False, None)
     gone.close()
 
 
@@ -74,7 +74,7 @@ def test_a_rule_that_changed_before_the_end_was_written_lets_the_task_go_on(worl
     end = check_rendered_model(world.store, world.claims["a"], rendered)
     assert end is not None
     say(world, "{}")
-    world.finish("a", end.outcome, error=end.error, began=False, forbidden=end.forbidden)
+    world.finish("a", end.outcome, error=end.error, job_started=False, forbidden_work=end.forbidden_work)
     assert world.states() == {"a": "blocked"}
 
     assert ask_again_if_allowed(world.store, rendered, end, actor="worker")
@@ -86,7 +86,7 @@ def test_a_rule_that_still_forbids_the_model_keeps_the_task_waiting(world: World
     say(world, '{"deny": ["openai:*"]}')
     end = check_rendered_model(world.store, world.claims["a"], rendered)
     assert end is not None
-    world.finish("a", end.outcome, error=end.error, began=False, forbidden=end.forbidden)
+    world.finish("a", end.outcome, error=end.error, job_started=False, forbidden_work=end.forbidden_work)
 
     assert not ask_again_if_allowed(world.store, rendered, end, actor="worker")
     assert not ask_again_if_allowed(world.store, rendered, AttemptEnd(Outcome.COMPLETED), actor="worker")

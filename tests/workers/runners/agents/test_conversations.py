@@ -30,7 +30,7 @@ def test_a_session_is_left_to_the_next_attempt_even_if_this_one_is_lost(bench: B
 
     result = bench.start(claude(stand_in(SESSION, SAID, DONE)), control={"on_remember": left.append}).end()
 
-    assert result.carry == left[-1] == carried("b658")
+    assert result.carry_over == left[-1] == carried("b658")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_it_is_taken_up_by_the_same_agent_on_the_same_machine(
 ) -> None:
     command = stand_in(SESSION, DONE, first='echo "$*" >&2')
 
-    log = bench.run(claude(command), carried=before).log or ""
+    log = bench.run(claude(command), carried_over=before).log or ""
 
     assert ("--resume b1" in log) is resumes
 
@@ -88,12 +88,12 @@ def test_a_custom_one_takes_it_up_as_its_job_says(bench: Bench, stand_in: StandI
     }
 
     first = bench.run(job)
-    second = bench.run(job, carried=first.carry)
+    second = bench.run(job, carried_over=first.carry_over)
 
-    assert first.carry == carried("s-{prompt}", "custom")
+    assert first.carry_over == carried("s-{prompt}", "custom")
     assert ((first.log or "").strip(), (second.log or "").strip()) == ("begin", "on --with=s-{prompt} Mend {session}")
     without = {name: value for name, value in job.items() if name != "resume"}
-    assert bench.run(without).carry == {}
+    assert bench.run(without).carry_over == {}
 
 
 def test_usage_that_is_told_for_the_whole_thread_is_billed_once(bench: Bench, stand_in: StandIn) -> None:
@@ -101,8 +101,8 @@ def test_usage_that_is_told_for_the_whole_thread_is_billed_once(bench: Bench, st
         return {"agent": "codex", "prompt": "Mend it", "model": "g-5", "command": stand_in(*lines)}
 
     first = bench.run(codex(THREAD, turn(100, 10)))
-    second = bench.run(codex(THREAD, turn(160, 25)), carried=first.carry)
-    third = bench.run(codex(THREAD, turn(160, 25)), carried={**first.carry, **second.carry})
+    second = bench.run(codex(THREAD, turn(160, 25)), carried_over=first.carry_over)
+    third = bench.run(codex(THREAD, turn(160, 25)), carried_over={**first.carry_over, **second.carry_over})
 
     assert [(used.input_tokens, used.output_tokens, used.total_tokens) for used in first.usage] == [(100, 10, 110)]
     assert [(used.input_tokens, used.output_tokens, used.total_tokens) for used in second.usage] == [(60, 15, 75)]
@@ -113,15 +113,15 @@ def test_another_thread_than_the_one_asked_for_is_billed_whole(bench: Bench, sta
     job = {"agent": "codex", "prompt": "Mend it", "model": "g-5", "command": stand_in(THREAD, turn(50, 5))}
     before = carried("t-0", "codex", counted={"g-5": {"input_tokens": 40, "output_tokens": 4}})
 
-    assert [used.input_tokens for used in bench.run(job, carried=before).usage] == [50]
+    assert [used.input_tokens for used in bench.run(job, carried_over=before).usage] == [50]
 
 
 def test_one_that_cannot_be_taken_up_is_charged_to_nobody_and_begun_anew(bench: Bench, stand_in: StandIn) -> None:
     command = stand_in(first="echo No conversation found >&2; exit 1")
 
-    result = bench.run(claude(command), carried=carried("gone"))
+    result = bench.run(claude(command), carried_over=carried("gone"))
 
-    assert (result.outcome, result.carry) == (Outcome.DEFERRED, {"conversation": None})
+    assert (result.outcome, result.carry_over) == (Outcome.DEFERRED, {"conversation": None})
     assert "could not be taken up again" in (result.error or "")
 
 
@@ -130,7 +130,7 @@ def test_an_agents_own_failure_ends_the_conversation(bench: Bench, stand_in: Sta
 
     result = bench.run(claude(stand_in(SESSION, SAID, failed)))
 
-    assert (result.outcome, result.carry) == (Outcome.FAILED, {"conversation": None})
+    assert (result.outcome, result.carry_over) == (Outcome.FAILED, {"conversation": None})
 
 
 def test_what_is_carried_is_plain_json(bench: Bench, stand_in: StandIn) -> None:
@@ -138,7 +138,7 @@ def test_what_is_carried_is_plain_json(bench: Bench, stand_in: StandIn) -> None:
 
     result = bench.run(job)
 
-    assert json.loads(json.dumps(dict(result.carry))) == result.carry
+    assert json.loads(json.dumps(dict(result.carry_over))) == result.carry_over
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_an_id_that_is_no_id_becomes_no_argument(bench: Bench, stand_in: StandIn
     first = bench.run(claude(stand_in({**SESSION, "session_id": said}, DONE)))
     again = stand_in(SESSION, DONE, first='printf "<%s>" "$@" >&2')
 
-    log = bench.run(claude(again), carried=first.carry).log or ""
+    log = bench.run(claude(again), carried_over=first.carry_over).log or ""
 
     assert "<--resume>" not in log
     assert not said or f"<{said}>" not in log
