@@ -92,7 +92,7 @@ _SECTIONS = (
     ("rings", "workers.broker.publisher", "CeleryPublisher.publish"),
     ("interpreters", "workers.runners.python_callable", "PythonRunner.run_batch"),
     ("results and notes", "workers.engine.batch_control", "keep"),
-    ("bundles and slots", "workers.engine.executor", "Executor.work_off"),
+    ("bundles and slots", "workers.engine.executor", "Executor.run_tasks"),
     ("supervisors", "workers.maintenance.supervisor_loop", "Housekeeper._once"),
 )
 

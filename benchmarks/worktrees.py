@@ -121,7 +121,7 @@ class _Place:
         claim = self._claim({"kind": "git-worktree", **keys})
         started: list[float] = []
         with Control(
-            scratch=self._folder / "scratch", on_started=lambda _: started.append(time.perf_counter())
+            scratch=self._folder / "scratch", on_start=lambda _: started.append(time.perf_counter())
         ) as control:
             began = time.perf_counter()
             result = self._pipeline.run(RunningAttempt(claim, claim, claim, control, is_ours=lambda: True))

@@ -1,4 +1,4 @@
-"""``python -m workers``: a Celery worker with our defaults; further arguments are Celery's own."""
+"""``python -m workers``: a Celery worker with our defaults. Further arguments are Celery's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def main(arguments: list[str]) -> int:
     ensure_utf8(inherited_variables.original_environment())
     keep_private()
     from coordination.base.errors import CoordinationError
-    from coordination.callers import check_caller  # not before: a job could read the environment meanwhile
+    from coordination.callers import check_caller  # only after keep_private: jobs could read the environment
     from coordination.settings import load_settings
 
     try:
@@ -25,20 +25,20 @@ def main(arguments: list[str]) -> int:
         return 2
     defaults = ["worker", "--without-gossip", "--without-mingle", "--loglevel", "WARNING"]
     if not any(argument in ("-n", "--hostname") or argument.startswith("--hostname=") for argument in arguments):
-        # Two workers on one machine need two names: Celery's control commands address them by it.
+        # Celery's control commands address workers by name, so workers of one host need different names.
         defaults += ["-n", f"coord-{os.getpid()}@%h"]
-    app.worker_main([*defaults, *_unmistakable(arguments)])
+    app.worker_main([*defaults, *_with_pool_alias(arguments)])
     return 0
 
 
-def _unmistakable(arguments: list[str]) -> list[str]:
-    """Celery takes "-P prefork" for its own default and gives our pool instead; the pool's other name it believes."""
+def _with_pool_alias(arguments: list[str]) -> list[str]:
+    """Replace "-P prefork" by its alias: Celery takes "prefork" for the default and uses our configured pool."""
     return [
         argument.replace("prefork", "processes")
         if argument in ("--pool=prefork", "-Pprefork")
-        or (argument == "prefork" and arguments[place - 1 : place] in (["-P"], ["--pool"]))
+        or (argument == "prefork" and arguments[index - 1 : index] in (["-P"], ["--pool"]))
         else argument
-        for place, argument in enumerate(arguments)
+        for index, argument in enumerate(arguments)
     ]
 
 

@@ -1,7 +1,7 @@
 """The Celery app: early acknowledgement, no results, JSON only, threads pool, no ETA. Leases in SQL do the rest.
 
-``python -m celery -A workers.app worker`` and ``… beat`` work as any Celery user expects; ``coord worker`` is the
-same with our defaults. Importing this module makes no app: ``app`` is made from the settings on its first use.
+``python -m celery -A workers.app worker`` and ``… beat`` work as usual; ``coord worker`` adds our defaults. Importing
+this module makes no app: ``app`` is made from the settings on first use.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from workers.shutdown import Shutdown
 app: Celery
 """The app of this process, made from its settings on first use. Raises SettingsError when it cannot be made."""
 
-# Imported by a worker and by beat when they start, not by whoever only sends.
+# Imported by workers and beat at their start, not by processes that only send messages.
 _MODULES = [
     "workers.process.lifecycle",
     "workers.tasks.run_tasks",
@@ -40,7 +40,7 @@ _lock = threading.RLock()
 
 
 def __getattr__(name: str) -> Celery:
-    """Make ``app`` once; the module holds it afterwards, and this function is not called for it again."""
+    """Make ``app`` on first use and store it in the module."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with _lock:
@@ -51,12 +51,12 @@ def __getattr__(name: str) -> Celery:
 
 
 def make_app(settings: Settings) -> Celery:
-    """Make a configured app; it connects to nothing yet. Raises SettingsError when there is no Redis for it.
+    """Make a configured app, which does not connect yet. Raises SettingsError without a Redis.
 
-    As with every Celery app, the one made last is the current app of its thread.
+    As always in Celery, the app that was made last is the current app of its thread.
     """
-    configuration = _configuration(settings, redis_of(settings))
-    inherited_variables.remove_from()  # again: Celery's own command line has put there what it took for its options
+    configuration = _configuration(settings, redis_url_of(settings))
+    inherited_variables.remove_from()  # again: Celery's command line has set variables for its options
     install()
     new_app = Celery("coordination", include=_MODULES)
     new_app.steps["worker"].add(Shutdown)
@@ -65,16 +65,13 @@ def make_app(settings: Settings) -> Celery:
     return new_app
 
 
-def close_home(settings: Settings) -> None:
-    """Make the home folder, or close one that was there to other users. Raises SettingsError when that cannot be."""
+def secure_home(settings: Settings) -> None:
+    """Make the home folder, or remove other users' access to it. Raises SettingsError."""
     Home(settings.home).close_to_others()
 
 
-def redis_of(settings: Settings) -> str:
-    """Return the URL of the Redis of *settings*: the one they name, or that of the embedded stack on their home folder.
-
-    Raises SettingsError when there is neither.
-    """
+def redis_url_of(settings: Settings) -> str:
+    """Return the URL of Redis in *settings*, or of the embedded stack in their home folder. Raises SettingsError."""
     if settings.redis_url is not None:
         return settings.redis_url
     home = Home(settings.home)
@@ -90,8 +87,8 @@ def redis_of(settings: Settings) -> str:
 def _configuration(settings: Settings, redis_url: str) -> dict[str, Any]:
     return {
         "broker_url": broker_url(redis_url),
-        # SQL decides what runs and remembers how it ended; a message is only a permit to look. So it is acknowledged
-        # before the job starts, never redelivered, and there is nothing to keep a result for.
+        # SQL has the state of tasks; a message only says that they may be ready. So it is acknowledged before the job
+        # starts, never redelivered, and has no result.
         "task_acks_late": False,
         "task_ignore_result": True,
         "result_backend": None,
@@ -101,14 +98,14 @@ def _configuration(settings: Settings, redis_url: str) -> dict[str, Any]:
         "worker_deduplicate_successful_tasks": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_enable_prefetch_count_reduction": False,
-        # Jobs wait on processes and models. On the threads pool "disable prefetch" stalls for up to a second whenever
-        # all slots were taken, so it stays off; the supervisor enqueues a parked task again, which costs seconds.
+        # Jobs wait for processes and models. On the threads pool, "disable prefetch" stalls for up to a second whenever
+        # all slots are taken, so it stays off. Prefetch recovery claims prefetched tasks of busy workers.
         "worker_pool": "threads",
         "worker_concurrency": settings.slots,
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": False,
-        # Whoever can write to the broker must not be able to run code: no pickle anywhere, and what has no valid
-        # signature is dropped before anything of it is read (see channel).
+        # Write access to the broker must not allow running code: no pickle, and messages without a valid signature are
+        # dropped unread (see ``redis_transport``).
         "task_serializer": "json",
         "accept_content": ["json"],
         "result_accept_content": ["json"],
@@ -131,7 +128,7 @@ def _configuration(settings: Settings, redis_url: str) -> dict[str, Any]:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "global_keyprefix": queues.PREFIX,
-            # Whoever may not change the store sends nothing either, as celery -A workers.app control would.
+            # Processes that may not change the store cannot send messages either, such as celery control.
             SIGNATURES: name_of(signatures_at(settings.database_url, check=partial(check_process, helper=True))),
         },
         "worker_send_task_events": False,

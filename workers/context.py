@@ -1,4 +1,4 @@
-"""Everything a worker process works with, wired once: settings, store, leases, publisher, runners."""
+"""The shared objects of a worker process: settings, store, leases, publisher."""
 
 from __future__ import annotations
 
@@ -34,94 +34,94 @@ from workers.runners.scratch_dirs import ScratchDir
 
 log = structlog.get_logger()
 
-_SLOTS_FRESH = 5.0
+_FLEET_FRESH = 5.0  # seconds that the size of the fleet is cached
 _MIN_WINDOW = 8
 
 
 @dataclass(slots=True)
 class Context:
-    """One worker process. ``draining`` is set once and never taken back: nothing more is claimed."""
+    """The objects of one worker process. ``draining`` is set once: the process claims no task afterwards."""
 
     settings: Settings
     store: Store
     wakeups: Wakeups
     worker_id: str
-    row: dict[str, Any]  # of ``workers``
+    row: dict[str, Any]  # of the table ``workers``
     name: str
     slots: int
     terms: LeaseTerms
-    held: InFlightAttempts
+    in_flight: InFlightAttempts
     heartbeat: Heartbeat
     publisher: Publisher
-    own: ScratchDir
+    scratch_dir: ScratchDir
     prices: UsagePrices
     settling: CostSettling
     started: StartedJobs
-    kinds: DurationStats = field(default_factory=DurationStats)
-    workspaces: tuple[str, ...] | None = None  # whose jobs it runs; None: all
+    duration_stats: DurationStats = field(default_factory=DurationStats)
+    workspaces: tuple[str, ...] | None = None  # whose jobs this process runs; None: all
     draining: threading.Event = field(default_factory=threading.Event)
     _fleet_slots: int = 0
-    _fleet_asked: float = float("-inf")
+    _fleet_read_at: float = float("-inf")
 
     @property
     def scratch(self) -> Path:
-        """A folder of this process alone, for what its jobs need while they run."""
-        return self.own.path
+        """The private folder of this process, for files of its running jobs."""
+        return self.scratch_dir.path
 
     def serves(self, workspace_id: str) -> bool:
-        """Whether jobs of that workspace may run here."""
+        """Return whether this process runs jobs of that workspace."""
         return self.workspaces is None or workspace_id in self.workspaces
 
     @property
     def worktrees(self) -> Path:
-        """Where the worktrees of attempts are made: the same for all workers of one home."""
+        """The folder of all worktrees, shared by the workers of one home folder."""
         return self.settings.worktrees or self.settings.home / "worktrees"
 
     def window(self) -> int:
-        """How many of a project's tasks may be enqueued at once: about two per slot of the living fleet."""
+        """Return how many messages a project may have enqueued: about two for each slot of all live workers."""
         if self.settings.window is not None:
             return self.settings.window
-        if monotonic() - self._fleet_asked > _SLOTS_FRESH:
-            self._fleet_asked = monotonic()
+        if monotonic() - self._fleet_read_at > _FLEET_FRESH:
+            self._fleet_read_at = monotonic()
             try:
                 with self.store.read() as tx:
                     self._fleet_slots = workers.count_live_slots(tx, within=self.terms.ttl)
             except DatabaseUnavailable:
-                log.debug("kept the last known size of the fleet")
+                log.debug("used the last known size of the fleet")
         return max(_MIN_WINDOW, 2 * max(self._fleet_slots, self.slots))
 
     def wake_projects(self, projects: Sequence[tuple[str, str]]) -> None:
-        """Ask for ticks of these projects; without Redis the next sweep does it."""
+        """Request ticks of these projects; without Redis the next sweep does them."""
         try:
             self.wakeups.wake_projects(projects)
         except RedisUnavailable as error:
-            log.warning("wakeup not sent; the next sweep ticks anyway", why=error.message)
+            log.warning("tick not requested; the next sweep does it", why=error.message)
 
     def stop(self, workspace_id: str, project_id: str, attempts: Sequence[tuple[str, int]]) -> None:
-        """Tell whoever runs these (task id, attempt) pairs to end them; without Redis the next heartbeat does it."""
+        """Stop these (task id, attempt) pairs on their workers; without Redis the next heartbeat does it."""
         running = [(task_id, attempt) for task_id, attempt in attempts if attempt]
         try:
             if running:
                 self.wakeups.cancel(running)
                 self.wakeups.wake_projects([(workspace_id, project_id)])
         except RedisUnavailable as error:
-            log.warning("not told to stop; the next heartbeat does it", why=error.message)
+            log.warning("stop not sent; the next heartbeat does it", why=error.message)
 
 
 def make_context(settings: Settings, *, name: str, slots: int, publisher: Callable[[Store], Publisher]) -> Context:
-    """Wire a worker process. It has its own folder; the store connects when it is first used. Raises Refused.
+    """Make the context of a worker process. The store connects on first use. Raises Refused.
 
-    *publisher* makes the one that this process enqueues with, for its store.
+    *publisher*: makes the publisher of this process for its store.
     """
     store = open_store(settings.database_url, pool_size=slots + 4)
     worker_id = new_id()
     row = _registration(worker_id, name=name, slots=slots)
-    held = InFlightAttempts()
+    in_flight = InFlightAttempts()
     terms = settings.leases()
     url = settings.redis_url
-    assert url is not None  # noqa: S101 - no app is made without one
-    own = scratch_dirs.create(scratch_of(settings), scratch_dirs.IN_HOME)
-    cost_reports.keep_in(own.path)
+    assert url is not None  # noqa: S101 - make_app checks it
+    scratch_dir = scratch_dirs.create(scratch_root(settings), scratch_dirs.IN_HOME)
+    cost_reports.keep_in(scratch_dir.path)
     prices = UsagePrices(store)
     return Context(
         settings=settings,
@@ -132,26 +132,26 @@ def make_context(settings: Settings, *, name: str, slots: int, publisher: Callab
         name=name,
         slots=slots,
         terms=terms,
-        held=held,
-        heartbeat=Heartbeat(store, held, row, terms=terms),
+        in_flight=in_flight,
+        heartbeat=Heartbeat(store, in_flight, row, terms=terms),
         publisher=publisher(store),
-        own=own,
+        scratch_dir=scratch_dir,
         prices=prices,
         settling=CostSettling(store, prices),
-        started=StartedJobs(own.path, worker_id, slots),
+        started=StartedJobs(scratch_dir.path, worker_id, slots),
     )
 
 
-def scratch_of(settings: Settings) -> Path:
-    """Where the workers of one home have their folders."""
+def scratch_root(settings: Settings) -> Path:
+    """Return the folder of the private folders of all workers of one home folder."""
     return settings.home / "scratch"
 
 
 def _registration(worker_id: str, *, name: str, slots: int) -> dict[str, Any]:
     try:
-        program = version("coordination")
+        release = version("coordination")
     except PackageNotFoundError:
-        program = "source"
+        release = "source"
     return {
         "id": worker_id,
         "name": name,
@@ -159,5 +159,5 @@ def _registration(worker_id: str, *, name: str, slots: int) -> dict[str, Any]:
         "boot_id": boot_id(),
         "pid": os.getpid(),
         "slots": slots,
-        "version": program,
+        "version": release,
     }

@@ -85,7 +85,7 @@ class Parts:
         self.runners.close()
         self.context.wakeups.close()
         self.context.store.close()
-        self.context.own.close()
+        self.context.scratch_dir.close()
         self.stack.close()
 
 
@@ -149,10 +149,10 @@ def _ends(parts: Parts, rounds: int, *, go_on: bool) -> Operation:
         ends = [parts.ends(parts.claims(ids, size)) for _ in range(rounds + 3)]
         claim = ends[0][0][0].claim
         place = AttemptLocation(claim.workspace_id, claim.project_id, claim.project)
-        parts.context.kinds._kinds.clear()  # noqa: SLF001
+        parts.context.duration_stats._kinds.clear()  # noqa: SLF001
         if go_on:
-            while parts.context.kinds.bundle(claim.project_id, claim.kind) < size:
-                parts.context.kinds.learn(claim.project_id, claim.kind, timedelta(microseconds=10))
+            while parts.context.duration_stats.bundle(claim.project_id, claim.kind) < size:
+                parts.context.duration_stats.learn(claim.project_id, claim.kind, timedelta(microseconds=10))
 
         def end(some: Any, place: AttemptLocation = place) -> Any:
             return parts.writing.end(place, some, go_on=True, refill=not go_on)
@@ -160,7 +160,7 @@ def _ends(parts: Parts, rounds: int, *, go_on: bool) -> Operation:
         for some in ends[:3]:
             end(some)
         found[size] = parts.accounts.used([partial(end, some) for some in ends[3:]])
-        parts.context.kinds._kinds.clear()  # noqa: SLF001
+        parts.context.duration_stats._kinds.clear()  # noqa: SLF001
         _cancel(parts)
     return fitted(found)
 
@@ -219,18 +219,18 @@ def _batches(parts: Parts, rounds: int) -> Operation:
     from workers.engine.executor import Executor
 
     execution = Executor(parts.context, parts.runners, parts.housekeeper)
-    execution._writing = watched = _Watched(parts.writing)  # type: ignore[assignment]  # noqa: SLF001
+    execution._committer = watched = _Watched(parts.writing)  # type: ignore[assignment]  # noqa: SLF001
     found = {}
     for size in (1, 8, _BUNDLE):
         bundles = [list(parts.ready(size)) for _ in range(rounds + 3)]
         workspace = parts.record.workspace_id
         for ids in bundles[:3]:
-            execution.work_off(workspace, ids)
+            execution.run_tasks(workspace, ids)
         watched.seconds = 0.0
-        used = parts.accounts.used([partial(execution.work_off, workspace, ids) for ids in bundles[3:]])
+        used = parts.accounts.used([partial(execution.run_tasks, workspace, ids) for ids in bundles[3:]])
         found[size] = {part: used[part] if part == "child" else 0.0 for part in used}
         found[size]["worker"] = used["worker"] - watched.seconds / rounds
-        parts.context.kinds._kinds.clear()  # noqa: SLF001
+        parts.context.duration_stats._kinds.clear()  # noqa: SLF001
         _cancel(parts)
     return fitted(found)
 
@@ -247,8 +247,8 @@ def _long_jobs(parts: Parts, rounds: int, others: Sequence[Operation]) -> Operat
         ids = [str(row[0]) for row in rows]
     workspace = run.record.workspace_id
     for one in ids[:3]:
-        execution.work_off(workspace, [one])
-    used = parts.accounts.used([partial(execution.work_off, workspace, [one]) for one in ids[3 : rounds + 3]])
+        execution.run_tasks(workspace, [one])
+    used = parts.accounts.used([partial(execution.run_tasks, workspace, [one]) for one in ids[3 : rounds + 3]])
     for operation in others:
         for part in used:
             used[part] = max(0.0, used[part] - getattr(operation, part).of(1))
@@ -262,10 +262,10 @@ def _heartbeats(parts: Parts, rounds: int) -> Operation:
     for size in (1, 100):
         ids = parts.ready(size)
         claims = parts.claims(ids, size)
-        parts.context.held.add(claims, sent=time.monotonic())
+        parts.context.in_flight.add(claims, sent=time.monotonic())
         parts.context.heartbeat.beat()
         found[size] = parts.accounts.used([parts.context.heartbeat.beat] * rounds)
-        parts.context.held.drop(*claims)
+        parts.context.in_flight.drop(*claims)
         _cancel(parts)
     return fitted(found)
 

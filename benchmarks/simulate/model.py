@@ -19,7 +19,7 @@ from benchmarks.simulate.times import Operation, ServiceTimes
 MOMENT = 0.02  # as in workers.leases.duration_stats: how much work one bundle may hold, and how many tasks
 LARGEST = 64
 _ALONE = 0.02  # jobs of at least that length run alone, with a line of their own
-_GO_ON_FOR = 0.25  # as in workers.engine.executor
+_CONTINUE_FOR = 0.25  # as in workers.engine.executor
 _THREADS = 8  # with so many at once contention was measured
 _TURN = 0.005  # sys.getswitchinterval()
 _LONG = 1.0  # jobs that are in their middle when the story begins
@@ -197,7 +197,7 @@ class Worker:
             self.held += size
             yield from self._run(size)
             self.held -= size
-            short = world.bundle > 1 and world.simulation.now - began < _GO_ON_FOR and bool(project.ready)
+            short = world.bundle > 1 and world.simulation.now - began < _CONTINUE_FOR and bool(project.ready)
             taken = world.take(project, world.bundle) if short else 0
             yield self.end(project, go_on=bool(taken)).ask(size)
             world.done += size

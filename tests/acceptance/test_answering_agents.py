@@ -111,7 +111,10 @@ def test_who_answers_can_neither_ask_nor_add_work_and_a_dead_one_leaves_it_to_a_
 
     until(lambda: [task.state for task in run.tasks()] == ["blocked", "completed"], what="it waits for a person")
 
-    assert fleet.file("said").read_text().count("A task that answers a question asks none and adds no work") == 2
+    assert (
+        fleet.file("said").read_text().count("A task that answers a question can neither ask questions nor add tasks")
+        == 2
+    )
     (told,) = [event.payload for event in run.task("paint").events() if "decision" in event.payload]
     assert told["why"].startswith("paint/answer: ")
     run.task("paint").answer("red")

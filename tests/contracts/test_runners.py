@@ -328,7 +328,7 @@ def test_a_file_in_place_of_the_folder_is_refused_for_good(kind: Kind, bench: Be
     result = bench.run(kind.job("say"), workdir=str(tmp_path / "file"))
 
     assert (result.outcome, result.retryable) == (Outcome.FAILED, False)
-    assert "file is no folder" in (result.error or "")
+    assert "file is not a folder" in (result.error or "")
 
 
 def test_a_folder_that_may_not_be_entered_is_refused_for_good(

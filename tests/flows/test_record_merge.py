@@ -9,7 +9,7 @@ import pytest
 from coordination.domain.jobs.merges import Merge
 from coordination.domain.tasks.attempts import Claim, Outcome
 from tests.support.world import World
-from workers.attempt.merge_records import MergesInStore
+from workers.attempt.merge_records import SqlMergeRecords
 
 
 def merge_of(claim: Claim, new: str = "new") -> Merge:
@@ -24,7 +24,7 @@ def claim(world: World, key: str = "a", **more: object) -> Claim:
 def test_the_attempt_that_holds_its_task_records_and_the_next_one_reads(world: World) -> None:
     world.submit("a")
     first = claim(world, lease=timedelta(seconds=-60))
-    records = MergesInStore(world.store)
+    records = SqlMergeRecords(world.store)
 
     assert records.write(first, merge_of(first, "given up"))
     assert records.write(first, merge_of(first))  # the branch had moved meanwhile
@@ -41,8 +41,8 @@ def test_an_attempt_that_lost_its_task_records_nothing(world: World) -> None:
     world.tick()
     second = claim(world)
 
-    assert not MergesInStore(world.store).write(first, merge_of(first))
-    assert list(MergesInStore(world.store).unfinished(second)) == []
+    assert not SqlMergeRecords(world.store).write(first, merge_of(first))
+    assert list(SqlMergeRecords(world.store).unfinished(second)) == []
 
 
 def test_an_attempt_of_a_task_that_was_canceled_records_nothing(world: World) -> None:
@@ -50,7 +50,7 @@ def test_an_attempt_of_a_task_that_was_canceled_records_nothing(world: World) ->
     first = claim(world)
     world.cancel("a")
 
-    assert not MergesInStore(world.store).write(first, merge_of(first))
+    assert not SqlMergeRecords(world.store).write(first, merge_of(first))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_an_attempt_of_a_task_that_was_canceled_records_nothing(world: World) ->
 def test_what_an_attempt_said_at_its_end_overrules_its_record(world: World, outcome: Outcome, *, counts: bool) -> None:
     world.submit("a", tasks={"a": {"max_attempts": 3}})
     first = claim(world)
-    records = MergesInStore(world.store)
+    records = SqlMergeRecords(world.store)
     records.write(first, merge_of(first))
     world.finish("a", outcome=outcome, error="no")
     world.sql("UPDATE tasks SET not_before = NULL WHERE workspace_id = :ws", ws=world.workspace)
@@ -72,7 +72,7 @@ def test_what_an_attempt_said_at_its_end_overrules_its_record(world: World, outc
 def test_records_go_with_the_stored_end(world: World) -> None:
     world.submit("a")
     first = claim(world, lease=timedelta(seconds=-60))
-    records = MergesInStore(world.store)
+    records = SqlMergeRecords(world.store)
     records.write(first, merge_of(first))
 
     records.forget(first)

@@ -61,4 +61,4 @@ def context_of(
                 thread.join(30)
         context.wakeups.close()
         context.store.close()
-        context.own.close()
+        context.scratch_dir.close()

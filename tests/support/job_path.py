@@ -46,7 +46,7 @@ def files_of_path(folder: Path) -> dict[str, frozenset[str]]:
                 run = co.submit(Plan([Task("build", {"shell": COMMAND})]))
             (task,) = run.tasks()
             with _entered_files(stages, "claim, run and finish"):
-                execution.work_off(co.runtime.workspace_id, [task.id])
+                execution.run_tasks(co.runtime.workspace_id, [task.id])
             with _entered_files(stages, "cost"):
                 cost = run.cost
             if run.state is not RunState.COMPLETED or not cost:

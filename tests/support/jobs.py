@@ -98,7 +98,7 @@ class Bench:
         moved, started = threading.Event(), list[ProcessRecord]()
         line = Control(
             scratch=self.scratch,
-            on_started=started.append,
+            on_start=started.append,
             on_progress=moved.set,
             **settings | dict(control or {}),
         )

@@ -39,7 +39,7 @@ class WorkerParts:
         """End what the parts have opened."""
         self.executor.close()
         self.runners.close()
-        self.context.own.close()
+        self.context.scratch_dir.close()
         self.context.wakeups.close()
         self.context.store.close()
         self._open.close()

@@ -49,7 +49,7 @@ def assert_undisturbed(run: Run) -> None:
         *before, last = task.attempts()
         assert last.outcome is Outcome.COMPLETED
         # What waits behind a job that turns out to be long is handed back, and begins elsewhere.
-        assert all(one.outcome is Outcome.HANDED_BACK and "before it in its bundle" in str(one.error) for one in before)
+        assert all(one.outcome is Outcome.HANDED_BACK and "before it in its batch" in str(one.error) for one in before)
 
 
 def workers_of(fleet: Fleet, run: Run, keys: Sequence[str]) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ from coordination.stack.processes import ServiceRecord
 from tests.support.apps import app_of, app_state_kept, worker_settings
 from tests.support.sources import ROOT, python_files
 from workers.__main__ import main
-from workers.app import make_app, redis_of
+from workers.app import make_app, redis_url_of
 from workers.process import lifecycle
 from workers.process.log_format import configure_logging
 from workers.shutdown import Shutdown
@@ -149,7 +149,7 @@ class TestMakingApps:
         assert broker == broker_url("unix:///stack/redis.sock?db=0")
         os.close(lock)
         with pytest.raises(SettingsError):  # a record that a killed stack left is no stack
-            redis_of(settings)
+            redis_url_of(settings)
 
 
 def test_what_a_worker_logs_of_a_job_is_nothing_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from tests.support.jobs import claim_of
 from workers.attempt.running import RunningAttempt
 from workers.attempt.step_list import needs_folder
 from workers.attempt.steps import artifacts
-from workers.attempt.steps.artifacts import ArtifactsStep, Terms
+from workers.attempt.steps.artifacts import ArtifactLimits, ArtifactsStep
 from workers.attempt.steps.job_folder import make_job_folder
 from workers.runners import untrusted_files
 from workers.runners.base import Control, StopReason
@@ -35,11 +35,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def terms(tmp_path: Path) -> Terms:
-    return Terms(ArtifactStore(f"memory://{tmp_path}"), most=10, bytes=1_000)
+def terms(tmp_path: Path) -> ArtifactLimits:
+    return ArtifactLimits(ArtifactStore(f"memory://{tmp_path}"), most=10, bytes=1_000)
 
 
-def kept(folder: Path, terms: Terms, *outputs: str, result: AttemptEnd = DONE, stopped: bool = False) -> AttemptEnd:
+def kept(
+    folder: Path, terms: ArtifactLimits, *outputs: str, result: AttemptEnd = DONE, stopped: bool = False
+) -> AttemptEnd:
     claim = claim_of({"shell": "true"}, options={"outputs": list(outputs)}, workdir=str(folder))
     with Control(scratch=folder.parent) as control:
         if stopped:
@@ -62,7 +64,7 @@ def kept(folder: Path, terms: Terms, *outputs: str, result: AttemptEnd = DONE, s
     ],
 )
 def test_what_is_named_is_kept_once(
-    folder: Path, terms: Terms, tmp_path: Path, outputs: list[str], paths: list[str]
+    folder: Path, terms: ArtifactLimits, tmp_path: Path, outputs: list[str], paths: list[str]
 ) -> None:
     result = kept(folder, terms, *outputs)
 
@@ -73,7 +75,7 @@ def test_what_is_named_is_kept_once(
 
 
 @pytest.mark.parametrize("missing", ["nothing.md", "build/*.tar", "empty"])
-def test_an_output_that_is_missing_fails_the_attempt(folder: Path, terms: Terms, missing: str) -> None:
+def test_an_output_that_is_missing_fails_the_attempt(folder: Path, terms: ArtifactLimits, missing: str) -> None:
     (folder / "empty").mkdir()
 
     result = kept(folder, terms, "report.md", missing)
@@ -84,7 +86,7 @@ def test_an_output_that_is_missing_fails_the_attempt(folder: Path, terms: Terms,
 
 
 @pytest.mark.parametrize("link", ["file", "folder", "inside a folder", "to nothing", "in the middle"])
-def test_a_link_that_leads_out_is_refused(folder: Path, terms: Terms, tmp_path: Path, link: str) -> None:
+def test_a_link_that_leads_out_is_refused(folder: Path, terms: ArtifactLimits, tmp_path: Path, link: str) -> None:
     secret = tmp_path / "secrets" / "key"
     secret.parent.mkdir()
     secret.write_text("secret")
@@ -103,11 +105,11 @@ def test_a_link_that_leads_out_is_refused(folder: Path, terms: Terms, tmp_path: 
     assert result.outcome is Outcome.FAILED
     assert result.artifacts == ()
     if link != "to nothing":
-        assert "leads out of the job's folder" in (result.error or "")
+        assert "is outside of the job's folder" in (result.error or "")
         assert not result.retryable
 
 
-def test_a_link_within_the_folder_is_what_it_points_to(folder: Path, terms: Terms, tmp_path: Path) -> None:
+def test_a_link_within_the_folder_is_what_it_points_to(folder: Path, terms: ArtifactLimits, tmp_path: Path) -> None:
     (folder / "latest").symlink_to("build/a.whl")
 
     (made,) = kept(folder, terms, "latest").artifacts
@@ -115,23 +117,25 @@ def test_a_link_within_the_folder_is_what_it_points_to(folder: Path, terms: Term
     assert fetch_artifact(made, tmp_path / "got").read_text() == "build/a.whl"
 
 
-def test_a_folder_that_is_reached_by_a_link_is_inside_itself(folder: Path, terms: Terms, tmp_path: Path) -> None:
+def test_a_folder_that_is_reached_by_a_link_is_inside_itself(
+    folder: Path, terms: ArtifactLimits, tmp_path: Path
+) -> None:
     (tmp_path / "other name").symlink_to(folder)
 
     assert len(kept(tmp_path / "other name", terms, "build").artifacts) == 4
 
 
-def test_what_is_no_file_is_refused_and_nobody_waits_for_it(folder: Path, terms: Terms) -> None:
+def test_what_is_no_file_is_refused_and_nobody_waits_for_it(folder: Path, terms: ArtifactLimits) -> None:
     os.mkfifo(folder / "pipe")
 
     result = kept(folder, terms, "pipe")
 
-    assert (result.outcome, result.error) == (Outcome.FAILED, "Its output 'pipe' is no file.")
+    assert (result.outcome, result.error) == (Outcome.FAILED, "Its output 'pipe' is not a regular file.")
 
 
 @pytest.mark.parametrize("scheme", ["memory", "file"])
 def test_files_of_every_name_are_kept_apart_and_come_back(
-    folder: Path, tmp_path: Path, terms: Terms, scheme: str
+    folder: Path, tmp_path: Path, terms: ArtifactLimits, scheme: str
 ) -> None:
     terms = replace(terms, store=ArtifactStore(f"{scheme}://{tmp_path}/kept"), most=40)
     (folder / "all").mkdir()
@@ -167,7 +171,7 @@ def test_files_of_every_name_are_kept_apart_and_come_back(
         assert names[fetch_artifact(one, tmp_path / "got").read_bytes()] == one.path.removeprefix("all/")
 
 
-def test_names_that_differ_only_in_a_secret_are_kept_apart(folder: Path, terms: Terms, tmp_path: Path) -> None:
+def test_names_that_differ_only_in_a_secret_are_kept_apart(folder: Path, terms: ArtifactLimits, tmp_path: Path) -> None:
     (folder / "all").mkdir()
     for secret in ("s3cret-one", "s3cret-two"):
         (folder / "all" / f"of {secret}").write_text(secret)
@@ -177,14 +181,16 @@ def test_names_that_differ_only_in_a_secret_are_kept_apart(folder: Path, terms: 
 
     with Control(scratch=tmp_path) as control:
         control.secrets = Secrets(tokens, environ=tokens)
-        result = artifacts.kept(claim, str(folder), DONE, control=control, terms=terms)
+        result = artifacts.keep_outputs(claim, str(folder), DONE, control=control, limits=terms)
 
     assert result.outcome is Outcome.COMPLETED
     assert len({one.path for one in result.artifacts}) == 2
     assert not any("s3cret" in one.path for one in result.artifacts)
 
 
-def test_a_deep_path_is_kept_up_to_what_a_database_can_hold(folder: Path, tmp_path: Path, terms: Terms) -> None:
+def test_a_deep_path_is_kept_up_to_what_a_database_can_hold(
+    folder: Path, tmp_path: Path, terms: ArtifactLimits
+) -> None:
     terms = replace(terms, store=ArtifactStore(f"file://{tmp_path}/kept"))
     part = "\u00fc" * 90
     deep = folder / "deep" / "/".join([part] * 10)
@@ -202,7 +208,7 @@ def test_a_deep_path_is_kept_up_to_what_a_database_can_hold(folder: Path, tmp_pa
     assert "has a path of 2,726 bytes; at most 2,000 can be kept" in (far.error or "")
 
 
-def test_too_many_and_too_large_are_refused_with_what_to_do(folder: Path, terms: Terms) -> None:
+def test_too_many_and_too_large_are_refused_with_what_to_do(folder: Path, terms: ArtifactLimits) -> None:
     for number in range(11):
         (folder / f"n{number}").write_text("x")
     (folder / "large").write_bytes(b"x" * 1_001)
@@ -215,14 +221,14 @@ def test_too_many_and_too_large_are_refused_with_what_to_do(folder: Path, terms:
     assert {many.outcome, large.outcome} == {Outcome.FAILED}
 
 
-def test_what_did_not_complete_leaves_nothing(folder: Path, terms: Terms) -> None:
+def test_what_did_not_complete_leaves_nothing(folder: Path, terms: ArtifactLimits) -> None:
     failed = replace(DONE, outcome=Outcome.FAILED, error="no")
 
     assert kept(folder, terms, "report.md", result=failed) == failed
 
 
 def test_a_store_that_is_away_for_a_moment_is_waited_for(
-    folder: Path, terms: Terms, monkeypatch: pytest.MonkeyPatch
+    folder: Path, terms: ArtifactLimits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = []
     keep = ArtifactStore.keep
@@ -232,9 +238,9 @@ def test_a_store_that_is_away_for_a_moment_is_waited_for(
         return keep(ArtifactStore("memory://there") if len(tries) > 2 else self, *given, **more)
 
     (folder.parent / "in the way").write_text("")
-    away = Terms(ArtifactStore(f"file://{folder.parent}/in the way/x"), most=10, bytes=12)
+    away = ArtifactLimits(ArtifactStore(f"file://{folder.parent}/in the way/x"), most=10, bytes=12)
     monkeypatch.setattr(ArtifactStore, "keep", sometimes)
-    monkeypatch.setattr(artifacts, "_WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(artifacts, "_RETRIES_AFTER", (0.01, 0.01, 0.01))
 
     assert kept(folder, away, "report.md").outcome is Outcome.COMPLETED
 
@@ -243,8 +249,8 @@ def test_a_store_that_is_away_for_a_moment_is_waited_for(
 
 def test_a_store_that_stays_away_fails_the_attempt_and_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder.parent / "in the way").write_text("")
-    away = Terms(ArtifactStore(f"file://{folder.parent}/in the way/x"), most=10, bytes=1_000)
-    monkeypatch.setattr(artifacts, "_WAITS", (0.01,))
+    away = ArtifactLimits(ArtifactStore(f"file://{folder.parent}/in the way/x"), most=10, bytes=1_000)
+    monkeypatch.setattr(artifacts, "_RETRIES_AFTER", (0.01,))
 
     result = kept(folder, away, "report.md")
 
@@ -252,7 +258,7 @@ def test_a_store_that_stays_away_fails_the_attempt_and_says_why(folder: Path, mo
     assert "The artifact report.md cannot be stored at file://" in (result.error or "")
 
 
-def test_a_job_that_is_stopped_meanwhile_is_stopped(folder: Path, terms: Terms) -> None:
+def test_a_job_that_is_stopped_meanwhile_is_stopped(folder: Path, terms: ArtifactLimits) -> None:
     result = kept(folder, terms, "report.md", stopped=True)
 
     assert (result.outcome, result.artifacts) == (Outcome.CANCELED, ())
@@ -279,7 +285,7 @@ def test_a_job_without_a_folder_gets_one_that_outlives_it_and_then_goes(tmp_path
 
 @pytest.mark.parametrize("link", ["file", "folder"])
 def test_a_link_to_a_sibling_whose_name_begins_alike_is_refused(
-    folder: Path, terms: Terms, tmp_path: Path, link: str
+    folder: Path, terms: ArtifactLimits, tmp_path: Path, link: str
 ) -> None:
     secret = tmp_path / f"{folder.name}2" / "key"
     secret.parent.mkdir()
@@ -289,10 +295,10 @@ def test_a_link_to_a_sibling_whose_name_begins_alike_is_refused(
     result = kept(folder, terms, "x")
 
     assert (result.outcome, result.retryable, result.artifacts) == (Outcome.FAILED, False, ())
-    assert "leads out of the job's folder" in (result.error or "")
+    assert "is outside of the job's folder" in (result.error or "")
 
 
-def test_the_limit_of_bytes_is_for_all_outputs_together(folder: Path, terms: Terms) -> None:
+def test_the_limit_of_bytes_is_for_all_outputs_together(folder: Path, terms: ArtifactLimits) -> None:
     for name in ("one", "two"):
         (folder / name).write_bytes(b"x" * 501)
 
@@ -303,7 +309,7 @@ def test_the_limit_of_bytes_is_for_all_outputs_together(folder: Path, terms: Ter
 
 
 def test_what_a_store_loses_at_the_end_of_a_file_is_not_counted_again(
-    folder: Path, terms: Terms, monkeypatch: pytest.MonkeyPatch
+    folder: Path, terms: ArtifactLimits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = iter([Unavailable("away"), Unavailable("away")])
     keep = ArtifactStore.keep
@@ -315,7 +321,7 @@ def test_what_a_store_loses_at_the_end_of_a_file_is_not_counted_again(
         return artifact
 
     monkeypatch.setattr(ArtifactStore, "keep", loses)
-    monkeypatch.setattr(artifacts, "_WAITS", (0.01, 0.01))
+    monkeypatch.setattr(artifacts, "_RETRIES_AFTER", (0.01, 0.01))
 
     result = kept(folder, replace(terms, bytes=12), "report.md")
 
@@ -323,7 +329,7 @@ def test_what_a_store_loses_at_the_end_of_a_file_is_not_counted_again(
 
 
 def test_a_file_with_holes_is_too_large_before_anything_is_copied(
-    folder: Path, terms: Terms, monkeypatch: pytest.MonkeyPatch
+    folder: Path, terms: ArtifactLimits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (folder / "sparse").open("wb") as file:
         file.truncate(1 << 40)
@@ -334,7 +340,7 @@ def test_a_file_with_holes_is_too_large_before_anything_is_copied(
 
 @pytest.mark.parametrize("bad", ["build/zz.txt", "pipe"])
 def test_what_was_copied_before_a_refusal_is_deleted(folder: Path, tmp_path: Path, bad: str) -> None:
-    here = Terms(ArtifactStore(str(tmp_path / "kept")), most=10, bytes=1_000)
+    here = ArtifactLimits(ArtifactStore(str(tmp_path / "kept")), most=10, bytes=1_000)
     (folder / "build" / "zz.txt").write_bytes(b"x" * 1_001)
     os.mkfifo(folder / "pipe")
 
@@ -342,7 +348,7 @@ def test_what_was_copied_before_a_refusal_is_deleted(folder: Path, tmp_path: Pat
     assert not [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
 
 
-def test_folders_without_end_are_a_sentence(folder: Path, terms: Terms) -> None:
+def test_folders_without_end_are_a_sentence(folder: Path, terms: ArtifactLimits) -> None:
     here, levels = os.open(folder, os.O_RDONLY), 1_500
     for _ in range(levels):
         os.mkdir("d", dir_fd=here)

@@ -24,7 +24,7 @@ from tests.support.sources import ROOT
 from tests.support.world import World
 from workers.attempt import token_issuer
 from workers.attempt.folders import AttemptFolders
-from workers.attempt.token_issuer import TokenIssuer, claims_of
+from workers.attempt.token_issuer import TokenIssuer, token_claims
 from workers.runners import scratch_dirs
 from workers.runners.scratch_dirs import IN_HOME, IN_TEMPORARY, delete_abandoned
 
@@ -120,7 +120,7 @@ def test_who_answers_a_question_may_neither_ask_nor_add_work(world: World) -> No
     claim: Claim = world.claims["a"]
     claim.options["role"] = {ANSWER: "x"}  # type: ignore[index]
 
-    assert claims_of(claim).scopes == {Scope.REPORT}
+    assert token_claims(claim).scopes == {Scope.REPORT}
     key = world.store.transact(get_or_create_token_key)
     assert verify(key, TokenIssuer(world.store).issue(claim)).scopes == {Scope.REPORT}
 

@@ -48,8 +48,8 @@ def test_a_bundle_is_looked_at_again_until_it_is_relieved_and_then_no_more(looks
     short, long = some_bundle(), some_bundle()
     looks.relieved.add(long)
 
-    watch.add(short)
-    watch.add(long)
+    watch.watch(short)
+    watch.watch(long)
 
     until(lambda: looks.counts.get(short, 0) >= 3, what="three looks at the one that is not relieved")
     assert looks.counts[long] == 1
@@ -60,6 +60,6 @@ def test_a_relief_that_failed_is_tried_again(looks: Looks, watch: BatchWatch) ->
     looks.broken.add(bundle)
     looks.relieved.add(bundle)
 
-    watch.add(bundle)
+    watch.watch(bundle)
 
     until(lambda: looks.counts.get(bundle, 0) == 2, what="a second look")

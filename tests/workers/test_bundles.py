@@ -26,15 +26,15 @@ def end() -> EndedAttempt:
 def test_large_results_are_not_kept_until_a_write_is_due() -> None:
     some = bundle()
     some.add(end(), [], 3_900_000)
-    assert not some.due(HOUR)
+    assert not some.is_write_due(HOUR)
 
     some.add(end(), [], 200_000)
 
-    assert some.due(HOUR)
+    assert some.is_write_due(HOUR)
     assert len(some.take_finished()) == 2
-    assert not some.due(HOUR)
+    assert not some.is_write_due(HOUR)
 
 
 def test_ends_are_written_when_the_last_write_is_long_ago() -> None:
-    assert bundle().due(timedelta(0))
-    assert not bundle().due(HOUR)
+    assert bundle().is_write_due(timedelta(0))
+    assert not bundle().is_write_due(HOUR)

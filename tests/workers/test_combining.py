@@ -41,7 +41,7 @@ def test_alone_a_request_is_carried_out_in_its_own_thread() -> None:
         lambda asked: threads.append(threading.current_thread()) or list(asked)
     )
 
-    assert combiner.ask(7) == 7
+    assert combiner.submit(7) == 7
     assert threads == [threading.current_thread()]
 
 
@@ -49,10 +49,10 @@ def test_requests_that_gather_meanwhile_are_carried_out_together() -> None:
     book = Book()
     combiner = GroupCommit(book.carry_out)
     with ThreadPoolExecutor(9) as pool:
-        first = pool.submit(combiner.ask, 1)
+        first = pool.submit(combiner.submit, 1)
         assert book.entered.wait(patience(30))
-        others = [pool.submit(combiner.ask, number) for number in range(2, 10)]
-        while len(combiner._gathered) < 8:
+        others = [pool.submit(combiner.submit, number) for number in range(2, 10)]
+        while len(combiner._queue) < 8:
             threading.Event().wait(0.001)
         book.gate.set()
 
@@ -66,10 +66,10 @@ def test_an_error_reaches_the_thread_whose_request_it_is() -> None:
     book = Book()
     combiner = GroupCommit(book.carry_out)
     with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(combiner.ask, 1)
+        first = pool.submit(combiner.submit, 1)
         assert book.entered.wait(patience(30))
-        good, bad = pool.submit(combiner.ask, 2), pool.submit(combiner.ask, -1)
-        while len(combiner._gathered) < 2:
+        good, bad = pool.submit(combiner.submit, 2), pool.submit(combiner.submit, -1)
+        while len(combiner._queue) < 2:
             threading.Event().wait(0.001)
         book.gate.set()
 
@@ -82,10 +82,10 @@ def test_an_error_of_a_common_kind_reaches_all_at_once() -> None:
     book = Book()
     combiner = GroupCommit(book.carry_out, common=(ConnectionError,))
     with ThreadPoolExecutor(4) as pool:
-        pool.submit(combiner.ask, 1)
+        pool.submit(combiner.submit, 1)
         assert book.entered.wait(patience(30))
-        both = [pool.submit(combiner.ask, number) for number in (2, 2000)]
-        while len(combiner._gathered) < 2:
+        both = [pool.submit(combiner.submit, number) for number in (2, 2000)]
+        while len(combiner._queue) < 2:
             threading.Event().wait(0.001)
         book.gate.set()
 
@@ -101,7 +101,7 @@ def test_no_request_is_forgotten_or_carried_out_twice_whoever_leads() -> None:
     combiner = GroupCommit(book.carry_out, most=3)
 
     def many(start: int) -> list[int]:
-        return [combiner.ask(number) for number in range(start, start + 50)]
+        return [combiner.submit(number) for number in range(start, start + 50)]
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(many, range(0, 400, 50)))

@@ -89,8 +89,8 @@ def test_it_carries_bytes_both_ways_until_both_have_said_all(tmp_path: Path, ech
         ("CONNECT 127.1:{echo} HTTP/1.1", 400, "CONNECT needs a host and a port"),
         ("CONNECT [::ffff:127.0.0.1]:{echo} HTTP/1.1", 403, "is not in COORD_SANDBOX_NETWORK"),
         ("CONNECT 127.0.0.1 HTTP/1.1", 400, "CONNECT needs a host and a port"),
-        ("GET http://127.0.0.1:{echo}/ HTTP/1.1", 405, "This proxy only knows CONNECT"),
-        ("nonsense", 400, "That is no request of HTTP/1"),
+        ("GET http://127.0.0.1:{echo}/ HTTP/1.1", 405, "This proxy supports only CONNECT"),
+        ("nonsense", 400, "This is not an HTTP/1"),
         ("CONNECT 127.0.0.1:{echo} HTTP/1.1\r\nX: " + "x" * 20_000, 431, "The head of the request is too long"),
     ],
 )
@@ -108,7 +108,7 @@ def test_it_refuses_all_else_with_a_sentence(
 def test_a_listed_name_leads_to_no_private_address(
     tmp_path: Path, echo: int, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect_proxy, "_addresses", lambda *_: [ipaddress.ip_address(address)])
+    monkeypatch.setattr(connect_proxy, "_resolve", lambda *_: [ipaddress.ip_address(address)])
     with proxy(tmp_path, f"listed.test:{echo}") as found:
         said = ask(found, f"CONNECT listed.test:{echo} HTTP/1.1\r\n\r\n".encode())
 
@@ -125,7 +125,7 @@ def test_it_goes_to_the_address_that_it_has_checked_and_asks_once(
         asked.append(host)
         return [ipaddress.ip_address("127.0.0.1" if len(asked) == 1 else "169.254.169.254")]
 
-    monkeypatch.setattr(connect_proxy, "_addresses", rebinding)
+    monkeypatch.setattr(connect_proxy, "_resolve", rebinding)
     with proxy(tmp_path, f"listed.test:{echo},127.0.0.1:{echo}") as found:
         said = ask(found, f"CONNECT Listed.TEST.:{echo} HTTP/1.1\r\n\r\nx".encode())
 
@@ -136,7 +136,7 @@ def test_it_goes_to_the_address_that_it_has_checked_and_asks_once(
 def test_one_job_has_so_many_connections_and_no_more(tmp_path: Path, echo: int) -> None:
     head = f"CONNECT 127.0.0.1:{echo} HTTP/1.1\r\n\r\n".encode()
     with proxy(tmp_path, f"127.0.0.1:{echo}") as found, contextlib.ExitStack() as stack:
-        for _ in range(connect_proxy.PLACES):
+        for _ in range(connect_proxy.MOST_CONNECTIONS):
             connection = stack.enter_context(connect(found))
             connection.sendall(head)
             assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")

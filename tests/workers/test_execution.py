@@ -16,7 +16,7 @@ from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from tests.support.apps import context_of, worker_settings
 from tests.support.jobs import claim_of
 from workers.engine.batch import Batch
-from workers.engine.batch_control import keep
+from workers.engine.batch_control import collect_result
 from workers.engine.executor import Executor
 from workers.leases.in_flight import InFlightAttempt
 from workers.maintenance.supervisor_loop import SupervisorLoop
@@ -57,7 +57,7 @@ def test_a_batch_ends_before_a_task_that_more_belongs_to_than_its_job(
     fields = {"c": {"work": work, "options": options}}
     batch = [held(key, **{"work": SHARED, **fields.get(key, {})}) for key in "abcd"]
 
-    claims, refusal = execution._rendered(batch)
+    claims, refusal = execution._render(batch)
 
     assert "".join(claim.key for claim in claims) == together
     assert refusal is None
@@ -74,8 +74,8 @@ def test_a_bug_in_rendering_fails_the_attempt_that_meets_it_and_no_other(
     monkeypatch.setattr(prompts, "render_job", render)
     a, b = held("a", work={"python": "x:y"}), held("b", work={"python": "x:z"})
 
-    assert [claim.key for claim in execution._rendered([a, b])[0]] == ["a"]
-    claims, result = execution._rendered([b])
+    assert [claim.key for claim in execution._render([a, b])[0]] == ["a"]
+    claims, result = execution._render([b])
 
     assert claims == []
     assert result is not None
@@ -83,7 +83,7 @@ def test_a_bug_in_rendering_fails_the_attempt_that_meets_it_and_no_other(
 
 
 def test_a_batch_ends_before_a_task_that_is_suspected_to_end_its_worker(execution: Executor) -> None:
-    claims, _ = execution._rendered([held("a"), held("b"), held("c", losses=1), held("d")])
+    claims, _ = execution._render([held("a"), held("b"), held("c", losses=1), held("d")])
 
     assert [claim.key for claim in claims] == ["a", "b"]
 
@@ -101,7 +101,9 @@ def test_what_a_job_returned_counts_for_nothing_when_its_lease_lapsed(
     bundle = Batch([entry], sent=0.0)
     bundle.take(1)
 
-    keep(execution._context, bundle, entry, AttemptEnd(outcome, exit_code=0, error="whatever"), timedelta(seconds=1))
+    collect_result(
+        execution._context, bundle, entry, AttemptEnd(outcome, exit_code=0, error="whatever"), timedelta(seconds=1)
+    )
 
     ((finish, _),) = bundle.take_finished()
     assert finish.end.outcome is (outcome if counts else Outcome.LOST)

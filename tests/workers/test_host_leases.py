@@ -23,7 +23,7 @@ from tests.support.jobs import claim_of
 from tests.support.refusals import refuses
 from tests.support.world import World
 from workers.attempt import database_copies
-from workers.attempt.host_leases import HostResources, is_free, take_back
+from workers.attempt.host_leases import HostResources, drop_ended_leases, is_port_free
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def claim(world: World) -> Claim:
 def lender(world: World, claim: Claim, tmp_path: Path) -> Iterator[HostResources]:
     made = HostResources(world.store, claim, ports=range(28_500, 28_510), scratch=tmp_path)
     yield made
-    made.give_back()
-    take_back(world.store)
+    made.release()
+    drop_ended_leases(world.store)
 
 
 def connect(url: str) -> psycopg.Connection:
@@ -79,7 +79,7 @@ class TestPostgres:
         with closing(connect(copy)) as inside:
             assert inside.execute("INSERT INTO t VALUES (2) RETURNING (SELECT count(*) FROM t)").fetchone() == (1,)
             assert len(leases(world)) == 1
-            lender.give_back()
+            lender.release()
 
         assert not exists(origin, copy)
         assert leases(world) == set()
@@ -92,16 +92,16 @@ class TestPostgres:
         monkeypatch.setenv("SHOP_URL", origin)
         copy = lender.database(Database("$SHOP_URL"))
 
-        assert take_back(world.store) == 0
+        assert drop_ended_leases(world.store) == 0
         assert exists(origin, copy)
 
         world.expire("a")
         world.tick()
         monkeypatch.delenv("SHOP_URL")
-        assert take_back(world.store) == 0  # nobody knows where its server is
+        assert drop_ended_leases(world.store) == 0  # nobody knows where its server is
         monkeypatch.setenv("SHOP_URL", origin)
 
-        assert take_back(world.store) == 1
+        assert drop_ended_leases(world.store) == 1
         assert not exists(origin, copy)
         assert leases(world) == set()
 
@@ -124,7 +124,7 @@ class TestPostgres:
         with refuses(Refused):
             lender.database(Database("$NOT_SET"))
         with pytest.raises(Unavailable) as away:
-            database_copies.clone("postgresql://u:geheim@127.0.0.1:9/x", "coord_x")
+            database_copies.copy_database("postgresql://u:geheim@127.0.0.1:9/x", "coord_x")
 
         assert "geheim" not in f"{missing.value} {away.value}"
 
@@ -150,11 +150,11 @@ class TestSqlite:
             path = Path(url.removeprefix("sqlite:///"))
             with closing(sqlite3.connect(path)) as copy:
                 assert copy.execute("SELECT count(*) FROM t").fetchone() == (1,)
-        lender.give_back()
+        lender.release()
         assert not path.exists()
 
         world.finish("a")
-        assert take_back(world.store) == 1
+        assert drop_ended_leases(world.store) == 1
         assert leases(world) == set()
 
     def test_a_file_that_is_not_there_or_no_database_is_refused(
@@ -166,7 +166,7 @@ class TestSqlite:
             (tmp_path / name[:4]).mkdir()
             with refuses(Refused, varies=r"/\S+?(?=,| )"):
                 lender.database(Database(f"sqlite:///{tmp_path}/{name}"))
-            lender.give_back()
+            lender.release()
             assert not list((tmp_path / name[:4]).iterdir())
 
     @pytest.mark.parametrize("url", ["sqlite:///dev.db", "sqlite:///deep/x.db", "sqlite:///{folder}/dev.db"])
@@ -189,24 +189,24 @@ class TestSqlite:
         with refuses(Refused, varies=r"/\S+?(?=,| )"):
             lender.database(Database(url.format(folder=folder)))
 
-        lender.give_back()
+        lender.release()
         for good in ("own.db", "../outside/x.db"):
-            database_copies.clone_file(f"sqlite:///{good}", folder, tmp_path / "scratch" / "copy")
+            database_copies.copy_sqlite_file(f"sqlite:///{good}", folder, tmp_path / "scratch" / "copy")
             assert (tmp_path / "scratch" / "copy").stat().st_size
 
 
 def test_a_port_that_something_listens_on_is_not_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert not is_free(port)
+        assert not is_port_free(port)
     with socket.socket(socket.AF_INET6) as six:
         six.bind(("::1", 0))
         six.listen()
-        assert not is_free(six.getsockname()[1])
+        assert not is_port_free(six.getsockname()[1])
 
 
 def test_ports_that_are_lent_are_free_ones(lender: HostResources) -> None:
     ports = lender.ports(3)
 
     assert len(set(ports)) == 3
-    assert all(is_free(port) for port in ports)
+    assert all(is_port_free(port) for port in ports)

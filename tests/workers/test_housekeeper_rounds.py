@@ -314,9 +314,9 @@ class TestCancels:
         world.submit("a", "b")
         world.claim("a", "b")
         controls = []
-        for entry in parts.context.held.add([world.claims["a"], world.claims["b"]], sent=time.monotonic()):
+        for entry in parts.context.in_flight.add([world.claims["a"], world.claims["b"]], sent=time.monotonic()):
             controls.append(Control(scratch=tmp_path))
-            parts.context.held.attach(entry, controls[-1])
+            parts.context.in_flight.attach(entry, controls[-1])
         world.cancel("a")
 
         def heard() -> bool:
@@ -380,7 +380,7 @@ class TestWhatADeadWorkerLeft:
     ) -> None:
         world.submit("a")
         world.claim("a")
-        parts.context.held.add([world.claims["a"]], sent=time.monotonic())
+        parts.context.in_flight.add([world.claims["a"]], sent=time.monotonic())
         world.expire("a")
         age_worker(world, world.worker, 60, host=host(), boot_id=boot_id())
 

@@ -29,7 +29,7 @@ def work_off(parts: WorkerParts, marker: Path, *, options: dict[str, object] | N
     """Let the worker execute one job that leaves *marker* behind."""
     fields = {"run": {"shell": f"touch {marker}"}, **(options or {})}
     parts.world.submit("a", tasks={"a": fields}, origin=parts.world.origin(path=str(marker.parent)))
-    parts.executor.work_off(parts.world.workspace, [parts.world.ids["a"]])
+    parts.executor.run_tasks(parts.world.workspace, [parts.world.ids["a"]])
 
 
 def claims_were_sent(monkeypatch: pytest.MonkeyPatch, ago: timedelta) -> None:
@@ -47,7 +47,7 @@ def test_a_claim_whose_lease_may_have_run_out_is_ended_as_lost_and_its_job_is_no
     assert not (tmp_path / "ran").exists()
     assert parts.world.outcomes("a") == [Outcome.LOST]
     assert parts.world.task("a").state is TaskState.QUEUED
-    assert parts.context.held.count() == 0
+    assert parts.context.in_flight.count() == 0
 
 
 def test_a_claim_whose_lease_still_lasts_is_started(
@@ -59,7 +59,7 @@ def test_a_claim_whose_lease_still_lasts_is_started(
 
     assert (tmp_path / "ran").exists()
     assert parts.world.outcomes("a") == [Outcome.COMPLETED]
-    assert parts.context.held.count() == 0
+    assert parts.context.in_flight.count() == 0
 
 
 def test_a_task_that_must_not_be_repeated_waits_for_a_person_after_a_late_claim(
@@ -80,7 +80,7 @@ def test_a_batch_ends_before_a_claim_whose_lease_may_have_run_out(parts: WorkerP
     claims = [replace(claim_of({"python": "x:y"}), key=key) for key in "abc"]
     sent = {"a": now, "b": late, "c": now}
 
-    batch, _ = parts.executor._rendered([InFlightAttempt(one, sent[one.key]) for one in claims])
+    batch, _ = parts.executor._render([InFlightAttempt(one, sent[one.key]) for one in claims])
 
     assert [one.key for one in batch] == ["a"]
 
@@ -88,7 +88,7 @@ def test_a_batch_ends_before_a_claim_whose_lease_may_have_run_out(parts: WorkerP
 def test_a_job_that_was_told_to_stop_before_it_began_is_not_started(parts: WorkerParts) -> None:
     entry = InFlightAttempt(claim_of({"shell": "true"}), time.monotonic(), stop_reason=StopReason.CANCELED)
 
-    result = parts.executor._ended_early(entry)
+    result = parts.executor._end_before_start(entry)
 
     assert (result.outcome, result.job_started) == (Outcome.CANCELED, False)
 
@@ -97,7 +97,7 @@ class TestAWorkerThatTakesNothingMore:
     def test_it_hands_back_what_it_has_claimed_and_not_begun(self, parts: WorkerParts) -> None:
         parts.context.draining.set()
 
-        result = parts.executor._ended_early(InFlightAttempt(claim_of({"shell": "true"}), time.monotonic()))
+        result = parts.executor._end_before_start(InFlightAttempt(claim_of({"shell": "true"}), time.monotonic()))
 
         assert (result.outcome, result.job_started) == (Outcome.HANDED_BACK, False)
 
@@ -106,7 +106,7 @@ class TestAWorkerThatTakesNothingMore:
         assert [ready.key for ready in parts.world.tick().ring] == ["a"]  # type: ignore[union-attr]
         parts.context.draining.set()
 
-        parts.executor.work_off(parts.world.workspace, [parts.world.ids["a"]])
+        parts.executor.run_tasks(parts.world.workspace, [parts.world.ids["a"]])
 
         assert not (tmp_path / "ran").exists()
         assert parts.world.task("a").state is TaskState.QUEUED

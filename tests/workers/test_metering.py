@@ -27,7 +27,7 @@ class Till:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.used: Sequence[Usage] = ()
-        self.control = site.control(on_spent=self._spent, is_paid=lambda: True)
+        self.control = site.control(on_usage=self._spent, is_settled=lambda: True)
 
     def _spent(self, used: Sequence[Usage]) -> None:
         self.used = used
@@ -145,8 +145,8 @@ def test_a_chat_makes_no_call_before_what_its_tool_spent_is_settled(till: Till) 
     asked: list[Decimal] = []
     control = Control(
         scratch=till.site.folder / "scratch",
-        on_spent=lambda used: setattr(till, "used", used),
-        is_paid=lambda: (asked.append(till.dollars), True)[1],
+        on_usage=lambda used: setattr(till, "used", used),
+        is_settled=lambda: (asked.append(till.dollars), True)[1],
     )
     with running_model_server([ToolUse("sh", {"command": DOLLAR}), "fine"]) as server, control:
         work = {"chat": "openai:m-1", "prompt": "Go", "url": f"{server.url}/v1", "tools": [SERVER]}

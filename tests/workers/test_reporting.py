@@ -41,12 +41,12 @@ class Desk:
         self.folders = AttemptFolders(folder)
         self.channel = AgentChannelStep(self._add, lambda claim: f"token of {claim.task_id}")
         self.control = Control(scratch=folder, on_event=lambda _, payload: self.events.append(payload))
-        self.control.started(ProcessRecord(os.getpid(), os.getpid(), 0, "X=y"))
+        self.control.note_start(ProcessRecord(os.getpid(), os.getpid(), 0, "X=y"))
 
     @contextlib.contextmanager
     def of(self, claim: Claim, control: Control | None = None) -> Iterator[JobReports]:
         """While this attempt runs."""
-        with self.folders.make(claim) as own, self.channel.opened(claim, control or self.control, own) as report:
+        with self.folders.make(claim) as own, self.channel.open(claim, control or self.control, own) as report:
             yield report
 
     def close(self) -> None:
@@ -62,18 +62,18 @@ class Desk:
         return {str(one.task["key"]): "id" for one in found}
 
     def send(self, line: bytes) -> Any:
-        assert self.control.line is not None
+        assert self.control.report_address is not None
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(20)
-            job._connect(connection, self.control.line.url.removeprefix("unix:"))
+            job._connect(connection, self.control.report_address.url.removeprefix("unix:"))
             connection.sendall(line)
             connection.shutdown(socket.SHUT_WR)
             answer = connection.makefile("rb").readline()
         return json.loads(answer)
 
     def say(self, do: object, **said: Any) -> Any:
-        assert self.control.line is not None
-        return self.send(json.dumps({"token": self.control.line.token, "do": do, **said}).encode() + b"\n")
+        assert self.control.report_address is not None
+        return self.send(json.dumps({"token": self.control.report_address.token, "do": do, **said}).encode() + b"\n")
 
 
 @pytest.fixture
@@ -112,14 +112,14 @@ def test_what_is_too_long_is_refused(desk: Desk, report: JobReports) -> None:
 
 def test_a_line_is_good_for_as_long_as_its_attempt(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     with desk.of(claim_of({"shell": "true"})):
-        line = desk.control.line
+        line = desk.control.report_address
         assert line is not None
         monkeypatch.setenv("COORD_URL", line.url)
         monkeypatch.setenv("COORD_TOKEN", line.token)
         job.progress("x")
     with pytest.raises(job.NotReported, match="this attempt has ended"):
         job.progress("x")
-    assert desk.control.line is None
+    assert desk.control.report_address is None
 
 
 def test_no_socket_is_opened_for_a_job_that_does_not_ask_where_to_report(desk: Desk, tmp_path: Path) -> None:
@@ -137,8 +137,8 @@ def test_each_attempt_has_a_socket_in_its_own_folder_and_one_thread_listens_on_a
         for _ in range(20):
             control = Control(scratch=tmp_path)
             stack.enter_context(desk.of(claim_of({"shell": "true"}), control))
-            assert control.line is not None
-            lines.append(control.line)
+            assert control.report_address is not None
+            lines.append(control.report_address)
         sockets = [Path(line.url.removeprefix("unix:")) for line in lines]
         assert sorted(path.parent.name for path in sockets) == sorted(path.name for path in tmp_path.iterdir())
         assert {stat.S_IMODE(path.parent.stat().st_mode) for path in sockets} == {0o700}
@@ -151,12 +151,13 @@ def test_each_attempt_has_a_socket_in_its_own_folder_and_one_thread_listens_on_a
 def test_a_token_counts_on_the_socket_of_its_own_attempt_only(desk: Desk, report: JobReports) -> None:
     other = Control(scratch=desk.control.scratch)
     with desk.of(claim_of({"shell": "true"}), other):
-        assert other.line is not None
-        mine = desk.control.line
+        assert other.report_address is not None
+        mine = desk.control.report_address
         assert mine is not None
-        wrong = desk.send(json.dumps({"token": other.line.token, "do": "progress", "text": "x"}).encode() + b"\n")
+        request = {"token": other.report_address.token, "do": "progress", "text": "x"}
+        wrong = desk.send(json.dumps(request).encode() + b"\n")
 
-        assert "not that of the attempt" in wrong["error"]
+        assert "not of the attempt" in wrong["error"]
         assert desk.events == []
     assert desk.say("progress", text="x") == {"ok": True}
 
@@ -238,7 +239,7 @@ def test_what_comes_first_is_added_at_once_and_waited_for(desk: Desk, report: Jo
 
 
 def test_a_bug_of_ours_is_a_sentence_to_the_job_and_the_next_report_counts(desk: Desk, report: JobReports) -> None:
-    assert "its log says why" in desk.say("discovered", tasks=[{"key": "bug"}])["error"]
+    assert "the reason is in its log" in desk.say("discovered", tasks=[{"key": "bug"}])["error"]
     assert desk.say("progress", text="still here") == {"ok": True}
 
 
@@ -338,9 +339,15 @@ sys.stdin.read()
 
 def from_another_process(desk: Desk, **env: str) -> Any:
     """What a process in a session of its own is answered that shows the attempt's token."""
-    assert desk.control.line is not None
+    assert desk.control.report_address is not None
     done = subprocess.run(
-        [sys.executable, "-c", CLIENT, desk.control.line.url.removeprefix("unix:"), desk.control.line.token],
+        [
+            sys.executable,
+            "-c",
+            CLIENT,
+            desk.control.report_address.url.removeprefix("unix:"),
+            desk.control.report_address.token,
+        ],
         env=env,
         capture_output=True,
         text=True,
@@ -354,22 +361,22 @@ def from_another_process(desk: Desk, **env: str) -> Any:
 def test_a_token_counts_only_from_processes_of_its_attempt(desk: Desk, report: JobReports) -> None:
     mark = environment.attempt_prefix(report.claim.task_id, report.claim.attempt)
 
-    assert "of another attempt" in from_another_process(desk)["error"]
-    assert "of another attempt" in from_another_process(desk, **{environment.MARKER: "other.1.x"})["error"]
+    assert "belongs to another attempt" in from_another_process(desk)["error"]
+    assert "belongs to another attempt" in from_another_process(desk, **{environment.MARKER: "other.1.x"})["error"]
     assert desk.events == []
     assert from_another_process(desk, **{environment.MARKER: f"{mark}x"}) == {"ok": True}
 
 
 def test_who_is_in_the_session_of_another_attempt_does_not_speak_for_this_one(desk: Desk, report: JobReports) -> None:
     with desk.of(claim_of({"shell": "true"}), Control(scratch=desk.control.scratch)) as other:
-        other.control.started(ProcessRecord(os.getpid(), os.getpid(), 0, "X=y"))
+        other.control.note_start(ProcessRecord(os.getpid(), os.getpid(), 0, "X=y"))
         desk.control.process = None
-        assert "of another attempt" in desk.say("progress", text="x")["error"]
+        assert "belongs to another attempt" in desk.say("progress", text="x")["error"]
 
 
 def test_idle_connections_of_one_job_keep_no_other_from_reporting(desk: Desk, report: JobReports) -> None:
-    assert desk.control.line is not None
-    address = desk.control.line.url.removeprefix("unix:")
+    assert desk.control.report_address is not None
+    address = desk.control.report_address.url.removeprefix("unix:")
     with orphan_reaper.set_tag(orphan_reaper.job_tag(orphan_reaper.worker_tag("X=idle"), 1)):
         idle = subprocess.Popen(
             [sys.executable, "-c", IDLE, address, "150"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -387,10 +394,10 @@ def test_idle_connections_of_one_job_keep_no_other_from_reporting(desk: Desk, re
 def test_who_says_nothing_is_left_soon_and_many_reports_of_one_job_are_all_taken(
     desk: Desk, report: JobReports
 ) -> None:
-    assert desk.control.line is not None
+    assert desk.control.report_address is not None
     with socket.socket(socket.AF_UNIX) as silent:
         silent.settimeout(20)
-        silent.connect(desk.control.line.url.removeprefix("unix:"))
+        silent.connect(desk.control.report_address.url.removeprefix("unix:"))
         began = monotonic()
         assert silent.recv(1) == b""
         assert monotonic() - began < report_socket.FIRST_LINE + 5

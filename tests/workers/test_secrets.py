@@ -63,7 +63,7 @@ class Store:
             on_event=lambda type_, payload: self.all.append((type_, payload)),
             on_remember=self.all.append,
             on_output=lambda _, data: self.printed.extend(data),
-            on_spent=self.all.append,
+            on_usage=self.all.append,
         )
 
     def _add(self, _claim: Claim, found: tuple[DiscoveredTask, ...]) -> dict[str, str]:
@@ -97,9 +97,9 @@ def _result(said: str) -> AttemptEnd:
 WAYS = {
     "event": lambda store, _, said: store.control.event(EventType.PROGRESS, {"text": said, "deep": [{said: said}]}),
     "remember": lambda store, _, said: store.control.remember({"session": said}),
-    "output": lambda store, _, said: [store.control.printed(Stream.OUT, part) for part in cut(said)],
-    "stderr": lambda store, _, said: [store.control.printed(Stream.ERR, part) for part in cut(said)],
-    "costs": lambda store, _, said: store.control.spent([Usage(said, id=said, session_id=said)]),
+    "output": lambda store, _, said: [store.control.show_output(Stream.OUT, part) for part in cut(said)],
+    "stderr": lambda store, _, said: [store.control.show_output(Stream.ERR, part) for part in cut(said)],
+    "costs": lambda store, _, said: store.control.record_usage([Usage(said, id=said, session_id=said)]),
     "coord task progress": lambda store, report, said: store.report(report, "progress", text=said),
     "coord task ask": lambda store, report, said: store.report(report, "ask", question=said),
     "coord task fail": lambda store, report, said: store.report(report, "fail", why=said),
@@ -198,10 +198,10 @@ def test_a_file_is_kept_by_a_name_without_secrets(tmp_path: Path) -> None:
     claim = claim_of({"agent": "claude", "prompt": "x"}, options={"outputs": ["*.txt"]})
     with Control(scratch=tmp_path / "scratch") as control:
         control.secrets = Secrets(named=["DEPLOY"], environ={"DEPLOY": "s3cret-value"})
-        terms = artifacts.Terms(ArtifactStore((tmp_path / "kept").as_uri()), 10, 1000)
+        terms = artifacts.ArtifactLimits(ArtifactStore((tmp_path / "kept").as_uri()), 10, 1000)
 
-        result = artifacts.kept(
-            claim, str(tmp_path / "job"), AttemptEnd(Outcome.COMPLETED), control=control, terms=terms
+        result = artifacts.keep_outputs(
+            claim, str(tmp_path / "job"), AttemptEnd(Outcome.COMPLETED), control=control, limits=terms
         )
 
     (kept,) = result.artifacts

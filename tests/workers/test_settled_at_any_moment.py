@@ -68,7 +68,7 @@ class Job:
         unpriced = json.dumps({"model": "gpt-5-mini", "input_tokens": self.chance.randint(1, 100), **more}) + "\n"
         with self.path.open("a") as file:
             file.write(self.chance.choice((unpriced, line(str(self.chance.randint(1, 9)), **more))))
-        self.following.look()
+        self.following.poll()
 
     def is_written(self) -> None:
         """A heartbeat; of some nobody knows whether their commit happened, and it did."""
@@ -85,7 +85,7 @@ class Job:
             replace(one, cost_usd=Decimal(one.input_tokens) / 100) if knows or self.tells_dollars[one.model] else one
             for one in self.told.values()
         ]
-        return [*told, *usage_file.read(str(self.path))[0]]
+        return [*told, *usage_file.read_usage(str(self.path))[0]]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -101,8 +101,8 @@ def test_each_call_is_in_the_ledger_once(store: Store, tmp_path: Path, moment: s
     job = Job(dead, Random(seed))  # noqa: S311 - a test
     for _ in range(12):
         job.chance.choice((job.tells, job.writes, job.is_written))()
-    said = [*job.told.values(), *usage_file.read(str(job.path))[0]] if moment == MOMENTS[0] else job.end()
-    undisturbed = UsageMeter(job.claim, dead.prices).final_costs(said)[0]
+    said = [*job.told.values(), *usage_file.read_usage(str(job.path))[0]] if moment == MOMENTS[0] else job.end()
+    undisturbed = UsageMeter(job.claim, dead.prices).rest(said)[0]
 
     if moment != MOMENTS[0]:
         costs, written = job.usage_meter.final_costs(said)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.engine.thread_wakeup import wake
+from workers.engine.thread_wakeup import thread_wakeup_fd
 
 
 def test_a_thread_has_one_descriptor_for_all_its_batches_and_gives_it_back_when_it_ends() -> None:
@@ -16,8 +16,8 @@ def test_a_thread_has_one_descriptor_for_all_its_batches_and_gives_it_back_when_
     before = sum(1 for _ in Path("/proc/self/fd").iterdir())
 
     def work() -> None:
-        seen.append(wake())
-        seen.append(wake())
+        seen.append(thread_wakeup_fd())
+        seen.append(thread_wakeup_fd())
 
     for _ in range(20):
         thread = threading.Thread(target=work)
@@ -29,7 +29,7 @@ def test_a_thread_has_one_descriptor_for_all_its_batches_and_gives_it_back_when_
 
 
 def test_a_batch_does_not_hear_what_was_meant_for_the_last_one() -> None:
-    os.eventfd_write(wake(), 1)
+    os.eventfd_write(thread_wakeup_fd(), 1)
 
     with pytest.raises(BlockingIOError):
-        os.eventfd_read(wake())
+        os.eventfd_read(thread_wakeup_fd())

@@ -1,4 +1,4 @@
-"""What the jobs of one worker are confined by, as its settings say: the sandbox, and their way to the network."""
+"""Sets up the sandbox of a worker's jobs and their access to the network, according to its settings."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from workers.runners.namespaces import Namespaces, find_program
 from workers.runners.sandbox_policy import SandboxPolicy
 from workers.workspaces.setup_cache import FOLDER
 
-_BESIDE = ("", "-wal", "-shm", "-journal")
+_SQLITE_SUFFIXES = ("", "-wal", "-shm", "-journal")
 
 
 @dataclass(slots=True)
 class Confinement:
-    """``sandbox``: None where jobs run without one."""
+    """Sandbox and proxy of a worker's jobs. ``sandbox`` is None where jobs run without one."""
 
     sandbox: SandboxPolicy | None = None
     proxy: ConnectProxy | None = None
 
     def close(self) -> None:
-        """No job runs any more."""
+        """Close the proxy. No job may run any more."""
         if self.proxy is not None:
             self.proxy.close()
 
 
 def confine_jobs(context: Context) -> Confinement:
-    """The sandbox of this worker's jobs. SettingsError where it is required and cannot be had."""
+    """Return the confinement of this worker's jobs. Raises SettingsError when a required sandbox is unavailable."""
     settings = context.settings
     if not settings.confines:
         return Confinement()
@@ -42,7 +42,7 @@ def confine_jobs(context: Context) -> Confinement:
     if settings.sandbox == STRICT:
         if (program := find_program()) is None:
             raise SettingsError(
-                "COORD_SANDBOX is strict, and bubblewrap (bwrap) is not installed where this worker looks for programs",
+                "COORD_SANDBOX is strict, and bubblewrap (bwrap) is not installed on the PATH of this worker",
                 hint="Run: apt install bubblewrap",
                 field="COORD_SANDBOX",
             )
@@ -58,7 +58,7 @@ def confine_jobs(context: Context) -> Confinement:
         context.scratch,
         settings.writable(),
         read=[*settings.readable(), str(context.worktrees / FOLDER)],
-        hide=[*settings.hidden(), *_secret(settings, context.store)],
+        hide=[*settings.hidden(), *_secret_paths(settings, context.store)],
         required=settings.require_sandbox,
         namespaces=namespaces,
     )
@@ -70,10 +70,10 @@ def confine_jobs(context: Context) -> Confinement:
     return confinement
 
 
-def _secret(settings: Settings, store: Store) -> list[str]:
-    """The home folder, and the database where that is a file, with the files that SQLite keeps beside it."""
+def _secret_paths(settings: Settings, store: Store) -> list[str]:
+    """Return the home folder and, for SQLite, the files of the database."""
     database = sqlite_path(store.url)
     if database is None:
         return [str(settings.home)]
     path = os.path.realpath(database)
-    return [str(settings.home), *(f"{path}{end}" for end in _BESIDE)]
+    return [str(settings.home), *(f"{path}{suffix}" for suffix in _SQLITE_SUFFIXES)]

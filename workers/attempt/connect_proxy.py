@@ -1,8 +1,8 @@
-"""The only way to the network for jobs in the strict sandbox that may reach listed hosts: a proxy of the worker's.
+"""The worker's proxy, the only network access of jobs in the strict sandbox that may reach listed hosts.
 
-It listens on a socket that is mounted into the jobs' namespaces and knows one method, CONNECT, so what passes it is
-TLS, mostly, which it does not look into. A name is resolved once, here, and the connection goes to an address that was
-checked: to one that is not public only if the address itself is listed.
+It listens on a socket that is mounted into the jobs' namespaces and supports only CONNECT, so it mostly passes on TLS
+unread. It resolves each name once and connects only to checked addresses. An address that is not public must be listed
+itself.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import structlog
 
 from coordination.base.clock import monotonic
 from coordination.domain.jobs.network import Address, Network, Place, parse_place
-from workers.attempt.report_socket import ReportPeer, peer_of
+from workers.attempt.report_socket import ReportPeer, read_peer
 from workers.runners import scratch_dirs
 from workers.runners.forward import relay
 from workers.runners.scratch_dirs import ScratchDir
 
 log = structlog.get_logger()
 
-PLACES = 32
-"""Connections of one job at once; more are refused."""
+MOST_CONNECTIONS = 32
+"""Concurrent connections of one job; more are refused."""
 
 _HEAD = 16 * 1024  # bytes of a request's head
 _HEAD_PATIENCE = 10.0
@@ -37,13 +37,13 @@ _CONNECT_PATIENCE = 15.0
 _IDLE = 15 * 60.0  # seconds; models think for minutes
 _CHUNK = 1 << 12
 _SOCKET = "proxy.sock"
-_LONGEST_PATH = 100  # the system takes 107 bytes for a socket's
-_LOOK = 60.0
-_CALL_AGAIN = 0.02
+_LONGEST_PATH = 100  # the kernel accepts 107 bytes for a socket
+_POLL_INTERVAL = 60.0
+_CONNECT_AGAIN = 0.02
 
 
 class ProxyRefusal(Exception):
-    """What the job is answered: a status line, and one sentence."""
+    """An HTTP error for the job: a status line and one sentence."""
 
     def __init__(self, status: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -51,7 +51,7 @@ class ProxyRefusal(Exception):
 
 
 class ConnectProxy:
-    """One for each worker process, until it is closed. *idle*: seconds without a byte that end a connection."""
+    """The proxy of a worker process. *idle*: seconds without data after which a connection is closed."""
 
     def __init__(self, folder: Path, network: Network, *, idle: float = _IDLE) -> None:
         self._short: ScratchDir | None = None
@@ -61,18 +61,18 @@ class ConnectProxy:
             path = str(self._short.path / _SOCKET)
         self.path = os.path.realpath(path)
         self._server = _Server(self.path, network, idle)
-        serve = partial(self._server.serve_forever, poll_interval=_LOOK)
+        serve = partial(self._server.serve_forever, poll_interval=_POLL_INTERVAL)
         threading.Thread(target=serve, name="connect-proxy", daemon=True).start()
 
     def close(self) -> None:
-        """Listen no more; connections end with their jobs."""
+        """Stop listening; open connections end with their jobs."""
         ending = threading.Thread(target=self._server.shutdown, daemon=True)
         ending.start()
-        while ending.is_alive():  # it looks whether it is to end when somebody comes
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as caller:
-                caller.settimeout(_CALL_AGAIN)
-                caller.connect(self.path)
-            ending.join(timeout=_CALL_AGAIN)
+        while ending.is_alive():  # the server checks for the end at each connection
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(_CONNECT_AGAIN)
+                client.connect(self.path)
+            ending.join(timeout=_CONNECT_AGAIN)
         self._server.server_close()
         with contextlib.suppress(OSError):
             os.unlink(self.path)  # noqa: PTH108
@@ -89,29 +89,29 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         self.network = network
         self.idle = idle
         self._lock = threading.Lock()
-        self._taken: dict[int, int] = {}
+        self._connections: dict[int, int] = {}
         super().__init__(path, _Handler)
         os.chmod(path, 0o600)  # noqa: PTH101
 
     @contextlib.contextmanager
-    def place_of(self, peer: ReportPeer) -> Iterator[bool]:
-        """A connection of that job's; False where it has as many as it may."""
+    def connection_of(self, peer: ReportPeer) -> Iterator[bool]:
+        """Count a connection of the peer's job; yield False when the job has too many."""
         with self._lock:
-            taken = self._taken.get(peer.job, 0)
-            free = taken < PLACES
-            if free:
-                self._taken[peer.job] = taken + 1
+            count = self._connections.get(peer.job, 0)
+            accepted = count < MOST_CONNECTIONS
+            if accepted:
+                self._connections[peer.job] = count + 1
         try:
-            yield free
+            yield accepted
         finally:
-            if free:
+            if accepted:
                 with self._lock:
-                    self._taken[peer.job] -= 1
-                    if not self._taken[peer.job]:
-                        del self._taken[peer.job]
+                    self._connections[peer.job] -= 1
+                    if not self._connections[peer.job]:
+                        del self._connections[peer.job]
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - as socketserver calls it
-        """A bulkhead: what goes wrong with one connection is nobody else's matter."""
+        """Log the error: it must not affect other connections."""
         log.error("a connection of a job broke", exc_info=True)  # noqa: LOG014 - in its except block
 
 
@@ -119,15 +119,16 @@ class _Handler(socketserver.BaseRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        """One request, one connection."""
+        """Handle one request."""
         job: socket.socket = self.request
-        with contextlib.suppress(OSError), self.server.place_of(peer_of(job)) as free:
-            if not free:
-                job.sendall(_answer("429 Too Many Requests", f"A job has at most {PLACES} connections at once\n"))
+        with contextlib.suppress(OSError), self.server.connection_of(read_peer(job)) as accepted:
+            if not accepted:
+                body = f"A job may have at most {MOST_CONNECTIONS} connections at once\n"
+                job.sendall(_answer("429 Too Many Requests", body))
                 return
             try:
-                head, rest = _head(job)
-                target = _connect(_asked(head), self.server.network)
+                head, rest = _read_head(job)
+                target = _connect(_parse_target(head), self.server.network)
             except ProxyRefusal as refusal:
                 job.sendall(_answer(refusal.status, f"{refusal}\n"))
                 return
@@ -137,8 +138,8 @@ class _Handler(socketserver.BaseRequestHandler):
                 relay(job, target, idle=self.server.idle)
 
 
-def _head(job: socket.socket) -> tuple[bytes, bytes]:
-    """The head of a request, and what came after it. OSError where it does not come in time."""
+def _read_head(job: socket.socket) -> tuple[bytes, bytes]:
+    """Return the head of a request and the bytes after it. Raises OSError when it does not arrive in time."""
     deadline = monotonic() + _HEAD_PATIENCE
     data = b""
     while b"\r\n\r\n" not in data and len(data) <= _HEAD:
@@ -153,13 +154,13 @@ def _head(job: socket.socket) -> tuple[bytes, bytes]:
     return head, rest
 
 
-def _asked(head: bytes) -> Place:
-    """Where a request wants to go."""
+def _parse_target(head: bytes) -> Place:
+    """Return the host and port of a CONNECT request."""
     words = head.partition(b"\r\n")[0].split(b" ")
     if len(words) != 3 or not words[2].startswith(b"HTTP/1."):  # noqa: PLR2004 - method, target, version
-        raise ProxyRefusal("400 Bad Request", "That is no request of HTTP/1")
+        raise ProxyRefusal("400 Bad Request", "This is not an HTTP/1 request")
     if words[0] != b"CONNECT":
-        raise ProxyRefusal("405 Method Not Allowed", "This proxy only knows CONNECT, as for https")
+        raise ProxyRefusal("405 Method Not Allowed", "This proxy supports only CONNECT, which https uses")
     try:
         return parse_place(words[1].decode("ascii"))
     except ValueError:
@@ -167,17 +168,17 @@ def _asked(head: bytes) -> Place:
 
 
 def _connect(place: Place, network: Network) -> socket.socket:
-    """A connection to *place*, if it is listed."""
+    """Connect to *place* if it is listed."""
     host, port = place
     if not network.allows(host, port):
-        log.info("a job was kept from a host that is not listed", host=host, port=port)
+        log.info("refused a job's connection to a host that is not listed", host=host, port=port)
         raise ProxyRefusal("403 Forbidden", f"{host}:{port} is not in COORD_SANDBOX_NETWORK")
-    found = _addresses(host, port)
-    allowed = [address for address in found if network.may_connect(address, port)]
-    if found and not allowed:
-        log.warning("a listed host leads to an address that is not public", host=host, address=str(found[0]))
+    addresses = _resolve(host, port)
+    allowed = [address for address in addresses if network.may_connect(address, port)]
+    if addresses and not allowed:
+        log.warning("a listed host has an address that is not public", host=host, address=str(addresses[0]))
         raise ProxyRefusal(
-            "403 Forbidden", f"{host} leads to {found[0]}, which is not public and not in COORD_SANDBOX_NETWORK"
+            "403 Forbidden", f"{host} resolves to {addresses[0]}, which is not public and not in COORD_SANDBOX_NETWORK"
         )
     for address in allowed:
         with contextlib.suppress(OSError):
@@ -185,13 +186,13 @@ def _connect(place: Place, network: Network) -> socket.socket:
     raise ProxyRefusal("502 Bad Gateway", f"{host}:{port} cannot be reached")
 
 
-def _addresses(host: str, port: int) -> list[Address]:
-    """What a host is called in numbers, in the system's order."""
+def _resolve(host: str, port: int) -> list[Address]:
+    """Return the addresses of a host in the system's order."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return []
-    return list(dict.fromkeys(ipaddress.ip_address(str(one[4][0])) for one in found))
+    return list(dict.fromkeys(ipaddress.ip_address(str(entry[4][0])) for entry in entries))
 
 
 def _answer(status: str, body: str) -> bytes:

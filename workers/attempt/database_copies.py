@@ -1,4 +1,4 @@
-"""Copies databases for attempts, and drops the copies: PostgreSQL by a template, SQLite by its backup interface."""
+"""Copies databases for attempts and drops the copies: PostgreSQL by a template, SQLite by its backup API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from coordination.base.urls import masked
 from coordination.domain.jobs.preparation import Database, check_url, sqlite_path
 from workers.runners.output import last_line
 
-_CONNECT = 10  # seconds
+_CONNECT_TIMEOUT = 10  # seconds
 _LIMIT = "SET statement_timeout = '10min'"
 _SHOWN = 300
 _MAINTENANCE = "postgres"
@@ -26,32 +26,32 @@ _OF_LIBPQ = frozenset(
         *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslpassword", "sslnegotiation", "gssencmode", "passfile"),
     }
 )
-"""What a URL may say to libpq; other words in it are for the job's own library."""
+"""URL parameters that are passed to libpq; others are for the job's own library."""
 
 
-def url_of(database: Database) -> str:
-    """Return the URL of the original. Raises Refused when it is in a variable that this worker does not have."""
+def read_source_url(database: Database) -> str:
+    """Return the URL of the original database. Raises Refused when it is in a variable that this worker lacks."""
     name = database.worker_variable
     if name is None:
         return database.clone
-    if not (found := os.environ.get(name, "").strip()):
+    if not (url := os.environ.get(name, "").strip()):
         raise Refused(
             f"checkout.database names the variable {name}, which this worker does not have",
             hint=f"Start workers with {name}, or write the URL in the plan",
         )
-    return check_url(found, what=f"{name}, which checkout.database names,")
+    return check_url(url, what=f"{name}, which checkout.database names,")
 
 
-def clone_file(url: str, folder: str | None, target: Path) -> None:
-    """Copy the SQLite file that *url* names to *target*, also while others write to it.
+def copy_sqlite_file(url: str, folder: str | None, target: Path) -> None:
+    """Copy the SQLite file that *url* names to *target*, also while others write to it. Raises Refused or Unavailable.
 
-    A relative path is meant from *folder*. Raises Refused when it cannot be read.
+    Relative paths start at *folder*.
     """
-    source = _named(folder or "/", str(sqlite_path(url)))
+    source = _source_path(folder or "/", str(sqlite_path(url)))
     _check_no_link(source, folder)
     if not source.is_file():
         raise Refused(
-            f"checkout.database names {source}, and there is no such file", hint="Make it, or correct the URL"
+            f"checkout.database names {source}, and there is no such file", hint="Create it, or correct the URL"
         )
     try:
         with (
@@ -61,7 +61,7 @@ def clone_file(url: str, folder: str | None, target: Path) -> None:
             original.backup(copy)
         original.close()
         copy.close()
-        _check_no_link(source, folder)  # nor was one made meanwhile
+        _check_no_link(source, folder)  # a job may have made one meanwhile
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
             raise Unavailable(f"The database {source} is locked, so it cannot be copied now") from None
@@ -70,26 +70,26 @@ def clone_file(url: str, folder: str | None, target: Path) -> None:
         raise Refused(f"The database {source} cannot be copied: {error}") from None
 
 
-def _named(folder: str, path: str) -> Path:
-    """The file, below the folder's real path if it lies there."""
-    named, place = Path(folder, path), Path(folder)
-    real = place.resolve() / named.relative_to(place) if named.is_relative_to(place) else named
+def _source_path(folder: str, path: str) -> Path:
+    """Return the absolute path, with the folder's links resolved if it is in the folder."""
+    named, base = Path(folder, path), Path(folder)
+    real = base.resolve() / named.relative_to(base) if named.is_relative_to(base) else named
     return Path(os.path.normpath(real))
 
 
 def _check_no_link(source: Path, folder: str | None) -> None:
-    """Refuse a link in the job's folder: jobs of the project may have made it, to files that they may not read."""
+    """Refuse a link in the job's folder: a job may have made it, to a file that jobs may not read."""
     if source.is_relative_to(Path(folder or "/").resolve()) and folder is not None and source.resolve() != source:
         raise Refused(
-            f"checkout.database names {source}, to which a link leads",
-            hint="Name the file itself, by a path without links",
+            f"checkout.database names {source}, which is reached through a link",
+            hint="Name the file by a path without links",
         )
 
 
-def clone(url: str, name: str) -> None:
-    """Make the database *name* on the server of *url*, as a copy of the one that *url* names.
+def copy_database(url: str, name: str) -> None:
+    """Create the database *name* on the server of *url* as a copy of the one that *url* names.
 
-    Raises Unavailable when it may be possible later, Refused when not.
+    Raises Unavailable when a retry may succeed, else Refused.
     """
     source = _name(url)
     statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(source))
@@ -99,15 +99,15 @@ def clone(url: str, name: str) -> None:
             server.execute(statement)
     except errors.ObjectInUse:
         raise Unavailable(
-            f"PostgreSQL copies a database only while nobody is connected to it, and somebody is connected to {source}",
-            hint="Close these connections, or clone a database that nobody uses",
+            f"PostgreSQL cannot copy a database while clients are connected to it, as they are to {source}",
+            hint="Close these connections, or clone a database that is not in use",
         ) from None
     except errors.InvalidCatalogName:
         raise Refused(f"There is no database {source} at {masked(url)}") from None
     except errors.InsufficientPrivilege:
         raise Refused(
             f"The user of {masked(url)} may not copy the database {source}",
-            hint="It has to own it, and needs the right to make databases: ALTER ROLE … CREATEDB",
+            hint="The user must own it, and needs the right to create databases: ALTER ROLE … CREATEDB",
         ) from None
     except psycopg.OperationalError as error:
         raise Unavailable(f"The database {source} cannot be copied now: {last_line(str(error), _SHOWN)}") from None
@@ -115,8 +115,8 @@ def clone(url: str, name: str) -> None:
         raise Refused(f"The database {source} cannot be copied: {last_line(str(error), _SHOWN)}") from None
 
 
-def drop(url: str, name: str) -> None:
-    """Drop the copy *name* on the server of *url*, whoever is connected to it. Raises Unavailable."""
+def drop_copy(url: str, name: str) -> None:
+    """Drop the copy *name* on the server of *url*, even if clients are connected. Raises Unavailable."""
     try:
         with _server(url) as server:
             server.execute(_LIMIT)
@@ -126,11 +126,11 @@ def drop(url: str, name: str) -> None:
 
 
 def _server(url: str) -> psycopg.Connection:
-    """A connection to the server of *url*, but not to its database: that may have none while it is copied."""
+    """Connect to the server of *url*, but not to its database, which must have no connection while it is copied."""
     parts = urlsplit(f"postgresql://{url.partition('://')[2]}")
     query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name in _OF_LIBPQ])
-    place = parts._replace(path=f"/{_MAINTENANCE}", query=query).geturl()
-    return psycopg.connect(place, autocommit=True, connect_timeout=_CONNECT)
+    server_url = parts._replace(path=f"/{_MAINTENANCE}", query=query).geturl()
+    return psycopg.connect(server_url, autocommit=True, connect_timeout=_CONNECT_TIMEOUT)
 
 
 def _name(url: str) -> str:

@@ -1,6 +1,6 @@
-"""One folder for each attempt: scratch files, its file of costs, its ``bin`` and the socket on which it reports.
+"""A folder for each attempt: scratch files, the usage file, ``bin`` and the socket on which its job reports.
 
-They are in the folder of the worker's process, which whoever clears up takes away after a process that was killed.
+They are in the folder of the worker process, which a cleanup deletes after the process was killed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from workers.runners.scratch_dirs import ScratchDir
 log = structlog.get_logger()
 
 _SOCKET = "reports.sock"
-_LONGEST_ADDRESS = 100  # the system takes 107 bytes for a socket's
-_LONGEST_NAME = 34  # of an attempt's folder, with the signs between
+_LONGEST_ADDRESS = 100  # the kernel accepts 107 bytes for a socket
+_LONGEST_NAME = 34  # of an attempt's folder, with separators
 _LINK = "w"
 
 
 class AttemptFolder:
-    """The folder of one attempt, for this user alone (0700). ``path`` is where what it needs is made."""
+    """The folder ``path`` of one attempt, which only this user may read (0700)."""
 
     def __init__(self, folders: AttemptFolders, name: str) -> None:
         self._folders = folders
@@ -37,48 +37,52 @@ class AttemptFolder:
         self.path.mkdir(mode=0o700)
 
     def address(self) -> str:
-        """Return the path of its socket, in a form that is short enough for one."""
+        """Return a path of the socket that is short enough for the kernel."""
         return f"{self._folders.short_root()}{os.sep}{self.path.name}{os.sep}{_SOCKET}"
 
     def programs(self) -> str | None:
-        """Return a folder with ``coord`` in it, for jobs whose PATH has none; None where the PATH has it."""
-        ours = self._folders.program
-        if ours is None:
+        """Return a folder with ``coord`` in it for the job's PATH; None when the PATH has ``coord`` already."""
+        program = self._folders.program
+        if program is None:
             return None
         folder = self.path / "bin"
         folder.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileExistsError):
-            (folder / "coord").symlink_to(ours)
+            (folder / "coord").symlink_to(program)
         return str(folder)
 
     def close(self) -> None:
-        """Take it away, with all that is in it."""
+        """Delete the folder with its content."""
         with contextlib.suppress(OSError):
-            return os.rmdir(self.path)  # noqa: PTH106 - mostly it is empty by now
+            return os.rmdir(self.path)  # noqa: PTH106 - in most cases it is empty
         try:
             untrusted_files.delete_tree(self.path)
         except OSError as error:
-            log.warning("an attempt's folder stays until its worker ends", folder=str(self.path), why=str(error))
+            log.warning(
+                "an attempt's folder could not be deleted; the cleanup of its worker does it",
+                folder=str(self.path),
+                why=str(error),
+            )
         return None
 
 
 class AttemptFolders:
-    """The folders of one worker process's attempts, in *root*, which is of this process alone.
+    """The folders of a worker process's attempts, in its private folder *root*.
 
-    *show*: lets the processes of jobs see a place, where they see only what they are shown.
+    *show*: makes a path visible in the sandbox of jobs.
     """
 
     def __init__(self, root: Path, show: Callable[[str], None] = lambda _: None) -> None:
         self.root = root
         self._show = show
-        self.program = _program()
+        self.program = _find_program()
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._short: ScratchDir | None = None
 
     @contextlib.contextmanager
     def make(self, claim: Claim) -> Iterator[AttemptFolder]:
-        """A new folder, for as long as its attempt runs."""
+        """Make a folder that is deleted when its attempt ends."""
         folder = AttemptFolder(self, cost_reports.folder_name(claim.task_id, claim.attempt, next(self._numbers)))
         try:
             yield folder
@@ -86,7 +90,7 @@ class AttemptFolders:
             folder.close()
 
     def short_root(self) -> str:
-        """Return *root*, or a link to it where its own path is too long for sockets in the folders below."""
+        """Return *root*, or a link to it when its path is too long for the sockets."""
         root = str(self.root)
         if len(os.fsencode(root)) + _LONGEST_NAME + len(_SOCKET) <= _LONGEST_ADDRESS:
             return root
@@ -99,14 +103,14 @@ class AttemptFolders:
             return str(self._short.path / _LINK)
 
     def close(self) -> None:
-        """Take the link away, if there is one. The folders go with their attempts."""
+        """Delete the link, if there is one."""
         with self._lock:
             short, self._short = self._short, None
         if short is not None:
             short.close()
 
 
-def _program() -> Path | None:
-    """Our ``coord``, if jobs do not find one on the PATH anyway."""
-    ours = Path(sys.executable).with_name("coord")
-    return ours if shutil.which("coord") is None and ours.exists() else None
+def _find_program() -> Path | None:
+    """Return the path of this installation's ``coord``; None when the PATH has one."""
+    program = Path(sys.executable).with_name("coord")
+    return program if shutil.which("coord") is None and program.exists() else None

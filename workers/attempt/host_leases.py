@@ -1,4 +1,4 @@
-"""What this machine lends to an attempt, and what is taken back from attempts that have ended."""
+"""Leases ports and database copies of this host to attempts, and releases those of ended attempts."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _PREFIX = "coord_"
 
 
 class HostResources:
-    """Lends ports and copies of databases to one attempt."""
+    """Leases ports and database copies to one attempt."""
 
     def __init__(self, store: Store, claim: Claim, scratch: Path, *, ports: range) -> None:
         self._store = store
         self._claim = claim
         self._ports = ports
         self._scratch = scratch
-        self._lent: list[tuple[str, str]] = []  # the URL of the original, and the name of the copy
+        self._copies: list[tuple[str, str]] = []  # URL of the original, name of the copy
 
     def ports(self, count: int) -> list[int]:
-        """Lend that many free ports until the attempt ends. Raises Unavailable or Refused."""
+        """Lease *count* free ports until the attempt ends. Raises Unavailable or Refused."""
         claim = self._claim
         return self._store.transact(
             lambda tx: lease_ports(
@@ -47,18 +47,18 @@ class HostResources:
                 host=host(),
                 count=count,
                 ports=self._ports,
-                is_free=is_free,
+                is_free=is_port_free,
             )
         )
 
-    def database(self, wanted: Database) -> str:
+    def database(self, database: Database) -> str:
         """Copy the database and return the URL of the copy. Raises Unavailable or Refused."""
-        claim, url = self._claim, database_copies.url_of(wanted)
+        claim, url = self._claim, database_copies.read_source_url(database)
         name = f"{_PREFIX}{claim.task_id.replace('-', '')}_{claim.attempt}"
         if is_sqlite(url):
             folder = self._scratch / name
             folder.mkdir(mode=0o700)
-            self._lent.append((url, str(folder)))
+            self._copies.append((url, str(folder)))
             name = str(folder / "copy.db")
         self._store.transact(
             lambda tx: host_leases.add(
@@ -69,61 +69,61 @@ class HostResources:
                 host=host(),
                 kind=LeaseKind.DATABASE,
                 name=name,
-                origin=wanted.clone,
+                origin=database.clone,
             )
         )
         if is_sqlite(url):
-            database_copies.clone_file(url, claim.workdir, Path(name))
+            database_copies.copy_sqlite_file(url, claim.workdir, Path(name))
         else:
-            self._lent.append((url, name))  # also when it fails half-way
-            database_copies.clone(url, name)
+            self._copies.append((url, name))  # before the copy, which may fail half-way
+            database_copies.copy_database(url, name)
         return copy_url(url, name)
 
-    def give_back(self) -> None:
-        """Drop the copies; what cannot be dropped now is dropped when somebody clears up."""
-        lent, self._lent = self._lent, []
-        for url, name in lent:
+    def release(self) -> None:
+        """Drop the copies. Those that cannot be dropped now are dropped by a later cleanup."""
+        copies, self._copies = self._copies, []
+        for url, name in copies:
             if is_sqlite(url):
                 untrusted_files.delete_quietly(name)
                 continue
             try:
-                database_copies.drop(url, name)
+                database_copies.drop_copy(url, name)
                 _forget(self._store, [name])
             except CoordinationError as error:
-                log.warning("the copy of a database is not dropped yet", database=name, why=error.message)
+                log.warning("a database copy could not be dropped yet", database=name, why=error.message)
 
 
-def take_back(store: Store) -> int:
-    """Drop the copies of databases that attempts left on this machine, however they ended; how many."""
+def drop_ended_leases(store: Store) -> int:
+    """Release the leases of ended attempts on this host; return how many database copies were dropped."""
     with store.read() as tx:
         ended = host_leases.list_ended(tx, host(), LeaseKind.DATABASE)
         ports = host_leases.list_ended(tx, host(), LeaseKind.PORT)
-    gone = [lease for lease in ended if _dropped(lease)]
-    if gone:
-        _forget(store, [lease.name for lease in gone])
+    dropped = [lease.name for lease in ended if _drop(lease)]
+    if dropped:
+        _forget(store, dropped)
     if ports:
         store.transact(lambda tx: host_leases.delete_ended(tx, host(), LeaseKind.PORT))
-    return len(gone)
+    return len(dropped)
 
 
 def _forget(store: Store, names: Sequence[str]) -> None:
     store.transact(lambda tx: host_leases.delete_named(tx, host(), LeaseKind.DATABASE, names))
 
 
-def _dropped(lease: HostLease) -> bool:
+def _drop(lease: HostLease) -> bool:
     try:
-        url = database_copies.url_of(Database(lease.origin or ""))
-        if not is_sqlite(url):  # a file is gone with its worker's folder
-            database_copies.drop(url, lease.name)
+        url = database_copies.read_source_url(Database(lease.origin or ""))
+        if not is_sqlite(url):  # a file is deleted with its worker's folder
+            database_copies.drop_copy(url, lease.name)
     except (CoordinationError, ValueError) as error:
-        log.warning("the copy of a database is not dropped yet", database=lease.name, why=str(error))
+        log.warning("a database copy could not be dropped yet", database=lease.name, why=str(error))
         return False
     return True
 
 
-def is_free(port: int) -> bool:
-    """Whether nothing on this machine uses the port."""
-    for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - to see who listens
+def is_port_free(port: int) -> bool:
+    """Return whether no process on this host uses the port."""
+    for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - any listener counts
         try:
             probe = socket.socket(family, socket.SOCK_STREAM)
         except OSError:

@@ -1,4 +1,4 @@
-"""Asks before a task that a job reported begins whether it stays within what that job may."""
+"""Checks the authority of a task that was discovered by a job, before it starts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from coordination.domain.tasks.attempts import Claim
 
 
 def check_authority(claim: Claim) -> None:
-    """Refuse a task that a job reported if it goes beyond what that job may. *claim*: as stored, not rendered.
+    """Raise Refused if a discovered task exceeds the authority of the job that added it. *claim*: not rendered.
 
-    Folders are compared by their real paths, here and now: a job may have made a link since the task was added. The
-    priority is not: it has had its effect, and a person may have raised it.
+    Folders are compared by their real paths now, because a job may have made a link since the task was added. The
+    priority is not checked: a person may have raised it.
     """
-    held = rights_of(claim.authority)
-    if held is None:
+    allowed = rights_of(claim.authority)
+    if allowed is None:
         return
-    asked = Rights(
+    requested = Rights(
         claim.work,
         () if claim.workdir is None else (os.path.realpath(claim.workdir),),
         claim.options.get("checkout", {}),
@@ -29,4 +29,6 @@ def check_authority(claim: Claim) -> None:
         claim.agent,
         max_attempts=claim.max_attempts,
     )
-    check_within(replace(held, folders=[os.path.realpath(place) for place in held.folders]), asked, models=False)
+    check_within(
+        replace(allowed, folders=[os.path.realpath(folder) for folder in allowed.folders]), requested, models=False
+    )

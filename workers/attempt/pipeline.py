@@ -1,7 +1,4 @@
-"""Runs an attempt through the steps around its runner; ``step_list`` has them in their order.
-
-An attempt passes through no other steps than those that apply to its claim.
-"""
+"""Runs an attempt through the steps around its runner. ``step_list`` has the steps in their order."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ConditionalStep:
-    """A step, and for which claims it applies."""
+    """A step and the condition for claims to pass through it."""
 
     applies: Callable[[Claim], bool]
     step: AttemptStep
@@ -34,31 +31,31 @@ class Pipeline:
     def __init__(self, steps: Sequence[ConditionalStep], runner_for: Callable[[Mapping[str, Any]], Runner]) -> None:
         self._steps = steps
         self._runner_for = runner_for
-        self._listeners = [one.step for one in steps if isinstance(one.step, CommitListener)]
+        self._listeners = [each.step for each in steps if isinstance(each.step, CommitListener)]
 
     def run(self, attempt: RunningAttempt) -> AttemptEnd:
         """Run *attempt* to its end. A bug of a step or runner fails the attempt, not the worker."""
         result = self._run(attempt)
-        return attempt.control.secrets.hide_in(result)  # which the runner has set meanwhile
+        return attempt.control.secrets.hide_in(result)  # the runner has set the secrets
 
     def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
-        """Tell the steps that the attempt's *end* was written, or *refused* because the task has moved on."""
+        """Notify the steps that the attempt's *end* was written, or *refused* because the task has changed."""
         for listener in self._listeners:
             listener.committed(claim, end, refused=refused)
 
     def close(self) -> None:
-        """Close all steps; nothing runs any more."""
-        for one in self._steps:
-            if isinstance(one.step, ClosableStep):
-                one.step.close()
+        """Close all steps. No attempt may run any more."""
+        for each in self._steps:
+            if isinstance(each.step, ClosableStep):
+                each.step.close()
 
     def _run(self, attempt: RunningAttempt) -> AttemptEnd:
         claim = attempt.claim
         try:
             proceed: Proceed = self._run_job
-            for one in reversed(self._steps):
-                if one.applies(claim):
-                    proceed = partial(one.step, proceed=proceed)
+            for each in reversed(self._steps):
+                if each.applies(claim):
+                    proceed = partial(each.step, proceed=proceed)
             return proceed(attempt)
         except Refused as refusal:
             return AttemptEnd(Outcome.FAILED, error=refusal.sentence(), retryable=False, job_started=False)

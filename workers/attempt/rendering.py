@@ -1,4 +1,4 @@
-"""Makes a batch of claims ready to run: with outputs of earlier tasks, and no more rights than they were lent."""
+"""Renders a group of claims with the outputs of upstream tasks and checks their authority."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from workers.runners.registry import Runners
 log = structlog.get_logger()
 
 
-def rendered(
-    runners: Runners, batch: Sequence[InFlightAttempt], *, fresh_since: float
+def render_claims(
+    runners: Runners, group: Sequence[InFlightAttempt], *, fresh_since: float
 ) -> tuple[list[Claim], AttemptEnd | None]:
-    """The claims of *batch* with the outputs of earlier tasks filled in, up to the first one that must wait.
+    """Return the rendered claims of *group*, up to the first that cannot run together with those before it.
 
-    Nothing and the reason when the first one cannot be run at all. *fresh_since*: from when on a lease must have been
-    renewed, in monotonic seconds.
+    When the first claim cannot run, return no claims and its end. *fresh_since*: when leases must have been renewed at
+    the earliest, in monotonic seconds.
     """
     claims: list[Claim] = []
-    first: Runner | None = None
-    plain: Mapping[str, Any] | None = None  # a job without templates; the claims of a statement share what is alike
-    for held in batch:
-        claim = held.claim
-        if held.stop_reason is not None or (claims and held.renewed_at < fresh_since):
+    common_runner: Runner | None = None
+    plain: Mapping[str, Any] | None = None  # a job without templates; claims of one statement share equal jobs
+    for in_flight in group:
+        claim = in_flight.claim
+        if in_flight.stop_reason is not None or (claims and in_flight.renewed_at < fresh_since):
             break
         if claim.work is not plain or claim.authority is not None:
             try:
@@ -40,16 +40,16 @@ def rendered(
                 claim = prompts.render_job(claim)
                 runner = runners.runner_for(claim.work)
             except Exception as error:
-                # A bulkhead: a bug of ours in a template costs the attempt that has it, not the whole bundle.
+                # A bug in the rendering of one template must not end the whole batch.
                 if not isinstance(error, Refused):
                     log.exception("a job could not be rendered", task=claim.key, project=claim.project)
                 why = error.sentence() if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
                 refused = AttemptEnd(Outcome.FAILED, error=why, retryable=False, job_started=False)
                 return (claims, None) if claims else ([], refused)
-            if first is not None and runner is not first:
+            if common_runner is not None and runner is not common_runner:
                 break
-            first = runner
-            plain = claim.work if claim is held.claim else None
+            common_runner = runner
+            plain = claim.work if claim is in_flight.claim else None
         if claims and (needs_own_batch(claim.options) or claim.losses):
             break
         claims.append(claim)

@@ -1,8 +1,7 @@
-"""The sockets on which jobs report: who is at the other end, and a limited number of connections for each job.
+"""The sockets on which jobs report: identification of the peer, and a limit of connections for each job.
 
-Each attempt has a socket of its own; one thread listens on those of a whole worker. A connection is counted for the job
-that the process at its other end carries the tag of, so that what one job opens and leaves idle keeps no other job from
-reporting.
+Each attempt has its own socket; one thread listens on all sockets of a worker. A connection counts for the job whose
+tag the peer process has, so that idle connections of one job do not keep other jobs from reporting.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ log = structlog.get_logger()
 LONGEST_REQUEST = 1024 * 1024
 """Bytes."""
 
-PLACES = 4
-"""How many reports of one job are answered at once; as many as MOST_WAITING wait, and more are closed."""
+MOST_AT_ONCE = 4
+"""Reports of one job that are answered at the same time. Up to MOST_WAITING wait; more are closed."""
 
 MOST_WAITING = 60
 FIRST_LINE = 2.0
-"""Seconds in which a connection has to say something."""
+"""Seconds in which the first data of a connection must arrive."""
 
 _WHOLE_LINE = 10.0
 _PATIENCE = 30.0
@@ -52,13 +51,13 @@ _CREDENTIALS = struct.Struct("3i")
 
 @dataclass(frozen=True, slots=True)
 class ReportPeer:
-    """The process at the other end of a connection, as the kernel names it when it connects. ``pid`` 0: unknown."""
+    """The peer process of a connection, as reported by the kernel at its start. ``pid`` 0: unknown."""
 
     pid: int
     job: int
 
     def belongs_to(self, claim: Claim, control: Control, others: Sequence[Control]) -> bool:
-        """Whether the process is one of that attempt: in its session, or with its mark and in no *others'* session."""
+        """Return whether the process is in the attempt's session, or has its marker and is in no session of others."""
         if self.pid <= 0:
             return False
         session = _session(self.pid)
@@ -67,14 +66,14 @@ class ReportPeer:
             return True
         if any(other.process is not None and other.process.pid in (self.pid, session) for other in others):
             return False
-        mark = f"{environment.MARKER}={environment.attempt_prefix(claim.task_id, claim.attempt)}"
-        return orphan_reaper.is_marked(self.pid, [os.fsencode(mark)]) is True
+        marker = f"{environment.MARKER}={environment.attempt_prefix(claim.task_id, claim.attempt)}"
+        return orphan_reaper.is_marked(self.pid, [os.fsencode(marker)]) is True
 
 
-def peer_of(connection: socket.socket) -> ReportPeer:
-    """Who is at the other end, by number as this process knows them, also where that is in namespaces of its own."""
-    said = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, _, _ = _CREDENTIALS.unpack(said)
+def read_peer(connection: socket.socket) -> ReportPeer:
+    """Return the peer process. Its pid is translated to this process's namespace."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, _, _ = _CREDENTIALS.unpack(credentials)
     try:
         job = resource.prlimit(pid, resource.RLIMIT_RTTIME)[0] if pid > 0 else 0
     except (OSError, AttributeError):
@@ -89,44 +88,44 @@ def _session(pid: int) -> int:
         return 0
 
 
-class _Places:
-    """Counts the connections of each job."""
+class _ConnectionCounts:
+    """Limits the connections of each job."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: Counter[int] = Counter()
-        self._taken: Counter[int] = Counter()
+        self._active: Counter[int] = Counter()
 
     @contextlib.contextmanager
     def of(self, job: int) -> Iterator[bool]:
-        """Wait for a place of that job's; False where there is none in time, or too many wait already."""
+        """Wait for a free connection of the job; yield False when none becomes free in time or too many wait."""
         with self._changed:
             if self._waiting[job] >= MOST_WAITING:
-                yield_place = False
+                is_accepted = False
             else:
                 self._waiting[job] += 1
                 try:
-                    yield_place = self._changed.wait_for(lambda: self._taken[job] < PLACES, timeout=_PATIENCE)
+                    is_accepted = self._changed.wait_for(lambda: self._active[job] < MOST_AT_ONCE, timeout=_PATIENCE)
                 finally:
-                    self._leave(self._waiting, job)
-                self._taken[job] += yield_place
+                    self._decrement(self._waiting, job)
+                self._active[job] += is_accepted
         try:
-            yield yield_place
+            yield is_accepted
         finally:
-            if yield_place:
+            if is_accepted:
                 with self._changed:
-                    self._leave(self._taken, job)
+                    self._decrement(self._active, job)
                     self._changed.notify_all()
 
     @staticmethod
-    def _leave(counts: Counter[int], job: int) -> None:
+    def _decrement(counts: Counter[int], job: int) -> None:
         counts[job] -= 1
         if counts[job] <= 0:
             del counts[job]
 
 
 Answer = Callable[[bytes, ReportPeer], dict[str, Any]]
-"""Gets a line and who sent it, and returns what is answered."""
+"""Takes a line and its sender, and returns the answer."""
 
 
 class ReportListener:
@@ -145,13 +144,13 @@ class ReportListener:
 
 
 class ReportServer:
-    """Answers one line with one line of JSON, on the sockets of all attempts of a process.
+    """Answers each line with one line of JSON, on the sockets of all attempts of a process.
 
-    Its thread begins with the first socket. It only accepts: each connection has a short thread of its own.
+    Its thread starts with the first socket and only accepts connections: each has a short-lived thread of its own.
     """
 
     def __init__(self) -> None:
-        self._places = _Places()
+        self._connections = _ConnectionCounts()
         self._lock = threading.Lock()
         self._listeners: dict[int, ReportListener] = {}
         self._waiter: select.epoll | None = None
@@ -176,18 +175,18 @@ class ReportServer:
         return listener
 
     def stop(self, listener: ReportListener) -> None:
-        """Listen no more on this one; may be repeated. What was accepted is still answered."""
+        """Stop listening on this socket; may be repeated. Accepted requests are still answered."""
         with self._lock:
             if self._listeners.pop(listener.socket.fileno(), None) is not None and self._waiter is not None:
                 self._waiter.unregister(listener.socket.fileno())
             listener.socket.close()
 
     def close(self) -> None:
-        """Listen no more at all."""
+        """Stop listening on all sockets."""
         with self._lock:
             thread, waiter, wake = self._thread, self._waiter, self._wake
             self._thread = self._waiter = None
-            left = list(self._listeners.values())
+            listeners = list(self._listeners.values())
             self._listeners.clear()
         if thread is None or waiter is None:
             return
@@ -195,7 +194,7 @@ class ReportServer:
         thread.join()
         waiter.close()
         os.close(wake)
-        for listener in left:
+        for listener in listeners:
             listener.socket.close()
 
     def _serve(self, waiter: select.epoll, wake: int) -> None:
@@ -207,18 +206,18 @@ class ReportServer:
                 self._accept(fd)
 
     def _accept(self, fd: int) -> None:
-        with self._lock:  # so that the number is not another socket's by now
-            listener, full = self._listeners.get(fd), False
+        with self._lock:  # so that the descriptor is not reused by another socket
+            listener, is_full = self._listeners.get(fd), False
             if listener is None:
                 return
             connection: socket.socket | None
             try:
                 connection, _ = listener.socket.accept()
             except OSError as error:
-                connection, full = None, error.errno in _FULL
+                connection, is_full = None, error.errno in _FULL
         if connection is None:
-            if full:
-                time.sleep(_PAUSE)  # the socket stays ready: without a pause this thread would spin
+            if is_full:
+                time.sleep(_PAUSE)  # the socket stays readable: without a pause this thread would spin
             return
         try:
             threading.Thread(target=self._handle, args=(connection, listener.answer), daemon=True).start()
@@ -226,12 +225,12 @@ class ReportServer:
             connection.close()
 
     def _handle(self, connection: socket.socket, answer: Answer) -> None:
-        """One request, one answer. A bulkhead: what goes wrong with one job's report is nobody else's matter."""
+        """Answer one request. An error in it must not affect other jobs."""
         try:
             with connection, contextlib.suppress(OSError):
-                peer = peer_of(connection)
-                with self._places.of(peer.job) as place:
-                    if not place or not (line := _line_from(connection)):
+                peer = read_peer(connection)
+                with self._connections.of(peer.job) as is_accepted:
+                    if not is_accepted or not (line := _read_line(connection)):
                         return
                     connection.settimeout(_WHOLE_LINE)
                     connection.sendall(json.dumps(answer(line, peer)).encode() + b"\n")
@@ -239,8 +238,8 @@ class ReportServer:
             log.exception("a report could not be answered")
 
 
-def _line_from(connection: socket.socket) -> bytes:
-    """The first line, at most one byte longer than a request may be. OSError when it does not come in time."""
+def _read_line(connection: socket.socket) -> bytes:
+    """Return the first line, at most one byte over the limit. Raises OSError when it does not arrive in time."""
     deadline = monotonic() + _WHOLE_LINE
     connection.settimeout(FIRST_LINE)
     data = bytearray()

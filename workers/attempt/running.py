@@ -1,4 +1,4 @@
-"""What every step around a runner is given, and what a step is."""
+"""Types of the steps around a runner and of the attempt that passes through them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from workers.workspaces.change import Change
 
 @dataclass(frozen=True, slots=True)
 class RunningAttempt:
-    """An attempt on its way to its runner; a step passes a changed copy on to the steps inside it.
+    """An attempt on its way to its runner. A step passes a changed copy on to the steps inside it.
 
-    ``claim``: what the runner is to execute, as the steps so far have changed it. ``rendered``: the same before any
-    step. ``stored``: the same before its templates were rendered. ``is_ours``: whether the lease still holds, as far as
-    this process knows. ``folder``: its private scratch folder. ``change``: what it makes in a worktree of its own.
+    ``claim``: for the runner, as changed by the steps so far. ``rendered``: before any step. ``stored``: before its
+    templates were rendered. ``is_ours``: whether the lease is valid, as far as this process knows. ``folder``: the
+    private scratch folder. ``change``: the change in the attempt's own worktree.
     """
 
     claim: Claim
@@ -31,35 +31,35 @@ class RunningAttempt:
 
 
 Proceed = Callable[[RunningAttempt], AttemptEnd]
-"""Runs the steps further inside, and the job; returns how the attempt ended so far."""
+"""Runs the inner steps and the job, and returns the attempt's end so far."""
 
 
 class AttemptStep(Protocol):
-    """One concern around a runner; one instance serves all threads of a worker process."""
+    """A step around a runner; one instance serves all threads of a worker process."""
 
     def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
-        """Return the end of *attempt*: that of ``proceed(attempt)``, changed or not, or one without it."""
+        """Return the end of *attempt*: the result of ``proceed(attempt)``, changed or not, or an end without a run."""
         ...
 
 
 @runtime_checkable
 class CommitListener(Protocol):
-    """A step that acts when the end of an attempt was written to the store."""
+    """A step that is called when an attempt's end was written to the store."""
 
     def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
-        """Act on *end*, which was written, or *refused* because the task has moved on."""
+        """Handle *end*, which was written, or *refused* because the task has changed."""
 
 
 @runtime_checkable
 class ClosableStep(Protocol):
-    """A step that keeps something for the whole process."""
+    """A step with resources for the whole process."""
 
     def close(self) -> None:
-        """Release it; nothing runs any more."""
+        """Release the resources. No attempt may run any more."""
 
 
 def is_unfinished(result: AttemptEnd) -> bool:
-    """Return whether the job is not done: it did not complete."""
+    """Return whether the job did not complete."""
     return result.outcome is not Outcome.COMPLETED
 
 

@@ -1,6 +1,6 @@
-"""The one list of the steps around every runner, from the outermost to the innermost.
+"""The list of the steps around every runner, from the outermost to the innermost.
 
-A new step is a module in ``steps`` and a line here: for which claims it applies, and the step.
+A new step is a module in ``steps`` and a line here.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from coordination.domain.plans.plan_expansion import VARIANT
 from coordination.domain.tasks.attempts import Claim
 from workers.attempt.folders import AttemptFolders
 from workers.attempt.host_leases import HostResources
-from workers.attempt.merge_records import MergesInStore
+from workers.attempt.merge_records import SqlMergeRecords
 from workers.attempt.pipeline import ConditionalStep
 from workers.attempt.steps.agent_channel import AgentChannelStep, add_discovered
-from workers.attempt.steps.artifacts import ArtifactsStep, Terms
+from workers.attempt.steps.artifacts import ArtifactLimits, ArtifactsStep
 from workers.attempt.steps.effects import EffectsStep
 from workers.attempt.steps.feedback import add_feedback
 from workers.attempt.steps.gates import GatesStep
@@ -41,9 +41,9 @@ def make_steps(context: Context, runners: Runners) -> list[ConditionalStep]:
     settings, store, launcher = context.settings, context.store, runners.launcher
     folders = AttemptFolders(context.scratch, launcher.show)
     add, lender = partial(add_discovered, context), partial(HostResources, store, ports=settings.ports)
-    kept = Terms(ArtifactStore(settings.artifacts_url), settings.artifacts_most, settings.artifacts_bytes)
+    limits = ArtifactLimits(ArtifactStore(settings.artifacts_url), settings.artifacts_most, settings.artifacts_bytes)
     worktrees = WorktreeStep(
-        launcher, MergesInStore(store), root=context.worktrees, keep=settings.worktrees_kept, lender=lender
+        launcher, SqlMergeRecords(store), root=context.worktrees, keep=settings.worktrees_kept, lender=lender
     )
     return [
         ConditionalStep(lambda claim: claim.job_kind.asks_a_model, ModelPolicyStep(context)),
@@ -52,7 +52,7 @@ def make_steps(context: Context, runners: Runners) -> list[ConditionalStep]:
         ConditionalStep(needs_folder, make_job_folder),
         ConditionalStep(is_in_worktree, worktrees),
         ConditionalStep(lambda claim: VARIANT in claim.options.get("role", ()), VariantsStep(context)),
-        ConditionalStep(lambda claim: "outputs" in claim.options, ArtifactsStep(kept)),
+        ConditionalStep(lambda claim: "outputs" in claim.options, ArtifactsStep(limits)),
         ConditionalStep(lambda claim: "gates" in claim.options, GatesStep(launcher)),
         ConditionalStep(lambda claim: claim.job_kind is AgentCall, EffectsStep(launcher)),
         ConditionalStep(is_in_worktree, commit_worktree),
@@ -64,7 +64,7 @@ def make_steps(context: Context, runners: Runners) -> list[ConditionalStep]:
 
 
 def is_in_worktree(claim: Claim) -> bool:
-    """Return whether the job works in a git worktree of its own. Raises Refused."""
+    """Return whether the job works in its own git worktree. Raises Refused."""
     return (
         CHECKOUT_OPTION in claim.options
         and parse_checkout(claim.options[CHECKOUT_OPTION]).kind is CheckoutKind.GIT_WORKTREE
@@ -72,8 +72,8 @@ def is_in_worktree(claim: Claim) -> bool:
 
 
 def needs_folder(claim: Claim) -> bool:
-    """Return whether a step looks at the job's folder after the job, which has none."""
+    """Return whether the job has no folder and a step needs one after the job."""
     if claim.workdir is not None:
         return False
-    is_looked_at = any(name in claim.options for name in ("outputs", "gates", EXPECTS))
-    return is_looked_at and not is_in_worktree(claim)
+    is_needed = any(name in claim.options for name in ("outputs", "gates", EXPECTS))
+    return is_needed and not is_in_worktree(claim)

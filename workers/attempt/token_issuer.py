@@ -1,4 +1,4 @@
-"""Issues the tokens of the attempts that run here, with the database's key."""
+"""Issues tokens for the attempts of this worker, signed with the database's key."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from coordination.store.engine import Store
 
 log = structlog.get_logger()
 
-_FRESH = 1.0  # seconds; who starts many jobs asks once
+_FRESH = 1.0  # seconds that a key is cached
 
 
 class TokenIssuer:
-    """Makes tokens. The key is read again for attempts that start later than a second after the last time."""
+    """Issues tokens with a key that is cached for a second."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -32,13 +32,13 @@ class TokenIssuer:
     def issue(self, claim: Claim) -> str:
         """Return the attempt's token.
 
-        While the database is away, the last known key signs; without one the token is a random text, which counts on
-        the attempt's own socket and nowhere else.
+        While the database is unavailable, use the last key. Without a key, the token is a random text, which is valid
+        only on the attempt's socket.
         """
-        key = self._current()
-        return secrets.token_hex(16) if key is None else issue(key, claims_of(claim))
+        key = self._current_key()
+        return secrets.token_hex(16) if key is None else issue(key, token_claims(claim))
 
-    def _current(self) -> bytes | None:
+    def _current_key(self) -> bytes | None:
         with self._lock:
             if self._key is not None and monotonic() - self._read_at < _FRESH:
                 return self._key
@@ -48,12 +48,12 @@ class TokenIssuer:
                 self._key = self._store.transact(get_or_create_token_key) if key is None else key
                 self._read_at = monotonic()
             except CoordinationError as error:
-                log.warning("the key for tokens cannot be read", why=error.message)
+                log.warning("the key of tokens cannot be read", why=error.message)
             return self._key
 
 
-def claims_of(claim: Claim) -> AttemptClaims:
-    """What an attempt's token says: who answers a question asks none and adds no work, or there could be no end."""
+def token_claims(claim: Claim) -> AttemptClaims:
+    """Return the claims of an attempt's token. A task that answers a question may only report, to prevent loops."""
     answers = ANSWER in claim.options.get("role", {})
     scopes = frozenset({Scope.REPORT}) if answers else EVERYTHING
     return AttemptClaims(claim.workspace_id, claim.project_id, claim.task_id, claim.attempt, claim.agent_id, scopes)

@@ -1,4 +1,4 @@
-"""A claimed bundle while one thread works it off, and the watch that relieves it when a job turns out to be long."""
+"""A batch of claims that one thread runs, and the watch that splits a batch when one of its jobs takes long."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from workers.leases.in_flight import AttemptLocation, EventOrOutput, InFlightAtt
 
 log = structlog.get_logger()
 
-RELIEF_AFTER = timedelta(milliseconds=100)
-_LOOK = 0.05
+SPLIT_AFTER = timedelta(milliseconds=100)
+_EVERY = 0.05  # seconds
 _LARGE = 4_000_000  # bytes
 
 
 class Batch:
-    """Claims of one project that wait for their turn, and ends that wait to be written. Thread-safe."""
+    """Claims of one project that wait to run, and ends that wait to be written. Thread-safe."""
 
     def __init__(self, claims: Sequence[InFlightAttempt], *, sent: float, enqueued: bool = True) -> None:
-        self._enqueued = enqueued  # it came with a message
-        self.sent = sent  # when the claims were asked for, in monotonic seconds
+        self._enqueued = enqueued  # it came from a message, and no write has followed yet
+        self.sent = sent  # when the claims were requested, in monotonic seconds
         self._lock = threading.Lock()
         self._pending = deque(claims)
         self._finished: list[tuple[EndedAttempt, list[EventOrOutput]]] = []
-        self._size = 0  # bytes, about, of the results that wait to be written
+        self._size = 0  # of the results that wait to be written, in bytes, estimated
         self._taken: list[InFlightAttempt] = []
-        self._since: float | None = None  # when the job began that runs alone now
-        self._written = monotonic()
-        self._cost = 0.0  # seconds that the last write took, waiting included
+        self._alone_since: float | None = None  # when the job began that runs alone
+        self._written_at = monotonic()
+        self._write_seconds = 0.0  # of the last write, with the wait for its turn
         first = claims[0].claim
         self.place = AttemptLocation(first.workspace_id, first.project_id, first.project)
 
     def take(self, most: int) -> list[InFlightAttempt]:
-        """The next claims to run, at most *most*, in their order."""
+        """Return the next claims to run, at most *most*, in order."""
         with self._lock:
             self._taken = [self._pending.popleft() for _ in range(min(most, len(self._pending)))]
             return self._taken
 
-    def singled_out(self, *, begun: int, began: float) -> None:
-        """The last of the *begun* jobs that were taken runs alone, since *began* (monotonic seconds); others wait."""
+    def run_alone(self, *, begun: int, began: float) -> None:
+        """Requeue all but the first *begun* taken jobs; the last of these runs alone since *began* (monotonic s)."""
         with self._lock:
-            self._since = began
+            self._alone_since = began
             self._put_back(begun)
 
-    def ran(self, count: int) -> None:
-        """So many of those that were taken were dealt with; the others have not begun."""
+    def requeue_after(self, count: int) -> None:
+        """Requeue the taken claims after the first *count*: they have not begun."""
         with self._lock:
             self._put_back(count)
 
@@ -60,81 +60,83 @@ class Batch:
         self._taken = []
 
     def add(self, ended: EndedAttempt, notes: list[EventOrOutput], size: int = 0) -> None:
-        """One job is over; what it returned and printed has about *size* bytes."""
+        """Add the end of a job to the next write. *size*: of its result and log, in bytes, estimated."""
         with self._lock:
-            self._since = None
+            self._alone_since = None
             self._size += size
             self._finished.append((ended, notes))
 
-    def gave_away(self) -> None:
-        """The job that ran alone was another process's; its end is written."""
+    def end_elsewhere(self) -> None:
+        """Note that another process ran the job and has written its end."""
         with self._lock:
-            self._since = None
+            self._alone_since = None
 
-    def refills(self) -> bool:
-        """Whether this is the first write since a message was taken: there is room for another one now."""
+    def take_refill(self) -> bool:
+        """Return, once, whether a message was taken since the last write, so that the window has room for another."""
         with self._lock:
             enqueued, self._enqueued = self._enqueued, False
         return enqueued
 
     def is_last(self) -> bool:
-        """Whether nothing is left to run."""
+        """Return whether no claim is left to run."""
         with self._lock:
             return not self._pending
 
-    def due(self, every: timedelta) -> bool:
-        """Whether ends should be written now although others wait to run: the last write was long ago.
+    def is_write_due(self, every: timedelta) -> bool:
+        """Return whether to write ends now, before the batch is done, because the last write was long ago.
 
-        Where writes are slow (many threads, one writer) they come less often, or each would carry one task. Large
-        results are written at once: all of a write must fit into one statement.
+        Slow writes (many threads, one writer) make this interval longer, or each write would carry one task. Large
+        results are written at once: everything in a write must fit into one statement.
         """
         with self._lock:
-            return self._size > _LARGE or monotonic() - self._written > max(every.total_seconds(), 2 * self._cost)
+            interval = max(every.total_seconds(), 2 * self._write_seconds)
+            return self._size > _LARGE or monotonic() - self._written_at > interval
 
-    def wrote(self, *, began: float) -> None:
-        """A write that began at *began* (monotonic seconds) is over."""
+    def note_write(self, *, began: float) -> None:
+        """Note that a write that began at *began* (monotonic seconds) has ended."""
         with self._lock:
-            self._written = monotonic()
-            self._cost = self._written - began
+            self._written_at = monotonic()
+            self._write_seconds = self._written_at - began
 
-    def abandoned(self) -> list[Claim]:
-        """Everything that is left, after an accident: no longer held, so that the leases run out."""
+    def abandon(self) -> list[Claim]:
+        """Remove and return all claims after an error: their leases are left to expire."""
         with self._lock:
-            left = [held.claim for held in self._pending] + [ended.claim for ended, _ in self._finished]
+            claims = [waiting.claim for waiting in self._pending] + [ended.claim for ended, _ in self._finished]
             self._pending.clear()
             self._finished.clear()
-        return left
+        return claims
 
     def take_finished(self) -> list[tuple[EndedAttempt, list[EventOrOutput]]]:
-        """Ends to be written; they are the caller's now."""
+        """Remove and return the ends that wait to be written."""
         with self._lock:
-            found, self._finished, self._size = self._finished, [], 0
-        return found
+            finished, self._finished, self._size = self._finished, [], 0
+        return finished
 
-    def relieved(self) -> tuple[list[InFlightAttempt], list[tuple[EndedAttempt, list[EventOrOutput]]]] | None:
-        """When the job that runs now is long: what waits behind it, and the ends that wait with it; else None."""
+    def split(self) -> tuple[list[InFlightAttempt], list[tuple[EndedAttempt, list[EventOrOutput]]]] | None:
+        """If the running job takes long, remove and return the claims behind it and the waiting ends; else None."""
         with self._lock:
-            if self._since is None or monotonic() - self._since < RELIEF_AFTER.total_seconds():
+            if self._alone_since is None or monotonic() - self._alone_since < SPLIT_AFTER.total_seconds():
                 return None
             waiting = list(self._pending)
             self._pending.clear()
-            found, self._finished, self._size = self._finished, [], 0
-        return waiting, found
+            finished, self._finished, self._size = self._finished, [], 0
+        return waiting, finished
 
 
 class BatchWatch:
-    """One thread that looks after bundles until they are worked off or relieved; it sleeps while there is none.
+    """A thread that checks running batches until they have ended or were split; it sleeps while there is none.
 
-    *relieve* says whether a bundle needs no more looks: a job that runs for hours must not cost twenty a second.
+    *split* returns whether it has split the batch, which is then not checked again: a job that runs for hours must not
+    cost twenty checks a second.
     """
 
-    def __init__(self, relieve: Callable[[Batch], bool]) -> None:
-        self._relieve = relieve
+    def __init__(self, split: Callable[[Batch], bool]) -> None:
+        self._split = split
         self._lock = threading.Lock()
-        self._bundles: set[Batch] = set()
-        self._some = threading.Event()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="coord-bundles", daemon=True)
+        self._batches: set[Batch] = set()
+        self._has_batches = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="coord-batches", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
@@ -142,34 +144,34 @@ class BatchWatch:
 
     def stop(self) -> None:
         """End the thread."""
-        self._ended.set()
-        self._some.set()
+        self._stopped.set()
+        self._has_batches.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
 
-    def add(self, bundle: Batch) -> None:
-        """Look after this bundle."""
+    def watch(self, batch: Batch) -> None:
+        """Start to check *batch*."""
         with self._lock:
-            self._bundles.add(bundle)
-            self._some.set()
+            self._batches.add(batch)
+            self._has_batches.set()
 
-    def remove(self, bundle: Batch) -> None:
-        """It is worked off."""
+    def remove(self, batch: Batch) -> None:
+        """Stop checking *batch*."""
         with self._lock:
-            self._bundles.discard(bundle)
-            if not self._bundles:
-                self._some.clear()
+            self._batches.discard(batch)
+            if not self._batches:
+                self._has_batches.clear()
 
     def _loop(self) -> None:
-        while not self._ended.is_set():
-            self._some.wait()
-            self._ended.wait(_LOOK)
+        while not self._stopped.is_set():
+            self._has_batches.wait()
+            self._stopped.wait(_EVERY)
             with self._lock:
-                found = list(self._bundles)
-            for bundle in found:
+                batches = list(self._batches)
+            for batch in batches:
                 try:
-                    if self._relieve(bundle):
-                        self.remove(bundle)
+                    if self._split(batch):
+                        self.remove(batch)
                 except Exception:
-                    # A bulkhead: what could not be written is written by the lease's end at the latest.
-                    log.exception("a bundle could not be relieved")
+                    # Keep the thread alive: attempts that were not written end with their leases at the latest.
+                    log.exception("a batch could not be split")

@@ -1,4 +1,4 @@
-"""A batch's line to the worker: what a runner of batches is given, and how orders reach the job that runs."""
+"""Connects runners to the worker: controls of batches and of single jobs, and how a job's result is collected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coordination.domain.tasks.events import EventType
 from coordination.services.attempts.decide import decide_end
 from workers.context import Context
 from workers.engine.batch import Batch
-from workers.engine.thread_wakeup import wake
+from workers.engine.thread_wakeup import thread_wakeup_fd
 from workers.leases.in_flight import InFlightAttempt
 from workers.leases.output_buffer import OutputBuffer
 from workers.leases.usage_meter import UsageMeter
@@ -22,61 +22,61 @@ from workers.runners import usage_file
 from workers.runners.base import Control, ProcessRecord
 from workers.runners.cost_reports import CostJournal
 
-_OF_A_LEASE = frozenset({Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED})
+_NEEDS_LEASE = frozenset({Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED})
 
 
 class BatchControl:
-    """The board of some claims of a bundle, in the order in which they run."""
+    """The BatchRun of a group of claims of one batch, in the order in which they run."""
 
-    def __init__(self, context: Context, bundle: Batch, batch: Sequence[InFlightAttempt]) -> None:
+    def __init__(self, context: Context, batch: Batch, group: Sequence[InFlightAttempt]) -> None:
         self._context = context
-        self._bundle = bundle
         self._batch = batch
-        self.interrupted = wake()
-        context.held.watch(batch, self.interrupted)
-        self._note(0)
+        self._group = group
+        self.interrupt_fd = thread_wakeup_fd()
+        context.in_flight.watch(group, self.interrupt_fd)
+        self._note_running(0)
 
     def close(self) -> None:
-        """Nothing of the batch runs any more."""
-        self._context.started.end([(held.claim.task_id, held.claim.attempt) for held in self._batch])
+        """Note that no job of the group runs any more."""
+        self._context.started.end([(each.claim.task_id, each.claim.attempt) for each in self._group])
 
-    def _note(self, index: int) -> None:
-        """Note which job runs from here on, for whoever asks which one ended this process."""
+    def _note_running(self, index: int) -> None:
+        """Note which job runs now, so that a crash of this process can be blamed on it."""
         if index:
-            ended = self._batch[index - 1].claim
+            ended = self._group[index - 1].claim
             self._context.started.end([(ended.task_id, ended.attempt)])
-        if index < len(self._batch):
-            claim = self._batch[index].claim
+        if index < len(self._group):
+            claim = self._group[index].claim
             self._context.started.begin(claim.task_id, claim.attempt)
 
     def control(self, index: int, *, began: float) -> Control:
-        """The job is not that short: from here on it has its own line, and what waits behind it may be relieved."""
-        held = self._batch[index]
-        self._bundle.singled_out(begun=index + 1, began=began)
-        control = make_control(self._context, held, began=began)
-        self._context.held.attach(held, control)
+        """Return a Control for a job that takes long; the claims behind it may be split off from now on."""
+        in_flight = self._group[index]
+        self._batch.run_alone(begun=index + 1, began=began)
+        control = make_control(self._context, in_flight, began=began)
+        self._context.in_flight.attach(in_flight, control)
         return control
 
-    def ended(self, index: int, result: AttemptEnd, took: timedelta, size: int = 0) -> None:
+    def collect(self, index: int, result: AttemptEnd, took: timedelta, size: int = 0) -> None:
         """Keep the result for the next write."""
-        self._note(index + 1)
-        keep(self._context, self._bundle, self._batch[index], result, took, size=size)
+        self._note_running(index + 1)
+        collect_result(self._context, self._batch, self._group[index], result, took, size=size)
 
 
-def keep(
-    context: Context, bundle: Batch, held: InFlightAttempt, result: AttemptEnd, took: timedelta, *, size: int = 0
+def collect_result(
+    context: Context, batch: Batch, in_flight: InFlightAttempt, result: AttemptEnd, took: timedelta, *, size: int = 0
 ) -> None:
-    """One job is over: learn from it, and keep its end for the next write; *size*: of its result, in bytes, about."""
-    claim = held.claim
-    if result.outcome in _OF_A_LEASE and context.held.has_lapsed(held, context.terms.ttl):
-        # Others may have ended the job, or parts of it, since: what it returned says nothing.
+    """Learn the job's duration and add its end to the next write. *size*: of its result, in bytes, estimated."""
+    claim = in_flight.claim
+    if result.outcome in _NEEDS_LEASE and context.in_flight.has_lapsed(in_flight, context.terms.ttl):
+        # Others may have ended the job since, in whole or in part, so its result cannot be trusted.
         error = "its lease was not renewed in time (its worker was stopped, or cut off from the database)"
         result = AttemptEnd(Outcome.LOST, error=error, usage=result.usage, log=result.log)
     if result.job_started:
-        context.kinds.learn(bundle.place.project_id, claim.kind, took)
+        context.duration_stats.learn(batch.place.project_id, claim.kind, took)
     costs: tuple[CostRecord, ...] | None = None
     recorded: tuple[CostRecord, ...] = ()
-    usage_meter = held.usage_meter
+    usage_meter = in_flight.usage_meter
     if usage_meter is None and result.usage:
         usage_meter = UsageMeter(claim, context.prices)
     if usage_meter is not None:
@@ -85,15 +85,15 @@ def keep(
         if remarks := usage_meter.warnings():
             result = replace(result, log=usage_file.with_warnings(result.log or "", remarks))
             for remark in remarks:
-                context.held.note(held, EventType.PROGRESS, {"usage": remark})
+                context.in_flight.note(in_flight, EventType.PROGRESS, {"usage": remark})
     ended = decide_end(claim, result, now=utc_now(), took=took, costs=costs, recorded_costs=recorded)
-    bundle.add(ended, context.held.begin_end(held), size)
+    batch.add(ended, context.in_flight.begin_end(in_flight), size)
 
 
-def make_control(context: Context, held: InFlightAttempt | None, *, began: float | None = None) -> Control:
-    """A job's line to the worker; without *held*, only the settings that it carries."""
+def make_control(context: Context, in_flight: InFlightAttempt | None, *, began: float | None = None) -> Control:
+    """Return the Control of *in_flight*; None: one that only carries the settings, for a batch."""
     settings = context.settings
-    if held is None:
+    if in_flight is None:
         return Control(
             scratch=context.scratch,
             cancel_grace=settings.cancel_grace,
@@ -101,44 +101,46 @@ def make_control(context: Context, held: InFlightAttempt | None, *, began: float
             limits=settings.limits(),
         )
 
-    def started(process: ProcessRecord) -> None:
-        held.process = process
-        context.held.note(held, EventType.STARTED, {"pid": process.pid}, at=began)
+    def note_start(process: ProcessRecord) -> None:
+        in_flight.process = process
+        context.in_flight.note(in_flight, EventType.STARTED, {"pid": process.pid}, at=began)
 
-    def progressed() -> None:
-        held.made_progress = True
+    def note_progress() -> None:
+        in_flight.made_progress = True
 
-    def noted(type_: EventType, payload: dict[str, Any]) -> None:
-        held.made_progress = True
-        context.held.note(held, type_, payload, at=monotonic())
+    def note_event(type_: EventType, payload: dict[str, Any]) -> None:
+        in_flight.made_progress = True
+        context.in_flight.note(in_flight, type_, payload, at=monotonic())
 
-    def remembered(left: Mapping[str, Any]) -> None:
-        context.held.add_carry(held, left)
+    def remember(carry: Mapping[str, Any]) -> None:
+        context.in_flight.add_carry(in_flight, carry)
 
-    def paid() -> bool:
+    def is_settled() -> bool:
         if usage_meter.is_settled:
             return True
-        context.held.hurry.set()
+        context.in_flight.hurry.set()
         return False
 
-    usage_meter = held.usage_meter = UsageMeter(
-        held.claim, context.prices, CostJournal(context.scratch, (held.claim.task_id, held.claim.attempt))
+    usage_meter = in_flight.usage_meter = UsageMeter(
+        in_flight.claim,
+        context.prices,
+        CostJournal(context.scratch, (in_flight.claim.task_id, in_flight.claim.attempt)),
     )
-    live = held.output_buffer = OutputBuffer(
+    output = in_flight.output_buffer = OutputBuffer(
         settings.output_limit,
         began=monotonic() if began is None else began,
-        elsewhere=not held.claim.job_kind.asks_a_model,
+        elsewhere=not in_flight.claim.job_kind.asks_a_model,
     )
     return Control(
         scratch=context.scratch,
         cancel_grace=settings.cancel_grace,
         output_limit=settings.output_limit,
-        on_remember=remembered,
+        on_remember=remember,
         limits=settings.limits(),
-        on_output=live.feed,
-        on_spent=usage_meter.set_usage,
-        is_paid=paid if held.claim.budgeted else None,
-        on_started=started,
-        on_progress=progressed,
-        on_event=noted,
+        on_output=output.feed,
+        on_usage=usage_meter.set_usage,
+        is_settled=is_settled if in_flight.claim.budgeted else None,
+        on_start=note_start,
+        on_progress=note_progress,
+        on_event=note_event,
     )

@@ -1,4 +1,4 @@
-"""What a worker's threads write while jobs run: claims and ends, those that come together in one transaction."""
+"""Writes the claims and ends of a worker's threads; concurrent requests share one transaction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from workers.leases.in_flight import AttemptLocation, EventOrOutput
 
 log = structlog.get_logger()
 
-_REMEMBERED = 1000
+_MOST_PROJECTS = 1000  # whose group commits are kept
 
 Ends = Sequence[tuple[EndedAttempt, Sequence[EventOrOutput]]]
 
@@ -44,18 +44,18 @@ class _EndRequest:
 
 @dataclass(slots=True)
 class CommitResult:
-    """What a thread gets back. ``effects`` and ``next_work`` come to one of those that wrote together."""
+    """The result for one thread. Only one thread of a shared transaction gets ``effects`` and ``next_work``."""
 
     claims: list[Claim] = field(default_factory=list)
-    sent: float = 0.0  # when the claims were asked for: their leases count from there
+    sent: float = 0.0  # when the claims were requested: their leases start then
     effects: EndEffects | None = None
     next_work: NextWork | None = None
     refused: set[str] = field(default_factory=set)
-    locked: list[str] = field(default_factory=list)  # what was asked for and could not be looked at
+    locked: list[str] = field(default_factory=list)  # requested tasks that another transaction had locked
 
 
 class Committer:
-    """Claims and ends of this worker process."""
+    """Writes for all threads of a worker process."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -67,37 +67,37 @@ class Committer:
         self._ends: OrderedDict[AttemptLocation, GroupCommit[_EndRequest, CommitResult]] = OrderedDict()
 
     def claim(self, workspace_id: str, ids: Sequence[str]) -> CommitResult:
-        """Claim those of *ids* that are still ready; ``locked`` says which of them may be, a moment later."""
-        return self._claims.ask((workspace_id, ids))
+        """Claim those of *ids* that are ready. ``locked`` has those to try again a moment later."""
+        return self._claims.submit((workspace_id, ids))
 
     def end(self, place: AttemptLocation, ends: Ends, *, go_on: bool, refill: bool) -> CommitResult:
-        """Write these ends, for as long as their leases live; return claims to go on with, if the thread would *go_on*.
+        """Write these ends; return claims for the thread to run next, if it would *go_on*.
 
-        *refill*: the project's window has room since this thread took a message, or will, because it goes on no more.
-        Raises DatabaseUnavailable when it took too long, and other errors when a result cannot be stored.
+        *refill*: the project's window has room, because the thread took a message or is about to stop. Retries until
+        the leases expire, then raises DatabaseUnavailable. Raises other errors when a result cannot be stored.
         """
         with self._lock:
-            combiner = self._ends.get(place)
-            if combiner is None:
-                combiner = GroupCommit(partial(self._end_together, place), common=(DatabaseUnavailable,))
-                self._ends[place] = combiner
-                if len(self._ends) > _REMEMBERED:
-                    self._ends.popitem(last=False)  # a thread that is inside keeps its own
+            group_commit = self._ends.get(place)
+            if group_commit is None:
+                group_commit = GroupCommit(partial(self._end_together, place), common=(DatabaseUnavailable,))
+                self._ends[place] = group_commit
+                if len(self._ends) > _MOST_PROJECTS:
+                    self._ends.popitem(last=False)  # threads that use it keep their reference
             self._ends.move_to_end(place)
-        return combiner.ask(_EndRequest(ends, go_on, refill))
+        return group_commit.submit(_EndRequest(ends, go_on, refill))
 
     def fill(self, place: AttemptLocation, kind: str) -> list[ReadyTask]:
-        """Fill the project's window after a commit that left it, mostly with tasks of *kind*; the caller rings.
+        """Fill the project's window after a commit that did not, mostly with tasks of *kind*; the caller enqueues them.
 
-        When this cannot, a tick does it.
+        If the database is unavailable, the next tick does it.
         """
         context = self._context
         window = context.window()
-        bundle = partial(context.kinds.bundle, place.project_id)
+        batch_size = partial(context.duration_stats.bundle, place.project_id)
 
         def work(tx: Connection) -> list[ReadyTask]:
             scope = place.workspace_id, place.project_id
-            return dispatch_window.fill_window(tx, *scope, window=window, bundle=bundle, expected=bundle(kind))
+            return dispatch_window.fill_window(tx, *scope, window=window, bundle=batch_size, expected=batch_size(kind))
 
         try:
             return context.store.transact(work, patience=context.terms.ttl)
@@ -105,29 +105,28 @@ class Committer:
             log.warning("a project's window was not filled; the next tick does it", why=error.message)
             return []
 
-    def _claim_together(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[CommitResult]:
+    def _claim_together(self, requests: Sequence[tuple[str, Sequence[str]]]) -> list[CommitResult]:
         sent = monotonic()
         by_workspace: dict[str, list[str]] = {}
-        for workspace_id, ids in asked:
+        for workspace_id, ids in requests:
             by_workspace.setdefault(workspace_id, []).extend(ids)
 
         def work(tx: Connection) -> list[CommitResult]:
             claims: dict[str, Claim] = {}
-            for workspace_id, wanted in sorted(by_workspace.items()):
-                claims |= {
-                    claim.task_id: claim for claim in self._claimed(tx, workspace_id, list(dict.fromkeys(wanted)))
-                }
+            for workspace_id, task_ids in sorted(by_workspace.items()):
+                claimed = self._claim(tx, workspace_id, list(dict.fromkeys(task_ids)))
+                claims |= {claim.task_id: claim for claim in claimed}
             answers = []
-            for workspace_id, ids in asked:
+            for workspace_id, ids in requests:
                 mine = [claim for task_id in ids if (claim := claims.pop(task_id, None)) is not None]
-                left = set(ids).difference(claim.task_id for claim in mine)
-                locked = still_enqueued(tx, workspace_id, sorted(left))
+                not_claimed = set(ids).difference(claim.task_id for claim in mine)
+                locked = still_enqueued(tx, workspace_id, sorted(not_claimed))
                 answers.append(CommitResult(mine, sent, locked=locked))
             return answers
 
         return self._context.store.transact(work)
 
-    def _claimed(self, tx: Connection, workspace_id: str, ids: Sequence[str], *, wait: bool = True) -> list[Claim]:
+    def _claim(self, tx: Connection, workspace_id: str, ids: Sequence[str], *, wait: bool = True) -> list[Claim]:
         context = self._context
         claimed = claim_tasks(
             tx,
@@ -139,24 +138,24 @@ class Committer:
             limited=self._limited.get(workspace_id, False),
             wait=wait,
         )
-        if claimed:  # the next ones are probably like these
+        if claimed:  # the next claims are probably alike
             self._limited[workspace_id] = all(one.budgeted or one.slots for one in claimed)
         return claimed
 
     def _end_together(self, place: AttemptLocation, requests: Sequence[_EndRequest]) -> list[CommitResult]:
         context = self._context
-        window = context.window()  # may look into the store itself
+        window = context.window()  # may read the store
         sent = monotonic()
         effects, work = context.store.transact(
             lambda tx: self._end(tx, place, requests, window), patience=context.terms.ttl
         )
-        known = effects.moved_tasks | effects.already_recorded
-        shares = list(work.claims)
+        accepted = effects.moved_tasks | effects.already_recorded
+        next_claims = list(work.claims)
         answers = [
             CommitResult(
-                shares.pop() if request.go_on and shares else [],
+                next_claims.pop() if request.go_on and next_claims else [],
                 sent,
-                refused={ended.task_id for ended, _ in request.ends} - known,
+                refused={ended.task_id for ended, _ in request.ends} - accepted,
             )
             for request in requests
         ]
@@ -179,18 +178,18 @@ class Committer:
         )
         terms = DispatchTerms(
             window,
-            partial(context.kinds.bundle, place.project_id),
-            claim=lambda ids: self._claimed(tx, place.workspace_id, ids, wait=False),
+            partial(context.duration_stats.bundle, place.project_id),
+            claim=lambda ids: self._claim(tx, place.workspace_id, ids, wait=False),
             idle_threads=0 if context.draining.is_set() else sum(request.go_on for request in requests),
             refill=any(request.refill for request in requests),
-            fill_later=context.store.dialect != "sqlite",  # which has one writer, and a commit more would only cost
+            fill_later=context.store.dialect != "sqlite",  # SQLite has one writer: another commit would only cost time
         )
         work = next_work(tx, *scope, effects, terms)
         close_ended_runs(tx, place.workspace_id, effects, continuing=work.runs)
         return effects, work
 
     def _write_notes(self, tx: Connection, workspace_id: str, ends: Ends) -> None:
-        """Write the notes of these attempts, as far as nobody has ended them."""
+        """Write the events and output of these attempts, unless they have been ended elsewhere."""
         if any(notes for _, notes in ends):
             write_notes(
                 tx,

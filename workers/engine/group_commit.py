@@ -1,7 +1,7 @@
-"""Lets threads that want to write at the same time share one transaction.
+"""Group commit: threads that write at the same time share one transaction.
 
-Whoever comes first leads: it carries out its own request with all that have gathered, and hands the lead to one of
-those that came meanwhile. Alone, a thread pays nothing: no queue, no other thread. Many together pay for one commit.
+The first thread becomes the leader. It carries out its own request with all waiting ones, then passes the lead to a
+thread that arrived meanwhile. A single thread has no overhead: no queue, no second thread.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-Asked = TypeVar("Asked")
+Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
 
 @dataclass(eq=False)
-class _Waiting(Generic[Asked, Answer]):
-    asked: Asked
+class _Pending(Generic[Request, Answer]):
+    request: Request
     woken: threading.Lock = field(default_factory=threading.Lock)
     done: bool = False
     answer: Answer | None = None
     error: BaseException | None = None
 
 
-class GroupCommit(Generic[Asked, Answer]):
-    """One place to write. *carry_out* gets the requests that gathered, at most *most*, and returns as many answers.
+class GroupCommit(Generic[Request, Answer]):
+    """Groups requests. *carry_out* takes the waiting requests, at most *most*, and returns one answer for each.
 
-    If it raises, the requests of that group are carried out one by one, so that an error reaches only its own thread;
-    an error of the kinds *common* is everybody's, and reaches all at once.
+    If it raises, each request of the group is carried out alone, so that only the thread at fault gets the error. An
+    error of the types *common* goes to all threads of the group.
     """
 
     def __init__(
         self,
-        carry_out: Callable[[Sequence[Asked]], Sequence[Answer]],
+        carry_out: Callable[[Sequence[Request]], Sequence[Answer]],
         *,
         common: tuple[type[BaseException], ...] = (),
         most: int = 64,
@@ -42,36 +42,36 @@ class GroupCommit(Generic[Asked, Answer]):
         self._common = common
         self._most = most
         self._lock = threading.Lock()
-        self._gathered: list[_Waiting[Asked, Answer]] = []
-        self._led = False
+        self._queue: list[_Pending[Request, Answer]] = []
+        self._has_leader = False
 
-    def ask(self, asked: Asked) -> Answer:
-        """Have *asked* carried out, alone or with others; raises what that raised."""
-        mine: _Waiting[Asked, Answer] = _Waiting(asked)
+    def submit(self, request: Request) -> Answer:
+        """Carry out *request*, alone or in a group, and return its answer. Raises what *carry_out* raises."""
+        mine: _Pending[Request, Answer] = _Pending(request)
         with self._lock:
-            self._gathered.append(mine)
-            leads, self._led = not self._led, True
+            self._queue.append(mine)
+            leads, self._has_leader = not self._has_leader, True
             if not leads:
                 mine.woken.acquire()
         if not leads:
-            mine.woken.acquire()  # until it is done, or the lead was handed to this thread
+            mine.woken.acquire()  # until it is done, or this thread has the lead
         if not mine.done:
             self._lead(mine)
         if mine.error is not None:
             raise mine.error
         return mine.answer  # type: ignore[return-value]
 
-    def _lead(self, mine: _Waiting[Asked, Answer]) -> None:
+    def _lead(self, mine: _Pending[Request, Answer]) -> None:
         with self._lock:
-            self._gathered.remove(mine)
-            group = [mine, *self._gathered[: self._most - 1]]
-            del self._gathered[: self._most - 1]
+            self._queue.remove(mine)
+            group = [mine, *self._queue[: self._most - 1]]
+            del self._queue[: self._most - 1]
         try:
             self._answer(group)
         finally:
             with self._lock:
-                successor = self._gathered[0] if self._gathered else None
-                self._led = successor is not None
+                successor = self._queue[0] if self._queue else None
+                self._has_leader = successor is not None
             if successor is not None:
                 successor.woken.release()
             for waiting in group:
@@ -79,9 +79,9 @@ class GroupCommit(Generic[Asked, Answer]):
                 if waiting is not mine:
                     waiting.woken.release()
 
-    def _answer(self, group: Sequence[_Waiting[Asked, Answer]]) -> None:
+    def _answer(self, group: Sequence[_Pending[Request, Answer]]) -> None:
         try:
-            answers = self._carry_out([waiting.asked for waiting in group])
+            answers = self._carry_out([waiting.request for waiting in group])
             for waiting, answer in zip(group, answers, strict=True):
                 waiting.answer = answer
         except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked

@@ -1,4 +1,4 @@
-"""A thread's own descriptor on which it is woken while it runs a batch."""
+"""Wakes up a thread that runs a batch, through a file descriptor of its own."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import threading
 
 
-class _Wake:
-    """A descriptor that goes with its thread: threads that take parked work live for one task."""
+class _EventFd:
+    """Closes its descriptor with its thread: threads of prefetch recovery live for one task only."""
 
     def __init__(self) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -17,14 +17,14 @@ class _Wake:
         os.close(self.fd)
 
 
-_own = threading.local()
+_thread_data = threading.local()
 
 
-def wake() -> int:
-    """This thread's descriptor that a request to stop makes readable; one for all batches it will ever run."""
-    if not hasattr(_own, "wake"):
-        _own.wake = _Wake()
-    descriptor: int = _own.wake.fd
+def thread_wakeup_fd() -> int:
+    """Return the calling thread's descriptor, unreadable until the next stop request. All its batches share it."""
+    if not hasattr(_thread_data, "event"):
+        _thread_data.event = _EventFd()
+    descriptor: int = _thread_data.event.fd
     with contextlib.suppress(BlockingIOError):
-        os.eventfd_read(descriptor)  # what the last batch did not hear is not for this one
+        os.eventfd_read(descriptor)  # a request that the last batch did not handle
     return descriptor

@@ -122,7 +122,7 @@ def _record(by: AttemptIdentity, used: Usage) -> CostRecord:
 def _read_usage(attempt: BilledAttempt, unsettled: Mapping[Fence, UnsettledReports]) -> list[Usage]:
     """Return the usage of an attempt as its worker would have recorded it."""
     reports = unsettled[attempt.task_id, attempt.attempt]
-    lines = [usage for path in reports.files for usage in usage_file.read(str(path))[0]]
+    lines = [usage for path in reports.files for usage in usage_file.read_usage(str(path))[0]]
     journaled = [] if reports.journal is None else cost_reports.read_journal(reports.journal)  # already masked
     return [*_secrets_to_mask(attempt.work).hide_usage(lines), *journaled]
 

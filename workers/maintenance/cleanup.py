@@ -21,7 +21,7 @@ from coordination.settings import Settings
 from coordination.store.queries.projects import projects, retention
 from coordination.store.queries.tasks import tasks
 from workers.attempt import host_leases
-from workers.context import Context, scratch_of
+from workers.context import Context, scratch_root
 from workers.runners import scratch_dirs
 from workers.workspaces import setup_cache, worktree_folder
 
@@ -58,7 +58,7 @@ class Cleanup:
             self.clear_worktrees()
             if swept := setup_cache.sweep(context.worktrees, keep=context.settings.warm_kept):
                 log.info("deleted unused results of setup commands", folders=swept)
-            if dropped := host_leases.take_back(context.store):
+            if dropped := host_leases.drop_ended_leases(context.store):
                 log.info("dropped the databases of attempts that have ended", databases=dropped)
             for workspace_id in self._due():
                 done = flow.retain(
@@ -82,10 +82,12 @@ class Cleanup:
         """Delete the directories of ended processes of this machine, once their costs are recorded."""
         context = self._context
         settling = context.settling
-        settling.settle_own(context.scratch, context.held.all_keys)
+        settling.settle_own(context.scratch, context.in_flight.all_keys)
         cleared = scratch_dirs.delete_abandoned(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
         cleared += scratch_dirs.delete_abandoned(
-            scratch_of(context.settings), scratch_dirs.IN_HOME, spare=lambda folder: not settling.settle_folder(folder)
+            scratch_root(context.settings),
+            scratch_dirs.IN_HOME,
+            spare=lambda folder: not settling.settle_folder(folder),
         )
         if cleared:
             log.info("deleted directories of ended processes", folders=cleared)

@@ -34,7 +34,7 @@ from coordination.store.redis.wakeups import CANCELS, STOPS, WAKEUPS, wake_key
 from workers.broker import queues
 from workers.broker.messages import read_cancels, read_stops, read_wakeup
 from workers.broker.signed_channel import refusals
-from workers.context import Context, scratch_of
+from workers.context import Context, scratch_root
 from workers.leases.in_flight import AttemptLocation
 from workers.maintenance.cleanup import Cleanup
 from workers.runners.base import STOPPED, StopReason
@@ -147,7 +147,7 @@ class SupervisorLoop:
             ]
 
     def _bundles(self, project_id: str) -> Callable[[str], int]:
-        return lambda kind: self._context.kinds.bundle(project_id, kind)
+        return lambda kind: self._context.duration_stats.bundle(project_id, kind)
 
     def tick(self, workspace_id: str, project_id: str, *, every: timedelta | None = None) -> None:
         """Tick one project and enqueue its tasks, unless it was ticked within *every*. Logs errors."""
@@ -239,7 +239,7 @@ class SupervisorLoop:
         if context.worker_id in silent:
             # This process itself was suspended: it keeps the leases that no other worker has taken.
             silent.remove(context.worker_id)
-            kept.update(context.held.keys())
+            kept.update(context.in_flight.keys())
             context.heartbeat.beat()
         for worker_id in sorted(silent):
             self._rescue(worker_id, is_here=worker_id in here)
@@ -250,14 +250,14 @@ class SupervisorLoop:
 
     def _rescue(self, worker_id: str, *, is_here: bool) -> None:
         context = self._context
-        started = started_jobs.read(scratch_of(context.settings), worker_id) if is_here else None
+        started = started_jobs.read(scratch_root(context.settings), worker_id) if is_here else None
 
         def end_jobs() -> None:
             if is_here:
                 ended = end_worker(worker_id)
                 log.warning("ended processes of a silent worker of this host", worker=worker_id, processes=ended)
 
-        scratch = scratch_of(context.settings)
+        scratch = scratch_root(context.settings)
         if is_here:
             context.settling.settle_worker(scratch, worker_id, alive=True)  # before other tasks reserve that money
         touched = context.store.transact(
@@ -376,10 +376,10 @@ class SupervisorLoop:
                     continue
                 if message["channel"] == STOPS:
                     for task_id, number, at_once in read_stops(self._verify(STOPS, message["data"], once=True)):
-                        self._context.held.stop((task_id, number), STOPPED[at_once])
+                        self._context.in_flight.stop((task_id, number), STOPPED[at_once])
                     continue
                 for key in read_cancels(self._verify(CANCELS, message["data"], once=True)):
-                    self._context.held.stop(key, StopReason.CANCELED)
+                    self._context.in_flight.stop(key, StopReason.CANCELED)
 
     def _run_safely(self, what: str, act: Callable[[], None]) -> None:
         """Call *act* and log its errors, so that the loop continues."""

@@ -107,7 +107,7 @@ class ConsumerWatchdog:
         context = self._context
         # Counted first, so that later messages belong to the next sample. Refused messages were received as well.
         messages = self._messages + refusals.count
-        has_free_slot = not context.draining.is_set() and context.held.count() < context.slots
+        has_free_slot = not context.draining.is_set() and context.in_flight.count() < context.slots
         return ConsumerSample(monotonic(), messages, has_free_slot, self._count_waiting() if has_free_slot else None)
 
     def _count_waiting(self) -> int | None:
@@ -132,7 +132,7 @@ class ConsumerWatchdog:
                     "this worker receives no messages although work waits and slots are free; it restarts",
                     silent_seconds=round(silence, 1),
                     waiting=sample.waiting,
-                    running=self._context.held.count(),
+                    running=self._context.in_flight.count(),
                     slots=self._context.slots,
                     messages=sample.messages,
                 )

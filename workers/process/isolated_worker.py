@@ -95,7 +95,7 @@ def _stop_with_parent(process: lifecycle.WorkerProcess) -> None:
     """Stop the job when the parent writes a byte, because it shuts down, or closes the pipe, because it has ended."""
     os.read(0, 1)
     process.context.draining.set()
-    process.context.held.stop_all(StopReason.SHUTDOWN)
+    process.context.in_flight.stop_all(StopReason.SHUTDOWN)
 
 
 def _ignore_signal(_number: int, _frame: object) -> None:

@@ -37,11 +37,11 @@ from coordination.store import schema
 from coordination.store.engine import is_transient
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.projects import projects
-from workers.app import close_home, redis_of
+from workers.app import redis_url_of, secure_home
 from workers.attempt.confinement import Confinement, confine_jobs
 from workers.broker import queues
 from workers.broker.publisher import CeleryPublisher
-from workers.context import Context, make_context, scratch_of
+from workers.context import Context, make_context, scratch_root
 from workers.engine.executor import Executor
 from workers.engine.isolation import Isolation
 from workers.maintenance.supervisor_loop import SupervisorLoop
@@ -122,8 +122,8 @@ def begin(name: str, *, slots: int, alone: bool = False) -> WorkerProcess:
             return _process
         keep_private()  # again, for processes that Celery's own command started
         settings = load_settings()
-        close_home(settings)
-        settings = replace(settings, redis_url=redis_of(settings))
+        secure_home(settings)
+        settings = replace(settings, redis_url=redis_url_of(settings))
         # Before it sends any signal, Celery makes the worker's app the current one, also in children.
         publisher = partial(CeleryPublisher, app_or_default())
         context = make_context(settings, name=name, slots=slots, publisher=publisher)
@@ -142,7 +142,7 @@ def begin(name: str, *, slots: int, alone: bool = False) -> WorkerProcess:
         watchdog = ConsumerWatchdog(context, start_anew, lives=context.settings.watchdog_lives or 0)
         isolation = None if alone else Isolation(context)
         executor = Executor(context, runners, housekeeper, isolation=isolation)
-        spare = PrefetchRecovery(context, free=executor.free, work_off=executor.work_off)
+        spare = PrefetchRecovery(context, free=executor.free_slots, work_off=executor.run_tasks)
         _process = WorkerProcess(context, runners, confinement, housekeeper, executor, spare, watchdog)
         if not alone:
             _rescue_dead_workers(context)
@@ -184,7 +184,7 @@ def _rescue_dead_workers(context: Context) -> None:
             dead += workers.of_other_kernels(tx, kernel=here.partition("/")[0])
     for worker_id in dead:
         end_worker(worker_id)  # usually done by its warden: no job may run on once its task is queued again
-        scratch = scratch_of(context.settings)
+        scratch = scratch_root(context.settings)
         context.settling.settle_worker(scratch, worker_id)  # before other tasks reserve that money
         started = started_jobs.read(scratch, worker_id)
         rescue = partial(rescue_worker, worker_id=worker_id, started=started)
@@ -217,18 +217,18 @@ def _drain_on_order(running: WorkerProcess, orders: ShutdownOrders) -> None:
     context.draining.set()
     # Heartbeats continue until the last job has ended, and stop canceled ones; this process supervises no project now.
     running.housekeeper.request_stop()
-    log.info("draining", running=context.held.count(), grace=context.settings.shutdown_grace.total_seconds())
+    log.info("draining", running=context.in_flight.count(), grace=context.settings.shutdown_grace.total_seconds())
     with contextlib.suppress(CoordinationError), context.store.write() as tx:
         workers.drain(tx, context.worker_id)
-    while context.held.count() and monotonic() < deadline and not orders.hurry.wait(_POLL):
+    while context.in_flight.count() and monotonic() < deadline and not orders.hurry.wait(_POLL):
         pass
-    context.held.stop_all(StopReason.SHUTDOWN)
+    context.in_flight.stop_all(StopReason.SHUTDOWN)
     # Runners end their jobs within the cancel grace. If that fails, this process exits and the remaining leases expire.
     deadline = monotonic() + context.settings.cancel_grace.total_seconds() + _GUARD
-    while context.held.count() and monotonic() < deadline:
+    while context.in_flight.count() and monotonic() < deadline:
         time.sleep(_POLL.total_seconds())
-    if context.held.count():
-        log.error("jobs did not end in time; other workers rescue them", jobs=context.held.count())
+    if context.in_flight.count():
+        log.error("jobs did not end in time; other workers rescue them", jobs=context.in_flight.count())
         sys.stderr.flush()
         if running.restarting and not _shutdown_requested():
             restart.again(lives=running.watchdog.lives)
@@ -254,7 +254,7 @@ def start_anew() -> None:
     running.restarting = True
     _orders.drain.set()
     running.context.draining.wait()
-    while running.context.held.count():  # the draining thread stops all jobs or exits
+    while running.context.in_flight.count():  # the draining thread stops all jobs or exits
         time.sleep(_POLL.total_seconds())
     if _shutdown_requested():
         _exit_without_celery()
@@ -287,11 +287,11 @@ def end() -> None:
     context.heartbeat.stop()
     with contextlib.suppress(CoordinationError), context.store.write() as tx:
         workers.stop(tx, context.worker_id)
-    settled = not context.held.count() and context.settling.settle_own(context.scratch, context.held.all_keys)
+    settled = not context.in_flight.count() and context.settling.settle_own(context.scratch, context.in_flight.all_keys)
     context.wakeups.close()
     context.store.close()
     if settled:  # otherwise a cleanup settles the costs and deletes the directory
-        context.own.close()
+        context.scratch_dir.close()
     _ended.set()
 
 
@@ -300,7 +300,7 @@ def _wait_for_jobs(context: Context) -> None:
     settings = context.settings
     patience = settings.shutdown_grace + settings.cancel_grace + 2 * timedelta(seconds=_GUARD)
     deadline = monotonic() + (patience.total_seconds() if context.draining.is_set() else 0)
-    while context.held.count() and monotonic() < deadline:
+    while context.in_flight.count() and monotonic() < deadline:
         time.sleep(_POLL.total_seconds())
 
 

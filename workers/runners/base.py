@@ -1,7 +1,7 @@
-"""What a runner is given and how it is told to stop: the contract between a worker and the jobs it executes.
+"""The contract between a worker and its runners: the Runner protocol, and Control for one attempt.
 
-A runner turns a Claim into an AttemptEnd. It is called in a thread of the worker and blocks until the job is over; it
-knows nothing of the store. ``Control`` is its line to the worker: requests to stop come in, signs of life go out.
+A runner turns a Claim into an AttemptEnd. It is called in a thread of the worker, blocks until the job has ended and
+does not use the store. ``Control`` passes stop requests to the runner, and output, events and usage to the worker.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ DEFAULT_OUTPUT_LIMIT = 256 * 1024
 
 
 class StopReason(StrEnum):
-    """Why a running job is asked to end; later members overrule earlier ones."""
+    """Why a running job must end. Later members override earlier ones."""
 
-    SHUTDOWN = "shutdown"  # the worker goes away and hands the job back
-    STOPPED = "stopped"  # its workspace or project is stopped: as above, and the worker stays
-    STOPPED_NOW = "stopped_now"  # the same, without a grace
-    BUDGET = "budget"  # no money is left for what it would spend next
+    SHUTDOWN = "shutdown"  # the worker shuts down and hands the job back
+    STOPPED = "stopped"  # its workspace or project is stopped: handed back, and the worker goes on
+    STOPPED_NOW = "stopped_now"  # the same, without a grace period
+    BUDGET = "budget"  # no budget is left for its next call
     CANCELED = "canceled"  # the task was canceled
-    LEASE_LOST = "lease_lost"  # somebody else may hold the task by now: end it fast
+    LEASE_LOST = "lease_lost"  # another worker may own the task by now: end it fast
 
     @property
     def outcome(self) -> Outcome:
-        """How the attempt counts when it ends for this reason."""
+        """Return the outcome of an attempt that ends for this reason."""
         return _OUTCOMES[self]
 
 
@@ -52,17 +52,17 @@ _OUTCOMES: Mapping[StopReason, Outcome] = {
     StopReason.LEASE_LOST: Outcome.LOST,
 }
 STOPPED = {False: StopReason.STOPPED, True: StopReason.STOPPED_NOW}
-"""What a stop asks for, by whether it is without a grace."""
+"""The reason of a stop, by whether it is immediate (without a grace period)."""
 
-_LADDER = tuple(StopReason)
+_BY_GRAVITY = tuple(StopReason)
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """Enough to find a job's processes again: stored, it lets a host end what a dead worker left.
+    """Identifies a job's processes. It is stored, so that a host can end the processes of a dead worker.
 
-    ``start_time`` is the leader's, in clock ticks since boot (field 22 of /proc/PID/stat): with it a reused pid is
-    told apart. ``marker`` is the NAME=value that all its descendants carry in their environment.
+    ``start_time`` is the leader's, in clock ticks since boot (field 22 of /proc/PID/stat), and detects a reused pid.
+    ``marker`` is a NAME=value that all descendants have in their environment.
     """
 
     pid: int
@@ -73,7 +73,7 @@ class ProcessRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReportAddress:
-    """Where a job reports: an address, the attempt's token, and a folder with ``coord`` if its PATH has none."""
+    """Where a job reports: address, token of the attempt, and a folder with ``coord`` if the job's PATH has none."""
 
     url: str
     token: str
@@ -81,14 +81,13 @@ class ReportAddress:
 
 
 class Control:
-    """One attempt's line between worker and runner; thread-safe. Close it, or use it as a context manager.
+    """Connects worker and runner for one attempt; thread-safe. Close it, or use it as a context manager.
 
-    ``secrets``: what its job must not tell, set by the runner that gives it to the job; it is hidden in all that is
-    said over this line. ``process``: the leader of its processes, once there is one. ``news``: asked at a report for
-    what its job should know now.
-    ``scratch``: the attempt's own folder, which goes with it; for a batch, that of the worker, made when it is missing,
-    from which every job takes its own files away again. ``output_limit`` bounds what is kept of each stream, and a
-    function's return value, in bytes. ``limits``: what any job of this worker may use at most.
+    ``secrets``: set by the runner that passes them to the job; they are masked in everything that goes through here.
+    ``process``: the leader of the job's processes, once it has started. ``news``: returns a text for the answer to the
+    job's next report. ``scratch``: the attempt's private folder, deleted with it; for a batch, the worker's folder,
+    made if missing, where each job deletes its own files. ``output_limit``: bytes that are kept of each stream and of
+    a function's return value. ``limits``: upper limits for every job of this worker.
     """
 
     def __init__(
@@ -99,146 +98,150 @@ class Control:
         lost_grace: timedelta = timedelta(milliseconds=500),
         output_limit: int = DEFAULT_OUTPUT_LIMIT,
         limits: Limits = NO_LIMITS,
-        on_started: Callable[[ProcessRecord], None] | None = None,
+        on_start: Callable[[ProcessRecord], None] | None = None,
         on_progress: Callable[[], None] | None = None,
         on_event: Callable[[EventType, dict[str, Any]], None] | None = None,
         on_remember: Callable[[Mapping[str, Any]], None] | None = None,
         on_output: Callable[[Stream, bytes], None] | None = None,
-        on_spent: Callable[[Sequence[Usage]], None] | None = None,
-        is_paid: Callable[[], bool] | None = None,
+        on_usage: Callable[[Sequence[Usage]], None] | None = None,
+        is_settled: Callable[[], bool] | None = None,
     ) -> None:
         self.scratch = scratch
         self.cancel_grace = cancel_grace
         self.lost_grace = lost_grace
         self.output_limit = output_limit
         self.limits = limits
-        self.secrets = secret_masking.NONE
+        self.secrets = secret_masking.NO_SECRETS
         self.process: ProcessRecord | None = None
         self.news: Callable[[], str | None] | None = None
-        self._on_started = on_started
+        self._on_start = on_start
         self._on_progress = on_progress
         self._on_event = on_event
         self._on_remember = on_remember
         self._on_output = on_output
-        self._on_spent = on_spent
-        self._is_paid = is_paid
+        self._on_spent = on_usage
+        self._is_settled = is_settled
         self._lock = threading.Lock()
-        self._line: ReportAddress | None = None
-        self._open_line: Callable[[], ReportAddress] | None = None
-        self._asked = threading.Event()
+        self._report_address: ReportAddress | None = None
+        self._open_reports: Callable[[], ReportAddress] | None = None
+        self._stop_requested = threading.Event()
         self._reason: StopReason | None = None
         self._wake = -1
         self._closed = False
-        self._streams: dict[Stream, secret_masking.Hiding] = {}
-        self._spending = threading.Lock()
-        self._parts: dict[str, Sequence[Usage]] = {}
+        self._streams: dict[Stream, secret_masking.MaskedStream] = {}
+        self._usage_lock = threading.Lock()
+        self._usage_parts: dict[str, Sequence[Usage]] = {}
 
-    def offer_line(self, open_line: Callable[[], ReportAddress] | None) -> None:
-        """Let the job report from here on, over what *open_line* opens once it is needed; None: no more."""
-        self._line, self._open_line = None, open_line
+    def offer_reports(self, open_reports: Callable[[], ReportAddress] | None) -> None:
+        """Let the job report from now on; *open_reports* is called when a runner first needs the address.
+
+        None ends it.
+        """
+        self._report_address, self._open_reports = None, open_reports
 
     @property
-    def line(self) -> ReportAddress | None:
-        """Where the job may report, if it may: opened when a runner first asks. Raises OSError."""
-        if self._line is None and self._open_line is not None:
-            self._line = self._open_line()
-        return self._line
+    def report_address(self) -> ReportAddress | None:
+        """Return where the job may report, or None. Opens the socket on first use. Raises OSError."""
+        if self._report_address is None and self._open_reports is not None:
+            self._report_address = self._open_reports()
+        return self._report_address
 
-    def places(self, folder: str) -> list[str]:
-        """Return all places that this attempt's processes may change in a sandbox: *folder* and the attempt's own."""
+    def writable_paths(self, folder: str) -> list[str]:
+        """Return the paths that the job may write in a sandbox: *folder* and the attempt's scratch folder."""
         return [folder, str(self.scratch)]
 
     def limits_for(self, claim: Claim) -> Limits:
-        """What this job may use: as its plan says, and no more than the worker allows."""
+        """Return the job's limits: those of its plan, at most the worker's."""
         return limits_of(claim.options).within(self.limits) if "limits" in claim.options else self.limits
 
     def stop(self, reason: StopReason) -> None:
-        """Ask the job to end. Returns at once; a graver reason overrules, a lesser one changes nothing."""
+        """Request the end of the job and return at once. Only a graver reason replaces an earlier one."""
         with self._lock:
-            if self._closed or (self._reason is not None and _LADDER.index(reason) <= _LADDER.index(self._reason)):
+            earlier = self._reason
+            if self._closed or (earlier is not None and _BY_GRAVITY.index(reason) <= _BY_GRAVITY.index(earlier)):
                 return
             self._reason = reason
-            self._asked.set()
+            self._stop_requested.set()
             if self._wake >= 0:
                 os.eventfd_write(self._wake, 1)
 
     @property
     def stop_reason(self) -> StopReason | None:
-        """Why the job must end, or None while it may go on."""
+        """Return why the job must end, or None while it may run."""
         return self._reason
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the job must end."""
+        """Return whether the job must end."""
         return self._reason is not None
 
     def wait(self, timeout: timedelta | None = None) -> StopReason | None:
-        """Block until the job must end or *timeout* is over: for runners that have no file descriptor to wait on."""
-        self._asked.wait(None if timeout is None else timeout.total_seconds())
+        """Block until the job must end or *timeout* is over, for runners without a file descriptor to wait on."""
+        self._stop_requested.wait(None if timeout is None else timeout.total_seconds())
         return self._reason
 
     def fileno(self) -> int:
-        """A descriptor that turns readable whenever there is a new reason to stop; for poll()."""
+        """Return a descriptor for poll() that becomes readable at each new reason to stop."""
         with self._lock:
             if self._wake < 0:
                 self._wake = os.eventfd(0 if self._reason is None else 1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             return self._wake
 
     def acknowledge(self) -> None:
-        """Make the descriptor unreadable again, after the reason was seen."""
+        """Make the descriptor unreadable again after a reason was handled."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
 
-    def started(self, process: ProcessRecord) -> None:
-        """The job's process runs."""
+    def note_start(self, process: ProcessRecord) -> None:
+        """Note that the job's process has started."""
         self.process = process
-        if self._on_started is not None:
-            self._on_started(process)
+        if self._on_start is not None:
+            self._on_start(process)
 
     def progress(self) -> None:
-        """The job moved: output arrived."""
+        """Note that the job is making progress, which resets its stall timeout."""
         if self._on_progress is not None:
             self._on_progress()
 
     def event(self, type_: EventType, payload: dict[str, Any]) -> None:
-        """Write a line into the task's story."""
+        """Write an event to the task's event log."""
         if self._on_event is not None:
             self._on_event(type_, self.secrets.hide(payload))
 
-    def remember(self, left: Mapping[str, Any]) -> None:
-        """Leave this to the task's next attempt, even if this one is lost: as ``AttemptEnd.carry_over``, at once."""
+    def remember(self, carry: Mapping[str, Any]) -> None:
+        """Store *carry* for the task's next attempt now, like ``AttemptEnd.carry_over``, in case this one is lost."""
         if self._on_remember is not None:
-            self._on_remember(self.secrets.hide(left))
+            self._on_remember(self.secrets.hide(carry))
 
-    def printed(self, stream: Stream, data: bytes) -> None:
-        """Show what the job printed to whoever follows it; what may be the beginning of a secret waits for the rest."""
+    def show_output(self, stream: Stream, data: bytes) -> None:
+        """Pass on what the job printed. A possible beginning of a secret is withheld until more output follows."""
         if self._on_output is None:
             return
         if stream not in self._streams:
-            self._streams[stream] = self.secrets.hiding(partial(self._on_output, stream))
+            self._streams[stream] = self.secrets.mask_stream(partial(self._on_output, stream))
         self._streams[stream](data)
 
-    def spent(self, used: Iterable[Usage], *, part: str = "") -> None:
-        """All that one part of the attempt has used so far: the job itself, or what surrounds it, named by its file.
+    def record_usage(self, used: Iterable[Usage], *, part: str = "") -> None:
+        """Replace the usage of one *part* of the attempt: the job itself (""), or a side command, named by its file.
 
-        It is added to what the other parts have used, and written down now and then, so that no death loses it.
+        The sum over all parts is written to the store from time to time, so that a crash does not lose it.
         """
         if self._on_spent is not None:
-            with self._spending:
-                self._parts[part] = tuple(self.secrets.hide_usage(used))
-                self._on_spent([one for each in self._parts.values() for one in each])
+            with self._usage_lock:
+                self._usage_parts[part] = tuple(self.secrets.hide_usage(used))
+                self._on_spent([one for each in self._usage_parts.values() for one in each])
 
-    def paid(self) -> bool:
-        """Whether what it has spent is settled with its budgets, and another call may be made; else that is hurried."""
-        return self._is_paid is None or self._is_paid()
+    def is_settled(self) -> bool:
+        """Return whether all usage is charged to the budgets, so that another call may be made; else speed it up."""
+        return self._is_settled is None or self._is_settled()
 
     @property
     def has_budget(self) -> bool:
-        """Whether a budget waits for what it spends."""
-        return self._is_paid is not None
+        """Return whether a budget limits the attempt."""
+        return self._is_settled is not None
 
     def close(self) -> None:
-        """Give the descriptor back, show what waits; requests to stop are ignored from here on."""
+        """Close the descriptor and pass on withheld output. Later stop requests are ignored."""
         for stream in self._streams.values():
             stream.close()
         with self._lock:
@@ -257,19 +260,19 @@ class Control:
 
 
 class BatchRun(Protocol):
-    """What a runner of batches is given besides the claims: one line to the worker for all of them."""
+    """Connects worker and runner for a batch of claims that run one after the other."""
 
     @property
-    def interrupted(self) -> int:
-        """A descriptor that is readable once a job of the batch was told to stop."""
+    def interrupt_fd(self) -> int:
+        """Return a descriptor that becomes readable when a job of the batch must stop."""
         ...
 
     def control(self, index: int, *, began: float) -> Control:
-        """The line of one job, for which it is time to look after it alone; it began at *began* (monotonic seconds)."""
+        """Return a Control for one job that takes long and began at *began* (monotonic seconds)."""
         ...
 
-    def ended(self, index: int, result: AttemptEnd, took: timedelta, size: int = 0) -> None:
-        """The jobs end in their order; *took* is the job's own time, *size* about that of its result in bytes."""
+    def collect(self, index: int, result: AttemptEnd, took: timedelta, size: int = 0) -> None:
+        """Take the result of a job, in order. *took*: the job's own time; *size*: of the result, bytes, estimated."""
         ...
 
 
@@ -277,5 +280,5 @@ class Runner(Protocol):
     """Executes one kind of job."""
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
-        """Execute the claimed job and say how it ended. Raises for bugs of its own only, never for the job's."""
+        """Execute the claimed job and return how it ended. Raises only for bugs of the runner, never for the job's."""
         ...

@@ -1,4 +1,4 @@
-"""What a job finds around it: its environment (an allow-list, never the worker's secrets) and its scratch files."""
+"""The environment variables of jobs (an allow-list, never the worker's secrets) and their scratch files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from workers.runners import cost_reports, untrusted_files
 from workers.runners.base import ReportAddress
 from workers.runners.cost_reports import COSTS
 
-# Where programs are and how text, time and temporary files are to be treated. Whatever else a job needs, its plan says.
+# Paths of programs, and settings of text, time, temporary files, certificates and proxies. Plans set all others.
 _PASSED_ON = frozenset(
     {
         *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE"),
@@ -34,16 +34,16 @@ _PASSED_ON = frozenset(
 MARKER = ATTEMPT_MARKER
 
 
-def inherited(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a job may see of the worker's own environment."""
+def base_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables of the worker's environment that jobs may see."""
     source = os.environ if environ is None else environ
-    kept = {name: value for name, value in source.items() if name in _PASSED_ON or name.startswith("LC_")}
-    kept.setdefault("PATH", os.defpath)
-    return kept
+    variables = {name: value for name, value in source.items() if name in _PASSED_ON or name.startswith("LC_")}
+    variables.setdefault("PATH", os.defpath)
+    return variables
 
 
-def of_attempt(claim: Claim, scratch: Scratch) -> dict[str, str]:
-    """The COORD_ variables that tell a job who it is."""
+def attempt_variables(claim: Claim, scratch: Scratch) -> dict[str, str]:
+    """Return the COORD_ variables that identify the job."""
     variables = {
         MARKER: scratch.name,
         "COORD_TASK_ID": claim.task_id,
@@ -58,79 +58,79 @@ def of_attempt(claim: Claim, scratch: Scratch) -> dict[str, str]:
     return variables
 
 
-def of_line(line: ReportAddress | None, path: str) -> dict[str, str]:
-    """The variables with which a job reports, and its PATH; empty when it cannot."""
-    if line is None:
+def report_variables(address: ReportAddress | None, path: str) -> dict[str, str]:
+    """Return the variables with which a job reports, and its PATH; empty when it cannot report."""
+    if address is None:
         return {}
-    told = {"COORD_URL": line.url, "COORD_TOKEN": line.token}
-    return told | ({"PATH": f"{path}{os.pathsep}{line.programs}"} if line.programs else {})
+    variables = {"COORD_URL": address.url, "COORD_TOKEN": address.token}
+    return variables | ({"PATH": f"{path}{os.pathsep}{address.programs}"} if address.programs else {})
 
 
-def our_server() -> list[str]:
-    """What starts the MCP server with which a job reports."""
+def mcp_server_command() -> list[str]:
+    """Return the command of the MCP server with which a job reports."""
     return [sys.executable, "-P", "-m", "coordination.cli", "mcp"]
 
 
 def attempt_prefix(task_id: str, attempt: int) -> str:
-    """How the marker of every execution of that attempt begins."""
+    """Return the common prefix of the markers of an attempt's processes."""
     return f"{task_id}.{attempt}."
 
 
 class Scratch:
-    """The files of one execution, among those of others; a context manager that takes them away again.
+    """The scratch files of one job or command; a context manager that deletes them.
 
-    Nothing is made before it is needed: a short Python job costs the file system nothing. What was reported stays where
-    the worker wants that, until the attempt's end is stored.
+    Files are made only when needed: a short Python job uses none. A usage file is kept until the attempt's end is
+    stored, if the worker has set a folder for it.
     """
 
     def __init__(self, root: Path, claim: Claim) -> None:
         self.name = f"{attempt_prefix(claim.task_id, claim.attempt)}{_PROCESS}{next(_numbers):x}"
         self._keeper = cost_reports.keeping_root(root)
         self._fence = claim.task_id, claim.attempt
-        # Names, not paths with methods: this is on the hot path.
+        # Strings instead of Path objects: this is on the hot path.
         self._stem = f"{root}{os.sep}{self.name}"
         self.costs = self._stem + COSTS
-        self._made: list[str] = [self.costs]
+        self._paths: list[str] = [self.costs]
         if root not in _roots:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if len(_roots) >= _MOST_ROOTS:  # each attempt may have one of its own
+            if len(_roots) >= _MOST_ROOTS:  # each attempt may have its own root
                 _roots.clear()
             _roots.add(root)
 
     def move_costs(self, folder: str) -> None:
-        """Expect the file of costs in *folder*, which its process may write to."""
-        self._made.remove(self.costs)
+        """Expect the usage file in *folder*, which the process may write."""
+        self._paths.remove(self.costs)
         self.costs = f"{folder}{os.sep}{self.name}{COSTS}"
-        self._made.append(self.costs)
+        self._paths.append(self.costs)
         if self._keeper is not None:
-            self._made.append(cost_reports.link_to(self.costs, self._keeper))
+            self._paths.append(cost_reports.link_to(self.costs, self._keeper))
 
     def write_input(self, claim: Claim) -> str:
-        """The task's input and its dependencies' results as a JSON file, for a job that cannot be handed values."""
+        """Write the task's input and the results of its needs to a JSON file; return its path."""
         path = self._stem + ".input.json"
-        self._made.append(path)
+        self._paths.append(path)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump({"input": claim.input, "needs": claim.needs}, file)
         return path
 
-    def write_servers(self, line: ReportAddress | None) -> str:
-        """A file that tells an agent of our MCP server, as such programs read it."""
-        told = {name: value for name, value in of_line(line, "").items() if name != "PATH"}
-        program, *arguments = our_server()
-        ours = {"type": "stdio", "command": program, "args": arguments, "env": told}
+    def write_servers(self, address: ReportAddress | None) -> str:
+        """Write the configuration of our MCP server to a file, for an agent's program; return its path."""
+        env = {name: value for name, value in report_variables(address, "").items() if name != "PATH"}
+        program, *arguments = mcp_server_command()
+        server = {"type": "stdio", "command": program, "args": arguments, "env": env}
         path = self._stem + ".mcp.json"
-        self._made.append(path)
+        self._paths.append(path)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"mcpServers": {OURS: ours}}, file)
+            json.dump({"mcpServers": {OURS: server}}, file)
         return path
 
     @contextlib.contextmanager
     def reading(self, text: str) -> Iterator[int]:
-        """A descriptor from which a program reads *text*: a file, so that nobody waits for anybody."""
+        """Yield a descriptor from which a program reads *text*: a file, so that neither side blocks."""
         path = self._stem + ".stdin"
-        self._made.append(path)
+        self._paths.append(path)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "w+b") as file:
             file.write(text.encode("utf-8", errors="replace"))
@@ -139,25 +139,25 @@ class Scratch:
             yield file.fileno()
 
     def make_folder(self) -> str:
-        """An empty folder, for a job that has none to run in."""
+        """Make an empty folder for a job without one; return its path."""
         path = self._stem + ".d"
-        self._made.append(path)
+        self._paths.append(path)
         os.mkdir(path, mode=0o700)  # noqa: PTH102
         return path
 
-    def nothing_spent(self) -> None:
-        """There is no file of costs to take away."""
-        self._made.remove(self.costs)
+    def skip_costs(self) -> None:
+        """Note that there is no usage file to delete."""
+        self._paths.remove(self.costs)
 
     def close(self) -> None:
-        """Take the files away."""
-        made, self._made = self._made, []
-        if self._keeper is not None and self.costs in made and cost_reports.is_report(self.costs):
-            place = f"{self._keeper}{os.sep}{self.name}{COSTS}"
-            if self.costs == place or cost_reports.move(self.costs, place):
-                cost_reports.keep(self._fence, place)
-            made.remove(self.costs)
-        for path in made:
+        """Delete the files; move a usage file to the folder where it is kept."""
+        paths, self._paths = self._paths, []
+        if self._keeper is not None and self.costs in paths and cost_reports.is_report(self.costs):
+            target = f"{self._keeper}{os.sep}{self.name}{COSTS}"
+            if self.costs == target or cost_reports.move(self.costs, target):
+                cost_reports.keep(self._fence, target)
+            paths.remove(self.costs)
+        for path in paths:
             try:
                 os.unlink(path)  # noqa: PTH108
             except FileNotFoundError:
@@ -174,7 +174,7 @@ class Scratch:
         self.close()
 
 
-_PROCESS = secrets.token_hex(6)  # asking the system anew for every job would cost more than a short job
+_PROCESS = secrets.token_hex(6)  # drawn once: a system call for each job would take longer than a short job
 _numbers = itertools.count()
 _roots: set[Path] = set()
 _MOST_ROOTS = 64

@@ -1,7 +1,7 @@
-"""Makes HTTP requests: output is the body of the answer, the log says where redirects led.
+"""Makes HTTP requests: the output is the body of the response, the log has the redirects.
 
-A request reaches the public internet, and what its job's ``network`` or the worker's COORD_SANDBOX_NETWORK names. That
-is checked on the address that a connection is made to, again at each redirect; no proxy stands in between.
+A request can reach the public internet and the hosts in its job's ``network`` or the worker's COORD_SANDBOX_NETWORK.
+This is checked on the address of each connection, also after redirects; no proxy is used.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from workers.runners.base import Control
 from workers.runners.output import Capture, clean_json, decode, one_line
 from workers.runners.process_watch import Interruption
 from workers.runners.provider_environment import ProviderEnvironment, ProviderVariables
-from workers.runners.shared import Shared
+from workers.runners.shared import RunnerResources
 
 LARGEST = 64 * 1024 * 1024
-"""Bytes of an answer that are read; a longer one fails."""
+"""The most bytes of a response; a longer one fails the attempt."""
 
 _MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _KEEP_METHOD = frozenset({307, 308})
 _CHUNK = 64 * 1024
-_LONGEST_SAID = 300
+_LONGEST_ERROR = 300
 _SAFE = "%/:=&?~#+!$,;'@()*[]"
 
 
 class _Failed(Exception):
-    """The request cannot succeed. *retryable*: whether it may, another time."""
+    """The request failed. *retryable*: whether a later request may succeed."""
 
     def __init__(self, sentence: str, *, retryable: bool = True) -> None:
         super().__init__(sentence)
@@ -55,10 +55,10 @@ class _Failed(Exception):
 
 
 class HttpRunner:
-    """Executes HTTP requests. *network*: what this worker's jobs may reach; None: as its settings say."""
+    """Executes HTTP requests. *network*: what this worker's jobs may reach; None: from its settings."""
 
-    def __init__(self, providing: ProviderEnvironment, network: Network | None = None) -> None:
-        self._providing = providing
+    def __init__(self, provider_environment: ProviderEnvironment, network: Network | None = None) -> None:
+        self._provider_environment = provider_environment
         if network is not None:
             self._network = network
 
@@ -67,32 +67,34 @@ class HttpRunner:
         return load_settings().network()
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
-        """Make the request, and wait for the whole answer."""
-        if (stopped := program.stopped_early(control)) is not None:
+        """Make the request and wait for the whole response."""
+        if (stopped := program.end_if_stopped(control)) is not None:
             return stopped
         try:
             call = cast("HttpCall", claim.job)
-            given = self._providing.given_to(call, program="http", passes_on=(), named=call.secrets)
+            variables = self._provider_environment.variables_for(call, program="http", passes_on=(), named=call.secrets)
         except (Refused, NotFound) as refusal:
-            return program.refused(refusal.sentence())
-        control.secrets = given
+            return program.refusal_end(refusal.sentence())
+        control.secrets = variables
         control.event(EventType.STARTED, {"request": call.instruction(claim.work)})
-        exchange = _Exchange(call, given, self._network, control, control.limits_for(claim).output or LARGEST)
+        exchange = _Exchange(call, variables, self._network, control, control.limits_for(claim).output or LARGEST)
         try:
             interruption = exchange.wait(claim, control)
         finally:
             exchange.close()
         if interruption is not None:
             return AttemptEnd(interruption.outcome, error=interruption.error)
-        return given.hide_in(exchange.result(call, control.output_limit))
+        return variables.hide_in(exchange.result(call, control.output_limit))
 
 
 class _Exchange:
-    """One request with its redirects, in a thread of its own. Close it."""
+    """One request with its redirects, in its own thread. Close it."""
 
-    def __init__(self, call: HttpCall, given: ProviderVariables, network: Network, control: Control, most: int) -> None:
+    def __init__(
+        self, call: HttpCall, variables: ProviderVariables, network: Network, control: Control, most: int
+    ) -> None:
         self._call = call
-        self._secrets = given.values
+        self._secrets = variables.values
         self._network = network
         self._control = control
         self._most = min(most, LARGEST)
@@ -100,7 +102,7 @@ class _Exchange:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._closed = False
-        self._began = self._moved = time.monotonic()
+        self._began = self._last_data = time.monotonic()
         self._log: list[str] = []
         self._answer: tuple[int, str, bytes] | None = None
         self._error: Exception | None = None
@@ -114,22 +116,22 @@ class _Exchange:
         while True:
             now = time.monotonic()
             limits = [(self._began, claim.timeout, Interruption.timed_out)]
-            limits += [(self._moved, claim.stall_timeout, Interruption.stalled)]
+            limits += [(self._last_data, claim.stall_timeout, Interruption.stalled)]
             due = [(since + limit.total_seconds(), make(limit)) for since, limit, make in limits if limit is not None]
             if control.stop_reason is not None:
                 return Interruption.stopped(control.stop_reason)
             if passed := [interruption for moment, interruption in due if moment <= now]:
                 return passed[0]
-            left = self._began + self._call.request.timeout.total_seconds() - now
-            if left <= 0:
+            remaining = self._began + self._call.request.timeout.total_seconds() - now
+            if remaining <= 0:
                 self._error = TimeoutError()
                 return None
-            ready = waiter.poll(1000 * min([left, *(moment - now for moment, _ in due)]) + 1)
+            ready = waiter.poll(1000 * min([remaining, *(moment - now for moment, _ in due)]) + 1)
             if any(fd == self._ended for fd, _ in ready):
                 return None
 
     def close(self) -> None:
-        """End the request where it still runs."""
+        """Abort the request if it is still running."""
         with self._lock:
             self._closed = True
             if self._socket is not None:
@@ -142,7 +144,7 @@ class _Exchange:
         log = "\n".join(self._log) or None
         if self._error is not None or self._answer is None:
             retryable = getattr(self._error, "retryable", True)
-            late = f"no whole answer came within {call.request.timeout.total_seconds():g} s"
+            late = f"no complete answer within {call.request.timeout.total_seconds():g} s"
             error = late if isinstance(self._error, TimeoutError) else _sentence(self._error)
             return AttemptEnd(Outcome.FAILED, error=error, log=log, retryable=retryable)
         status, kind, body = self._answer
@@ -152,35 +154,35 @@ class _Exchange:
                 error = f"the answer has {len(body):,} bytes of JSON, more than the {limit:,} that are kept"
                 return AttemptEnd(Outcome.FAILED, error=error, log=log)
             return AttemptEnd(Outcome.COMPLETED, output=output, log=log)
-        said = one_line(decode(body[:_LONGEST_SAID]), _LONGEST_SAID)
-        error = f"status {status}: {said}" if said else f"status {status}"
+        text = one_line(decode(body[:_LONGEST_ERROR]), _LONGEST_ERROR)
+        error = f"status {status}: {text}" if text else f"status {status}"
         return AttemptEnd(Outcome.FAILED, output=_text_of(body, limit), error=error, log=log)
 
     def _run(self) -> None:
         try:
             self._answer = self._follow()
-        except Exception as error:  # noqa: BLE001 - whatever it is becomes the attempt's sentence
+        except Exception as error:  # noqa: BLE001 - any error ends the attempt with a sentence
             self._error = self._error or error
         with self._lock:
             if not self._closed:
                 os.eventfd_write(self._ended, 1)
 
     def _follow(self) -> tuple[int, str, bytes]:
-        """Make the request, and those that its redirects ask for; return status, content type and body."""
+        """Make the request and follow redirects; return status, content type and body."""
         request = self._call.request
         url, method = request.url, request.method
         headers, body = _headers(request.headers, request.body)
         for _ in range(_MOST_REDIRECTS + 1):
             parts = urlsplit(url)
-            status, answered, data = self._send(parts, method, headers, body)
-            location = answered.get("Location")
+            status, answer_headers, data = self._send(parts, method, headers, body)
+            location = answer_headers.get("Location")
             if status not in _REDIRECTS or location is None or request.expects(status):
-                return status, answered.get("Content-Type", ""), data
-            following = urlsplit(url := urljoin(url, location))
-            if following.scheme not in ("http", "https") or not following.hostname or following.username is not None:
-                raise _Failed("a redirect leads to what is no address of HTTP", retryable=False)
-            self._log.append(f"[http] status {status} leads to {following.scheme}://{following.netloc}")
-            if _origin(following) != _origin(parts):
+                return status, answer_headers.get("Content-Type", ""), data
+            target = urlsplit(url := urljoin(url, location))
+            if target.scheme not in ("http", "https") or not target.hostname or target.username is not None:
+                raise _Failed("a redirect leads to an address that is not HTTP", retryable=False)
+            self._log.append(f"[http] status {status} leads to {target.scheme}://{target.netloc}")
+            if _origin(target) != _origin(parts):
                 headers = {name: value for name, value in headers.items() if not is_credential(name, value)}
             if status not in _KEEP_METHOD and method not in ("GET", "HEAD"):
                 method, body = "GET", None
@@ -212,19 +214,19 @@ class _Exchange:
             if len(body) > self._most:
                 raise _Failed(f"the answer is longer than {self._most:,} bytes", retryable=False)
         if response.length:
-            raise _Failed("the connection was lost before the answer was whole")
+            raise _Failed("the connection was lost before the end of the answer")
         return bytes(body)
 
     def _connect(self, place: Place, *, tls: bool) -> socket.socket:
-        """Return a connection to an address of *place* that may be reached."""
+        """Connect to an address of *place* that may be reached."""
         host, port = place
         if self._network.mode is not NetworkMode.ON and not self._network.allows(host, port):
             raise _Failed(f"this worker's jobs may not reach {host}:{port} (COORD_SANDBOX_NETWORK)", retryable=False)
         addresses = [item[4][0] for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-        allowed = [one for one in dict.fromkeys(map(str, addresses)) if self._may_reach(place, one)]
+        allowed = [each for each in dict.fromkeys(map(str, addresses)) if self._may_reach(place, each)]
         if not allowed:
             raise _Failed(
-                f"{host} leads to {addresses[0]}, which is not public: name {host}:{port} in the job's network",
+                f"{host} resolves to {addresses[0]}, which is not public: name {host}:{port} in the job's network",
                 retryable=False,
             )
         error: OSError | None = None
@@ -233,8 +235,8 @@ class _Exchange:
                 return self._open(place, address, tls=tls)
             except ssl.SSLError:
                 raise
-            except OSError as refused:
-                error = refused
+            except OSError as failure:
+                error = failure
         raise error or OSError("no address")
 
     def _may_reach(self, place: Place, text: str) -> bool:
@@ -245,47 +247,49 @@ class _Exchange:
         return is_public(address) or place in listed or (str(address), place[1]) in listed
 
     def _open(self, place: Place, address: str, *, tls: bool) -> socket.socket:
-        left = self._began + self._call.request.timeout.total_seconds() - time.monotonic()
-        opened = socket.create_connection((address, place[1]), timeout=max(left, 0.01))
+        remaining = self._began + self._call.request.timeout.total_seconds() - time.monotonic()
+        connection = socket.create_connection((address, place[1]), timeout=max(remaining, 0.01))
         try:
-            self._hold(opened)
-            self._check_peer(place, opened)
+            self._set_socket(connection)
+            self._check_peer(place, connection)
             if tls:
                 trust = ssl.create_default_context()
-                opened = trust.wrap_socket(opened, server_hostname=place[0], do_handshake_on_connect=False)
-                self._hold(opened)
-                opened.do_handshake()
+                connection = trust.wrap_socket(connection, server_hostname=place[0], do_handshake_on_connect=False)
+                self._set_socket(connection)
+                connection.do_handshake()
         except BaseException:
-            opened.close()
+            connection.close()
             raise
         self._progress()
-        return opened
+        return connection
 
-    def _check_peer(self, place: Place, opened: socket.socket) -> None:
-        if not self._may_reach(place, str(opened.getpeername()[0])):
-            raise _Failed(f"{place[0]} led to another address than the one that was looked up", retryable=False)
+    def _check_peer(self, place: Place, connection: socket.socket) -> None:
+        if not self._may_reach(place, str(connection.getpeername()[0])):
+            raise _Failed(
+                f"the connection to {place[0]} has another address than the one that was resolved", retryable=False
+            )
 
-    def _hold(self, opened: socket.socket) -> None:
-        """Let ``close`` end what this socket waits for."""
+    def _set_socket(self, connection: socket.socket) -> None:
+        """Set the socket that ``close`` shuts down."""
         with self._lock:
-            self._socket = opened
+            self._socket = connection
             if self._closed:
-                raise OSError("the request was ended")
+                raise OSError("the request was aborted")
 
     def _progress(self) -> None:
-        self._moved = time.monotonic()
+        self._last_data = time.monotonic()
         self._control.progress()
 
 
 def _place(parts: SplitResult) -> Place:
-    """Return the host and the port of an address, as ``domain/network`` writes them."""
+    """Return the host and the port of a URL in the form of ``domain.jobs.network``."""
     name, port = parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
     try:
         if ":" in name:
             return str(ipaddress.IPv6Address(name)), port
         return normalize_host(name if name.isascii() else name.encode("idna").decode("ascii")), port
     except ValueError:
-        raise _Failed("a redirect leads to what is no name of a host", retryable=False) from None
+        raise _Failed("a redirect leads to an invalid host name", retryable=False) from None
 
 
 def _origin(parts: SplitResult) -> tuple[str, Place]:
@@ -293,24 +297,24 @@ def _origin(parts: SplitResult) -> tuple[str, Place]:
 
 
 def _headers(headers: Mapping[str, str], body: Any) -> tuple[dict[str, str], bytes | None]:
-    """Return the headers with the type of the body, and the body as bytes."""
+    """Return the headers with the content type, and the body as bytes."""
     if body is None:
         return dict(headers), None
     kind = "text/plain; charset=utf-8" if isinstance(body, str) else "application/json"
-    named = any(name.lower() == "content-type" for name in headers)
+    has_type = any(name.lower() == "content-type" for name in headers)
     data = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
-    return dict(headers) | ({} if named else {"Content-Type": kind}), data.encode(errors="replace")
+    return dict(headers) | ({} if has_type else {"Content-Type": kind}), data.encode(errors="replace")
 
 
 def _bytes(name: str, value: str) -> bytes:
-    """Return a header's value; what http.client refuses of it would be shown."""
+    """Return a header's value. Refuse here what http.client would show in its error."""
     if not value.isprintable():
-        raise _Failed(f"the secret for the header {name} holds a line break or another sign without a form")
+        raise _Failed(f"the secret for the header {name} has a line break or another unprintable character")
     return value.encode()
 
 
 def _value_of(kind: str, body: bytes, limit: int) -> Any:
-    """Return the body as the value that it is in JSON, or as text."""
+    """Return the body as a JSON value or as text."""
     media = kind.partition(";")[0].strip().lower()
     if media == "application/json" or media.endswith("+json"):
         with contextlib.suppress(ValueError, RecursionError):
@@ -325,18 +329,18 @@ def _refuse_constant(name: str) -> None:
 
 
 def _text_of(body: bytes, limit: int) -> str:
-    kept = Capture(limit)
-    kept.feed(body)
-    return kept.text()
+    capture = Capture(limit)
+    capture.feed(body)
+    return capture.text()
 
 
 def _sentence(error: Exception | None) -> str:
     if isinstance(error, _Failed):
         return str(error)
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return f"the request failed: {one_line(str(said), _LONGEST_SAID)}"
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"the request failed: {one_line(str(reason), _LONGEST_ERROR)}"
 
 
-def make_runner(shared: Shared) -> HttpRunner:
+def make_runner(resources: RunnerResources) -> HttpRunner:
     """Return the runner of this kind."""
-    return HttpRunner(shared.providing)
+    return HttpRunner(resources.provider_environment)

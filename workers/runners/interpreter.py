@@ -187,7 +187,7 @@ class Interpreter:
                     *(str(theirs.fileno()), str(self._permits), boundary, _SOURCE_ROOT),
                 ],
                 markers=[CHILD_MARKER],
-                environment=environment.inherited() | dict(key.env) | {CHILD_MARKER: uuid.uuid4().hex},
+                environment=environment.base_variables() | dict(key.env) | {CHILD_MARKER: uuid.uuid4().hex},
                 folder=key.folder or "/",
                 stdout=output_end,
                 stderr=output_end,

@@ -1,4 +1,4 @@
-"""What is kept of a job's output: a bounded head and tail of each stream, as text that every database accepts."""
+"""Limits a job's output to a head and tail of each stream, and cleans text for databases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONGEST_CHARACTER = 4
 
 
 class Capture:
-    """Keeps the first and the last bytes of a stream, *limit* in all; memory stays bounded whatever arrives."""
+    """Keeps the first and the last bytes of a stream, at most *limit* in all, in bounded memory."""
 
     def __init__(self, limit: int) -> None:
         self._room = max(limit // 2, 1)
@@ -21,7 +21,7 @@ class Capture:
         self.total = 0
 
     def feed(self, data: bytes) -> None:
-        """Take what arrived next."""
+        """Take the next output."""
         self.total += len(data)
         missing = self._room - len(self._head)
         if missing > 0:
@@ -29,27 +29,27 @@ class Capture:
             data = data[missing:]
         if data:
             self._tail += data[-self._room :]
-            if len(self._tail) > 2 * self._room:  # trimmed now and then, so that many small writes stay cheap
+            if len(self._tail) > 2 * self._room:  # trim rarely, so that many small writes stay cheap
                 del self._tail[: -self._room]
 
     def kept(self) -> bytes:
-        """The bytes that were kept."""
+        """Return the kept bytes."""
         return bytes(self._head + self._tail[-self._room :])
 
     def text(self) -> str:
-        """What was kept, with a notice where something was left out."""
+        """Return the kept text, with a notice where output was left out."""
         head, tail = bytes(self._head), bytes(self._tail[-self._room :])
-        left_out = self.total - len(head) - len(tail)
-        if left_out <= 0:
+        omitted = self.total - len(head) - len(tail)
+        if omitted <= 0:
             return clean_text(decode(head + tail))
         whole_head, whole_tail = without_torn_end(head), _without_torn_start(tail)
-        left_out += len(head) - len(whole_head) + len(tail) - len(whole_tail)
-        return f"{clean_text(decode(whole_head))}\n… {left_out:,} bytes left out …\n{clean_text(decode(whole_tail))}"
+        omitted += len(head) - len(whole_head) + len(tail) - len(whole_tail)
+        return f"{clean_text(decode(whole_head))}\n… {omitted:,} bytes left out …\n{clean_text(decode(whole_tail))}"
 
 
 def shorten(text: str, limit: int) -> str:
     """Return *text*, or its head and tail of *limit* bytes in all, with a notice between them."""
-    if len(text) <= limit // 4:  # four bytes are the longest character
+    if len(text) <= limit // 4:  # a character has at most four bytes
         return clean_text(text)
     capture = Capture(limit)
     capture.feed(text.encode("utf-8", errors="replace"))
@@ -57,17 +57,17 @@ def shorten(text: str, limit: int) -> str:
 
 
 def decode(data: bytes) -> str:
-    """UTF-8, with a replacement character for whatever is not."""
+    """Decode UTF-8, with replacement characters for invalid bytes."""
     return data.decode("utf-8", errors="replace")
 
 
 def clean_text(text: str) -> str:
-    """*text* without what a database refuses: NULs and lone surrogates become replacement characters."""
+    """Replace NULs and lone surrogates, which databases refuse, by replacement characters."""
     return _UNSTORABLE.sub(_REPLACEMENT, text)
 
 
 def clean_json(value: Any) -> Any:
-    """The same for every text inside a JSON value, names included."""
+    """Apply ``clean_text`` to every text in a JSON value, including names."""
     match value:
         case str():
             return clean_text(value)
@@ -80,13 +80,13 @@ def clean_json(value: Any) -> Any:
 
 
 def one_line(text: str, limit: int) -> str:
-    """*text* on one line, at most *limit* characters."""
+    """Return *text* on one line of at most *limit* characters."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def last_line(text: str, limit: int) -> str:
-    """The last line that says something, at most *limit* characters."""
+    """Return the last line that is not blank, at most *limit* characters."""
     for line in reversed(text.splitlines()):
         if line.strip():
             return one_line(line, limit)
@@ -94,12 +94,12 @@ def last_line(text: str, limit: int) -> str:
 
 
 def without_line_break(text: str) -> str:
-    """*text* without the one line break that ends it."""
+    """Return *text* without the line break at its end."""
     return text.removesuffix("\n").removesuffix("\r")
 
 
 def without_torn_end(data: bytes) -> bytes:
-    """*data* up to where its last character is whole."""
+    """Return *data* without an incomplete UTF-8 character at its end."""
     for back in range(1, min(_LONGEST_CHARACTER, len(data)) + 1):
         byte = data[-back]
         if byte in _CONTINUATION:

@@ -1,4 +1,4 @@
-"""Runs one program to its end as a job: its own session, two bounded streams, its limits, nothing left behind."""
+"""Runs a program to its end as a job, in its own session, with bounded output and limits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from workers.runners.process import Launcher, death_sentence
 from workers.runners.process_watch import Interruption, ProcessWatch
 from workers.runners.system_limits import cpu_sentence, ran_out_of_cpu
 
-TRY_LATER_STATUS = os.EX_TEMPFAIL  # 75: how a process asks to be tried again later
+TRY_LATER_STATUS = os.EX_TEMPFAIL  # 75: the process requests a retry later
 
-# A full machine or a server that is away is no fault of the job's: it waits and is tried again.
-_PASSING = frozenset(
+# Errors of a full machine or an unavailable file server, which defer the job.
+_TRANSIENT = frozenset(
     {
         *(errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY),
         *(errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EIO),
@@ -32,7 +32,7 @@ _LONGEST_NAMED = 300
 
 @dataclass(frozen=True, slots=True)
 class ProgramResult:
-    """How a program ended. *log*: what it printed on stderr."""
+    """How a program ended. *log*: its stderr."""
 
     exit_code: int | None
     interruption: Interruption | None
@@ -56,17 +56,17 @@ def run_program(
     glance: Callable[[], None] | None = None,
     done: Callable[[], bool] | None = None,
 ) -> ProgramResult:
-    """Start the program and wait for it; *feed* gets its stdout as it comes, *show* its stderr, which is kept too.
+    """Run the program to its end. *feed* gets its stdout while it runs, *show* its stderr, which is also kept.
 
-    *announced*: it is the job itself. *write*: what it may change where it is confined; None: its folder. *read*:
-    what it has to see there besides. *glance*: called now and then while it runs, and when it has ended. *done*:
-    whether it has said that it is done. Raises OSError or ValueError when it cannot be started.
+    *announced*: it is the job itself. *write*: paths that it may write in a sandbox; None: its folder. *read*: further
+    paths that it may read there. *glance*: called from time to time, and at the end. *done*: returns whether the
+    program has reported its end. Raises OSError or ValueError when it cannot be started.
     """
     err, limits = Capture(control.output_limit), control.limits_for(claim)
-    complaints = control.secrets.hiding(err.feed)  # before it is shortened
+    masked_err = control.secrets.mask_stream(err.feed)  # masked before it is shortened
 
-    def complain(data: bytes) -> None:
-        complaints(data)
+    def feed_err(data: bytes) -> None:
+        masked_err(data)
         if show is not None:
             show(data)
 
@@ -91,7 +91,7 @@ def run_program(
         watch = ProcessWatch(
             process,
             control,
-            output={out_reading.fd: feed, err_reading.fd: complain},
+            output={out_reading.fd: feed, err_reading.fd: feed_err},
             timeout=claim.timeout,
             stall_timeout=claim.stall_timeout,
             limits=limits,
@@ -100,21 +100,21 @@ def run_program(
         )
         try:
             if announced:
-                control.started(process.record)
+                control.note_start(process.record)
             interruption = watch.run()
         finally:
             process.end()
         watch.drain()
-        complaints.close()
+        masked_err.close()
         if glance is not None:
-            glance()  # whatever took less than a moment counts before anything else is started
+            glance()  # also for programs that end at once
     if interruption is None and limits.cpu is not None and ran_out_of_cpu(process.exit_code):
         interruption = Interruption(Outcome.FAILED, cpu_sentence(limits.cpu))
     return ProgramResult(process.exit_code, interruption, err.text())
 
 
-def judge(exit_code: int | None, *, said: str) -> tuple[Outcome, str | None]:
-    """What an exit code means, and the sentence for it; *said* is the last thing the process complained about."""
+def judge_exit(exit_code: int | None, *, message: str) -> tuple[Outcome, str | None]:
+    """Return outcome and error for an exit code. *message*: the last line that the process printed on stderr."""
     if exit_code == 0:
         return Outcome.COMPLETED, None
     if exit_code is None:
@@ -122,46 +122,46 @@ def judge(exit_code: int | None, *, said: str) -> tuple[Outcome, str | None]:
     if exit_code < 0:
         return Outcome.FAILED, death_sentence(exit_code)
     outcome = Outcome.DEFERRED if exit_code == TRY_LATER_STATUS else Outcome.FAILED
-    return outcome, f"exit status {exit_code}: {said}" if said else f"exit status {exit_code}"
+    return outcome, f"exit status {exit_code}: {message}" if message else f"exit status {exit_code}"
 
 
-def stopped_early(control: Control) -> AttemptEnd | None:
-    """The end of a job that was asked to end before it began."""
+def end_if_stopped(control: Control) -> AttemptEnd | None:
+    """Return the end of a job that must stop before it began; None if it may run."""
     if control.stop_reason is None:
         return None
     return AttemptEnd(control.stop_reason.outcome, error="stopped before it began", job_started=False)
 
 
-def refused(sentence: str) -> AttemptEnd:
-    """An end that no retry can mend."""
+def refusal_end(sentence: str) -> AttemptEnd:
+    """Return a failed end that is not retried."""
     return AttemptEnd(Outcome.FAILED, error=sentence, retryable=False)
 
 
-def is_passing(error: OSError | ValueError) -> bool:
-    """Whether what failed may well succeed a little later."""
-    return isinstance(error, OSError) and error.errno in _PASSING
+def is_transient(error: OSError | ValueError) -> bool:
+    """Return whether a retry may succeed."""
+    return isinstance(error, OSError) and error.errno in _TRANSIENT
 
 
 def can_be_entered(folder: str) -> bool:
-    """Whether a job can run there; one system call, on the hot path."""
+    """Return whether a job can run in the folder: one system call, because it is on the hot path."""
     return os.access(f"{folder}/.", os.X_OK)
 
 
 def folder_problem(folder: str) -> str:
-    """Why no job can run in a folder, and what to do."""
+    """Return why no job can run in a folder, and what to do."""
     if os.path.isdir(folder):  # noqa: PTH112 - Path's would raise here
         return f"The job's folder {folder} may not be entered by the worker's user: give it the permission (chmod)"
-    found = "is no folder" if os.path.lexists(folder) else "does not exist on this machine"
-    return f"The job's folder {folder} {found}: make it, or correct workdir or the project's path"
+    problem = "is not a folder" if os.path.lexists(folder) else "does not exist on this machine"
+    return f"The job's folder {folder} {problem}: make it, or correct workdir or the project's path"
 
 
-def missing_folder(folder: str) -> AttemptEnd:
-    """The folder that the job is to run in is not there, or cannot be entered."""
-    return refused(folder_problem(folder))
+def missing_folder_end(folder: str) -> AttemptEnd:
+    """Return the end of a job whose folder is missing or cannot be entered."""
+    return refusal_end(folder_problem(folder))
 
 
 def program_problem(name: str, *, folder: str, path: str) -> str | None:
-    """Why a program cannot be found, and what to do; None when it can. Its path is seen from where it starts."""
+    """Return why a program cannot be found, and what to do; None when it is found. Paths are relative to *folder*."""
     place = os.path.join(folder, name) if "/" in name else name  # noqa: PTH118 - as the system does
     if shutil.which(place, path=path) is not None:
         return None
@@ -171,17 +171,17 @@ def program_problem(name: str, *, folder: str, path: str) -> str | None:
 
 
 def cannot_start(error: OSError | ValueError, *, folder: str = "/") -> AttemptEnd:
-    """The process could not be started in *folder*: by our own fault, which waits, or by the job's."""
+    """Return the end of a job that could not be started: deferred if the machine is at fault, else failed."""
     if isinstance(error, OSError):
-        if is_passing(error):
+        if is_transient(error):
             return AttemptEnd(
                 Outcome.DEFERRED, error=f"No process can be started now: {error.strerror}", job_started=False
             )
         if error.errno == errno.E2BIG:
-            return refused("The command and its environment are longer than the system takes; pass data in a file")
+            return refusal_end("The command and its environment are too long for the system; pass data in a file")
         if isinstance(error.filename, str):
-            return refused(_start_problem(error, error.filename, folder))
-    return refused(f"The job cannot be started: {error}")
+            return refusal_end(_start_problem(error, error.filename, folder))
+    return refusal_end(f"The job cannot be started: {error}")
 
 
 def _start_problem(error: OSError, name: str, folder: str) -> str:
@@ -191,13 +191,13 @@ def _start_problem(error: OSError, name: str, folder: str) -> str:
         with contextlib.suppress(OSError), open(os.path.join(folder, name), "rb") as file:  # noqa: PTH118, PTH123
             first = file.readline(_LONGEST_NAMED)
             if first.startswith(b"#!") and (words := first[2:].split()):
-                named = os.fsdecode(words[0])
-                return f"{name} cannot be started: the interpreter {named} that it names in its first line is missing"
+                interpreter = os.fsdecode(words[0])
+                return f"{name} cannot be started: the interpreter {interpreter} in its first line is missing"
     return f"{name} cannot be started: {(error.strerror or str(error)).lower()}"
 
 
 class _Descriptor:
-    """A file descriptor that is closed once."""
+    """A file descriptor that is closed only once."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd

@@ -1,6 +1,6 @@
-"""The variables with which a job asks its provider: of the worker's environment, or of the account that it names.
+"""The variables with which a job uses its provider, from the worker's environment or the account that the job names.
 
-With an account, none of those that decide whom its program asks, and who pays, come from the worker's environment.
+With an account, none of the variables that decide which provider is used, and who pays, are from the environment.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from coordination.settings import load_settings
 from workers.runners.secret_masking import Secrets
 
 
-class Caller(Protocol):
-    """A job that is given variables."""
+class ProviderCall(Protocol):
+    """A job that needs variables."""
 
     @property
     def account(self) -> str | None: ...
@@ -27,11 +27,11 @@ class Caller(Protocol):
 
 
 class ProviderVariables(Secrets):
-    """The variables of one job, and what to hide of them. Raises Refused for an account that cannot be used.
+    """The variables of one job, with those to mask. Raises Refused for an account that cannot be used.
 
-    *passes_on*: what its program needs by its nature; *named*: what the job names as its secrets. *account*: whose all
-    of *passes_on* are, and what else it holds; None: the worker's environment has them. *example*: a variable that one
-    who makes the account may begin with.
+    *passes_on*: variables that the program needs. *named*: the secrets that the job names. *account*: the account with
+    all of *passes_on* and others; None: the worker's environment has them. *example*: a variable for advice on how to
+    create the account.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class ProviderVariables(Secrets):
         if account is None:
             super().__init__(passes_on, named=named)
             return
-        held = accounts.held(account, example=example or next(iter(passes_on), "VARIABLE"))
-        around = inherited_variables.original_environment()
-        environ = {name: around[name] for name in named if name in around and name not in passes_on}
-        super().__init__(held.values, {**environ, **held.values}, named=(*named, *held.secret))
+        stored = accounts.held(account, example=example or next(iter(passes_on), "VARIABLE"))
+        inherited = inherited_variables.original_environment()
+        environ = {name: inherited[name] for name in named if name in inherited and name not in passes_on}
+        super().__init__(stored.values, {**environ, **stored.values}, named=(*named, *stored.secret))
 
 
 class ProviderEnvironment:
-    """Gives jobs their variables. *accounts*: None: those of the home folder that the settings name."""
+    """Provides the variables of jobs. *accounts*: None: those in the home folder of the settings."""
 
     def __init__(self, accounts: Accounts | None = None) -> None:
         if accounts is not None:
@@ -65,23 +65,23 @@ class ProviderEnvironment:
     def _accounts(self) -> Accounts:
         return Accounts(load_settings().home)
 
-    def given_to(
+    def variables_for(
         self,
-        call: Caller,
+        call: ProviderCall,
         *,
         program: str,
         passes_on: Sequence[str],
         named: Sequence[str],
         enough: Sequence[str] = (),
     ) -> ProviderVariables:
-        """What the job is given; Refused with one sentence for what is not there.
+        """Return the job's variables; raises Refused for missing ones.
 
-        *enough*: variables one of which its account must hold, or those that the job names.
+        *enough*: the account must have one of these, or of those that the job names.
         """
-        given = ProviderVariables(
+        variables = ProviderVariables(
             self._accounts, call.account, passes_on, named=named, example=next(iter((*named, *enough)), None)
         )
-        missing = ", ".join(name for name in named if name not in given.values)
+        missing = ", ".join(name for name in named if name not in variables.values)
         first = missing.partition(",")[0]
         if call.account is None:
             if missing:
@@ -90,22 +90,22 @@ class ProviderEnvironment:
                     hint=f"Set it where the worker is started, on {host()}, or keep it there in an account: "
                     f"{self._accounts.suggestion(program, first)}",
                 )
-            return given
+            return variables
         if missing:
             raise Refused(
                 f"Neither the account {call.account} on {host()} nor the worker's environment has {missing} for it",
                 hint=f"Run there: {self._accounts.command(call.account, first)}",
             )
-        if enough and not any(name in given.values for name in (*enough, *named)):
+        if enough and not any(name in variables.values for name in (*enough, *named)):
             raise Refused(
                 f"The account {call.account} on {host()} has none of {', '.join(enough)}, "
                 f"with which {program} is logged in",
                 hint=f"Run there: {self._accounts.command(call.account, next(iter(enough)))}",
             )
-        if both := sorted(given.values.keys() & call.env.keys()):
+        if both := sorted(variables.values.keys() & call.env.keys()):
             raise Refused(
                 f"env sets {both[0]}, which the account {call.account} decides",
                 hint="Leave it out of env, or name another account",
                 field="run.env",
             )
-        return given
+        return variables

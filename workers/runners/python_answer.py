@@ -1,4 +1,4 @@
-"""What the answer of a Python job, or that there is none, says about how its attempt ended. Pure."""
+"""Determines how the attempt of a Python job ended, from the answer of its process or from its exit. Pure."""
 
 from __future__ import annotations
 
@@ -13,31 +13,28 @@ from workers.runners.program import TRY_LATER_STATUS
 _OUTCOMES = {"completed": Outcome.COMPLETED, "deferred": Outcome.DEFERRED, "failed": Outcome.FAILED}
 
 
-def result_of(
+def end_of_answer(
     interruption: Interruption | None,
-    said: Mapping[str, Any] | None,
+    answer: Mapping[str, Any] | None,
     exit_code: int | None,
     printed: str,
     *,
-    malformed: bool,
+    is_invalid: bool,
 ) -> AttemptEnd:
-    """The result of a job that said *said*, printed *printed*, and whose process may have ended with *exit_code*.
-
-    *malformed*: something arrived that is not an answer.
-    """
+    """Return the end of a job. *exit_code*: of its ended process; *is_invalid*: its answer is unreadable."""
     if interruption is not None:
         return AttemptEnd(interruption.outcome, exit_code=exit_code, error=interruption.error, log=printed or None)
-    if said is not None:
+    if answer is not None:
         return AttemptEnd(
-            _OUTCOMES.get(said["state"], Outcome.FAILED),
-            output=said.get("output"),
-            exit_code=said.get("exit_code"),
-            error=said.get("error"),
-            log=_log(printed, said.get("traceback", "")),
-            retryable=said.get("retryable", True),
+            _OUTCOMES.get(answer["state"], Outcome.FAILED),
+            output=answer.get("output"),
+            exit_code=answer.get("exit_code"),
+            error=answer.get("error"),
+            log=_log(printed, answer.get("traceback", "")),
+            retryable=answer.get("retryable", True),
         )
-    if malformed:
-        error = "its process answered what nobody can read: something else wrote on its channel"
+    if is_invalid:
+        error = "its process sent an invalid answer: something else wrote on its channel"
         return AttemptEnd(Outcome.FAILED, exit_code=exit_code, error=error, log=printed or None)
     if exit_code == TRY_LATER_STATUS:
         return AttemptEnd(Outcome.DEFERRED, exit_code=exit_code, error=f"exit status {exit_code}", log=printed or None)

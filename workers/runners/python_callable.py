@@ -1,11 +1,11 @@
-"""Runs importable functions in warm processes of their own: output is what one returns, the log what it prints.
+"""Runs importable functions in warm interpreter processes: output is the return value, the log what they print.
 
-A parameter named ``input`` or ``needs`` that the plan gives no argument for receives the task's input, or the results
-of the tasks that it needs. Modules are looked up in the job's python_path, then in its folder, then as usual.
+A parameter named ``input`` or ``needs`` without an argument in the plan receives the task's input, or the results of
+the tasks that it needs. Modules are looked up in the job's python_path, then in its folder, then as usual.
 
-Short jobs go to a process in batches, because a trip to another process costs more than they do. A job that takes
-longer than a moment is looked after alone, with its limits and its line to the worker; what waited behind it has not
-begun, certainly not, and is left to the caller.
+Short jobs are sent in batches, because a round trip to another process takes longer than they do. A job that takes
+longer than a moment is watched alone, with its limits and a Control. The jobs behind it are withdrawn before they
+begin, and the caller runs them.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from workers.runners.base import BatchRun, Control
 from workers.runners.interpreter import Interpreter, InterpreterAnswers, InterpreterKey, PrintedOutput
 from workers.runners.pool import InterpreterPool
 from workers.runners.process_watch import OutputReader, ProcessWatch
-from workers.runners.program import can_be_entered, cannot_start, missing_folder, refused
-from workers.runners.python_answer import result_of
-from workers.runners.shared import Shared
+from workers.runners.program import can_be_entered, cannot_start, missing_folder_end, refusal_end
+from workers.runners.python_answer import end_of_answer
+from workers.runners.shared import RunnerResources
 
 _STALE = "stale"
 
-_MOMENT = 0.02  # seconds in which a short job answers; after it a job is looked after alone
-_STARTING = 2.0  # seconds in which a new process takes its first job; after it that job is looked after alone
-_LONGEST_PAUSE = 0.001  # between looks at a batch: waking for every answer would cost more than the jobs
-_MOST_SENT = 96_000  # bytes: a batch fits into the channel, so that the two sides never wait for each other
+_MOMENT = 0.02  # seconds; a job that takes longer is watched alone
+_STARTING = 2.0  # seconds that a new process has to begin its first job before that job is watched alone
+_LONGEST_PAUSE = 0.001  # seconds between reads: waking up for every answer would cost more than the jobs
+_MOST_SENT = 96_000  # bytes; a batch fits into the channel, so that no deadlock is possible
 
 
 @dataclass(slots=True)
 class _Job:
-    """A job ready to be sent."""
+    """A job that is ready to be sent."""
 
     claim: Claim
     key: InterpreterKey
@@ -59,10 +59,10 @@ class PythonRunner:
         self._pool = pool
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
-        """Call the function in a process of the pool."""
+        """Call the function in a process of the pool and return how it ended."""
         if control.stop_reason is not None:
             return AttemptEnd(control.stop_reason.outcome, error=_STOPPED, job_started=False)
-        job = _prepared(claim, control, _Places(), confined=self._pool.confined)
+        job = _prepare(claim, control, _PathCache(), confined=self._pool.confined)
         if isinstance(job, AttemptEnd):
             return job
         with job.scratch:
@@ -71,23 +71,23 @@ class PythonRunner:
                     interpreter = self._pool.take(job.key)
                 except (OSError, ValueError) as error:
                     return cannot_start(error)
-                result = _Talk(self._pool, interpreter, [job], control.output_limit).alone(control)
+                result = _BatchCall(self._pool, interpreter, [job], control.output_limit).run_one(control)
                 if result is not None:
                     return result
 
-    def run_batch(self, claims: Sequence[Claim], board: BatchRun, *, settings: Control) -> int:
-        """Call the functions one after the other, in a process of the pool, and report to *board*.
+    def run_batch(self, claims: Sequence[Claim], batch_run: BatchRun, *, settings: Control) -> int:
+        """Call the functions one after the other in a process of the pool; *batch_run* collects the results.
 
-        Returns how many were dealt with, from the first on; the others have not begun. *settings* says where scratch
-        files go and how much output is kept.
+        Returns how many have ended, from the first on; the others have not begun. *settings* has the scratch folder
+        and the output limit.
         """
-        done, places = 0, _Places()
+        done, paths = 0, _PathCache()
         while done < len(claims):
             batch: list[_Job] = []
             size = 0
             failed: AttemptEnd | None = None
             for claim in claims[done:]:
-                job = _prepared(claim, settings, places, confined=self._pool.confined)
+                job = _prepare(claim, settings, paths, confined=self._pool.confined)
                 if isinstance(job, AttemptEnd):
                     failed = job
                     break
@@ -97,29 +97,29 @@ class PythonRunner:
                     break
                 batch.append(job)
             if batch:
-                ran = self._run(batch, done, board, settings)
+                ran = self._run(batch, done, batch_run, settings)
                 done += ran
                 if ran < len(batch):
                     return done
             if failed is not None:
-                board.ended(done, failed, timedelta(0))
+                batch_run.collect(done, failed, timedelta(0))
                 done += 1
         return done
 
-    def _run(self, batch: list[_Job], first: int, board: BatchRun, settings: Control) -> int:
-        """Run jobs of one key; how many were dealt with."""
+    def _run(self, batch: list[_Job], first: int, batch_run: BatchRun, settings: Control) -> int:
+        """Run jobs of one key; return how many have ended."""
         done = 0
         try:
             while done < len(batch):
                 try:
                     interpreter = self._pool.take(batch[0].key)
                 except (OSError, ValueError) as error:
-                    board.ended(first + done, cannot_start(error), timedelta(0))
+                    batch_run.collect(first + done, cannot_start(error), timedelta(0))
                     return done + 1
-                talk = _Talk(self._pool, interpreter, batch[done:], settings.output_limit)
-                ran, alone = talk.together(first + done, board)
+                call = _BatchCall(self._pool, interpreter, batch[done:], settings.output_limit)
+                ran, was_alone = call.run_batch(first + done, batch_run)
                 done += ran
-                if alone:
+                if was_alone:
                     return done
         finally:
             for job in batch:
@@ -127,8 +127,8 @@ class PythonRunner:
         return done
 
 
-class _Talk:
-    """One batch with one interpreter, which goes back to the pool afterwards, or is ended."""
+class _BatchCall:
+    """Runs one batch in one interpreter, and returns the interpreter to the pool or ends it."""
 
     def __init__(self, pool: InterpreterPool, interpreter: Interpreter, batch: Sequence[_Job], limit: int) -> None:
         self._pool = pool
@@ -139,12 +139,12 @@ class _Talk:
         self._answers = InterpreterAnswers(limit)
         self._printed = PrintedOutput(interpreter.boundary, limit)
         self._done = 0
-        self._sent = self._began = time.monotonic()  # when the batch was sent, and when the job that runs now began
-        self._fit = True  # for another job
-        self._took = 0.0  # seconds, of the job that was looked after alone
+        self._sent = self._began = time.monotonic()  # when the batch was sent, and when the running job began
+        self._reusable = True
+        self._took = 0.0  # seconds of the job that was watched alone
 
-    def alone(self, control: Control) -> AttemptEnd | None:
-        """Run the one job of this batch; None when it did not begin here and may be given to another process."""
+    def run_one(self, control: Control) -> AttemptEnd | None:
+        """Run the only job of this batch; return None when it did not begin and another process may run it."""
         try:
             if not self._send(self._batch):
                 return _NO_INTERPRETER if self._fresh else None
@@ -152,115 +152,114 @@ class _Talk:
         finally:
             self._give_back()
 
-    def together(self, first: int, board: BatchRun) -> tuple[int, bool]:
-        """Run the batch; how many jobs were dealt with, and whether the last of them had to be looked after alone."""
+    def run_batch(self, first: int, batch_run: BatchRun) -> tuple[int, bool]:
+        """Run the batch; return how many jobs have ended, and whether the last of them was watched alone."""
         try:
             if not self._send(self._batch):
                 if self._fresh:
-                    board.ended(first, _NO_INTERPRETER, timedelta(0))
+                    batch_run.collect(first, _NO_INTERPRETER, timedelta(0))
                 return int(self._fresh), False
-            self._listen(first, board)
-            if self._done == len(self._batch) or not self._fit:
+            self._read_answers(first, batch_run)
+            if self._done == len(self._batch) or not self._reusable:
                 return self._done, False
-            return self._single_out(first, board)
+            return self._watch_running(first, batch_run)
         finally:
             self._give_back()
 
     def _send(self, jobs: Sequence[_Job]) -> bool:
         self._began = time.monotonic()
         try:
-            self._interpreter.send(self._batch[0].key.path, self._limit, [self._addressed(job) for job in jobs])
+            self._interpreter.send(self._batch[0].key.path, self._limit, [self._request_of(job) for job in jobs])
         except OSError:
-            self._fit = False
+            self._reusable = False
             return False
         return True
 
-    def _addressed(self, job: _Job) -> str:
-        """The job's request; in a sandbox, its file of costs is where this process alone may write."""
-        if (place := self._interpreter.place) is None:
+    def _request_of(self, job: _Job) -> str:
+        """Return the job's request. In a sandbox, its usage file is in a folder that only this process may write."""
+        if (folder := self._interpreter.place) is None:
             return job.request
-        job.scratch.move_costs(place)
+        job.scratch.move_costs(folder)
         request = json.loads(job.request)
         request["env"]["COORD_COSTS"] = job.scratch.costs
         return json.dumps(request)
 
-    def _listen(self, first: int, board: BatchRun) -> None:
-        """Hear answers while they come fast."""
+    def _read_answers(self, first: int, batch_run: BatchRun) -> None:
+        """Read answers while they arrive fast."""
         interpreter = self._interpreter
         channel = interpreter.channel
         waiter = select.poll()
-        for fd in (channel, interpreter.output, interpreter.process.exit_fd, board.interrupted):
+        for fd in (channel, interpreter.output, interpreter.process.exit_fd, batch_run.interrupt_fd):
             waiter.register(fd, select.POLLIN)
         started = self._began
-        while self._fit and self._done < len(self._batch):
+        while self._reusable and self._done < len(self._batch):
             left = self._began + _MOMENT - time.monotonic()
             ready = {fd for fd, _ in waiter.poll(left * 1000)} if left > 0 else set()
             if not ready and self._is_starting():
                 started = self._began = time.monotonic()
                 continue
-            if not ready or board.interrupted in ready or interpreter.process.exit_fd in ready:
+            if not ready or batch_run.interrupt_fd in ready or interpreter.process.exit_fd in ready:
                 return
             if channel in ready and self._answers.read(channel) is OutputReader.CLOSED:
                 return
             interpreter.read_output(self._printed)
             if self._answers.queue:
-                self._take_answers(first, board)
-                # Sleep a little, so that one look finds several answers.
+                self._take_answers(first, batch_run)
+                # Sleep a little, so that one read returns several answers.
                 each = (self._began - started) / self._done if self._done else 0
                 if pause := min(each * (len(self._batch) - self._done), _LONGEST_PAUSE):
                     time.sleep(pause)
 
     def _is_starting(self) -> bool:
-        """Whether the process is new and has not begun any job: what its start takes says nothing about the jobs."""
+        """Return whether the process is new and has not begun a job: its start time says nothing about the jobs."""
         recent = self._fresh and time.monotonic() - self._sent < _STARTING
         return recent and self._interpreter.count_waiting() == len(self._batch)
 
     def _time_of(self, job: _Job, answer: Mapping[str, Any] | None) -> float:
-        """Seconds that a job took, as it knows best, whatever this thread had to wait for.
+        """Return the seconds that a job took by its own measure, without the waiting time of this thread.
 
-        Where every job needs a new process (its environment is its own, or the last one left threads behind), the start
-        is part of what a job costs.
+        Where each job needs a new process (own environment, or the last job left threads behind), the start counts.
         """
         alone = self._fresh and self._done == 0 and (job.key.env or answer is None or "retire" in answer)
         if answer is None or alone:
             return time.monotonic() - (self._sent if alone else self._began)
         return float(answer.get("took", 0.0))
 
-    def _take_answers(self, first: int, board: BatchRun) -> None:
+    def _take_answers(self, first: int, batch_run: BatchRun) -> None:
         self._began = time.monotonic()
-        while self._answers.queue and self._fit and self._done < len(self._batch):
+        while self._answers.queue and self._reusable and self._done < len(self._batch):
             answer = self._answers.queue.popleft()
             if answer["state"] == _STALE:
-                self._fit = False
+                self._reusable = False
                 return
             job = self._batch[self._done]
-            result = result_of(None, answer, None, self._printed.take(), malformed=False)
+            result = end_of_answer(None, answer, None, self._printed.take(), is_invalid=False)
             if answer.get("spent"):
                 result = _with_usage(result, job)
             else:
-                job.scratch.nothing_spent()
+                job.scratch.skip_costs()
             took, size = timedelta(seconds=self._time_of(job, answer)), answer["size"] + len(result.log or "")
-            board.ended(first + self._done, result, took, size)
+            batch_run.collect(first + self._done, result, took, size)
             self._done += 1
             if "retire" in answer:
                 self._interpreter.process.set_job_marker(_marker(job))
-                self._fit = False
+                self._reusable = False
 
-    def _single_out(self, first: int, board: BatchRun) -> tuple[int, bool]:
-        """The job that runs takes longer, or somebody must stop: nothing else may begin, and that one goes on alone."""
+    def _watch_running(self, first: int, batch_run: BatchRun) -> tuple[int, bool]:
+        """Withdraw the jobs that have not begun and watch the running one alone: it takes long, or a job must stop."""
         begun = len(self._batch) - self._interpreter.withdraw()
-        # A job begins after the answer of the one before it was sent, so those answers are there.
-        while self._done < begun - 1 and self._fit:
+        # A job begins after the answer of the job before it was sent, so these answers have arrived.
+        while self._done < begun - 1 and self._reusable:
             if self._answers.read(self._interpreter.channel) is not OutputReader.DONE:
                 break
             self._interpreter.read_output(self._printed)
-            self._take_answers(first, board)
-        if self._done == len(self._batch) or not self._fit:
+            self._take_answers(first, batch_run)
+        if self._done == len(self._batch) or not self._reusable:
             return self._done, False
         job = self._batch[self._done]
-        with board.control(first + self._done, began=self._began) as control:
+        with batch_run.control(first + self._done, began=self._began) as control:
             if begun <= self._done:
-                # Not even this one has begun: the process is only starting, or slow.
+                # Not even this job has begun: the process is starting, or slow.
                 if control.stop_reason is not None:
                     result: AttemptEnd | None = AttemptEnd(
                         control.stop_reason.outcome, error=_STOPPED, job_started=False
@@ -273,11 +272,11 @@ class _Talk:
                 result = self._watch(job, control)
         if result is None:
             return self._done, False
-        board.ended(first + self._done, result, timedelta(seconds=self._took))
+        batch_run.collect(first + self._done, result, timedelta(seconds=self._took))
         return self._done + 1, True
 
     def _watch(self, job: _Job, control: Control) -> AttemptEnd | None:
-        """Look after one job that was sent; None when it did not begin here and may be given to another process."""
+        """Watch one sent job to its end; return None when it did not begin and another process may run it."""
         interpreter = self._interpreter
         interpreter.process.set_job_marker(_marker(job))
         watch = ProcessWatch(
@@ -289,15 +288,17 @@ class _Talk:
             stall_timeout=job.claim.stall_timeout,
             began=self._began,
             limits=control.limits_for(job.claim),
-            glance=usage_file.UsageFile(job.scratch.costs, control.spent).look,
+            glance=usage_file.UsageFile(job.scratch.costs, control.record_usage).poll,
         )
-        control.started(replace(interpreter.process.record, marker=_marker(job)))
-        self._printed.show(partial(control.printed, Stream.OUT))
+        control.note_start(replace(interpreter.process.record, marker=_marker(job)))
+        self._printed.show(partial(control.show_output, Stream.OUT))
         interruption = None if self._answers.queue else watch.run()
         answer = self._answers.queue.popleft() if self._answers.queue else None
         self._took = self._time_of(job, answer)
-        self._fit = interruption is None and answer is not None and "retire" not in answer and answer["state"] != _STALE
-        if self._fit:
+        self._reusable = (
+            interruption is None and answer is not None and "retire" not in answer and answer["state"] != _STALE
+        )
+        if self._reusable:
             interpreter.read_output(self._printed)
         else:
             interpreter.process.end()
@@ -305,18 +306,18 @@ class _Talk:
         if interruption is None and answer is not None and answer["state"] == _STALE:
             return None
         if answer is not None and answer.get("traceback"):
-            control.printed(Stream.OUT, answer["traceback"].encode(errors="replace"))
-        result = result_of(
+            control.show_output(Stream.OUT, answer["traceback"].encode(errors="replace"))
+        result = end_of_answer(
             interruption,
             answer,
             interpreter.process.exit_code,
             self._printed.take(),
-            malformed=self._answers.malformed,
+            is_invalid=self._answers.malformed,
         )
         return _with_usage(result, job)
 
     def _give_back(self) -> None:
-        if self._fit:
+        if self._reusable:
             self._pool.give_back(self._interpreter)
         else:
             self._interpreter.close()
@@ -330,70 +331,70 @@ def _marker(job: _Job) -> str:
     return f"{environment.MARKER}={job.scratch.name}"
 
 
-class _Places:
-    """What jobs are, where they run and look for modules: found once for a batch, for that costs as much as a job."""
+class _PathCache:
+    """Parsed jobs and module paths, computed once for a batch because that takes as long as a job."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, tuple[str, ...]], tuple[str, ...] | None] = {}
-        self._of: Mapping[str, Any] | None = None
-        self._work: PythonCall | None = None
+        self._paths: dict[tuple[str, tuple[str, ...]], tuple[str, ...] | None] = {}
+        self._stored: Mapping[str, Any] | None = None
+        self._call: PythonCall | None = None
 
-    def work(self, claim: Claim) -> PythonCall:
-        """The job; Refused when it is none. The claims of a statement share what says the same."""
-        if self._work is None or self._of is not claim.work:
-            work = claim.job
-            if not isinstance(work, PythonCall):
-                raise Refused(f"A {work.kind} job is not a Python call")
-            self._of, self._work = claim.work, work
-        return self._work
+    def call(self, claim: Claim) -> PythonCall:
+        """Return the parsed job; raises Refused. Claims of one statement share equal jobs, so parse each job once."""
+        if self._call is None or self._stored is not claim.work:
+            call = claim.job
+            if not isinstance(call, PythonCall):
+                raise Refused(f"A {call.kind} job is not a Python call")
+            self._stored, self._call = claim.work, call
+        return self._call
 
     def path(self, folder: str, claim: Claim) -> tuple[str, ...] | None:
-        """The module path of a job in *folder*, or None when there is no such folder."""
-        asked = (folder, claim.python_path)
-        if asked not in self._known:
-            self._known[asked] = self._look(folder, claim) if can_be_entered(folder) else None
-        return self._known[asked]
+        """Return the module path of a job in *folder*, or None when the folder cannot be entered."""
+        key = (folder, claim.python_path)
+        if key not in self._paths:
+            self._paths[key] = self._make_path(folder, claim) if can_be_entered(folder) else None
+        return self._paths[key]
 
-    def _look(self, folder: str, claim: Claim) -> tuple[str, ...]:
+    def _make_path(self, folder: str, claim: Claim) -> tuple[str, ...]:
         path = [os.path.join(folder, entry) for entry in claim.python_path]  # noqa: PTH118
         if claim.workdir is not None and claim.workdir not in path:
             path.append(claim.workdir)
         return tuple(path)
 
 
-def _prepared(claim: Claim, control: Control, places: _Places, *, confined: bool) -> _Job | AttemptEnd:
-    """The job as its interpreter wants it, or why it cannot be run."""
+def _prepare(claim: Claim, control: Control, paths: _PathCache, *, confined: bool) -> _Job | AttemptEnd:
+    """Return the job with its request, or the end of one that cannot run."""
     try:
-        work = places.work(claim)
+        call = paths.call(claim)
     except Refused as refusal:
-        return refused(refusal.sentence())
+        return refusal_end(refusal.sentence())
     scratch = environment.Scratch(control.scratch, claim)
     folder = claim.workdir or scratch.make_folder()
-    path = places.path(folder, claim)
+    path = paths.path(folder, claim)
     if path is None:
-        return missing_folder(folder)
+        return missing_folder_end(folder)
     request = {
-        "target": REGISTERED_FUNCTIONS.get(work.target, work.target),
-        "args": dict(work.args),
+        "target": REGISTERED_FUNCTIONS.get(call.target, call.target),
+        "args": dict(call.args),
         "input": claim.input,
         "needs": claim.needs,
-        "env": environment.of_attempt(claim, scratch),
+        "env": environment.attempt_variables(claim, scratch),
         "cwd": folder,
     }
     files = control.limits_for(claim).files
-    # In a sandbox a process may write to one folder: a job with a folder of its own has a process of its own.
-    place, env = folder if confined else claim.workdir, tuple(sorted(work.env.items())) if work.env else ()
+    # In a sandbox a process may write to one folder only, so a job with its own folder needs its own process.
+    place, env = folder if confined else claim.workdir, tuple(sorted(call.env.items())) if call.env else ()
     key = InterpreterKey(place, path, env, files, claim.workspace_id)
     return _Job(claim, key, json.dumps(request), scratch)
 
 
 def _with_usage(result: AttemptEnd, job: _Job) -> AttemptEnd:
-    spent, warnings = usage_file.read(job.scratch.costs)
+    spent, warnings = usage_file.read_usage(job.scratch.costs)
     if not spent and not warnings:
         return result
     return replace(result, usage=spent, log=usage_file.with_warnings(result.log or "", warnings))
 
 
-def make_runner(shared: Shared) -> PythonRunner:
+def make_runner(resources: RunnerResources) -> PythonRunner:
     """Return the runner of this kind."""
-    return PythonRunner(shared.pool)
+    return PythonRunner(resources.pool)

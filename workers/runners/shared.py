@@ -1,4 +1,4 @@
-"""What the runners of one worker process share."""
+"""Resources that the runners of one worker process share."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from workers.runners.provider_environment import ProviderEnvironment
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """One launcher, one pool of interpreters, and one source of the variables that jobs are given."""
+class RunnerResources:
+    """A launcher, a pool of interpreters, and the source of provider variables."""
 
     launcher: Launcher
     pool: InterpreterPool
-    providing: ProviderEnvironment = field(default_factory=ProviderEnvironment)
+    provider_environment: ProviderEnvironment = field(default_factory=ProviderEnvironment)

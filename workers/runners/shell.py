@@ -1,4 +1,4 @@
-"""Runs ``/bin/sh -c command``: output is what it prints on stdout, the log what it prints on stderr."""
+"""Runs ``/bin/sh -c command``: the output is its stdout, the log its stderr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.runners import environment, program, usage_file
 from workers.runners.base import Control
 from workers.runners.output import Capture, last_line, without_line_break
 from workers.runners.process import Launcher
-from workers.runners.shared import Shared
+from workers.runners.shared import RunnerResources
 
 _ERROR_LIMIT = 300
 
@@ -25,59 +25,59 @@ class ShellRunner:
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Run the command to its end, in a session of its own."""
-        if (stopped := program.stopped_early(control)) is not None:
+        if (stopped := program.end_if_stopped(control)) is not None:
             return stopped
         try:
-            work = claim.job
+            call = claim.job
         except Refused as refusal:
-            return program.refused(refusal.sentence())
-        if not isinstance(work, Shell):
-            return program.refused(f"A {work.kind} job is not for the shell")
+            return program.refusal_end(refusal.sentence())
+        if not isinstance(call, Shell):
+            return program.refusal_end(f"A {call.kind} job is not for the shell")
         with environment.Scratch(control.scratch, claim) as scratch:
             folder = claim.workdir or scratch.make_folder()
             if not program.can_be_entered(folder):
-                return program.missing_folder(folder)
-            variables = environment.inherited() | dict(work.env) | environment.of_attempt(claim, scratch)
-            variables |= environment.of_line(control.line, variables["PATH"])
+                return program.missing_folder_end(folder)
+            variables = environment.base_variables() | dict(call.env) | environment.attempt_variables(claim, scratch)
+            variables |= environment.report_variables(control.report_address, variables["PATH"])
             variables["COORD_INPUT"] = scratch.write_input(claim)
             out = Capture(control.output_limit)
 
-            def said(data: bytes) -> None:
+            def feed(data: bytes) -> None:
                 out.feed(data)
-                control.printed(Stream.OUT, data)
+                control.show_output(Stream.OUT, data)
 
             try:
                 ran = program.run_program(
                     self._launcher,
-                    ["/bin/sh", "-c", work.command],
+                    ["/bin/sh", "-c", call.command],
                     claim,
                     control,
                     variables=variables,
                     folder=folder,
-                    feed=said,
-                    show=partial(control.printed, Stream.ERR),
-                    write=control.places(folder),
-                    glance=usage_file.UsageFile(scratch.costs, control.spent).look,
+                    feed=feed,
+                    show=partial(control.show_output, Stream.ERR),
+                    write=control.writable_paths(folder),
+                    glance=usage_file.UsageFile(scratch.costs, control.record_usage).poll,
                 )
             except (OSError, ValueError) as error:
                 return program.cannot_start(error, folder=folder)
-            spent, warnings = usage_file.read(scratch.costs)
-        said_last = last_line(ran.log, _ERROR_LIMIT)
-        if ran.exit_code and not said_last:
-            said_last = last_line(out.text(), _ERROR_LIMIT)  # test programs say on stdout what failed
-        outcome, sentence = program.judge(ran.exit_code, said=said_last)
+            usage, warnings = usage_file.read_usage(scratch.costs)
+        message = last_line(ran.log, _ERROR_LIMIT)
+        if ran.exit_code and not message:
+            message = last_line(out.text(), _ERROR_LIMIT)  # test programs print failures on stdout
+        outcome, why = program.judge_exit(ran.exit_code, message=message)
         if ran.interruption is not None:
-            outcome, sentence = ran.interruption.outcome, ran.interruption.error
+            outcome, why = ran.interruption.outcome, ran.interruption.error
         return AttemptEnd(
             outcome,
             output=without_line_break(out.text()),
             exit_code=ran.exit_code,
-            error=sentence,
+            error=why,
             log=usage_file.with_warnings(ran.log, warnings),
-            usage=spent,
+            usage=usage,
         )
 
 
-def make_runner(shared: Shared) -> ShellRunner:
+def make_runner(resources: RunnerResources) -> ShellRunner:
     """Return the runner of this kind."""
-    return ShellRunner(shared.launcher)
+    return ShellRunner(resources.launcher)

@@ -16,13 +16,13 @@ from workers.runners.process import Launcher, death_sentence
 from workers.runners.process_watch import Interruption
 from workers.runners.program import run_program
 
-_KEPT = 64 * 1024  # bytes of its output
-_NAMED = 120
+_MOST_OUTPUT = 64 * 1024  # bytes
+_LONGEST_NAME = 120
 
 
 @dataclass(frozen=True, slots=True)
 class SideCommandEnd:
-    """How the command ended. ``problem``: why it did not succeed. ``interruption``: the attempt was ended meanwhile."""
+    """How the command ended. ``problem``: why it failed. ``interruption``: the attempt was ended meanwhile."""
 
     problem: str | None
     output: str
@@ -35,13 +35,13 @@ class SideCommandEnd:
         return payload if self.problem is None else payload | {"why": self.problem}
 
     def log_of(self, title: str, output: str) -> str:
-        """Return what the attempt's log says of it."""
+        """Return the text for the attempt's log."""
         return f"[{title}] {self.problem or 'passed'} ({show_duration(self.took)})\n{output.rstrip()}".rstrip()
 
 
 def short_name(command: str) -> str:
-    """Return what people call a command: its beginning, on one line."""
-    return one_line(command, _NAMED)
+    """Return a short name of a command: its beginning, on one line."""
+    return one_line(command, _LONGEST_NAME)
 
 
 def run_side_command(
@@ -57,7 +57,7 @@ def run_side_command(
 ) -> SideCommandEnd:
     """Run *command* in *folder* to its end. Raises OSError or ValueError when it cannot be started."""
     began = monotonic()
-    out = Capture(min(_KEPT, control.output_limit))
+    out = Capture(min(_MOST_OUTPUT, control.output_limit))
     ran = run_program(
         launcher,
         ["/bin/sh", "-c", f"exec 2>&1\n{command}"],
@@ -67,7 +67,7 @@ def run_side_command(
         folder=folder,
         feed=out.feed,
         announced=False,
-        write=control.places(folder),
+        write=control.writable_paths(folder),
         glance=glance,
     )
     interruption, problem = ran.interruption, _problem(ran.exit_code)

@@ -1,7 +1,7 @@
-"""Reads what a job reports of its model calls: the JSON lines it appended to the file that COORD_COSTS names.
+"""Reads the usage file: JSON lines about model calls, which a job appends to the file named by COORD_COSTS.
 
-A line is flat or has its numbers in an object ``usage``. A line that cannot be read becomes a warning, never a failure
-of the job; a price that is not given stays unknown and never turns into zero.
+A line is flat or has its numbers in an object ``usage``. An invalid line becomes a warning and never fails the job. A
+missing price stays unknown and never becomes zero.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ MAX_LINES = 10_000
 _MOST_WARNINGS = 20
 _LONGEST_NAME = 200
 _MARK = 12  # hexadecimal digits
-_LARGEST_COUNT = 10**12  # far beyond any model, and millions of it can be added up
+_LARGEST_COUNT = 10**12  # far beyond any model, and millions of such values can be summed
 _NUMBERS = ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens")
 _KNOWN = frozenset({"model", "cost_usd", "timestamp", "id", "session_id", *_NUMBERS})
-_NOT_THEIRS = _KNOWN | OURS | READ_AS
+_NOT_EXTRA = _KNOWN | OURS | READ_AS
 
 
-def read(path: str) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
-    """The model calls that *path* reports, and one sentence for everything in it that could not be read."""
+def read_usage(path: str) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
+    """Return the model calls reported in *path*, and one warning for each part that could not be read."""
     try:
         data = _bytes(path, MAX_BYTES + 1)
     except FileNotFoundError:
@@ -54,75 +54,76 @@ def read(path: str) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
 
 
 class UsageFile:
-    """The same file while its job writes it: *tell* is told of all that it reports when that is more. Thread-safe."""
+    """Follows a usage file while its job writes it. *record* gets all usage so far when there is more. Thread-safe."""
 
-    def __init__(self, path: str, tell: Callable[[Sequence[Usage]], object]) -> None:
+    def __init__(self, path: str, record: Callable[[Sequence[Usage]], object]) -> None:
         self._path = path
-        self._tell = tell
+        self._record = record
         self._lock = threading.Lock()
-        self._size, self._read_to, self._lines = 0, 0, 0  # of the file; of what was read, bytes and lines
-        self._found: list[Usage] = []
+        self._size = 0  # of the file
+        self._read_to, self._lines = 0, 0  # bytes and lines that were read
+        self._usage: list[Usage] = []
 
-    def look(self) -> None:
-        """See whether there are new lines, and read these alone. One that is not finished is left for later."""
+    def poll(self) -> None:
+        """Read new complete lines, if there are any."""
         with self._lock:
-            self._look()
+            self._poll()
 
     def end(self) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
-        """What ``read`` finds, now that nobody writes any more; *tell* is told of it."""
-        found, warnings = read(self._path)
-        if found:
-            self._tell(found)
-        return found, warnings
+        """Record and return the result of ``read_usage``, after the last write."""
+        usage, warnings = read_usage(self._path)
+        if usage:
+            self._record(usage)
+        return usage, warnings
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         try:
-            size = os.lstat(self._path).st_size  # mostly it is not there
+            size = os.lstat(self._path).st_size  # in most cases there is none
             if size == self._size:
                 return
-            if size < self._size:  # written over; whoever reads it at the end sees what else was
-                self._read_to, self._lines, self._found = 0, 0, []
+            if size < self._size:  # it was overwritten
+                self._read_to, self._lines, self._usage = 0, 0, []
             data = _bytes(self._path, MAX_BYTES - self._read_to, start=self._read_to)
         except OSError:
-            return  # whoever reads it at the end says so
+            return  # ``end`` returns a warning
         self._size = size
         whole = data[: data.rfind(b"\n") + 1]
-        found, _ = _read(self._path, whole, lines_before=self._lines)
+        usage, _ = _read(self._path, whole, lines_before=self._lines)
         self._read_to += len(whole)
         self._lines += whole.count(b"\n")
-        if found:
-            self._found += found
-            self._tell(tuple(self._found))
+        if usage:
+            self._usage += usage
+            self._record(tuple(self._usage))
 
 
-def following(path: str, control: Control) -> UsageFile:
-    """The file of what surrounds a job: it counts beside what the job itself tells *control*."""
-    return UsageFile(path, partial(control.spent, part=path))
+def side_usage_file(path: str, control: Control) -> UsageFile:
+    """Return the usage file of a side command; its usage is added to that of the job."""
+    return UsageFile(path, partial(control.record_usage, part=path))
 
 
 @contextlib.contextmanager
-def metered(path: str, control: Control) -> Iterator[Callable[[], None]]:
-    """Count what processes report to *path* meanwhile; what is given is to be called now and then while they run."""
-    spending = following(path, control)
+def meter_side_command(path: str, control: Control) -> Iterator[Callable[[], None]]:
+    """Record the usage that a side command reports to *path*. Yields a function to call from time to time."""
+    usage = side_usage_file(path, control)
     try:
-        yield spending.look
+        yield usage.poll
     finally:
-        _, warnings = spending.end()
+        _, warnings = usage.end()
         for warning in warnings:
             control.event(EventType.PROGRESS, {"usage": warning})
 
 
 def _bytes(path: str, most: int, *, start: int = 0) -> bytes:
-    """Some of its bytes; OSError for what is no file: a pipe would keep its reader waiting, a link leads anywhere."""
+    """Return bytes of a regular file; raises OSError for others: a pipe would block, a link may lead anywhere."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise OSError(errno.EINVAL, "it is no regular file", path) from None
+            raise OSError(errno.EINVAL, "it is not a regular file", path) from None
         raise
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", path)
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
         file.seek(start)
         return file.read(most)
 
@@ -135,24 +136,24 @@ def _read(path: str, data: bytes, *, lines_before: int = 0) -> tuple[tuple[Usage
     lines = data.split(b"\n")
     if len(lines) > MAX_LINES + 1:
         warnings.append(f"the usage file has more than {MAX_LINES:,} lines; the rest was not read")
-    found, bad = [], 0
+    usage, bad = [], 0
     for number, line in enumerate(lines[: max(MAX_LINES - lines_before, 0)], start=lines_before + 1):
         try:
             record = jsonl.parse_line(number, line, decimals=True)
             if record is not None:
                 mark = f"{cost_reports.execution_of(path)}:{number}.{hashlib.sha256(line).hexdigest()[:_MARK]}"
-                found.append(replace(_usage(record[1]), line=(path, number), mark=mark))
+                usage.append(replace(_usage(record[1]), line=(path, number), mark=mark))
         except Refused as refusal:
             bad += 1
             if bad <= _MOST_WARNINGS:
                 warnings.append(f"line {number} of the usage file was left out: {one_line(refusal.message, 300)}")
     if bad > _MOST_WARNINGS:
         warnings.append(f"{bad - _MOST_WARNINGS} more lines of the usage file were left out")
-    return tuple(found), tuple(warnings)
+    return tuple(usage), tuple(warnings)
 
 
 def with_warnings(log: str, warnings: Sequence[str]) -> str | None:
-    """A job's log with the warnings below it; None when there is nothing to say."""
+    """Return *log* with the warnings appended; None when both are empty."""
     if not warnings:
         return log or None
     separator = "" if not log or log.endswith("\n") else "\n"
@@ -175,13 +176,13 @@ def _usage(record: dict[str, Any]) -> Usage:
         output_tokens=counts["output_tokens"] or 0,
         cached_input_tokens=counts["cached_input_tokens"] or 0,
         total_tokens=counts["total_tokens"],
-        # A foreign program writes 0.0 beside this mark when it did not know the price. Other money is not added up.
+        # Some programs write 0.0 beside this flag when they do not know the price. Other currencies are not added up.
         cost_usd=None if fields.get("pricing_available") is False or foreign else _cost(fields.get("cost_usd")),
-        # Nested records carry the record's own id and session outside; the inner object has none.
+        # In a nested record, id and session are in the outer object.
         id=_name(fields, "id"),
         session_id=_name(fields, "session_id"),
         at=_moment(fields.get("timestamp")),
-        extra=clean_json({name: _plain(value) for name, value in fields.items() if name not in _NOT_THEIRS}),
+        extra=clean_json({name: _plain(value) for name, value in fields.items() if name not in _NOT_EXTRA}),
     )
 
 

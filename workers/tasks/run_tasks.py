@@ -21,4 +21,4 @@ def run_tasks(workspace_id: Any = None, tasks: Any = None, *_more: Any, **more: 
     if isinstance(message, str):
         refusals.note(queues.JOBS, message)
         return
-    process.executor.work_off(message.workspace_id, [task_id for task_id, _ in message.tasks])
+    process.executor.run_tasks(message.workspace_id, [task_id for task_id, _ in message.tasks])

@@ -1,7 +1,7 @@
-"""Tasks in which an agent resolves the merge conflicts of its change.
+"""Conflict tasks, in which an agent merges a change that conflicts with others.
 
-The goal is in the task's prompt. The conflicts are added when an attempt begins, because others may have merged until
-then: git's kinds of conflicts, and the commits and changes of both sides.
+The prompt states the purpose. The conflicts are added when an attempt starts, because others may have merged by then:
+git's kinds of conflicts, and the commits and changes of both sides.
 """
 
 from __future__ import annotations
@@ -23,46 +23,46 @@ from workers.workspaces.repository import Repository
 from workers.workspaces.worktree import Unresolved, Worktree
 
 ROUNDS = 3
-"""How often a change is merged again before a person has to decide."""
+"""How many times a change is merged again before a person has to."""
 
 _SIDE = 6_000  # characters of each side's changes
-_TASK = 3_000  # characters of the task's prompt
+_TASK = 3_000  # characters of the original prompt
 _MOST_NAMED = 50
 _MOST_COMMITS = 20
 _SHORT = 12
 _HOW = """\
 Where a file has no conflict markers (it is binary, a link or a submodule, or one side deleted, renamed or replaced it),
-what is in the folder is one side's alone. Decide, and show that you did: change, move or delete the file, or run
-"git add PATH" when what is in the folder is what should stay. What you leave as you find it counts as unresolved."""
+the folder has the version of one side only. Decide, and show that you did: change, move or delete the file, or run
+"git add PATH" to keep the version in the folder. A conflict that you leave unchanged counts as unresolved."""
 
 _LEFT = """
-What the last attempt left in its folder is commit {0}. Take over what it had resolved: "git diff HEAD {0}" shows it,
-"git checkout {0} -- PATH" brings a file here as it was there.
+The last attempt's folder was saved as commit {0}. Reuse what it had resolved: "git diff HEAD {0}" shows it,
+"git checkout {0} -- PATH" copies a file from there.
 """
 
 
-def merge_task(
+def make_conflict_task(
     claim: Claim,
     checkout: Checkout,
     gates: tuple[Gate, ...],
     commit: str,
-    found: MergeConflicted,
+    conflict: MergeConflicted,
     *,
     round_: int,
 ) -> DiscoveredTask:
-    """Return the task that merges *commit*, the claimed task's change. The claimed task waits for it."""
-    name = f"-merge-{claim.attempt}"  # numbers of attempts are never used twice
-    again = f" (round {round_} of {ROUNDS})" if round_ > 1 else ""
+    """Return a task that merges *commit*, the change of *claim*, to the run's branch; the task of *claim* waits."""
+    suffix = f"-merge-{claim.attempt}"  # attempt numbers are unique
+    round_title = f" (round {round_} of {ROUNDS})" if round_ > 1 else ""
     task: dict[str, Any] = {
-        "key": claim.key[: MAX_KEY - len(name)] + name,
-        "title": f"Merge the change of {claim.key}{again}"[:MAX_TITLE],
-        "run": _literally({**claim.work, "prompt": clean_text(_prompt(claim, commit, found))}),
+        "key": claim.key[: MAX_KEY - len(suffix)] + suffix,
+        "title": f"Merge the change of {claim.key}{round_title}"[:MAX_TITLE],
+        "run": _as_literals({**claim.work, "prompt": clean_text(_prompt(claim, commit, conflict))}),
         "agent": claim.agent,
         "workdir": claim.workdir,
         "timeout": _seconds(claim.timeout),
         "stall_timeout": _seconds(claim.stall_timeout),
         "max_attempts": max(claim.max_attempts, ROUNDS),
-        "concurrency_key": merge_key(claim.run_id),  # one at a time, each on top of the previous merge
+        "concurrency_key": merge_key(claim.run_id),  # one at a time, each on top of the merge before
         "checkout": Checkout(
             CheckoutKind.GIT_WORKTREE,
             keep_failed=checkout.keep_failed,
@@ -70,121 +70,123 @@ def merge_task(
             prepare=checkout.prepare,
         ).to_json(),
         "gates": [gate.to_json() for gate in gates],
-        "supervised": False,  # the change was reviewed already
+        "supervised": False,  # the change itself was reviewed
     }
-    written = {name: value for name, value in task.items() if value not in (None, [])}
-    return DiscoveredTask(written, blocks_finder=True, by_system=True)
+    fields = {name: value for name, value in task.items() if value not in (None, [])}
+    return DiscoveredTask(fields, blocks_finder=True, by_system=True)
 
 
-def _prompt(claim: Claim, commit: str, found: MergeConflicted) -> str:
-    asked = str(claim.work.get("prompt", ""))
-    return f"""Two changes of this repository conflict, and you are to bring them together.
+def _prompt(claim: Claim, commit: str, conflict: MergeConflicted) -> str:
+    original = str(claim.work.get("prompt", ""))
+    return f"""Two changes of this repository conflict. Merge them.
 
 The folder you are in is a git worktree of the branch {run_branch(claim.run_id)}, which holds what other tasks
 have done. The change of the task {excerpt(claim.key)} ({claim.title}), commit {commit[:_SHORT]}, is half merged.
-When it was to be merged to {found.head[:_SHORT]}, it was in conflict in:
+It conflicted with {conflict.head[:_SHORT]} in:
 
-{_listed(found.conflicts)}
+{_list_conflicts(conflict.conflicts)}
 
-Resolve every conflict so that what both sides are for holds. Leave no conflict markers. Change nothing that the merge
-does not need. Do not abort the merge, and switch to no other branch. What you leave in the folder is committed for you.
+Resolve every conflict so that the purpose of both sides is kept. Leave no conflict markers. Change nothing that the
+merge does not need. Do not abort the merge, and switch to no other branch. The files in the folder are committed
+for you.
 
 {_HOW}
 
 What the task was asked to do:
 
-{_cut(asked, _TASK)}
+{_cut(original, _TASK)}
 """
 
 
-def repeated(claim: Claim, why: str) -> tuple[Outcome, str, int | None]:
-    """Return outcome, reason and count of conflicts in a row for a job without an agent, which runs again."""
+def rerun_end(claim: Claim, why: str) -> tuple[Outcome, str, int | None]:
+    """Return outcome, error and number of conflicts in a row for a job without an agent, which runs again."""
     count = claim.carried_over.get("conflicts")
     times = count + 1 if isinstance(count, int) else 1
     if times > ROUNDS:
         return Outcome.FAILED, f"{why}, {times} times in a row", None
-    return Outcome.DEFERRED, f"{why}; it runs again on top of that", times
+    return Outcome.DEFERRED, f"{why}; it runs again on top of these", times
 
 
-def to_merge(repository: Repository, carried: Mapping[str, Any], commit: str) -> str:
-    """Return the commit that a conflict task merges: its own earlier result if there is one, else *commit*."""
+def commit_to_merge(repository: Repository, carried: Mapping[str, Any], commit: str) -> str:
+    """Return what a conflict task merges: *commit*, or its own earlier result if others have merged since."""
     resolved = carried.get("resolved")
     return str(resolved) if repository.has(resolved) and repository.contains(commit, str(resolved)) else commit
 
 
-def again(branch: str, files: str, commit: str) -> dict[str, Any]:
-    """Return the carried data for the next attempt when *commit*, the result of this one, is in conflict too."""
-    said = f"While you resolved it, {branch} has moved on, and your result conflicts with it again, in {files}."
-    return {"feedback": said, "merge": None, "work": None, "left": None, "resolved": commit}
+def carry_after_conflict(branch: str, files: str, commit: str) -> dict[str, Any]:
+    """Return what to carry to the next attempt when *commit*, the result of this one, conflicts too."""
+    feedback = f"While you resolved it, {branch} has changed, and your result conflicts with it again, in {files}."
+    return {"feedback": feedback, "merge": None, "work": None, "left": None, "resolved": commit}
 
 
-def told(place: Worktree, commit: str, carried: Mapping[str, Any]) -> str:
-    """Return the description of the conflicts in *place*, into which *commit* is half merged, for the prompt."""
-    left = carried.get("left")
-    taken = _LEFT.format(str(left)[:_SHORT]) if place.repository.has(left) else ""
-    git, branch, head, resolving = place.git, place.repository.branch, place.start, place.resolving
-    named = [path for one in resolving.conflicts for path in one.paths][:_MOST_NAMED]
-    base = _said(git, "merge-base", head, commit).strip()
-    said = [text for one in resolving.conflicts for text in one.messages][:_MOST_NAMED]
-    git_says = "\n".join(said) or "(nothing more)"
+def describe_conflict(worktree: Worktree, commit: str, carried: Mapping[str, Any]) -> str:
+    """Return the end of the agent's prompt for *worktree*, into which *commit* is half merged."""
+    snapshot = carried.get("left")
+    reuse = _LEFT.format(str(snapshot)[:_SHORT]) if worktree.repository.has(snapshot) else ""
+    git, branch, head, resolving = worktree.git, worktree.repository.branch, worktree.start, worktree.resolving
+    paths = [path for each in resolving.conflicts for path in each.paths][:_MOST_NAMED]
+    base = _git_output(git, "merge-base", head, commit).strip()
+    messages = (
+        "\n".join([text for each in resolving.conflicts for text in each.messages][:_MOST_NAMED]) or "(no message)"
+    )
     return clean_text(f"""
 
-## What is in conflict now
-HEAD is {head[:_SHORT]} of {branch}; what is merged into it is {commit[:_SHORT]} ("git show MERGE_HEAD"). In conflict:
+## Current conflicts
+HEAD is {head[:_SHORT]} of {branch}; commit {commit[:_SHORT]} is merged into it ("git show MERGE_HEAD"). Conflicts in:
 
-{_listed(resolving.conflicts) or "- no file; see what git says"}
+{_list_conflicts(resolving.conflicts) or "- no file; see git's messages"}
 
-What git says:
+Git's messages:
 
-{git_says}
+{messages}
 
-What the branch has changed in these files:
+Changes of the branch in these files:
 
-{_commits(git, base, head, named)}
+{_commits(git, base, head, paths)}
 
-{_diff(git, base, head, named)}
+{_diff(git, base, head, paths)}
 
-What the task has changed in them:
+Changes of the task in these files:
 
-{_commits(git, base, commit, named)}
+{_commits(git, base, commit, paths)}
 
-{_diff(git, base, commit, named)}
-{taken}""")
+{_diff(git, base, commit, paths)}
+{reuse}""")
 
 
-def unresolved(left: Unresolved) -> tuple[str, str]:
-    """Return why an attempt with unresolved conflicts fails, and the feedback for the next one."""
-    why = clean_text(f"conflicts are left in {left}")
+def explain_unresolved(error: Unresolved) -> tuple[str, str]:
+    """Return the error and the feedback of an attempt that left conflicts."""
+    why = clean_text(f"conflicts are left in {error}")
     return why, f"You were done, but {why}.\n{_HOW}"
 
 
-def in_conflict(conflicts: tuple[MergeConflict, ...]) -> str:
-    """Return the first paths of conflicts as a short text."""
-    paths = list(dict.fromkeys(path for one in conflicts for path in one.paths[:1]))
+def name_conflicts(conflicts: tuple[MergeConflict, ...]) -> str:
+    """Return the first paths of the conflicts as a short text."""
+    paths = list(dict.fromkeys(path for each in conflicts for path in each.paths[:1]))
     return clean_text(", ".join(paths[:3])) + (", …" if len(paths) > 3 else "")  # noqa: PLR2004
 
 
-def _listed(conflicts: tuple[MergeConflict, ...]) -> str:
-    lines = [f"- {', '.join(one.paths)} ({one.kind})" for one in conflicts[:_MOST_NAMED]]
+def _list_conflicts(conflicts: tuple[MergeConflict, ...]) -> str:
+    lines = [f"- {', '.join(each.paths)} ({each.kind})" for each in conflicts[:_MOST_NAMED]]
     more = len(conflicts) - len(lines)
     return "\n".join([*lines, *([f"- and {more} more"] if more else [])])
 
 
 def _commits(git: Git, before: str, after: str, paths: list[str]) -> str:
     if not before:
-        return "(the two have no common beginning)"
+        return "(no common ancestor)"
     log = ("log", f"--max-count={_MOST_COMMITS}", "--no-color", "--format=- %h %an: %s", f"{before}..{after}", "--")
-    return _said(git, *log, *paths).strip() or "(no commit)"
+    return _git_output(git, *log, *paths).strip() or "(no commit)"
 
 
 def _diff(git: Git, before: str, after: str, paths: list[str]) -> str:
     if not before:
-        return "(the two have no common beginning)"
+        return "(no common ancestor)"
     arguments = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", before, after, "--", *paths)
-    return _cut(_said(git, *arguments).strip(), _SIDE) or "(nothing that can be shown)"
+    return _cut(_git_output(git, *arguments).strip(), _SIDE) or "(nothing that can be shown)"
 
 
-def _said(git: Git, *arguments: str) -> str:
+def _git_output(git: Git, *arguments: str) -> str:
     try:
         return git(*arguments, may_fail=True).out.decode("utf-8", errors="replace")
     except GitFailed:
@@ -195,12 +197,12 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}\n… ({len(text) - most:,} characters left out)"
 
 
-def _literally(value: Any) -> Any:
-    """Escape all texts of a job, whose templates are filled in already, so that they are not filled in again."""
+def _as_literals(value: Any) -> Any:
+    """Return a rendered job with every text as a template that renders to the same text."""
     if isinstance(value, dict):
-        return {name: _literally(item) for name, item in value.items()}
+        return {name: _as_literals(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_literally(item) for item in value]
+        return [_as_literals(item) for item in value]
     return escape_template(value) if isinstance(value, str) else value
 
 

@@ -24,7 +24,7 @@ from workers.runners.base import Control
 from workers.runners.output import last_line
 from workers.runners.process import Launcher
 from workers.runners.process_watch import Interruption
-from workers.runners.program import is_passing, run_program
+from workers.runners.program import is_transient, run_program
 
 QUICK = timedelta(minutes=2)
 LONG = timedelta(minutes=30)
@@ -180,7 +180,7 @@ class Git:
                 read=_configuration(self._variables),
             )
         except (OSError, ValueError) as error:
-            raise GitFailed(f"git cannot be started: {error}", transient=is_passing(error)) from None
+            raise GitFailed(f"git cannot be started: {error}", transient=is_transient(error)) from None
         if ran.interruption is not None:
             if ran.interruption.outcome is Outcome.TIMED_OUT:
                 raise GitTimeout(f"git {arguments[0]} {ran.interruption.error}", transient=True)
@@ -204,9 +204,9 @@ def variables_of(claim: Claim, scratch: environment.Scratch) -> dict[str, str]:
     """Return the environment of git for an attempt, with those of the worker's variables that a job may see."""
     own = {name: os.environ[name] for name in _CONFIGURATION if name in os.environ}
     return {
-        **environment.inherited(),
+        **environment.base_variables(),
         **own,
-        **environment.of_attempt(claim, scratch),
+        **environment.attempt_variables(claim, scratch),
         **identity_of(claim),
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_EDITOR": "true",
@@ -227,7 +227,7 @@ def git_of_attempt(launcher: Launcher, claim: Claim, control: Control) -> Iterat
         with environment.Scratch(control.scratch, claim) as scratch:
             if place is not None:
                 scratch.move_costs(place)
-            with usage_file.metered(scratch.costs, control) as glance:
+            with usage_file.meter_side_command(scratch.costs, control) as glance:
                 write = [] if place is None else [place]
                 yield Git(launcher, claim, control, "/", variables_of(claim, scratch), write=write, glance=glance)
     finally:

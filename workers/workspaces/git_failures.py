@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from coordination.base.errors import Refused, Unavailable
 from coordination.domain.tasks.attempts import Outcome
 from workers.runners.output import clean_text
-from workers.runners.program import is_passing
+from workers.runners.program import is_transient
 from workers.workspaces import conflict_task
 from workers.workspaces.git import GitFailed, GitInterrupted
 from workers.workspaces.nested_repositories import NotCollected
@@ -40,7 +40,7 @@ def failure_of(error: BaseException, *, missing: str | None) -> GitFailure:
         case Unavailable():  # of a port, or of the variant that may have been first
             failure = GitFailure(Outcome.DEFERRED, error.sentence())
         case Unresolved():
-            why, feedback = conflict_task.unresolved(error)
+            why, feedback = conflict_task.explain_unresolved(error)
             failure = GitFailure(Outcome.FAILED, why, feedback=feedback)
         case _ if missing:
             failure = _collection_failure(missing)
@@ -51,7 +51,7 @@ def failure_of(error: BaseException, *, missing: str | None) -> GitFailure:
         case NotCollected():
             failure = _collection_failure(error.sentence)
         case _:
-            passing = is_passing(error) if isinstance(error, OSError | ValueError) else False
+            passing = is_transient(error) if isinstance(error, OSError | ValueError) else False
             outcome = Outcome.DEFERRED if passing else Outcome.FAILED
             failure = GitFailure(outcome, f"the workspace cannot be used: {error}", retryable=passing)
     return failure

@@ -1,7 +1,7 @@
-"""Prepare a worktree before its job begins: copy files of the user's checkout, run a setup command.
+"""Prepares a worktree before its job: copies files of the user's checkout and runs or reuses the setup command.
 
-The added files are never committed: those that git does not ignore are excluded by an excludes file that only this
-worktree's git commands and its job use.
+These files are never committed: those that git does not ignore are listed in an excludes file, which only the git
+commands of this worktree and its job use.
 """
 
 from __future__ import annotations
@@ -44,59 +44,59 @@ SETUP_LIMIT = timedelta(minutes=30)
 _EXCLUDES = "coordination-excludes"
 _LAST_LINES = 20
 _OF_REPOSITORY = ("local", "worktree")
-_AT_ONCE = 500  # paths of one cp
+_MOST_PATHS = 500  # of one cp
 _SPECIAL = str.maketrans({letter: f"\\{letter}" for letter in "\\*?[ "})
 
 
-class Lends(Protocol):
-    """What this machine lends to one attempt. Raises Unavailable for what may be possible later, else Refused."""
+class ResourceLender(Protocol):
+    """Leases resources of this host to one attempt. Raises Unavailable when a retry may succeed, else Refused."""
 
     def ports(self, count: int) -> Sequence[int]:
-        """Return free ports, lent until the attempt ends."""
+        """Return free ports, leased until the attempt ends."""
 
-    def database(self, wanted: Database) -> str:
-        """Return the URL of a copy of a database, lent until it is given back."""
+    def database(self, database: Database) -> str:
+        """Return the URL of a copy of *database*, which exists until ``release``."""
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Drop the copies."""
 
 
 @dataclass(slots=True)
 class PreparedWorktree:
-    """The resources of a worktree. The plan's variables override ``variables`` but not ``own``. Close it at the end."""
+    """Variables and resources of a worktree. The plan overrides ``variables``, but not ``own``. Close it at the end."""
 
     variables: dict[str, str] = field(default_factory=dict)
     own: dict[str, str] = field(default_factory=dict)
-    _warm: SetupCache | None = None
-    _lends: Lends | None = None
+    _cache: SetupCache | None = None
+    _lender: ResourceLender | None = None
 
-    def lend(self, what: Preparation, lends: Lends | None) -> None:
-        """Lease the ports and the database of the job. Raises Unavailable or Refused."""
-        if lends is None or not (what.ports or what.database):
+    def add_resources(self, preparation: Preparation, lender: ResourceLender | None) -> None:
+        """Lease the ports and the database of *preparation*. Raises Unavailable or Refused."""
+        if lender is None or not (preparation.ports or preparation.database):
             return
-        self._lends = lends
-        self.variables |= port_variables(lends.ports(what.ports) if what.ports else ())
-        if what.database is not None:
-            self.own[what.database.variable] = lends.database(what.database)
+        self._lender = lender
+        self.variables |= port_variables(lender.ports(preparation.ports) if preparation.ports else ())
+        if preparation.database is not None:
+            self.own[preparation.database.variable] = lender.database(preparation.database)
 
-    def in_folder(self, place: Worktree, claim: Claim) -> Claim:
-        """Return *claim* for what runs in *place*, with these variables."""
+    def in_folder(self, worktree: Worktree, claim: Claim) -> Claim:
+        """Return *claim* with the folder of *worktree* and these variables."""
         work = {**claim.work, "env": {**self.variables, **claim.work.get("env", {}), **self.own}}
         if secrets := claim.work.get("secrets"):
-            work["secrets"] = [name for name in secrets if name not in self.own]  # a copy goes before its original
-        return replace(claim, workdir=place.folder, work=work)
+            work["secrets"] = [name for name in secrets if name not in self.own]  # the copy overrides its original
+        return replace(claim, workdir=worktree.folder, work=work)
 
     def keep(self, until: float) -> None:
-        """Keep what the worktree links to as long as the worktree, until then (seconds since 1970)."""
-        if self._warm is not None:
-            self._warm.touch(until)
+        """Keep what the worktree links to *until* then (seconds since 1970), like the worktree."""
+        if self._cache is not None:
+            self._cache.touch(until)
 
     def close(self) -> None:
-        """Release the resources."""
-        if self._lends is not None:
-            self._lends.give_back()
-        if self._warm is not None:
-            self._warm.close()
+        """Release the resources. No process may use the worktree any more."""
+        if self._lender is not None:
+            self._lender.release()
+        if self._cache is not None:
+            self._cache.close()
 
     def __enter__(self) -> Self:
         return self
@@ -111,63 +111,63 @@ class PreparedWorktree:
 class WorktreePreparation:
     """Prepares one worktree for one attempt."""
 
-    place: Worktree
+    worktree: Worktree
     claim: Claim
-    what: Preparation
+    preparation: Preparation
     launcher: Launcher
     control: Control
 
     @property
     def root(self) -> Path:
-        """The directory of all worktrees, with one directory per run."""
-        return self.place.worktree_folder.path.parents[1]
+        """The folder of all worktrees, which has a folder for each run."""
+        return self.worktree.worktree_folder.path.parents[1]
 
-    def run(self, ready: PreparedWorktree) -> None:
-        """Prepare the worktree, and record in *ready* what has to be released.
+    def run(self, prepared: PreparedWorktree) -> None:
+        """Prepare the worktree and add its resources to *prepared*.
 
-        Raises Refused for files that cannot be added, GitFailed when the setup command or git fails, GitInterrupted,
-        OSError.
+        Raises Refused for files that cannot be copied or shared, GitFailed when the setup command or git fails,
+        GitInterrupted, OSError.
         """
-        if self.what == NO_PREPARATION:
+        if self.preparation == NO_PREPARATION:
             return
-        what, top = self.what, self.place.worktree_folder.path
-        brought = [self._copied(name) for name in what.copy]
+        what, top = self.preparation, self.worktree.worktree_folder.path
+        paths = [self._copy_from_checkout(name) for name in what.copy]
         if what.setup is not None:
             share = [self._from_top(name) for name in what.share]
-            ready._warm = found = setup_cache.acquire(self.root, self._digest(what.setup), self.control)  # noqa: SLF001
-            if found.about is None:
-                entries = list(self._set_up(what.setup, brought, share))
-                found.fill(top, entries, share, self._copy)
+            prepared._cache = cache = setup_cache.acquire(self.root, self._digest(what.setup), self.control)  # noqa: SLF001
+            if cache.about is None:
+                entries = list(self._set_up(what.setup, paths, share))
+                cache.fill(top, entries, share, self._copy)
             else:
-                entries = found.bring_into(top, share, self._copy)
+                entries = cache.bring_into(top, share, self._copy)
                 self.control.event(EventType.PROGRESS, {"setup": short_name(what.setup), "warm": True})
-            brought += entries
-        if brought:
-            ready.own = self._exclude()
+            paths += entries
+        if paths:
+            prepared.own = self._exclude()
 
     # --- copies of the user's files
 
-    def _copied(self, name: str) -> str:
-        """Copy a file or directory from the user's checkout. Return its path relative to the worktree's top."""
+    def _copy_from_checkout(self, name: str) -> str:
+        """Copy a file or folder from the user's checkout; return its path in the worktree."""
         source = Path(str(self.claim.workdir)).resolve()
         for part in PurePosixPath(name).parts:
             source = source / part
             if source.is_symlink():
                 raise Refused(
                     f"checkout.copy names {excerpt(name)}, and {source} is a link",
-                    hint="Name the file itself, by a path without links",
+                    hint="Name the file by a path without links",
                 )
         if not source.exists():
             raise Refused(
                 f"checkout.copy names {excerpt(name)}, and there is no {source}",
-                hint="Make it, or take it out of checkout.copy",
+                hint="Create it, or remove it from checkout.copy",
             )
-        inside, top = self._from_top(name), self.place.worktree_folder.path
+        inside, top = self._from_top(name), self.worktree.worktree_folder.path
         target = top / inside
         if os.path.lexists(target):
             raise Refused(
                 f"checkout.copy names {excerpt(name)}, which is committed, so the worktree has it already",
-                hint="Take it out of checkout.copy",
+                hint="Remove it from checkout.copy",
             )
         make_parents(top, inside)
         try:
@@ -181,51 +181,51 @@ class WorktreePreparation:
         return inside
 
     def _from_top(self, name: str) -> str:
-        return str(PurePosixPath(self.place.repository.prefix, name))
+        return str(PurePosixPath(self.worktree.repository.prefix, name))
 
     # --- the setup command
 
     def _digest(self, setup: str) -> str:
-        """Return a digest of all that the result of the setup command depends on."""
+        """Return a digest of everything that the setup command's result depends on."""
         system = os.uname()
         parts = [
-            [setup, sorted(self.what.share), self.place.repository.prefix],
-            [str(self.place.repository.common), system.sysname, system.machine],
-            [[str(path.relative_to(self.place.worktree_folder.path)), _hash(path)] for path in self._lock_files()],
+            [setup, sorted(self.preparation.share), self.worktree.repository.prefix],
+            [str(self.worktree.repository.common), system.sysname, system.machine],
+            [[str(path.relative_to(self.worktree.worktree_folder.path)), _hash(path)] for path in self._lock_files()],
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def _lock_files(self) -> list[Path]:
-        """Return the named files, or lock files in the task's directory or the nearest parent, or manifests there."""
-        folder, top = Path(self.place.folder), self.place.worktree_folder.path
-        if self.what.lock:
-            for name in self.what.lock:
+        """Return the named files; else lock files, else manifests, of the task's folder or the nearest above it."""
+        folder, top = Path(self.worktree.folder), self.worktree.worktree_folder.path
+        if self.preparation.lock:
+            for name in self.preparation.lock:
                 if not _is_file(folder / name):
                     raise Refused(
-                        f"checkout.lock names {excerpt(name)}, and the commit that the task begins at has no such file",
+                        f"checkout.lock names {excerpt(name)}, which is not in the commit that the task starts from",
                         hint="Name committed files, or leave checkout.lock out",
                     )
-            return [folder / name for name in self.what.lock]
-        above = [folder, *(place for place in folder.parents if place.is_relative_to(top))]
-        for known in (LOCK_FILES, MANIFESTS):
-            for place in above:
-                if found := [place / name for name in known if _is_file(place / name)]:
-                    return found
+            return [folder / name for name in self.preparation.lock]
+        folders = [folder, *(parent for parent in folder.parents if parent.is_relative_to(top))]
+        for names in (LOCK_FILES, MANIFESTS):
+            for each in folders:
+                if files := [each / name for name in names if _is_file(each / name)]:
+                    return files
         return []
 
-    def _set_up(self, setup: str, brought: Sequence[str], share: Sequence[str]) -> Iterator[str]:
-        """Run the command. Yield the paths that it has created."""
+    def _set_up(self, setup: str, copied: Sequence[str], share: Sequence[str]) -> Iterator[str]:
+        """Run the setup command; yield the paths of new files, without the *copied* ones."""
         with (
             environment.Scratch(self.control.scratch, self.claim) as scratch,
-            usage_file.metered(scratch.costs, self.control) as glance,
+            usage_file.meter_side_command(scratch.costs, self.control) as glance,
         ):
             ran = run_side_command(
                 self.launcher,
                 setup,
                 self.claim,
                 self.control,
-                variables=environment.inherited() | environment.of_attempt(self.claim, scratch),
-                folder=self.place.folder,
+                variables=environment.base_variables() | environment.attempt_variables(self.claim, scratch),
+                folder=self.worktree.folder,
                 timeout=SETUP_LIMIT,
                 glance=glance,
             )
@@ -237,45 +237,46 @@ class WorktreePreparation:
             last_lines = "\n".join(ran.output.rstrip().splitlines()[-_LAST_LINES:])
             log = ran.log_of(f"setup {name}", last_lines)
             raise GitFailed(f"setup {name!r} failed: {ran.problem}", log=log)
-        made = self.place.git("ls-files", "--others", "--directory", "-z", limit=LONG).words
+        made = self.worktree.git("ls-files", "--others", "--directory", "-z", limit=LONG).words
         for name in share:
             self._check_made(name, made)
         for path in made:
-            yield from self._without(path.rstrip("/"), brought)
+            yield from self._without(path.rstrip("/"), copied)
 
     def _check_made(self, name: str, made: Sequence[str]) -> None:
-        top = self.place.worktree_folder.path
+        top = self.worktree.worktree_folder.path
         if not any(is_inside(name, path) for path in made) or not (top / name).exists():
             raise Refused(
-                f"checkout.share names {excerpt(name)}, which the setup command did not make",
-                hint="Name what it makes and git does not track, such as .venv or node_modules",
+                f"checkout.share names {excerpt(name)}, which the setup command did not create",
+                hint="Name files that it creates and git does not track, such as .venv or node_modules",
             )
         if any((top / above).is_symlink() for above in PurePosixPath(name).parents):
             raise Refused(
-                f"checkout.share names {excerpt(name)}, to which a link leads", hint="Name it by a path without links"
+                f"checkout.share names {excerpt(name)}, which is reached through a link",
+                hint="Name it by a path without links",
             )
 
-    def _without(self, path: str, brought: Sequence[str]) -> Iterator[str]:
-        """Yield the parts of *path* that are not in *brought*."""
-        if any(is_inside(path, name) for name in brought):
+    def _without(self, path: str, copied: Sequence[str]) -> Iterator[str]:
+        """Yield the parts of *path* that are not *copied* files."""
+        if any(is_inside(path, name) for name in copied):
             return
-        if not any(is_inside(name, path) for name in brought):
+        if not any(is_inside(name, path) for name in copied):
             yield path
             return
-        for child in sorted(os.listdir(self.place.worktree_folder.path / path)):  # noqa: PTH208 - names
-            yield from self._without(f"{path}/{child}", brought)
+        for child in sorted(os.listdir(self.worktree.worktree_folder.path / path)):  # noqa: PTH208 - names
+            yield from self._without(f"{path}/{child}", copied)
 
-    def _copy(self, places: Sequence[Path], folder: Path) -> None:
-        """Copy with all attributes, sharing blocks if the file system supports it."""
+    def _copy(self, paths: Sequence[Path], folder: Path) -> None:
+        """Copy *paths* to *folder* with all attributes; blocks are shared where the file system supports it."""
         with environment.Scratch(self.control.scratch, self.claim) as scratch:
-            for start in range(0, len(places), _AT_ONCE):
+            for start in range(0, len(paths), _MOST_PATHS):
                 ran = run_program(
                     self.launcher,
-                    ["cp", "-a", "--", *map(str, places[start : start + _AT_ONCE]), f"{folder}/"],
+                    ["cp", "-a", "--", *map(str, paths[start : start + _MOST_PATHS]), f"{folder}/"],
                     replace(self.claim, timeout=SETUP_LIMIT, stall_timeout=None),
                     self.control,
-                    variables=environment.inherited() | environment.of_attempt(self.claim, scratch),
-                    folder=str(self.place.worktree_folder.path),
+                    variables=environment.base_variables() | environment.attempt_variables(self.claim, scratch),
+                    folder=str(self.worktree.worktree_folder.path),
                     feed=lambda _: None,
                     announced=False,
                     write=[os.path.realpath(self.root)],
@@ -283,42 +284,46 @@ class WorktreePreparation:
                 if ran.interruption is not None:
                     raise GitInterrupted(ran.interruption)
                 if ran.exit_code:
-                    said = (ran.log.strip().splitlines() or ["no message"])[-1]
-                    raise GitFailed(f"What the setup command made cannot be copied: {said}")
+                    message = (ran.log.strip().splitlines() or ["no message"])[-1]
+                    raise GitFailed(f"The files of the setup command cannot be copied: {message}")
 
     # --- excludes
 
     def _exclude(self) -> dict[str, str]:
-        """Exclude files that git would add to the task's changes. Return the variables that make git do so."""
-        strange = self.place.git("ls-files", "--others", "--exclude-standard", "--directory", "-z", limit=LONG).words
-        if not strange:
+        """Exclude the prepared files that git would commit; return the variables that make git use the excludes."""
+        untracked = self.worktree.git(
+            "ls-files", "--others", "--exclude-standard", "--directory", "-z", limit=LONG
+        ).words
+        if not untracked:
             return {}
-        ours = self.place.record / _EXCLUDES
-        lines = [f"/{name.translate(_SPECIAL)}" for name in strange if "\n" not in name]
-        text = "\n".join([*self._persons_excludes(), *lines, ""])
-        untrusted_files.write_new(
-            ours, text.encode("utf-8", errors="surrogateescape")
-        )  # a job may have left a link there
+        excludes = self.worktree.record / _EXCLUDES
+        lines = [f"/{name.translate(_SPECIAL)}" for name in untracked if "\n" not in name]
+        text = "\n".join([*self._user_excludes(), *lines, ""])
+        # Write a new file: a job may have left a link there.
+        untrusted_files.write_new(excludes, text.encode("utf-8", errors="surrogateescape"))
         number = int(self.claim.work.get("env", {}).get("GIT_CONFIG_COUNT") or 0)
-        config = {f"GIT_CONFIG_KEY_{number}": "core.excludesFile", f"GIT_CONFIG_VALUE_{number}": str(ours)}
-        mine = {"GIT_CONFIG_KEY_0": "core.excludesFile", "GIT_CONFIG_VALUE_0": str(ours), "GIT_CONFIG_COUNT": "1"}
-        self.place.git = self.place.git.at(self.place.worktree_folder.path, **mine)
+        config = {f"GIT_CONFIG_KEY_{number}": "core.excludesFile", f"GIT_CONFIG_VALUE_{number}": str(excludes)}
+        our_git = {
+            "GIT_CONFIG_KEY_0": "core.excludesFile",
+            "GIT_CONFIG_VALUE_0": str(excludes),
+            "GIT_CONFIG_COUNT": "1",
+        }
+        self.worktree.git = self.worktree.git.at(self.worktree.worktree_folder.path, **our_git)
         return config | {"GIT_CONFIG_COUNT": str(number + 1)}
 
-    def _persons_excludes(self) -> list[str]:
-        """Return the lines of the user's own excludes file, which ours replaces.
+    def _user_excludes(self) -> list[str]:
+        """Return the lines of the user's excludes file, which ours replaces.
 
-        Jobs can write the repository's configuration, so a file that it names counts only where jobs may read anyway.
+        Jobs can write the repository's configuration: a file that it names counts only where jobs can read.
         """
-        said = self.place.git("config", "--show-scope", "--type=path", "--get", "core.excludesFile", may_fail=True)
-        scope, _, named = said.text.partition("\t")
+        answer = self.worktree.git("config", "--show-scope", "--type=path", "--get", "core.excludesFile", may_fail=True)
+        scope, _, named = answer.text.partition("\t")
         base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - a text
-        path = (self.place.worktree_folder.path / (named or f"{base}/git/ignore")).resolve()
-        repository = self.place.repository
-        within = [
-            place for place in (repository.top, repository.common, self.place.worktree_folder.path) if place is not None
-        ]
-        if scope in _OF_REPOSITORY and not any(path.is_relative_to(place) for place in within):
+        path = (self.worktree.worktree_folder.path / (named or f"{base}/git/ignore")).resolve()
+        repository = self.worktree.repository
+        folders = (repository.top, repository.common, self.worktree.worktree_folder.path)
+        is_readable = any(path.is_relative_to(folder) for folder in folders if folder is not None)
+        if scope in _OF_REPOSITORY and not is_readable:
             return []
         try:
             return untrusted_files.read(path).decode("utf-8", errors="surrogateescape").splitlines()
@@ -326,12 +331,12 @@ class WorktreePreparation:
             return []
 
 
-def for_job(place: Worktree, claim: Claim) -> Claim:
-    """Return *claim* for the job in *place* itself: what it commits is its agent's, its Python path leads there."""
+def claim_in_worktree(worktree: Worktree, claim: Claim) -> Claim:
+    """Return *claim* for the job itself: it commits as its agent, and its Python path is in the worktree."""
     own = identity_of(claim)
     own |= {f"GIT_COMMITTER_{what}": own[f"GIT_AUTHOR_{what}"] for what in ("NAME", "EMAIL")}
     work = {**claim.work, "env": own | claim.work["env"]}
-    return replace(claim, work=work, python_path=tuple(map(place.counterpart, claim.python_path)))
+    return replace(claim, work=work, python_path=tuple(map(worktree.counterpart, claim.python_path)))
 
 
 def _is_file(path: Path) -> bool:

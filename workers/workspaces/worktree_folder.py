@@ -99,7 +99,7 @@ def acquire(root: Path, run: str, name: str, *, common: Path, owner: Mapping[str
     return WorktreeFolder(path, common, fd, dict(owner or {}))
 
 
-def clear(root: Path, run: str, task: str) -> None:
+def delete_earlier(root: Path, run: str, task: str) -> None:
     """Delete what earlier attempts left. *task*: the stem of the names of its folders."""
     for name in _names(root / run):
         stem, _, number = name.removesuffix(_NOTE).rpartition(".")

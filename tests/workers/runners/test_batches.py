@@ -36,7 +36,7 @@ class Board:
     took: dict[int, float] = field(default_factory=dict)  # seconds
     alone: list[int] = field(default_factory=list)
     stop_at: int | None = None
-    interrupted: int = field(default_factory=lambda: os.eventfd(0, os.EFD_NONBLOCK))
+    interrupt_fd: int = field(default_factory=lambda: os.eventfd(0, os.EFD_NONBLOCK))
 
     def control(self, index: int, *, began: float) -> Control:
         assert began <= time.monotonic()
@@ -46,7 +46,7 @@ class Board:
             control.stop(StopReason.CANCELED)
         return control
 
-    def ended(self, index: int, result: AttemptEnd, took: timedelta, size: int = 0) -> None:
+    def collect(self, index: int, result: AttemptEnd, took: timedelta, size: int = 0) -> None:
         assert index not in self.results
         assert took >= timedelta(0)
         self.results[index] = result
@@ -64,7 +64,7 @@ def runners() -> Iterator[Runners]:
 def board(tmp_path: Path) -> Iterator[Board]:
     board = Board(tmp_path / "scratch")
     yield board
-    os.close(board.interrupted)
+    os.close(board.interrupt_fd)
 
 
 def run(runners: Runners, board: Board, claims: Sequence[Claim]) -> int:
@@ -77,7 +77,7 @@ def run_all(runners: Runners, board: Board, claims: Sequence[Claim]) -> None:
     """Run everything, as a worker does: what was left is asked for again."""
     done = 0
     while done < len(claims):
-        part = Board(board.scratch, interrupted=board.interrupted)
+        part = Board(board.scratch, interrupt_fd=board.interrupt_fd)
         ran = run(runners, part, claims[done:])
         board.results |= {done + index: result for index, result in part.results.items()}
         done += ran
@@ -143,7 +143,7 @@ def test_what_waits_behind_a_long_job_has_not_begun(runners: Runners, board: Boa
 def test_a_process_that_was_asked_to_skip_serves_the_next_batch_in_full(runners: Runners, board: Board) -> None:
     first = [call("say"), call("nap", seconds=0.05), *[call("say", text="skipped") for _ in range(5)]]
     ran = run(runners, board, first)
-    second = Board(board.scratch, interrupted=board.interrupted)
+    second = Board(board.scratch, interrupt_fd=board.interrupt_fd)
 
     run_all(runners, second, [call("say", text="next") for _ in range(10)])
 
@@ -157,7 +157,7 @@ def test_a_request_to_stop_reaches_the_job_that_runs_and_nothing_begins_behind_i
     run_all(runners, Board(board.scratch), [call("say")])
     evidence = tmp_path / "ran"
     board.stop_at = 0
-    soon = threading.Timer(0.2, os.eventfd_write, (board.interrupted, 1))
+    soon = threading.Timer(0.2, os.eventfd_write, (board.interrupt_fd, 1))
     soon.start()
 
     ran = run(runners, board, [call("wait"), call("note", path=str(evidence), text="1")])

@@ -27,7 +27,7 @@ TOKENS = {
 
 def passed_on(*parts: bytes, tokens: dict[str, str] = TOKENS) -> bytes:
     seen = bytearray()
-    hiding = Secrets(tokens, tokens).hiding(seen.extend)
+    hiding = Secrets(tokens, tokens).mask_stream(seen.extend)
     for part in parts:
         hiding(part)
     hiding.close()
@@ -99,7 +99,7 @@ def test_the_usual_ways_to_write_a_secret_are_hidden_too(form: str, secret: str,
 
 def test_without_secrets_everything_passes_at_once() -> None:
     seen = bytearray()
-    hiding = Secrets([], {}).hiding(seen.extend)
+    hiding = Secrets([], {}).mask_stream(seen.extend)
 
     hiding(b"sk-12345678")
 

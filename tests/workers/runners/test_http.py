@@ -252,7 +252,7 @@ class TestLimits:
             release.set()
 
         assert (result.outcome, result.retryable) == (Outcome.FAILED, True)
-        assert result.error == "no whole answer came within 0.3 s"
+        assert result.error == "no complete answer within 0.3 s"
 
     def test_a_request_ends_when_its_task_is_canceled(self, bench: Bench) -> None:
         release, asked = threading.Event(), threading.Event()

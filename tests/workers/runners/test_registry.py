@@ -8,24 +8,26 @@ from pathlib import Path
 
 from coordination.base.errors import Refused
 from tests.support.refusals import refuses
-from workers.runners import registry
 from workers.runners.python_callable import PythonRunner
+from workers.runners.registry import Runners
 from workers.runners.shell import ShellRunner
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_each_kind_of_job_has_its_runner() -> None:
-    assert isinstance(registry.runner_for({"shell": "true"}), ShellRunner)
-    assert isinstance(registry.runner_for({"python": "time:time"}), PythonRunner)
-    registry.close()
+    runners = Runners()
+    assert isinstance(runners.runner_for({"shell": "true"}), ShellRunner)
+    assert isinstance(runners.runner_for({"python": "time:time"}), PythonRunner)
+    runners.close()
 
 
 def test_a_kind_that_nobody_can_run_is_refused_in_words() -> None:
+    runners = Runners()
     with refuses(Refused):
-        registry.runner_for({"song": "la"})
+        runners.runner_for({"song": "la"})
 
-    registry.close()
+    runners.close()
 
 
 def test_runners_load_neither_the_store_nor_celery() -> None:

@@ -70,9 +70,9 @@ def test_reports_are_looked_for_often_where_a_budget_waits_for_them_and_else_sel
         nonlocal looks
         looks += 1
 
-    monkeypatch.setattr(usage_file.UsageFile, "look", look)
+    monkeypatch.setattr(usage_file.UsageFile, "poll", look)
 
-    bench.start({"shell": "sleep 1"}, control={"is_paid": lambda: True}).end()
+    bench.start({"shell": "sleep 1"}, control={"is_settled": lambda: True}).end()
     often, looks = looks, 0
     bench.start({"shell": "sleep 1"}).end()
 

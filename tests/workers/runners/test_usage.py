@@ -16,11 +16,11 @@ from workers.runners import usage_file
 
 def read(path: Path, *lines: str) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
     (path / "costs.jsonl").write_text("".join(line + "\n" for line in lines))
-    return usage_file.read(str(path / "costs.jsonl"))
+    return usage_file.read_usage(str(path / "costs.jsonl"))
 
 
 def test_no_file_is_no_usage(tmp_path: Path) -> None:
-    assert usage_file.read(str(tmp_path / "nothing")) == ((), ())
+    assert usage_file.read_usage(str(tmp_path / "nothing")) == ((), ())
 
 
 def test_a_flat_line_is_read(tmp_path: Path) -> None:
@@ -137,12 +137,12 @@ class TestFollowing:
         told: list[int] = []
         path = tmp_path / "costs.jsonl"
         following = usage_file.UsageFile(str(path), lambda used: told.append(len(used)))
-        following.look()
+        following.poll()
         path.write_text('{"model": "m"}\n{"mod')
-        following.look()
-        following.look()
+        following.poll()
+        following.poll()
         path.write_text('{"model": "m"}\n{"model": "m"}\nnonsense\n')
-        following.look()
+        following.poll()
 
         assert told == [1, 2]
 
@@ -160,13 +160,13 @@ class TestFollowing:
         for _ in range(3):
             with path.open("a") as file:
                 file.write('{"model": "m"}\n{"model": "m"}\n')
-            following.look()
+            following.poll()
 
         assert [number for number in read if number < 5] == [1, 2, 3, 3, 4]  # 3: what is behind the last line break
         assert told[-1] == [(str(path), number) for number in range(1, 7)]
 
         path.write_text('{"model": "other"}\n')  # written over
-        following.look()
+        following.poll()
         assert told[-1] == [(str(path), 1)]
 
     def test_a_pipe_in_its_place_keeps_nobody_waiting(self, tmp_path: Path) -> None:
@@ -174,11 +174,11 @@ class TestFollowing:
         os.mkfifo(path)
         told: list[object] = []
 
-        usage_file.UsageFile(str(path), told.append).look()
-        found, warnings = usage_file.read(str(path))
+        usage_file.UsageFile(str(path), told.append).poll()
+        found, warnings = usage_file.read_usage(str(path))
 
         assert (told, found) == ([], ())
-        assert warnings == ("the usage file cannot be read: it is no regular file",)
+        assert warnings == ("the usage file cannot be read: it is not a regular file",)
 
 
 def test_an_amount_in_another_currency_is_no_known_price(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_an_amount_in_another_currency_is_no_known_price(tmp_path: Path) -> None
         '{"model": "m", "cost_usd": 2, "currency": "EUR"}\n{"model": "m", "cost_usd": 2, "currency": "usd"}\n'
     )
 
-    found, warnings = usage_file.read(str(path))
+    found, warnings = usage_file.read_usage(str(path))
 
     assert ([one.cost_usd for one in found], warnings) == ([None, Decimal(2)], ())
 
@@ -196,10 +196,10 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "of others").write_text('{"model": "m", "input_tokens": 5}\nprivate\n')
     (tmp_path / "costs").symlink_to(tmp_path / "of others")
 
-    found, (warning,) = usage_file.read(str(tmp_path / "costs"))
+    found, (warning,) = usage_file.read_usage(str(tmp_path / "costs"))
 
     assert found == ()
     assert "cannot be read" in warning
     told: list[object] = []
-    usage_file.UsageFile(str(tmp_path / "costs"), told.append).look()
+    usage_file.UsageFile(str(tmp_path / "costs"), told.append).poll()
     assert not told

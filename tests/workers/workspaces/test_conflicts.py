@@ -129,7 +129,7 @@ class TestConflicts:
         assert parse_gates(task["gates"])
         prompt = templates.fill(task["run"]["prompt"], {})
         made = checkout.git("rev-parse", task_branch(site.run_id, "ours"))
-        for piece in ("bring them together", "- readme.txt (content)", f"commit {made[:12]}", "Say ours {{ now }}"):
+        for piece in ("Merge them", "- readme.txt (content)", f"commit {made[:12]}", "Say ours {{ now }}"):
             assert piece in prompt
         assert parse_job(task["run"]).to_json()["env"] == {"A": "b"}
         templates.check_work(task["run"], needs=())
@@ -185,7 +185,7 @@ class TestConflicts:
             ("true", "conflicts are left in readme.txt"),
             ("git add readme.txt", "conflicts are left in readme.txt"),
             ("git commit -qam done", "conflicts are left in readme.txt"),
-            ("git merge --abort", "the merge was given up"),
+            ("git merge --abort", "the merge was aborted"),
         ],
     )
     def test_a_merge_that_is_not_done_fails(
@@ -219,7 +219,7 @@ class TestConflicts:
         again = site.again(merge["key"], agent("echo all > readme.txt"), result, checkout=merge["checkout"])
 
         assert result.outcome is Outcome.DEFERRED
-        assert "has moved on" in result.carry_over["feedback"]
+        assert "has changed" in result.carry_over["feedback"]
         assert again.outcome is Outcome.COMPLETED
         assert checkout.shows("readme.txt", on=site.branch) == "all"
 

@@ -229,7 +229,7 @@ class TestSetup:
         results = [prepared("a", "true", share=["node_modules"]), prepared("b", "true", share=["readme.txt"])]
 
         assert [result.outcome for result in results] == [Outcome.FAILED] * 2
-        assert "which the setup command did not make" in (results[0].error or "")
+        assert "which the setup command did not create" in (results[0].error or "")
 
     def test_a_part_of_what_it_makes_is_linked_and_the_rest_copied(
         self, prepared: Callable[..., AttemptEnd], locked: Checkout

@@ -429,7 +429,7 @@ class TestStopping:
         claim = site.claim("a", "echo a > a.txt; echo ready; sleep 600")
         started = threading.Event()
         results: list[AttemptEnd] = []
-        with site.control(on_started=lambda _: started.set()) as control:
+        with site.control(on_start=lambda _: started.set()) as control:
             thread = threading.Thread(target=lambda: results.append(site.attempt(claim, control)))
             thread.start()
             assert started.wait(patience(30))

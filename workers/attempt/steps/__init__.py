@@ -1,1 +1,1 @@
-"""The steps of an attempt, one module each; workers.attempt.pipeline lists them in their order."""
+"""The steps of an attempt, one module each. ``workers.attempt.step_list`` has them in their order."""

@@ -1,7 +1,7 @@
-"""Lets running jobs report: progress, questions, tasks that they discovered, a failure of their own judgement.
+"""Receives the reports of running jobs: progress, questions, discovered tasks, output, a failure.
 
-Each attempt has a token and a socket of its own, in its folder, made when its job first needs one. Both have to match,
-and the process at the other end has to be one of the attempt's. A request and its answer are one line of JSON each.
+Each attempt has its own token and socket, made when its job first needs them. A request must have the token and come
+from a process of the attempt. A request and its answer are one line of JSON each.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from workers.runners.base import Control, ReportAddress
 log = structlog.get_logger()
 
 MOST_REPORTS = 2_000
-"""Of one attempt; what comes after is refused."""
+"""Reports of one attempt; more are refused."""
 
 _LONGEST_TEXT = 2_000
 
 Add = Callable[[Claim, tuple[DiscoveredTask, ...]], Mapping[str, str]]
-"""Adds tasks that an attempt discovered to its run, at once; returns their ids by key. Raises CoordinationError."""
+"""Adds discovered tasks to the attempt's run; returns their ids by key. Raises CoordinationError."""
 
 
 @dataclass(slots=True)
 class JobReports:
-    """What the job of one attempt has reported so far. ``said``: its last progress."""
+    """What the job of one attempt has reported so far."""
 
     claim: Claim
     control: Control
     count: int = 0
-    said: Mapping[str, Any] = field(default_factory=dict)
+    last_progress: Mapping[str, Any] = field(default_factory=dict)
     question: str | None = None
     escalated: bool = False
     first: dict[str, DiscoveredTask] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class JobReports:
     output: Any = None
 
     def settle(self, result: AttemptEnd) -> AttemptEnd:
-        """Return *result* as the job itself reported it; the reports of a job ended from outside do not count."""
+        """Apply the reports to *result*, unless the job was ended from outside."""
         if result.outcome not in (Outcome.COMPLETED, Outcome.FAILED, Outcome.DEFERRED):
             return result
         if self.question is not None or self.first:
@@ -76,7 +76,7 @@ class JobReports:
 
 
 class AgentChannelStep:
-    """Takes the reports of this process's jobs while they run. *issue* makes an attempt's token."""
+    """Receives the reports of this process's jobs while they run. *issue* makes an attempt's token."""
 
     def __init__(self, add: Add, issue: Callable[[Claim], str]) -> None:
         self._add = add
@@ -87,51 +87,51 @@ class AgentChannelStep:
 
     def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
         assert attempt.folder is not None  # noqa: S101 - an earlier step makes it
-        with self.opened(attempt.rendered, attempt.control, attempt.folder) as reports:
+        with self.open(attempt.rendered, attempt.control, attempt.folder) as reports:
             return reports.settle(proceed(attempt))
 
     @contextlib.contextmanager
-    def opened(self, claim: Claim, control: Control, folder: AttemptFolder) -> Iterator[JobReports]:
-        """Let the attempt report; *control* opens its socket when a runner asks for the address."""
+    def open(self, claim: Claim, control: Control, folder: AttemptFolder) -> Iterator[JobReports]:
+        """Accept the attempt's reports. Its socket is opened when a runner first needs the address."""
         reports = JobReports(claim, control)
         listeners: list[ReportListener] = []
 
-        def open_line() -> ReportAddress:
+        def open_reports() -> ReportAddress:
             token, address = self._issue(claim), folder.address()
             listeners.append(self._server.listen(address, partial(self._answer, reports, token)))
             return ReportAddress(f"unix:{address}", token, folder.programs())
 
-        control.offer_line(open_line)
+        control.offer_reports(open_reports)
         with self._lock:
             self._open[id(reports)] = reports
         try:
             yield reports
         finally:
-            control.offer_line(None)
+            control.offer_reports(None)
             for listener in listeners:
                 self._server.stop(listener)
             with self._lock:
                 del self._open[id(reports)]
 
     def close(self) -> None:
-        """Stop listening."""
+        """Close all sockets."""
         self._server.close()
 
     def _answer(self, reports: JobReports, token: str, line: bytes, peer: ReportPeer) -> dict[str, Any]:
         try:
-            request = _request(line)
+            request = _parse_request(line)
             if not hmac.compare_digest(request["token"].encode(errors="replace"), token.encode()):
-                return _refusal("The token is not that of the attempt whose socket this is")
+                return _refusal("The token is not of the attempt of this socket")
         except Refused as refused:
             return _refusal(refused.message)
         with self._lock:
             is_open = id(reports) in self._open
             others = [other.control for other in self._open.values() if other is not reports]
         if not is_open:
-            return _refusal("The token's attempt has ended")
+            return _refusal("The attempt of this token has ended")
         if not peer.belongs_to(reports.claim, reports.control, others):
-            log.warning("a report came from a process of another job", task=reports.claim.key, pid=peer.pid)
-            return _refusal("The token is of another attempt than the process that reports")
+            log.warning("refused a report from a process of another job", task=reports.claim.key, pid=peer.pid)
+            return _refusal("The reporting process belongs to another attempt than the token")
         return self._act(reports, request)
 
     def _act(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,31 +142,32 @@ class AgentChannelStep:
             return _refusal(f"This attempt has reported {MOST_REPORTS:,} times; no more is possible")
         try:
             verb = _verb(request)
-            if verb in _NOT_OF_ANSWERS and ANSWER in reports.claim.options.get("role", {}):
-                raise Refused(  # noqa: TRY301 - where the others are caught
-                    "A task that answers a question asks none and adds no work", hint='Answer {"cannot": "why"}'
+            if verb in _NOT_FOR_ANSWERS and ANSWER in reports.claim.options.get("role", {}):
+                raise Refused(  # noqa: TRY301 - handled below like the others
+                    "A task that answers a question can neither ask questions nor add tasks",
+                    hint='Answer {"cannot": "why"}',
                 )
             answer = {"ok": True, **getattr(self, f"_{verb}")(reports, request)}
-            if verb in _HEAR and (look := reports.control.news) is not None and (news := look()):
+            if verb in _WITH_NEWS and (read_news := reports.control.news) is not None and (news := read_news()):
                 answer["news"] = news
-            return answer  # noqa: TRY300 - what follows is for all of it
+            return answer  # noqa: TRY300 - the handlers are for all of it
         except CoordinationError as error:
             return _refusal(error.message, getattr(error, "hint", None))
         except Exception:
-            # A bulkhead: the job hears that its report did not count, and the worker goes on.
-            log.exception("a report could not be taken", task=reports.claim.key)
-            return _refusal("The worker could not take this report; its log says why")
+            # The job gets an error, and the worker goes on.
+            log.exception("a report could not be handled", task=reports.claim.key)
+            return _refusal("The worker could not handle this report; the reason is in its log")
 
     def _progress(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
         payload: dict[str, Any] = {"text": _text(request, "text")[:_LONGEST_TEXT]}
         if (percent := request.get("percent")) is not None:
             if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:  # noqa: PLR2004
-                raise Refused(f"percent is from 0 to 100, not {excerpt(percent)}", field="percent")
+                raise Refused(f"percent must be from 0 to 100, not {excerpt(percent)}", field="percent")
             payload["percent"] = percent
-        if payload == reports.said:
-            reports.control.progress()  # said again: a call that was repeated, or still the same
+        if payload == reports.last_progress:
+            reports.control.progress()  # a repeated call: no new event
         else:
-            reports.said = payload
+            reports.last_progress = payload
             reports.control.event(EventType.PROGRESS, payload)
         return {}
 
@@ -181,11 +182,11 @@ class AgentChannelStep:
     def _discovered(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
         tasks = request.get("tasks")
         if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
-            raise Refused("tasks is a list of tasks as a plan has them", field="tasks")
+            raise Refused("tasks must be a list of tasks in the form of plans", field="tasks")
         first = request.get("first") is True
         work = reports.claim.work
         discovered = tuple(
-            DiscoveredTask(_whole(task, reports.claim), blocks_finder=first, work=work) for task in tasks
+            DiscoveredTask(_with_agent(task, reports.claim), blocks_finder=first, work=work) for task in tasks
         )
         return self._add_discovered(reports, discovered)
 
@@ -199,7 +200,7 @@ class AgentChannelStep:
     def _add_discovered(self, reports: JobReports, discovered: tuple[DiscoveredTask, ...]) -> dict[str, Any]:
         ids, first = self._add(reports.claim, discovered), discovered[0].blocks_finder
         if first:
-            # Reported twice, it is waited for once.
+            # A task that is reported twice is waited for once.
             reports.first.update({str(task.task["key"]): task for task in discovered})
         return {"ids": dict(ids), "end": first}
 
@@ -215,7 +216,7 @@ class AgentChannelStep:
         reports.final = request.get("final") is True
         return {"end": True}
 
-    def _context(self, reports: JobReports, _asked: Mapping[str, Any]) -> dict[str, Any]:
+    def _context(self, reports: JobReports, _request: Mapping[str, Any]) -> dict[str, Any]:
         claim = reports.claim
         return {
             "task": {"key": claim.key, "title": claim.title, "attempt": claim.attempt, "input": dict(claim.input)},
@@ -226,23 +227,23 @@ class AgentChannelStep:
 
 
 _VERBS = ("progress", "ask", "escalate", "discovered", "delegate", "done", "fail", "context")
-"""What a job can report: each has its method above."""
+"""The kinds of reports. Each has a method above."""
 
-_HEAR = frozenset({"progress", "discovered", "delegate", "done", "context"})
-"""Whose answers tell a job what it should know: after the others it ends."""
+_WITH_NEWS = frozenset({"progress", "discovered", "delegate", "done", "context"})
+"""Reports whose answers may contain news. A job ends after the other reports."""
 
-_NOT_OF_ANSWERS = frozenset({"ask", "escalate", "discovered", "delegate"})
-"""Or questions could lead to questions without end."""
+_NOT_FOR_ANSWERS = frozenset({"ask", "escalate", "discovered", "delegate"})
+"""Not for tasks that answer a question, or questions could cause questions without end."""
 
 
-def _request(line: bytes) -> dict[str, Any]:
-    """The request of a line, which has a token. Raises Refused."""
+def _parse_request(line: bytes) -> dict[str, Any]:
+    """Return the request on a line, which has a token. Raises Refused."""
     if len(line) > LONGEST_REQUEST:
         raise Refused("The report is longer than a megabyte")
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
-        raise Refused("That is not a line of JSON") from None
+        raise Refused("The request is not a line of JSON") from None
     if is_too_deep(request):
         raise Refused(f"The report nests deeper than {MAX_DEPTH} levels")
     if not isinstance(request, dict) or not isinstance(request.get("token"), str):
@@ -273,13 +274,15 @@ def _question(request: Mapping[str, Any], name: str) -> str:
     return text
 
 
-def _whole(task: Mapping[str, Any], claim: Claim) -> Mapping[str, Any]:
-    """A task for which only a prompt was said is for an agent like the one that found it; its prompt is no template."""
+def _with_agent(task: Mapping[str, Any], claim: Claim) -> Mapping[str, Any]:
+    """Return *task*; one with only a prompt gets the job of *claim*, and its prompt is no template."""
     run = task.get("run")
     if not isinstance(run, Mapping) or set(run) != {"prompt"} or not isinstance(run["prompt"], str):
         return task
     if not claim.job_kind.asks_a_model:
-        raise Refused("This job is no agent: say who is to do what it found", hint="Write run: {agent: …, prompt: …}")
+        raise Refused(
+            "This job is not an agent, so a discovered task needs a whole job", hint="Write run: {agent: …, prompt: …}"
+        )
     work = {**claim.work, "prompt": escape_template(run["prompt"])}
     return {**task, "run": work} | ({"agent": claim.agent} if claim.agent and "agent" not in task else {})
 
@@ -289,7 +292,7 @@ def _refusal(message: str, hint: str | None = None) -> dict[str, Any]:
 
 
 def add_discovered(context: Context, claim: Claim, discovered: tuple[DiscoveredTask, ...]) -> Mapping[str, str]:
-    """Add what a running job discovered; a tick enqueues it. Returns the tasks' ids by key."""
+    """Add tasks that a running job discovered and return their ids by key. A tick enqueues them."""
     added = context.store.transact(
         lambda tx: add_tasks_of_attempt(tx, claim.workspace_id, claim.task_id, claim.attempt, discovered)
     )

@@ -1,6 +1,6 @@
-"""Keeps the files that a job has to leave: found in its folder, copied to the artifact store, listed with its end.
+"""Copies a job's output files from its folder to the artifact store and lists them in the attempt's end.
 
-Nothing that is copied counts before the attempt's end is written, so half of a file is never listed.
+The files count only once the attempt's end is written, so a partial file is never listed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from workers.attempt.running import Proceed, RunningAttempt, is_unfinished
 from workers.runners import untrusted_files
 from workers.runners.base import Control
 
-_WAITS = (1, 2, 4, 8, 16)  # seconds between tries to reach the store
+_RETRIES_AFTER = (1, 2, 4, 8, 16)  # seconds, while the store is unavailable
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """Where files are kept, and how many and how large they may be in all, for one attempt."""
+class ArtifactLimits:
+    """The artifact store, and the most files and bytes of one attempt."""
 
     store: ArtifactStore
     most: int
@@ -39,32 +39,34 @@ class Terms:
 class ArtifactsStep:
     """Keeps the outputs of a job that has completed."""
 
-    def __init__(self, terms: Terms) -> None:
-        self._terms = terms
+    def __init__(self, limits: ArtifactLimits) -> None:
+        self._limits = limits
 
     def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
         result, claim = proceed(attempt), attempt.claim
-        is_retold = attempt.change is not None and attempt.change.is_retold
-        if is_retold or claim.workdir is None or is_unfinished(result):
+        has_artifacts = attempt.change is not None and attempt.change.is_earlier_result
+        if has_artifacts or claim.workdir is None or is_unfinished(result):
             return result
-        return kept(claim, claim.workdir, result, control=attempt.control, terms=self._terms)
+        return keep_outputs(claim, claim.workdir, result, control=attempt.control, limits=self._limits)
 
 
 class _Stopped(Exception):
-    """The job is told to stop: nobody waits for its files."""
+    """The attempt must stop, so its files are not needed."""
 
 
-def kept(claim: Claim, folder: str, result: AttemptEnd, *, control: Control, terms: Terms) -> AttemptEnd:
-    """Return the completed *result* with the files that the task has to leave in *folder*, or failed without one."""
+def keep_outputs(
+    claim: Claim, folder: str, result: AttemptEnd, *, control: Control, limits: ArtifactLimits
+) -> AttemptEnd:
+    """Return the completed *result* with the task's output files in *folder*; failed if one is missing."""
     outputs = outputs_of(claim.options)
     root = os.path.realpath(folder)
-    copying = _Copying(claim, root, control, terms)
+    copying = _Copying(claim, root, control, limits)
     try:
-        made = tuple(copying.keep(path) for path in _found(root, outputs, terms))
+        artifacts = tuple(copying.keep(path) for path in _find_outputs(root, outputs, limits))
     except _Stopped:
         copying.forget()
         reason = control.stop_reason
-        assert reason is not None  # noqa: S101 - that is what stopped it
+        assert reason is not None  # noqa: S101 - it caused _Stopped
         return replace(result, outcome=reason.outcome, error="stopped while its outputs were kept")
     except CoordinationError as error:
         copying.forget()
@@ -73,35 +75,36 @@ def kept(claim: Claim, folder: str, result: AttemptEnd, *, control: Control, ter
     except OSError as error:
         return replace(result, outcome=Outcome.FAILED, error=f"Its outputs cannot be read: {stored_name(str(error))}")
     except RecursionError:
-        return replace(result, outcome=Outcome.FAILED, error="Its outputs are in too many folders, one in another")
-    return replace(result, artifacts=made)
+        return replace(result, outcome=Outcome.FAILED, error="Its outputs are in too deeply nested folders")
+    return replace(result, artifacts=artifacts)
 
 
-def _found(root: str, outputs: Iterable[str], terms: Terms) -> list[str]:
-    """The paths of all files that *outputs* mean, each once. Unavailable when one means none."""
-    found: dict[str, None] = {}
-    for wanted in outputs:
-        there = False
-        for path in _matches(root, wanted):
-            there = True
-            found[path] = None
-            if len(found) > terms.most:
+def _find_outputs(root: str, outputs: Iterable[str], limits: ArtifactLimits) -> list[str]:
+    """Return the paths of all files that match *outputs*, each once. Raises Unavailable when one has no match."""
+    paths: dict[str, None] = {}
+    for pattern in outputs:
+        has_match = False
+        for path in _matches(root, pattern):
+            has_match = True
+            paths[path] = None
+            if len(paths) > limits.most:
                 raise Refused(
-                    f"Its output {excerpt(wanted)} is more than {terms.most:,} files",
+                    f"Its output {excerpt(pattern)} is more than {limits.most:,} files",
                     hint="Let the job pack them into one, or raise COORD_ARTIFACTS_MOST",
                 )
-        if not there:
-            raise Unavailable(f"Its output {excerpt(wanted)} is missing: the job left no such file in its folder")
-    return sorted(found, key=lambda path: stored_name(path) != path)  # names that need no other form keep theirs
+        if not has_match:
+            raise Unavailable(f"Its output {excerpt(pattern)} is missing: the job left no such file in its folder")
+    return sorted(
+        paths, key=lambda path: stored_name(path) != path
+    )  # unchanged names first, so that they stay unchanged
 
 
-def _matches(root: str, wanted: str) -> Iterator[str]:
-    """Files, from *root*; of a folder that is meant, everything in it."""
-    # A file may be called as a pattern looks.
-    if os.path.lexists(_below(root, wanted)):
-        names: Iterable[str] = [wanted]
+def _matches(root: str, pattern: str) -> Iterator[str]:
+    """Yield the paths below *root* that match; for a folder, all files in it."""
+    if os.path.lexists(_below(root, pattern)):  # a file's name may look like a pattern
+        names: Iterable[str] = [pattern]
     else:
-        names = glob.iglob(wanted, root_dir=root, recursive=True, include_hidden=True)  # noqa: PTH207 - of texts
+        names = glob.iglob(pattern, root_dir=root, recursive=True, include_hidden=True)  # noqa: PTH207 - of texts
     for name in names:
         path = _below(root, name)
         if not os.path.isdir(path):  # noqa: PTH112
@@ -114,35 +117,35 @@ def _matches(root: str, wanted: str) -> Iterator[str]:
 
 
 def _below(folder: str, name: str) -> str:
-    return os.path.join(folder, name)  # noqa: PTH118 - a pattern is no Path
+    return os.path.join(folder, name)  # noqa: PTH118 - a pattern is not a Path
 
 
 def _check_inside(root: str, path: str, name: str) -> None:
     real = os.path.realpath(path)
     if real != root and not real.startswith(root.rstrip("/") + "/"):
-        raise Refused(f"Its output {excerpt(name)} leads out of the job's folder, to {stored_name(real)}")
+        raise Refused(f"Its output {excerpt(name)} is outside of the job's folder, in {stored_name(real)}")
 
 
 class _Copying:
     """Copies the files of one attempt."""
 
-    def __init__(self, claim: Claim, root: str, control: Control, terms: Terms) -> None:
+    def __init__(self, claim: Claim, root: str, control: Control, limits: ArtifactLimits) -> None:
         self._place = [claim.workspace_id, claim.run_id, claim.task_id, str(claim.attempt)]
         self._root = root
         self._control = control
-        self._terms = terms
+        self._limits = limits
         self._copied = 0
         self._names: set[str] = set()
 
     def keep(self, path: str) -> Artifact:
-        """Copy one file; a store that cannot be reached is waited for, half a minute in all."""
-        waits = iter(_WAITS)
+        """Copy one file. Retry for half a minute while the store is unavailable."""
+        waits = iter(_RETRIES_AFTER)
         name = self._name(path)
         while True:
             before = self._copied
             try:
-                with self._opened(path) as source:
-                    return self._terms.store.keep(source, name, place=self._place, on_chunk=self._count)
+                with self._open(path) as source:
+                    return self._limits.store.keep(source, name, place=self._place, on_chunk=self._count)
             except Unavailable:
                 self._copied = before
                 if (wait := next(waits, None)) is None:
@@ -152,7 +155,7 @@ class _Copying:
 
     def _name(self, path: str) -> str:
         name = stored_name(self._control.secrets.hide(path), self._names)
-        if name in self._names:  # names that differed only in a secret
+        if name in self._names:  # names that differ only in a secret
             name = stored_name(f"{name}~{len(self._names)}", self._names)
         if (size := len(name.encode())) > LONGEST_PATH:
             raise Refused(
@@ -163,10 +166,10 @@ class _Copying:
         return name
 
     def forget(self) -> None:
-        """Delete what was copied for an attempt that has failed for its files: nothing lists them."""
+        """Delete the copied files of an attempt that failed because of its outputs."""
         if self._copied:
-            with contextlib.suppress(CoordinationError):  # retention comes by, too
-                self._terms.store.forget(self._place)
+            with contextlib.suppress(CoordinationError):  # retention deletes them later
+                self._limits.store.forget(self._place)
 
     def _count(self, size: int) -> None:
         if self._control.stop_requested:
@@ -176,20 +179,20 @@ class _Copying:
         self._check_size(self._copied)
 
     def _check_size(self, size: int) -> None:
-        if size > self._terms.bytes:
+        if size > self._limits.bytes:
             raise Refused(
-                f"Its outputs are larger than {show_size(self._terms.bytes)} in all",
+                f"Its outputs are larger than {show_size(self._limits.bytes)} in all",
                 hint="Raise COORD_ARTIFACTS_BYTES, or leave something out",
             )
 
     @contextlib.contextmanager
-    def _opened(self, path: str) -> Iterator[IO[bytes]]:
-        """The file, where it really is: no link that anybody makes meanwhile leads out of the folder."""
+    def _open(self, path: str) -> Iterator[IO[bytes]]:
+        """Open a file and check its real path, so that a link made meanwhile cannot lead out of the folder."""
         handle = os.open(_below(self._root, path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
             _check_inside(self._root, f"/proc/self/fd/{handle}", path)
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise Refused(f"Its output {excerpt(path)} is no file")
-            self._check_size(self._copied + found.st_size)  # before anything is copied: a file may have holes
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise Refused(f"Its output {excerpt(path)} is not a regular file")
+            self._check_size(self._copied + status.st_size)  # before copying: a sparse file may be large
             yield file

@@ -1,4 +1,4 @@
-"""Tells an agent's next attempt how this one failed."""
+"""Carries feedback about a failure to an agent's next attempt."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ _MOST_LINES = 40
 
 
 def add_feedback(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
-    """Add feedback to a failed result, unless that has some.
-
-    Feedback of a gate to an earlier attempt still holds when this one did not come that far.
-    """
+    """Add feedback to a failed result that has none, unless feedback of an earlier attempt's gates still applies."""
     result, claim = proceed(attempt), attempt.claim
     if result.outcome not in (Outcome.FAILED, Outcome.TIMED_OUT) or FEEDBACK in result.carry_over:
         return result

@@ -1,4 +1,4 @@
-"""Runs a task's gates: commands that must pass, one after the other, where the job has worked."""
+"""Runs a task's gates, one after the other, in the checkout of the job."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from workers.runners.process_watch import Interruption
 from workers.runners.program import cannot_start
 from workers.runners.side_command import SideCommandEnd, run_side_command, short_name
 
-_TOLD = 8_000  # characters of it that the next attempt is told
-_COMMAND_TOLD = 2_000
+_MOST_FEEDBACK = 8_000  # characters of a gate's output in the feedback
+_MOST_COMMAND = 2_000
 
 
 class GatesStep:
-    """Runs the gates when the job is done; the first that does not pass fails the attempt."""
+    """Runs the gates after the job; the first that does not pass fails the attempt."""
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
@@ -39,16 +39,16 @@ class GatesStep:
         return check(result) if attempt.change is None else attempt.change.check(check, result)
 
     def _check(self, attempt: RunningAttempt, gates: Sequence[Gate], result: AttemptEnd) -> AttemptEnd:
-        """Run *gates* in the job's folder until one does not pass; return *result* with their log, costs and verdict.
+        """Run *gates* in the job's folder until one does not pass; return *result* with their log, usage and verdict.
 
-        A gate that cannot be started ends it for now, if the machine is to blame, or for good.
+        A gate that cannot be started defers the attempt if the machine is at fault, else fails it.
         """
         control, logs, end = attempt.control, list[str](), dict[str, Any]()
         with environment.Scratch(control.scratch, attempt.claim) as scratch:
-            spending = usage_file.following(scratch.costs, control)
+            usage = usage_file.side_usage_file(scratch.costs, control)
             for gate in gates:
                 try:
-                    ran = self._run(gate, attempt, scratch, spending.look)
+                    ran = self._run(gate, attempt, scratch, usage.poll)
                 except (OSError, ValueError) as error:
                     failed = cannot_start(error)
                     end = {"outcome": failed.outcome, "error": failed.error, "retryable": failed.retryable}
@@ -64,26 +64,28 @@ class GatesStep:
                     why = f"gate {name!r} failed: {ran.problem}"
                     end = {"outcome": Outcome.FAILED, "error": why, "carry_over": carry}
                     break
-            spent, warnings = spending.end()
+            gate_usage, warnings = usage.end()
         log = usage_file.with_warnings("\n".join(logs), warnings) or ""
-        kept = Capture(control.output_limit)
-        kept.feed("\n".join(filter(None, [(result.log or "").rstrip(), log])).encode("utf-8", errors="replace"))
-        return replace(result, log=kept.text() or None, usage=(*result.usage, *spent), **end)
+        capture = Capture(control.output_limit)
+        capture.feed("\n".join(filter(None, [(result.log or "").rstrip(), log])).encode("utf-8", errors="replace"))
+        return replace(result, log=capture.text() or None, usage=(*result.usage, *gate_usage), **end)
 
     def _run(
         self, gate: Gate, attempt: RunningAttempt, scratch: environment.Scratch, glance: Callable[[], None]
     ) -> SideCommandEnd:
         claim, control, folder = attempt.claim, attempt.control, str(attempt.claim.workdir)
-        if control.stop_reason is not None:  # not even for a moment: it may cost money
+        if control.stop_reason is not None:  # do not start it: it may cost money
             return SideCommandEnd(None, "", timedelta(0), Interruption.stopped(control.stop_reason))
-        if not os.path.isdir(folder):  # noqa: PTH112 - as runners look
+        if not os.path.isdir(folder):  # noqa: PTH112 - as in runners
             return SideCommandEnd(f"the folder {folder} is gone", "", timedelta(0))
         return run_side_command(
             self._launcher,
             gate.run,
             claim,
             control,
-            variables=environment.inherited() | claim.work.get("env", {}) | environment.of_attempt(claim, scratch),
+            variables=environment.base_variables()
+            | claim.work.get("env", {})
+            | environment.attempt_variables(claim, scratch),
             folder=folder,
             timeout=gate.timeout,
             glance=glance,
@@ -92,9 +94,9 @@ class GatesStep:
 
 def _feedback(gate: Gate, why: str, printed: str) -> str:
     name = f"The gate {gate.name!r}" if gate.name else "A gate"
-    parts = [f"{name} did not pass: {why}.", f"Its command: {gate.run[:_COMMAND_TOLD]}"]
+    parts = [f"{name} did not pass: {why}.", f"Its command: {gate.run[:_MOST_COMMAND]}"]
     text = printed.strip()
     if text:
-        cut = len(text) > _TOLD
-        parts.append(f"{'The end of what' if cut else 'What'} it printed:\n{text[-_TOLD:]}")
+        cut = len(text) > _MOST_FEEDBACK
+        parts.append(f"{'The end of what' if cut else 'What'} it printed:\n{text[-_MOST_FEEDBACK:]}")
     return "\n".join(parts)

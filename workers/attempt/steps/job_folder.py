@@ -1,4 +1,4 @@
-"""Gives a job without a folder one that is still there when its gates run and its outputs are kept."""
+"""Makes a folder for a job without one, which exists until its gates have run and its outputs are kept."""
 
 from __future__ import annotations
 

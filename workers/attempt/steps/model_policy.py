@@ -1,4 +1,4 @@
-"""Check before a job starts whether its project allows a model that a template named: only the worker knows it."""
+"""Checks before a job starts whether its project allows a model that a template names, known only after rendering."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers.context import Context
 
 
 class ModelPolicyStep:
-    """Checks models that templates name before the job starts, and again once the end of a held attempt is written."""
+    """Checks the models before the job, and again after the end of a forbidden attempt was written."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -24,14 +24,14 @@ class ModelPolicyStep:
 
     def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
         """Enqueue the task again if the rule has changed since the check."""
-        if not refused and ask_again_if_allowed(self._context.store, claim, end, actor="worker"):
+        if not refused and requeue_if_allowed(self._context.store, claim, end, actor="worker"):
             self._context.wake_projects([(claim.workspace_id, claim.project_id)])
 
 
 def check_rendered_model(store: Store, stored: Claim, rendered: Claim) -> AttemptEnd | None:
-    """Return the end of an attempt that may not begin; None when it may. What the plan itself names was asked before.
+    """Return the end of an attempt with a forbidden model, which holds its task without a charge; None if allowed.
 
-    The task waits then, as it does when its claim meets a forbidden model, and is charged nothing.
+    Models that are named without a template were checked by the claim.
     """
     if not stored.job_kind.asks_a_model or not any("{{" in name for name in model_names(stored.work)):
         return None
@@ -46,10 +46,10 @@ def check_rendered_model(store: Store, stored: Claim, rendered: Claim) -> Attemp
     return AttemptEnd(Outcome.DEFERRED, error=why, job_started=False, forbidden_work=rendered.work)
 
 
-def ask_again_if_allowed(store: Store, claim: Claim, result: AttemptEnd, *, actor: str) -> bool:
-    """After the end of such an attempt was written: let the task go on if the rule was changed in between.
+def requeue_if_allowed(store: Store, claim: Claim, result: AttemptEnd, *, actor: str) -> bool:
+    """Requeue a task whose model has been allowed between the check and the write of its end.
 
-    Whoever changed it did not see the task wait. Returns whether there is something to enqueue.
+    The change of the rule did not see the task wait. Returns whether there is a task to enqueue.
     """
     work = result.forbidden_work
     if work is None:

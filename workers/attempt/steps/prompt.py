@@ -1,4 +1,4 @@
-"""Gives an agent's job its whole prompt: the task's own, and around it what the agent has to know."""
+"""Builds the whole prompt of an agent's job: the task's prompt with the project's and the system's instructions."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from coordination.store.queries.projects import projects
 from coordination.store.reports.agents import prompt_context
 from workers.attempt.running import Proceed, RunningAttempt
 from workers.runners.agents.adapters import ADAPTERS
-from workers.runners.agents.conversation import taken_up
+from workers.runners.agents.conversation import resumes_session
 
 log = structlog.get_logger()
 
-_FRESH = 5.0
-_REMEMBERED = 1_000
+_FRESH = 5.0  # seconds that a project is cached
+_MOST_PROJECTS = 1_000
 
 
 class PromptStep:
-    """Builds prompts; knows the projects of the jobs that run here, as they were a few seconds ago at most."""
+    """Builds prompts. Caches projects for a few seconds."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, tuple[float, PromptContext]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[float, PromptContext]] = OrderedDict()
 
     def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
-        return proceed(replace(attempt, claim=self.prompted(attempt.stored, attempt.claim)))
+        return proceed(replace(attempt, claim=self.with_prompt(attempt.stored, attempt.claim)))
 
-    def prompted(self, stored: Claim, claim: Claim) -> Claim:
-        """Return *claim* with its whole prompt. *stored*: as its author wrote it, not rendered.
+    def with_prompt(self, stored: Claim, claim: Claim) -> Claim:
+        """Return *claim* with its whole prompt. *stored*: the claim before rendering.
 
         Raises Refused when the project's own prompt text cannot be rendered.
         """
@@ -55,7 +55,7 @@ class PromptStep:
             last = list(claim.carried_over.get(ANSWERS_KEY, ()))[-1:]
             claim = replace(claim, carried_over={**claim.carried_over, ANSWERS_KEY: last})
         kind = supervises or (prompts.RESUME if resumes else prompts.WORKER)
-        project = self._surroundings(claim)
+        project = self._prompt_context(claim)
         if prompts.mentions_run(project, kind):
             project = self._with_run(project, claim)
         text = prompts.build_prompt(
@@ -69,39 +69,39 @@ class PromptStep:
         return replace(claim, work={**claim.work, "prompt": text})
 
     def _with_run(self, project: PromptContext, claim: Claim) -> PromptContext:
-        """Return the project with the workspace's agents and the run's tasks as they are now."""
+        """Return *project* with the current agents of the workspace and tasks of the run."""
         try:
             with self._store.read() as tx:
                 agents = prompt_context.specializations(tx, claim.workspace_id)
                 graph = prompt_context.dependency_graph(tx, claim.workspace_id, claim.run_id)
         except DatabaseUnavailable as error:
-            log.warning("agents and tasks could not be read; the prompt names none", why=error.message)
+            log.warning("agents and tasks could not be read; the prompt has none", why=error.message)
             return project
         return replace(project, agents=agents, graph=graph)
 
-    def _surroundings(self, claim: Claim) -> PromptContext:
+    def _prompt_context(self, claim: Claim) -> PromptContext:
         now = monotonic()
         with self._lock:
-            found = self._known.get(claim.project_id)
-        if found is not None and now - found[0] < _FRESH:
-            return found[1]
+            cached = self._cache.get(claim.project_id)
+        if cached is not None and now - cached[0] < _FRESH:
+            return cached[1]
         try:
             with self._store.read() as tx:
                 project = projects.get(tx, claim.workspace_id, claim.project_id)
         except DatabaseUnavailable as error:
-            log.warning("the project could not be read; its agents are told what is known", why=error.message)
-            return found[1] if found else PromptContext(claim.project)
-        known = PromptContext(claim.project)
+            log.warning("the project could not be read; the prompt has its last known state", why=error.message)
+            return cached[1] if cached else PromptContext(claim.project)
+        context = PromptContext(claim.project)
         if project is not None:
-            known = PromptContext(project.name, project.path, project.description, project.settings)
+            context = PromptContext(project.name, project.path, project.description, project.settings)
         with self._lock:
-            self._known[claim.project_id] = (now, known)
-            if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
-        return known
+            self._cache[claim.project_id] = (now, context)
+            if len(self._cache) > _MOST_PROJECTS:
+                self._cache.popitem(last=False)
+        return context
 
 
 def resumes_conversation(claim: Claim) -> bool:
-    """Return whether the attempt resumes an earlier conversation, which has the whole prompt already."""
-    work = claim.job
-    return isinstance(work, AgentCall) and taken_up(claim, work, ADAPTERS[work.agent])
+    """Return whether the attempt resumes a conversation, which has the whole prompt already."""
+    call = claim.job
+    return isinstance(call, AgentCall) and resumes_session(claim, call, ADAPTERS[call.agent])

@@ -1,4 +1,4 @@
-"""Reads the answer of an agent that supervises others: an assessment, an analysis, an answer to a question."""
+"""Reads the answer of an agent in the review loop: an assessment, an analysis, an answer to a question."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from workers.attempt.running import Proceed, RunningAttempt
 
 
 def review_answer(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
-    """Turn the agent's answer into the end of its task and write the decision into the task's history."""
+    """Turn the agent's answer into the end of its attempt and write the decision to the event log."""
     review = review_loop.review(attempt.claim, proceed(attempt))
     if review.decision is not None:
         attempt.control.event(EventType.PROGRESS, review.decision)

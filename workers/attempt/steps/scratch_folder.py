@@ -1,4 +1,4 @@
-"""Gives each attempt a private folder for scratch files, its file of costs and its socket."""
+"""Makes a private folder for each attempt's scratch files, usage file and socket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from workers.attempt.running import Proceed, RunningAttempt
 
 
 class ScratchFolderStep:
-    """Makes the folder before everything that needs one and deletes it at the end."""
+    """Makes the folder before all steps that need it and deletes it at the end."""
 
     def __init__(self, folders: AttemptFolders) -> None:
         self._folders = folders

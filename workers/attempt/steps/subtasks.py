@@ -1,4 +1,4 @@
-"""Ends an attempt before its job when an assessment found subtasks that come first, or there is nothing to analyze."""
+"""Ends an attempt before its job when its assessment has subtasks to run first, or there is nothing to analyze."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from workers.attempt.running import Proceed, RunningAttempt
 
 
 def add_subtasks(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
-    """Add the subtasks to the run; the task is started again when they have completed."""
+    """Add the subtasks to the run; the task starts again when they have completed."""
     review = review_loop.before_job(attempt.claim)
     if review is None:
         return proceed(attempt)

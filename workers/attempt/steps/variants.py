@@ -1,4 +1,4 @@
-"""Lets the first variant of a task that passes win, and cancels the others."""
+"""Chooses the first variant of a task that passes its gates and cancels the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.context import Context
 
 
 class VariantsStep:
-    """Asks, when a variant has passed everything, whether another one was first."""
+    """Chooses a variant that has passed, unless another was first."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -25,7 +25,7 @@ class VariantsStep:
             choice = self._context.store.transact(
                 lambda tx: choose_variant(tx, claim.workspace_id, claim.task_id, claim.attempt)
             )
-        except DatabaseUnavailable as error:  # what it spent is kept; the next attempt asks again
+        except DatabaseUnavailable as error:  # its usage counts; the next attempt tries again
             return replace(result, outcome=Outcome.DEFERRED, error=error.sentence())
         self._context.stop(claim.workspace_id, claim.project_id, choice.canceled)
         return result if choice.won else replace(result, outcome=Outcome.CANCELED, error=choice.why)

@@ -1,8 +1,7 @@
-"""Runs an attempt in a git worktree of its own and merges what it changed to the branch of the run.
+"""Runs an attempt in its own git worktree and merges its change to the branch of the run.
 
-Work that is done and only not merged yet is never done again: the next attempt is given the commit
-(``carried["merge"]``). An agent finds its change where it left it (``carried["work"]``), and in its prompt
-``carried["feedback"]``.
+Finished work that is not merged yet is not repeated: the next attempt merges its commit (``carried["merge"]``). An
+agent continues with its unfinished change (``carried["work"]``) and gets ``carried["feedback"]`` in its prompt.
 """
 
 from __future__ import annotations
@@ -24,7 +23,8 @@ from workers.attempt.running import Proceed, RunningAttempt, with_log_line
 from workers.runners import environment, program
 from workers.runners.base import Control
 from workers.runners.process import Launcher
-from workers.workspaces import conflict_task, merge_queue, merged_changes, worktree, worktree_folder
+from workers.workspaces import conflict_task, merge_queue, merged_changes, worktree_folder
+from workers.workspaces import worktree as worktrees
 from workers.workspaces.change import Change
 from workers.workspaces.conflict_task import ROUNDS
 from workers.workspaces.git import GitFailed, git_of_attempt, require
@@ -39,20 +39,20 @@ from workers.workspaces.merge_queue import (
     MergeRejected,
 )
 from workers.workspaces.nested_repositories import NotCollected
-from workers.workspaces.preparation import Lends, PreparedWorktree, WorktreePreparation
+from workers.workspaces.preparation import PreparedWorktree, ResourceLender, WorktreePreparation
 from workers.workspaces.repository import Repository, repository_of
 from workers.workspaces.worktree import Unresolved, Worktree, is_gone
 
 _SHORT = 12
 _FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT)
-_UNDONE = (Outcome.HANDED_BACK, Outcome.DEFERRED)  # the task goes on with what was carried
+_UNDONE = (Outcome.HANDED_BACK, Outcome.DEFERRED)  # the next attempt continues with what is carried
 
 
 class WorktreeStep:
     """Makes the worktree before the job and merges its change afterwards.
 
-    *root*: the folder of all worktrees. *keep*: how long those of failed attempts stay.
-    *lender*: makes, for a claim and its scratch folder, what lends ports and databases.
+    *root*: the folder of all worktrees. *keep*: how long worktrees of failed attempts are kept.
+    *lender*: makes, for a claim and its scratch folder, the lender of ports and databases.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class WorktreeStep:
         *,
         root: Path,
         keep: timedelta,
-        lender: Callable[[Claim, Path], Lends] | None = None,
+        lender: Callable[[Claim, Path], ResourceLender] | None = None,
     ) -> None:
         self.launcher = launcher
         self.merges = merges
@@ -74,7 +74,7 @@ class WorktreeStep:
 
     def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
         claim, control = attempt.claim, attempt.control
-        if (stopped := program.stopped_early(control)) is not None:
+        if (stopped := program.end_if_stopped(control)) is not None:
             return stopped
         in_worktree = _AttemptInWorktree(self, attempt, proceed, parse_checkout(claim.options[CHECKOUT_OPTION]))
         result = in_worktree.run()
@@ -84,18 +84,18 @@ class WorktreeStep:
         return result
 
     def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
-        """Forget the records of what it merged, unless its end was refused: then that must stay known."""
+        """Delete the records of the merge; if the end was refused, the next attempt needs them."""
         with self._lock:
             common = self._merged.pop((claim.task_id, claim.attempt), None)
         if common is None or refused or end.outcome is not Outcome.COMPLETED:
             return
         delete_stale(self.root.resolve(), common)
-        with contextlib.suppress(DatabaseUnavailable):  # a record of a completed task is never read
+        with contextlib.suppress(DatabaseUnavailable):  # records of a completed task are never read
             self.merges.forget(claim)
 
 
 class _AttemptInWorktree:
-    """One attempt. ``merged``: the repository, once its change is merged."""
+    """Runs one attempt. ``merged``: the repository, once the change is merged."""
 
     def __init__(self, step: WorktreeStep, attempt: RunningAttempt, proceed: Proceed, checkout: Checkout) -> None:
         self.merged: Path | None = None
@@ -105,283 +105,292 @@ class _AttemptInWorktree:
         self._control = attempt.control
         self._proceed = proceed
         self._checkout = checkout
-        self._keep = step.keep if checkout.keep_failed is None else checkout.keep_failed
-        self._message = worktree.message_of(attempt.claim)
-        # The prompt of a chat, too, can say what was wrong with an earlier attempt.
+        self._keep_for = step.keep if checkout.keep_failed is None else checkout.keep_failed
+        self._message = worktrees.message_of(attempt.claim)
+        # Chats count as agents: their prompts can have feedback, too.
         self._is_agent = attempt.claim.job_kind.asks_a_model
-        self._rounds = int(merge_queue.mapping_in(attempt.claim.carried_over, "merge").get("rounds", 0))
-        self._ready = PreparedWorktree()
+        self._rounds = int(merge_queue.carried_mapping(attempt.claim.carried_over, "merge").get("rounds", 0))
+        self._prepared = PreparedWorktree()
         self._change: Change | None = None
         self._branch_is_needed = False
 
     def run(self) -> AttemptEnd:
-        """Run the attempt and return its end; only what the next attempt needs is left behind."""
-        with git_of_attempt(self._step.launcher, self._claim, self._control) as git, self._ready:
+        """Run the attempt and return its end; leave only what the next attempt needs."""
+        with git_of_attempt(self._step.launcher, self._claim, self._control) as git, self._prepared:
             repository: Repository | None = None
             try:
-                require(git, environment.inherited()["PATH"])
+                require(git, environment.base_variables()["PATH"])
                 repository = repository_of(git, self._claim)
                 result = self._run(repository)
             except EXPECTED as error:
                 result = self._failed(error)
             except BaseException:
-                # A bug of ours or of the runner's: whoever catches it knows nothing of a worktree.
+                # A bug of ours or of the runner: the pipeline catches it and does not remove the worktree.
                 if self._change is not None:
                     with contextlib.suppress(GitFailed, OSError):
-                        self._change.place.remove()
+                        self._change.worktree.remove()
                 raise
-            return result if repository is None else self._leave(repository, result)
+            return result if repository is None else self._clean_up(repository, result)
 
-    # --- from the beginning to the merge
+    # --- from the start to the merge
 
     def _run(self, repository: Repository) -> AttemptEnd:
         carried = self._claim.carried_over
-        if (earlier := merge_queue.found(repository, self._claim, self._step.merges)) is not None:
+        if (earlier := merge_queue.find_earlier_merge(repository, self._claim, self._step.merges)) is not None:
             self.merged = repository.common
             return earlier
-        if (pending := merge_queue.mapping_in(carried, "merge")) and repository.has(pending.get("commit")):
+        if (pending := merge_queue.carried_mapping(carried, "merge")) and repository.has(pending.get("commit")):
             return self._merge_pending(repository, pending)
         head = repository.ensure_branch(self._checkout)
-        work = merge_queue.mapping_in(carried, "work") if self._is_agent else {}
+        work = merge_queue.carried_mapping(carried, "work") if self._is_agent else {}
         if work and not (repository.has(work.get("commit")) and repository.has(work.get("base"))):
             work = {}
         if self._checkout.merge is not None:
             return self._resolve(repository, head, self._checkout.merge.commit, work)
         change = self._begin(repository, str(work.get("commit", head)))
         if work:
-            change.place.resume(str(work["base"]))
-        change.briefing = merged_changes.describe_missed(change.place, work, head)
+            change.worktree.resume(str(work["base"]))
+        change.briefing = merged_changes.describe_missed(change.worktree, work, head)
         return self._finish(change)
 
     def _resolve(self, repository: Repository, head: str, commit: str, work: Mapping[str, Any]) -> AttemptEnd:
-        """Run a job that is to merge *commit*: its worktree begins with it half merged."""
-        assert self._checkout.merge is not None  # noqa: S101 - the caller looked
+        """Run a conflict task: its worktree starts with *commit* half merged."""
+        assert self._checkout.merge is not None  # noqa: S101 - checked by the caller
         if not repository.has(commit):
             raise Refused(f"The change of {self._checkout.merge.task}, {commit[:_SHORT]}, is gone from the repository")
         if repository.contains(commit, head):
-            change = self._begin(repository, head)  # a job may have merged it: gates decide
+            change = self._begin(repository, head)  # a job may have merged it; the gates decide
             change.result, change.commit = AttemptEnd(Outcome.COMPLETED, output="It is merged already"), head
             return self._finish(change)
-        commit = conflict_task.to_merge(repository, self._claim.carried_over, commit)
+        commit = conflict_task.commit_to_merge(repository, self._claim.carried_over, commit)
         change = self._begin(repository, str(work.get("commit", head)))
-        place, change.merges = change.place, commit
+        worktree, change.merges = change.worktree, commit
         if work:
-            place.resume(str(work["base"]))
-            place.add_merge_parent(commit)
-            change.briefing = merged_changes.describe_missed(place, work, head)
-        elif place.merge(commit):
-            change.briefing = conflict_task.told(place, commit, self._claim.carried_over)
+            worktree.resume(str(work["base"]))
+            worktree.add_merge_parent(commit)
+            change.briefing = merged_changes.describe_missed(worktree, work, head)
+        elif worktree.merge(commit):
+            change.briefing = conflict_task.describe_conflict(worktree, commit, self._claim.carried_over)
         else:
             change.result = AttemptEnd(Outcome.COMPLETED, output="It was merged without conflicts")
-            change.commit = place.commit(self._message).commit
-            place.settle()
+            change.commit = worktree.commit(self._message).commit
+            worktree.settle()
         return self._finish(change)
 
     def _merge_pending(self, repository: Repository, pending: Mapping[str, Any]) -> AttemptEnd:
-        """Merge what an earlier attempt did, unless it is merged already."""
+        """Merge the change of an earlier attempt, unless it is merged already."""
         commit = str(pending["commit"])
-        result = merge_queue.retold(pending, "[merge] an earlier attempt did the work; this one only merged it")
+        result = merge_queue.result_from_json(
+            pending, "[merge] an earlier attempt did the work; this attempt only merged it"
+        )
         head = repository.ensure_branch(self._checkout)
         if pending.get("tested") and repository.contains(commit, head):
             return result
         change = self._begin(repository, commit)
-        change.place.start = str(pending.get("base", commit))
-        change.result, change.commit, change.is_retold = result, commit, True
+        change.worktree.start = str(pending.get("base", commit))
+        change.result, change.commit, change.is_earlier_result = result, commit, True
         change.was_tested = change.tested = bool(pending.get("tested"))
         return self._finish(change)
 
     def _begin(self, repository: Repository, start: str) -> Change:
-        """Make the worktree at the commit *start* and prepare it."""
+        """Make the worktree at commit *start* and prepare it."""
         step, prepare = self._step, self._checkout.prepare
-        place = worktree.create(repository, step.root, self._claim, start, self._control)
-        self._change = change = Change(place, self._ready)
-        where = {"worktree": place.folder, "branch": repository.task_branch, "from": start[:_SHORT]}
+        worktree = worktrees.create(repository, step.root, self._claim, start, self._control)
+        self._change = change = Change(worktree)
+        where = {"worktree": worktree.folder, "branch": repository.task_branch, "from": start[:_SHORT]}
         self._control.event(EventType.PROGRESS, where)
-        WorktreePreparation(place, self._claim, prepare, step.launcher, self._control).run(self._ready)
-        self._ready.lend(prepare, step.lender(self._claim, self._control.scratch) if step.lender else None)
+        WorktreePreparation(worktree, self._claim, prepare, step.launcher, self._control).run(self._prepared)
+        self._prepared.add_resources(prepare, step.lender(self._claim, self._control.scratch) if step.lender else None)
         return change
 
     def _finish(self, change: Change) -> AttemptEnd:
-        """Let the steps inside do the work and judge it, then merge it."""
-        inside = self._ready.in_folder(change.place, self._claim)
+        """Run the inner steps, which do the work and check it, then merge it."""
+        inside = self._prepared.in_folder(change.worktree, self._claim)
         result = change.result = self._proceed(replace(self._attempt, claim=inside, change=change))
         if change.rejection is not None:
-            return self._rejected(change, change.rejection, change.commit, change.place.start)
+            return self._rejected(change, change.rejection, change.commit, change.worktree.start)
         if result.outcome is not Outcome.COMPLETED or change.commit is None:
             was_stopped = change.commit is not None and result.outcome not in _FAILURES
-            return result if was_stopped or not change.saves_work else self._with_work(change, result)
+            return result if was_stopped or not change.saves_work else self._save_work(change, result)
         change.tested = True
-        if change.commit == change.place.start:
+        if change.commit == change.worktree.start:
             change.commit = None
             return with_log_line(result, "[merge] it changed nothing")
         return self._merge(change, change.commit, result)
 
     def _merge(self, change: Change, commit: str, result: AttemptEnd) -> AttemptEnd:
-        place, is_ours = change.place, self._attempt.is_ours
+        worktree, is_ours = change.worktree, self._attempt.is_ours
         candidate = MergeCandidate(commit, self._message, result, always=self._checkout.merge is not None)
-        about = (self._claim, self._control, place, change.passes_again, is_ours, self._step.merges)
-        match MergeQueue(*about).land(candidate):
-            case MergeConflicted() as found:
-                return self._conflicted(change, commit, found)
+        queue = MergeQueue(self._claim, self._control, worktree, change.run_checks_again, is_ours, self._step.merges)
+        match queue.merge(candidate):
+            case MergeConflicted() as conflict:
+                return self._conflicted(change, commit, conflict)
             case Merged(merged):
-                change.commit, branch = None, place.repository.branch
-                result = change.result or result  # with the log of gates on the merged files
+                change.commit, branch = None, worktree.repository.branch
+                result = change.result or result  # with the log of the gates on the merged files
                 if merged is None:
-                    return with_log_line(result, f"[merge] {branch} says the same already")
-                self.merged = place.repository.common
+                    return with_log_line(result, f"[merge] {branch} has the same content already")
+                self.merged = worktree.repository.common
                 self._control.event(EventType.PROGRESS, {"merged": merged[:_SHORT], "branch": branch})
                 return with_log_line(result, f"[merge] merged to {branch} as {merged[:_SHORT]}")
             case MergeRejected(head, rejected):
-                assert change.rejection is not None  # noqa: S101 - a check has just failed
+                assert change.rejection is not None  # noqa: S101 - a check has failed
                 return self._rejected(change, change.rejection, rejected, head)
 
     # --- ends without a merge
 
     def _rejected(self, change: Change, rejection: AttemptEnd, commit: str | None, base: str) -> AttemptEnd:
-        """A check did not pass on *commit*, a change on top of *base*."""
+        """Return the end of an attempt whose check failed on *commit*, a change on top of *base*."""
         change.commit = None
         carry: dict[str, Any] = {"merge": None}
         if self._is_agent and commit is not None and commit != base:
-            carry["work"] = self._saved(change.place, commit, base)
+            carry["work"] = self._saved(change.worktree, commit, base)
         return replace(rejection, carry_over={**rejection.carry_over, **carry})
 
-    def _conflicted(self, change: Change, commit: str, found: MergeConflicted) -> AttemptEnd:
+    def _conflicted(self, change: Change, commit: str, conflict: MergeConflicted) -> AttemptEnd:
         change.commit = None
-        place = change.place
-        branch, files = place.repository.branch, conflict_task.in_conflict(found.conflicts)
+        worktree = change.worktree
+        branch, files = worktree.repository.branch, conflict_task.name_conflicts(conflict.conflicts)
         why = f"its change conflicts with what others have merged to {branch}, in {files}"
         if self._checkout.merge is not None:
-            self._keep_branch(place, commit)  # others merged meanwhile: nobody's fault, so it is not charged
-            return self._ended(Outcome.DEFERRED, why, carry=conflict_task.again(branch, files, commit))
+            self._keep_branch(worktree, commit)  # others merged meanwhile, so it does not count as a failure
+            return self._ended(Outcome.DEFERRED, why, carry=conflict_task.carry_after_conflict(branch, files, commit))
         if not self._is_agent:
-            return self._again_at_the_new_head(place, commit, why)
+            return self._rerun_on_new_head(worktree, commit, why)
         self._rounds += 1
-        self._keep_branch(place, commit)
+        self._keep_branch(worktree, commit)
         if self._rounds > ROUNDS:
-            where = f"{why}, after {ROUNDS} rounds of merging; it stays on {place.repository.task_branch}"
+            where = f"{why}, after {ROUNDS} rounds of merging; it stays on {worktree.repository.task_branch}"
             return self._ended(Outcome.FAILED, where, retryable=False, carry={"merge": None})
         gates = parse_gates(self._claim.options.get("gates"))
-        task = conflict_task.merge_task(self._claim, self._checkout, gates, commit, found, round_=self._rounds)
+        task = conflict_task.make_conflict_task(
+            self._claim, self._checkout, gates, commit, conflict, round_=self._rounds
+        )
         ended = self._ended(Outcome.DEFERRED, why, carry={"merge": self._pending(change, commit)})
         return replace(ended, discovered=(*ended.discovered, task))
 
-    def _again_at_the_new_head(self, place: Worktree, commit: str, why: str) -> AttemptEnd:
-        """End the attempt of a command: nobody can merge for it, but run anew it finds what others did."""
+    def _rerun_on_new_head(self, worktree: Worktree, commit: str, why: str) -> AttemptEnd:
+        """Defer a command with a conflict: no agent can resolve it, but a new run starts on the changes of others."""
         if not self._claim.repeatable:
-            self._keep_branch(place, commit)
-            where = f"{why}, and it must not be repeated; the change is on {place.repository.task_branch}"
+            self._keep_branch(worktree, commit)
+            where = f"{why}, and the task is not repeatable; the change is on {worktree.repository.task_branch}"
             return self._ended(Outcome.FAILED, where, retryable=False)
-        outcome, why, times = conflict_task.repeated(self._claim, why)
+        outcome, why, times = conflict_task.rerun_end(self._claim, why)
         return self._ended(outcome, why, carry={"conflicts": times})
 
     def _failed(self, error: BaseException) -> AttemptEnd:
-        """The worktree, or git, was in the way; what the job has committed stays on its branch without a worktree."""
+        """Return the end after an error of git or the worktree. Its commits stay on the branch."""
         change = self._change
-        gone = None if change is None else change.place.find_missing()
-        failure = failure_of(error, missing=gone)
+        is_missing = None if change is None else change.worktree.find_missing()
+        failure = failure_of(error, missing=is_missing)
         feedback = None if change is None or change.result is None else failure.feedback
         why, carry = failure.error, {} if feedback is None else dict[str, Any](feedback=feedback)
         if isinstance(error, Unresolved):
-            carry |= self._half_resolved()
-        if change is not None and gone and (commit := change.place.branch_commit()):
-            saved = self._saved(change.place, commit, change.place.start)
-            why = f"{why}; what it committed is {commit[:_SHORT]} on {change.place.repository.task_branch}"
+            carry |= self._save_half_resolved()
+        if change is not None and is_missing and (commit := change.worktree.branch_commit()):
+            saved = self._saved(change.worktree, commit, change.worktree.start)
+            why = f"{why}; what it committed is {commit[:_SHORT]} on {change.worktree.repository.task_branch}"
             carry |= {"work": saved} if self._is_agent else {}
         ended = self._ended(failure.outcome, why, retryable=failure.retryable, carry=carry)
         return replace(ended, log="\n".join(filter(None, [ended.log, failure.log])) or None)
 
-    def _with_work(self, change: Change, result: AttemptEnd) -> AttemptEnd:
-        """Save what an agent has changed so far, if it goes on later."""
-        later = bool(result.carry_over) or result.question is not None or bool(result.discovered)
-        if not self._is_agent or not later or result.outcome is Outcome.LOST:
+    def _save_work(self, change: Change, result: AttemptEnd) -> AttemptEnd:
+        """Save the unfinished change of an agent that continues in another attempt."""
+        continues = bool(result.carry_over) or result.question is not None or bool(result.discovered)
+        if not self._is_agent or not continues or result.outcome is Outcome.LOST:
             return result
-        place = change.place
-        carry: dict[str, Any] = {worktree.WORKTREE_FOLDER: place.worktree_folder.path.name}
-        calm = place.under(self._calm())
+        worktree = change.worktree
+        carry: dict[str, Any] = {worktrees.WORKTREE_FOLDER: worktree.worktree_folder.path.name}
+        unstoppable = worktree.under(self._unstoppable())
         with contextlib.suppress(GitFailed, NotCollected, OSError):
             try:
-                commit = calm.commit(self._message, checked=False).commit
-                carry |= {"work": self._saved(calm, commit, place.start)} if commit != place.start else {}
+                commit = unstoppable.commit(self._message, checked=False).commit
+                carry |= {"work": self._saved(unstoppable, commit, worktree.start)} if commit != worktree.start else {}
             except Unresolved:
-                carry |= self._half_resolved()
+                carry |= self._save_half_resolved()
         return replace(result, carry_over={**result.carry_over, **carry})
 
-    def _half_resolved(self) -> dict[str, Any]:
-        """Keep a folder with conflicts in it as a commit: the next attempt can take over what was resolved."""
+    def _save_half_resolved(self) -> dict[str, Any]:
+        """Save a folder with conflicts as a commit, from which the next attempt can take what was resolved."""
         with contextlib.suppress(GitFailed, OSError):
             if self._change is not None and self._is_agent:
-                left = self._change.place.under(self._calm()).snapshot(self._message)
-                self._keep_branch(self._change.place, left)
-                return {"left": left}
+                snapshot = self._change.worktree.under(self._unstoppable()).snapshot(self._message)
+                self._keep_branch(self._change.worktree, snapshot)
+                return {"left": snapshot}
         return {}
 
-    def _saved(self, place: Worktree, commit: str, base: str) -> dict[str, str]:
-        self._keep_branch(place, commit)
+    def _saved(self, worktree: Worktree, commit: str, base: str) -> dict[str, str]:
+        self._keep_branch(worktree, commit)
         return {"commit": commit, "base": base}
 
-    def _keep_branch(self, place: Worktree, commit: str) -> None:
-        """Let the task's branch hold *commit*, also when the worktree is gone."""
-        replace(place.repository, git=place.repository.git.under(self._calm())).move(
-            place.repository.task_branch, commit
+    def _keep_branch(self, worktree: Worktree, commit: str) -> None:
+        """Move the task's branch to *commit*, also when the worktree is gone."""
+        replace(worktree.repository, git=worktree.repository.git.under(self._unstoppable())).move(
+            worktree.repository.task_branch, commit
         )
         self._branch_is_needed = True
 
     def _pending(self, change: Change, commit: str) -> dict[str, Any]:
-        assert change.result is not None  # noqa: S101 - there is no commit without it
-        state = {"commit": commit, "base": change.place.start, "tested": change.tested, "rounds": self._rounds}
-        return state | merge_queue.told(change.result)
+        assert change.result is not None  # noqa: S101 - a commit has a result
+        state = {"commit": commit, "base": change.worktree.start, "tested": change.tested, "rounds": self._rounds}
+        return state | merge_queue.result_to_json(change.result)
 
     def _ended(
         self, outcome: Outcome, error: str, *, retryable: bool = True, carry: Mapping[str, Any] | None = None
     ) -> AttemptEnd:
-        """Return an end other than the job's own; what the job spent and printed stays."""
-        done = None if self._change is None else self._change.result
-        base = done or AttemptEnd(outcome, job_started=False)
+        """Return an end other than the job's own, with the job's usage and log."""
+        job_end = None if self._change is None else self._change.result
+        base = job_end or AttemptEnd(outcome, job_started=False)
         return base.ending_as(
             outcome, error=error, retryable=retryable, carry_over={**base.carry_over, **(carry or {})}
         )
 
-    # --- afterwards
+    # --- cleanup
 
-    def _leave(self, repository: Repository, result: AttemptEnd) -> AttemptEnd:
-        """Take away what is not needed; a failed attempt's worktree is kept for people to look at."""
-        calm, change = replace(repository, git=repository.git.under(self._calm())), self._change
-        place = None if change is None else change.place.under(self._calm())
+    def _clean_up(self, repository: Repository, result: AttemptEnd) -> AttemptEnd:
+        """Remove what is not needed; keep a failed attempt's worktree for inspection."""
+        unstoppable, change = replace(repository, git=repository.git.under(self._unstoppable())), self._change
+        worktree = None if change is None else change.worktree.under(self._unstoppable())
         try:
-            if place is not None and change is not None and change.commit is not None and result.outcome in _UNDONE:
-                self._keep_branch(place, change.commit)
+            if worktree is not None and change is not None and change.commit is not None and result.outcome in _UNDONE:
+                self._keep_branch(worktree, change.commit)
                 result = replace(
                     result, carry_over={**result.carry_over, "merge": self._pending(change, change.commit)}
                 )
-            is_safe = True  # what is on the task's branch is somewhere else, too
-            if place is not None and result.outcome in _FAILURES and not is_gone(place.worktree_folder.path):
+            is_safe = True  # the commits of the task's branch are reachable elsewhere
+            if worktree is not None and result.outcome in _FAILURES and not is_gone(worktree.worktree_folder.path):
                 if self._is_last(result) and "work" in result.carry_over:
                     self._branch_is_needed = False
-                if self._keep:
-                    result, is_safe = self._kept(place, result), place.holds_branch()
-            if place is not None and not place.is_kept:
-                place.remove()
-            is_done, is_ours = place is not None or result.outcome is Outcome.COMPLETED, self._attempt.is_ours
+                if self._keep_for:
+                    result, is_safe = self._keep_worktree(worktree, result), worktree.holds_branch()
+            if worktree is not None and not worktree.is_kept:
+                worktree.remove()
+            is_done, is_ours = worktree is not None or result.outcome is Outcome.COMPLETED, self._attempt.is_ours
             if is_done and is_safe and not self._branch_is_needed and result.outcome is not Outcome.LOST and is_ours():
-                calm.drop(repository.task_branch)
+                unstoppable.drop(repository.task_branch)
             if result.outcome is Outcome.COMPLETED and is_ours():
-                worktree_folder.clear(self._step.root.resolve(), run_slug(self._claim.run_id), slug(self._claim.key))
+                worktree_folder.delete_earlier(
+                    self._step.root.resolve(), run_slug(self._claim.run_id), slug(self._claim.key)
+                )
         except (GitFailed, OSError) as error:
-            return with_log_line(result, f"[worktree] could not be cleared up: {error}")
+            return with_log_line(result, f"[worktree] could not be cleaned up: {error}")
         return result
 
-    def _kept(self, place: Worktree, result: AttemptEnd) -> AttemptEnd:
-        until, work = time.time() + self._keep.total_seconds(), merge_queue.mapping_in(result.carry_over, "work")
-        place.keep(until, branch_goes=bool(work) or not self._branch_is_needed, at=work.get("commit"))
-        self._ready.keep(until)
+    def _keep_worktree(self, worktree: Worktree, result: AttemptEnd) -> AttemptEnd:
+        until, work = (
+            time.time() + self._keep_for.total_seconds(),
+            merge_queue.carried_mapping(result.carry_over, "work"),
+        )
+        worktree.keep(until, branch_goes=bool(work) or not self._branch_is_needed, at=work.get("commit"))
+        self._prepared.keep(until)
         day = datetime.fromtimestamp(until, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
-        self._control.event(EventType.PROGRESS, {"kept": str(place.worktree_folder.path), "until": day})
-        return with_log_line(result, f"[worktree] kept until {day}: {place.worktree_folder.path}")
+        self._control.event(EventType.PROGRESS, {"kept": str(worktree.worktree_folder.path), "until": day})
+        return with_log_line(result, f"[worktree] kept until {day}: {worktree.worktree_folder.path}")
 
     def _is_last(self, result: AttemptEnd) -> bool:
-        """Return whether no attempt follows a failure, unless a person wants one."""
+        """Return whether no attempt follows a failure, unless a person retries the task."""
         return not result.retryable or self._claim.failures + 1 >= self._claim.max_attempts
 
-    def _calm(self) -> Control:
-        """Return a control that nobody stops, for what has to be done although the attempt was told to stop."""
+    def _unstoppable(self) -> Control:
+        """Return a Control without stop requests, for cleanup after the attempt was told to stop."""
         return Control(scratch=self._control.scratch)

@@ -1,7 +1,7 @@
-"""What an adapter knows of its agent: how it is started, and what a line of its output says.
+"""The protocol of adapters, which start an agent's program and read its output, and the Transcript that they fill.
 
-Every agent prints JSON lines while it works. An adapter reads one at a time and writes into a Transcript what it
-learns; it starts nothing and waits for nothing, so a stream from a file is as good as a process.
+Agents print JSON lines while they work. An adapter reads one line at a time into a Transcript. It starts no process and
+waits for none, so that it can also read a file.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from coordination.domain.jobs import AgentCall
 from coordination.domain.jobs.provider_errors import ProviderLimit
 from coordination.domain.tasks.attempts import Usage
 from coordination.domain.tasks.events import EventType
-from workers.runners.agents.failures import LONGEST_SENTENCE, AgentFailure, failure_of_words, with_limit
-from workers.runners.login_help import LogIn
+from workers.runners.agents.failures import LONGEST_SENTENCE, AgentFailure, classify_failure, with_limit
+from workers.runners.login_help import Login
 from workers.runners.output import clean_text, decode, one_line
 
 LONGEST_TEXT = 2_000
-"""Characters of a text, an input or an output that an event keeps."""
+"""Characters of a text, an input or an output in an event."""
 
 MOST_EVENTS = 2_000
-_LARGEST_COUNT = 10**12  # far beyond any model, and millions of it can be added up
-_FINEST = Decimal("1e-12")
+_LARGEST_COUNT = 10**12  # far beyond any model, and millions of such values can be summed
+_PRECISION = Decimal("1e-12")
 
 
 @dataclass(frozen=True, slots=True)
 class StartCommand:
-    """How to start it: *arguments*, what it reads on *stdin*, and variables of its own."""
+    """How to start an agent: its *arguments*, the text on *stdin*, and extra variables."""
 
     arguments: Sequence[str]
     stdin: str
@@ -40,28 +40,28 @@ class StartCommand:
 
 
 class Transcript:
-    """What the agent's output has told so far. *tell* writes a line into the task's story, *show* is for who follows.
+    """The content of an agent's output so far.
 
-    *metered* is called whenever ``usage`` has changed.
+    *add_event* writes to the task's event log, *show* to the live output; *on_usage* is called when ``usage`` changes.
 
-    ``result``: its last answer. ``ended``: it said itself that it was done, well or not. ``remarks``: what a person
-    should read, below the log. ``synthetic``: what its program said in its place, and no answer followed.
-    ``limit``: the limit that its provider says it has reached. ``refused``: the ids of tools that it was not allowed.
+    ``result``: the last answer. ``ended``: the agent reported its end, successful or not. ``remarks``: notes for people
+    below the log. ``synthetic``: the last message, if it is of the program and not of the model. ``limit``: the limit
+    that the provider reports as reached. ``refused``: ids of tool calls that were not permitted.
     """
 
     def __init__(
         self,
-        tell: Callable[[EventType, dict[str, Any]], None],
+        add_event: Callable[[EventType, dict[str, Any]], None],
         *,
         hide: Callable[[str], str] = str,
         show: Callable[[str], None] = lambda _line: None,
-        metered: Callable[[], None] = lambda: None,
+        on_usage: Callable[[], None] = lambda: None,
     ) -> None:
-        self._tell = tell
+        self._add_event = add_event
         self._hide = hide
         self._show = show
-        self._metered = metered
-        self._told = 0
+        self._on_usage = on_usage
+        self._events = 0
         self.result: str | None = None
         self.session: str | None = None
         self.model: str | None = None
@@ -73,114 +73,115 @@ class Transcript:
         self.synthetic_type: str | None = None
         self.limit: ProviderLimit | None = None
         self.refused: set[str] = set()
-        self.overcome = False  # it met an error and went on, or was done before
-        self._done = False  # it said that it was done, and has said nothing since
-        self._before: AgentFailure | None = None  # an error that it went on after
+        self.overcome = False  # an error did not end the work, or came after its end
+        self._done = False  # the agent reported success, and nothing followed
+        self._last_error: AgentFailure | None = None  # the agent may recover from it
 
-    def say(self, text: str) -> None:
-        """It said something."""
+    def add_text(self, text: str) -> None:
+        """Add a text of the agent."""
         self._done = False
         if text.strip():
             self._event(EventType.PROGRESS, {"text": self._short(text)})
             self._show(self._hide(clean_text(text)).rstrip("\n"))
 
-    def call(self, tool: object, given: object, *, id_: object = None) -> None:
-        """It uses a tool."""
+    def add_tool_call(self, tool: object, arguments: object, *, id_: object = None) -> None:
+        """Add a call of a tool."""
         self._done, self.synthetic = False, None
-        name, what = self._short(tool), self._short(given)
-        self._event(EventType.TOOL_CALL, _given(tool=name, input=what, id=self._short(id_)))
-        self._show(f"\N{RIGHTWARDS ARROW} {name or 'a tool'} {what or ''}".rstrip())
+        name, short_input = self._short(tool), self._short(arguments)
+        self._event(EventType.TOOL_CALL, _without_none(tool=name, input=short_input, id=self._short(id_)))
+        self._show(f"\N{RIGHTWARDS ARROW} {name or 'a tool'} {short_input or ''}".rstrip())
 
-    def returned(self, output: object, *, id_: object = None, failed: bool = False) -> None:
-        """What a tool gave back."""
+    def add_tool_result(self, output: object, *, id_: object = None, failed: bool = False) -> None:
+        """Add the result of a tool."""
         text = self._short(output)
         self._event(
-            EventType.TOOL_RESULT, _given(output=text, id=self._short(id_)) | ({"failed": True} if failed else {})
+            EventType.TOOL_RESULT,
+            _without_none(output=text, id=self._short(id_)) | ({"failed": True} if failed else {}),
         )
         mark = "\N{MULTIPLICATION SIGN}" if failed else "\N{LEFTWARDS ARROW}"
         self._show(f"{mark} {text or ''}".strip().replace("\n", "\n  "))
 
-    def spent(self, key: str, usage: Usage | None) -> None:
-        """What calls of a model used; what was told under the same *key* before is replaced."""
+    def set_usage(self, key: str, usage: Usage | None) -> None:
+        """Set the usage of model calls, which replaces earlier usage with the same *key*."""
         if usage is None:
             self.usage.pop(key, None)
         else:
             self.usage[key] = usage
-        self._metered()
+        self._on_usage()
 
-    def synthesized(self, text: str, *, type_: object = None) -> None:
-        """Its program said something in its place; *type_*: the kind of error, if it is one."""
+    def set_synthetic(self, text: str, *, type_: object = None) -> None:
+        """Set a message of the program in place of the model. *type_*: the type of its error, if any."""
         self.synthetic, self.synthetic_type = text, type_ if isinstance(type_, str) else None
 
     @property
     def is_done(self) -> bool:
-        """Whether it has said that it was done, and nothing since."""
+        """Return whether the agent reported success and nothing followed."""
         return self._done
 
-    def refuse(self, id_: object) -> None:
-        """It was not allowed to use a tool: the call with this id, or one without."""
+    def add_refusal(self, id_: object) -> None:
+        """Add a tool call that was not permitted, with or without an id."""
         self.refused.add(str(id_ or f"number {len(self.refused)}"))
 
     def finish(self) -> None:
-        """It says that it is done, and well: what went wrong before is overcome."""
-        self.overcome = self.overcome or self.failure is not None or self._before is not None
+        """Note that the agent reported success, which clears earlier errors."""
+        self.overcome = self.overcome or self.failure is not None or self._last_error is not None
         self.ended = self._done = True
-        self.failure = self._before = None
+        self.failure = self._last_error = None
 
     def recover(self) -> None:
-        """Its provider answers again."""
-        self.overcome = self.overcome or self._before is not None
-        self._before = self.synthetic = None
+        """Note that the provider answers again."""
+        self.overcome = self.overcome or self._last_error is not None
+        self._last_error = self.synthetic = None
 
     def go_on(self) -> None:
-        """It works on, whatever it said before: an error was one of a step."""
+        """Note that the agent continues, so an earlier error or end was that of a step."""
         if self.failure is not None:
-            self._before, self.failure = self.failure, None
+            self._last_error, self.failure = self.failure, None
         self.ended = self._done = False
 
     def note_error(self, sentence: object, **known: Any) -> None:
-        """An error after which it may go on: it counts when nothing else comes."""
+        """Note an error that fails the attempt only if nothing follows."""
         if self._done:
-            self._aside(str(sentence or ""))
+            self._remark_after_end(str(sentence or ""))
         else:
-            self._before = self._failure(sentence, **known)
+            self._last_error = self._failure(sentence, **known)
 
     def fail(self, sentence: object, **known: Any) -> None:
-        """It gave up. *known*: ``status``, ``type_``, ``words``, ``lost_connection``, ``otherwise`` of
-        ``failure_of_words``. After it has said that it was done, what follows at once is no failure of its own."""
+        """Note that the agent gave up. *known*: further arguments of ``classify_failure``. Directly after a reported
+        success, the error is only a remark."""
         if self._done:
-            self._aside(str(sentence or ""))
+            self._remark_after_end(str(sentence or ""))
         else:
             self.ended, self.failure = True, self._failure(sentence, **known)
 
     @property
     def unresolved(self) -> AgentFailure | None:
-        """The last error, if it has said nothing since and is not done."""
-        return None if self.ended else self._before
+        """Return the last error if nothing followed and the agent has not ended."""
+        return None if self.ended else self._last_error
 
     def cut_off(self) -> None:
-        """Nothing more comes: the last error counts, or what its program said last, if it never said it was done."""
+        """End the output: without a reported end, the last error or message of the program is the failure."""
         if not self.ended and self.failure is None:
-            self.failure = self._before
+            self.failure = self._last_error
             if self.failure is None and self.synthetic:
                 self.failure = self._failure(self.synthetic, type_=self.synthetic_type)
 
     def _failure(self, sentence: object, *, status: object = None, words: object = None, **known: Any) -> AgentFailure:
         number = status if isinstance(status, int) and not isinstance(status, bool) else None
         text = self._hide(str(sentence or "it gave no reason"))
-        failure = failure_of_words(text, status=number, words=None if words is None else str(words), **known)
+        failure = classify_failure(text, status=number, words=None if words is None else str(words), **known)
         return with_limit(failure, self.limit)
 
-    def _aside(self, sentence: str) -> None:
+    def _remark_after_end(self, sentence: str) -> None:
         self.overcome = True
         self.remarks.append(f"after it was done: {one_line(self._hide(clean_text(sentence)), LONGEST_SENTENCE)}")
 
     def _event(self, type_: EventType, payload: dict[str, Any]) -> None:
-        self._told += 1
-        if self._told < MOST_EVENTS:
-            self._tell(type_, payload)
-        elif self._told == MOST_EVENTS:
-            self._tell(EventType.PROGRESS, {"text": f"… more than {MOST_EVENTS:,} events: the rest is not shown"})
+        self._events += 1
+        if self._events < MOST_EVENTS:
+            self._add_event(type_, payload)
+        elif self._events == MOST_EVENTS:
+            self._add_event(EventType.PROGRESS, {"text": f"… more than {MOST_EVENTS:,} events: the rest is not shown"})
 
     def _short(self, value: object) -> str | None:
         if value is None:
@@ -191,74 +192,74 @@ class Transcript:
 
 
 class Adapter(Protocol):
-    """One agent."""
+    """Starts one agent's program and reads its output."""
 
     @property
     def name(self) -> str:
-        """As a job calls it; and the program, if it says nothing else."""
+        """The agent's name in jobs, and its program by default."""
         ...
 
     @property
     def passes_on(self) -> Sequence[str]:
-        """Variables of the worker's environment that it needs by its nature."""
+        """The worker's variables that the program needs."""
         ...
 
     @property
-    def log_in(self) -> LogIn:
-        """How its program is logged in, for a sentence about one that is not."""
+    def login(self) -> Login:
+        """How the program is logged in, for advice when it is not."""
         ...
 
     @property
     def resumes(self) -> bool:
-        """Whether it can go on with a conversation that it had before, by its session's id, whatever the job says."""
+        """Whether it can resume a conversation by its session id, without support by the job."""
         ...
 
     @property
     def counts_anew(self) -> bool:
-        """Whether the usage that it tells in a resumed conversation is of this part of it alone."""
+        """Whether the usage of a resumed conversation is only that of its new part."""
         ...
 
     @property
     def takes_servers(self) -> Sequence[str]:
-        """Arguments that give it the MCP servers of ``{file}`` and let it use ours; empty: it knows no such."""
+        """Arguments that set the MCP servers to those of ``{file}`` and permit ours; empty: not supported."""
         ...
 
     def start(self, call: AgentCall, session: str | None = None) -> StartCommand:
-        """How this job is started; with *session*, how it goes on with that conversation."""
+        """Return how to start the job, or with *session*, how to resume that conversation."""
         ...
 
-    def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:
-        """One JSON object of its output."""
+    def read(self, line: Mapping[str, Any], transcript: Transcript, call: AgentCall) -> None:
+        """Read one JSON object of the output into *transcript*."""
         ...
 
 
-def json_line(line: bytes) -> dict[str, Any] | None:
-    """The object on one line, with exact amounts; None for whatever is none: agents print other things, too."""
+def parse_json_line(line: bytes) -> dict[str, Any] | None:
+    """Parse a line as an object with exact amounts; return None for other output."""
     try:
-        found = json.loads(decode(line), parse_float=Decimal, parse_constant=lambda _: None)
+        value = json.loads(decode(line), parse_float=Decimal, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
-def tokens(
+def usage_record(
     model: object,
     *,
-    read: object = 0,
-    written: object = 0,
-    cached: object = 0,
+    input_tokens: object = 0,
+    output_tokens: object = 0,
+    cached_tokens: object = 0,
     cost: object = None,
     session: str | None = None,
     **extra: object,
 ) -> Usage | None:
-    """One record of usage, or None when nothing was used. *read* counts all input, the *cached* part of it too.
+    """Return a usage record, or None for no usage. *input_tokens* includes *cached_tokens*.
 
-    *cost*: dollars as the agent says; an amount that is none is unknown, not zero.
+    *cost*: dollars as reported; an invalid amount is unknown, not zero.
     """
-    counts = [_count(value) for value in (read, written, cached)]
+    counts = [_count(value) for value in (input_tokens, output_tokens, cached_tokens)]
     if not any(counts) and not cost:
         return None
-    more = {name: number for name, value in extra.items() if (number := _count(value))}
+    extra_counts = {name: number for name, value in extra.items() if (number := _count(value))}
     return Usage(
         model=clean_text(str(model or "unknown"))[:200],
         input_tokens=counts[0],
@@ -267,17 +268,17 @@ def tokens(
         total_tokens=counts[0] + counts[1],
         cost_usd=_amount(cost),
         session_id=session,
-        extra=more,
+        extra=extra_counts,
     )
 
 
-def total(*values: object) -> int:
-    """The sum of counts, in which what is no count is nothing."""
+def sum_counts(*values: object) -> int:
+    """Return the sum of counts; invalid counts are zero."""
     return sum(map(_count, values))
 
 
-def at(value: object, *path: str) -> Any:
-    """What stands at *path* in nested mappings, or None."""
+def value_at(value: object, *path: str) -> Any:
+    """Return the value at *path* in nested mappings, or None."""
     for name in path:
         if not isinstance(value, Mapping):
             return None
@@ -285,16 +286,16 @@ def at(value: object, *path: str) -> Any:
     return value
 
 
-def texts(value: object) -> str:
-    """The texts of a message's content: a text itself, or the text parts of a list."""
+def join_texts(value: object) -> str:
+    """Return the text of a message's content, which is a text or a list of parts."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
-        return "\n".join(part["text"] for part in value if isinstance(at(part, "text"), str))
+        return "\n".join(part["text"] for part in value if isinstance(value_at(part, "text"), str))
     return ""
 
 
-def _given(**values: Any) -> dict[str, Any]:
+def _without_none(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -313,6 +314,6 @@ def _amount(value: object) -> Decimal | None:
         return None
     if amount < 0:
         return None
-    # A number was added up in floats, 0.009899999999999999; a text was meant as it is.
-    noisy = not isinstance(value, str) and amount != (rounded := amount.quantize(_FINEST))
-    return rounded if noisy else amount
+    # A number may be a sum of floats, such as 0.009899999999999999; a text is exact.
+    is_inexact = not isinstance(value, str) and amount != (rounded := amount.quantize(_PRECISION))
+    return rounded if is_inexact else amount

@@ -1,4 +1,4 @@
-"""How an agent's attempt ended: by its process, and by what the agent and its program said."""
+"""Determines how an agent's attempt ended, from its process and its output."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from coordination.domain.tasks.attempts import Outcome
 from workers.runners import program
 from workers.runners.agents.base import Adapter, Transcript
-from workers.runners.agents.failures import AgentFailure, failure_of_words
+from workers.runners.agents.failures import AgentFailure, classify_failure
 from workers.runners.output import clean_text, last_line
 from workers.runners.process_watch import Interruption
 
 _ERROR_LIMIT = 300
 _LAST_LINES = 20
-_WENT_ON = 1  # the exit status of programs that met an error, whatever came of it
-_KNOWN_BY_LINES = (ProviderErrorClass.LIMIT, ProviderErrorClass.LOG_IN)
-_KNOWN_BY_A_LINE = (ProviderErrorClass.TRANSIENT, *_KNOWN_BY_LINES)
+_HAD_ERROR = 1  # exit status of programs that met an error, even if they recovered
+_CLASSES_OF_LOG = (ProviderErrorClass.LIMIT, ProviderErrorClass.LOG_IN)
+_CLASSES_OF_ERROR = (ProviderErrorClass.TRANSIENT, *_CLASSES_OF_LOG)
 
 
 @dataclass(frozen=True, slots=True)
 class AgentEnd:
-    """Fields of the AttemptEnd, and what a person should read below the log."""
+    """Fields of the AttemptEnd, and notes for people below the log."""
 
     fields: dict[str, Any]
     remarks: Sequence[str] = field(default=())
 
 
-def end_of(
+def agent_end(
     ran: program.ProgramResult,
-    told: Transcript,
+    transcript: Transcript,
     call: AgentCall,
     *,
     advice: str,
@@ -42,65 +42,69 @@ def end_of(
     printed: str,
     complaints: str = "",
 ) -> AgentEnd:
-    """How it ended. *advice*: what to do if it is not logged in; *account*: whose a limit is.
+    """Return how the attempt ended. *advice*: for an agent that is not logged in; *account*: the owner of a limit.
 
-    *printed*: what its program wrote on stdout; *complaints*: on stderr since its last line there.
+    *printed*: the program's stdout; *complaints*: its stderr since the last output on stdout.
     """
     lingered = ran.interruption is not None and ran.interruption.outcome is Outcome.COMPLETED
     if ran.interruption is not None and not lingered:
-        return AgentEnd(_interrupted(ran.interruption, told, complaints, account))
+        return AgentEnd(_interrupted(ran.interruption, transcript, complaints, account))
     remarks = [ran.interruption.error] if ran.interruption is not None else []
-    if told.failure is not None:
-        return AgentEnd(_failed(told.failure, advice, account), remarks)
+    if transcript.failure is not None:
+        return AgentEnd(_failed(transcript.failure, advice, account), remarks)
     if lingered:
         return AgentEnd({"outcome": Outcome.COMPLETED}, remarks)
-    said = last_line(ran.log or printed, _ERROR_LIMIT)
-    outcome, error = program.judge(ran.exit_code, said=said)
-    if outcome is Outcome.FAILED and ran.exit_code == _WENT_ON and told.is_done and told.overcome:
+    message = last_line(ran.log or printed, _ERROR_LIMIT)
+    outcome, error = program.judge_exit(ran.exit_code, message=message)
+    if outcome is Outcome.FAILED and ran.exit_code == _HAD_ERROR and transcript.is_done and transcript.overcome:
         return AgentEnd(
-            {"outcome": Outcome.COMPLETED}, ["exit status 1, although it was done: an error on its way counts not"]
+            {"outcome": Outcome.COMPLETED}, ["exit status 1 ignored: the agent reported success after an error"]
         )
-    if outcome is Outcome.COMPLETED and not told.ended:
-        outcome, error = Outcome.FAILED, f"{call.agent} ended without saying that it was done"
-    if outcome is Outcome.FAILED and not told.ended and (failure := _of_words(ran, error or "", printed)) is not None:
+    if outcome is Outcome.COMPLETED and not transcript.ended:
+        outcome, error = Outcome.FAILED, f"{call.agent} ended without reporting that it was done"
+    if (
+        outcome is Outcome.FAILED
+        and not transcript.ended
+        and (failure := _classify_output(ran, error or "", printed)) is not None
+    ):
         return AgentEnd(_failed(failure, advice, account), remarks)
     return AgentEnd({"outcome": outcome, "error": error}, remarks)
 
 
-def account_of(adapter: Adapter, call: AgentCall) -> str:
-    """Whose limit a limit is, as far as is known here: the program, and what it is logged in with."""
+def limited_account(adapter: Adapter, call: AgentCall) -> str:
+    """Return the owner of a limit: the account, or the program with the variable that it is logged in with."""
     if call.account is not None:
         return call.account
-    given = {**os.environ, **call.env}
-    names = (*call.secrets, *adapter.log_in.variables)
-    used = next((name for name in names if given.get(name)), None)
+    environment = {**os.environ, **call.env}
+    names = (*call.secrets, *adapter.login.variables)
+    used = next((name for name in names if environment.get(name)), None)
     return f"{call.agent} with {used}" if used else f"{call.agent} as it is logged in on {host()}"
 
 
-def _interrupted(interruption: Interruption, told: Transcript, complaints: str, account: str) -> dict[str, Any]:
-    """One that ran out of time while its program asked a provider in trouble again and again waits for that one."""
-    if interruption.outcome is Outcome.TIMED_OUT and not told.ended:
-        failure = told.unresolved or failure_of_words(complaints)
+def _interrupted(interruption: Interruption, transcript: Transcript, complaints: str, account: str) -> dict[str, Any]:
+    """Return the fields of an interrupted attempt, deferred if its program kept retrying an unavailable provider."""
+    if interruption.outcome is Outcome.TIMED_OUT and not transcript.ended:
+        failure = transcript.unresolved or classify_failure(complaints)
         if failure.error_class.waits:
-            sentence = f"{interruption.error}: its program kept asking a provider in trouble ({failure.sentence})"
-            return {**failure.ended(account=account), "error": sentence}
+            sentence = f"{interruption.error}: its program kept retrying an unavailable provider ({failure.sentence})"
+            return {**failure.end_fields(account=account), "error": sentence}
     return {"outcome": interruption.outcome, "error": interruption.error}
 
 
 def _failed(failure: AgentFailure, advice: str, account: str) -> dict[str, Any]:
-    fields = failure.ended(account=account)
+    fields = failure.end_fields(account=account)
     if failure.error_class is ProviderErrorClass.LOG_IN:
         fields["error"] = f"{advice} (it said: {failure.sentence})"
     return fields
 
 
-def _of_words(ran: program.ProgramResult, error: str, printed: str) -> AgentFailure | None:
-    """What its last words mean, if it said nothing else: errors of a log-in come on stderr, and as a text."""
+def _classify_output(ran: program.ProgramResult, error: str, printed: str) -> AgentFailure | None:
+    """Classify the last output of an agent that reported no end: login errors come as text or on stderr."""
     if ran.exit_code is not None and ran.exit_code < 0:
         return None
     last = "\n".join([line for line in (ran.log or printed).splitlines() if line.strip()][-_LAST_LINES:])
-    for words, known in ((error, _KNOWN_BY_A_LINE), (clean_text(last) or error, _KNOWN_BY_LINES)):
-        failure = failure_of_words(error, words=words)
-        if failure.error_class in known:
+    for words, classes in ((error, _CLASSES_OF_ERROR), (clean_text(last) or error, _CLASSES_OF_LOG)):
+        failure = classify_failure(error, words=words)
+        if failure.error_class in classes:
             return failure
     return None

@@ -1,4 +1,4 @@
-"""Why an agent or a chat gave up, and what that means for its attempt."""
+"""The failures of agents and chats, and how they end an attempt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from coordination.domain.jobs.provider_errors import (
     ProviderLimit,
     classify,
 )
-from coordination.domain.tasks.attempts import AttemptEnd, Outcome
+from coordination.domain.tasks.attempts import Outcome
 from workers.runners.output import clean_text, one_line
 
 LONGEST_SENTENCE = 300
@@ -23,8 +23,8 @@ LONGEST_SENTENCE = 300
 
 @dataclass(frozen=True, slots=True)
 class AgentFailure:
-    """Why it gave up. *status*: the HTTP status of its provider's answer, when that was it. *known*: what is known of
-    the trouble besides; without it, the status decides."""
+    """Why an agent gave up. *status*: the HTTP status of its provider. *known*: the classified error; without it, the
+    status decides."""
 
     sentence: str
     status: int | None = None
@@ -32,46 +32,42 @@ class AgentFailure:
     known: ProviderError | None = None
 
     @property
-    def trouble(self) -> ProviderError:
-        """What it means, by the table of ``domain.jobs.provider_errors``."""
+    def provider_error(self) -> ProviderError:
+        """Return the error, classified by ``domain.jobs.provider_error_table``."""
         if self.known is not None:
             return self.known
         return classify("", status=self.status, lost_connection=self.lost_connection, now=utc_now())
 
     @property
     def error_class(self) -> ProviderErrorClass:
-        """The class of the error."""
-        return self.trouble.error_class
+        """Return the class of the error."""
+        return self.provider_error.error_class
 
     @property
     def outcome(self) -> Outcome:
-        """A busy or broken provider and a limit are waited for and charged to nobody; whatever else is a failure."""
+        """Return DEFERRED, which counts as no failure, for an unavailable provider or a limit; else FAILED."""
         return Outcome.DEFERRED if self.error_class.waits else Outcome.FAILED
 
     @property
     def retryable(self) -> bool:
-        """Whether another attempt may do better: a request that the provider refuses is refused again."""
+        """Return whether another attempt may succeed; a refused request would be refused again."""
         return self.error_class.repeatable
 
-    def ended(self, *, account: str) -> dict[str, Any]:
-        """The fields of an AttemptEnd that ends so. *account*: whose limit it is, where the provider names nobody."""
-        trouble, limit = self.trouble, None
-        if trouble.error_class is ProviderErrorClass.LIMIT:
-            limit = ProviderLimit(trouble.account or account, trouble.window, trouble.resets_at)
+    def end_fields(self, *, account: str) -> dict[str, Any]:
+        """Return fields of the AttemptEnd. *account*: whose limit it is, if the provider names no account."""
+        error, limit = self.provider_error, None
+        if error.error_class is ProviderErrorClass.LIMIT:
+            limit = ProviderLimit(error.account or account, error.window, error.resets_at)
         return {
             "outcome": self.outcome,
             "error": self.sentence,
             "retryable": self.retryable,
             "limit": limit,
-            "not_before": not_before(trouble, now=utc_now()),
+            "not_before": earliest_retry(error, now=utc_now()),
         }
 
-    def apply(self, result: AttemptEnd, *, account: str) -> AttemptEnd:
-        """*result*, ended so."""
-        return replace(result, **self.ended(account=account))
 
-
-def failure_of_words(
+def classify_failure(
     sentence: str,
     *,
     words: str | None = None,
@@ -80,12 +76,12 @@ def failure_of_words(
     lost_connection: bool = False,
     otherwise: ProviderErrorClass = ProviderErrorClass.FAILED,
 ) -> AgentFailure:
-    """What a program's own words mean. *words*: all of them, if *sentence* is an excerpt; *otherwise*: the class of
-    what the table does not know."""
+    """Classify a program's message. *words*: the whole message, if *sentence* is an excerpt; *otherwise*: the class of
+    messages that the table does not have."""
     now = utc_now()
-    local = now.astimezone().tzinfo  # this machine's
-    assert local is not None  # noqa: S101 - it has one
-    trouble = classify(
+    local = now.astimezone().tzinfo
+    assert local is not None  # noqa: S101 - astimezone sets it
+    error = classify(
         sentence if words is None else words,
         status=status,
         type_=type_,
@@ -93,39 +89,39 @@ def failure_of_words(
         now=now,
         local=local,
     )
-    if trouble.error_class is ProviderErrorClass.FAILED and otherwise is not ProviderErrorClass.FAILED:
-        trouble = replace(trouble, error_class=otherwise)
-    return AgentFailure(one_line(clean_text(sentence), LONGEST_SENTENCE), trouble.status, lost_connection, trouble)
+    if error.error_class is ProviderErrorClass.FAILED and otherwise is not ProviderErrorClass.FAILED:
+        error = replace(error, error_class=otherwise)
+    return AgentFailure(one_line(clean_text(sentence), LONGEST_SENTENCE), error.status, lost_connection, error)
 
 
 def with_limit(failure: AgentFailure, limit: ProviderLimit | None) -> AgentFailure:
-    """*failure* with what the provider told before of the *limit* that it has reached."""
-    trouble = failure.trouble
-    unknown = trouble.error_class is ProviderErrorClass.FAILED and failure.status is None
-    busy = (
-        trouble.error_class is ProviderErrorClass.TRANSIENT
-        and failure.status in (None, _TOO_MANY)
+    """Return *failure* as one of *limit*, which the provider has reported as reached, if it can be its cause."""
+    error = failure.provider_error
+    is_unknown = error.error_class is ProviderErrorClass.FAILED and failure.status is None
+    is_busy = (
+        error.error_class is ProviderErrorClass.TRANSIENT
+        and failure.status in (None, _TOO_MANY_REQUESTS)
         and not failure.lost_connection
     )
-    if limit is None or not (trouble.error_class is ProviderErrorClass.LIMIT or unknown or busy):
+    if limit is None or not (error.error_class is ProviderErrorClass.LIMIT or is_unknown or is_busy):
         return failure
     known = replace(
-        trouble,
+        error,
         error_class=ProviderErrorClass.LIMIT,
-        resets_at=limit.resets_at or trouble.resets_at,
-        window=limit.window or trouble.window,
-        account=trouble.account or limit.account,
+        resets_at=limit.resets_at or error.resets_at,
+        window=limit.window or error.window,
+        account=error.account or limit.account,
     )
     return replace(failure, known=known)
 
 
-def not_before(trouble: ProviderError, *, now: datetime) -> datetime | None:
-    """The moment before which another attempt would meet the same trouble; None: nobody knows."""
-    if trouble.error_class is ProviderErrorClass.LIMIT:
-        return trouble.resets_at or now + UNNAMED_RESET
-    if trouble.error_class is ProviderErrorClass.TRANSIENT and trouble.resets_at is not None:
-        return min(trouble.resets_at, now + LONGEST_RETRY_AFTER)
+def earliest_retry(error: ProviderError, *, now: datetime) -> datetime | None:
+    """Return when another attempt may succeed at the earliest; None: unknown."""
+    if error.error_class is ProviderErrorClass.LIMIT:
+        return error.resets_at or now + UNNAMED_RESET
+    if error.error_class is ProviderErrorClass.TRANSIENT and error.resets_at is not None:
+        return min(error.resets_at, now + LONGEST_RETRY_AFTER)
     return None
 
 
-_TOO_MANY = 429
+_TOO_MANY_REQUESTS = 429

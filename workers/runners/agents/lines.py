@@ -1,4 +1,4 @@
-"""Cuts an agent's output into lines of JSON. An object that was written into the middle of a line is found there."""
+"""Splits an agent's output into JSON lines, also where an object was written into the middle of another line."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from workers.runners.agents.base import json_line
+from workers.runners.agents.base import parse_json_line
 from workers.runners.output import decode
 
 LONGEST_LINE = 8 * 1024 * 1024
-"""Bytes of one line of JSON; a longer one is left out."""
+"""Bytes of one JSON line; longer lines are left out."""
 
-# Claude Code writes this event whenever its provider says it, now and then into the middle of another line.
-_ASIDE = '{"type":"rate_limit_event"'
+# Claude Code sometimes writes this event into the middle of another line.
+_INTERRUPTION = '{"type":"rate_limit_event"'
 
 
 class JsonLines:
-    """*read* gets each JSON object, *show* each line that is none, *remark* a sentence about what was left out.
+    """Splits a stream. *read* gets each JSON object, *show* each other line, *remark* a note about an omitted line.
 
-    *whole*: all of the output is one object.
+    *whole*: the whole output is one object.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class JsonLines:
         self._remark = remark
         self._whole = whole
         self._line = bytearray()
-        self._half = b""  # of a line that another one interrupted
+        self._interrupted = b""  # the first part of an interrupted line
         self._too_long = False
 
     def feed(self, data: bytes) -> None:
-        """What came next."""
+        """Take the next output."""
         if self._whole:
             self._keep(data)
             return
@@ -50,11 +50,11 @@ class JsonLines:
         self._keep(rest)
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """End the stream."""
         self._take()
-        if self._half:
-            self._show(self._half)
-            self._half = b""
+        if self._interrupted:
+            self._show(self._interrupted)
+            self._interrupted = b""
 
     def _keep(self, data: bytes) -> None:
         if len(self._line) + len(data) > LONGEST_LINE:
@@ -70,33 +70,33 @@ class JsonLines:
         self._too_long = False
         if too_long:
             self._remark(f"a line of more than {LONGEST_LINE:,} bytes was left out")
-        elif (found := json_line(line)) is not None:
-            self._read(found)
-        elif line.strip() and not self._mended(line):
+        elif (value := parse_json_line(line)) is not None:
+            self._read(value)
+        elif line.strip() and not self._rejoin(line):
             self._show(line)
 
-    def _mended(self, line: bytes) -> bool:
-        """Whether the line is the rest of one that was interrupted, or was interrupted itself."""
-        if self._half:
-            joined, self._half = self._half + line, b""
-            if (found := json_line(joined)) is not None:
-                self._read(found)
+    def _rejoin(self, line: bytes) -> bool:
+        """Handle an interrupted line or the rest of one; return False for other lines."""
+        if self._interrupted:
+            joined, self._interrupted = self._interrupted + line, b""
+            if (value := parse_json_line(joined)) is not None:
+                self._read(value)
                 return True
             self._show(joined[: -len(line)])
         text = decode(line)
-        start = text.find(_ASIDE)
+        start = text.find(_INTERRUPTION)
         if start < 0:
             return False
         try:
             _, length = json.JSONDecoder().raw_decode(text[start:])
         except (ValueError, RecursionError):
             return False
-        aside = json_line(text[start : start + length].encode())
-        if aside is not None:
-            self._read(aside)
+        event = parse_json_line(text[start : start + length].encode())
+        if event is not None:
+            self._read(event)
         rest = (text[:start] + text[start + length :]).encode()
-        if (found := json_line(rest)) is not None:
-            self._read(found)
+        if (value := parse_json_line(rest)) is not None:
+            self._read(value)
         else:
-            self._half = rest
+            self._interrupted = rest
         return True

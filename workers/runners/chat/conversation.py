@@ -1,4 +1,4 @@
-"""One chat on the loop: calls the model, calls its tools, until there is an answer of the form that was asked for."""
+"""One chat on the loop: calls the model and its tools until there is an answer that matches the schema."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from pydantic_ai.tools import ToolDefinition
 from coordination.domain.jobs import ChatCall
 from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from workers.runners.agents.base import Transcript
-from workers.runners.agents.failures import AgentFailure, failure_of_words
+from workers.runners.agents.failures import AgentFailure, classify_failure
 from workers.runners.chat import http, output_schema
-from workers.runners.chat.errors import ChatGaveUp, cause_of, failure_of, retry_after, was_sent
+from workers.runners.chat.errors import ChatGaveUp, failure_from_error, retry_after, root_cause, was_sent
 from workers.runners.chat.model_factory import make_model
 from workers.runners.chat.providers import Access
 from workers.runners.chat.servers import ToolServer
@@ -53,99 +53,99 @@ log = structlog.get_logger()
 LONGEST_ANSWER = 8 * 1024 * 1024
 """Characters of one answer of a model; a longer one ends the attempt."""
 
-ASKED_AGAIN = 2
-"""How often a model whose answer does not have the form is asked again."""
+MISMATCH_RETRIES = 2
+"""How many times a model is asked again after an answer that does not match the schema."""
 
-_TRIES_AGAIN = 3  # of a step in the middle, where giving up would lose what was paid for
+_STEP_RETRIES = 3  # after the first step, where giving up would lose paid work
 _LONGEST_WAIT = 30.0
-_FIRST_LOOK, _LAST_LOOK = 0.02, 1.0
-_TELL_EVERY = 5.0  # seconds: a long text is told in pieces
+_FIRST_POLL, _LONGEST_POLL = 0.02, 1.0  # seconds
+_TEXT_EVERY = 5.0  # seconds: a long text is logged in parts
 
 
 class ChatConversation:
-    """One attempt. What came of it stands in the transcript; ``value`` is the answer where it has a form."""
+    """The conversation of one attempt. The transcript has its result; ``value`` is an answer with a schema."""
 
     def __init__(
         self,
         call: ChatCall,
-        told: Transcript,
-        form: output_schema.OutputSchema | None,
+        transcript: Transcript,
+        schema: output_schema.OutputSchema | None,
         *,
         limit: int,
-        paid: Callable[[], bool] = lambda: True,
+        is_settled: Callable[[], bool] = lambda: True,
     ) -> None:
         self._call = call
-        self._told = told
-        self._form = form
+        self._transcript = transcript
+        self._schema = schema
         self._limit = limit
-        self._paid = paid
-        self._spending = ChatUsage(told, provider=call.provider, model=call.model)
-        self._misfits = 0
+        self._is_settled = is_settled
+        self._usage = ChatUsage(transcript, provider=call.provider, model=call.model)
+        self._mismatches = 0
         self.value: Any = None
 
-    async def hold(self, access: Access, servers: list[ToolServer], moved: Callable[[], None]) -> None:
-        """From the prompt to the answer. How it ended stands in the transcript."""
+    async def run(self, access: Access, servers: list[ToolServer], note_progress: Callable[[], None]) -> None:
+        """Run the conversation to its end, which the transcript has afterwards."""
         try:
             async with AsyncExitStack() as stack:
                 client = await stack.enter_async_context(http.make_client(of_model=True))
-                tools = await self._toolbox(stack, servers, moved)
-                await self._go_on(make_model(self._call, access, client), tools, moved)
-        except Exception as error:  # noqa: BLE001 - it is logged without what the variables held
-            # A bulkhead: what a provider or a tool server sends may be anything.
-            cause = cause_of(error)
-            self._told.failure = failure_of(cause, chat=self._call.chat)
+                tools = await self._toolbox(stack, servers, note_progress)
+                await self._run_steps(make_model(self._call, access, client), tools, note_progress)
+        except Exception as error:  # noqa: BLE001 - logged without values of variables
+            # A provider or a tool server may send anything.
+            cause = root_cause(error)
+            self._transcript.failure = failure_from_error(cause, chat=self._call.chat)
             if not isinstance(cause, ChatGaveUp | ModelAPIError | http.AnsweredWithError):
-                where = traceback.format_tb(cause.__traceback__, -5)
-                log.warning("a chat failed", chat=self._call.chat, error=type(cause).__name__, where="".join(where))
+                frames = "".join(traceback.format_tb(cause.__traceback__, -5))
+                log.warning("a chat failed", chat=self._call.chat, error=type(cause).__name__, where=frames)
 
     async def _toolbox(
-        self, stack: AsyncExitStack, servers: list[ToolServer], moved: Callable[[], None]
+        self, stack: AsyncExitStack, servers: list[ToolServer], note_progress: Callable[[], None]
     ) -> Toolbox | None:
         if not servers:
             return None
-        from workers.runners.chat.tools import Toolbox  # a quarter of all memory that chats take
+        from workers.runners.chat.tools import Toolbox  # imported late: a quarter of the memory of chats
 
-        return await stack.enter_async_context(Toolbox(servers, moved=moved, limit=self._limit))
+        return await stack.enter_async_context(Toolbox(servers, note_progress=note_progress, limit=self._limit))
 
-    async def _go_on(self, model: Model, tools: Toolbox | None, moved: Callable[[], None]) -> None:
+    async def _run_steps(self, model: Model, tools: Toolbox | None, note_progress: Callable[[], None]) -> None:
         call = self._call
         parameters = self._parameters(tools.definitions if tools is not None else [])
-        settings: ModelSettings = {"max_retries": 0}  # waiting is the scheduler's: the slot is free meanwhile
-        if (heat := call.settings.get("temperature")) is not None:
-            settings["temperature"] = heat
+        settings: ModelSettings = {"max_retries": 0}  # the scheduler waits, and the slot is free meanwhile
+        if (temperature := call.settings.get("temperature")) is not None:
+            settings["temperature"] = temperature
         if (most := call.settings.get("max_tokens")) is not None:
             settings["max_tokens"] = most
         first: list[ModelRequestPart] = [SystemPromptPart(call.system)] if call.system else []
         messages: list[ModelMessage] = [ModelRequest([*first, UserPromptPart(call.prompt)])]
         for step in range(call.max_steps):
-            await self._may_go_on()
-            response = await self._step(model, messages, settings, parameters, moved, first=step == 0)
+            await self._wait_until_settled()
+            response = await self._step(model, messages, settings, parameters, note_progress, first=step == 0)
             replies = await self._replies(response, tools)
             if replies is None:
-                self._told.ended = True
+                self._transcript.ended = True
                 return
             messages += [response, ModelRequest(replies)]
         raise ChatGaveUp(AgentFailure(f"{call.chat} had no answer after {call.max_steps} steps (settings.max_steps)"))
 
-    async def _may_go_on(self) -> None:
-        """Wait until what the last call cost is settled: one that there is no money for is not made."""
-        pause = _FIRST_LOOK
-        while not self._paid():
+    async def _wait_until_settled(self) -> None:
+        """Wait until the last call is charged, so that no call exceeds a budget."""
+        pause = _FIRST_POLL
+        while not self._is_settled():
             await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _LAST_LOOK)
+            pause = min(pause * 1.5, _LONGEST_POLL)
 
     def _parameters(self, tools: list[ToolDefinition]) -> ModelRequestParameters:
-        if self._form is None:
+        if self._schema is None:
             return ModelRequestParameters(function_tools=tools)
-        said: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "name": output_schema.NAME,
             "description": "The final answer, which ends this conversation",
         }
         return ModelRequestParameters(
             function_tools=tools,
-            output_mode="auto",  # as this model does it best
-            output_tools=[ToolDefinition(parameters_json_schema=self._form.told, kind="output", **said)],
-            output_object=OutputObjectDefinition(self._form.told, **said),
+            output_mode="auto",  # the best mode for the model
+            output_tools=[ToolDefinition(parameters_json_schema=self._schema.for_model, kind="output", **fields)],
+            output_object=OutputObjectDefinition(self._schema.for_model, **fields),
         )
 
     async def _step(
@@ -154,22 +154,22 @@ class ChatConversation:
         messages: list[ModelMessage],
         settings: ModelSettings,
         parameters: ModelRequestParameters,
-        moved: Callable[[], None],
+        note_progress: Callable[[], None],
         *,
         first: bool,
     ) -> ModelResponse:
-        """One call of the model. In the middle of a conversation, a busy provider is waited for a little here."""
-        tries = 0
+        """Call the model once; after the first step, retry a few times while its provider is unavailable."""
+        retries = 0
         while True:
             try:
-                return await self._request(model, messages, settings, parameters, moved)
+                return await self._request(model, messages, settings, parameters, note_progress)
             except Exception as error:
-                failure = failure_of(error, chat=self._call.chat)
-                if first or failure.error_class is not ProviderErrorClass.TRANSIENT or tries == _TRIES_AGAIN:
+                failure = failure_from_error(error, chat=self._call.chat)
+                if first or failure.error_class is not ProviderErrorClass.TRANSIENT or retries == _STEP_RETRIES:
                     raise
-                tries += 1
-                wait = min(retry_after(error) or 2.0**tries, _LONGEST_WAIT)
-                self._told.say(f"… {failure.sentence}; trying again in {wait:g} s")
+                retries += 1
+                wait = min(retry_after(error) or 2.0**retries, _LONGEST_WAIT)
+                self._transcript.add_text(f"… {failure.sentence}; trying again in {wait:g} s")
                 await asyncio.sleep(wait)
 
     async def _request(
@@ -178,162 +178,165 @@ class ChatConversation:
         messages: list[ModelMessage],
         settings: ModelSettings,
         parameters: ModelRequestParameters,
-        moved: Callable[[], None],
+        note_progress: Callable[[], None],
     ) -> ModelResponse:
-        opened = False
+        is_open = False
         try:
             async with model_request_stream(
                 model, messages, model_settings=settings, model_request_parameters=parameters
             ) as stream:
-                opened = True
+                is_open = True
                 try:
-                    await self._listen(stream, moved)
+                    await self._read_stream(stream, note_progress)
                 finally:
                     response = stream.get()
-                    self._spending.add(response)
-                    self._told.result = response.text  # what it had said, if it is stopped
+                    self._usage.add(response)
+                    self._transcript.result = response.text  # the partial answer, if it is stopped
         except BaseException as error:
-            if not opened and was_sent(error):
-                self._spending.add(ModelResponse([]))
+            if not is_open and was_sent(error):
+                self._usage.add(ModelResponse([]))
             raise
-        self._check_whole(response)
-        self._told.result = None
+        self._check_complete(response)
+        self._transcript.result = None
         return response
 
-    async def _listen(self, stream: StreamedResponse, moved: Callable[[], None]) -> None:
-        speech = _Speech(self._told)
+    async def _read_stream(self, stream: StreamedResponse, note_progress: Callable[[], None]) -> None:
+        text_stream = _TextStream(self._transcript)
         async for event in stream:
-            moved()
+            note_progress()
             match event:
                 case PartStartEvent(part=TextPart(content=text)):
-                    speech.hear(text)
+                    text_stream.feed(text)
                 case PartDeltaEvent(delta=TextPartDelta(content_delta=text)):
-                    speech.hear(text)
+                    text_stream.feed(text)
                 case PartDeltaEvent(delta=ToolCallPartDelta(args_delta=str(text))):
-                    speech.count(text)
+                    text_stream.count(text)
                 case PartEndEvent(part=TextPart()):
-                    speech.end()
+                    text_stream.end()
                 case _:
                     pass
-        speech.end()
+        text_stream.end()
 
-    def _check_whole(self, response: ModelResponse) -> None:
-        """Raise GaveUp for an answer that broke off."""
+    def _check_complete(self, response: ModelResponse) -> None:
+        """Raise ChatGaveUp for an incomplete answer."""
         chat = self._call.chat
         match response.finish_reason:
             case "length":
                 most = self._call.settings.get("max_tokens")
                 why = f"after {most:,} tokens (settings.max_tokens)" if most else "because it became too long"
-                raise ChatGaveUp(AgentFailure(f"{chat}: the answer was cut off {why}", _FOR_GOOD))
+                raise ChatGaveUp(AgentFailure(f"{chat}: the answer was cut off {why}", _REFUSED_STATUS))
             case "content_filter":
                 raise ChatGaveUp(AgentFailure(f"{chat}: the provider's content filter stopped the answer"))
         raw = (response.provider_details or {}).get("finish_reason")
-        if response.finish_reason == "error" or (response.finish_reason is None and _BROKE.search(str(raw or ""))):
+        if response.finish_reason == "error" or (
+            response.finish_reason is None and _INTERRUPTED.search(str(raw or ""))
+        ):
             sentence = f"{chat}: the provider broke the answer off ({raw or 'error'})"
-            raise ChatGaveUp(failure_of_words(sentence, words=str(raw), otherwise=ProviderErrorClass.TRANSIENT))
-        told_why = raw is not None
-        unmeasured = bool(response.usage.unmeasured_requests)
-        if response.state != "complete" or (unmeasured and not told_why):
+            raise ChatGaveUp(classify_failure(sentence, words=str(raw), otherwise=ProviderErrorClass.TRANSIENT))
+        is_unmeasured = bool(response.usage.unmeasured_requests)
+        if response.state != "complete" or (is_unmeasured and raw is None):
             raise ChatGaveUp(AgentFailure(f"{chat}: the answer broke off", lost_connection=True))
 
     async def _replies(self, response: ModelResponse, tools: Toolbox | None) -> list[ModelRequestPart] | None:
-        """What the model is told next; None when it has answered."""
+        """Return the next messages to the model; None when it has answered."""
         calls = response.tool_calls
-        if self._form is not None:
+        if self._schema is not None:
             for call in calls:
                 if call.tool_name == output_schema.NAME:
-                    return await self._filled_in(self._form, response, call)
+                    return await self._check_answer(self._schema, response, call)
         if calls:
             async with asyncio.TaskGroup() as group:
-                returning = [group.create_task(self._use(call, tools)) for call in calls]
-            return [task.result() for task in returning]
+                running = [group.create_task(self._call_tool(call, tools)) for call in calls]
+            return [task.result() for task in running]
         text = response.text or ""
-        if self._form is not None:
-            return await self._filled_in(self._form, response, None)
+        if self._schema is not None:
+            return await self._check_answer(self._schema, response, None)
         if not text.strip():
             raise ChatGaveUp(AgentFailure(f"{self._call.chat} answered nothing"))
-        self._told.result = text
+        self._transcript.result = text
         return None
 
-    async def _filled_in(
-        self, form: output_schema.OutputSchema, response: ModelResponse, call: ToolCallPart | None
+    async def _check_answer(
+        self, schema: output_schema.OutputSchema, response: ModelResponse, call: ToolCallPart | None
     ) -> list[ModelRequestPart] | None:
         try:
             if call is None:
-                self.value = await asyncio.to_thread(form.of_text, response.text or "")
+                self.value = await asyncio.to_thread(schema.of_text, response.text or "")
             else:
-                self.value = await asyncio.to_thread(form.of_call, _arguments(call))
-        except output_schema.SchemaMismatchError as misfit:
-            self._misfits += 1
-            if self._misfits > ASKED_AGAIN:
-                times = f"{self._misfits} answers in a row"
-                raise ChatGaveUp(AgentFailure(f"{self._call.chat}: {times} did not fit the schema: {misfit}")) from None
-            sentence = f"This answer does not fit its JSON Schema: {misfit}. Answer again, with what fits."
-            self._told.say(f"… {sentence}")
+                self.value = await asyncio.to_thread(schema.of_call, _arguments(call))
+        except output_schema.SchemaMismatchError as mismatch:
+            self._mismatches += 1
+            if self._mismatches > MISMATCH_RETRIES:
+                error = f"{self._mismatches} answers in a row did not match the schema: {mismatch}"
+                raise ChatGaveUp(AgentFailure(f"{self._call.chat}: {error}")) from None
+            sentence = f"This answer does not match its JSON Schema: {mismatch}. Answer again with a valid value."
+            self._transcript.add_text(f"… {sentence}")
             if call is None:
                 return [UserPromptPart(sentence)]
-            told = {call.tool_call_id: sentence}
+            results = {call.tool_call_id: sentence}
             return [
                 ToolReturnPart(
-                    one.tool_name, told.get(one.tool_call_id, "Not run."), one.tool_call_id, outcome="retried"
+                    each.tool_name, results.get(each.tool_call_id, "Not run."), each.tool_call_id, outcome="retried"
                 )
-                for one in response.tool_calls
+                for each in response.tool_calls
             ]
         return None
 
-    async def _use(self, call: ToolCallPart, tools: Toolbox | None) -> ToolReturnPart:
+    async def _call_tool(self, call: ToolCallPart, tools: Toolbox | None) -> ToolReturnPart:
         id_ = call.tool_call_id
         try:
             arguments = _arguments(call)
-        except output_schema.SchemaMismatchError as misfit:
-            self._told.call(call.tool_name, call.args, id_=id_)
-            text, failed = f"The arguments cannot be read: {misfit}", True
+        except output_schema.SchemaMismatchError as mismatch:
+            self._transcript.add_tool_call(call.tool_name, call.args, id_=id_)
+            text, failed = f"The arguments cannot be read: {mismatch}", True
         else:
-            self._told.call(call.tool_name, arguments, id_=id_)
+            self._transcript.add_tool_call(call.tool_name, arguments, id_=id_)
             text, failed = ("There are no tools", True)
             if tools is not None:
                 text, failed = await tools.call(call.tool_name, arguments)
-        self._told.returned(text, id_=id_, failed=failed)
+        self._transcript.add_tool_result(text, id_=id_, failed=failed)
         return ToolReturnPart(call.tool_name, text, id_, outcome="failed" if failed else "success")
 
 
-class _Speech:
-    """A text as it comes: told when it ends, and a long one in pieces, at the ends of its paragraphs."""
+class _TextStream:
+    """Logs a text while it arrives: when it ends, or if it is long, in parts that end with a paragraph."""
 
-    def __init__(self, told: Transcript) -> None:
-        self._told = told
-        self._pieces: list[str] = []
+    def __init__(self, transcript: Transcript) -> None:
+        self._transcript = transcript
+        self._parts: list[str] = []
         self._since = time.monotonic()
         self._size = 0
 
-    def hear(self, text: str) -> None:
-        """The next piece."""
-        self._pieces.append(text)
+    def feed(self, text: str) -> None:
+        """Take the next text."""
+        self._parts.append(text)
         self.count(text)
-        if "\n" in text and time.monotonic() - self._since >= _TELL_EVERY:
-            whole, gap, rest = "".join(self._pieces).rpartition("\n\n")
-            if gap:
-                self._told.say(whole)
-                self._pieces, self._since = [rest], time.monotonic()
+        if "\n" in text and time.monotonic() - self._since >= _TEXT_EVERY:
+            paragraphs, separator, rest = "".join(self._parts).rpartition("\n\n")
+            if separator:
+                self._transcript.add_text(paragraphs)
+                self._parts, self._since = [rest], time.monotonic()
 
     def count(self, text: str) -> None:
-        """Something that is not told, but takes memory."""
+        """Count text that is not logged, but uses memory."""
         self._size += len(text)
         if self._size > LONGEST_ANSWER:
             raise ChatGaveUp(AgentFailure(f"The answer has more than {LONGEST_ANSWER:,} characters"))
 
     def end(self) -> None:
-        """The text is over."""
-        self._told.say("".join(self._pieces))
-        self._pieces, self._since = [], time.monotonic()
+        """End the text."""
+        self._transcript.add_text("".join(self._parts))
+        self._parts, self._since = [], time.monotonic()
 
 
-_BROKE = re.compile(r"error|fail|abort|cancel|insufficient|overload|time.?out|interrupt|unavailable", re.IGNORECASE)
-_FOR_GOOD = 400  # the status of what would be refused again
+_INTERRUPTED = re.compile(
+    r"error|fail|abort|cancel|insufficient|overload|time.?out|interrupt|unavailable", re.IGNORECASE
+)
+_REFUSED_STATUS = 400  # not retried
 
 
 def _arguments(call: ToolCallPart) -> dict[str, Any]:
     try:
         return call.args_as_dict(raise_if_invalid=True)
     except (ValueError, AssertionError, RecursionError):
-        raise output_schema.SchemaMismatchError("they are no JSON object") from None
+        raise output_schema.SchemaMismatchError("they are not a JSON object") from None

@@ -1,4 +1,4 @@
-"""What it means when a call of a model goes wrong: wait, give up, or try again."""
+"""Classifies the errors of model calls and tool servers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from pydantic_ai.exceptions import (
 
 from coordination.base.errors import Refused
 from coordination.domain.jobs.provider_error_table import ProviderErrorClass
-from workers.runners.agents.base import at
-from workers.runners.agents.failures import AgentFailure, failure_of_words
+from workers.runners.agents.base import value_at
+from workers.runners.agents.failures import AgentFailure, classify_failure
 from workers.runners.chat.http import AnsweredWithError
 from workers.runners.output import clean_text, one_line
 
@@ -36,56 +36,56 @@ _REFUSED, _FORBIDDEN = 400, 403
 
 
 class ChatGaveUp(Exception):
-    """The conversation ends here, and why."""
+    """The conversation ends with *failure*."""
 
     def __init__(self, failure: AgentFailure) -> None:
         super().__init__(failure.sentence)
         self.failure = failure
 
 
-def failure_of(error: Exception, *, chat: str) -> AgentFailure:  # noqa: PLR0911 - a table
-    """What *error* means for the attempt."""
+def failure_from_error(error: Exception, *, chat: str) -> AgentFailure:  # noqa: PLR0911 - a table
+    """Return the failure of the attempt that *error* causes."""
     match error:
         case ChatGaveUp():
             return error.failure
         case Refused():
             return AgentFailure(error.sentence(), _REFUSED)
         case AnsweredWithError():
-            return failure_of_words(_line(f"{chat}: {error.sentence}"), words=error.words, status=error.status)
-        case httpx2.TransportError():  # a tool's: those of models come wrapped
+            return classify_failure(_line(f"{chat}: {error.sentence}"), words=error.words, status=error.status)
+        case httpx2.TransportError():  # of a tool: errors of models are wrapped
             return AgentFailure(
-                _line(f"The connection to {_host(error)} was lost: {_said(error)}"), lost_connection=True
+                _line(f"The connection to {_host(error)} was lost: {_message(error)}"), lost_connection=True
             )
         case UserError():
             return AgentFailure(_line(f"{chat} cannot do this: {error.message}"), _REFUSED)
         case ModelAPIError():
             return _of_provider(error, chat)
-    return AgentFailure(_line(f"{chat} answered what cannot be understood: {_said(error)}"))
+    return AgentFailure(_line(f"{chat} answered what cannot be understood: {_message(error)}"))
 
 
 def _of_provider(error: ModelAPIError, chat: str) -> AgentFailure:
-    """By status, type and words; where these say nothing, by the kind of error that the library takes it for."""
-    if (told := _told_in_body(error)) is not None:
-        return failure_of(told, chat=chat)
-    said, lost = _said(error), isinstance(error, ModelConnectionError)
+    """Classify by status, type and message; if these are unknown, by the library's error class."""
+    if (error_in_body := _error_in_body(error)) is not None:
+        return failure_from_error(error_in_body, chat=chat)
+    message, is_lost = _message(error), isinstance(error, ModelConnectionError)
     status = error.status_code if isinstance(error, ModelHTTPError) else _status_in(error.body)
-    named = status if isinstance(error, ModelHTTPError) else None
-    sentence = f"{chat}: {named}: {said}" if named else f"{chat}: {said}"
-    if lost:
-        sentence = f"{chat}: the connection was lost: {_at_the_bottom(error)}"
+    shown = status if isinstance(error, ModelHTTPError) else None
+    sentence = f"{chat}: {shown}: {message}" if shown else f"{chat}: {message}"
+    if is_lost:
+        sentence = f"{chat}: the connection was lost: {_first_cause(error)}"
     wait = f"retry-after: {error.retry_after}" if error.retry_after is not None else ""
     code = error.provider_error_code or error.provider_error_type
     kind = next((name for kind, name in _TYPES.items() if isinstance(error, kind)), code)
-    failure = failure_of_words(
+    failure = classify_failure(
         _line(sentence),
-        words="\n".join(filter(None, [said, _body_of(error), wait])),
+        words="\n".join(filter(None, [message, _body_of(error), wait])),
         status=status,
-        type_=code if status == _FORBIDDEN else kind,  # which the library takes for a refused log-in
-        lost_connection=lost,
+        type_=code if status == _FORBIDDEN else kind,  # which the library classifies as a failed login
+        lost_connection=is_lost,
         otherwise=next((of for kind, of in _KINDS.items() if isinstance(error, kind)), ProviderErrorClass.FAILED),
     )
     if failure.error_class is ProviderErrorClass.FAILED:
-        return replace(failure, sentence=_line(f"{chat} answered what cannot be understood: {said}"))
+        return replace(failure, sentence=_line(f"{chat} answered what cannot be understood: {message}"))
     return failure
 
 
@@ -102,8 +102,8 @@ _KINDS = {
 }
 
 
-def _told_in_body(error: BaseException) -> AnsweredWithError | None:
-    """The error that stood in the body of an answer whose status says that all is well."""
+def _error_in_body(error: BaseException) -> AnsweredWithError | None:
+    """Return the error in the body of an answer with a success status."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, AnsweredWithError):
         cause = cause.__cause__ or cause.__context__
@@ -111,7 +111,7 @@ def _told_in_body(error: BaseException) -> AnsweredWithError | None:
 
 
 def _status_in(body: object) -> int | None:
-    code = at(body, "error", "code") or at(body, "code") or at(body, "status")
+    code = value_at(body, "error", "code") or value_at(body, "code") or value_at(body, "status")
     text = str(code)
     return int(text) if text.isascii() and text.isdigit() and len(text) == len("503") else None
 
@@ -122,22 +122,22 @@ def _body_of(error: ModelAPIError) -> str:
     return json.dumps(error.body, default=str)[:_LONGEST_BODY]
 
 
-def cause_of(error: Exception) -> Exception:
-    """The one error in a group: task groups wrap what ended them."""
+def root_cause(error: Exception) -> Exception:
+    """Unwrap the error of a task group."""
     while isinstance(error, ExceptionGroup):
-        error = next((one for one in error.exceptions if _gave_up(one)), error.exceptions[0])
+        error = next((each for each in error.exceptions if _gave_up(each)), error.exceptions[0])
     return error
 
 
 def was_sent(error: BaseException) -> bool:
-    """Whether the provider may have begun to answer, and so to count, when this ended the call."""
+    """Return whether the provider may have begun to answer, and to charge, before the error."""
     return isinstance(error, asyncio.CancelledError) or (
         isinstance(error, ModelConnectionError) and error.phase == "read"
     )
 
 
 def retry_after(error: Exception) -> float | None:
-    """Seconds that the provider asked to wait."""
+    """Return the seconds to wait that the provider requested."""
     return error.retry_after if isinstance(error, ModelAPIError) else None
 
 
@@ -148,12 +148,12 @@ def _gave_up(error: Exception) -> bool:
 def _host(error: httpx2.TransportError) -> str:
     try:
         return error.request.url.netloc.decode()
-    except RuntimeError:  # it knows of no request
+    except RuntimeError:  # it has no request
         return "a tool server"
 
 
-def _at_the_bottom(error: BaseException) -> str:
-    """What the system said: the libraries in between say that there was an error."""
+def _first_cause(error: BaseException) -> str:
+    """Return the message of the first cause: the libraries that wrap it add no detail."""
     text = ""
     cause: BaseException | None = error
     while cause is not None:
@@ -161,10 +161,10 @@ def _at_the_bottom(error: BaseException) -> str:
     return text
 
 
-def _said(error: Exception) -> str:
-    """The provider's own words, if there are any."""
+def _message(error: Exception) -> str:
+    """Return the provider's message, if there is one, else the error's."""
     body: Any = getattr(error, "body", None)
-    for words in (at(body, "error", "message"), at(body, "message"), at(body, "error"), body):
+    for words in (value_at(body, "error", "message"), value_at(body, "message"), value_at(body, "error"), body):
         if isinstance(words, str) and words.strip():
             return words
     text = error.message if isinstance(error, ModelAPIError) and not isinstance(body, Mapping) else str(error)

@@ -1,4 +1,4 @@
-"""HTTP clients for one conversation each: own connections and cookies, shared certificates, answers of bounded size."""
+"""HTTP clients of conversations: own connections and cookies, shared certificates, a limit of the response size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 
 LARGEST = 64 * 1024 * 1024
-"""Bytes of one response, compressed or not as it comes; a larger one counts as a lost connection."""
+"""Bytes of one response as transferred; a larger one counts as a lost connection."""
 
 _DIGITS = 3  # of an HTTP status
 _LONGEST = 4_000
@@ -18,9 +18,9 @@ _SECONDS = httpx2.Timeout(600, connect=10)
 
 
 class AnsweredWithError(Exception):
-    """An answer whose status says that all is well, and whose body is an error.
+    """An answer with a success status whose body is an error.
 
-    ``sentence``: its message; ``words``: the whole of it; ``status``: the one that it names.
+    ``sentence``: its message; ``words``: the whole body; ``status``: the status in the body.
     """
 
     def __init__(self, sentence: str, words: str, status: int | None) -> None:
@@ -31,17 +31,17 @@ class AnsweredWithError(Exception):
 
 
 def make_client(headers: Mapping[str, str] | None = None, *, of_model: bool = False) -> httpx2.AsyncClient:
-    """A client that its user closes. Proxies and certificates are those of the worker's environment.
+    """Return a client for the caller to close, with the proxies and certificates of the worker's environment.
 
-    *of_model*: its answers are a model's, and one whose body is an error raises AnsweredWithError.
+    *of_model*: raise AnsweredWithError for an answer whose body is an error.
     """
-    hooks = [_bound, _look] if of_model else [_bound]
+    hooks = [_bound, _check_body] if of_model else [_bound]
     return httpx2.AsyncClient(
         headers=dict(headers or {}), verify=_trust(), timeout=_SECONDS, event_hooks={"response": hooks}
     )
 
 
-async def _look(response: httpx2.Response) -> None:
+async def _check_body(response: httpx2.Response) -> None:
     if not response.is_success or "json" not in response.headers.get("content-type", ""):
         return
     await response.aread()
@@ -49,15 +49,15 @@ async def _look(response: httpx2.Response) -> None:
         body = response.json()
     except ValueError:
         return
-    if (found := _error_in(body)) is not None:
-        message, told = found
-        code = str(told.get("code") or told.get("status") or "")
+    if (error := _error_in(body)) is not None:
+        message, fields = error
+        code = str(fields.get("code") or fields.get("status") or "")
         status = int(code) if code.isascii() and code.isdigit() and len(code) == _DIGITS else None
         raise AnsweredWithError(message, response.text[:_LONGEST], status)
 
 
 def _error_in(body: Any) -> tuple[str, Mapping[str, Any]] | None:
-    """The words of an error that a body is, and the object that they stand in; None for an answer."""
+    """Return the message of an error body and the object that has it; None for an answer."""
     if isinstance(body, list) and len(body) == 1:
         (body,) = body
     if not isinstance(body, dict) or (not body.get("error") and any(body.get(name) for name in _ANSWERS)):
@@ -66,23 +66,25 @@ def _error_in(body: Any) -> tuple[str, Mapping[str, Any]] | None:
         return error, body
     errors = body.get("errors")
     first = errors[0] if isinstance(errors, list) and errors else None
-    for told in (error, body.get("base_resp"), first, body):
-        if isinstance(told, dict) and (words := next((one for name in _WORDS if (one := _text(told, name))), None)):
-            return words, told if told.get("code") else {**told, "code": body.get("code")}
+    for fields in (error, body.get("base_resp"), first, body):
+        if isinstance(fields, dict) and (
+            message := next(filter(None, (_text(fields, name) for name in _MESSAGES)), None)
+        ):
+            return message, fields if fields.get("code") else {**fields, "code": body.get("code")}
     return (str(error), {}) if error else None
 
 
-def _text(told: Mapping[str, Any], name: str) -> str | None:
-    return words if isinstance(words := told.get(name), str) and words.strip() else None
+def _text(fields: Mapping[str, Any], name: str) -> str | None:
+    return text if isinstance(text := fields.get(name), str) and text.strip() else None
 
 
 _ANSWERS = ("choices", "candidates", "content", "output")
-_WORDS = ("message", "status_msg", "error_msg", "detail", "msg")
+_MESSAGES = ("message", "status_msg", "error_msg", "detail", "msg")
 
 
 @cache
 def _trust() -> ssl.SSLContext:
-    # Reading the certificates takes longer than making a connection, and megabytes each time.
+    # Reading the certificates takes longer than a connection, and megabytes each time.
     return httpx2.create_ssl_context()
 
 
@@ -92,16 +94,16 @@ async def _bound(response: httpx2.Response) -> None:
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    """A stream that breaks off where it becomes too long."""
+    """A stream that raises an error when it becomes too long."""
 
     def __init__(self, stream: httpx2.AsyncByteStream) -> None:
         self._stream = stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = LARGEST
+        remaining = LARGEST
         async for data in self._stream:
-            left -= len(data)
-            if left < 0:
+            remaining -= len(data)
+            if remaining < 0:
                 raise httpx2.ReadError(f"the answer is longer than {LARGEST:,} bytes")
             yield data
 

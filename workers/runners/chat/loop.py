@@ -1,7 +1,7 @@
-"""One asyncio loop in a thread of its own for all conversations of a worker process, and how jobs wait for them.
+"""The asyncio loop, in its own thread, of all conversations of a worker process, and how jobs wait for them.
 
-A job's thread sleeps in poll() on the end of its conversation and on requests to stop, so sixty-four that wait cost
-nothing. The thread keeps the job's limits: a loop that is held up by one of them cannot keep another one from ending.
+A job's thread sleeps in poll() on the end of its conversation and on stop requests. It also enforces the job's limits,
+so that a conversation that blocks the loop cannot keep another job from ending.
 """
 
 from __future__ import annotations
@@ -23,49 +23,51 @@ from workers.runners.process_watch import Interruption, glance_every
 
 log = structlog.get_logger()
 
-_PATIENCE = 2.0  # seconds that a conversation may take to end when it is told to
+_CANCEL_PATIENCE = 2.0  # seconds in which a canceled conversation must end
 _CLOSE_PATIENCE = 5.0
 
-Make = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
+MakeConversation = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 
-class HttpExchange:
-    """One conversation on the loop. ``fileno()`` turns readable when it has ended. Close it."""
+class ConversationTask:
+    """One conversation on the loop. ``fileno()`` becomes readable when it has ended. Close it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, make: Make, on_moved: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, make: MakeConversation, on_progress: Callable[[], None]
+    ) -> None:
         self._loop = loop
         self._make = make
-        self._on_moved = on_moved
+        self._on_progress = on_progress
         self._lock = threading.Lock()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._task: asyncio.Task[None] | None = None
-        self.moved_at = time.monotonic()
+        self.progress_at = time.monotonic()
         self.ended = False
         self.canceled = False
         self.error: BaseException | None = None
         loop.call_soon_threadsafe(self._begin)
 
-    def moved(self) -> None:
-        """The conversation went on; called on the loop."""
-        self.moved_at = time.monotonic()
-        self._on_moved()
+    def note_progress(self) -> None:
+        """Note progress of the conversation; called on the loop."""
+        self.progress_at = time.monotonic()
+        self._on_progress()
 
     def cancel(self) -> None:
-        """Ask it to end; it may take a moment."""
+        """Request the end of the conversation, which may take a moment."""
         self._loop.call_soon_threadsafe(self._cancel)
 
     def fileno(self) -> int:
-        """For poll()."""
+        """Return the descriptor for poll()."""
         return self._wake
 
     def close(self) -> None:
-        """Give the descriptor back; one that has not ended goes on without anybody who waits for it."""
+        """Close the descriptor; a conversation that has not ended continues unobserved."""
         with self._lock:
             os.close(self._wake)
             self._wake = -1
 
     def _begin(self) -> None:
-        self._task = self._loop.create_task(self._make(self.moved))
+        self._task = self._loop.create_task(self._make(self.note_progress))
         self._task.add_done_callback(self._end)
 
     def _cancel(self) -> None:
@@ -83,7 +85,7 @@ class HttpExchange:
 
 
 class ChatLoop:
-    """The loop and its thread, which begins with the first conversation."""
+    """The loop and its thread, which starts with the first conversation."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -91,12 +93,12 @@ class ChatLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Event | None = None
 
-    def start(self, make: Make, on_moved: Callable[[], None]) -> HttpExchange:
-        """Begin a conversation; *make* is called on the loop, with what it calls whenever it goes on."""
-        return HttpExchange(self._running(), make, on_moved)
+    def start(self, make: MakeConversation, on_progress: Callable[[], None]) -> ConversationTask:
+        """Start a conversation. *make* is called on the loop with a function that notes progress."""
+        return ConversationTask(self._running_loop(), make, on_progress)
 
     def close(self) -> None:
-        """End the loop, and every conversation that is left on it."""
+        """End the loop with all its conversations."""
         with self._lock:
             thread, loop, closing = self._thread, self._loop, self._closing
             self._thread = self._loop = self._closing = None
@@ -104,7 +106,7 @@ class ChatLoop:
             loop.call_soon_threadsafe(closing.set)
             thread.join(_CLOSE_PATIENCE)
 
-    def _running(self) -> asyncio.AbstractEventLoop:
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 ready = threading.Event()
@@ -121,12 +123,12 @@ class ChatLoop:
             ready.set()
             await closing.wait()
 
-        with asyncio.Runner() as runner:  # which cancels what is left
+        with asyncio.Runner() as runner:  # its end cancels all conversations
             runner.run(until_closed())
 
 
 def wait_for(
-    exchange: HttpExchange,
+    conversation: ConversationTask,
     control: Control,
     *,
     began: float,
@@ -134,41 +136,43 @@ def wait_for(
     stall_timeout: timedelta | None,
     glance: Callable[[], None] | None = None,
 ) -> Interruption | None:
-    """Sleep until the conversation has ended. Returns what interrupted it, if anything did.
+    """Sleep until the conversation has ended. Return what interrupted it, if anything did.
 
-    One that was told to end and does not within a moment is left behind (``exchange.ended`` is false then). *glance*:
-    called now and then meanwhile.
+    A canceled conversation that does not end soon is abandoned (``ended`` is false then). *glance*: called from time to
+    time.
     """
     every = glance_every(control)
     glance_at = math.inf if glance is None else began + every
     waiter = select.poll()
-    waiter.register(exchange.fileno(), select.POLLIN)
+    waiter.register(conversation.fileno(), select.POLLIN)
     waiter.register(control.fileno(), select.POLLIN)
     interruption: Interruption | None = None
     end_by = math.inf
-    while not exchange.ended:
+    while not conversation.ended:
         now = time.monotonic()
         if now >= end_by:
-            log.error("a conversation does not end, and is left behind")
+            log.error("abandoned a canceled conversation that does not end")
             return interruption
         if glance is not None and now >= glance_at:
             glance()
             glance_at = now + every
-        found, due = _limit(exchange, control, now, began=began, timeout=timeout, stall_timeout=stall_timeout)
-        if found is not None and (interruption is None or interruption.yields_to(found)):
+        reached, due = _check_limits(
+            conversation, control, now, began=began, timeout=timeout, stall_timeout=stall_timeout
+        )
+        if reached is not None and (interruption is None or interruption.yields_to(reached)):
             if interruption is None:
-                end_by = now + _PATIENCE
-                exchange.cancel()
-            interruption = found
+                end_by = now + _CANCEL_PATIENCE
+                conversation.cancel()
+            interruption = reached
         due = min(due if interruption is None else end_by, end_by, glance_at)
         for fd, _ in waiter.poll(None if math.isinf(due) else math.ceil(max(due - now, 0) * 1000)):
-            if fd != exchange.fileno():
+            if fd != conversation.fileno():
                 control.acknowledge()
-    return interruption if exchange.canceled or exchange.error is not None else None
+    return interruption if conversation.canceled or conversation.error is not None else None
 
 
-def _limit(
-    exchange: HttpExchange,
+def _check_limits(
+    conversation: ConversationTask,
     control: Control,
     now: float,
     *,
@@ -176,7 +180,7 @@ def _limit(
     timeout: timedelta | None,
     stall_timeout: timedelta | None,
 ) -> tuple[Interruption | None, float]:
-    """The limit that is reached, and else when the next one is due."""
+    """Return the interruption by a reached limit or a stop request, and when the next limit is due."""
     if (reason := control.stop_reason) is not None:
         return Interruption.stopped(reason), math.inf
     due = math.inf
@@ -185,8 +189,8 @@ def _limit(
         if now >= due:
             return Interruption.timed_out(timeout), math.inf
     if stall_timeout is not None:
-        silent = exchange.moved_at + stall_timeout.total_seconds()
-        if now >= silent:
+        stalled_at = conversation.progress_at + stall_timeout.total_seconds()
+        if now >= stalled_at:
             return Interruption.stalled(stall_timeout), math.inf
-        due = min(due, silent)
+        due = min(due, stalled_at)
     return None, due

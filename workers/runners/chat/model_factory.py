@@ -1,4 +1,4 @@
-"""Makes pydantic-ai's model for a chat. Keys are handed over, so that nothing looks them up in the environment."""
+"""Makes pydantic-ai's model for a chat. Keys are passed explicitly, so that it does not read the environment."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from coordination.base.errors import Refused
 from coordination.domain.jobs import ChatCall
 from workers.runners.chat.providers import COMPATIBLE, Access
 
-# What the parameter for the address is called, where it is not base_url.
+# The parameter for the address, if it is not base_url.
 _ADDRESS = {"azure": "azure_endpoint"}
 
 
 def make_model(call: ChatCall, access: Access, client: httpx2.AsyncClient) -> Model:
-    """The model of *call*; Refused with one sentence when there is none such."""
-    name, provider = call.provider, _provider
+    """Return the model of *call*. Raises Refused."""
+    name, make = call.provider, _make_provider
     if access.address is not None and name in COMPATIBLE:
-        provider = _compatible
-        # At other addresses than OpenAI's own, only the older protocol is understood nearly everywhere.
+        make = _make_compatible
+        # At addresses other than OpenAI's, only the older protocol is widely supported.
         name = "openai-chat" if name == "openai" else name
     try:
-        made = provider(call, access, client)
-        return infer_model(f"{name}:{call.model}", provider_factory=lambda _: made)
+        provider = make(call, access, client)
+        return infer_model(f"{name}:{call.model}", provider_factory=lambda _: provider)
     except ImportError:
         raise Refused(
             f"This worker has no package to hold chats with {call.provider}",
@@ -39,27 +39,27 @@ def make_model(call: ChatCall, access: Access, client: httpx2.AsyncClient) -> Mo
 
 
 def import_provider(call: ChatCall) -> None:
-    """Import what `make_model` needs for the provider of *call*. It takes a second or more, so no loop should do it."""
-    with contextlib.suppress(ImportError, ValueError):  # make_model says what is missing
+    """Import what ``make_model`` needs. It takes a second or more, so do not call it on the loop."""
+    with contextlib.suppress(ImportError, ValueError):  # make_model raises Refused
         infer_provider_class(call.provider)
 
 
-def _provider(call: ChatCall, access: Access, client: httpx2.AsyncClient) -> Provider[Any]:
-    kind = infer_provider_class(call.provider)
-    takes = inspect.signature(kind.__init__).parameters
-    given: dict[str, Any] = {"api_key": access.key, "http_client": client, **access.more}
+def _make_provider(call: ChatCall, access: Access, client: httpx2.AsyncClient) -> Provider[Any]:
+    provider = infer_provider_class(call.provider)
+    parameters = inspect.signature(provider.__init__).parameters
+    arguments: dict[str, Any] = {"api_key": access.key, "http_client": client, **access.more}
     if access.address is not None:
-        where = _ADDRESS.get(call.provider, "base_url")
-        if where not in takes:
+        name = _ADDRESS.get(call.provider, "base_url")
+        if name not in parameters:
             raise Refused(
                 f"{call.provider} is reached at its own address only", hint=f"Write openai:{call.model} beside a url"
             )
-        given[where] = access.address
-    return kind(**given)
+        arguments[name] = access.address
+    return provider(**arguments)
 
 
-def _compatible(call: ChatCall, access: Access, client: httpx2.AsyncClient) -> Provider[Any]:
+def _make_compatible(call: ChatCall, access: Access, client: httpx2.AsyncClient) -> Provider[Any]:
     from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 
-    assert access.address is not None  # noqa: S101 - the caller looked
+    assert access.address is not None  # noqa: S101 - checked by the caller
     return OpenAICompatibleProvider(call.provider, base_url=access.address, api_key=access.key, http_client=client)

@@ -1,7 +1,7 @@
-"""The form that a chat's answer must have: a JSON Schema, told to the model and checked here, whatever it promises.
+"""The JSON Schema of a chat's answer, which is sent to the model and always checked here.
 
-Nothing is fetched: a reference to another document cannot be followed. A pattern that takes too long counts as a
-misfit, because matching holds up everything else in the process.
+References to other documents are not fetched. A pattern that takes too long to match counts as a mismatch, because
+matching blocks the whole process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from coordination.base.json_values import json_problem
 from workers.runners.output import one_line
 
 NAME = "final_result"
-"""What the model calls, where it answers by calling."""
+"""The tool that the model calls to answer."""
 
 _WRAP = "answer"
 _DEFINITIONS = ("$defs", "definitions")
@@ -31,29 +31,29 @@ _PATTERN_SECONDS = 0.2
 
 
 class SchemaMismatchError(Exception):
-    """The answer does not have the form; says why."""
+    """The answer does not match the schema, with the reason."""
 
 
 class OutputSchema:
-    """A schema. Refused when it is none."""
+    """A schema. Raises Refused when it is invalid."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._schema = dict(schema)
-        if problem := _unsafe(self._schema):
+        if problem := _unsafe_part(self._schema):
             raise Refused(f"schema cannot be checked: {problem}", field="schema")
         try:
             Draft202012Validator.check_schema(self._schema)
         except SchemaError as error:
-            place = "/".join(map(str, error.absolute_path))
+            path = "/".join(map(str, error.absolute_path))
             raise Refused(
-                f"schema is no JSON Schema: {one_line(error.message, _LONGEST)}" + (f" (at {place})" if place else "")
+                f"schema is no JSON Schema: {one_line(error.message, _LONGEST)}" + (f" (at {path})" if path else "")
             ) from None
         self._validator = _Validator(self._schema, registry=Registry())
         self._wrapped = self._schema.get("type") != "object"
 
     @property
-    def told(self) -> dict[str, Any]:
-        """As the model is told: always an object, because many providers take nothing else."""
+    def for_model(self) -> dict[str, Any]:
+        """Return the schema for the model: always of an object, because many providers accept no other."""
         if not self._wrapped:
             return self._schema
         definitions: dict[str, Any] = {key: self._schema[key] for key in _DEFINITIONS if key in self._schema}
@@ -61,11 +61,11 @@ class OutputSchema:
         return {"type": "object", "properties": {_WRAP: inner}, "required": [_WRAP], **definitions}
 
     def of_call(self, arguments: Mapping[str, Any]) -> Any:
-        """The value in the arguments of a call; Misfit with one sentence."""
-        return self._checked(arguments)
+        """Return the value in the arguments of a call. Raises SchemaMismatchError."""
+        return self._check(arguments)
 
     def of_text(self, text: str) -> Any:
-        """The value that *text* writes as JSON, fenced or not; Misfit with one sentence."""
+        """Return the value of a JSON *text*, fenced or not. Raises SchemaMismatchError."""
         bare = text.strip()
         if bare.startswith("```") and bare.endswith("```"):
             bare = bare.strip("`").removeprefix("json")
@@ -73,9 +73,9 @@ class OutputSchema:
             value = json.loads(bare, parse_constant=_refuse)
         except (ValueError, RecursionError):
             raise SchemaMismatchError("it is not JSON") from None
-        return self._checked(value)
+        return self._check(value)
 
-    def _checked(self, value: Any) -> Any:
+    def _check(self, value: Any) -> Any:
         if self._wrapped and isinstance(value, Mapping) and set(value) == {_WRAP}:
             value = value[_WRAP]
         if problem := json_problem(value):
@@ -85,8 +85,8 @@ class OutputSchema:
         except (Unresolvable, RecursionError) as unusable:
             raise Refused(f"schema cannot be checked: {one_line(str(unusable), _LONGEST)}", field="schema") from None
         if error is not None:
-            place = "/".join(map(str, error.absolute_path))
-            raise SchemaMismatchError(one_line(error.message, _LONGEST) + (f" (at {place})" if place else ""))
+            path = "/".join(map(str, error.absolute_path))
+            raise SchemaMismatchError(one_line(error.message, _LONGEST) + (f" (at {path})" if path else ""))
         return value
 
 
@@ -94,8 +94,8 @@ def _refuse(constant: str) -> Any:
     raise ValueError(constant)
 
 
-def _unsafe(schema: Mapping[str, Any]) -> str | None:
-    """What of *schema* the checker would do without any limit of time, or cannot do at all."""
+def _unsafe_part(schema: Mapping[str, Any]) -> str | None:
+    """Return why *schema* cannot be checked in limited time, or at all."""
     stack: list[Any] = [schema]
     while stack:
         item = stack.pop()
@@ -118,10 +118,10 @@ def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterat
     if not isinstance(instance, str):
         return
     try:
-        found = regex.search(pattern, instance, timeout=_PATTERN_SECONDS)
+        match = regex.search(pattern, instance, timeout=_PATTERN_SECONDS)
     except TimeoutError:
-        found = None
-    if not found:
+        match = None
+    if not match:
         yield ValidationError(f"{one_line(instance, 100)!r} does not match {pattern!r}")
 
 

@@ -1,4 +1,4 @@
-"""Runs chats with models: output is the answer, its story comes while it works. The first imports what they need."""
+"""Runs chats with models: the output is the answer; events are logged meanwhile. Imports libraries on first use."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from coordination.base.errors import NotFound, Refused
@@ -18,119 +19,123 @@ from workers.runners import environment, program, usage_file
 from workers.runners.agents.base import Transcript
 from workers.runners.agents.failures import AgentFailure
 from workers.runners.base import Control
-from workers.runners.chat.loop import ChatLoop, Make, wait_for
-from workers.runners.chat.providers import access, needs_of
+from workers.runners.chat.loop import ChatLoop, MakeConversation, wait_for
+from workers.runners.chat.providers import find_access, variable_names_of
 from workers.runners.chat.servers import ToolServers
-from workers.runners.login_help import LogIn
+from workers.runners.login_help import Login
 from workers.runners.output import clean_json, shorten
 from workers.runners.process import Launcher
 from workers.runners.process_watch import Interruption
 from workers.runners.provider_environment import ProviderEnvironment, ProviderVariables
-from workers.runners.shared import Shared
+from workers.runners.shared import RunnerResources
 
 
 class ChatRunner:
-    """Executes chats, all of a process on one loop."""
+    """Executes chats; all conversations of a process share one loop."""
 
-    def __init__(self, launcher: Launcher, providing: ProviderEnvironment) -> None:
+    def __init__(self, launcher: Launcher, provider_environment: ProviderEnvironment) -> None:
         self._launcher = launcher
-        self._providing = providing
+        self._provider_environment = provider_environment
         self._loop = ChatLoop()
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
-        """Hold the conversation to its end."""
-        if (stopped := program.stopped_early(control)) is not None:
+        """Run the conversation to its end."""
+        if (stopped := program.end_if_stopped(control)) is not None:
             return stopped
         try:
-            call, secrets = self._checked(claim)
+            call, secrets = self._check(claim)
             control.secrets = secrets
-            reached = access(call, secrets)
-            tools = _Tools()
-            conversation, told = _prepared(call, control, secrets, tools)
+            access = find_access(call, secrets)
+            tools = _ToolUsage()
+            conversation, transcript = _make_conversation(call, control, secrets, tools)
         except (Refused, NotFound) as refusal:
-            return program.refused(refusal.sentence())
-        began = time.monotonic()  # what the first chat of a process imports is not of its time
+            return program.refusal_end(refusal.sentence())
+        began = time.monotonic()  # without the imports of the first chat of a process
         if claim.workdir is not None and not program.can_be_entered(claim.workdir):
-            return program.missing_folder(claim.workdir)
+            return program.missing_folder_end(claim.workdir)
         with environment.Scratch(control.scratch, claim) as scratch:
             with ToolServers(self._launcher, call.tools, secrets) as servers:
                 try:
                     servers.start(claim, control, env=call.env, scratch=scratch)
                 except Refused as refusal:
-                    return program.refused(refusal.sentence())
+                    return program.refusal_end(refusal.sentence())
                 except (OSError, ValueError) as error:
                     return program.cannot_start(error)
-                spending = tools.spending = usage_file.following(scratch.costs, control)
+                tool_usage = tools.file = usage_file.side_usage_file(scratch.costs, control)
                 with_programs = any(server.command for server in servers.all)
                 if not with_programs:
                     control.event(EventType.STARTED, {"model": call.chat})
-                interruption = self._hold(
-                    lambda moved: conversation.hold(reached, servers.all, moved),
+                interruption = self._run(
+                    lambda note_progress: conversation.run(access, servers.all, note_progress),
                     claim,
                     control,
                     began=began,
-                    glance=spending.look if with_programs else None,
+                    glance=tool_usage.poll if with_programs else None,
                 )
-                servers.fast = interruption is not None and interruption.outcome is Outcome.LOST
-            spent, warnings = spending.end()
-        log = "\n".join(filter(None, [servers.log(), *(f"[chat] {one}" for one in told.remarks)]))
-        if told.result is not None:
-            told.result = shorten(secrets.hide(told.result), control.output_limit)
+                servers.ends_at_once = interruption is not None and interruption.outcome is Outcome.LOST
+            usage, warnings = tool_usage.end()
+        log = "\n".join(filter(None, [servers.log(), *(f"[chat] {remark}" for remark in transcript.remarks)]))
+        if transcript.result is not None:
+            transcript.result = shorten(secrets.hide(transcript.result), control.output_limit)
         result = _result(
             interruption,
-            told,
+            transcript,
             clean_json(conversation.value),
             limit=control.output_limit,
-            usage=(*told.usage.values(), *spent),
+            usage=(*transcript.usage.values(), *usage),
             log=usage_file.with_warnings(log, warnings) or None,
         )
-        if interruption is None and told.failure is not None:
-            result = _failed(result, told.failure, call, secrets)
+        if interruption is None and transcript.failure is not None:
+            result = _with_failure(result, transcript.failure, call, secrets)
         return secrets.hide_in(result)
 
-    def _checked(self, claim: Claim) -> tuple[ChatCall, ProviderVariables]:
+    def _check(self, claim: Claim) -> tuple[ChatCall, ProviderVariables]:
         call = claim.job
         if not isinstance(call, ChatCall):
             raise Refused(f"A {call.kind} job is not a chat")
-        of_tools = (name for server in call.tools if not isinstance(server, str) for name in server.get("secrets", ()))
-        given = self._providing.given_to(
-            call, program=call.provider, passes_on=needs_of(call).names, named=[*call.secrets, *of_tools]
+        tool_secrets = (
+            name for server in call.tools if not isinstance(server, str) for name in server.get("secrets", ())
+        )
+        variables = self._provider_environment.variables_for(
+            call, program=call.provider, passes_on=variable_names_of(call).names, named=[*call.secrets, *tool_secrets]
         )
         if any("\0" in text for text in (*call.env, *call.env.values())):
-            raise Refused("env holds a NUL character, which no environment can")
-        return call, given
+            raise Refused("env has a NUL character, which environments cannot hold")
+        return call, variables
 
     def close(self) -> None:
-        """End the loop."""
+        """Close the loop."""
         self._loop.close()
 
-    def _hold(
-        self, make: Make, claim: Claim, control: Control, *, began: float, glance: Callable[[], None] | None
+    def _run(
+        self, make: MakeConversation, claim: Claim, control: Control, *, began: float, glance: Callable[[], None] | None
     ) -> Interruption | None:
-        exchange = self._loop.start(make, control.progress)
+        conversation = self._loop.start(make, control.progress)
         limits = {"timeout": claim.timeout, "stall_timeout": claim.stall_timeout}
         try:
-            interruption = wait_for(exchange, control, began=began, glance=glance, **limits)
+            interruption = wait_for(conversation, control, began=began, glance=glance, **limits)
         finally:
-            exchange.close()
-        if exchange.error is not None and interruption is None:
-            raise exchange.error
+            conversation.close()
+        if conversation.error is not None and interruption is None:
+            raise conversation.error
         return interruption
 
 
-class _Tools:
-    """What the programs of a chat's tools spend. No call of the model is made before that is settled, too."""
+class _ToolUsage:
+    """The usage of a chat's tool servers, which must be charged before the next call of the model, too."""
 
-    spending: usage_file.UsageFile | None = None
+    file: usage_file.UsageFile | None = None
 
-    def paid(self, control: Control) -> bool:
-        """Whether all that was spent so far is settled with the budgets."""
-        if self.spending is not None:
-            self.spending.look()
-        return control.paid()
+    def is_settled(self, control: Control) -> bool:
+        """Return whether all usage so far is charged to the budgets."""
+        if self.file is not None:
+            self.file.poll()
+        return control.is_settled()
 
 
-def _prepared(call: ChatCall, control: Control, secrets: ProviderVariables, tools: _Tools) -> tuple[Any, Transcript]:
+def _make_conversation(
+    call: ChatCall, control: Control, secrets: ProviderVariables, tools: _ToolUsage
+) -> tuple[Any, Transcript]:
     try:
         from workers.runners.chat.conversation import ChatConversation
         from workers.runners.chat.model_factory import import_provider
@@ -141,43 +146,48 @@ def _prepared(call: ChatCall, control: Control, secrets: ProviderVariables, tool
             hint=f"Run, on the worker's machine: {install_command('chat')}",
         ) from None
     import_provider(call)
-    told = Transcript(control.event, hide=secrets.hide, metered=lambda: control.spent(told.usage.values()))
-    form = OutputSchema(call.schema) if call.schema else None
-    return ChatConversation(call, told, form, limit=control.output_limit, paid=lambda: tools.paid(control)), told
+    transcript = Transcript(
+        control.event, hide=secrets.hide, on_usage=lambda: control.record_usage(transcript.usage.values())
+    )
+    schema = OutputSchema(call.schema) if call.schema else None
+    is_settled = partial(tools.is_settled, control)
+    return ChatConversation(call, transcript, schema, limit=control.output_limit, is_settled=is_settled), transcript
 
 
 def _result(
     interruption: Interruption | None,
-    told: Transcript,
+    transcript: Transcript,
     value: Any,
     *,
     limit: int,
     usage: tuple[Any, ...],
     log: str | None,
 ) -> AttemptEnd:
-    """How the attempt ended."""
+    """Return how the attempt ended."""
     outcome, error = Outcome.COMPLETED, None
-    output = value if told.result is None else told.result
+    output = value if transcript.result is None else transcript.result
     if interruption is not None:
-        outcome, error, output = interruption.outcome, interruption.error, told.result
-    elif not told.ended:
+        outcome, error, output = interruption.outcome, interruption.error, transcript.result
+    elif not transcript.ended:
         outcome, error = Outcome.FAILED, "the conversation ended without an answer"
-    elif told.result is None and (size := len(json.dumps(output).encode())) > limit:
+    elif transcript.result is None and (size := len(json.dumps(output).encode())) > limit:
         outcome, output = Outcome.FAILED, None
         error = f"the answer has {size:,} bytes as JSON, more than the {limit:,} that are kept"
     return AttemptEnd(outcome, output=output, error=error, log=log, usage=usage)
 
 
-def _failed(result: AttemptEnd, failure: AgentFailure, call: ChatCall, given: ProviderVariables) -> AttemptEnd:
-    """*result* of a conversation that gave up, with whose limit or log-in it was about."""
-    keys = needs_of(call).keys
-    used = next((name for name in (*call.secrets, *keys) if given.values.get(name)), None)
-    fields = failure.ended(account=call.account or (f"{call.provider} with {used}" if used else call.provider))
+def _with_failure(
+    result: AttemptEnd, failure: AgentFailure, call: ChatCall, variables: ProviderVariables
+) -> AttemptEnd:
+    """Return *result* with the failure of the conversation, and the account of its limit or login."""
+    keys = variable_names_of(call).keys
+    used = next((name for name in (*call.secrets, *keys) if variables.values.get(name)), None)
+    fields = failure.end_fields(account=call.account or (f"{call.provider} with {used}" if used else call.provider))
     if failure.error_class is ProviderErrorClass.LOG_IN:
-        fields["error"] = f"{LogIn(keys).advice(call.chat, given, call.secrets)} (it said: {failure.sentence})"
+        fields["error"] = f"{Login(keys).advice(call.chat, variables, call.secrets)} (it said: {failure.sentence})"
     return replace(result, **fields)
 
 
-def make_runner(shared: Shared) -> ChatRunner:
+def make_runner(resources: RunnerResources) -> ChatRunner:
     """Return the runner of this kind."""
-    return ChatRunner(shared.launcher, shared.providing)
+    return ChatRunner(resources.launcher, resources.provider_environment)

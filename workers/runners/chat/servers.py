@@ -1,6 +1,6 @@
-"""The programs that serve a chat's tools: started for one attempt, each in a session of its own, ended with it.
+"""The MCP server programs of a chat, which run for one attempt, each in its own session.
 
-Started and ended by the job's thread; what is said over their pipes is the loop's.
+The job's thread starts and ends them; the loop uses their pipes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from workers.runners.process import Launcher, Process, death_sentence
 from workers.runners.program import program_problem
 from workers.runners.secret_masking import Secrets
 
-_GRACE = 0.5  # seconds to end after the end of its input, and again after SIGTERM
+_GRACE = 0.5  # seconds to exit after the end of its input, and again after SIGTERM
 
 
 class ServerPipes:
-    """Our ends and its ends of one program's streams. Either the loop adopts ours, once, or their maker closes them."""
+    """Both ends of a program's pipes. Either the loop adopts our ends, once, or the creator closes them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -41,19 +41,19 @@ class ServerPipes:
         self._ours = [self.to_it, self.from_it, self.errors]
         self._its = [self.its_input, self.its_output, self.its_errors]
 
-    def started(self) -> None:
-        """The program has its ends."""
+    def close_its_ends(self) -> None:
+        """Close the program's ends here, after its start."""
         _close_all(self._its)
 
     def adopt(self) -> bool:
-        """Whether our ends are there: from now on they are the caller's to close."""
+        """Pass our ends to the caller, who must close them; return False when they are closed already."""
         with self._lock:
-            there = bool(self._ours)
+            is_open = bool(self._ours)
             self._ours.clear()
-        return there
+        return is_open
 
     def close(self) -> None:
-        """Close what nobody has adopted."""
+        """Close the ends that were not adopted."""
         with self._lock:
             _close_all(self._its)
             _close_all(self._ours)
@@ -76,23 +76,23 @@ class ToolServer:
         self.pipes: ServerPipes | None = None
         self.process: Process | None = None
         self.printed = Capture(limit)
-        self.complaints = secrets.hiding(self.printed.feed)  # before it is shortened
+        self.stderr = secrets.mask_stream(self.printed.feed)  # masked before it is shortened
 
     @property
     def headers(self) -> dict[str, str]:
-        """What it is told over HTTP: the first of its secrets is a bearer's token."""
+        """Return HTTP headers: the first secret is a bearer token."""
         token = next(iter(self.secrets.values()), None)
         return {} if token is None else {"Authorization": f"Bearer {token}"}
 
 
 class ToolServers:
-    """All of one attempt; a context manager that leaves nothing running."""
+    """The servers of one attempt; a context manager that ends their programs."""
 
     def __init__(self, launcher: Launcher, bodies: Sequence[Mapping[str, Any] | str], secrets: Secrets) -> None:
         self._launcher = launcher
         self._bodies = bodies
         self._secrets = secrets
-        self.fast = False
+        self.ends_at_once = False
         self.all: list[ToolServer] = []
 
     def start(self, claim: Claim, control: Control, *, env: Mapping[str, str], scratch: environment.Scratch) -> None:
@@ -103,7 +103,7 @@ class ToolServers:
         if not programs:
             return
         folder = claim.workdir or scratch.make_folder()
-        common = environment.inherited() | dict(env) | environment.of_attempt(claim, scratch)
+        common = environment.base_variables() | dict(env) | environment.attempt_variables(claim, scratch)
         common["COORD_INPUT"] = scratch.write_input(claim)
         for server in programs:
             variables = common | server.secrets | dict(server.env)
@@ -119,23 +119,27 @@ class ToolServers:
                 stdin=server.pipes.its_input,
                 stdout=server.pipes.its_output,
                 stderr=server.pipes.its_errors,
-                write=control.places(folder),
+                write=control.writable_paths(folder),
                 temporary_in=str(control.scratch),
             )
-            server.pipes.started()
+            server.pipes.close_its_ends()
             if server is programs[0]:
-                control.started(server.process.record)
+                control.note_start(server.process.record)
 
     @staticmethod
     def _ours(control: Control) -> Mapping[str, Any]:
-        """Our own server, which reports with the attempt's token."""
-        told = environment.of_line(control.line, "")
-        return {"name": OURS, "command": environment.our_server(), "env": {k: told[k] for k in told if k != "PATH"}}
+        """Return our own server, which reports with the attempt's token."""
+        env = environment.report_variables(control.report_address, "")
+        return {
+            "name": OURS,
+            "command": environment.mcp_server_command(),
+            "env": {k: env[k] for k in env if k != "PATH"},
+        }
 
     def log(self) -> str:
-        """What they printed on stderr; nothing more comes."""
+        """Return the servers' stderr, after their end."""
         for server in self.all:
-            server.complaints.close()
+            server.stderr.close()
         return "\n".join(text for server in self.all if (text := server.printed.text().rstrip("\n")))
 
     def __enter__(self) -> Self:
@@ -148,39 +152,39 @@ class ToolServers:
             if server.pipes is not None:
                 server.pipes.close()
         running = [server.process for server in self.all if server.process is not None]
-        left = _await_exits(running, 0 if self.fast else _GRACE)  # their input has ended
-        for process in left:
+        remaining = _await_exits(running, 0 if self.ends_at_once else _GRACE)  # their input has ended
+        for process in remaining:
             process.terminate()
-        if not self.fast:
-            _await_exits(left, _GRACE)
+        if not self.ends_at_once:
+            _await_exits(remaining, _GRACE)
         for process in running:
             process.end()
 
 
-def how_it_ended(server: ToolServer) -> str | None:
-    """In words, if its program is over."""
+def describe_exit(server: ToolServer) -> str | None:
+    """Return how the server's program ended, in words; None if it runs."""
     if server.process is None:
         return None
     with contextlib.suppress(ChildProcessError):
-        ended = os.waitid(os.P_PID, server.process.record.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-        if ended is not None:
-            killed = ended.si_code != os.CLD_EXITED
-            return death_sentence(-ended.si_status) if killed else f"exit status {ended.si_status}"
+        status = os.waitid(os.P_PID, server.process.record.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        if status is not None:
+            killed = status.si_code != os.CLD_EXITED
+            return death_sentence(-status.si_status) if killed else f"exit status {status.si_status}"
     return None
 
 
 def _await_exits(processes: Sequence[Process], seconds: float) -> list[Process]:
-    """Those that have not exited by then."""
-    left = {process.exit_fd: process for process in processes}
+    """Wait for at most *seconds*; return the processes that have not exited."""
+    running = {process.exit_fd: process for process in processes}
     waiter = select.poll()
-    for fd in left:
+    for fd in running:
         waiter.register(fd, select.POLLIN)
     deadline = time.monotonic() + seconds
-    while left:
+    while running:
         ready = waiter.poll(max(deadline - time.monotonic(), 0) * 1000)
         for fd, _ in ready:
             waiter.unregister(fd)
-            del left[fd]
+            del running[fd]
         if not ready and time.monotonic() >= deadline:
             break
-    return list(left.values())
+    return list(running.values())

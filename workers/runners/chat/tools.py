@@ -1,4 +1,4 @@
-"""A chat's tools: MCP servers, spoken to over the pipes of their programs or over HTTP."""
+"""A chat's tools: clients of MCP servers over pipes or HTTP."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pydantic_ai.tools import ToolDefinition
 
 from workers.runners.agents.failures import AgentFailure
 from workers.runners.chat import http
-from workers.runners.chat.errors import ChatGaveUp, cause_of
-from workers.runners.chat.servers import ToolServer, how_it_ended
+from workers.runners.chat.errors import ChatGaveUp, root_cause
+from workers.runners.chat.servers import ToolServer, describe_exit
 from workers.runners.output import clean_text, one_line, shorten
 
 LONGEST_LINE = 8 * 1024 * 1024
-"""Bytes of one message of a server; a longer one ends it."""
+"""Bytes of one message of a server; a longer one ends the connection."""
 
 _CONNECT_SECONDS = 60
 _MOST_PAGES = 100
 _LONGEST_NAME = 64
-_UNNAMEABLE = re.compile(r"[^A-Za-z0-9_-]")
-_US = Implementation(name="coordination", version="1")
+_INVALID = re.compile(r"[^A-Za-z0-9_-]")
+_CLIENT_INFO = Implementation(name="coordination", version="1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,11 @@ class _Tool:
 
 
 class Toolbox:
-    """The tools of all servers, under names that every provider takes. Enter it on the loop, in the chat's own task."""
+    """The tools of all servers, with names that every provider accepts. Enter it in the chat's task on the loop."""
 
-    def __init__(self, servers: Sequence[ToolServer], *, moved: Callable[[], None], limit: int) -> None:
+    def __init__(self, servers: Sequence[ToolServer], *, note_progress: Callable[[], None], limit: int) -> None:
         self._servers = servers
-        self._moved = moved
+        self._note_progress = note_progress
         self._limit = limit
         self._stack = contextlib.AsyncExitStack()
         self._tools: dict[str, _Tool] = {}
@@ -52,8 +52,8 @@ class Toolbox:
 
     async def __aenter__(self) -> Self:
         async with self._stack:
-            speaking = [await self._stack.enter_async_context(self._streams(server)) for server in self._servers]
-            for server, streams in zip(self._servers, speaking, strict=True):
+            transports = [await self._stack.enter_async_context(self._streams(server)) for server in self._servers]
+            for server, streams in zip(self._servers, transports, strict=True):
                 await self._connect(server, streams)
             self._stack = self._stack.pop_all()
         return self
@@ -62,7 +62,7 @@ class Toolbox:
         await self._stack.aclose()
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, bool]:
-        """What the tool gave back, and whether it failed. Raises GaveUp when its server is gone."""
+        """Return the tool's result and whether it failed. Raises ChatGaveUp when its server has ended."""
         tool = self._tools.get(name)
         if tool is None:
             return f"There is no tool {name}. There are: {', '.join(self._tools) or 'none'}", True
@@ -70,20 +70,20 @@ class Toolbox:
             result = await tool.client.call_tool(tool.name, dict(arguments), progress_callback=self._progress)
         except MCPError as error:
             if error.code == CONNECTION_CLOSED:
-                raise ChatGaveUp(self._gone(tool.server)) from error
+                raise ChatGaveUp(self._server_failure(tool.server)) from error
             return f"The tool failed: {error.message}", True
-        except (ValueError, RuntimeError) as error:  # what it gave back is no result of its version of the protocol
-            return f"The tool gave back nothing usable: {one_line(str(error), 300)}", True
+        except (ValueError, RuntimeError) as error:  # the result is invalid in its version of the protocol
+            return f"The tool returned an invalid result: {one_line(str(error), 300)}", True
         return shorten(_texts(result), self._limit), bool(result.is_error)
 
     async def _progress(self, progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG002
-        self._moved()
+        self._note_progress()
 
     @contextlib.asynccontextmanager
     async def _streams(self, server: ToolServer) -> AsyncIterator[Any]:
-        """The transport of one server."""
+        """Open the transport of one server."""
         if server.url is None:
-            async with _piped(server, self._moved) as streams:
+            async with _pipe_streams(server, self._note_progress) as streams:
                 yield streams
         else:
             async with (
@@ -95,15 +95,17 @@ class Toolbox:
     async def _connect(self, server: ToolServer, streams: Any) -> None:
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                client = await self._stack.enter_async_context(Client(_given(streams), cache=None, client_info=_US))
+                client = await self._stack.enter_async_context(
+                    Client(_as_context(streams), cache=None, client_info=_CLIENT_INFO)
+                )
                 await self._list(server, client)
         except TimeoutError:
             sentence = f"The tool server {server.name} did not answer within {_CONNECT_SECONDS} s"
             raise ChatGaveUp(AgentFailure(sentence)) from None
         except Exception as error:
-            cause = cause_of(error)
+            cause = root_cause(error)
             if isinstance(cause, MCPError) and cause.code == CONNECTION_CLOSED:
-                raise ChatGaveUp(self._gone(server)) from error
+                raise ChatGaveUp(self._server_failure(server)) from error
             if isinstance(cause, MCPError | ValueError):
                 raise ChatGaveUp(
                     AgentFailure(one_line(f"The tool server {server.name} refused: {cause}", 300))
@@ -115,7 +117,7 @@ class Toolbox:
         for _ in range(_MOST_PAGES):
             page = await client.list_tools(cursor=cursor)
             for tool in page.tools:
-                name = self._free(tool.name)
+                name = self._unique_name(tool.name)
                 self._tools[name] = _Tool(client, server, tool.name)
                 schema = dict(tool.input_schema)
                 self.definitions.append(
@@ -127,101 +129,100 @@ class Toolbox:
             if not cursor:
                 break
 
-    def _free(self, name: str) -> str:
-        base = _UNNAMEABLE.sub("_", name)[:_LONGEST_NAME] or "tool"
-        free, number = base, 1
-        while free in self._tools:
+    def _unique_name(self, name: str) -> str:
+        base = _INVALID.sub("_", name)[:_LONGEST_NAME] or "tool"
+        unique, number = base, 1
+        while unique in self._tools:
             number += 1
-            free = f"{base[: _LONGEST_NAME - 5]}_{number}"
-        return free
+            unique = f"{base[: _LONGEST_NAME - 5]}_{number}"
+        return unique
 
-    def _gone(self, server: ToolServer) -> AgentFailure:
-        said = one_line(server.printed.text().strip().rpartition("\n")[2], 200)
-        ended = how_it_ended(server)
-        why = f" ({', '.join(filter(None, [ended, said]))})" if ended or said else ""
-        return AgentFailure(f"The tool server {server.name} went away{why}")
+    def _server_failure(self, server: ToolServer) -> AgentFailure:
+        last_line = one_line(server.printed.text().strip().rpartition("\n")[2], 200)
+        reasons = ", ".join(filter(None, [describe_exit(server), last_line]))
+        return AgentFailure(f"The tool server {server.name} ended" + (f" ({reasons})" if reasons else ""))
 
 
 @contextlib.asynccontextmanager
-async def _given(streams: Any) -> AsyncIterator[Any]:
+async def _as_context(streams: Any) -> AsyncIterator[Any]:
     yield streams
 
 
-class _Writing(asyncio.Protocol):
-    """Says when more may be written; for the reading of stderr, keeps what arrives."""
+class _PipeProtocol(asyncio.Protocol):
+    """Flow control of a pipe. *feed*: gets the data of a pipe that is read."""
 
     def __init__(self, feed: Callable[[bytes], None] | None = None) -> None:
         self._feed = feed
-        self.clear = asyncio.Event()
-        self.clear.set()
-        self.lost = False
+        self.may_write = asyncio.Event()
+        self.may_write.set()
+        self.is_closed = False
 
     def data_received(self, data: bytes) -> None:
         if self._feed is not None:
             self._feed(data)
 
     def pause_writing(self) -> None:
-        self.clear.clear()
+        self.may_write.clear()
 
     def resume_writing(self) -> None:
-        self.clear.set()
+        self.may_write.set()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as its base has it
-        self.lost = True
-        self.clear.set()
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as in the base class
+        self.is_closed = True
+        self.may_write.set()
 
 
 @contextlib.asynccontextmanager
-async def _piped(server: ToolServer, moved: Callable[[], None]) -> AsyncIterator[Any]:
-    """Streams of messages over a program's pipes, one a line; the program is somebody else's to end."""
+async def _pipe_streams(server: ToolServer, note_progress: Callable[[], None]) -> AsyncIterator[Any]:
+    """Open streams of messages, one a line, over a program's pipes. The caller ends the program."""
     pipes = server.pipes
     if pipes is None or not pipes.adopt():
         raise ChatGaveUp(AgentFailure(f"The tool server {server.name} is not running"))
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader(limit=LONGEST_LINE)
 
-    def complain(data: bytes) -> None:
-        server.complaints(data)
-        moved()
+    def feed_stderr(data: bytes) -> None:
+        server.stderr(data)
+        note_progress()
 
     with contextlib.ExitStack() as files:
         read, errors, write = (
-            files.enter_context(open(fd, mode, buffering=0))  # noqa: ASYNC230, PTH123 - descriptors, which are open
+            files.enter_context(open(fd, mode, buffering=0))  # noqa: ASYNC230, PTH123 - open descriptors
             for fd, mode in ((pipes.from_it, "rb"), (pipes.errors, "rb"), (pipes.to_it, "wb"))
         )
         reading, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), read)
         files.callback(reading.close)
-        complaining, _ = await loop.connect_read_pipe(lambda: _Writing(complain), errors)
-        files.callback(complaining.close)
-        writing, protocol = await loop.connect_write_pipe(_Writing, write)
-        files.callback(lambda: None if protocol.lost else writing.abort())
-        heard_in, heard = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-        said, said_out = anyio.create_memory_object_stream[SessionMessage](0)
+        reading_errors, _ = await loop.connect_read_pipe(lambda: _PipeProtocol(feed_stderr), errors)
+        files.callback(reading_errors.close)
+        writing, protocol = await loop.connect_write_pipe(_PipeProtocol, write)
+        files.callback(lambda: None if protocol.is_closed else writing.abort())
+        received_in, received = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        to_send, to_send_out = anyio.create_memory_object_stream[SessionMessage](0)
 
-        async def hear() -> None:
-            async with heard_in:
+        async def receive() -> None:
+            async with received_in:
                 with contextlib.suppress(ValueError, anyio.BrokenResourceError, anyio.ClosedResourceError):
                     while line := await lines.readline():
-                        moved()
-                        await heard_in.send(_parsed(line))
+                        note_progress()
+                        await received_in.send(_parse(line))
 
-        async def say() -> None:
-            async with said_out:
-                async for message in said_out:
+        async def send() -> None:
+            async with to_send_out:
+                async for message in to_send_out:
                     text: str = message.message.model_dump_json(by_alias=True, exclude_unset=True)
                     writing.write(text.encode() + b"\n")
-                    await protocol.clear.wait()
+                    await protocol.may_write.wait()
 
-        async with anyio.create_task_group() as group, heard, said:
-            group.start_soon(hear)
-            group.start_soon(say)
+        async with anyio.create_task_group() as group, received, to_send:
+            group.start_soon(receive)
+            group.start_soon(send)
             try:
-                yield heard, said
+                yield received, to_send
             finally:
                 group.cancel_scope.cancel()
 
 
-def _parsed(line: bytes) -> SessionMessage | Exception:
+def _parse(line: bytes) -> SessionMessage | Exception:
     try:
         return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
     except ValueError as error:
@@ -229,7 +230,7 @@ def _parsed(line: bytes) -> SessionMessage | Exception:
 
 
 def _texts(result: CallToolResult) -> str:
-    """The text of a result; what is none is named, because not every model can look at it."""
+    """Return the text of a result; other content is only named, because not every model supports it."""
     parts = []
     for part in result.content:
         inner = getattr(part, "resource", part)

@@ -11,7 +11,7 @@ from coordination.domain.jobs import ChatCall, Shell
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.store.engine import Store, open_store
 from tests.support.world import World, watched
-from workers.attempt.steps.model_policy import ask_again_if_allowed, check_rendered_model
+from workers.attempt.steps.model_policy import check_rendered_model, requeue_if_allowed
 
 WHY = "the project does not allow the model 'openai:gpt-5' (denied: openai:*)"
 
@@ -77,7 +77,7 @@ def test_a_rule_that_changed_before_the_end_was_written_lets_the_task_go_on(worl
     world.finish("a", end.outcome, error=end.error, job_started=False, forbidden_work=end.forbidden_work)
     assert world.states() == {"a": "blocked"}
 
-    assert ask_again_if_allowed(world.store, rendered, end, actor="worker")
+    assert requeue_if_allowed(world.store, rendered, end, actor="worker")
 
     assert world.states() == {"a": "queued"}
 
@@ -88,7 +88,7 @@ def test_a_rule_that_still_forbids_the_model_keeps_the_task_waiting(world: World
     assert end is not None
     world.finish("a", end.outcome, error=end.error, job_started=False, forbidden_work=end.forbidden_work)
 
-    assert not ask_again_if_allowed(world.store, rendered, end, actor="worker")
-    assert not ask_again_if_allowed(world.store, rendered, AttemptEnd(Outcome.COMPLETED), actor="worker")
+    assert not requeue_if_allowed(world.store, rendered, end, actor="worker")
+    assert not requeue_if_allowed(world.store, rendered, AttemptEnd(Outcome.COMPLETED), actor="worker")
 
     assert world.states() == {"a": "blocked"}

@@ -18,7 +18,7 @@ from coordination.domain.tasks.attempts import Outcome, Usage
 from coordination.domain.tasks.events import EventType
 from tests.support.sources import ROOT
 from workers.runners.agents.adapters import ADAPTERS
-from workers.runners.agents.base import LONGEST_TEXT, MOST_EVENTS, Transcript, json_line, tokens
+from workers.runners.agents.base import LONGEST_TEXT, MOST_EVENTS, Transcript, parse_json_line, usage_record
 
 CALL, RETURNED, SAID = EventType.TOOL_CALL, EventType.TOOL_RESULT, EventType.PROGRESS
 
@@ -40,7 +40,7 @@ def heard(agent: str, *lines: Mapping[str, Any], model: str | None = None, **mor
     events: list[tuple[EventType, dict[str, Any]]] = []
     told = Transcript(lambda type_, payload: events.append((type_, payload)))
     for line in lines:
-        parsed = json_line(json.dumps(line).encode())
+        parsed = parse_json_line(json.dumps(line).encode())
         assert parsed is not None
         ADAPTERS[agent].read(parsed, told, call)
     return Heard(told, events)
@@ -409,22 +409,22 @@ def test_long_texts_and_many_events_are_cut_and_say_so() -> None:
 
 @pytest.mark.parametrize("line", [b"", b"{", b"5", b"[]", b"Warning: x", b'{"a": ' + b"[" * 100_000])
 def test_what_is_no_json_object_is_nothing(line: bytes) -> None:
-    assert json_line(line) is None
+    assert parse_json_line(line) is None
 
 
 def test_amounts_are_exact_and_bad_ones_unknown() -> None:
-    exact = json_line(b'{"cost": 0.1000000000000000055, "bad": NaN}')
+    exact = parse_json_line(b'{"cost": 0.1000000000000000055, "bad": NaN}')
     assert exact == {"cost": Decimal("0.1000000000000000055"), "bad": None}
 
     for told, meant in (("0.1000000000000000055", "0.1000000000000000055"), (0.009899999999999999, "0.0099")):
-        used = tokens("m", read=1, cost=told)
+        used = usage_record("m", input_tokens=1, cost=told)
         assert used is not None
         assert used.cost_usd == Decimal(meant)
     for bad in (True, -1, "x", Decimal("1e400"), [], float("inf")):
-        used = tokens("m", read=1, cost=bad)
+        used = usage_record("m", input_tokens=1, cost=bad)
         assert used is not None
         assert used.cost_usd is None
-    assert tokens("m", read=Decimal("1e400000"), written=-5, cached=True) is None
+    assert usage_record("m", input_tokens=Decimal("1e400000"), output_tokens=-5, cached_tokens=True) is None
 
 
 def test_the_adapter_of_the_documentation_reads_the_stream_beside_it() -> None:
@@ -439,7 +439,7 @@ def test_the_adapter_of_the_documentation_reads_the_stream_beside_it() -> None:
 
     start = smith.start(call, session="c-7")
     for line in stream.encode().splitlines():
-        found = json_line(line)
+        found = parse_json_line(line)
         assert found is not None
         smith.read(found, told, call)
 

@@ -87,7 +87,7 @@ def test_a_request_that_is_refused_is_not_repeated(bench: Bench, stand_in: Stand
 def test_one_that_ends_without_an_end_has_failed(bench: Bench, stand_in: StandIn) -> None:
     result = bench.run(claude(stand_in(SESSION, SAID)))
 
-    assert (result.outcome, result.error) == (Outcome.FAILED, "claude ended without saying that it was done")
+    assert (result.outcome, result.error) == (Outcome.FAILED, "claude ended without reporting that it was done")
 
 
 def test_one_that_dies_after_its_answer_has_failed(bench: Bench, stand_in: StandIn) -> None:
@@ -134,7 +134,11 @@ def test_a_path_of_the_program_is_seen_from_the_jobs_folder(bench: Bench, stand_
     ("mode", "text", "says"),
     [
         (0o644, "#!/bin/sh\n", "is not executable. Make it so with chmod +x"),
-        (0o755, "#!/no/such/interpreter\n", "cannot be started: the interpreter /no/such/interpreter that it names"),
+        (
+            0o755,
+            "#!/no/such/interpreter\n",
+            "cannot be started: the interpreter /no/such/interpreter in its first line",
+        ),
         (0o755, "\x7fELF", "cannot be started: "),
     ],
     ids=["mode", "interpreter", "format"],

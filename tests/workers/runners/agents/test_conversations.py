@@ -122,7 +122,7 @@ def test_one_that_cannot_be_taken_up_is_charged_to_nobody_and_begun_anew(bench: 
     result = bench.run(claude(command), carried_over=carried("gone"))
 
     assert (result.outcome, result.carry_over) == (Outcome.DEFERRED, {"conversation": None})
-    assert "could not be taken up again" in (result.error or "")
+    assert "could not be resumed" in (result.error or "")
 
 
 def test_an_agents_own_failure_ends_the_conversation(bench: Bench, stand_in: StandIn) -> None:

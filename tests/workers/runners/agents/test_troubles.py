@@ -24,8 +24,8 @@ from tests.support.sources import ROOT
 from tests.support.stand_in import StandIn
 from workers.runners.agents.adapters import ADAPTERS
 from workers.runners.agents.base import Transcript
-from workers.runners.agents.ends import AgentEnd, end_of
-from workers.runners.agents.failures import failure_of_words
+from workers.runners.agents.ends import AgentEnd, agent_end
+from workers.runners.agents.failures import classify_failure
 from workers.runners.agents.lines import JsonLines
 from workers.runners.process_watch import Interruption
 from workers.runners.program import ProgramResult
@@ -54,9 +54,9 @@ def read(agent: str, *lines: object, code: int | None = 0, stderr: str = "") -> 
         cut.feed((line if isinstance(line, str) else json.dumps(line)).encode() + b"\n")
     cut.close()
     told.cut_off()
-    advice = adapter.log_in.advice(agent, ProviderVariables(Accounts(HOME), None, (), named=()))
+    advice = adapter.login.advice(agent, ProviderVariables(Accounts(HOME), None, (), named=()))
     ran = ProgramResult(code, Interruption.stalled(TOO_LONG) if code is None else None, stderr)
-    return told, end_of(ran, told, call, advice=advice, account="somebody", printed="", complaints=stderr)
+    return told, agent_end(ran, told, call, advice=advice, account="somebody", printed="", complaints=stderr)
 
 
 def fields(agent: str, *lines: object, code: int | None = 0, stderr: str = "") -> dict[str, Any]:
@@ -307,9 +307,9 @@ def test_a_log_in_names_the_variable_and_the_command() -> None:
 
 
 def test_an_unnamed_reset_is_waited_for_a_while() -> None:
-    failure = failure_of_words("usage limit reached")
+    failure = classify_failure("usage limit reached")
 
-    ended = failure.ended(account="x")
+    ended = failure.end_fields(account="x")
 
     assert failure.error_class is ProviderErrorClass.LIMIT
     assert ended["limit"].resets_at is None

@@ -67,7 +67,7 @@ class TestAnswers:
     def test_a_chat_that_takes_its_time_is_told_while_it_goes_on(self, provide, monkeypatch) -> None:
         from workers.runners.chat import conversation
 
-        monkeypatch.setattr(conversation, "_TELL_EVERY", 0.0)
+        monkeypatch.setattr(conversation, "_TEXT_EVERY", 0.0)
         with provide(Broken("First.\n\nSecond.\n\nTh", "hang")) as provider:
             job = provider.start()
             assert provider.server.begun.wait(patience(30))

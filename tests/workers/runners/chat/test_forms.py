@@ -49,7 +49,7 @@ class TestForms:
             result = provider.run(schema=SCHEMA)
 
         assert (result.outcome, result.retryable, len(provider.server.requests)) == (Outcome.FAILED, True, 3)
-        assert result.error == "openai:m-1: 3 answers in a row did not fit the schema: 'n' is a required property"
+        assert result.error == "openai:m-1: 3 answers in a row did not match the schema: 'n' is a required property"
 
     @pytest.mark.parametrize(
         ("schema", "sentence"),
@@ -59,7 +59,7 @@ class TestForms:
             ({"pattern": "("}, "cannot be read"),
         ],
     )
-    def test_a_schema_that_is_none_is_refused_before_anything_is_paid(self, provide, schema, sentence) -> None:
+    def test_a_schema_that_is_none_is_refused_before_anything_is_settled(self, provide, schema, sentence) -> None:
         with provide() as provider:
             result = provider.run(schema=schema)
 

@@ -16,7 +16,7 @@ from tests.support.model_server import (
     OUTPUT_TOKENS,
     ToolUse,
 )
-from workers.runners.chat.providers import KNOWN, access
+from workers.runners.chat.providers import PROVIDERS, find_access
 
 
 class TestKeys:
@@ -45,7 +45,7 @@ class TestKeys:
         with provide(ToolUse("add", {"a": 1, "b": 2}), "It is 3") as provider:
             # Without an address, as for OpenAI's own; the library is then told where the stand-in is.
             monkeypatch.setattr(
-                model_factory, "_provider", lambda _, access, client: self.own(provider, client, access.key)
+                model_factory, "_make_provider", lambda _, access, client: self.own(provider, client, access.key)
             )
             result = provider.run(url=None, tools=[SERVER], secrets=["OPENAI_API_KEY"])
 
@@ -62,7 +62,7 @@ class TestKeys:
 
         return OpenAIProvider(base_url=f"{provider.server.url}/v1", api_key=key, http_client=client)
 
-    @pytest.mark.parametrize("name", KNOWN)
+    @pytest.mark.parametrize("name", PROVIDERS)
     def test_every_provider_that_is_known_can_be_made_with_a_key_that_is_handed_over(self, name: str) -> None:
         import asyncio
 
@@ -70,15 +70,15 @@ class TestKeys:
         from workers.runners.chat.model_factory import make_model
         from workers.runners.secret_masking import Secrets
 
-        names = KNOWN[name].names
-        values = dict.fromkeys(KNOWN[name].keys, "key-0123456789")
+        names = PROVIDERS[name].names
+        values = dict.fromkeys(PROVIDERS[name].keys, "key-0123456789")
         values |= {"AZURE_OPENAI_ENDPOINT": "https://x.example", "OPENAI_API_VERSION": "2024-12-01"}
         values |= {"OLLAMA_BASE_URL": "http://x.example/v1", "VLLM_BASE_URL": "http://x.example/v1"}
         call = ChatCall(f"{name}:a/m", "x")
 
         async def make() -> str:
             async with make_client() as client:
-                model = make_model(call, access(call, Secrets(names, values)), client)
+                model = make_model(call, find_access(call, Secrets(names, values)), client)
                 made: Any = model.client  # type: ignore[attr-defined]
                 return str(made._api_client.api_key if name == "google" else made.api_key)
 

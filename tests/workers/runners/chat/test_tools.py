@@ -94,16 +94,16 @@ class TestTools:
 
         assert (result.outcome, result.retryable) == (Outcome.FAILED, True)
         assert "The tool server" in result.error
-        assert "went away" in result.error
+        assert "ended" in result.error
         assert len(result.usage) == 1
 
     @pytest.mark.parametrize(
         ("command", "sentence"),
         [
             (["no-such-server"], "no-such-server is not installed"),
-            (["sh", "-c", "echo no such option >&2; exit 3"], "The tool server sh went away"),
+            (["sh", "-c", "echo no such option >&2; exit 3"], "The tool server sh ended"),
             (["sh", "-c", "echo hello; exec sleep 600"], "The tool server sh did not answer within 1 s"),
-            (["sh", "-c", "head -c 9000000 /dev/zero; exec sleep 600"], "The tool server sh went away"),
+            (["sh", "-c", "head -c 9000000 /dev/zero; exec sleep 600"], "The tool server sh ended"),
         ],
     )
     def test_a_server_that_is_none_is_said_so(self, provide, bench: Bench, monkeypatch, command, sentence) -> None:

@@ -25,4 +25,4 @@ def _load_adapter(name: str) -> Adapter:
 
 
 ADAPTERS = load_adapters(AGENTS)
-"""All adapters by the name that jobs use."""
+"""All adapters by the agent's name in jobs."""

@@ -1,7 +1,7 @@
-"""Codex: ``codex exec --json``. Seen with 0.169.0.
+"""Codex: ``codex exec --json``. Tested with 0.169.0.
 
-An item of the type ``error`` is only a warning, and after a line of that type it may go on (``Reconnecting... 1/5``);
-``turn.completed`` and ``turn.failed`` decide. It tells no price, and not its model either when none was asked for.
+An item of the type ``error`` is only a warning, and the program may continue after a line of that type
+(``Reconnecting... 1/5``); ``turn.completed`` and ``turn.failed`` decide. It reports no price, and no default model.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from coordination.domain.jobs import AgentCall
-from workers.runners.agents.base import Adapter, StartCommand, Transcript, at, tokens
-from workers.runners.login_help import LogIn
+from workers.runners.agents.base import Adapter, StartCommand, Transcript, usage_record, value_at
+from workers.runners.login_help import Login
 
 _DEFAULT = "codex-default"
 _TOOLS = frozenset({"command_execution", "file_change", "mcp_tool_call", "web_search"})
@@ -24,66 +24,66 @@ class Codex(Adapter):
     name = "codex"
     resumes = True
     counts_anew = False
-    log_in = LogIn(("CODEX_API_KEY", "OPENAI_API_KEY"), "codex login", "CODEX_HOME")
+    login = Login(("CODEX_API_KEY", "OPENAI_API_KEY"), "codex login", "CODEX_HOME")
     takes_servers = ()
     passes_on = ("OPENAI_API_KEY", "CODEX_API_KEY", "CODEX_HOME", "OPENAI_BASE_URL")
 
     def start(self, call: AgentCall, session: str | None = None) -> StartCommand:
-        """``-`` makes it read the prompt from stdin."""
+        """Pass the prompt on stdin, which ``-`` selects."""
         model = ["--model", call.model] if call.model else []
         program = call.command or [self.name]
         resume = ["resume", session] if session else []
         options = ["--json", "--skip-git-repo-check", *model, *call.args]
         return StartCommand([*program, "exec", *options, *resume, "-"], call.prompt)
 
-    def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:
-        """thread.started, item.started, item.completed, turn.completed, turn.failed, error."""
+    def read(self, line: Mapping[str, Any], transcript: Transcript, call: AgentCall) -> None:
+        """Read a line of the type thread.started, item.started/completed, turn.completed/failed or error."""
         match line.get("type"):
             case "thread.started":
-                told.session = str(line.get("thread_id"))
-            case "item.started" | "item.completed" as when:
-                self._item(line.get("item"), told, completed=when == "item.completed")
+                transcript.session = str(line.get("thread_id"))
+            case "item.started" | "item.completed" as type_:
+                self._item(line.get("item"), transcript, completed=type_ == "item.completed")
             case "turn.started":
-                told.go_on()
+                transcript.go_on()
             case "error":
-                told.note_error(line.get("message"))
+                transcript.note_error(line.get("message"))
             case "turn.completed":
-                told.finish()
+                transcript.finish()
                 used = line.get("usage")
-                told.spent(
+                transcript.set_usage(
                     "turn",
-                    tokens(
+                    usage_record(
                         call.model or _DEFAULT,
-                        read=at(used, "input_tokens"),
-                        written=at(used, "output_tokens"),
-                        cached=at(used, "cached_input_tokens"),
-                        session=told.session,
-                        summed=1,  # over all calls of the turn
-                        reasoning_output_tokens=at(used, "reasoning_output_tokens"),
-                        cache_write_input_tokens=at(used, "cache_write_input_tokens"),
+                        input_tokens=value_at(used, "input_tokens"),
+                        output_tokens=value_at(used, "output_tokens"),
+                        cached_tokens=value_at(used, "cached_input_tokens"),
+                        session=transcript.session,
+                        summed=1,  # the usage of all calls of the turn
+                        reasoning_output_tokens=value_at(used, "reasoning_output_tokens"),
+                        cache_write_input_tokens=value_at(used, "cache_write_input_tokens"),
                     ),
                 )
             case "turn.failed":
-                message = str(at(line, "error", "message"))
-                told.fail(message, lost_connection="stream disconnected" in message)
+                message = str(value_at(line, "error", "message"))
+                transcript.fail(message, lost_connection="stream disconnected" in message)
 
-    def _item(self, item: object, told: Transcript, *, completed: bool) -> None:
-        kind = at(item, "type")
+    def _item(self, item: object, transcript: Transcript, *, completed: bool) -> None:
+        kind = value_at(item, "type")
         if kind in _TOOLS and isinstance(item, Mapping):
             if completed:
                 failed = item.get("status") == "failed" or item.get("exit_code") not in (None, 0)
                 output = item.get("aggregated_output") or item.get("result") or item.get("error")
                 declined = item.get("status") == "declined"
-                told.returned(output, id_=item.get("id"), failed=failed or declined)
+                transcript.add_tool_result(output, id_=item.get("id"), failed=failed or declined)
                 if declined:
-                    told.refuse(item.get("id"))
+                    transcript.add_refusal(item.get("id"))
             else:
-                given = {name: value for name, value in item.items() if name not in _NOT_INPUT}
-                told.call(kind, given, id_=item.get("id"))
+                arguments = {name: value for name, value in item.items() if name not in _NOT_INPUT}
+                transcript.add_tool_call(kind, arguments, id_=item.get("id"))
         elif not completed:
             return
         elif kind == "agent_message":
-            told.result = str(at(item, "text"))
-            told.say(told.result)
+            transcript.result = str(value_at(item, "text"))
+            transcript.add_text(transcript.result)
         elif kind == "error":
-            told.remarks.append(f"a warning: {at(item, 'message')}")
+            transcript.remarks.append(f"a warning: {value_at(item, 'message')}")

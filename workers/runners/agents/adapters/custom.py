@@ -1,4 +1,4 @@
-"""Any other agent: its command line and where in its output things stand are described by the job itself."""
+"""Any other agent: the job describes its command line and its output."""
 
 from __future__ import annotations
 
@@ -8,57 +8,57 @@ from collections.abc import Mapping
 from typing import Any
 
 from coordination.domain.jobs import COUNTS, CUSTOM, AgentCall
-from workers.runners.agents.base import Adapter, StartCommand, Transcript, at, tokens
-from workers.runners.login_help import LogIn
+from workers.runners.agents.base import Adapter, StartCommand, Transcript, usage_record, value_at
+from workers.runners.login_help import Login
 
 _PROMPT = "{prompt}"
-_PLACE = re.compile(r"\{(?:prompt|model|session)\}")
+_PLACEHOLDER = re.compile(r"\{(?:prompt|model|session)\}")
 
 
 class Custom(Adapter):
-    """Starts what the job says, and reads what it says it prints."""
+    """Starts and reads an agent that the job describes."""
 
     name = CUSTOM
     resumes = False
     counts_anew = True
-    log_in = LogIn()
+    login = Login()
     takes_servers = ()
     passes_on = ()
 
     def start(self, call: AgentCall, session: str | None = None) -> StartCommand:
-        """``{prompt}``, ``{model}`` and ``{session}`` are filled in; without ``{prompt}`` the prompt comes on stdin."""
+        """Fill in ``{prompt}``, ``{model}`` and ``{session}``; without ``{prompt}``, pass the prompt on stdin."""
         command = call.command if session is None else call.resume
         on_stdin = not any(_PROMPT in part for part in command)
-        given = {"{model}": call.model or "", "{session}": session or "", _PROMPT: call.prompt}
-        # All in one pass: what they hold is never filled in.
-        filled = [_PLACE.sub(lambda found: given[found[0]], part) for part in command]
+        values = {"{model}": call.model or "", "{session}": session or "", _PROMPT: call.prompt}
+        # In one pass, so that placeholders in values are not filled in.
+        filled = [_PLACEHOLDER.sub(lambda match: values[match[0]], part) for part in command]
         return StartCommand([*filled, *call.args], call.prompt if on_stdin else "")
 
-    def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:
-        """Each line that has a thing counts: the last result, the last error, the sum of what was used."""
-        places = {name: place.split(".") for name, place in call.reads.items() if name != "format"}
-        found = {name: value for name, place in places.items() if (value := at(line, *place)) is not None}
-        if "session" in found:
-            told.session = str(found["session"])
-        if "model" in found:
-            told.model = str(found["model"])
-        if found.keys() & {*COUNTS, "cost_usd"}:
-            told.spent(
-                f"line {len(told.usage)}",
-                tokens(
-                    told.model or call.model,
-                    read=found.get("input_tokens"),
-                    written=found.get("output_tokens"),
-                    cached=found.get("cached_input_tokens"),
-                    cost=found.get("cost_usd"),
-                    session=told.session,
+    def read(self, line: Mapping[str, Any], transcript: Transcript, call: AgentCall) -> None:
+        """Read the fields of a line: the last result and error count, and the sum of all usage."""
+        paths = {name: path.split(".") for name, path in call.reads.items() if name != "format"}
+        fields = {name: value for name, path in paths.items() if (value := value_at(line, *path)) is not None}
+        if "session" in fields:
+            transcript.session = str(fields["session"])
+        if "model" in fields:
+            transcript.model = str(fields["model"])
+        if fields.keys() & {*COUNTS, "cost_usd"}:
+            transcript.set_usage(
+                f"line {len(transcript.usage)}",
+                usage_record(
+                    transcript.model or call.model,
+                    input_tokens=fields.get("input_tokens"),
+                    output_tokens=fields.get("output_tokens"),
+                    cached_tokens=fields.get("cached_input_tokens"),
+                    cost=fields.get("cost_usd"),
+                    session=transcript.session,
                 ),
             )
-        if "result" in found:
-            told.result, told.ended = _text(found["result"]), True
-            told.say(told.result)
-        if found.get("error"):
-            told.fail(_text(found["error"]))
+        if "result" in fields:
+            transcript.result, transcript.ended = _text(fields["result"]), True
+            transcript.add_text(transcript.result)
+        if fields.get("error"):
+            transcript.fail(_text(fields["error"]))
 
 
 def _text(value: object) -> str:

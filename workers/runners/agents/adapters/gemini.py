@@ -1,7 +1,7 @@
-"""Gemini CLI: ``gemini --output-format stream-json``. Seen with 0.61.0.
+"""Gemini CLI: ``gemini --output-format stream-json``. Tested with 0.61.0.
 
-Its answer comes in pieces, and its price not at all. Where its provider refused, its exit status is the HTTP status,
-cut to eight bits; the last line says it whole.
+Its answer comes in parts, without a price. After an error of its provider, its exit status is the HTTP status cut to
+eight bits; the last line has it in full.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from coordination.domain.jobs import AgentCall
-from workers.runners.agents.base import Adapter, StartCommand, Transcript, at, tokens, total
-from workers.runners.login_help import LogIn
+from workers.runners.agents.base import Adapter, StartCommand, Transcript, sum_counts, usage_record, value_at
+from workers.runners.login_help import Login
 
 _NOT_ALLOWED = ("policy_violation", "tool_not_registered", "execution_denied")
 
@@ -22,7 +22,7 @@ class Gemini(Adapter):
     name = "gemini"
     resumes = True
     counts_anew = True
-    log_in = LogIn(
+    login = Login(
         ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
         "gemini",
         others=("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_GENAI_USE_VERTEXAI", "HOME"),
@@ -34,62 +34,67 @@ class Gemini(Adapter):
     )
 
     def start(self, call: AgentCall, session: str | None = None) -> StartCommand:
-        """Where no terminal is, it reads the prompt from stdin."""
+        """Pass the prompt on stdin, which it reads without a terminal."""
         model = ["--model", call.model] if call.model else []
         options = ["--output-format", "stream-json", "--skip-trust", *(["--resume", session] if session else [])]
         return StartCommand([*(call.command or [self.name]), *options, *model, *call.args], call.prompt)
 
-    def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:  # noqa: ARG002 - as all adapters
-        """init, message, tool_use, tool_result, error, result."""
+    def read(self, line: Mapping[str, Any], transcript: Transcript, call: AgentCall) -> None:  # noqa: ARG002 - the protocol has it
+        """Read a line of the type init, message, tool_use, tool_result, error or result."""
         match line.get("type"):
             case "init":
-                told.session, told.model = str(line.get("session_id")), str(line.get("model"))
+                transcript.session, transcript.model = str(line.get("session_id")), str(line.get("model"))
             case "message" if line.get("role") == "assistant":
                 piece = str(line.get("content"))
-                told.result = piece if told.result is None else told.result + piece
+                transcript.result = piece if transcript.result is None else transcript.result + piece
             case "tool_use":
-                self._said(told)
-                told.result = None  # what came before a tool was used is not its answer
-                told.call(line.get("tool_name"), line.get("parameters"), id_=line.get("tool_id"))
+                self._add_text(transcript)
+                transcript.result = None  # text before a tool call is not the answer
+                transcript.add_tool_call(line.get("tool_name"), line.get("parameters"), id_=line.get("tool_id"))
             case "tool_result":
-                output = line.get("output") or at(line, "error", "message")
+                output = line.get("output") or value_at(line, "error", "message")
                 failed = line.get("status") == "error"
-                told.returned(output, id_=line.get("tool_id"), failed=failed)
-                if failed and (at(line, "error", "type") in _NOT_ALLOWED or "denied by policy" in str(output)):
-                    told.refuse(line.get("tool_id"))
+                transcript.add_tool_result(output, id_=line.get("tool_id"), failed=failed)
+                if failed and (value_at(line, "error", "type") in _NOT_ALLOWED or "denied by policy" in str(output)):
+                    transcript.add_refusal(line.get("tool_id"))
             case "error":
-                told.remarks.append(f"a warning: {line.get('message')}")
+                transcript.remarks.append(f"a warning: {line.get('message')}")
                 if line.get("severity") == "error":
-                    told.note_error(line.get("message"))
+                    transcript.note_error(line.get("message"))
             case "result":
-                self._said(told)
-                self._spent(line.get("stats"), told)
+                self._add_text(transcript)
+                self._set_usage(line.get("stats"), transcript)
                 if line.get("status") != "success":
                     error = line.get("error")
-                    told.fail(at(error, "message"), type_=_text(at(error, "type")), status=at(error, "code"))
+                    transcript.fail(
+                        value_at(error, "message"), type_=_text(value_at(error, "type")), status=value_at(error, "code")
+                    )
                 else:
-                    told.finish()
+                    transcript.finish()
 
-    def _said(self, told: Transcript) -> None:
-        if told.result is not None:
-            told.say(told.result)
+    def _add_text(self, transcript: Transcript) -> None:
+        if transcript.result is not None:
+            transcript.add_text(transcript.result)
 
-    def _spent(self, stats: object, told: Transcript) -> None:
-        by_model = at(stats, "models")
+    def _set_usage(self, stats: object, transcript: Transcript) -> None:
+        by_model = value_at(stats, "models")
         if not isinstance(by_model, Mapping) or not by_model:
-            by_model = {told.model: stats}
+            by_model = {transcript.model: stats}
         for model, used in by_model.items():
-            read, written = total(at(used, "input_tokens")), total(at(used, "output_tokens"))
-            # Its output is without its thoughts, which are billed as output; they are only in its total.
-            thoughts = max(0, total(at(used, "total_tokens")) - read - written)
-            told.spent(
+            input_tokens, output_tokens = (
+                sum_counts(value_at(used, "input_tokens")),
+                sum_counts(value_at(used, "output_tokens")),
+            )
+            # Thoughts are billed as output, but counted only in the total.
+            thoughts = max(0, sum_counts(value_at(used, "total_tokens")) - input_tokens - output_tokens)
+            transcript.set_usage(
                 str(model),
-                tokens(
+                usage_record(
                     model,
-                    read=read,
-                    written=written + thoughts,
-                    cached=at(used, "cached"),
-                    session=told.session,
+                    input_tokens=input_tokens,
+                    output_tokens=output_tokens + thoughts,
+                    cached_tokens=value_at(used, "cached"),
+                    session=transcript.session,
                     summed=1,
                     reasoning_output_tokens=thoughts,
                 ),

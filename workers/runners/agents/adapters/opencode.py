@@ -1,7 +1,7 @@
-"""OpenCode: ``opencode run --format json``. Seen with 1.18.33.
+"""OpenCode: ``opencode run --format json``. Tested with 1.18.33.
 
-It tells usage and price of every step; its own price is used, from the configuration of its provider. After an error
-it may go on (a conversation that became too long is shortened), and then its exit status is 1 all the same.
+It reports usage and price of each step, from the configuration of its provider. It may continue after an error (it
+shortens a conversation that is too long); its exit status is 1 nevertheless.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from coordination.domain.jobs import AgentCall
 from coordination.domain.jobs.provider_error_table import ProviderErrorClass
-from workers.runners.agents.base import Adapter, StartCommand, Transcript, at, tokens, total
-from workers.runners.login_help import LogIn
+from workers.runners.agents.base import Adapter, StartCommand, Transcript, sum_counts, usage_record, value_at
+from workers.runners.login_help import Login
 
 _DEFAULT = "opencode-default"
 _KEYS = (
@@ -29,82 +29,88 @@ class OpenCode(Adapter):
     name = "opencode"
     resumes = True
     counts_anew = True
-    log_in = LogIn(command="opencode auth login", folder="XDG_DATA_HOME", others=_KEYS)
+    login = Login(command="opencode auth login", folder="XDG_DATA_HOME", others=_KEYS)
     takes_servers = ()
     passes_on = (*_KEYS, "OPENCODE_CONFIG", "OPENCODE_CONFIG_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
 
     def start(self, call: AgentCall, session: str | None = None) -> StartCommand:
-        """The prompt comes on stdin: as an argument it would be quoted anew."""
+        """Pass the prompt on stdin: as an argument it would be quoted again."""
         model = ["--model", call.model] if call.model else []
         resume = ["-s", session] if session else []
         options = ["run", "--format", "json", *resume, *model, *call.args]
         return StartCommand([*(call.command or [self.name]), *options], call.prompt)
 
-    def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:
-        """step_start, text, tool_use, step_finish, error."""
+    def read(self, line: Mapping[str, Any], transcript: Transcript, call: AgentCall) -> None:
+        """Read a line of the type step_start, text, tool_use, step_finish or error."""
         if isinstance(session := line.get("sessionID"), str):
-            told.session = session
+            transcript.session = session
         part = line.get("part")
         match line.get("type"):
             case "step_start":
-                told.go_on()
+                transcript.go_on()
             case "text":
-                said = str(at(part, "text"))
-                told.result = said if told.result is None else f"{told.result}\n{said}"
-                told.say(said)
+                text = str(value_at(part, "text"))
+                transcript.result = text if transcript.result is None else f"{transcript.result}\n{text}"
+                transcript.add_text(text)
             case "tool_use":
-                told.result = None  # what came before a tool was used is not its answer
-                state, id_ = at(part, "state"), at(part, "callID")
-                told.call(at(part, "tool"), at(state, "input"), id_=id_)
-                output = at(state, "output") or at(state, "error")
-                failed = at(state, "status") == "error"
-                told.returned(output, id_=id_, failed=failed)
+                transcript.result = None  # text before a tool call is not the answer
+                state, id_ = value_at(part, "state"), value_at(part, "callID")
+                transcript.add_tool_call(value_at(part, "tool"), value_at(state, "input"), id_=id_)
+                output = value_at(state, "output") or value_at(state, "error")
+                failed = value_at(state, "status") == "error"
+                transcript.add_tool_result(output, id_=id_, failed=failed)
                 if failed and _NOT_ALLOWED.search(str(output)):
-                    told.refuse(id_)
+                    transcript.add_refusal(id_)
             case "step_finish":
-                told.spent(f"step {at(part, 'id')}", _usage(part, told, call))
-                _finished(at(part, "reason"), told, counted=total(*_values(at(part, "tokens"))) > 0)
+                transcript.set_usage(f"step {value_at(part, 'id')}", _usage(part, transcript, call))
+                _finish_step(
+                    value_at(part, "reason"), transcript, has_usage=sum_counts(*_values(value_at(part, "tokens"))) > 0
+                )
             case "error":
-                self._failed(line.get("error"), told)
+                self._failed(line.get("error"), transcript)
 
-    def _failed(self, error: object, told: Transcript) -> None:
-        data, name = at(error, "data"), at(error, "name")
-        said = at(data, "message") or name
-        if name == "UnknownError" and _OWN_LOG.search(str(said)):
-            told.fail(f"{said} {_LOOK}", words="")
+    def _failed(self, error: object, transcript: Transcript) -> None:
+        data, name = value_at(error, "data"), value_at(error, "name")
+        message = value_at(data, "message") or name
+        if name == "UnknownError" and _OWN_LOG.search(str(message)):
+            transcript.fail(f"{message} {_ADVICE}", words="")
             return
-        more = [said, at(data, "responseBody"), _header(at(data, "responseHeaders"))]
-        told.fail(
-            said,
-            words="\n".join(str(each) for each in more if each),
-            status=at(data, "statusCode"),
+        parts = [message, value_at(data, "responseBody"), _header(value_at(data, "responseHeaders"))]
+        transcript.fail(
+            message,
+            words="\n".join(str(each) for each in parts if each),
+            status=value_at(data, "statusCode"),
             type_=name if isinstance(name, str) else None,
-            otherwise=ProviderErrorClass.TRANSIENT if at(data, "isRetryable") is True else ProviderErrorClass.FAILED,
+            otherwise=ProviderErrorClass.TRANSIENT
+            if value_at(data, "isRetryable") is True
+            else ProviderErrorClass.FAILED,
         )
 
 
-def _finished(reason: object, told: Transcript, *, counted: bool) -> None:
-    """A step is over: the last one, if no tool was asked for. *counted*: its provider told what it used."""
+def _finish_step(reason: object, transcript: Transcript, *, has_usage: bool) -> None:
+    """Handle the end of a step: the last one, if it called no tool. *has_usage*: its provider reported usage."""
     match reason:
         case "tool-calls":
-            told.go_on()
+            transcript.go_on()
         case "error":
-            told.fail(
-                "its provider says that the answer failed (error)", words="", otherwise=ProviderErrorClass.TRANSIENT
+            transcript.fail(
+                "its provider reports that the answer failed (error)", words="", otherwise=ProviderErrorClass.TRANSIENT
             )
         case "length":
-            told.fail(
+            transcript.fail(
                 "the answer was cut off because it became too long", words="", otherwise=ProviderErrorClass.REFUSED
             )
         case "content-filter":
-            told.fail("the provider's content filter stopped the answer", words="", otherwise=ProviderErrorClass.FAILED)
+            transcript.fail(
+                "the provider's content filter stopped the answer", words="", otherwise=ProviderErrorClass.FAILED
+            )
         case "stop":
-            told.finish()
-        case _ if counted:  # some providers give no reason
-            told.finish()
+            transcript.finish()
+        case _ if has_usage:  # some providers give no reason
+            transcript.finish()
         case _:
-            told.go_on()
-            told.note_error("the answer broke off", words="", otherwise=ProviderErrorClass.TRANSIENT)
+            transcript.go_on()
+            transcript.note_error("the answer broke off", words="", otherwise=ProviderErrorClass.TRANSIENT)
 
 
 def _values(used: object) -> list[object]:
@@ -112,24 +118,26 @@ def _values(used: object) -> list[object]:
 
 
 def _header(headers: object) -> str | None:
-    value = at(headers, "retry-after")
+    value = value_at(headers, "retry-after")
     return f"retry-after: {value}" if isinstance(value, str) else None
 
 
-_OWN_LOG = re.compile(r"check (?:the )?server logs", re.IGNORECASE)  # its own server's, not its provider's
-_LOOK = "It may know no such model, or have no log-in for its provider: opencode models, opencode auth list"
+_OWN_LOG = re.compile(r"check (?:the )?server logs", re.IGNORECASE)  # of its own server, not of its provider
+_ADVICE = "The model may be unknown, or its provider not logged in: opencode models, opencode auth list"
 _NOT_ALLOWED = re.compile(r"rejected permission|permission denied|prevents? you from using|denied by", re.IGNORECASE)
 
 
-def _usage(part: object, told: Transcript, call: AgentCall) -> Any:
-    used = at(part, "tokens")
-    return tokens(
+def _usage(part: object, transcript: Transcript, call: AgentCall) -> Any:
+    used = value_at(part, "tokens")
+    return usage_record(
         call.model or _DEFAULT,
-        read=total(at(used, "input"), at(used, "cache", "read"), at(used, "cache", "write")),
-        written=total(at(used, "output"), at(used, "reasoning")),
-        cached=at(used, "cache", "read"),
-        cost=at(part, "cost") or None,  # zero stands for a price that its configuration does not know
-        session=told.session,
-        reasoning_output_tokens=at(used, "reasoning"),
-        cache_write_input_tokens=at(used, "cache", "write"),
+        input_tokens=sum_counts(
+            value_at(used, "input"), value_at(used, "cache", "read"), value_at(used, "cache", "write")
+        ),
+        output_tokens=sum_counts(value_at(used, "output"), value_at(used, "reasoning")),
+        cached_tokens=value_at(used, "cache", "read"),
+        cost=value_at(part, "cost") or None,  # zero means that its configuration has no price
+        session=transcript.session,
+        reasoning_output_tokens=value_at(used, "reasoning"),
+        cache_write_input_tokens=value_at(used, "cache", "write"),
     )
