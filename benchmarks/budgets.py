@@ -13,7 +13,7 @@ from benchmarks.ours import OurStack
 from benchmarks.report import Line
 from coordination import BudgetCap, Task
 from coordination.domain.money.budgets import BudgetPeriod, BudgetScope
-from coordination.domain.money.caps import caps_of
+from coordination.domain.money.caps import parse_caps
 from coordination.flows.money.set_budget import set_budget
 
 _FREE, _CAPPED = "free", "capped"
@@ -58,7 +58,7 @@ def _cap(stack: OurStack) -> None:
     run = stack.submit([no_op("first")], project=_CAPPED)
     stack.end_of(run)
     store, workspace_id = stack.co.runtime.store, stack.co.runtime.workspace_id
-    caps = caps_of({"usd": 1_000_000, "tokens": 10**12})
+    caps = parse_caps({"usd": 1_000_000, "tokens": 10**12})
     scopes = (
         (BudgetScope.PROJECT, run.record.project_id, BudgetPeriod.MONTH),
         (BudgetScope.SESSION, run.record.session_id, BudgetPeriod.DAY),

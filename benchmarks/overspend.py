@@ -79,9 +79,9 @@ def _ours(bench: Bench, kind: str, count: int) -> float:
         for process in racing:
             process.communicate(timeout=3600)
         with store.read() as tx:
-            (one,) = budgets.listed(tx, world.workspace)
-            use = budget_usage.uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
-        return _beyond(use.taken.usd, cap)
+            (one,) = budgets.list_budgets(tx, world.workspace)
+            use = budget_usage.read_uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
+        return _beyond(use.committed.usd, cap)
     finally:
         store.close()
 

@@ -1,10 +1,10 @@
-"""The price list that comes with the package genai-prices, asked by a model's name. Loaded at the first question.
+"""Looks up prices in the list of the package genai-prices, which is loaded at the first use.
 
-Nothing is fetched: the list is as old as the installed package. Whose model a name means, domain.model_names says. A
-provider that is not in the list (a server of one's own) has no prices there, whatever its models are called.
+Nothing is downloaded: the list is as old as the installed package. ``domain.money.model_names`` parses the names.
+Providers that are not in the list, such as private servers, have no prices, whatever the names of their models.
 
-The list's own rules take many names that only begin like a model's, or hold its name. They are asked, and what they
-answer counts only if the list has that name too, letter for letter, but for dates and versions: nothing is guessed.
+The list's own rules match many names that only start with or contain a model's name. A match counts only if the list
+has the name exactly, apart from dates and versions, so that no price is guessed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from coordination.base.errors import Unavailable
-from coordination.domain.money.model_names import FREE, OPENROUTER, ModelName, mixed, read, spellings
-from coordination.domain.money.pricing import Price, Quote, Rate, UnknownPrice, key_of
+from coordination.domain.money.model_names import (
+    FREE,
+    OPENROUTER,
+    ModelName,
+    is_multimodal,
+    parse_model_name,
+    spellings,
+)
+from coordination.domain.money.pricing import Price, Quote, Rate, UnknownPrice, model_key
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, Provider
@@ -36,7 +43,7 @@ _NOTHING = Price(Rate(Decimal(0)), Rate(Decimal(0)))
 
 @lru_cache(maxsize=1)
 def name() -> str:
-    """The list and its version, as it stands beside what it priced."""
+    """Return the name and version of the list, which are stored with computed costs."""
     try:
         return f"{PACKAGE} {version(PACKAGE)}"
     except PackageNotFoundError:
@@ -44,92 +51,94 @@ def name() -> str:
 
 
 def quote(model: str, at: datetime) -> Quote | UnknownPrice:
-    """The list's price of *model* at a moment. Raises Unavailable when the list cannot be loaded."""
-    found = _find(key_of(model))
-    if isinstance(found, UnknownPrice):
-        return found
-    if found.info is None:
-        return Quote(_NOTHING, f"OpenRouter's {FREE}", found.called)
-    price = _price(found.info.get_prices(at))
+    """Return the list's price of *model* at a moment. Raises Unavailable when the list cannot be loaded."""
+    match = _find(model_key(model))
+    if isinstance(match, UnknownPrice):
+        return match
+    if match.info is None:
+        return Quote(_NOTHING, f"OpenRouter's {FREE}", match.name)
+    price = _price(match.info.get_prices(at))
     if price == Price():
-        return UnknownPrice("the list knows it, but has no price for it")
-    if found.long and not price.has_steps() and (found.info.context_window or 0) < _LONG_CONTEXT:
+        return UnknownPrice("the list has the model, but no price for it")
+    if match.long and not price.has_steps() and (match.info.context_window or 0) < _LONG_CONTEXT:
         return UnknownPrice("the list has no price for its long context")
-    return Quote(price, name(), found.called, long=found.long)
+    return Quote(price, name(), match.name, long=match.long)
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A model of the list; no *info*: one that costs nothing, whether it is there or not."""
+class _ListedModel:
+    """A model of the list; *info* None: a free one, which may be missing in the list."""
 
-    called: str
+    name: str
     info: ModelInfo | None = None
     long: bool = False
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _find(model: str) -> _Found | UnknownPrice:
-    _loaded()
-    reading = read(model)
-    if isinstance(reading, UnknownPrice):
-        return reading
-    if reading.free:
-        return _Found(f"{reading.provider}/{reading.model}")
-    return _listed(_without_variant(reading))
+def _find(model: str) -> _ListedModel | UnknownPrice:
+    _load()
+    parsed = parse_model_name(model)
+    if isinstance(parsed, UnknownPrice):
+        return parsed
+    if parsed.free:
+        return _ListedModel(f"{parsed.provider}/{parsed.model}")
+    return _find_listed(_without_variant(parsed))
 
 
-def _listed(reading: ModelName) -> _Found | UnknownPrice:
-    """The model that a name means, with the price that its tokens have by it."""
-    providers = {each.id: each for each in _loaded()}
-    said = reading.provider
-    provider = _of_its_name(providers, reading.model) if said is None else providers.get(said)
+def _find_listed(reading: ModelName) -> _ListedModel | UnknownPrice:
+    """Return the listed model of a name, if the price of its tokens is unambiguous."""
+    providers = {each.id: each for each in _load()}
+    stated = reading.provider
+    provider = _guess_provider(providers, reading.model) if stated is None else providers.get(stated)
     if provider is None:
-        return UnknownPrice(_NOT_LISTED if said is None else "the price list does not know its provider")
-    owner, info = _at(provider, providers, reading.model)
+        return UnknownPrice(_NOT_LISTED if stated is None else "its provider is not in the price list")
+    owner, info = _find_at(provider, providers, reading.model)
     if info is None:
         return UnknownPrice(_NOT_LISTED)
-    if mixed(reading.model) or _mixed(info):
-        return UnknownPrice("which of its tokens are text, sound or pictures is not told, and their prices differ")
+    if is_multimodal(reading.model) or _mixed(info):
+        return UnknownPrice(
+            "its tokens are text, sound or images at different prices, and their kinds are not reported"
+        )
     if reading.slug is not None and provider.id != OPENROUTER and _differs_at_openrouter(reading.slug, info):
         return UnknownPrice(
-            f"OpenRouter, too, has a model of this name, at another price; call it {OPENROUTER}/{reading.slug} "
+            f"OpenRouter has a model of this name too, at another price; use {OPENROUTER}/{reading.slug} "
             f"or {owner.id}:{reading.model}"
         )
-    return _Found(f"{owner.id}/{info.id}", info, reading.long)
+    return _ListedModel(f"{owner.id}/{info.id}", info, reading.long)
 
 
 def _without_variant(reading: ModelName) -> ModelName:
-    """A name without OpenRouter's variant behind it (``:thinking``), where the list has one price for both."""
+    """Remove OpenRouter's variant (``:thinking``) from a name if the list has one price for both."""
     base, variant, _ = reading.model.rpartition(":")
     if not variant or reading.slug is None:
         return reading
     slug = reading.slug.rpartition(":")[0]
-    known = _named(OPENROUTER)
-    same = slug in known and known[slug] is known.get(reading.slug)
+    models = _models_by_name(OPENROUTER)
+    same = slug in models and models[slug] is models.get(reading.slug)
     return replace(reading, model=base, slug=slug) if same else reading
 
 
-def _of_its_name(providers: Mapping[str, Provider], model: str) -> Provider | None:
-    """Whose a name without a provider is, by the list's own rules."""
+def _guess_provider(providers: Mapping[str, Provider], model: str) -> Provider | None:
+    """Return the provider of a name without one, by the list's own rules."""
     return next((each for each in providers.values() if each.model_match and each.model_match.is_match(model)), None)
 
 
-def _at(provider: Provider, providers: Mapping[str, Provider], model: str) -> tuple[Provider, ModelInfo | None]:
-    """The model of this very name; where there is none, the one that the list finds, if only its snapshot differs."""
+def _find_at(provider: Provider, providers: Mapping[str, Provider], model: str) -> tuple[Provider, ModelInfo | None]:
+    """Return the model of exactly this name, or the one that the list's rules find if only its snapshot differs."""
     owners = [provider, *(providers[one] for one in provider.fallback_model_providers or () if one in providers)]
     for owner in owners:
-        if (info := _named(owner.id).get(model)) is not None:
+        if (info := _models_by_name(owner.id).get(model)) is not None:
             return owner, info
     for owner in owners:
         info = owner.find_model(model)
-        if info is not None and _says(info, spellings(provider.id, model)):
+        if info is not None and _has_name(info, spellings(provider.id, model)):
             return owner, info
     return provider, None
 
 
 def _differs_at_openrouter(slug: str, info: ModelInfo) -> bool:
-    """Whether what OpenRouter calls so has another price than this model ever has, or rises where this does not."""
-    other = _named(OPENROUTER).get(slug)
+    """Return whether OpenRouter's model of this name has another price, or higher rates for long calls."""
+    other = _models_by_name(OPENROUTER).get(slug)
     if other is None:
         return False
     ours, theirs = ([_price(one) for one in _all_prices(each)] for each in (info, other))
@@ -144,7 +153,7 @@ def _base(price: Price) -> tuple[Decimal | None, Decimal | None]:
 
 
 def _mixed(info: ModelInfo) -> bool:
-    """Whether what it makes may be pictures or sound, at a price of their own."""
+    """Return whether the model has separate prices for images or sound."""
     kinds = (kind for price in _all_prices(info) for kind, listed in vars(price).items() if listed is not None)
     return any(_NOT_TEXT.match(kind) for kind in kinds)
 
@@ -154,21 +163,21 @@ def _all_prices(info: ModelInfo) -> list[ModelPrice]:
 
 
 @lru_cache(maxsize=200)
-def _named(provider_id: str) -> Mapping[str, ModelInfo]:
-    """The models of a provider by the names that stand in the list as whole names."""
-    models = next((each.models for each in _loaded() if each.id == provider_id), [])
-    found: dict[str, ModelInfo] = {}
+def _models_by_name(provider_id: str) -> Mapping[str, ModelInfo]:
+    """Return the models of a provider by the full names in the list."""
+    models = next((each.models for each in _load() if each.id == provider_id), [])
+    by_name: dict[str, ModelInfo] = {}
     for info in models:
         for one in _clauses(info.match):
             if (whole := getattr(one, "equals", None)) is not None:
-                found.setdefault(whole.lower(), info)
+                by_name.setdefault(whole.lower(), info)
     for info in models:
-        found.setdefault(info.id.lower(), info)
-    return found
+        by_name.setdefault(info.id.lower(), info)
+    return by_name
 
 
-def _says(info: ModelInfo, names: Collection[str]) -> bool:
-    """Whether one of these names stands in the list's rule for the model, or is all that a pattern there describes."""
+def _has_name(info: ModelInfo, names: Collection[str]) -> bool:
+    """Return whether one of these names is in the list's rule for the model, or matches a full pattern there."""
     if info.id.lower() in names:
         return True
     for one in _clauses(info.match):
@@ -183,7 +192,7 @@ def _says(info: ModelInfo, names: Collection[str]) -> bool:
 
 
 def _clauses(match: object) -> Iterator[object]:
-    """The parts of a rule that say what a name may be."""
+    """Yield the conditions of a rule."""
     parts = getattr(match, "or_", None) or getattr(match, "and_", None)
     if parts is None:
         yield match
@@ -191,24 +200,24 @@ def _clauses(match: object) -> Iterator[object]:
         yield from _clauses(part)
 
 
-def _loaded() -> list[Provider]:
+def _load() -> list[Provider]:
     try:
         from genai_prices.data import providers
-    except Exception as error:  # a bulkhead: whatever is the matter with it, calls are recorded without a price
+    except Exception as error:  # any error: calls are then recorded without a price
         raise Unavailable(f"The price list {PACKAGE} cannot be loaded: {error}") from error
     return providers
 
 
 def _price(listed: ModelPrice) -> Price:
-    said = vars(listed)  # asked for what it does not have, the list looks through all units that there are
-    requests = said.get("requests_kcount")
+    rates = vars(listed)  # because attribute access to missing rates searches all units
+    requests = rates.get("requests_kcount")
     return Price(
-        input=_rate(said.get("input_mtok")),
-        output=_rate(said.get("output_mtok")),
-        cached_input=_rate(said.get("cache_read_mtok")),
-        cache_write=_rate(said.get("cache_write_mtok")),
-        cache_write_1h=_rate(said.get("cache_write_1h_mtok")),
-        reasoning=_rate(said.get("output_reasoning_mtok")),
+        input=_rate(rates.get("input_mtok")),
+        output=_rate(rates.get("output_mtok")),
+        cached_input=_rate(rates.get("cache_read_mtok")),
+        cache_write=_rate(rates.get("cache_write_mtok")),
+        cache_write_1h=_rate(rates.get("cache_write_1h_mtok")),
+        reasoning=_rate(rates.get("output_reasoning_mtok")),
         request=requests.scaleb(-3) if isinstance(requests, Decimal) else None,
     )
 

@@ -25,11 +25,11 @@ from coordination.base.money import usd
 from coordination.base.wording import excerpt
 from coordination.domain.money.budget_status import BudgetCheck, BudgetStatus
 from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope, BudgetShortage
-from coordination.domain.money.caps import caps_of
+from coordination.domain.money.caps import parse_caps
 from coordination.domain.money.pricing import PriceBook, Quote, UnknownPrice
 from coordination.flows.money.set_budget import amend_budget, check_budget, remove_budget, set_budget
 from coordination.runtime import Runtime
-from coordination.services.forecast.cost_estimates import estimator
+from coordination.services.forecast.cost_estimates import make_estimator
 from coordination.services.money import budgets as service
 from coordination.services.money import prices
 from coordination.store.queries.money import budget_usage, budgets
@@ -39,7 +39,7 @@ MOST = 10_000
 
 
 class Unchanged(Enum):
-    """The type of a value that is not given."""
+    """The type of the default for omitted arguments."""
 
     UNCHANGED = "unchanged"
 
@@ -83,9 +83,9 @@ class Budgets:
             "warn_at": warn_at,
             "downgrade_to": downgrade_to,
         }
-        which = scope_named(scope)
-        when = period_named(period)
-        return self._amend(which, self._subject(which, subject, known=True), when, _given(fields))
+        which = parse_scope(scope)
+        when = parse_period(period)
+        return self._amend(which, self._subject(which, subject, known=True), when, _changes(fields))
 
     def _amend(
         self, scope: BudgetScope, subject: str | None, period: BudgetPeriod, fields: Mapping[str, Any]
@@ -97,7 +97,7 @@ class Budgets:
             )
         )
         self._wake(budget)
-        return self._stand([budget])[0]
+        return self._statuses([budget])[0]
 
     def raise_to(
         self,
@@ -112,8 +112,8 @@ class Budgets:
         Without *period* it is the budget in all (``total``), if it is the subject's only one. Raises Ambiguous with the
         commands where there are others, and Refused when there is none or its cap is as large already.
         """
-        which = scope_named(scope)
-        when = None if period is None else period_named(period)
+        which = parse_scope(scope)
+        when = None if period is None else parse_period(period)
         whose = self._subject(which, subject, known=True)
         budget = raise_budget(
             self._runtime,
@@ -122,10 +122,10 @@ class Budgets:
             whose,
             cap=usd(cap),
             period=when,
-            instead=lambda: self._elsewhere(whose or ""),
+            hint_without_budget=lambda: self._hint_without_budget(whose or ""),
         )
         self._wake(budget)
-        return self._stand([budget])[0]
+        return self._statuses([budget])[0]
 
     def list(
         self,
@@ -143,7 +143,7 @@ class Budgets:
         project_id = find_project(self._runtime, project).id if project else None
         run_id = find_run(self._runtime, run) if run else None
         with runtime.store.read() as tx:
-            records = budgets.listed(
+            records = budgets.list_budgets(
                 tx,
                 runtime.workspace_id,
                 project_id=project_id,
@@ -151,16 +151,16 @@ class Budgets:
                 unfinished=not ended and run_id is None,
                 most=most,
             )
-            return _in_order(self._standings(tx, records))
+            return _in_order(self._read_statuses(tx, records))
 
     def of(self, scope: BudgetScope | str, subject: str | None = None) -> Sequence[BudgetStatus]:
         """Return the subject's own budgets: total, month and day."""
-        which = scope_named(scope)
+        which = parse_scope(scope)
         runtime = self._runtime
         with runtime.store.read() as tx:
             whose = self._subject(which, subject, known=False) or runtime.workspace_id
             records = budgets.of_subject(tx, runtime.workspace_id, which, whose)
-        return self._stand(records)
+        return self._statuses(records)
 
     def remove(
         self, scope: BudgetScope | str, subject: str | None = None, *, period: BudgetPeriod | str | None = None
@@ -172,8 +172,7 @@ class Budgets:
         candidates = self.of(scope, subject)
         named = f"{scope} {subject}" if subject else f"{scope}"
         if period is not None:
-            wanted = period_named(period)
-            candidates = [one for one in candidates if one.period is wanted]
+            candidates = [one for one in candidates if one.period is parse_period(period)]
         if not candidates:
             raise NotFound(f"The {named} has no such budget", hint="See: coord budgets list")
         if len(candidates) > 1:
@@ -191,8 +190,8 @@ class Budgets:
         """
         runtime = self._runtime
         with runtime.store.read() as tx:
-            records = budgets.listed(tx, runtime.workspace_id)
-            names = budgets.names(tx, runtime.workspace_id, records)
+            records = budgets.list_budgets(tx, runtime.workspace_id)
+            names = budgets.read_names(tx, runtime.workspace_id, records)
         checks = []
         for one in records:
             kept, counted = runtime.store.transact(
@@ -206,7 +205,7 @@ class Budgets:
     def lacking(self, *, run: str | None = None, tasks: Collection[str] | None = None) -> dict[str, BudgetShortage]:
         """Return why tasks wait for money, by task id: of the workspace, of a run's id, or of some tasks' ids.
 
-        A waiting task that is missing in the result can start again by itself.
+        A waiting task that is missing in the result starts at the next tick.
         """
         runtime = self._runtime
         with runtime.store.read() as tx:
@@ -217,7 +216,7 @@ class Budgets:
         runtime = self._runtime
         with runtime.store.read() as tx:
             lacks = lacking(tx, runtime.workspace_id, run=run)
-            waiting = budget_usage.count_waiting(tx, runtime.workspace_id, run)
+            waiting = budget_usage.count_waiting_tasks(tx, runtime.workspace_id, run)
         return list(lacks.values()) if len(lacks) == waiting else ()
 
     def _wake(self, budget: Budget) -> None:
@@ -227,7 +226,7 @@ class Budgets:
             runtime.wake_project(budget.project_id)
             return
         with runtime.store.read() as tx:
-            waiting = budget_usage.projects_waiting(tx, runtime.workspace_id)
+            waiting = budget_usage.list_waiting_projects(tx, runtime.workspace_id)
         for project_id in waiting:
             runtime.wake_project(project_id)
 
@@ -249,19 +248,19 @@ class Budgets:
                 raise NotFound(f"There is no session {excerpt(name)}", hint="See: coord sessions list")
         return name
 
-    def _stand(self, records: Sequence[Budget]) -> Sequence[BudgetStatus]:
+    def _statuses(self, records: Sequence[Budget]) -> Sequence[BudgetStatus]:
         with self._runtime.store.read() as tx:
-            return self._standings(tx, records)
+            return self._read_statuses(tx, records)
 
-    def _standings(self, tx: Connection, records: Sequence[Budget]) -> Sequence[BudgetStatus]:
+    def _read_statuses(self, tx: Connection, records: Sequence[Budget]) -> Sequence[BudgetStatus]:
         workspace_id = self._runtime.workspace_id
-        return service.standings(tx, workspace_id, records, lacking(tx, workspace_id) if records else {})
+        return service.read_statuses(tx, workspace_id, records, lacking(tx, workspace_id) if records else {})
 
-    def _elsewhere(self, run_id: str) -> str:
-        """Return which budget the run's tasks wait for, if it is not the run's own."""
+    def _hint_without_budget(self, run_id: str) -> str:
+        """Return the other budget that holds the run's tasks, or the command that gives the run one."""
         for lack in self.lacking(run=run_id).values():
             if not lack.passing:
-                return f"What holds it: {lack.sentence()}. {lack.hint()}"
+                return f"It is held by: {lack.sentence()}. {lack.hint()}"
         return f"Give it one: coord budgets set run {run_id} --usd N"
 
 
@@ -272,7 +271,7 @@ def budget_of_run(runtime: Runtime, run_id: str) -> BudgetStatus | None:
         if budget is None:
             return None
         lacks = lacking(tx, runtime.workspace_id, run=run_id)
-        return service.standings(tx, runtime.workspace_id, [budget], lacks)[0]
+        return service.read_statuses(tx, runtime.workspace_id, [budget], lacks)[0]
 
 
 def replace_project_budgets(
@@ -280,12 +279,12 @@ def replace_project_budgets(
 ) -> None:
     """Set a project's budgets by period, in a larger transaction; None removes the one of that period."""
     for period, fields in caps.items():
-        present = budgets.find(tx, runtime.workspace_id, BudgetScope.PROJECT, project_id, period)
+        present = budgets.lock_budget(tx, runtime.workspace_id, BudgetScope.PROJECT, project_id, period)
         if fields is not None:
             set_budget(
                 tx,
                 runtime.workspace_id,
-                caps_of(fields),
+                parse_caps(fields),
                 scope=BudgetScope.PROJECT,
                 subject=project_id,
                 period=period,
@@ -299,13 +298,16 @@ def lacking(
     tx: Connection, workspace_id: str, *, run: str | None = None, tasks: Collection[str] | None = None
 ) -> dict[str, BudgetShortage]:
     """Return why tasks wait for money, at present prices."""
-    guess = current_estimator(tx, workspace_id)
+    estimate = current_estimator(tx, workspace_id)
     if tasks is not None:
-        return service.shortages(tx, workspace_id, budget_usage.asking(tx, workspace_id, tasks), guess)
-    return service.lacking(tx, workspace_id, guess, run_id=run)
+        return service.find_shortages(
+            tx, workspace_id, budget_usage.find_waiting_tasks(tx, workspace_id, tasks), estimate
+        )
+    return service.find_waiting_shortages(tx, workspace_id, estimate, run_id=run)
 
 
 def current_estimator(tx: Connection, workspace_id: str) -> service.Estimator:
+    """Return an estimator that uses present prices, which it loads at the first use."""
     book: list[PriceBook] = []
 
     def quote(_workspace: str, project_id: str, model: str) -> Quote | UnknownPrice:
@@ -316,10 +318,10 @@ def current_estimator(tx: Connection, workspace_id: str) -> service.Estimator:
         except Unavailable:
             return UnknownPrice("the price list cannot be loaded")
 
-    return estimator(quote)
+    return make_estimator(quote)
 
 
-def scope_named(name: BudgetScope | str) -> BudgetScope:
+def parse_scope(name: BudgetScope | str) -> BudgetScope:
     """Return the scope of that name. Raises Refused for another."""
     try:
         return BudgetScope(name)
@@ -329,7 +331,7 @@ def scope_named(name: BudgetScope | str) -> BudgetScope:
         ) from None
 
 
-def period_named(name: BudgetPeriod | str) -> BudgetPeriod:
+def parse_period(name: BudgetPeriod | str) -> BudgetPeriod:
     """Return the period of that name. Raises Refused for another."""
     try:
         return BudgetPeriod(name)
@@ -341,17 +343,17 @@ def period_named(name: BudgetPeriod | str) -> BudgetPeriod:
         ) from None
 
 
-def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the given fields. A cheaper model alone implies that it is to be used."""
+def _changes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that were passed. A cheaper model without on_exceed implies ``downgrade``."""
     present = {name: value for name, value in fields.items() if value is not UNCHANGED}
     if present.get("downgrade_to") is not None and "on_exceed" not in present:
         present["on_exceed"] = "downgrade"
     return present
 
 
-def _in_order(standings: Sequence[BudgetStatus]) -> Sequence[BudgetStatus]:
+def _in_order(statuses: Sequence[BudgetStatus]) -> Sequence[BudgetStatus]:
     """Sort by scope, the widest first."""
     order = list(BudgetScope)
     return sorted(
-        standings, key=lambda one: (order.index(one.scope), one.name if one.scope is not BudgetScope.RUN else "")
+        statuses, key=lambda one: (order.index(one.scope), one.name if one.scope is not BudgetScope.RUN else "")
     )

@@ -12,11 +12,11 @@ from sqlalchemy import Connection
 
 from coordination.adapters import git_checkout, price_list
 from coordination.api.names import find_project
-from coordination.api.user_times import resolved
+from coordination.api.user_times import resolve_time
 from coordination.base import calendars
 from coordination.base.errors import Refused, Unavailable
 from coordination.base.wording import excerpt
-from coordination.domain.money.date_ranges import DateRange, span
+from coordination.domain.money.date_ranges import DateRange, parse_date_range
 from coordination.domain.money.pricing import Quote
 from coordination.domain.projects.projects import Project
 from coordination.flows.money.check_costs import LedgerCheck, set_timezone
@@ -95,7 +95,7 @@ class Costs:
     def span(self, since: str | date | None = None, until: str | date | None = None) -> DateRange:
         """Return the span between two times. Raises Refused for an invalid time."""
         zone = self.timezone if isinstance(since or until, str) else calendars.DEFAULT
-        return span(resolved(since, zone=zone), resolved(until, zone=zone, end=True))
+        return parse_date_range(resolve_time(since, zone=zone), resolve_time(until, zone=zone, end=True))
 
     def forecast(self, *, project: str | None = None) -> SpendingOutlook:
         """Return what was spent today and this month, the pace, and the forecast for the month."""
@@ -138,9 +138,9 @@ class Costs:
         computed, by prices that may have changed; *dry_run*: only return what would be corrected.
         """
         moment, _ = self.span(since).moments(self.timezone)
-        wanted = RepricingRequest(self._project(project), moment, zero=zero, computed=computed)
-        listed, actor = price_list.quote, self._runtime.actor
-        return reprice_costs(self._store, self._workspace_id, wanted, listed=listed, actor=actor, dry_run=dry_run)
+        request = RepricingRequest(self._project(project), moment, zero=zero, computed=computed)
+        quote, actor = price_list.quote, self._runtime.actor
+        return reprice_costs(self._store, self._workspace_id, request, price_list=quote, actor=actor, dry_run=dry_run)
 
     def export(
         self, shape: Shape = "nested", *, project: str | None = None, run_id: str | None = None
@@ -154,7 +154,7 @@ class Costs:
     def timezone(self) -> str:
         """Return the time zone of the workspace's days and months."""
         with self._store.read() as tx:
-            return rollups.zone(tx, self._workspace_id)
+            return rollups.read_zone(tx, self._workspace_id)
 
     def set_timezone(self, name: str) -> CheckedSums:
         """Set the time zone of days and months, such as ``Europe/Berlin``, and recompute every sum."""
@@ -168,9 +168,9 @@ class Costs:
         project_id, when = self._project(project), asked or DateRange()
         with self._store.read() as tx:
             _, calls, _ = report.total(tx, self._workspace_id, project_id=project_id, span=when)
-            counted = calls > _FEW and when.of_days and rollups.complete(tx, self._workspace_id)
-            look = report.zero_cost_periods if counted else report.zero_cost
-            return self.with_a_price(look(tx, self._workspace_id, project_id=project_id, span=when))
+            use_totals = calls > _FEW and when.of_days and rollups.is_complete(tx, self._workspace_id)
+            read = report.zero_cost_periods if use_totals else report.zero_cost
+            return self.with_a_price(read(tx, self._workspace_id, project_id=project_id, span=when))
 
     def with_a_price(self, free_calls: list[ZeroCost]) -> dict[str, int]:
         """Return how many of these calls are of models that have a price, by model."""
@@ -183,7 +183,7 @@ class Costs:
             try:
                 quote = book.quote(one.model, one.project_id, one.at)
             except Unavailable:
-                return free  # the sums do not depend on this remark
+                return free  # only a remark: totals do not depend on it
             if isinstance(quote, Quote) and not quote.price.is_free():
                 free[one.model] = free.get(one.model, 0) + one.calls
         return free

@@ -69,12 +69,12 @@ class Prices:
     def list(self) -> builtins.list[PriceOverride]:
         """Return the prices that were set; all other models have the price of the included list."""
         with self._store.read() as tx:
-            return [*rows.listed(tx, self._workspace_id)]
+            return [*rows.list_prices(tx, self._workspace_id)]
 
     def list_with_projects(self) -> builtins.list[tuple[PriceOverride, str | None]]:
         """Return the prices that were set, each with the name of the project for which it is; None: all."""
         with self._store.read() as tx:
-            overrides = rows.listed(tx, self._workspace_id)
+            overrides = rows.list_prices(tx, self._workspace_id)
             ids = {one.project_id for one in overrides if one.project_id is not None}
             names = projects.names_of(tx, self._workspace_id, ids)
         return [(one, names.get(one.project_id or "")) for one in overrides]

@@ -24,14 +24,14 @@ def raise_budget(
     *,
     cap: Decimal,
     period: BudgetPeriod | None,
-    instead: Callable[[], str],
+    hint_without_budget: Callable[[], str],
 ) -> Budget:
     """Raise the cap in dollars of a budget of *subject*, whose name is *name*.
 
-    *period* None: the one in all, if it is the only one. *instead*: returns a hint for a run without a budget. Raises
-    Ambiguous with the commands where a budget has a period, and Refused when there is none or the cap does not grow.
+    *period* None: the total one, if it is the only one. *hint_without_budget*: returns the hint for a run without one.
+    Raises Ambiguous with the commands if a budget has a period, Refused if there is none or the cap does not grow.
     """
-    named = f"{scope} {name}" if name else f"{scope}"
+    title = f"{scope} {name}" if name else f"{scope}"
     typed = f"{scope} {shlex.quote(name)}" if name else f"{scope}"
     whose = subject or runtime.workspace_id
 
@@ -43,13 +43,13 @@ def raise_budget(
         if period is None and (len(candidates) > 1 or candidates[0].period is not BudgetPeriod.TOTAL):
             periods = ", ".join(f"{one.period} ({show_usd(one.usd)})" for one in candidates if one.usd is not None)
             raise Ambiguous(
-                f"The {named} has budgets by period: {periods}",
+                f"The {title} has budgets by period: {periods}",
                 hint="Choose the budget:",
                 field="period",
-                commands=[raising(scope, name, cap, one.period) for one in candidates],
+                commands=[raise_command(scope, name, cap, one.period) for one in candidates],
             )
         which = candidates[0].period
-        now = budgets.find(tx, runtime.workspace_id, scope, whose, which)
+        now = budgets.lock_budget(tx, runtime.workspace_id, scope, whose, which)
         if now is None or now.usd is None:
             return None
         if cap <= now.usd:
@@ -68,12 +68,12 @@ def raise_budget(
     raised = runtime.store.transact(store)
     if raised is None:
         of = "" if period in (None, BudgetPeriod.TOTAL) else f" of the {period}"
-        hint = instead() if scope is BudgetScope.RUN else f"Give it one: coord budgets set {typed} --usd N"
-        raise Refused(f"The {named} has no budget in dollars{of}", hint=hint)
+        hint = hint_without_budget() if scope is BudgetScope.RUN else f"Give it one: coord budgets set {typed} --usd N"
+        raise Refused(f"The {title} has no budget in dollars{of}", hint=hint)
     return raised
 
 
-def raising(scope: BudgetScope | str, name: str | None, cap: Decimal, period: BudgetPeriod) -> str:
+def raise_command(scope: BudgetScope | str, name: str | None, cap: Decimal, period: BudgetPeriod) -> str:
     """Return the command that raises a budget to *cap*."""
     whose = f" {shlex.quote(name)}" if name else ""
     return f"coord budgets raise {scope}{whose} {cap:f} --period {period}"

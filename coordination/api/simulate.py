@@ -16,14 +16,14 @@ def simulate(runtime: Runtime, plan: Plan, *, slots: int | None, assume: timedel
     settings = runtime.settings
     origin = find_origin(plan, actor=runtime.actor, metadata={})
     with runtime.store.read() as tx:
-        basis = simulate_plan(
+        data = simulate_plan(
             tx,
             runtime.workspace_id,
             plan,
             origin.identity,
-            places=slots,
+            slots=slots,
             live_within=settings.lease_ttl,
-            otherwise=settings.slots,
+            default_slots=settings.slots,
             assume=assume,
         )
-    return basis.predicted(seed=seed)
+    return data.predict(seed=seed)

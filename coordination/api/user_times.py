@@ -15,7 +15,7 @@ _BACK = re.compile(r"(\d{1,4})\s*([hdw])", re.ASCII)
 _UNITS = {"h": timedelta(hours=1), "d": _ONE, "w": timedelta(weeks=1)}
 
 
-def resolved(
+def resolve_time(
     value: str | date | None, *, zone: str, end: bool = False, now: datetime | None = None
 ) -> str | date | None:
     """Return a day or a moment for *value* if it is a word or a duration, and other values unchanged.

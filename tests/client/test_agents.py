@@ -194,4 +194,4 @@ def spend(co: Coordination, run: Run, agent: str, name: str) -> None:
         stale=False,
         occurred_at=datetime.now(UTC),
     )
-    co.runtime.store.transact(lambda tx: ledger_service.record(tx, co.runtime.workspace_id, [record]))
+    co.runtime.store.transact(lambda tx: ledger_service.append_records(tx, co.runtime.workspace_id, [record]))

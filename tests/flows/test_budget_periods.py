@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection
 
 from coordination.domain.money.budgets import Amount, Budget, BudgetPeriod, BudgetScope, BudgetUse
-from coordination.domain.money.caps import caps_of
+from coordination.domain.money.caps import parse_caps
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.estimates import Estimate
 from coordination.domain.plans.plans import BudgetCap
@@ -35,15 +35,15 @@ def cap(
     world: World, scope: BudgetScope, subject: str, period: BudgetPeriod = BudgetPeriod.TOTAL, **caps: Any
 ) -> Budget:
     return world.store.transact(
-        lambda tx: set_budget(tx, world.workspace, caps_of(caps), scope=scope, subject=subject, period=period)
+        lambda tx: set_budget(tx, world.workspace, parse_caps(caps), scope=scope, subject=subject, period=period)
     )
 
 
 def use(world: World, budget: Budget) -> BudgetUse:
     """What the budget's present period came to."""
     with world.store.read() as tx:
-        starts, _ = service.period_of(tx, world.workspace, budget)
-        return budget_usage.uses(tx, world.workspace, [(budget.id, starts)]).get(
+        starts, _ = service.current_period(tx, world.workspace, budget)
+        return budget_usage.read_uses(tx, world.workspace, [(budget.id, starts)]).get(
             (budget.id, starts), BudgetUse(budget.id, starts)
         )
 
@@ -85,7 +85,7 @@ def test_a_budget_of_a_day_counts_nothing_of_the_days_before(world: World) -> No
         replace(cost(world, "a", dollars, id_, at), task_id=None, attempt=None)
         for dollars, id_, at in (("3.00", "old", now - timedelta(days=2)), ("0.20", "new", now))
     ]
-    world.store.transact(lambda tx: ledger.record(tx, world.workspace, records))
+    world.store.transact(lambda tx: ledger.append_records(tx, world.workspace, records))
 
     day = cap(world, BudgetScope.PROJECT, world.project_id, BudgetPeriod.DAY, usd=1)
     total = cap(world, BudgetScope.PROJECT, world.project_id, usd=9)

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from coordination.base.errors import NotFound, Refused
 from coordination.domain.money.budgets import Amount, BudgetPeriod, BudgetScope, BudgetUse
-from coordination.domain.money.caps import caps_of
+from coordination.domain.money.caps import parse_caps
 from coordination.domain.money.estimates import Estimate
 from coordination.domain.plans.plans import BudgetCap
 from coordination.domain.tasks.attempts import Outcome, Usage
@@ -49,21 +49,23 @@ def spent(dollars: str | None, tokens: int = 10, id_: str | None = None) -> Usag
 def use(world: World, scope: BudgetScope = BudgetScope.RUN, period: BudgetPeriod = BudgetPeriod.TOTAL) -> BudgetUse:
     """What there is of the one budget of that scope."""
     with world.store.read() as tx:
-        (one,) = [each for each in budgets.listed(tx, world.workspace) if (each.scope, each.period) == (scope, period)]
-        starts, _ = service.period_of(tx, world.workspace, one)
-        found = budget_usage.uses(tx, world.workspace, [(one.id, starts)])
+        (one,) = [
+            each for each in budgets.list_budgets(tx, world.workspace) if (each.scope, each.period) == (scope, period)
+        ]
+        starts, _ = service.current_period(tx, world.workspace, one)
+        found = budget_usage.read_uses(tx, world.workspace, [(one.id, starts)])
     return found.get((one.id, starts), BudgetUse(one.id, starts))
 
 
 def counted(world: World) -> None:
     """What the counters say is what the ledger and the attempts say."""
     with world.store.write() as tx:
-        for one in budgets.listed(tx, world.workspace):
-            starts, _ = service.period_of(tx, world.workspace, one)
-            before = budget_usage.uses(tx, world.workspace, [(one.id, starts)]).get(
+        for one in budgets.list_budgets(tx, world.workspace):
+            starts, _ = service.current_period(tx, world.workspace, one)
+            before = budget_usage.read_uses(tx, world.workspace, [(one.id, starts)]).get(
                 (one.id, starts), BudgetUse(one.id, starts)
             )
-            after = service.count(tx, world.workspace, one)
+            after = service.recount(tx, world.workspace, one)
             assert (after.spent, after.reserved) == (before.spent, before.reserved), one
 
 
@@ -76,7 +78,7 @@ def set_(
     **caps: Any,
 ) -> None:
     world.store.transact(
-        lambda tx: set_budget(tx, world.workspace, caps_of(caps), scope=scope, subject=subject, period=period)
+        lambda tx: set_budget(tx, world.workspace, parse_caps(caps), scope=scope, subject=subject, period=period)
     )
 
 
@@ -200,7 +202,7 @@ def test_another_call_like_the_dearest_is_reserved_or_the_job_is_stopped(world: 
     assert fence == (world.ids["a"], 1)
     check_sentence(why.sentence())
     assert use(world).spent.usd == Decimal("0.70")
-    assert use(world).taken.usd <= 1
+    assert use(world).committed.usd <= 1
     counted(world)
 
 
@@ -324,7 +326,7 @@ def test_a_budget_set_later_knows_what_was_spent_and_what_runs(world: World) -> 
     assert use(world, BudgetScope.PROJECT, BudgetPeriod.DAY).reserved.usd == Decimal("0.40")
     assert world.claim("c", estimator=costing("0.40")) == []
     world.finish("b", usage=(spent("0.10"),))
-    assert use(world, BudgetScope.PROJECT, BudgetPeriod.DAY).taken.usd == Decimal("0.35")
+    assert use(world, BudgetScope.PROJECT, BudgetPeriod.DAY).committed.usd == Decimal("0.35")
     counted(world)
 
 
@@ -346,7 +348,7 @@ def test_a_budget_set_later_knows_what_was_spent_and_what_runs(world: World) -> 
 )
 def test_caps_that_make_no_sense_are_refused(caps: dict[str, Any], field: str | None) -> None:
     with refuses(Refused, field=field):
-        caps_of(caps)
+        parse_caps(caps)
 
 
 def test_a_cap_below_what_is_spent_is_refused_and_changes_nothing(world: World) -> None:
@@ -358,7 +360,7 @@ def test_a_cap_below_what_is_spent_is_refused_and_changes_nothing(world: World) 
         set_(world, BudgetScope.RUN, world.run_id, usd="0.50")
 
     with world.store.read() as tx:
-        (one,) = budgets.listed(tx, world.workspace)
+        (one,) = budgets.list_budgets(tx, world.workspace)
     assert one.usd == 2
 
 
@@ -372,7 +374,7 @@ def test_without_its_budget_what_waited_goes_on(world: World) -> None:
     world.submit("a", budget=BudgetCap(Decimal("0.01")))
     assert world.claim("a", estimator=costing("0.10")) == []
     with world.store.write() as tx:
-        (one,) = budgets.listed(tx, world.workspace)
+        (one,) = budgets.list_budgets(tx, world.workspace)
         remove_budget(tx, world.workspace, one.id)
 
     world.tick(estimator=costing("0.10"))
@@ -417,7 +419,7 @@ def test_what_retention_took_out_of_the_ledger_stays_spent(world: World) -> None
     world.submit("a", "b", budget=BudgetCap(Decimal(1)))
     world.claim("a", estimator=costing("0.90"))
     world.finish("a", usage=(spent("0.80", id_="old"),))
-    world.store.transact(lambda tx: ledger.forget(tx, world.workspace, ["old"]))
+    world.store.transact(lambda tx: ledger.delete_records(tx, world.workspace, ["old"]))
 
     counted(world)
 
@@ -465,8 +467,8 @@ def test_tasks_that_wait_are_told_apart_by_the_budget_that_holds_them(world: Wor
     assert world.claim("a", "c", estimator=costing("0.12")) == []
 
     with world.store.read() as tx:
-        lacks = service.lacking(tx, world.workspace, costing("0.12"), run_id=world.run_id)
-        standings = service.standings(tx, world.workspace, budgets.listed(tx, world.workspace), lacks)
+        lacks = service.find_waiting_shortages(tx, world.workspace, costing("0.12"), run_id=world.run_id)
+        standings = service.read_statuses(tx, world.workspace, budgets.list_budgets(tx, world.workspace), lacks)
 
     assert {task_id: lack.budget.scope for task_id, lack in lacks.items()} == {
         world.ids["a"]: BudgetScope.RUN,
@@ -482,7 +484,7 @@ def test_an_import_of_very_many_sessions_counts_too(world: World) -> None:
     one = build_cost_record(world.claims["a"], spent("0.01"), datetime.now(UTC))
     many = [replace(one, id=f"r{n}", session_id=f"s{n}", task_id=None, attempt=None) for n in range(3_000)]
 
-    world.store.transact(lambda tx: ledger.record(tx, world.workspace, many))
+    world.store.transact(lambda tx: ledger.append_records(tx, world.workspace, many))
 
     assert use(world, BudgetScope.PROJECT).spent.usd == 30
     counted(world)
@@ -527,7 +529,7 @@ def test_a_hold_says_which_budget_it_is_for_and_goes_when_that_is_raised(world: 
     world.claim("a", estimator=costing("0.10"))
     world.claim("b", estimator=costing("0.10"))
     with world.store.read() as tx:
-        (budget,) = budgets.listed(tx, world.workspace)
+        (budget,) = budgets.list_budgets(tx, world.workspace)
 
     held = world.sql("SELECT reason, subject FROM task_holds WHERE task_id = :id", id=world.ids["b"])
     set_(world, BudgetScope.RUN, world.run_id, usd="0.20")

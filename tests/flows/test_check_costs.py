@@ -70,7 +70,7 @@ def correction(of: CostRecord, usd: str) -> CostRecord:
 
 
 def write(world: World, records: Iterable[CostRecord]) -> int:
-    return len(world.store.transact(lambda tx: ledger.record(tx, world.workspace, list(records))))
+    return len(world.store.transact(lambda tx: ledger.append_records(tx, world.workspace, list(records))))
 
 
 def right(world: World) -> bool:
@@ -110,7 +110,7 @@ def rows(world: World, dimension: str, grain: str) -> list:
 
 def test_a_transaction_that_is_taken_back_leaves_no_sum(world: World) -> None:
     with world.store.write() as tx:
-        ledger.record(tx, world.workspace, some(5))
+        ledger.append_records(tx, world.workspace, some(5))
         tx.rollback()
 
     assert kept(world) == set()
@@ -155,7 +155,9 @@ def test_writers_at_the_same_time_and_a_repair_among_them_lose_nothing(store_url
         try:
             records = some(60, seed=seed)
             for start in range(0, len(records), 7):
-                own.transact(lambda tx, start=start: ledger.record(tx, world.workspace, records[start : start + 7]))
+                own.transact(
+                    lambda tx, start=start: ledger.append_records(tx, world.workspace, records[start : start + 7])
+                )
         except BaseException as error:  # noqa: BLE001 - for the assertion
             problems.append(error)
         finally:
@@ -181,7 +183,7 @@ def write_in_a_process(url: str, workspace: str, seed: int) -> None:
     """One of several processes, whose records another one writes too."""
     own = open_store(url)
     for one in (*some(40, seed=seed), *some(20, of="shared")):
-        own.transact(lambda tx, one=one: ledger.record(tx, workspace, [one]))
+        own.transact(lambda tx, one=one: ledger.append_records(tx, workspace, [one]))
     own.close()
 
 
@@ -211,7 +213,7 @@ def test_a_writer_waits_for_no_other(postgres_url: str) -> None:
     stores = [open_store(postgres_url) for _ in range(12)]
     opened = [one.write() for one in stores]
     for number, one in enumerate(opened):  # none of them ends before all have written the same sums
-        ledger.record(one.__enter__(), world.workspace, [record(f"r{number}", "0.1")])
+        ledger.append_records(one.__enter__(), world.workspace, [record(f"r{number}", "0.1")])
     for one in opened:
         one.__exit__(None, None, None)
 
@@ -259,7 +261,7 @@ def test_two_repairs_do_not_mend_the_same_twice(world: World) -> None:
 def test_a_repair_whose_place_was_taken_over_writes_nothing_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with world.store.write() as tx:
         costs.append(tx, world.workspace, some(20))
-    drift = rollups.drift
+    drift = rollups.find_drift
 
     def overtaken(tx, workspace_id: str):
         yield next(found := drift(tx, workspace_id))
@@ -267,7 +269,7 @@ def test_a_repair_whose_place_was_taken_over_writes_nothing_more(world: World, m
             other.execute(update(chores).where(chores.c.name == SUMS).values(owner="another"))
         yield from found
 
-    monkeypatch.setattr(rollups, "drift", overtaken)
+    monkeypatch.setattr(rollups, "find_drift", overtaken)
     with pytest.raises(Conflict):
         check_costs(world.store, world.workspace, repair=True)
 
@@ -348,14 +350,14 @@ class TestZones:
         def dies(*_: object) -> None:
             raise RuntimeError
 
-        monkeypatch.setattr(flow, "_counted", dies)
+        monkeypatch.setattr(flow, "_repair", dies)
         with pytest.raises(RuntimeError):
             set_timezone(world.store, world.workspace, "Asia/Tokyo")
         monkeypatch.undo()
 
         with world.store.read() as tx:
-            assert not rollups.complete(tx, world.workspace)
-            assert rollups.zone(tx, world.workspace) == "Asia/Tokyo"
+            assert not rollups.is_complete(tx, world.workspace)
+            assert rollups.read_zone(tx, world.workspace) == "Asia/Tokyo"
         complete_sums(world.store)
         assert right(world)
 
@@ -365,7 +367,7 @@ class TestZones:
         moving = threading.Thread(target=set_timezone, args=(world.store, world.workspace, "Europe/Berlin"))
 
         with world.store.write() as tx:
-            ledger.record(tx, world.workspace, [late])
+            ledger.append_records(tx, world.workspace, [late])
             moving.start()
             moving.join(timeout=1.0)
             assert moving.is_alive()

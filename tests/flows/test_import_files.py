@@ -87,7 +87,7 @@ def test_a_file_is_taken_once_and_its_sums_with_it(world: World) -> None:
 )
 def test_of_a_file_with_a_bad_line_nothing_is_imported(world: World, other: bytes, field: str | None) -> None:
     there = record("there", "0.1", input_tokens=3, output_tokens=1, total_tokens=4)
-    world.store.transact(lambda tx: ledger.record(tx, world.workspace, [there]))
+    world.store.transact(lambda tx: ledger.append_records(tx, world.workspace, [there]))
     good = [line(f"c{index}") for index in range(1, 9)]
 
     with refuses(FormatError, field=field, line=9) as refused:
@@ -111,7 +111,7 @@ def test_another_record_of_the_same_id_that_comes_meanwhile_is_refused_too(world
     with DiskQueue() as spool:
         found = check_file(world.store, world.workspace, file, spool, source="f")
         owner = world.store.transact(lambda tx: cost_project(tx, world.workspace, identity="a.org/b/c", name="c"))
-        world.store.transact(lambda tx: ledger.record(tx, world.workspace, [record("c5", "7")]))
+        world.store.transact(lambda tx: ledger.append_records(tx, world.workspace, [record("c5", "7")]))
 
         with refuses(FormatError, line=5):
             import_file(world.store, world.workspace, spool, owner=owner, checked=found, source="f")

@@ -13,7 +13,7 @@ from io import BytesIO
 import pytest
 
 from coordination.base.errors import FormatError
-from coordination.domain.money.costs import CostRecord, again_id, call_id, own_id
+from coordination.domain.money.costs import CostRecord, call_id, id_with_attempt, repeat_id
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.money.import_costs import ImportResult, check_file, import_file
@@ -76,7 +76,7 @@ def test_one_id_of_two_attempts_is_two_calls(world: World, together: bool) -> No
         (world.ids["a"], Decimal("0.50")),
         (world.ids["b"], Decimal("0.50")),
     }
-    assert sorted(one.id for one in found) == sorted(["x1", own_id(calls[1])])
+    assert sorted(one.id for one in found) == sorted(["x1", id_with_attempt(calls[1])])
     assert [call_id(one) for one in found] == ["x1", "x1"]
 
 
@@ -90,7 +90,9 @@ def test_the_providers_bill_finds_what_was_reported(world: World) -> None:
 
 def test_the_bill_is_held_against_all_that_counts_of_a_call(world: World) -> None:
     first = call(world, "a", "x1", "0.01")
-    report(world, first, replace(first, id=again_id("x1", 2), input_tokens=0, total_tokens=0, cost_usd=Decimal("0.02")))
+    report(
+        world, first, replace(first, id=repeat_id("x1", 2), input_tokens=0, total_tokens=0, cost_usd=Decimal("0.02"))
+    )
 
     assert bill(world, ("x1", "0.03")).new == 0
     with refuses(FormatError, line=1):

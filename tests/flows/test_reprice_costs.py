@@ -59,7 +59,7 @@ def store(world: World, *calls: CostRecord) -> None:
 
 def reprice(world: World, *, dry_run: bool = False, **wanted: Any) -> RepricingResult:
     return reprice_costs(
-        world.store, world.workspace, RepricingRequest(**wanted), listed=listed, actor="user:ann", dry_run=dry_run
+        world.store, world.workspace, RepricingRequest(**wanted), price_list=listed, actor="user:ann", dry_run=dry_run
     )
 
 

@@ -65,7 +65,7 @@ tasks:
     assert refused.value.source == "plan.yaml"
     assert tasks(shop) == before
     with refuses(PlanError, field="tasks.bad.run", line=4), shop.store.read() as tx:
-        simulate_plan(tx, shop.workspace, plan, shop.project, places=1, live_within=timedelta(1), otherwise=1)
+        simulate_plan(tx, shop.workspace, plan, shop.project, slots=1, live_within=timedelta(1), default_slots=1)
     shop.submit("b", "c", tasks={"b": HAIKU, "c": {"run": {"shell": "ls"}}})
 
 

@@ -71,7 +71,7 @@ def test_a_correction_goes_before_the_call_that_it_corrects(world: World) -> Non
     call = build_cost_record(world.claims["a"], Usage("m", input_tokens=1, cost_usd=Decimal(1), id="call"), long_ago)
     call = replace(call, run_id=None, task_id=None, attempt=None)
     corrected = replace(call, id=correction_id(call.id, 1), corrects=call.id, cost_usd=Decimal(-1))
-    world.store.transact(lambda tx: ledger.record(tx, world.workspace, [call, corrected]))
+    world.store.transact(lambda tx: ledger.append_records(tx, world.workspace, [call, corrected]))
 
     with world.store.read() as tx:
         (first,) = retention.old_costs(tx, world.workspace, age=timedelta(days=90), limit=1)

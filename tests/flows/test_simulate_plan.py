@@ -34,9 +34,13 @@ def learn(world: World, key: str, *minutes: float, usd: str = "0.5") -> None:
 def simulated(world: World, plan: Plan, **more: Any) -> Prediction:
     with world.store.read() as tx:
         basis = simulate_plan(
-            tx, world.workspace, plan, world.project, **{"places": None, "live_within": MINUTE, "otherwise": 3, **more}
+            tx,
+            world.workspace,
+            plan,
+            world.project,
+            **{"slots": None, "live_within": MINUTE, "default_slots": 3, **more},
         )
-    return basis.predicted()
+    return basis.predict()
 
 
 def minutes(found: timedelta | None) -> int:
@@ -128,7 +132,7 @@ class TestSurroundings:
         six = plan_of(*"abcdef", tasks={key: {"estimate": {"duration": 60}, **MAKE} for key in "abcdef"})
 
         assert simulated(shop, six).slots == 8, "the world's worker"
-        assert simulated(shop, six, places=2).slots == 2
+        assert simulated(shop, six, slots=2).slots == 2
         shop.sql("UPDATE workers SET heartbeat_at = :then", then=_ago(shop, 999))
         assert simulated(shop, six).slots == 3, "of one worker"
 

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from coordination.api.budgets import current_estimator
 from coordination.base.errors import Refused
 from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope, BudgetUse
-from coordination.domain.money.caps import caps_of
+from coordination.domain.money.caps import parse_caps
 from coordination.domain.plans.plans import BudgetCap
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import BlockReason
@@ -41,23 +41,23 @@ def set_(
     world: World, scope: BudgetScope, subject: str | None = None, period: BudgetPeriod = BudgetPeriod.TOTAL, **caps: Any
 ) -> Budget:
     return world.store.transact(
-        lambda tx: set_budget(tx, world.workspace, caps_of(caps), scope=scope, subject=subject, period=period)
+        lambda tx: set_budget(tx, world.workspace, parse_caps(caps), scope=scope, subject=subject, period=period)
     )
 
 
 def use(world: World, budget: Budget | None = None) -> BudgetUse:
     """The present period of a budget, or of the only one."""
     with world.store.read() as tx:
-        (one,) = [budget] if budget else budgets.listed(tx, world.workspace)
-        key = (one.id, service.period_of(tx, world.workspace, one)[0])
-        return budget_usage.uses(tx, world.workspace, [key]).get(key, BudgetUse(*key))
+        (one,) = [budget] if budget else budgets.list_budgets(tx, world.workspace)
+        key = (one.id, service.current_period(tx, world.workspace, one)[0])
+        return budget_usage.read_uses(tx, world.workspace, [key]).get(key, BudgetUse(*key))
 
 
 def started(world: World, budget: Budget | None = None) -> int:
     """The starts that are counted in it, which must be those that a count of the attempts finds."""
     kept = use(world, budget)
     with world.store.write() as tx:
-        for one in budgets.listed(tx, world.workspace):
+        for one in budgets.list_budgets(tx, world.workspace):
             before, after = service.compare(tx, world.workspace, one)
             assert (before.spent, before.reserved) == (after.spent, after.reserved), one
     assert kept.reserved.starts == 0
@@ -290,7 +290,7 @@ class TestPeriods:
 
         assert use(world).spent.starts == 2
         with world.store.read() as tx:
-            assert [one.max_starts for one in budgets.listed(tx, world.workspace)] == [5]
+            assert [one.max_starts for one in budgets.list_budgets(tx, world.workspace)] == [5]
         assert set_(world, BudgetScope.RUN, world.run_id, starts=2).max_starts == 2
 
 
@@ -310,7 +310,7 @@ class TestChecked:
         world.claim("a", "b")
         world.sql("UPDATE budget_uses SET spent_starts = 0")
         with world.store.read() as tx:
-            (one,) = budgets.listed(tx, world.workspace)
+            (one,) = budgets.list_budgets(tx, world.workspace)
 
         kept, counted = world.store.transact(lambda tx: check_budget(tx, world.workspace, one, repair=True))
 

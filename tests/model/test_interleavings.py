@@ -188,12 +188,12 @@ def test_counters_that_several_make_at_once(stage: Stage) -> None:
     world = World(stage.store, name=new_id())
     first, second = (Budget(new_id(), BudgetScope.AGENT, name, usd=Decimal(1)) for name in ("ann", "bob"))
     with stage.store.write() as tx:
-        budgets.put_new(tx, world.workspace, [first, second])
+        budgets.insert_new(tx, world.workspace, [first, second])
 
     def use(*wanted: Budget) -> Callable[[], int]:
         keys = [(one.id, "") for one in wanted]
         return lambda: len(
-            stage.store.transact(lambda tx: budget_usage.lock_uses(tx, world.workspace, keys, make=keys))
+            stage.store.transact(lambda tx: budget_usage.lock_uses(tx, world.workspace, keys, create=keys))
         )
 
     works = {"one": use(first, second), "three": use(first, second), "two": use(second)}

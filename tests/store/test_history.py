@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from coordination.domain.money.estimates import KEPT, JobSample
+from coordination.domain.money.estimates import MAX_SAMPLES, JobSample
 from coordination.domain.tasks.attempts import Outcome, Usage
 from coordination.store.engine import Store, open_store
 from coordination.store.queries.forecast import job_history
@@ -58,7 +58,7 @@ class TestKeeping:
         for start in range(0, 100, 20):
             learn(shop, one=[sample(number) for number in range(start, start + 20)])
 
-        assert samples(shop, "one")["one"] == tuple(sample(number) for number in range(100 - KEPT, 100))
+        assert samples(shop, "one")["one"] == tuple(sample(number) for number in range(100 - MAX_SAMPLES, 100))
         assert counts(shop) == {"one": 100}
 
     def test_other_projects_and_workspaces_have_their_own(self, shop: World) -> None:
@@ -216,7 +216,7 @@ def test_a_race_loses_no_more_than_samples(store: Store) -> None:
         assert mine == sorted(set(mine)), "each at most once, in the order in which it was learnt"
     told = counts(world)
     for key, kept in found.items():
-        assert len(kept) == min(KEPT, told[key])
+        assert len(kept) == min(MAX_SAMPLES, told[key])
         assert told[key] <= 8 * rounds
     if store.dialect == "sqlite":  # one writer at a time: nothing is held by anybody else
         assert told["shared"] == 8 * rounds

@@ -12,7 +12,7 @@ import pytest
 from coordination.domain.money.costs import CostRecord, correction_id
 from coordination.domain.money.pricing import Price, PriceOverride, Rate
 from coordination.services.money import prices as service
-from coordination.services.money.ledger import record as recorded
+from coordination.services.money.ledger import append_records as recorded
 from coordination.services.projects import projects as project_service
 from coordination.store.queries.money import costs, prices
 from coordination.store.queries.projects import retention
@@ -39,13 +39,13 @@ class TestOverrides:
             service.set_price(tx, world.workspace, " m ", RATES | {"input": "3", "cached_input": None}, project_id=None)
 
         with world.store.write() as tx:
-            everywhere, here = prices.listed(tx, world.workspace)
+            everywhere, here = prices.list_prices(tx, world.workspace)
             assert (everywhere.model, everywhere.project_id, everywhere.set_by) == ("m", None, None)
             assert everywhere.price == Price(Rate(Decimal(3)), Rate(Decimal(10)))
             assert (here.project_id, here.price.input) == (shop, Rate(Decimal("2.500000000001")))
             assert prices.remove(tx, world.workspace, "m", project_id=shop)
             assert not prices.remove(tx, world.workspace, "m", project_id=shop)
-            assert [one.project_id for one in prices.listed(tx, world.workspace)] == [None]
+            assert [one.project_id for one in prices.list_prices(tx, world.workspace)] == [None]
 
     def test_many_who_set_the_same_at_once_leave_one(self, world: World) -> None:
         def set_(number: int) -> None:
@@ -59,7 +59,7 @@ class TestOverrides:
             thread.join()
 
         with world.store.read() as tx:
-            (one,) = prices.listed(tx, world.workspace)
+            (one,) = prices.list_prices(tx, world.workspace)
         assert one.price.input == one.price.output
 
 
@@ -156,4 +156,4 @@ def test_a_project_that_goes_takes_its_prices_along(world: World) -> None:
     world.sql("DELETE FROM projects WHERE id = :id", id=shop)
 
     with world.store.read() as tx:
-        assert [one.project_id for one in prices.listed(tx, world.workspace)] == [None]
+        assert [one.project_id for one in prices.list_prices(tx, world.workspace)] == [None]

@@ -246,7 +246,7 @@ def looking(world: World) -> None:
         (call, *_) = costs.calls_to_price(tx, workspace, limit=50)
         costs.calls_to_price(tx, workspace, since=call.occurred_at, also_priced=True, after=call, limit=50)
         costs.corrections(tx, workspace, [call.id])
-        costs.named(tx, workspace, [call.id])
+        costs.read_records(tx, workspace, [call.id])
         for key in ("t60", "c50"):
             found = tasks.get(tx, workspace, world.ids[key])
             assert found is not None

@@ -167,9 +167,9 @@ class Full:
             tx.execute(text("UPDATE tasks SET state = 'blocked', reasons = 128 WHERE id = :id"), asks)
             question_queries.insert_question(tx, world.workspace, _question(world))
             history_queries.learn(tx, world.workspace, world.project_id, {"shell": [_SAMPLE]})
-            ledger.record(tx, world.workspace, [record, settled])
+            ledger.append_records(tx, world.workspace, [record, settled])
             budget_queries.put(tx, world.workspace, _budget(world))
-            budget_usage.lock_uses(tx, world.workspace, [(world.run_id, "")], make=[(world.run_id, "")])
+            budget_usage.lock_uses(tx, world.workspace, [(world.run_id, "")], create=[(world.run_id, "")])
             for place in (None, world.project_id):
                 price_service.set_price(tx, world.workspace, "m", rates, project_id=place, actor=f"of {name}")
             for place in (None, world.project_id):
@@ -314,37 +314,37 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "attempts.lock": {"fences": lambda world: [(world.ids["lost"], 1)]},
     "attempts.of_task": {"task_id": lambda world: world.ids["done"]},
     "claims.claim_chosen": {"uses": lambda world: {world.ids["next"]: {"slots": []}}},
-    "budgets.applying": {"subjects": lambda world: [world.run_id]},
-    "budgets.find": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id,
+    "budgets.find_applicable": {"subjects": lambda world: [world.run_id]},
+    "budgets.lock_budget": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id,
                      "period": lambda world: BudgetPeriod.TOTAL},
     "budgets.get": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id,
                     "period": lambda world: BudgetPeriod.TOTAL},
     "budgets.of_subject": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id},
-    "budgets.names": {"wanted": lambda world: [_budget(world)]},
-    "budget_usage.asking": {"task_ids": lambda world: list(world.ids.values())},
+    "budgets.read_names": {"records": lambda world: [_budget(world)]},
+    "budget_usage.find_waiting_tasks": {"task_ids": lambda world: list(world.ids.values())},
     "budgets.put": {"budget": lambda world: _budget(world, id=new_id(), usd=Decimal(10))},
-    "budgets.put_new": {"new": lambda world: [_budget(world, id=new_id(), period=BudgetPeriod.DAY)]},
+    "budgets.insert_new": {"new": lambda world: [_budget(world, id=new_id(), period=BudgetPeriod.DAY)]},
     "budgets.remove": {"budget_id": lambda world: world.run_id},
-    "budget_usage.uses": {"keys": lambda world: [(world.run_id, "")]},
-    "budget_usage.lock_free_uses": {"keys": lambda world: [(world.run_id, "")]},
-    "budget_usage.lock_uses": {"keys": lambda world: [(world.run_id, "x")], "make": lambda world: [(world.run_id, "x")]},
+    "budget_usage.read_uses": {"keys": lambda world: [(world.run_id, "")]},
+    "budget_usage.lock_available_uses": {"keys": lambda world: [(world.run_id, "")]},
+    "budget_usage.lock_uses": {"keys": lambda world: [(world.run_id, "x")], "create": lambda world: [(world.run_id, "x")]},
     "budget_usage.write_uses": {"changed": lambda world: [BudgetUse(world.run_id, "", Amount(Decimal(7)))]},
-    "budget_usage.lock_holdings": {"fences": lambda world: [(world.ids["lost"], 1)]},
-    "budget_usage.lock_running": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id},
-    "budget_usage.note_reserved": {"reserved": lambda world: {(world.ids["lost"], 1): Reservation(Amount(Decimal(7)))}},
-    "starts.count": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
-    "budget_usage.spent": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
+    "budget_usage.lock_reservations": {"fences": lambda world: [(world.ids["lost"], 1)]},
+    "budget_usage.lock_running_attempts": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id},
+    "budget_usage.write_reservations": {"reserved": lambda world: {(world.ids["lost"], 1): Reservation(Amount(Decimal(7)))}},
+    "starts.count_starts": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
+    "budget_usage.sum_spent": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
     "costs.append": {"records": lambda world: [_cost("new", project_id=world.project_id)]},
     "costs.calls_to_price": {"also_priced": lambda world: True},
     "costs.corrections": {"corrected": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
-    "costs.named": {"names": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
+    "costs.read_records": {"ids": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
     "prices.put": {"override": lambda world: PriceOverride("m", Price(Rate(Decimal(9)), Rate(Decimal(9))))},
     "prices.remove": {"model": lambda world: "m", "project_id": lambda world: world.project_id},
-    "costs.billed": {"names": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
+    "costs.read_billed": {"ids": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
     "rollups.days": {"moments": lambda world: [datetime(2026, 1, 1, tzinfo=UTC)]},
     "rollups.add": {"sums": lambda world: MappingProxyType({TotalKey("model", "day", "2026-01-02", "n", ""): CostTotal(calls=1)}), "shard": lambda world: 0},
     "rollups.set_zone": {"name": lambda world: "Asia/Tokyo"},
-    "rollups.fold": {"before": lambda world: "2027-01-01"},
+    "rollups.merge_shards": {"before": lambda world: "2027-01-01"},
     "costs.each": {"run_id": lambda world: world.run_id},
     "costs.newest": {"run_id": lambda world: world.run_id},
     "costs.total": {"run_id": lambda world: world.run_id},
@@ -378,8 +378,8 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "slots.take": {"counts": lambda world: {"project": 1}},
     "slots.drop": {"name": lambda world: "project"},
     "slots.drop_merge_limits": {"keep": lambda world: []},
-    "job_durations.recent": {"kinds": lambda world: ["shell:true"]},
-    "job_history.learn": {"learnt": lambda world: {"shell": [_SAMPLE], f"new of {world.workspace}": [_SAMPLE]}},
+    "job_durations.recent_durations": {"kinds": lambda world: ["shell:true"]},
+    "job_history.learn": {"new_samples": lambda world: {"shell": [_SAMPLE], f"new of {world.workspace}": [_SAMPLE]}},
     "stops.add": {"reason": lambda _: "so", "at_once": lambda _: False},
     "stops.set_columns": {"stop_id": _stop, "at_once": lambda _: True},
     "stops.end": {"stop_id": _stop},
@@ -421,7 +421,7 @@ ADDS = {
     "task_holds.record_holds", "new_tasks.insert", "principals.agent_ids", "principals.id_of", "principals.id_or_none", "principals.add_owner", "events.append_bulk",
     "agents.make", "artifacts.add", "merges.put", "prices.put", "host_leases.add",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
-    "budgets.put_new", "costs.append", "dependencies.add_waits", "job_history.learn", "questions.insert_question", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
+    "budgets.insert_new", "costs.append", "dependencies.hold", "job_history.learn", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
 }  # fmt: skip
 
 

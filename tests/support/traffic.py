@@ -25,7 +25,7 @@ from coordination.base.ids import new_id
 from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.fleet.leases import LeaseTerms
 from coordination.domain.money.budgets import BudgetScope
-from coordination.domain.money.caps import caps_of
+from coordination.domain.money.caps import parse_caps
 from coordination.domain.plans.plans import BudgetCap, Concurrency
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, DiscoveredTask, Outcome, Usage
 from coordination.domain.tasks.events import EventType
@@ -229,7 +229,7 @@ class Traffic:
     def _budget(self, chance: random.Random) -> None:
         scope = chance.choice([BudgetScope.WORKSPACE, BudgetScope.PROJECT])
         subject = chance.choice(self._projects) if scope is BudgetScope.PROJECT else None
-        caps = caps_of({"usd": Decimal(1000 + chance.randrange(100)), "max_unpriced_calls": 100_000})
+        caps = parse_caps({"usd": Decimal(1000 + chance.randrange(100)), "max_unpriced_calls": 100_000})
         self._write(lambda tx: set_budget(tx, self.world.workspace, caps, scope=scope, subject=subject, actor="ann"))
 
     def _tick(self, chance: random.Random) -> None:

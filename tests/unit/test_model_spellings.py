@@ -106,15 +106,15 @@ def test_free_models_of_openrouter_say_whose_word_that_is() -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("azure/gpt-4o", "deployment at Azure"),
-        ("deepseek/deepseek-r1:free", "only OpenRouter's models may be :free"),
-        ("deepseek/deepseek-r1", "call it openrouter/deepseek/deepseek-r1 or deepseek:deepseek-r1"),
-        ("gpt-4o-realtime-preview", "text, sound or pictures"),
+        ("azure/gpt-4o", "Azure deployment"),
+        ("deepseek/deepseek-r1:free", "only names that start with openrouter/"),
+        ("deepseek/deepseek-r1", "use openrouter/deepseek/deepseek-r1 or deepseek:deepseek-r1"),
+        ("gpt-4o-realtime-preview", "text, sound or images"),
         ("claude-sonnet-4-20250514[1m]", "long context"),
         ("arn:aws:bedrock:us-east-1:1:application-inference-profile/x", "ARN"),
-        ("bedrock/ap-south-1/meta.llama3-70b-instruct-v1:0", "in that region"),
-        ("projects/p/locations/l/endpoints/1", "endpoint at Vertex AI"),
-        ("house:gpt-5-mini", "does not know its provider"),
+        ("bedrock/ap-south-1/meta.llama3-70b-instruct-v1:0", "for that region"),
+        ("projects/p/locations/l/endpoints/1", "Vertex AI endpoint"),
+        ("house:gpt-5-mini", "its provider is not in the price list"),
     ],
 )
 def test_what_is_unknown_says_why(name: str, why: str) -> None:
@@ -125,15 +125,15 @@ def test_what_is_unknown_says_why(name: str, why: str) -> None:
 
 
 def test_calls_with_a_long_context_have_their_rate_and_none_where_their_length_is_not_told() -> None:
-    book = PriceBook(listed=price_list.quote)
+    book = PriceBook(price_list=price_list.quote)
     one = Usage("claude-sonnet-4-5[1m]", input_tokens=300_000, output_tokens=0)
     summed = replace(one, extra={"summed": True})
 
-    priced = book.priced(one, None, AT)
+    priced = book.price_call(one, None, AT)
     assert isinstance(priced, PricedCall)
     assert priced.usd == Decimal("1.8")
-    unknown = book.priced(summed, None, AT)
+    unknown = book.price_call(summed, None, AT)
     assert isinstance(unknown, UnknownPrice)
-    assert "how long each call was is not told" in unknown.why
-    assert isinstance(book.priced(replace(summed, model="claude-sonnet-4-5"), None, AT), PricedCall)
-    assert isinstance(book.priced(replace(summed, model="claude-opus-4-6[1m]"), None, AT), PricedCall)
+    assert "the length of each call is unknown" in unknown.why
+    assert isinstance(book.price_call(replace(summed, model="claude-sonnet-4-5"), None, AT), PricedCall)
+    assert isinstance(book.price_call(replace(summed, model="claude-opus-4-6[1m]"), None, AT), PricedCall)

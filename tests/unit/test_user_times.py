@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from coordination.api.user_times import resolved
+from coordination.api.user_times import resolve_time
 
 NOW = datetime(2026, 12, 2, 23, 30, tzinfo=UTC)  # a Wednesday; in Tokyo it is Thursday
 
@@ -36,19 +36,19 @@ def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_words_are_days_of_the_one_who_asks(word: str, day: date) -> None:
     begins = datetime(day.year, day.month, day.day, tzinfo=UTC) - timedelta(hours=9)
 
-    assert resolved(word, zone="Asia/Tokyo", now=NOW) == day
-    assert resolved(word, zone="UTC", now=NOW) == begins
-    assert resolved(word, zone="UTC", end=True, now=NOW) == begins + timedelta(days=1)
-    assert resolved(word, zone="Asia/Tokyo", end=True, now=NOW) == day
+    assert resolve_time(word, zone="Asia/Tokyo", now=NOW) == day
+    assert resolve_time(word, zone="UTC", now=NOW) == begins
+    assert resolve_time(word, zone="UTC", end=True, now=NOW) == begins + timedelta(days=1)
+    assert resolve_time(word, zone="Asia/Tokyo", end=True, now=NOW) == day
 
 
 @pytest.mark.parametrize(
     ("word", "before"), [("7d", timedelta(days=7)), ("12h", timedelta(hours=12)), ("2W", timedelta(weeks=2))]
 )
 def test_so_long_ago_is_a_moment(word: str, before: timedelta) -> None:
-    assert resolved(word, zone="UTC", now=NOW) == NOW - before
+    assert resolve_time(word, zone="UTC", now=NOW) == NOW - before
 
 
 @pytest.mark.parametrize("other", [None, "2027-01", "2027-01-31T12:00:00Z", "soon", "99999d", "d", "-1d", NOW])
 def test_what_is_no_word_stays_as_it_is(other: object) -> None:
-    assert resolved(other, zone="UTC", now=NOW) is other  # type: ignore[arg-type]
+    assert resolve_time(other, zone="UTC", now=NOW) is other  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pytest
 
 from coordination.adapters import price_list
 from coordination.base.errors import DatabaseUnavailable
-from coordination.domain.money.pricing import ASKED_OF
+from coordination.domain.money.pricing import PROVIDER
 from coordination.domain.tasks.attempts import Usage
 from coordination.services.money import prices as service
 from coordination.services.projects import projects as project_service
@@ -66,7 +66,7 @@ def test_a_chat_s_calls_have_the_price_of_the_provider_that_was_asked(store: Sto
         ("deepseek", "deepseek-chat"),
         ("fireworks", "accounts/fireworks/models/glm-4p7"),
     ]
-    calls = [replace(CALL, model=model, extra={ASKED_OF: provider}) for provider, model in asked]
+    calls = [replace(CALL, model=model, extra={PROVIDER: provider}) for provider, model in asked]
     prices = UsagePrices(store)
 
     first, second, free, *others = spent(prices, *calls, **place)
@@ -81,7 +81,7 @@ def test_a_price_that_was_set_for_a_chat_s_name_counts_for_its_calls(store: Stor
     with store.write() as tx:
         for name, dollars in (("vllm:house", "2"), ("other", "3")):
             service.set_price(tx, place["workspace_id"], name, {"input": dollars, "output": dollars})
-    calls = [replace(CALL, model=name, extra={ASKED_OF: "vllm"}) for name in ("house", "other", "third")]
+    calls = [replace(CALL, model=name, extra={PROVIDER: "vllm"}) for name in ("house", "other", "third")]
 
     assert spent(UsagePrices(store), *calls, **place) == [2, 3, None]
 

@@ -90,11 +90,11 @@ def test_whatever_is_written_when_it_adds_up_to_what_the_job_says_at_its_end(
     for more, act in steps:
         whole += more
         if act != "nothing":
-            found = meter.due([used(whole)])
+            found = meter.next_records([used(whole)])
             ledger |= {one.id: one for one in found}
             if act == "wrote":
-                meter.wrote(found)
-    ledger |= {one.id: one for one in meter.rest([Usage("m", input_tokens=whole, cost_usd=told)])}
+                meter.confirm(found)
+    ledger |= {one.id: one for one in meter.final_records([Usage("m", input_tokens=whole, cost_usd=told)])}
 
     assert sum(one.total_tokens for one in ledger.values()) == whole
     if told is not None:

@@ -9,13 +9,13 @@ from dataclasses import replace
 from coordination.base.clock import utc_now
 from coordination.base.money import show_usd
 from coordination.base.wording import plural
-from coordination.domain.money.budgets import NEEDS, BudgetShortage, total
+from coordination.domain.money.budgets import NEEDS, BudgetShortage, sum_amounts
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.estimates import asks_a_model
 from coordination.domain.money.usage_deltas import UsageDeltas
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome, Usage
 from coordination.services.attempts.decide import build_cost_record
-from coordination.services.money.ledger import amount
+from coordination.services.money.ledger import amount_of_record
 from workers.leases.usage_prices import UsagePrices
 from workers.runners.cost_reports import CostJournal
 from workers.runners.output import one_line
@@ -62,13 +62,13 @@ class UsageMeter:
     def due(self) -> list[CostRecord]:
         """Return the records to write, again until ``mark_written``. Empty after ``final_costs``."""
         with self._lock:
-            return [] if self._over else self._meter.due(self._used)
+            return [] if self._over else self._meter.next_records(self._used)
 
     def mark_written(self, records: Sequence[CostRecord]) -> None:
         """Note that *records* are in the ledger."""
         with self._lock:
-            self._meter.wrote(records)
-            self._changed = not self._over and bool(self._meter.due(self._used))
+            self._meter.confirm(records)
+            self._changed = not self._over and bool(self._meter.next_records(self._used))
 
     def must_stop_for(self, shortage: BudgetShortage) -> bool:
         """Return whether the shortage stops the job.
@@ -86,8 +86,8 @@ class UsageMeter:
         with self._lock:
             self._over = True
             self._changed = False
-            written = tuple(self._meter.written)
-            return tuple(self._meter.rest(self._whole(used))), written
+            written = tuple(self._meter.confirmed)
+            return tuple(self._meter.final_records(self._whole(used))), written
 
     def _whole(self, used: Sequence[Usage]) -> list[Usage]:
         """Return the total usage, including lines of its usage file and what it reported before it failed."""
@@ -116,7 +116,7 @@ class UsageMeter:
         why = self._shortage.sentence()
         needs = self._shortage.wanted
         if not self._resumable:
-            needs += total(map(amount, costs))
+            needs += sum_amounts(map(amount_of_record, costs))
         carry = {**result.carry_over, NEEDS: needs.to_json()}
         return replace(result, budget_shortage=why, error=f"it was stopped: {why}", carry_over=carry)
 

@@ -14,9 +14,9 @@ import structlog
 
 from coordination.adapters import price_list
 from coordination.base.clock import monotonic, utc_now
-from coordination.domain.money.pricing import PriceBook, PricedCall, Quote, UnknownPrice, book
+from coordination.domain.money.pricing import PriceBook, PricedCall, Quote, UnknownPrice, make_price_book
 from coordination.domain.tasks.attempts import AttemptIdentity, Usage
-from coordination.services.forecast.cost_estimates import estimator
+from coordination.services.forecast.cost_estimates import make_estimator
 from coordination.store.engine import Store
 from coordination.store.queries.money import prices
 
@@ -32,7 +32,7 @@ class UsagePrices:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self.estimator = estimator(self.quote, fresh=timedelta(seconds=_FRESH))
+        self.estimator = make_estimator(self.quote, fresh=timedelta(seconds=_FRESH))
         self._books: dict[str, tuple[float, PriceBook]] = {}
 
     def add_cost(self, claim: AttemptIdentity, used: Usage) -> Usage:
@@ -40,7 +40,7 @@ class UsagePrices:
         if used.cost_usd is not None:
             return used
         try:
-            call = self._book(claim.workspace_id).priced(used, claim.project_id, used.at or utc_now())
+            call = self._book(claim.workspace_id).price_call(used, claim.project_id, used.at or utc_now())
         except Exception:
             # A failed price lookup must not fail the job.
             log.exception("a call is recorded without a price", task=claim.key, model=used.model)
@@ -64,7 +64,7 @@ class UsagePrices:
             return cached[1]
         read_at = monotonic()
         with self._store.read() as tx:
-            prices_now = book(prices.listed(tx, workspace_id), price_list.quote)
+            prices_now = make_price_book(prices.list_prices(tx, workspace_id), price_list.quote)
         with self._lock:
             if len(self._books) >= _REMEMBERED:
                 self._books.clear()

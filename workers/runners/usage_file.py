@@ -21,7 +21,7 @@ from typing import Any
 
 from coordination.base.errors import Refused
 from coordination.base.money import usd
-from coordination.domain.money.pricing import OURS
+from coordination.domain.money.pricing import RESERVED_KEYS
 from coordination.domain.tasks.attempts import Usage
 from coordination.domain.tasks.events import EventType
 from coordination.formats import jsonl
@@ -39,7 +39,7 @@ _MARK = 12  # hexadecimal digits
 _LARGEST_COUNT = 10**12  # far beyond any model, and millions of such values can be summed
 _NUMBERS = ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens")
 _KNOWN = frozenset({"model", "cost_usd", "timestamp", "id", "session_id", *_NUMBERS})
-_NOT_EXTRA = _KNOWN | OURS | READ_AS
+_NOT_EXTRA = _KNOWN | RESERVED_KEYS | READ_AS
 
 
 def read_usage(path: str) -> tuple[tuple[Usage, ...], tuple[str, ...]]:

@@ -239,7 +239,7 @@ def budget_table(budgets: Sequence[BudgetStatus]) -> None:
                 status.scope,
                 status.name,
                 status.period,
-                status.budget.caps(),
+                status.budget.describe_caps(),
                 _amount(status.spent),
                 _amount(status.reserved),
                 _left(status),
@@ -256,14 +256,14 @@ def budget_table(budgets: Sequence[BudgetStatus]) -> None:
 
 def caps_of_project(options: Mapping[str, Any]) -> dict[BudgetPeriod, dict[str, Any] | None]:
     """Return a project's budgets of these options, by period; None: remove the budget of that period."""
-    from coordination.api.budgets import period_named
+    from coordination.api.budgets import parse_period
     from coordination.base.errors import Refused
 
     caps: dict[BudgetPeriod, dict[str, Any] | None] = {}
     for key, value in options.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, dict | int | float | str)):
             raise Refused(f"{excerpt(value)} is not a budget", hint="Write it like --budget month=50")
-        caps[period_named(key)] = value if value is None or isinstance(value, dict) else {"usd": value}
+        caps[parse_period(key)] = value if value is None or isinstance(value, dict) else {"usd": value}
     return caps
 
 
@@ -288,7 +288,7 @@ def _answer(budget: BudgetStatus, verb: str, *, as_json: bool) -> None:
     if as_json:
         print_json(views.about_budget(budget=budget))
         return
-    print(f"{verb} {_budget_name(budget)}: {budget.budget.caps()}; {_effect(budget)}.")
+    print(f"{verb} {_budget_name(budget)}: {budget.budget.describe_caps()}; {_effect(budget)}.")
     print(f"Spent {_amount(budget.spent)}, reserved {_amount(budget.reserved)}, left {_left(budget)}.")
     if budget.waiting:
         whose = "" if budget.scope == "workspace" else f" {budget.budget.subject}"

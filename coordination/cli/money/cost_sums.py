@@ -93,7 +93,7 @@ def forecast(*, project: OfProject = None, as_json: AsJson = False) -> None:
     """Show the costs of today and this month, and the forecast for the month."""
     from coordination.base.money import show_usd
     from coordination.cli.tables import fields
-    from coordination.domain.forecast.forecasts import CONFIDENCE, LEAST
+    from coordination.domain.forecast.forecasts import CONFIDENCE, MIN_DAYS
 
     with open_connection() as co:
         outlook = co.costs.forecast(project=project)
@@ -116,7 +116,7 @@ def forecast(*, project: OfProject = None, as_json: AsJson = False) -> None:
         ]
     )
     if month is None:
-        print(f"There is no forecast for the month yet: it needs {LEAST} whole days with costs before today.")
+        print(f"There is no forecast for the month yet: it needs {MIN_DAYS} whole days with costs before today.")
     if outlook.unpriced_month:
         print(f"{outlook.unpriced_month:,} calls of this month without a known price are excluded: coord costs reprice")
 

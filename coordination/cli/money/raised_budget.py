@@ -32,7 +32,7 @@ def scope_of(co: Coordination, name: str, usd: str) -> str:
     """Return ``run`` or ``project``, the scope that has the name. Raises Ambiguous where both have it."""
     import shlex
 
-    from coordination.api.raised_budgets import raising
+    from coordination.api.raised_budgets import raise_command
     from coordination.base.errors import Ambiguous, NotFound
     from coordination.base.money import usd as dollars
 
@@ -53,6 +53,6 @@ def scope_of(co: Coordination, name: str, usd: str) -> str:
         hint="Choose the budget:",
         commands=[
             f"coord budgets raise run {shlex.quote(name)} {cap:f}",
-            *(raising("project", name, cap, budget.period) for budget in budgets),
+            *(raise_command("project", name, cap, budget.period) for budget in budgets),
         ],
     )

@@ -1,1 +1,1 @@
-"""What work is expected to take and cost: pure records and rules."""
+"""Predicted durations and costs of tasks and plans: pure records and rules."""

@@ -1,4 +1,4 @@
-"""From a plan, and what is known of jobs like its own, to what it will take and cost. Pure."""
+"""Builds the tasks and sample pools of a simulation from a plan and the history of its kinds of jobs. Pure."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any
 from coordination.base.money import ZERO
 from coordination.domain.forecast import simulation
 from coordination.domain.forecast.predictions import Prediction
-from coordination.domain.forecast.simulation import SimulatedStep, SimulatedWorkers
+from coordination.domain.forecast.simulation import SamplePool, SimulatedTask
 from coordination.domain.jobs import ChatCall, job_class
 from coordination.domain.money.estimates import (
     NONE,
     PLAN,
     PRICE,
     JobSample,
-    Quoted,
+    QuoteModel,
     estimate,
     history_key,
-    parse_stated,
+    parse_estimate,
 )
 from coordination.domain.plans.plan_expansion import CHOOSE
 from coordination.domain.plans.plans import Plan, Task
 
 HISTORY, RECENT, ASSUMED, UNKNOWN = "history", "recent runs", "assumed", "unknown"
-"""Where the durations of a kind are known from, beside the plan."""
+"""The sources of durations, besides the plan."""
 
 _SHARES = (Decimal("0.25"), Decimal("0.5"), Decimal("0.75"), Decimal(1))
-"""What a job uses of the most that it may, where no more is known."""
+"""The assumed shares that a job uses of its maximum, without samples."""
 
 
 class ForecastInputs:
-    """A plan with the jobs of its tasks, by key, and whose each task is; and what is known of such jobs.
+    """A plan with the jobs and agents of its tasks, by task key, and samples of such jobs.
 
-    *known*: samples by history_key. *recent*: the same without what they cost, but of short jobs too.
+    *known*: samples by history_key. *recent*: the same without costs, but including short jobs.
     """
 
     def __init__(
@@ -46,20 +46,20 @@ class ForecastInputs:
         *,
         known: Mapping[str, Sequence[JobSample]],
         recent: Mapping[str, Sequence[JobSample]],
-        quote: Quoted,
+        quote: QuoteModel,
         assume: timedelta | None = None,
     ) -> None:
         self._plan = plan
         self._agents = agents
         self._known, self._recent = known, recent
         self._quote, self._assume = quote, assume
-        self._pools: list[SimulatedWorkers] = []
+        self._pools: list[SamplePool] = []
         self._numbers: dict[tuple[Any, ...], int] = {}
         self._bodies = bodies
         self._keys: dict[int, str] = {}
-        self._seen: dict[str, tuple[tuple[JobSample, ...], str]] = {}
+        self._samples: dict[str, tuple[tuple[JobSample, ...], str]] = {}
 
-    def predicted(
+    def predict(
         self,
         *,
         slots: int,
@@ -68,21 +68,21 @@ class ForecastInputs:
         effort: int = simulation.EFFORT,
         seed: int = 0,
     ) -> Prediction:
-        """What it takes with so many slots; *caps*: how many tasks of the project, an agent or a key run at once."""
+        """Simulate the plan with that many slots; *caps*: the concurrency limits of the project, agents and keys."""
         numbers = {task.key: number for number, task in enumerate(self._plan.tasks)}
-        steps = [self._step(task, numbers, now) for task in self._plan.tasks]
+        tasks = [self._task(task, numbers, now) for task in self._plan.tasks]
         budget = None if self._plan.budget is None else self._plan.budget.usd
-        return simulation.simulate(steps, self._pools, slots=slots, caps=caps, budget=budget, effort=effort, seed=seed)
+        return simulation.simulate(tasks, self._pools, slots=slots, caps=caps, budget=budget, effort=effort, seed=seed)
 
-    def _step(self, task: Task, numbers: Mapping[str, int], now: datetime) -> SimulatedStep:
+    def _task(self, task: Task, numbers: Mapping[str, int], now: datetime) -> SimulatedTask:
         defaults = self._plan.defaults
-        needs = [need if isinstance(need, str) else need.key for need in task.needs if _holds_back(need)]
+        needs = [need if isinstance(need, str) else need.key for need in task.needs if _must_complete(need)]
         limits = ["project"]
         if (agent := self._agents.get(task.key)) is not None:
             limits.append(f"agent:{agent}")
         if task.concurrency_key is not None:
             limits.append(f"key:{task.concurrency_key}")
-        return SimulatedStep(
+        return SimulatedTask(
             task.key,
             self._pool(task),
             tuple(numbers[key] for key in needs if key in numbers),
@@ -96,14 +96,14 @@ class ForecastInputs:
         )
 
     def _pool(self, task: Task) -> int:
-        """The number of the pool from which its attempts are drawn."""
+        """Return the number of the pool from which attempts of the task are drawn."""
         body = self._bodies[task.key]
         key = self._keys.get(id(body))
         if key is None:
             key = self._keys[id(body)] = history_key(body)
-        samples, source = self._seen.get(key) or self._seen.setdefault(key, self._seen_of(key))
-        stated = parse_stated(task.estimate) if task.estimate and not samples else {}
-        # Without samples it matters what this very job says: of two chats, one may have the longer prompt.
+        samples, source = self._samples.get(key) or self._samples.setdefault(key, self._samples_of(key))
+        stated = parse_estimate(task.estimate) if task.estimate and not samples else {}
+        # Without samples, the pool depends on the job itself: chats have prompts of different lengths.
         name = (
             (key,)
             if samples
@@ -112,25 +112,25 @@ class ForecastInputs:
         number = self._numbers.get(name)
         if number is None:
             number = self._numbers[name] = len(self._pools)
-            made = (
-                SimulatedWorkers(key, samples, source, len(samples))
+            pool = (
+                SamplePool(key, samples, source, len(samples))
                 if samples
-                else self._guessed(task, key, body, stated)
+                else self._assumed_pool(task, key, body, stated)
             )
-            self._pools.append(made)
+            self._pools.append(pool)
         return number
 
-    def _seen_of(self, key: str) -> tuple[tuple[JobSample, ...], str]:
-        """What was seen of a kind. Of jobs that cost nothing the latest runs tell more: also short ones are there."""
+    def _samples_of(self, key: str) -> tuple[tuple[JobSample, ...], str]:
+        """Return the samples of a kind and their source. For free jobs, those of the latest runs."""
         known, recent = self._known.get(key, ()), self._recent.get(key, ())
         if recent and not any(one.usd or one.tokens or one.unpriced for one in known):
             return tuple(recent), RECENT
-        return (tuple(known) if any(one.tells for one in known) else ()), HISTORY
+        return (tuple(known) if any(one.is_informative for one in known) else ()), HISTORY
 
-    def _guessed(self, task: Task, key: str, body: Mapping[str, Any], stated: Mapping[str, Any]) -> SimulatedWorkers:
-        """Of a kind that nothing was seen of."""
-        if CHOOSE in task.role:  # it only takes over what another one gave
-            return SimulatedWorkers(key, (_sample(timedelta(0)),), NONE)
+    def _assumed_pool(self, task: Task, key: str, body: Mapping[str, Any], stated: Mapping[str, Any]) -> SamplePool:
+        """Return the pool of a kind without samples."""
+        if CHOOSE in task.role:  # only copies the result of a variant
+            return SamplePool(key, (_sample(timedelta(0)),), NONE)
         took, source = self._duration(stated)
         expected = estimate(body, (), stated=stated, quote=self._quote)
         shares = _SHARES if expected.source == PRICE else (Decimal(1),)
@@ -138,7 +138,7 @@ class ForecastInputs:
             _sample(took, expected.usd * share, int(expected.tokens * share), expected.unpriced) for share in shares
         ]
         priced = expected.source in (PLAN, PRICE, NONE)
-        return SimulatedWorkers(key, tuple(samples), source, timed=source != UNKNOWN, priced=priced)
+        return SamplePool(key, tuple(samples), source, timed=source != UNKNOWN, priced=priced)
 
     def _duration(self, stated: Mapping[str, Any]) -> tuple[timedelta, str]:
         if "duration" in stated:
@@ -148,7 +148,7 @@ class ForecastInputs:
         return timedelta(0), UNKNOWN
 
 
-def _holds_back(need: Any) -> bool:
+def _must_complete(need: Any) -> bool:
     return isinstance(need, str) or need.kind.holds_back
 
 

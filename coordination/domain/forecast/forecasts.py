@@ -1,9 +1,9 @@
-"""How fast money goes, and where the month will end at that pace: daily spending in, dollars out. Pure.
+"""Burn rate and forecast of the month, from the costs of days. Pure.
 
-The forecast is what was spent, and for each day that is left what a day cost on average over the last four weeks; with
-three whole weeks of history, what that day of the week cost. The interval is the one in which the month's end would lie
-four times of five if days differed by chance alone, as they did so far: a Student interval for a sum of days to come,
-the pace itself being known from few days. Nothing is foretold from fewer than three whole days.
+The forecast is the spent amount plus, for each remaining day, the average cost of a day in the last four weeks, or of
+that day of the week with three whole weeks of history. The interval contains the month's end in four of five cases if
+days differ only by chance, as before: a Student interval for a sum of future days, whose mean is estimated from few
+days. There is no forecast from fewer than three whole days.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from enum import StrEnum
 from coordination.base.money import ZERO, plus
 
 WINDOW = 28
-"""Of how many whole days the pace is taken, at most."""
+"""The maximum number of whole days from which the forecast is computed."""
 
-LEAST = 3
+MIN_DAYS = 3
 BURN_DAYS = 7
 CONFIDENCE = 80
 _WEEKDAYS_FROM = 21
 _WEEK = 7
 _PLACES = 6
 
-# The quantile of Student's distribution that four of five values do not exceed on either side, by degrees of freedom.
+# The 90 % quantile of Student's distribution, by degrees of freedom.
 _STUDENT = {
     2: 1.886,
     3: 1.638,
@@ -47,15 +47,15 @@ _STUDENT = {
 
 
 class ForecastMethod(StrEnum):
-    """What a day to come is taken to cost."""
+    """How the cost of a future day is estimated."""
 
-    MEAN = "mean"  # as the days of the window
-    WEEKDAYS = "weekdays"  # as the same days of the week
+    MEAN = "mean"  # the average day of the window
+    WEEKDAYS = "weekdays"  # the average of the same day of the week
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Where the month ends, and between what with CONFIDENCE per cent."""
+    """The cost of the whole month, and its interval with CONFIDENCE percent."""
 
     usd: Decimal
     low: Decimal
@@ -66,7 +66,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class BurnRate:
-    """Dollars a day and an hour, over the last days."""
+    """Dollars per day and per hour, over the last days."""
 
     per_day: Decimal
     per_hour: Decimal
@@ -74,16 +74,16 @@ class BurnRate:
 
 
 def forecast(daily: Sequence[Decimal], *, today: date, spent: Decimal, left: float) -> Forecast | None:
-    """Where today's month ends; None where there is too little history.
+    """Return the forecast for the month of *today*; None with too little history.
 
-    *daily*: what each of the whole days before today cost, the oldest first. *spent*: this month until now. *left*: how
-    much of today is still to come, from 0 to 1.
+    *daily*: the cost of each whole day before today, oldest first. *spent*: this month until now. *left*: the remaining
+    share of today, from 0 to 1.
     """
     history = [float(day) for day in daily[-WINDOW:]]
-    if len(history) < LEAST:
+    if len(history) < MIN_DAYS:
         return None
     method = ForecastMethod.WEEKDAYS if len(history) >= _WEEKDAYS_FROM else ForecastMethod.MEAN
-    expected, freedom = _paces(history, today, method)
+    expected, freedom = _expected_costs(history, today, method)
     shares = [(today.weekday(), min(max(left, 0.0), 1.0))]
     last = monthrange(today.year, today.month)[1]
     shares += [((today.weekday() + ahead) % _WEEK, 1.0) for ahead in range(1, last - today.day + 1)]
@@ -100,8 +100,8 @@ def forecast(daily: Sequence[Decimal], *, today: date, spent: Decimal, left: flo
     )
 
 
-def burn(daily: Sequence[Decimal], *, spent_today: Decimal, hours_today: float) -> BurnRate:
-    """The pace over the last whole days and today until now; over an hour at least."""
+def burn_rate(daily: Sequence[Decimal], *, spent_today: Decimal, hours_today: float) -> BurnRate:
+    """Return the burn rate over the last whole days and today until now, at least over one hour."""
     days = daily[-BURN_DAYS:]
     hours = max(1.0, 24.0 * len(days) + max(0.0, hours_today))
     total = ZERO
@@ -111,20 +111,20 @@ def burn(daily: Sequence[Decimal], *, spent_today: Decimal, hours_today: float) 
     return BurnRate(_dollars(an_hour * 24), _dollars(an_hour), hours)
 
 
-def _paces(history: Sequence[float], today: date, method: ForecastMethod) -> tuple[list[float], int]:
-    """What a day of each weekday is expected to cost, and how many degrees of freedom that leaves."""
+def _expected_costs(history: Sequence[float], today: date, method: ForecastMethod) -> tuple[list[float], int]:
+    """Return the expected cost of each weekday, and the remaining degrees of freedom."""
     mean = sum(history) / len(history)
     if method is ForecastMethod.MEAN:
         return [mean] * _WEEK, len(history) - 1
     by_weekday: list[list[float]] = [[] for _ in range(_WEEK)]
     for weekday, day in zip(_weekdays(len(history), today), history, strict=True):
         by_weekday[weekday].append(day)
-    # Three or four days tell little about a weekday: each is drawn towards the mean of all.
+    # Three or four days are a small sample of a weekday: shrink each towards the mean of all.
     return [(sum(days) + mean) / (len(days) + 1) for days in by_weekday], len(history) - _WEEK
 
 
 def _deviation(history: Sequence[float], expected: Sequence[float], today: date, freedom: int) -> float:
-    """By how much days differ from what is expected of them; never nothing, for a pace is never known for certain."""
+    """Return the deviation of days from their expected cost, above zero because the expectation is uncertain."""
     weekdays = _weekdays(len(history), today)
     squares = sum((day - expected[weekday]) ** 2 for weekday, day in zip(weekdays, history, strict=True))
     least = abs(sum(history)) / len(history) / math.sqrt(len(history)) / 2
@@ -132,15 +132,15 @@ def _deviation(history: Sequence[float], expected: Sequence[float], today: date,
 
 
 def _weekdays(number: int, today: date) -> list[int]:
-    """Of the so many days before today, the oldest first."""
+    """Return the weekdays of that many days before today, oldest first."""
     return [(today - timedelta(days=ago)).weekday() for ago in range(number, 0, -1)]
 
 
 def _quantile(freedom: int) -> float:
-    """For a degree that is not in the table, that of the next lower one: a little wider."""
+    """Return the quantile of the largest tabulated degree up to *freedom*, which is a little wider."""
     return _STUDENT[max(known for known in _STUDENT if known <= freedom)]
 
 
 def _dollars(amount: float) -> Decimal:
-    """As money, nothing where it is below."""
+    """Return the amount as money, at least zero."""
     return Decimal(repr(round(max(amount, 0.0), _PLACES)))

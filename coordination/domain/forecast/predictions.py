@@ -1,4 +1,4 @@
-"""What a plan is expected to take and to cost, as it is shown, and as it is kept with a run. Pure records."""
+"""Records of the predicted duration and cost of a plan, and the form that is stored with a run. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _MOST_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class PredictedStep:
-    """One task of the critical path: how long it took with all its attempts, and waited for a place before."""
+class PredictedTask:
+    """One task of the critical path: its duration with all attempts, and its wait for a slot or limit before."""
 
     key: str
     took: timedelta
@@ -21,7 +21,7 @@ class PredictedStep:
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """In one of ten rounds it took no longer than ``p10``, in five than ``p50``, in nine than ``p90``."""
+    """Percentiles of durations."""
 
     p10: timedelta
     p50: timedelta
@@ -30,7 +30,7 @@ class Durations:
 
 @dataclass(frozen=True, slots=True)
 class CostRange:
-    """As Durations, in dollars."""
+    """Percentiles of dollars."""
 
     p10: Decimal
     p50: Decimal
@@ -39,7 +39,7 @@ class CostRange:
 
 @dataclass(frozen=True, slots=True)
 class PredictedCounts:
-    """As Durations, in numbers."""
+    """Percentiles of counts."""
 
     p10: int
     p50: int
@@ -48,7 +48,7 @@ class PredictedCounts:
 
 @dataclass(frozen=True, slots=True)
 class JobTypePrediction:
-    """One kind of job in the plan: how many tasks have it, and what an attempt takes and costs in the middle."""
+    """One kind of job in the plan: its number of tasks, and the median duration and cost of an attempt."""
 
     kind: str
     tasks: int
@@ -60,13 +60,13 @@ class JobTypePrediction:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a plan will take and cost.
+    """The predicted duration and cost of a plan.
 
-    ``unpriced``: model calls whose price is unknown; they are in no sum of dollars. ``untimed`` and ``uncosted``: kinds
-    of jobs of which it is not known how long they take, or what they cost: counted as nothing, so the rest is the least
-    that it will be. ``failing``: the share of rounds in which a task failed with its last attempt; what needs it went
-    on all the same. ``within_budget``: the share of rounds in which the plan's own budget held, None without one.
-    ``path``: the critical path of the round in the middle.
+    ``unpriced``: model calls without a known price, which are not in sums of dollars. ``untimed`` and ``uncosted``:
+    kinds of jobs without a known duration or cost; they count as zero, so that the prediction is a lower bound.
+    ``failing``: the share of rounds in which a task failed with its last attempt; its downstream tasks ran all the
+    same. ``within_budget``: the share of rounds within the plan's own budget, None without one. ``path``: the critical
+    path of the median round.
     """
 
     tasks: int
@@ -76,7 +76,7 @@ class Prediction:
     usd: CostRange
     tokens: PredictedCounts
     unpriced: PredictedCounts
-    path: tuple[PredictedStep, ...]
+    path: tuple[PredictedTask, ...]
     kinds: tuple[JobTypePrediction, ...]
     untimed: tuple[str, ...]
     uncosted: tuple[str, ...]
@@ -85,7 +85,7 @@ class Prediction:
     within_budget: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """What is kept with a run: the three numbers of everything, and what is not known."""
+        """Return the form that is stored with a run: all percentiles, and the unknown kinds."""
         duration, usd, tokens, unpriced = self.duration, self.usd, self.tokens, self.unpriced
         return {
             "duration": [each.total_seconds() for each in (duration.p10, duration.p50, duration.p90)],

@@ -1,4 +1,4 @@
-"""How a budget stands: what its present period came to, and how many tasks wait for it. Pure."""
+"""The status of a budget: what was spent in its present period, and how many tasks wait for it. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _WHOLE = Decimal(100)
 
 @dataclass(frozen=True, slots=True)
 class BudgetStatus:
-    """A budget and what its present period came to. ``name``: whose it is, for people.
+    """A budget and the use of its present period. ``name``: its subject, for people.
 
-    ``waiting``: so many tasks wait because it has too little left.
+    ``waiting``: the number of tasks that it holds.
     """
 
     budget: Budget
@@ -25,64 +25,64 @@ class BudgetStatus:
 
     @property
     def scope(self) -> BudgetScope:
-        """Whose kind: workspace, project, agent, session, run or task."""
+        """Return the kind of subject: workspace, project, agent, session, run or task."""
         return self.budget.scope
 
     @property
     def period(self) -> BudgetPeriod:
-        """total, day or month."""
+        """Return total, day or month."""
         return self.budget.period
 
     @property
     def usd(self) -> Decimal | None:
-        """The cap in dollars; None: none."""
+        """Return the cap in dollars, if there is one."""
         return self.budget.usd
 
     @property
     def tokens(self) -> int | None:
-        """The cap in tokens; None: none."""
+        """Return the cap in tokens, if there is one."""
         return self.budget.tokens
 
     @property
     def max_starts(self) -> int | None:
-        """The cap in starts of agents and chats; None: none."""
+        """Return the cap in starts of agents and chats, if there is one."""
         return self.budget.max_starts
 
     @property
     def on_exceed(self) -> ExceededAction:
-        """What it does when it is reached."""
+        """Return what happens when the budget is reached."""
         return self.budget.action
 
     @property
     def spent(self) -> Amount:
-        """What the ledger has of its period, and the starts that were claimed in it."""
+        """Return the costs in the ledger for the period, and the starts that were claimed in it."""
         return self.use.spent
 
     @property
     def reserved(self) -> Amount:
-        """What jobs that run now may still spend of it."""
+        """Return what running jobs may still spend."""
         return self.use.reserved
 
     @property
     def left_usd(self) -> Decimal | None:
-        """Dollars that nobody has spent or reserved; None without a cap on them."""
-        return None if self.budget.usd is None else max(self.budget.usd - self.use.taken.usd, ZERO)
+        """Return the dollars that are neither spent nor reserved; None without a cap in dollars."""
+        return None if self.budget.usd is None else max(self.budget.usd - self.use.committed.usd, ZERO)
 
     @property
     def left_tokens(self) -> int | None:
-        """The same of tokens."""
-        return None if self.budget.tokens is None else max(self.budget.tokens - self.use.taken.tokens, 0)
+        """Return the same for tokens."""
+        return None if self.budget.tokens is None else max(self.budget.tokens - self.use.committed.tokens, 0)
 
     @property
     def left_starts(self) -> int | None:
-        """The same of starts."""
-        return None if self.budget.max_starts is None else max(self.budget.max_starts - self.use.taken.starts, 0)
+        """Return the same for starts."""
+        return None if self.budget.max_starts is None else max(self.budget.max_starts - self.use.committed.starts, 0)
 
     @property
     def percent(self) -> int | None:
-        """How much of its cap is spent; of several, of that which is nearest. None where it caps only unpriced calls.
+        """Return the spent share of the cap, rounded down; of several caps, the largest share.
 
-        A hundred only when nothing is left.
+        None for a budget that caps only unpriced calls.
         """
         spent, budget = self.use.spent, self.budget
         caps = (
@@ -96,7 +96,7 @@ class BudgetStatus:
 
 @dataclass(frozen=True, slots=True)
 class BudgetCheck:
-    """A budget's counters beside what the ledger and the running attempts add up to."""
+    """The stored counters of a budget, and those recomputed from the ledger and the running attempts."""
 
     budget: Budget
     name: str
@@ -105,5 +105,5 @@ class BudgetCheck:
 
     @property
     def right(self) -> bool:
-        """Whether they say the same."""
+        """Return whether both are equal."""
         return (self.kept.spent, self.kept.reserved) == (self.counted.spent, self.counted.reserved)

@@ -1,8 +1,7 @@
-"""Budgets: caps on what may be spent, and the arithmetic of spent, reserved and left. Pure.
+"""Budgets: caps on spending, and the arithmetic of spent, reserved and remaining amounts. Pure.
 
-Money is reserved before a job starts and becomes spent as the job reports it, so that any number of jobs side by side
-never pass a cap together. What an attempt spends counts in the period in which the attempt was claimed: it was reserved
-there.
+Money is reserved before a job starts and becomes spent as the job reports costs, so that concurrent jobs cannot exceed
+a cap together. The costs of an attempt count in the period in which it was claimed, where they were reserved.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from coordination.base.money import ZERO, minus, plus, show_usd
 from coordination.base.wording import plural
 
 WARN_AT = 80
-"""Percent of a cap at which a budget warns, if it says nothing else."""
+"""The default percentage of a cap at which a budget warns."""
 
 
 class BudgetScope(StrEnum):
-    """Whose spending a budget caps."""
+    """The kind of subject whose spending a budget caps."""
 
     WORKSPACE = "workspace"
     PROJECT = "project"
@@ -34,7 +33,7 @@ class BudgetScope(StrEnum):
 
 
 class BudgetPeriod(StrEnum):
-    """How long a cap lasts until it begins anew, in the workspace's time zone."""
+    """The time after which a cap starts again, in the workspace's time zone."""
 
     TOTAL = "total"
     DAY = "day"
@@ -42,16 +41,16 @@ class BudgetPeriod(StrEnum):
 
 
 class ExceededAction(StrEnum):
-    """What a budget does when it is reached."""
+    """What happens when a budget is reached."""
 
-    WARN = "warn"  # tells, and holds nothing back
-    BLOCK = "block"  # tasks wait until it is raised or its period is over
-    DOWNGRADE = "downgrade"  # from its warning on, jobs use a cheaper model; when it is reached, they wait
+    WARN = "warn"  # holds no task
+    BLOCK = "block"  # holds tasks until it is raised or its period is over
+    DOWNGRADE = "downgrade"  # from its warning on, jobs use a cheaper model; once it is reached, it holds them
 
 
-def subjects_of(workspace_id: str, task_id: str | None, of: Mapping[str, Any]) -> list[tuple[BudgetScope, str]]:
-    """Return whose budgets apply to a task, or its costs; *of*: its project_id, agent_id, session_id and run_id."""
-    named = {
+def budget_subjects(workspace_id: str, task_id: str | None, of: Mapping[str, Any]) -> list[tuple[BudgetScope, str]]:
+    """Return whose budgets apply to a task or its costs; *of*: its project_id, agent_id, session_id and run_id."""
+    subjects = {
         BudgetScope.WORKSPACE: workspace_id,
         BudgetScope.PROJECT: of["project_id"],
         BudgetScope.AGENT: of["agent_id"],
@@ -59,12 +58,12 @@ def subjects_of(workspace_id: str, task_id: str | None, of: Mapping[str, Any]) -
         BudgetScope.RUN: of["run_id"],
         BudgetScope.TASK: task_id,
     }
-    return [(scope, subject) for scope, subject in named.items() if subject is not None]
+    return [(scope, subject) for scope, subject in subjects.items() if subject is not None]
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Dollars with a known price, tokens, calls whose price is unknown, and starts of agents and chats."""
+    """An amount of dollars, tokens, calls whose price is unknown, and starts of agents and chats."""
 
     usd: Decimal = ZERO
     tokens: int = 0
@@ -90,8 +89,8 @@ class Amount:
     def __bool__(self) -> bool:
         return bool(self.usd or self.tokens or self.unpriced or self.starts)
 
-    def most(self, other: Amount) -> Amount:
-        """The larger of each."""
+    def max_with(self, other: Amount) -> Amount:
+        """Return the larger value of each field."""
         return Amount(
             max(self.usd, other.usd),
             max(self.tokens, other.tokens),
@@ -100,11 +99,11 @@ class Amount:
         )
 
     def without_starts(self) -> Amount:
-        """The same without its starts: what can be reserved, and given back when it was not needed."""
+        """Return the part that can be reserved, and released when it was not needed."""
         return Amount(self.usd, self.tokens, self.unpriced)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is kept: exact dollars as a text, what is zero left out."""
+        """Return the stored form: dollars as exact text, without zeros."""
         body = {
             "usd": f"{self.usd:f}" if self.usd else None,
             "tokens": self.tokens,
@@ -117,25 +116,25 @@ class Amount:
 NOTHING = Amount()
 
 NEEDS = "needs"
-"""The key under which a job that was stopped for want of money leaves to its next attempt what its next call needs."""
+"""The key of a task's carried data that stores what the next call of a job needs that a budget stopped."""
 
 
-def amount_of(stored: Mapping[str, Any]) -> Amount:
-    """What ``Amount.to_json`` wrote."""
+def read_amount(stored: Mapping[str, Any]) -> Amount:
+    """Parse the result of ``Amount.to_json``."""
     tokens, unpriced, starts = (int(stored.get(name, 0)) for name in ("tokens", "unpriced", "starts"))
     return Amount(Decimal(stored.get("usd", "0")), tokens, unpriced, starts)
 
 
-def total(amounts: Iterable[Amount]) -> Amount:
-    """All of them together."""
+def sum_amounts(amounts: Iterable[Amount]) -> Amount:
+    """Add up amounts."""
     return sum(amounts, NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """One cap. ``usd``, ``tokens``, ``unpriced_calls``, ``max_starts``: None is no cap on that.
+    """The caps of one subject and period. ``usd``, ``tokens``, ``unpriced_calls``, ``max_starts``: None is no cap.
 
-    ``subject``: whose it is, an id. ``agent``: the name of that agent. ``warn_percent``: of the cap, when it is told.
+    ``subject``: an id. ``agent``: the name of that agent. ``warn_percent``: the share of a cap at which it warns.
     """
 
     id: str
@@ -157,52 +156,52 @@ class Budget:
 
     @property
     def shown_subject(self) -> str:
-        """The subject as people write it: an agent by its name, all else by id."""
+        """Return the subject as in commands: an agent's name, otherwise the id."""
         return self.agent or self.subject
 
     @property
     def holds(self) -> bool:
-        """Whether it ever holds a job back."""
+        """Return whether the budget can hold tasks."""
         return self.action is not ExceededAction.WARN
 
-    def named(self) -> str:
-        """For people: ``the run's budget``, ``the agent's budget of the day``."""
+    def title(self) -> str:
+        """Return its name for people: ``the run's budget``, ``the agent ann's budget of the day``."""
         when = "" if self.period is BudgetPeriod.TOTAL else f" of the {self.period}"
         whose = f"the agent {self.shown_subject}" if self.scope is BudgetScope.AGENT else f"the {self.scope}"
         return f"{whose}'s budget{when}"
 
     def address(self) -> str:
-        """How commands name it: ``run 0199…``, ``agent ann --period day``."""
+        """Return the arguments that name it in commands: ``run 0199…``, ``agent ann --period day``."""
         whose = "" if self.scope is BudgetScope.WORKSPACE else f" {shlex.quote(self.shown_subject)}"
         return f"{self.scope}{whose}" + ("" if self.period is BudgetPeriod.TOTAL else f" --period {self.period}")
 
-    def said(self) -> dict[str, Any]:
-        """Its caps, as ``caps_of`` reads them."""
+    def caps_to_json(self) -> dict[str, Any]:
+        """Return the caps in the form that ``parse_caps`` reads."""
         body: dict[str, Any] = {"on_exceed": self.action.value, "warn_at": self.warn_percent}
         if self.usd is not None or self.unpriced_calls is not None:
             body["max_unpriced_calls"] = self.unpriced_calls
         caps = {"usd": self.usd, "tokens": self.tokens, "starts": self.max_starts}
         return body | caps | {"downgrade_to": self.downgrade_to}
 
-    def caps(self) -> str:
-        """For people: ``$5.00, 100,000 tokens``."""
-        said = []
+    def describe_caps(self) -> str:
+        """Return the caps for people: ``$5.00, 100,000 tokens``."""
+        parts = []
         if self.usd is not None:
-            said.append(show_usd(self.usd))
+            parts.append(show_usd(self.usd))
         if self.tokens is not None:
-            said.append(f"{self.tokens:,} tokens")
+            parts.append(f"{self.tokens:,} tokens")
         if self.max_starts is not None:
-            said.append(plural(self.max_starts, "start"))
+            parts.append(plural(self.max_starts, "start"))
         if self.unpriced_calls or (self.unpriced_calls is not None and self.usd is None):
-            said.append(f"{plural(self.unpriced_calls, 'call')} of unknown price")
+            parts.append(f"{plural(self.unpriced_calls, 'call')} of unknown price")
         elif self.unpriced_calls is None and self.usd is not None:
-            said.append("any calls of unknown price")
-        return ", ".join(said)
+            parts.append("any calls of unknown price")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetUse:
-    """What one period of a budget came to so far. A start counts as spent from its claim on, and is never reserved."""
+    """The use of one period of a budget so far. A start counts as spent from its claim on and is never reserved."""
 
     budget_id: str
     starts: str
@@ -212,25 +211,25 @@ class BudgetUse:
     reached: bool = False
 
     @property
-    def taken(self) -> Amount:
-        """Spent or reserved."""
+    def committed(self) -> Amount:
+        """Return the sum of spent and reserved."""
         return self.spent + self.reserved
 
-    def reserving(self, more: Amount) -> BudgetUse:
-        """The same after a claim of *more*. Not by ``replace``: every claim of every task asks it of every budget."""
+    def with_claim(self, more: Amount) -> BudgetUse:
+        """Return the use after a claim of *more*. Without ``replace``, because every claim computes it per budget."""
         spent = self.spent + Amount(starts=more.starts) if more.starts else self.spent
         reserved = self.reserved + (more.without_starts() if more.starts else more)
         return BudgetUse(self.budget_id, self.starts, spent, reserved, self.warned, self.reached)
 
-    def releasing(self, less: Amount) -> BudgetUse:
-        """The same after *less* of a claim was given back; never below nothing."""
-        spent = (self.spent - Amount(starts=less.starts)).most(NOTHING) if less.starts else self.spent
-        return replace(self, spent=spent, reserved=(self.reserved - less.without_starts()).most(NOTHING))
+    def without_claim(self, less: Amount) -> BudgetUse:
+        """Return the use after *less* of a claim was released, at least zero."""
+        spent = (self.spent - Amount(starts=less.starts)).max_with(NOTHING) if less.starts else self.spent
+        return replace(self, spent=spent, reserved=(self.reserved - less.without_starts()).max_with(NOTHING))
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetShortage:
-    """Why something does not fit. ``passing``: it would, if jobs that run now spend less than they have reserved."""
+    """Why *wanted* exceeds a budget, in the field *what*. ``passing``: only because running jobs have reserved more."""
 
     budget: Budget
     use: BudgetUse
@@ -240,64 +239,61 @@ class BudgetShortage:
 
     @property
     def passed(self) -> bool:
-        """Whether more than the cap is taken already."""
+        """Return whether the cap is exceeded already."""
         cap = dict(_caps(self.budget))[self.what]
-        return cap is not None and getattr(self.use.taken, self.what) > cap
+        return cap is not None and getattr(self.use.committed, self.what) > cap
 
     def sentence(self) -> str:
-        """For people."""
+        """Return the shortage as a sentence for people."""
         budget, use = self.budget, self.use
         if self.what == "usd":
-            assert budget.usd is not None  # noqa: S101 - it is what was short
-            left, wanted = show_usd(max(plus(budget.usd, minus(use.taken.usd)), ZERO)), show_usd(self.wanted.usd)
+            assert budget.usd is not None  # noqa: S101 - the cap that is exceeded
+            left, wanted = show_usd(max(plus(budget.usd, minus(use.committed.usd)), ZERO)), show_usd(self.wanted.usd)
             cap, reserved = show_usd(budget.usd), show_usd(use.reserved.usd)
         elif self.what == "tokens":
             assert budget.tokens is not None  # noqa: S101 - the same
-            left, wanted = f"{max(budget.tokens - use.taken.tokens, 0):,}", f"{self.wanted.tokens:,} tokens"
+            left, wanted = f"{max(budget.tokens - use.committed.tokens, 0):,}", f"{self.wanted.tokens:,} tokens"
             cap, reserved = f"{budget.tokens:,} tokens", f"{use.reserved.tokens:,}"
         elif self.what == "starts":
             assert budget.max_starts is not None  # noqa: S101 - the same
-            left, wanted = f"{max(budget.max_starts - use.taken.starts, 0):,}", plural(self.wanted.starts, "start")
+            left, wanted = f"{max(budget.max_starts - use.committed.starts, 0):,}", plural(self.wanted.starts, "start")
             cap, reserved = plural(budget.max_starts, "start"), "none"
         else:
             assert budget.unpriced_calls is not None  # noqa: S101 - the same
-            made = f"{plural(use.spent.unpriced, 'was', 'were')} made and {self.wanted.unpriced:,} more may come"
-            return f"{budget.named()} allows {plural(budget.unpriced_calls, 'call')} of unknown price; {made}"
-        waiting = f", {reserved} of it reserved by jobs that run" if self.passing else ""
-        return f"{budget.named()} of {cap} has {left} left{waiting}; this needs {wanted}"
+            calls = f"{plural(use.spent.unpriced, 'was', 'were')} made and {self.wanted.unpriced:,} more may come"
+            return f"{budget.title()} allows {plural(budget.unpriced_calls, 'call')} of unknown price; {calls}"
+        waiting = f", {reserved} of it reserved by running jobs" if self.passing else ""
+        return f"{budget.title()} of {cap} has {left} left{waiting}; this needs {wanted}"
 
     def hint(self) -> str:
-        """What can be done about it."""
+        """Return what the user can do."""
         command = f"coord budgets set {self.budget.address()}"
         if self.what == "unpriced":
             return f"Set the model's price (coord prices set), or allow more such calls: {command} --unpriced-calls N"
         if self.passing:
-            return "It goes on by itself when they spend less than that"
+            return "It starts when they spend less than that"
         if self.budget.scope is BudgetScope.RUN and self.budget.period is BudgetPeriod.TOTAL and self.what == "usd":
             return f"Raise it: coord budgets raise run {self.budget.subject} USD"
-        itself = (
-            "" if self.budget.period is BudgetPeriod.TOTAL else f"It goes on when the {self.budget.period} is over. "
-        )
-        return f"{itself}Raise it: {command} --{self.what} N"
+        later = "" if self.budget.period is BudgetPeriod.TOTAL else f"It starts when the {self.budget.period} is over. "
+        return f"{later}Raise it: {command} --{self.what} N"
 
 
-def short(budget: Budget, use: BudgetUse, wanted: Amount) -> BudgetShortage | None:
-    """Why *wanted* does not fit into the budget beside what is spent and reserved; None: it fits.
+def find_shortage(budget: Budget, use: BudgetUse, wanted: Amount) -> BudgetShortage | None:
+    """Return why *wanted* exceeds the budget, or None when it fits.
 
-    What is wanted of nothing always fits: a job that costs nothing runs, however much others spent.
+    An amount of zero always fits: jobs without costs run even when the budget is exceeded.
     """
     if not wanted:
         return None
-    taken = use.taken
+    committed = use.committed
     for what, cap in _caps(budget):
-        asked = getattr(wanted, what)
-        if cap is not None and asked > 0 and getattr(taken + wanted, what) > cap:
+        if cap is not None and getattr(wanted, what) > 0 and getattr(committed + wanted, what) > cap:
             return BudgetShortage(budget, use, wanted, what, passing=getattr(use.spent + wanted, what) <= cap)
     return None
 
 
 def _caps(budget: Budget) -> tuple[tuple[str, Decimal | int | None], ...]:
-    """The caps, by the fields of an Amount."""
+    """Return the caps by the fields of ``Amount``."""
     return (
         ("usd", budget.usd),
         ("tokens", budget.tokens),
@@ -306,8 +302,8 @@ def _caps(budget: Budget) -> tuple[tuple[str, Decimal | int | None], ...]:
     )
 
 
-def reached(budget: Budget, spent: Amount) -> bool:
-    """Whether nothing is left of a cap."""
+def is_reached(budget: Budget, spent: Amount) -> bool:
+    """Return whether a cap is used up."""
     return (
         (budget.usd is not None and spent.usd >= budget.usd)
         or (budget.tokens is not None and spent.tokens >= budget.tokens)
@@ -316,8 +312,8 @@ def reached(budget: Budget, spent: Amount) -> bool:
     )
 
 
-def due_to_warn(budget: Budget, amount: Amount) -> bool:
-    """Whether *amount* is at least the share of the cap at which a budget warns."""
+def is_warning_due(budget: Budget, amount: Amount) -> bool:
+    """Return whether *amount* is at least the share of a cap at which the budget warns."""
     if budget.warn_percent is None:
         return False
     share = Decimal(budget.warn_percent) / 100
@@ -328,8 +324,8 @@ def due_to_warn(budget: Budget, amount: Amount) -> bool:
     )
 
 
-def starts_of(period: BudgetPeriod, moment: datetime, zone: tzinfo) -> str:
-    """The first day of the period that *moment* is in, as ``2027-01-31``; '' of one that never begins anew."""
+def period_start(period: BudgetPeriod, moment: datetime, zone: tzinfo) -> str:
+    """Return the first day of the period of *moment*, as ``2027-01-31``; empty for a total."""
     if period is BudgetPeriod.TOTAL:
         return ""
     day = moment.astimezone(zone).date()
@@ -338,9 +334,9 @@ def starts_of(period: BudgetPeriod, moment: datetime, zone: tzinfo) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What one attempt may still spend, of which periods of which budgets; ``largest``: its dearest call so far.
+    """What one attempt may still spend. ``of``: (budget id, first day) of the periods in which it is reserved.
 
-    ``amount.starts``: 1 where it counts as a start of them.
+    ``largest``: its most expensive call so far. ``amount.starts``: 1 if it counts as a start.
     """
 
     amount: Amount = NOTHING
@@ -348,27 +344,27 @@ class Reservation:
     largest: Amount = NOTHING
 
     def to_json(self) -> dict[str, Any]:
-        """As it is kept with the attempt."""
+        """Return the form that is stored with the attempt."""
         body: dict[str, Any] = {**self.amount.to_json(), "of": [list(each) for each in self.of]}
         return body | ({"largest": self.largest.to_json()} if self.largest else {})
 
-    def after(self, spent: Sequence[Amount]) -> Reservation:
-        """After these calls; never less than nothing."""
-        left = (self.amount - total(spent)).most(NOTHING)
+    def after(self, calls: Sequence[Amount]) -> Reservation:
+        """Return the reservation after these calls, at least zero."""
+        left = (self.amount - sum_amounts(calls)).max_with(NOTHING)
         largest = self.largest
-        for one in spent:
-            largest = largest.most(one)
+        for call in calls:
+            largest = largest.max_with(call)
         return replace(self, amount=left, largest=largest)
 
     def missing(self) -> Amount:
-        """What must be reserved on top, so that another call like the dearest is covered."""
-        return (self.largest - self.amount).most(NOTHING)
+        """Return what must be added so that another call like the largest is covered."""
+        return (self.largest - self.amount).max_with(NOTHING)
 
 
-def reserved_of(stored: Mapping[str, Any]) -> Reservation:
-    """What ``Reservation.to_json`` wrote."""
+def read_reservation(stored: Mapping[str, Any]) -> Reservation:
+    """Parse the result of ``Reservation.to_json``."""
     return Reservation(
-        amount_of(stored),
+        read_amount(stored),
         tuple((str(budget_id), str(starts)) for budget_id, starts in stored.get("of", ())),
-        amount_of(stored.get("largest", {})),
+        read_amount(stored.get("largest", {})),
     )

@@ -1,6 +1,6 @@
-"""What cost records add up to: calls, tokens and dollars by day and month, and by what they were for. Pure.
+"""Totals of cost records: calls, tokens and dollars by day and month, and by project, session, agent, model, run. Pure.
 
-A correction adds its dollars, is no call, and takes back that a price was unknown where it settled one.
+A correction adds its dollars but is not a call. If it gives a call its price, the call is no longer unpriced.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DAY, MONTH = "day", "month"
 
 
 class TotalKey(NamedTuple):
-    """Which sum: of what (a dimension's key in a project; the empty text: none), over which day or month."""
+    """The key of a total: a dimension's key in a project (empty text: none), over one day or month."""
 
     dimension: str
     grain: str
@@ -31,7 +31,7 @@ class TotalKey(NamedTuple):
 
 @dataclass(slots=True)
 class CostTotal:
-    """What some records come to. ``cost_usd`` is of calls with a known price, ``unpriced`` counts the others."""
+    """The total of some records. ``cost_usd`` is that of calls with a known price, ``unpriced`` counts the others."""
 
     calls: int = 0
     unpriced: int = 0
@@ -42,7 +42,7 @@ class CostTotal:
     cost_usd: Decimal = ZERO
 
     def add(self, record: CostRecord) -> None:
-        """One record more."""
+        """Add one record."""
         if record.corrects is None:
             self.calls += 1
         if record.cost_usd is None:
@@ -56,8 +56,8 @@ class CostTotal:
         self.cached_input_tokens += record.cached_input_tokens
         self.total_tokens += record.total_tokens
 
-    def join(self, other: CostTotal) -> None:
-        """What *other* comes to besides."""
+    def merge(self, other: CostTotal) -> None:
+        """Add another total."""
         self.calls += other.calls
         self.unpriced += other.unpriced
         self.input_tokens += other.input_tokens
@@ -66,8 +66,7 @@ class CostTotal:
         self.total_tokens += other.total_tokens
         self.cost_usd = plus(self.cost_usd, other.cost_usd)
 
-    def taken_back(self) -> CostTotal:
-        """What makes nothing of it when it is added."""
+    def __neg__(self) -> CostTotal:
         return CostTotal(
             -self.calls,
             -self.unpriced,
@@ -79,8 +78,8 @@ class CostTotal:
         )
 
 
-def added_up(records: Iterable[CostRecord], days: Mapping[datetime, str]) -> dict[TotalKey, CostTotal]:
-    """Every sum that these records belong to; *days* names the day of each of their moments."""
+def sum_records(records: Iterable[CostRecord], days: Mapping[datetime, str]) -> dict[TotalKey, CostTotal]:
+    """Return every total of these records; *days*: the day of each moment."""
     finest: dict[tuple[str, str, str, str, str, str], CostTotal] = {}
     for record in records:
         place = (
@@ -91,14 +90,14 @@ def added_up(records: Iterable[CostRecord], days: Mapping[datetime, str]) -> dic
             record.model,
             record.run_id or "",
         )
-        found = finest.get(place)
-        if found is None:
-            finest[place] = found = CostTotal()
-        found.add(record)
-    cells: dict[TotalKey, CostTotal] = {}
-    for (day, project, session, agent, model, run), found in finest.items():
+        total = finest.get(place)
+        if total is None:
+            finest[place] = total = CostTotal()
+        total.add(record)
+    totals: dict[TotalKey, CostTotal] = {}
+    for (day, project, session, agent, model, run), total in finest.items():
         keys = zip(DIMENSIONS, ("", session, agent, model, run), strict=True)
         for dimension, key in keys:
             for grain, starts in ((DAY, day), (MONTH, month_of(day))):
-                cells.setdefault(TotalKey(dimension, grain, starts, key, project), CostTotal()).join(found)
-    return cells
+                totals.setdefault(TotalKey(dimension, grain, starts, key, project), CostTotal()).merge(total)
+    return totals

@@ -1,4 +1,4 @@
-"""Stretches of time as people name them: months and days in the workspace's zone, or moments. Pure."""
+"""Ranges of time between months, days of the workspace's time zone, or moments. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from coordination.base.calendars import day_start
 from coordination.base.errors import Refused
 from coordination.domain.money.cost_totals import DAY, MONTH
 
-_ONE = timedelta(days=1)
+_DAY_LENGTH = timedelta(days=1)
 _MONTH = re.compile(r"\d{4}-\d{2}", re.ASCII)
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class DateRange:
-    """From ``first`` to ``last``, both days included; from the moment ``since`` until before ``until``. None: open."""
+    """The days ``first`` to ``last``, both included, or the moments from ``since`` to before ``until``. None: open."""
 
     first: date | None = None
     last: date | None = None
@@ -27,54 +27,54 @@ class DateRange:
 
     @property
     def of_days(self) -> bool:
-        """Whether it is made of whole days."""
+        """Return whether the range consists of whole days."""
         return self.since is None and self.until is None
 
     def moments(self, zone: str) -> tuple[datetime | None, datetime | None]:
-        """From which moment on, and until before which, with the days of that zone."""
+        """Return the first moment and the one after the last, with the days of that time zone."""
         since, until = self.since, self.until
         if self.first is not None:
             since = day_start(self.first, zone)
         if self.last is not None and self.last < date.max:
-            until = day_start(self.last + _ONE, zone)
+            until = day_start(self.last + _DAY_LENGTH, zone)
         return since, until
 
     def parts(self) -> list[tuple[str, date | None, date | None]]:
-        """(grain, first, last): as many whole months as there are, and the days before and after them."""
+        """Return (grain, first, last) of the whole months, and of the days before and after them."""
         opens = self.first if self.first is None or self.first.day == 1 else _month_after(self.first)
         closes = self.last if self.last is None or self.last == _month_end(self.last) else _month_before(self.last)
         if opens is not None and closes is not None and opens > closes:
             return [(DAY, self.first, self.last)]
-        found: list[tuple[str, date | None, date | None]] = [(MONTH, opens, closes)]
+        parts: list[tuple[str, date | None, date | None]] = [(MONTH, opens, closes)]
         if self.first is not None and opens is not None and opens != self.first:
-            found.append((DAY, self.first, opens - _ONE))
+            parts.append((DAY, self.first, opens - _DAY_LENGTH))
         if self.last is not None and closes is not None and closes != self.last:
-            found.append((DAY, closes + _ONE, self.last))
-        return found
+            parts.append((DAY, closes + _DAY_LENGTH, self.last))
+        return parts
 
 
-def span(since: str | date | None = None, until: str | date | None = None) -> DateRange:
-    """The span between two months, days or moments, as text or as what they are; Refused for what is none.
+def parse_date_range(since: str | date | None = None, until: str | date | None = None) -> DateRange:
+    """Return the range between two months, days or moments, given as text or dates. Raises Refused for invalid ones.
 
-    *until* is included where it is a month or a day, and is where it ends where it is a moment.
+    A month or day of *until* is included; a moment is not.
     """
-    begin, end = _named(since), _named(until)
-    found = DateRange(
+    begin, end = _parse(since), _parse(until)
+    span = DateRange(
         first=None if begin is None or isinstance(begin, datetime) else begin[0],
         last=None if end is None or isinstance(end, datetime) else end[1],
         since=begin if isinstance(begin, datetime) else None,
         until=end if isinstance(end, datetime) else None,
     )
-    earliest, latest = found.moments("UTC")
-    mixed = not found.of_days and (found.first or found.last) is not None
-    unsure = _ONE if mixed else timedelta(0)  # where the days begin is the workspace's to say
-    if earliest is not None and latest is not None and latest <= earliest - unsure:
+    earliest, latest = span.moments("UTC")
+    mixed = not span.of_days and (span.first or span.last) is not None
+    tolerance = _DAY_LENGTH if mixed else timedelta(0)  # the time zone of the days is not known here
+    if earliest is not None and latest is not None and latest <= earliest - tolerance:
         raise Refused(f"{until} is before {since}", hint="--since comes first" if isinstance(since, str) else None)
-    return found
+    return span
 
 
-def _named(value: str | date | None) -> tuple[date, date] | datetime | None:
-    """The first and the last day of what is named, or the moment."""
+def _parse(value: str | date | None) -> tuple[date, date] | datetime | None:
+    """Return the first and last day of a month or day, or the moment."""
     if value is None:
         return None
     if isinstance(value, datetime):
@@ -91,7 +91,7 @@ def _named(value: str | date | None) -> tuple[date, date] | datetime | None:
         return _aware(datetime.fromisoformat(value))
     except (ValueError, OverflowError):
         raise Refused(
-            f"{value[:60]!r} is no month, day or time",
+            f"{value[:60]!r} is not a month, day or time",
             hint="Write it like today, monday, 7d, 2027-01, 2027-01-31 or 2027-01-31T12:00:00Z",
         ) from None
 
@@ -105,12 +105,12 @@ def _month_end(day: date) -> date:
 
 
 def _month_after(day: date) -> date:
-    """The first day of the next month, or the last there is."""
+    """Return the first day of the next month, or the last possible date."""
     end = _month_end(day)
-    return date.max if end == date.max else end + _ONE
+    return date.max if end == date.max else end + _DAY_LENGTH
 
 
 def _month_before(day: date) -> date:
-    """The last day of the month before."""
+    """Return the last day of the month before."""
     first = day.replace(day=1)
-    return first if first == date.min else first - _ONE
+    return first if first == date.min else first - _DAY_LENGTH

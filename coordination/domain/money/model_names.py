@@ -1,8 +1,8 @@
-"""Names of models as programs write them, taken apart: whose model, what it is called there, which variant. Pure.
+"""Parses names of models as programs write them, into provider, model and variant. Pure.
 
 The same model has many spellings: ``us.anthropic.claude-sonnet-4-5-20250929-v1:0``, ``claude-sonnet-4@20250514``,
-``openrouter/deepseek/deepseek-r1:free``, ``claude-sonnet-4-5[1m]``. What a name does not say is Unknown, with the
-reason: the name of an Azure deployment says nothing of its model, nor does the id of a profile made at Bedrock.
+``openrouter/deepseek/deepseek-r1:free``, ``claude-sonnet-4-5[1m]``. Names that do not identify a model, such as those
+of Azure deployments and Bedrock profiles, have an UnknownPrice with the reason.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from coordination.domain.money.pricing import UnknownPrice, key_of
+from coordination.domain.money.pricing import UnknownPrice, model_key
 
 AZURE, BEDROCK, GOOGLE, OPENAI, OPENROUTER = "azure", "aws", "google", "openai", "openrouter"
 
-# What programs put before a model's name, where the price list calls the provider otherwise.
+# Prefixes of model names whose provider has another name in the price list.
 _PROVIDERS = {
     **dict.fromkeys(("openai-chat", "openai_chat", "openai-responses", "text-completion-openai"), OPENAI),
     **dict.fromkeys(("google-gla", "google_genai", "google-genai", "gemini"), GOOGLE),
@@ -33,8 +33,8 @@ _PROVIDERS = {
     "voyage": "voyageai",
 }
 
-# Spellings that only one provider has, without its name in front.
-_OWN = (
+# Spellings that identify a provider without its name as a prefix.
+_PROVIDER_SPELLINGS = (
     (re.compile(r"ft:gpt-|text-embedding-(3|ada)-|chatgpt-|codex-mini|computer-use-"), OPENAI),
     (re.compile(r"publishers/|projects/[^/]+/locations/"), GOOGLE),
     (re.compile(r"models/(gemini|gemma)|claude-[^@:/]+@[a-z0-9]+$"), GOOGLE),
@@ -56,7 +56,7 @@ _VERTEX = re.compile(
 )
 
 FREE = ":free"
-_FREE_THERE = re.compile(f"[^/:]+/[^/:]+{FREE}")
+_FREE_MODEL = re.compile(f"[^/:]+/[^/:]+{FREE}")
 _LONG = "[1m]"  # Claude Code's mark for the long context
 
 _DATED = re.compile(r"[-@](20[0-9]{2}(0[1-9]|1[0-2])[0-3][0-9]|20[0-9]{2}-(0[1-9]|1[0-2])-[0-3][0-9])$")
@@ -74,9 +74,9 @@ _ENDS = {
     "mistral": (re.compile("-2[0-9](0[1-9]|1[0-2])$"),),
 }
 
-_OTHER_REGION = "the price list does not know what it costs in that region"
+_OTHER_REGION = "the price list has no price for that region"
 
-# Their tokens are pictures or sound too, which cost more than text, and records do not tell them apart.
+# Their tokens can be images or sound, which cost more than text, and records do not distinguish them.
 _MIXED = re.compile(
     "(^|[^a-z])(audio|realtime|transcribe|tts|live|voice|speech|whisper|sonic|image|images|imagen|video)([^a-z]|$)"
 )
@@ -84,7 +84,7 @@ _MIXED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A name taken apart. *provider*: None where it says none; *slug*: what OpenRouter would understand by it."""
+    """The parts of a name. *provider*: None if the name has none; *slug*: its meaning at OpenRouter."""
 
     provider: str | None
     model: str
@@ -93,65 +93,65 @@ class ModelName:
     free: bool = False
 
 
-def read(name: str) -> ModelName | UnknownPrice:
-    """Whose model a name means and what it is called there, or why that cannot be known."""
-    text = key_of(name)
+def parse_model_name(name: str) -> ModelName | UnknownPrice:
+    """Parse a name, or return why it does not identify a model."""
+    text = model_key(name)
     if not text.endswith(_LONG) or "claude" not in text:
         return _plain(text)
-    found = _plain(text.removesuffix(_LONG))
-    return found if isinstance(found, UnknownPrice) else replace(found, long=True)
+    parsed = _plain(text.removesuffix(_LONG))
+    return parsed if isinstance(parsed, UnknownPrice) else replace(parsed, long=True)
 
 
 def _plain(text: str) -> ModelName | UnknownPrice:
-    said, mark, rest = _parted(text)
-    provider = _PROVIDERS.get(said, said) if mark or said else None
+    prefix, mark, rest = _split(text)
+    provider = _PROVIDERS.get(prefix, prefix) if mark or prefix else None
     if provider == AZURE:
-        return UnknownPrice("it is the name of a deployment at Azure, which does not say which model that is")
+        return UnknownPrice("it is the name of an Azure deployment, which does not identify its model")
     if provider == BEDROCK:
         return _at_bedrock(rest)
     if rest.endswith(FREE) and provider != OPENROUTER:
-        return UnknownPrice("only OpenRouter's models may be :free, and it does not begin with openrouter/")
+        return UnknownPrice("only names that start with openrouter/ can end with :free")
     slug = text if mark == "/" else None
     if provider == GOOGLE:
         return _at_google(rest, slug)
-    return ModelName(provider, rest, slug, free=provider == OPENROUTER and _FREE_THERE.fullmatch(rest) is not None)
+    return ModelName(provider, rest, slug, free=provider == OPENROUTER and _FREE_MODEL.fullmatch(rest) is not None)
 
 
-def mixed(model: str) -> bool:
-    """Whether a model hears, speaks or draws, so that tokens of text are not all that it is paid for."""
+def is_multimodal(model: str) -> bool:
+    """Return whether the model processes sound or images, so that not all tokens have the price of text."""
     return _MIXED.search(model) is not None
 
 
 def without_region(model: str) -> str:
-    """A name as Bedrock writes it, without the region and the maker before it; another name as it is."""
-    named = _AT_BEDROCK.fullmatch(model)
-    return named["model"] if named else model
+    """Return a Bedrock name without its region and vendor, and any other name unchanged."""
+    parts = _AT_BEDROCK.fullmatch(model)
+    return parts["model"] if parts else model
 
 
 def spellings(provider: str, model: str) -> tuple[str, ...]:
-    """The name, and what is left of it without what makes no other model of it: dates, versions, regions."""
-    found = [model]
-    for each in found:  # grows meanwhile
-        found += [short for short in _shorter(provider, each) if short and short not in found]
-    return tuple(found)
+    """Return the name and its shorter forms without dates, versions and regions."""
+    names = [model]
+    for each in names:  # grows in the loop
+        names += [short for short in _shorter(provider, each) if short and short not in names]
+    return tuple(names)
 
 
-def _parted(text: str) -> tuple[str, str, str]:
-    """What stands for the provider, the mark behind it, and the rest; no mark where the spelling says whose it is."""
+def _split(text: str) -> tuple[str, str, str]:
+    """Split a name into the provider, the separator and the rest; no separator if the spelling identifies it."""
     if _AT_BEDROCK.fullmatch(text) or _ARN.fullmatch(text):
         return BEDROCK, "", text
-    own = next((provider for form, provider in _OWN if form.match(text)), None)
-    if own is not None:
-        return own, "", text
-    places = [place for mark in ":/" if (place := text.find(mark)) >= 0]
-    if not places:
+    provider = next((provider for form, provider in _PROVIDER_SPELLINGS if form.match(text)), None)
+    if provider is not None:
+        return provider, "", text
+    positions = [position for mark in ":/" if (position := text.find(mark)) >= 0]
+    if not positions:
         return "", "", text
-    first = min(places)
+    first = min(positions)
     return text[:first], text[first], text[first + 1 :]
 
 
 def _at_bedrock(model: str) -> ModelName | UnknownPrice:
-    """A model at Bedrock: its id, with LiteLLM's route and region before it, or an ARN that ends in its id."""
+    """Parse a name at Bedrock: an id, with LiteLLM's route and region before it, or an ARN that ends with an id."""
     for route in ("converse/", "invoke/"):
         model = model.removeprefix(route)
     place, slash, rest = model.partition("/")
@@ -161,25 +161,25 @@ def _at_bedrock(model: str) -> ModelName | UnknownPrice:
         place = ""
     if arn := _ARN.fullmatch(model):
         if arn["where"] != "aws" or arn["kind"] not in _NAMED:
-            return UnknownPrice("it is an ARN that does not say which model it stands for, or what that costs there")
+            return UnknownPrice("it is an ARN that does not identify a model, or its price there")
         place, model = arn["place"], arn["id"]
         if not _AT_BEDROCK.fullmatch(model):
-            return UnknownPrice("it is an ARN that does not say which model it stands for")
-    named = _AT_BEDROCK.fullmatch(model)
+            return UnknownPrice("it is an ARN that does not identify a model")
+    parts = _AT_BEDROCK.fullmatch(model)
     elsewhere = place and not re.match("us-(east|west)", place)
-    if elsewhere and (place.startswith("us-gov") or named is None or named["vendor"] != "anthropic"):
+    if elsewhere and (place.startswith("us-gov") or parts is None or parts["vendor"] != "anthropic"):
         return UnknownPrice(_OTHER_REGION)
     return ModelName(BEDROCK, model)
 
 
 def _at_google(model: str, slug: str | None) -> ModelName | UnknownPrice:
-    """A model of Gemini's API or of Vertex AI: its id, with or without the path before it."""
+    """Parse a name of the Gemini API or Vertex AI: an id, with or without a path before it."""
     path = _VERTEX.fullmatch(model)
     if path and path["maker"] == "anthropic" and path["place"] not in (None, "global"):
-        return UnknownPrice(_OTHER_REGION)  # a tenth more than what the list has, for most of these models
+        return UnknownPrice(_OTHER_REGION)  # for most of these models, ten percent more than in the list
     model = path["model"] if path else model.removeprefix("models/")
     if model.startswith("projects/"):
-        return UnknownPrice("it is the name of an endpoint at Vertex AI, which does not say which model that is")
+        return UnknownPrice("it is the name of a Vertex AI endpoint, which does not identify its model")
     return ModelName(GOOGLE, model, slug)
 
 
@@ -190,7 +190,7 @@ def _shorter(provider: str, model: str) -> Iterator[str]:
     if compact := _COMPACT.search(model):
         yield "-".join((model[: compact.start()], *compact.groups()))
     if provider == BEDROCK and (named := _AT_BEDROCK.fullmatch(model)):
-        # Elsewhere than in the United States other makers' models have other prices. Only Claude costs the same.
+        # Outside of the United States, models have other prices, except Claude.
         anywhere = named["vendor"] == "anthropic" and named["region"] not in ("global", "us-gov")
         if named["region"] and (named["region"] == "us" or anywhere):
             yield f"{named['vendor']}.{named['model']}"

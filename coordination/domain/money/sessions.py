@@ -1,4 +1,4 @@
-"""A session groups costs (and later memory): long-lived, any number of models."""
+"""Sessions, which group runs and their costs, with any number of models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class SessionTarget(StrEnum):
-    """Whether work joins the project's ongoing session or gets its own."""
+    """The session of a run: the project's main session or one of its own."""
 
     MAIN = "main"
     ISOLATED = "isolated"
@@ -16,7 +16,7 @@ class SessionTarget(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One session as stored. ``last_activity_at`` follows its costs and runs."""
+    """A stored session. ``last_activity_at``: the time of its latest cost or run."""
 
     id: str
     workspace_id: str

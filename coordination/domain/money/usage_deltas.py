@@ -1,8 +1,8 @@
-"""What a running job has used, written down piece by piece: each piece once, and all of them together are the whole.
+"""Converts the cumulative usage of a running job into cost records whose sum is that usage.
 
-A job tells again and again what it used so far. What was not written yet is the next piece; a piece whose writing may
-or may not have worked is given again, the same, until it is known to have worked. A line that a job has reported is a
-piece of its own, and all lines with one id are one call; all else is added up by model.
+A job reports its total usage again and again. The part that was not recorded is the next delta. A delta whose write may
+have failed is returned unchanged until its write is confirmed. Each reported line is a record of its own, and all lines
+with one id are one call; other usage is summed by model.
 """
 
 from __future__ import annotations
@@ -14,214 +14,200 @@ from functools import reduce
 from typing import Any
 
 from coordination.base.money import ZERO, minus, plus
-from coordination.domain.money.costs import CostRecord, again_id, call_id, correction_id
+from coordination.domain.money.costs import CostRecord, call_id, correct, repeat_id
 from coordination.domain.money.pricing import AMOUNTS
 from coordination.domain.tasks.attempts import Usage
 
 _COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens")
 _MOST_AMOUNTS = 10
 _COUNTED = ("_tokens", "_requests")
-"""How the names of counts in ``extra`` end."""
+"""The endings of the names of counts in ``extra``."""
 
 
 @dataclass(slots=True)
-class _Written:
-    """Of one model, or of one call that has an id."""
+class _Recorded:
+    """The records of one model, or of one call with an id, and their totals."""
 
     counts: dict[str, int] = field(default_factory=dict)
-    known: Decimal = ZERO
+    usd: Decimal = ZERO
     records: list[CostRecord] = field(default_factory=list)
 
     def add(self, one: CostRecord) -> None:
         self.records.append(one)
-        self.known = plus(self.known, one.cost_usd or ZERO)
+        self.usd = plus(self.usd, one.cost_usd or ZERO)
         for name, value in [*((name, getattr(one, name)) for name in _COUNTS), *_extra_counts(one.extra)]:
             self.counts[name] = self.counts.get(name, 0) + value
 
 
 class UsageDeltas:
-    """The usage of one attempt. *price* gives a piece its price where it says none, *record* makes it a record.
-
-    Not thread-safe: whoever shares it holds a lock.
-    """
+    """The usage of one attempt. *price* adds missing prices to deltas, *record* makes records. Not thread-safe."""
 
     def __init__(self, price: Callable[[Usage], Usage], record: Callable[[Usage], CostRecord]) -> None:
         self._price = price
         self._record = record
-        self._written: dict[str, _Written] = {}
-        self._unsure: list[CostRecord] = []
-        self._lines: dict[tuple[str, int], Usage] = {}  # what each line said when it was made a record
-        self._marks: set[str] = set()  # of the lines that were made records
-        self._calls: dict[str, _Written] = {}  # those with an id, as soon as there is a record
-        self._said: dict[str, list[Usage]] = {}  # what lines say of each of them
-        self._single: set[str] = set()  # the ids of these records
-        self._alone: list[CostRecord] = []  # those of them that are written
+        self._by_model: dict[str, _Recorded] = {}
+        self._pending: list[CostRecord] = []
+        self._lines: dict[tuple[str, int], Usage] = {}  # the content of each line when its record was made
+        self._marks: set[str] = set()  # of the lines that have records
+        self._calls: dict[str, _Recorded] = {}  # by id, from the first record on
+        self._reports: dict[str, list[Usage]] = {}  # the different lines of each call
+        self._line_ids: set[str] = set()  # of records of lines
+        self._line_records: list[CostRecord] = []  # the confirmed ones
 
-    def due(self, used: Iterable[Usage]) -> list[CostRecord]:
-        """What is to be written next of what was *used* so far; the same again until ``wrote`` is called."""
-        if not self._unsure:
-            whole = list(used)
-            self._unsure = self._reported(whole)
-            self._unsure += [self._record(self._price(piece)) for piece in self._pieces(_unnumbered(whole))]
-        return list(self._unsure)
+    def next_records(self, total: Iterable[Usage]) -> list[CostRecord]:
+        """Return the records to write next, given the *total* usage so far; the same until ``confirm`` is called."""
+        if not self._pending:
+            usages = list(total)
+            self._pending = self._records_of_lines(usages)
+            self._pending += [self._record(self._price(delta)) for delta in self._deltas(_without_lines(usages))]
+        return list(self._pending)
 
-    def wrote(self, records: Sequence[CostRecord]) -> None:
-        """These are in the ledger."""
-        if records and records == self._unsure:
-            self._unsure = []
+    def confirm(self, records: Sequence[CostRecord]) -> None:
+        """Note that these records are in the ledger."""
+        if records and records == self._pending:
+            self._pending = []
         for one in records:
-            if one.id in self._single:
-                self._alone.append(one)
+            if one.id in self._line_ids:
+                self._line_records.append(one)
                 continue
-            self._written.setdefault(one.model, _Written()).add(one)
+            self._by_model.setdefault(one.model, _Recorded()).add(one)
 
-    def resume(self, records: Iterable[CostRecord], *, ours: Callable[[str], bool]) -> None:
-        """Go on where another meter of the same attempt has ended, of which these *records* are in the ledger.
+    def resume(self, records: Iterable[CostRecord], *, is_generated: Callable[[str], bool]) -> None:
+        """Continue after another meter of the same attempt, whose *records* are in the ledger.
 
-        *ours*: whether an id is one that the ledger makes for what no line was reported for.
+        *is_generated*: returns whether an id was generated for usage without lines.
         """
         for one in records:
             name = call_id(one)
-            if not ours(name):
+            if not is_generated(name):
                 self._marks.add(name)
-                self._calls.setdefault(name, _Written()).add(one)
+                self._calls.setdefault(name, _Recorded()).add(one)
             elif one.corrects is None:
-                self.wrote([one])
-            elif one.model in self._written:
-                known = self._written[one.model]
-                known.known = plus(known.known, one.cost_usd or ZERO)
+                self.confirm([one])
+            elif one.model in self._by_model:
+                recorded = self._by_model[one.model]
+                recorded.usd = plus(recorded.usd, one.cost_usd or ZERO)
 
     @property
     def conflicts(self) -> dict[str, list[Usage]]:
-        """The calls that were reported again with other numbers, by their ids, and what was said of each."""
-        return {name: said for name, said in self._said.items() if len(said) > 1}
+        """Return the different reports of each call that was reported with several numbers, by its id."""
+        return {name: reports for name, reports in self._reports.items() if len(reports) > 1}
 
     @property
-    def written(self) -> list[CostRecord]:
-        """All that is in the ledger for sure."""
-        return [*self._alone, *(one for known in self._written.values() for one in known.records)]
+    def confirmed(self) -> list[CostRecord]:
+        """Return the records that are in the ledger."""
+        return [*self._line_records, *(one for recorded in self._by_model.values() for one in recorded.records)]
 
-    def rest(self, used: Sequence[Usage]) -> list[CostRecord]:
-        """All that is still to be written, now that the job has ended and this is what it *used* in all.
+    def final_records(self, total: Sequence[Usage]) -> list[CostRecord]:
+        """Return all records that remain to be written after the end of the job, given its *total* usage.
 
-        What it says of its costs at its end goes before what was computed on the way: the difference is a correction.
-        One that says nothing at its end has ended in the middle, and what it said on the way stays.
+        The costs that a job reports at its end replace computed ones: the difference is a correction. A job that
+        reports nothing at its end was interrupted, and its earlier reports remain.
         """
-        unsure = self._unsure
-        self.wrote(unsure)
-        made = [*unsure, *self._reported(used)]
-        used = _unnumbered(used)
-        if not self._written or not used:
-            return [*made, *(self._record(self._price(one)) for one in used)]
-        by_model: dict[str, list[Usage]] = {}
-        for one in used:
-            by_model.setdefault(one.model, []).append(one)
-        for model, known in self._written.items():
-            if model not in by_model:  # it calls the model otherwise at its end
-                made += self._corrected(known, minus(known.known), settled=True)
-        for model, group in by_model.items():
-            if model not in self._written:
-                made += [self._record(self._price(one)) for one in group]
+        pending = self._pending
+        self.confirm(pending)
+        records = [*pending, *self._records_of_lines(total)]
+        total = _without_lines(total)
+        if not self._by_model or not total:
+            return [*records, *(self._record(self._price(one)) for one in total)]
+        groups = _by_model(total)
+        for model, recorded in self._by_model.items():
+            if model not in groups:  # the job uses another name of the model at its end
+                records += self._corrections(recorded, minus(recorded.usd))
+        for model, group in groups.items():
+            if model not in self._by_model:
+                records += [self._record(self._price(one)) for one in group]
                 continue
-            known, whole = self._written[model], _together(group)
-            piece = _less(whole, known.counts)
+            recorded, whole = self._by_model[model], _sum(group)
+            delta = _subtract(whole, recorded.counts)
             if whole.cost_usd is None:
-                made += [] if piece is None else [self._record(self._price(piece))]
+                records += [] if delta is None else [self._record(self._price(delta))]
                 continue
-            left = plus(whole.cost_usd, minus(known.known))
-            if piece is not None:
-                made.append(self._record(replace(piece, cost_usd=max(left, ZERO))))
-                left = min(left, ZERO)
-            made += self._corrected(known, left, settled=True)
-        return made
+            difference = plus(whole.cost_usd, minus(recorded.usd))
+            if delta is not None:
+                records.append(self._record(replace(delta, cost_usd=max(difference, ZERO))))
+                difference = min(difference, ZERO)
+            records += self._corrections(recorded, difference)
+        return records
 
-    def _reported(self, used: Iterable[Usage]) -> list[CostRecord]:
-        """The records of lines that have none yet; one that was written over is another call, unless it has an id."""
-        made = []
-        named: dict[str, list[Usage]] = {}
-        for one in used:
+    def _records_of_lines(self, usages: Iterable[Usage]) -> list[CostRecord]:
+        """Make records of lines that have none. An overwritten line is another call, unless it has an id."""
+        records = []
+        by_id: dict[str, list[Usage]] = {}
+        for one in usages:
             if one.line is None:
                 continue
             if one.id is not None:
-                named.setdefault(one.id, []).append(one)
+                by_id.setdefault(one.id, []).append(one)
             elif self._is_new(one, one.line):
-                made.append(self._record(self._price(one)))
-        made += [more for name, group in named.items() if (more := self._more_of(name, group)) is not None]
-        self._single |= {one.id for one in made}
-        return made
+                records.append(self._record(self._price(one)))
+        records += [more for name, group in by_id.items() if (more := self._more_of(name, group)) is not None]
+        self._line_ids |= {one.id for one in records}
+        return records
 
     def _is_new(self, one: Usage, line: tuple[str, int]) -> bool:
         if one.mark is not None:
-            known = one.mark in self._marks
+            is_new = one.mark not in self._marks
             self._marks.add(one.mark)
-            return not known
-        known = self._lines.get(line) == one
+            return is_new
+        is_new = self._lines.get(line) != one
         self._lines[line] = one
-        return not known
+        return is_new
 
     def _more_of(self, name: str, group: Sequence[Usage]) -> CostRecord | None:
-        """A record of what is said of a call beyond what is on record. The larger counts: no provider bills less."""
-        said = self._said.setdefault(name, [])
+        """Return a record of what a call's reports exceed its records. The largest counts: no provider bills less."""
+        reports = self._reports.setdefault(name, [])
         for one in group:
-            if not any(_is_same(one, other) for other in said):
-                said.append(one)
-        whole, known = _noted(_largest(said), said), self._calls.get(name)
-        piece: Usage | None = whole
-        if known is not None:
-            piece = _less(whole, known.counts)
-            told = None if whole.cost_usd is None else max(plus(whole.cost_usd, minus(known.known)), ZERO)
-            if piece is None:
-                if not told:
+            if not any(_is_same(one, other) for other in reports):
+                reports.append(one)
+        whole, recorded = _with_amounts(_largest(reports), reports), self._calls.get(name)
+        delta: Usage | None = whole
+        if recorded is not None:
+            delta = _subtract(whole, recorded.counts)
+            usd = None if whole.cost_usd is None else max(plus(whole.cost_usd, minus(recorded.usd)), ZERO)
+            if delta is None:
+                if not usd:
                     return None
-                piece = replace(whole, input_tokens=0, output_tokens=0, cached_input_tokens=0, total_tokens=0)
-                piece = replace(piece, extra={name: whole.extra[name] for name in (AMOUNTS,) if name in whole.extra})
-            piece = replace(piece, id=again_id(name, len(known.records) + 1), cost_usd=told)
-        made = self._record(self._price(piece or whole))
-        self._calls.setdefault(name, _Written()).add(made)
-        return made
+                delta = replace(whole, input_tokens=0, output_tokens=0, cached_input_tokens=0, total_tokens=0)
+                delta = replace(delta, extra={name: whole.extra[name] for name in (AMOUNTS,) if name in whole.extra})
+            delta = replace(delta, id=repeat_id(name, len(recorded.records) + 1), cost_usd=usd)
+        record = self._record(self._price(delta or whole))
+        self._calls.setdefault(name, _Recorded()).add(record)
+        return record
 
-    def _pieces(self, used: Iterable[Usage]) -> list[Usage]:
-        by_model: dict[str, list[Usage]] = {}
-        for one in used:
-            by_model.setdefault(one.model, []).append(one)
-        found = []
-        for model, group in by_model.items():
-            known, whole = self._written.get(model, _Written()), _together(group)
-            piece = _less(whole, known.counts)
-            if piece is None:
+    def _deltas(self, usages: Iterable[Usage]) -> list[Usage]:
+        deltas = []
+        for model, group in _by_model(usages).items():
+            recorded, whole = self._by_model.get(model, _Recorded()), _sum(group)
+            delta = _subtract(whole, recorded.counts)
+            if delta is None:
                 continue
-            told = None if whole.cost_usd is None else plus(whole.cost_usd, minus(known.known))
-            found.append(replace(piece, cost_usd=told if told is not None and told >= 0 else None))
-        return found
+            usd = None if whole.cost_usd is None else plus(whole.cost_usd, minus(recorded.usd))
+            deltas.append(replace(delta, cost_usd=usd if usd is not None and usd >= 0 else None))
+        return deltas
 
-    def _corrected(self, known: _Written, left: Decimal, *, settled: bool) -> list[CostRecord]:
-        """Corrections of what was written, so that *left* is added, and nothing stays unknown that is known now."""
-        made = []
-        for number, one in enumerate(reversed(known.records)):
-            settles = settled and one.cost_usd is None
-            share = left if number == 0 else ZERO
+    def _corrections(self, recorded: _Recorded, difference: Decimal) -> list[CostRecord]:
+        """Return corrections that add *difference* and settle all records without a price."""
+        corrections = []
+        for number, one in enumerate(reversed(recorded.records)):
+            settles = one.cost_usd is None
+            share = difference if number == 0 else ZERO
             if not share and not settles:
                 continue
-            made.append(
-                replace(
-                    one,
-                    id=correction_id(one.id, 1),
-                    input_tokens=0,
-                    output_tokens=0,
-                    cached_input_tokens=0,
-                    total_tokens=0,
-                    cost_usd=share,
-                    extra={},
-                    corrects=one.id,
-                    settles=settles,
-                )
-            )
-        return made
+            corrections.append(correct(one, 1, share, extra={}, settles=settles))
+        return corrections
 
 
-def _unnumbered(used: Iterable[Usage]) -> list[Usage]:
-    """What no line was reported for: it may be told again, and grow."""
-    return [one for one in used if one.line is None]
+def _without_lines(usages: Iterable[Usage]) -> list[Usage]:
+    """Return the usage that was not reported by lines, which is cumulative."""
+    return [one for one in usages if one.line is None]
+
+
+def _by_model(usages: Iterable[Usage]) -> dict[str, list[Usage]]:
+    groups: dict[str, list[Usage]] = {}
+    for one in usages:
+        groups.setdefault(one.model, []).append(one)
+    return groups
 
 
 def _is_same(one: Usage, other: Usage) -> bool:
@@ -229,30 +215,30 @@ def _is_same(one: Usage, other: Usage) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in numbers) and _total(one) == _total(other)
 
 
-def _noted(whole: Usage, said: Sequence[Usage]) -> Usage:
-    """The call with all amounts that were said of it, if they are several."""
-    amounts = list(dict.fromkeys("unknown" if one.cost_usd is None else f"{one.cost_usd:f}" for one in said))
+def _with_amounts(whole: Usage, reports: Sequence[Usage]) -> Usage:
+    """Add all reported amounts to ``extra``, if there are several."""
+    amounts = list(dict.fromkeys("unknown" if one.cost_usd is None else f"{one.cost_usd:f}" for one in reports))
     return whole if len(amounts) == 1 else replace(whole, extra={**whole.extra, AMOUNTS: amounts[:_MOST_AMOUNTS]})
 
 
-def _largest(said: Sequence[Usage]) -> Usage:
-    """The largest of every number that was said of one call."""
-    base = max(said, key=lambda one: (one.cost_usd or ZERO, _total(one)))
+def _largest(reports: Sequence[Usage]) -> Usage:
+    """Return the largest of every reported number of one call."""
+    base = max(reports, key=lambda one: (one.cost_usd or ZERO, _total(one)))
     extra: dict[str, int] = {}
-    for one in said:
+    for one in reports:
         extra |= {name: max(value, extra.get(name, 0)) for name, value in _extra_counts(one.extra)}
     return replace(
         base,
-        input_tokens=max(one.input_tokens for one in said),
-        output_tokens=max(one.output_tokens for one in said),
-        cached_input_tokens=max(one.cached_input_tokens for one in said),
-        total_tokens=max(map(_total, said)),
+        input_tokens=max(one.input_tokens for one in reports),
+        output_tokens=max(one.output_tokens for one in reports),
+        cached_input_tokens=max(one.cached_input_tokens for one in reports),
+        total_tokens=max(map(_total, reports)),
         extra={**base.extra, **extra},
     )
 
 
-def _together(group: Sequence[Usage]) -> Usage:
-    """One usage for all of one model; its price is known if all of them are."""
+def _sum(group: Sequence[Usage]) -> Usage:
+    """Return the sum of the usage of one model. Its cost is known if all costs are."""
     if len(group) == 1:
         return replace(group[0], total_tokens=_total(group[0]))
     costs = [one.cost_usd for one in group]
@@ -281,12 +267,12 @@ def _extra_counts(extra: Mapping[str, Any]) -> list[tuple[str, int]]:
     return [(name, value) for name, value in extra.items() if name.endswith(_COUNTED) and type(value) is int]
 
 
-def _less(whole: Usage, counts: Mapping[str, int]) -> Usage | None:
-    """What is left of it without what was written; None when nothing is."""
+def _subtract(whole: Usage, counts: Mapping[str, int]) -> Usage | None:
+    """Return the usage without the recorded counts; None when nothing remains."""
     if not counts:
         return whole
-    left: dict[str, Any] = {name: max((getattr(whole, name) or 0) - counts[name], 0) for name in _COUNTS}
-    if not any(left.values()):
+    remaining: dict[str, Any] = {name: max((getattr(whole, name) or 0) - counts[name], 0) for name in _COUNTS}
+    if not any(remaining.values()):
         return None
     fewer = {name: max(value - counts.get(name, 0), 0) for name, value in _extra_counts(whole.extra)}
-    return replace(whole, **left, id=None, extra={**whole.extra, **fewer})
+    return replace(whole, **remaining, id=None, extra={**whole.extra, **fewer})

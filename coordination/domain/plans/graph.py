@@ -17,8 +17,8 @@ from coordination.domain.jobs.artifacts import outputs_problem
 from coordination.domain.jobs.changed_files import CHANGES
 from coordination.domain.jobs.checkouts import FOLDER, Checkout, common_base, parse_checkout, parse_gates
 from coordination.domain.jobs.resource_limits import Limits
-from coordination.domain.money.caps import caps_of
-from coordination.domain.money.estimates import parse_stated
+from coordination.domain.money.caps import parse_caps
+from coordination.domain.money.estimates import parse_estimate
 from coordination.domain.plans.plan_expansion import overlays
 from coordination.domain.plans.plan_values import Refuse, check_account_name, check_json, check_name, is_whole
 from coordination.domain.plans.plans import MAX_KEY, MAX_TASKS, MAX_TITLE, BudgetCap, Dependency, Plan, Task
@@ -179,7 +179,7 @@ def _check_budget(refuse: Refuse, cap: BudgetCap | None) -> None:
             field="budget",
         )
     try:
-        caps_of(cap.to_mapping())
+        parse_caps(cap.to_mapping())
     except Refused as refusal:
         refuse(f"budget: {refusal.message}", refusal.hint, field=inside("budget", refusal.field))
 
@@ -260,7 +260,7 @@ def _check_more(refuse: Refuse, task: Task) -> None:
     """Check rarely used fields."""
     if task.estimate:
         try:
-            parse_stated(task.estimate)
+            parse_estimate(task.estimate)
         except Refused as refused:
             refuse(refused.message, refused.hint, field=refused.field or "estimate")
     if task.variants:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from coordination.base.errors import Refused
 from coordination.domain.money.costs import CostRecord
-from coordination.domain.money.estimates import JobSample, history_key, sample_of
+from coordination.domain.money.estimates import JobSample, history_key, make_sample
 from coordination.domain.plans.plan_expansion import ANALYZE, ANSWER, ANSWERER, ASSESS, SUPERVISION, answer_task
 from coordination.domain.tasks.attempts import Claim
 from coordination.domain.tasks.retry import Complete, Wait
@@ -41,7 +41,7 @@ def learn_durations(tx: Connection, workspace_id: str, project_id: str, effects:
     for ended in effects.effective_ends():
         work, end = ended.claim.work, ended.end
         costs = (*ended.recorded_costs, *ended.costs)
-        sample = sample_of(work, end.outcome, ended.took, costs) if end.job_started else None
+        sample = make_sample(work, end.outcome, ended.took, costs) if end.job_started else None
         if sample is not None:
             samples.setdefault(history_key(work), []).append(sample)
     job_history.learn(tx, workspace_id, project_id, samples)
@@ -62,7 +62,7 @@ def settle_money(tx: Connection, workspace_id: str, project_id: str, effects: En
         runs.touch_sessions(tx, workspace_id, sorted({record.session_id for record in spent if record.session_id}))
     slots.lock(tx, workspace_id, project_id)  # locked before money, and a claim may follow
     room = ledger.settle(tx, workspace_id, spent, closing=effects.to_settle).room
-    effects.money_returned = room and bool(budget_usage.runs_waiting(tx, workspace_id, project_id, most=1))
+    effects.money_returned = room and bool(budget_usage.list_waiting_runs(tx, workspace_id, project_id, most=1))
 
 
 def add_discovered_tasks(tx: Connection, workspace_id: str, project_id: str, effects: EndEffects) -> None:

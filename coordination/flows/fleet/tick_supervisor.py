@@ -18,7 +18,7 @@ from coordination.services.attempts.close_runs import close_runs
 from coordination.services.attempts.end import close_ended_runs
 from coordination.services.attempts.end_effects import EndEffects
 from coordination.services.attempts.rescue import rescue_expired
-from coordination.services.forecast.cost_estimates import expected
+from coordination.services.forecast.cost_estimates import unpriced_estimator
 from coordination.services.holds import HOLDS
 from coordination.services.money import ledger
 from coordination.services.money.budgets import Estimator
@@ -67,7 +67,7 @@ def tick_supervisor(
     lease: timedelta = TICK_LEASE,
     every: timedelta | None = None,
     rest: timedelta = REST_AFTER_ERROR,
-    estimator: Estimator = expected,
+    estimator: Estimator = unpriced_estimator,
 ) -> TickResult | None:
     """Tick the project once. Return None when it is ticking already or its supervisor has ended.
 
@@ -98,7 +98,7 @@ def run_tick(
     enqueue_again_after: timedelta = REST,
     lifetime: timedelta = DEFAULT_LIFETIME,
     rest: timedelta = REST_AFTER_ERROR,
-    estimator: Estimator = expected,
+    estimator: Estimator = unpriced_estimator,
 ) -> TickResult | None:
     """Run a tick that has begun. Return None when its lease was lost on the way.
 

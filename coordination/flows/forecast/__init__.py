@@ -1,1 +1,1 @@
-"""What work is expected to take and cost: operations across nouns, one transaction each."""
+"""Predicted durations and costs of tasks and plans: operations across nouns, one transaction each."""

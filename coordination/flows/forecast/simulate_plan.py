@@ -1,4 +1,4 @@
-"""Simulate a plan: what it would take and cost if it were submitted now. Writes nothing."""
+"""Prepares the simulation of a plan: what it would take and cost if it were submitted now. Writes nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coordination.base.errors import Unavailable
 from coordination.domain.forecast.forecast_inputs import ForecastInputs
 from coordination.domain.forecast.predictions import Prediction
 from coordination.domain.jobs import Job
-from coordination.domain.money.estimates import JobSample, Quoted, asks_a_model, history_key
+from coordination.domain.money.estimates import JobSample, QuoteModel, asks_a_model, history_key
 from coordination.domain.money.pricing import Quote, UnknownPrice
 from coordination.domain.plans import graph
 from coordination.domain.plans.plans import Plan
@@ -31,16 +31,16 @@ from coordination.store.reports.forecast import job_durations
 
 
 @dataclass(frozen=True, slots=True)
-class SimulationBasis:
-    """All that a simulation asks of the store: the rest needs no transaction."""
+class SimulationInput:
+    """The data of a simulation. Running it needs no transaction."""
 
-    outlook: ForecastInputs
+    inputs: ForecastInputs
     slots: int
     caps: Mapping[str, int]
 
-    def predicted(self, *, seed: int = 0) -> Prediction:
-        """Play it; the same *seed* gives the same answer."""
-        return self.outlook.predicted(slots=self.slots, caps=self.caps, now=utc_now(), seed=seed)
+    def predict(self, *, seed: int = 0) -> Prediction:
+        """Run the simulation. The same *seed* gives the same prediction."""
+        return self.inputs.predict(slots=self.slots, caps=self.caps, now=utc_now(), seed=seed)
 
 
 def simulate_plan(
@@ -49,15 +49,15 @@ def simulate_plan(
     plan: Plan,
     identity: str,
     *,
-    places: int | None,
+    slots: int | None,
     live_within: timedelta,
-    otherwise: int,
+    default_slots: int,
     assume: timedelta | None = None,
-) -> SimulationBasis:
-    """What *plan* would begin with in the project of that identity, which need not exist yet. PlanError or Refused.
+) -> SimulationInput:
+    """Read the data to simulate *plan* in the project of that identity, which may not exist yet.
 
-    *places*: how many jobs run at once; None: as many as the workers heard of *live_within* run, or *otherwise* where
-    there are none. *assume*: how long jobs take of which nothing is known.
+    *slots*: how many jobs run at once; None: those of workers with a heartbeat within *live_within*, or *default_slots*
+    without workers. *assume*: the duration of unknown jobs. Raises PlanError or Refused.
     """
     works: Mapping[str, Job] = graph.check_plan(plan)
     project = projects.find_by_identity(tx, workspace_id, identity)
@@ -70,27 +70,27 @@ def simulate_plan(
     recent: dict[str, list[JobSample]] = {}
     caps = dict.fromkeys(task_rows.limited_keys(plan), 1) | task_rows.concurrency_caps(plan)
     if project is not None:
-        found = job_history.samples_of(tx, workspace_id, [(project.id, kind) for kind in kinds])
-        known = {kind: samples for (_, kind), samples in found.items()}
+        history = job_history.samples_of(tx, workspace_id, [(project.id, kind) for kind in kinds])
+        known = {kind: samples for (_, kind), samples in history.items()}
         free = {kind for kind, body in kinds.items() if not asks_a_model(body)}
-        recent = job_durations.recent(tx, workspace_id, project.id, free)
+        recent = job_durations.recent_durations(tx, workspace_id, project.id, free)
         caps = slot_caps(tx, project, plan)
-    outlook = ForecastInputs(
+    inputs = ForecastInputs(
         plan,
         bodies,
         assigned,
         known=known,
         recent=recent,
-        quote=_quoted(tx, workspace_id, None if project is None else project.id),
+        quote=_make_quote(tx, workspace_id, None if project is None else project.id),
         assume=assume,
     )
-    if places is None:
-        places = workers.count_live_slots(tx, within=live_within) or otherwise
-    return SimulationBasis(outlook, places, caps)
+    if slots is None:
+        slots = workers.count_live_slots(tx, within=live_within) or default_slots
+    return SimulationInput(inputs, slots, caps)
 
 
-def _quoted(tx: Connection, workspace_id: str, project_id: str | None) -> Quoted:
-    """Prices as they are now; without the list, none are known."""
+def _make_quote(tx: Connection, workspace_id: str, project_id: str | None) -> QuoteModel:
+    """Return a function that looks up present prices. Without the price list, all are unknown."""
     book, now = price_service.open_book(tx, workspace_id, price_list.quote), utc_now()
 
     def quote(model: str) -> Quote | UnknownPrice:

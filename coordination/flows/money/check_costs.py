@@ -1,8 +1,8 @@
-"""Prove that the sums are those of the ledger's records, mend them, and count them in another time zone.
+"""Checks and repairs the ledger's totals, and recomputes them in another time zone.
 
-What is wrong is found on one snapshot of ledger and sums, and added to the sums afterwards, a batch at a time: whoever
-writes meanwhile changes both, so that what was wrong stays wrong by the same amount, and nobody is held up. A repair
-that dies in the middle has mended a part; the next one finds the rest.
+Differences are computed on one snapshot and added to the totals afterwards, in batches: concurrent writers change both
+the ledger and the totals, so that the differences stay the same and nobody waits. After an interrupted repair, the next
+one finds the rest.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from coordination.store.tables.projects.retention import SUMS
 _BATCH = 1000
 _LEASE = timedelta(minutes=10)
 _EXAMPLES = 10
-_BUSY = Conflict("Another process is counting the sums of this ledger now", hint="Try again when it is done")
+_BUSY = Conflict("Another process is recomputing the totals of this ledger", hint="Try again when it is done")
 
 
 @dataclass(slots=True)
 class LedgerCheck:
-    """How many sums were wrong, some of them with what was missing, and whether they are right now.
+    """The number of wrong totals, some examples with their differences, and whether they were repaired.
 
-    ``complete`` False: the ledger has never been counted before, so all of it was missing.
+    ``complete`` False: the totals were incomplete before, so differences are expected.
     """
 
     zone: str
@@ -42,9 +42,9 @@ class LedgerCheck:
     repaired: bool = False
     examples: list[tuple[TotalKey, CostTotal]] = field(default_factory=list)
 
-    def note(self, found: Iterable[tuple[TotalKey, CostTotal]]) -> Iterator[tuple[TotalKey, CostTotal]]:
-        """Count them as they go by."""
-        for one in found:
+    def count(self, drift: Iterable[tuple[TotalKey, CostTotal]]) -> Iterator[tuple[TotalKey, CostTotal]]:
+        """Count differences, and yield them again."""
+        for one in drift:
             self.wrong += 1
             if len(self.examples) < _EXAMPLES:
                 self.examples.append(one)
@@ -52,49 +52,49 @@ class LedgerCheck:
 
 
 def check_costs(store: Store, workspace_id: str, *, repair: bool = False, since: date | None = None) -> LedgerCheck:
-    """Compare every sum with the records (*since*: only of these days); with *repair*, make them right.
+    """Compare every total with the records (*since*: only of these days); *repair*: correct them.
 
     Raises Conflict when another process repairs them now.
     """
     if repair:
-        with _alone(store, workspace_id) as holder:
-            return _counted(store, workspace_id, holder, "")
+        with _SumsLease(store, workspace_id) as holder:
+            return _repair(store, workspace_id, holder, "")
     with store.read() as tx:
-        found = LedgerCheck(rollups.zone(tx, workspace_id), rollups.complete(tx, workspace_id))
-        for _ in found.note(rollups.drift(tx, workspace_id, since=since.isoformat() if since else None)):
+        check = LedgerCheck(rollups.read_zone(tx, workspace_id), rollups.is_complete(tx, workspace_id))
+        for _ in check.count(rollups.find_drift(tx, workspace_id, since=since.isoformat() if since else None)):
             pass
-    return found
+    return check
 
 
 def complete_sums(store: Store) -> None:
-    """Count every ledger whose sums are incomplete, after an interrupted change of time zone; skip one that is busy."""
+    """Complete the totals of every ledger, for example after an interrupted change of time zone. Skips busy ones."""
     with store.read() as tx:
-        missing = [each for each in projects.workspace_ids(tx) if not rollups.complete(tx, each)]
+        missing = [each for each in projects.workspace_ids(tx) if not rollups.is_complete(tx, each)]
     for workspace_id in missing:
         try:
             check_costs(store, workspace_id, repair=True)
         except Conflict:
-            continue  # until it has done so, the ledger itself is asked
+            continue  # until it is done, reports read the ledger itself
 
 
 def set_timezone(store: Store, workspace_id: str, zone: str) -> LedgerCheck:
-    """Let the workspace's days and months begin in *zone*, and count all sums again.
+    """Set the time zone of the workspace's days and months, and recompute all totals.
 
-    Until that is done the ledger itself is asked. Raises Refused for a zone that there is not, with nothing changed.
+    Until that is done, reports read the ledger itself. Raises Refused for an unknown zone, with nothing changed.
     """
     name = check_zone(zone)
-    with _alone(store, workspace_id) as holder:
+    with _SumsLease(store, workspace_id) as holder:
 
         def change(tx: Connection) -> None:
             _fence(tx, workspace_id, holder)
             rollups.set_zone(tx, workspace_id, name)
 
         store.transact(change)
-        return _counted(store, workspace_id, holder, name)
+        return _repair(store, workspace_id, holder, name)
 
 
-class _alone:  # noqa: N801 - reads as what it says
-    """The chore, held by nobody else meanwhile; it counts as done when all went well."""
+class _SumsLease:
+    """The lease on the chore of totals. The chore counts as done when the block ends without an error."""
 
     def __init__(self, store: Store, workspace_id: str) -> None:
         self._store, self._workspace_id, self._holder = store, workspace_id, new_id()
@@ -118,8 +118,8 @@ def _fence(tx: Connection, workspace_id: str, holder: str) -> None:
         raise _BUSY
 
 
-def _counted(store: Store, workspace_id: str, holder: str, zone: str) -> LedgerCheck:
-    """Make all sums right, and leave few rows."""
+def _repair(store: Store, workspace_id: str, holder: str, zone: str) -> LedgerCheck:
+    """Correct all totals, delete empty ones and merge shards."""
 
     def step(change: Callable[[Connection], int]) -> int:
         def fenced(tx: Connection) -> int:
@@ -129,18 +129,18 @@ def _counted(store: Store, workspace_id: str, holder: str, zone: str) -> LedgerC
         return store.transact(fenced)
 
     with store.read() as tx:
-        found = LedgerCheck(zone or rollups.zone(tx, workspace_id), rollups.complete(tx, workspace_id))
-        missing = found.note(rollups.drift(tx, workspace_id))
+        check = LedgerCheck(zone or rollups.read_zone(tx, workspace_id), rollups.is_complete(tx, workspace_id))
+        missing = check.count(rollups.find_drift(tx, workspace_id))
         while batch := dict(islice(missing, _BATCH)):
-            step(lambda tx, batch=batch: _added(tx, workspace_id, batch))  # type: ignore[misc]
+            step(lambda tx, batch=batch: _add(tx, workspace_id, batch))  # type: ignore[misc]
         day = rollups.today(tx, workspace_id)
     step(lambda tx: rollups.drop_empty(tx, workspace_id))
-    while step(lambda tx: rollups.fold(tx, workspace_id, before=day)):
+    while step(lambda tx: rollups.merge_shards(tx, workspace_id, before=day)):
         pass
-    found.repaired = True
-    return found
+    check.repaired = True
+    return check
 
 
-def _added(tx: Connection, workspace_id: str, batch: dict[TotalKey, CostTotal]) -> int:
-    rollups.add(tx, workspace_id, batch, shard=rollups.begin(tx, workspace_id))
+def _add(tx: Connection, workspace_id: str, batch: dict[TotalKey, CostTotal]) -> int:
+    rollups.add(tx, workspace_id, batch, shard=rollups.lock_shard(tx, workspace_id))
     return len(batch)

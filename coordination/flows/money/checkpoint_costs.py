@@ -1,4 +1,4 @@
-"""Write down what running jobs have spent so far, and find those that may not spend more."""
+"""Records what running jobs have spent so far, and finds those that may not spend more."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from coordination.store.queries.tasks import attempts
 def checkpoint_costs(
     tx: Connection, workspace_id: str, records: Sequence[CostRecord]
 ) -> dict[tuple[str, int], BudgetShortage]:
-    """Record what attempts spent; by (task id, attempt) those that must be stopped for want of money, and why.
+    """Record the costs of attempts, and return which must be stopped by a budget, by (task id, attempt), and why.
 
-    Money moves from what they have reserved to what is spent; what another call may cost is reserved on top. What an
-    attempt spent that has lost its task is recorded too, and marked.
+    Moves money from reserved to spent, and reserves the expected cost of another call. Costs of attempts that have lost
+    their task are recorded too, marked as stale.
     """
     spent_by = {(one.task_id or "", one.attempt or 0) for one in records}
     live = attempts.unfinished(tx, workspace_id, sorted(spent_by))

@@ -1,7 +1,7 @@
-"""Import cost records into the ledger, a batch at a time: what is there already by its id is left alone.
+"""Imports cost records into the ledger in batches. Skips ids that exist.
 
-A file is first read and checked from end to end, against itself and against the ledger, and only then stored. So a bad
-line, or an id that stands for another amount, leaves nothing of the file behind. Memory does not grow with it.
+A whole file is read and checked, against itself and the ledger, before anything is stored, so that a file with an error
+is not imported in part. Memory does not grow with the file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from itertools import chain, islice
+from operator import attrgetter
 from typing import Any, BinaryIO
 
 from sqlalchemy import Connection
@@ -31,20 +32,23 @@ from coordination.store.disk_queue import DiskQueue, NumberedRecord
 from coordination.store.disk_set import DiskSet
 from coordination.store.engine import Store
 from coordination.store.queries.money import costs
-from coordination.store.queries.money.costs import Billed
+from coordination.store.queries.money.costs import BilledAmounts
 from coordination.store.queries.projects import projects
 
 _BATCH = 5000
-_WRITERS = 2  # while the database stores one batch, the next is made ready for it
-_HINT = "Nothing is imported of it. Which of the two is right? Remove the other line, or give it an id of its own"
+_WRITERS = 2  # while the database stores one batch, the next is prepared
+_billed: Callable[[CostRecord], BilledAmounts] = attrgetter(
+    "model", "input_tokens", "output_tokens", "cached_input_tokens", "total_tokens", "cost_usd"
+)
+_HINT = "Nothing was imported. Remove the wrong line of the two, or give it an id of its own"
 
 
 @dataclass(slots=True)
 class ImportResult:
-    """How many records were read, and how many were new; ``project`` has those that name none.
+    """The numbers of records that were read, and that were new; ``project`` got those without a project.
 
-    ``torn``: the number of a last line that was not finished, and left out. ``free``: new calls that used tokens and
-    are said to have cost nothing, by (model, project), with the latest moment.
+    ``torn``: the number of an unfinished last line, which was skipped. ``free``: new calls that used tokens and were
+    reported as free, by (model, project), with the latest moment.
     """
 
     project: str = ""
@@ -54,8 +58,8 @@ class ImportResult:
     torn: int | None = None
     free: dict[tuple[str, str | None], tuple[int, datetime]] = field(default_factory=dict)
 
-    def note(self, new: Iterable[CostRecord]) -> None:
-        """These were new."""
+    def add(self, new: Iterable[CostRecord]) -> None:
+        """Count new records."""
         for one in new:
             self.new += 1
             if one.corrects is not None:
@@ -69,82 +73,82 @@ class ImportResult:
 
 
 def cost_project(tx: Connection, workspace_id: str, *, identity: str, name: str, path: str | None = None) -> Project:
-    """The project that records belong to which name none of this store's; made if it is new."""
+    """Return the project for records without a known project; creates it if it is new."""
     return project_service.resolve(tx, workspace_id, identity=identity, name=name, path=path)
 
 
 def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: DiskQueue, *, source: str) -> ImportResult:
-    """Read a file to its end into *spool*, and change nothing else.
+    """Read a whole file into *spool* without changing anything else.
 
-    FormatError, with its line, where it cannot be imported as a whole.
+    Raises FormatError, with the line, when it cannot be imported as a whole.
     """
-    found = ImportResult()
+    result = ImportResult()
 
     def torn(number: int) -> None:
-        found.torn = number
+        result.torn = number
 
-    def billed(names: Sequence[str]) -> dict[str, Billed]:
+    def read_billed(ids: Sequence[str]) -> dict[str, BilledAmounts]:
         with store.read() as tx:
-            return costs.billed(tx, workspace_id, names)
+            return costs.read_billed(tx, workspace_id, ids)
 
-    def in_all(name: str) -> Billed | None:
+    def read_total(id_: str) -> BilledAmounts | None:
         with store.read() as tx:
-            return costs.billed_in_all(tx, workspace_id, name)
+            return costs.read_total_billed(tx, workspace_id, id_)
 
     records = numbered_costs(jsonl.read_lines(file, most=MOST_BYTES), source=source, torn=torn)
-    with ThreadPoolExecutor(1) as asking, DiskSet() as seen:
+    with ThreadPoolExecutor(1) as reader, DiskSet() as seen:
         for batch in _batches(records):
-            there = asking.submit(billed, [one.id for _, one in batch])
-            found.read += len(batch)
+            stored = reader.submit(read_billed, [one.id for _, one in batch])
+            result.read += len(batch)
             if clash := seen.note([(one.id, hash(_billed(one)), line) for line, one in batch]):
                 line, earlier = clash
-                what = _both(spool, batch, line, earlier)
+                amounts = _describe_clash(spool, batch, line, earlier)
                 raise FormatError(
-                    f"its id stands in line {earlier} too, with another amount{what}",
+                    f"its id is in line {earlier} too, with another amount{amounts}",
                     source=source,
                     line=line,
                     hint=_HINT,
                 )
             spool.put(batch)
-            _same_as_there(there.result(), batch, source, in_all)
-    return found
+            _check_equal(stored.result(), batch, source, read_total)
+    return result
 
 
 def import_file(
     store: Store, workspace_id: str, spool: DiskQueue, *, owner: Project, checked: ImportResult, source: str
 ) -> ImportResult:
-    """Store what ``check_file`` has read; records that name no project, or one unknown here, in *owner*.
+    """Store the records that ``check_file`` has read; those without a known project get *owner*.
 
-    FormatError where the ledger has got another record of the same id meanwhile: what was stored by then stays.
+    Raises FormatError when a different record of the same id was stored meanwhile. Batches before it stay stored.
     """
-    done = ImportResult(owner.name, read=checked.read, torn=checked.torn)
+    result = ImportResult(owner.name, read=checked.read, torn=checked.torn)
 
     def write(batch: Sequence[NumberedRecord]) -> list[CostRecord]:
         with gc_tuning.collection_paused():
-            return store.transact(lambda tx: _stored(tx, workspace_id, batch, project_id=owner.id, source=source))
+            return store.transact(lambda tx: _store(tx, workspace_id, batch, project_id=owner.id, source=source))
 
     writing: deque[Future[list[CostRecord]]] = deque()
     pool = ThreadPoolExecutor(_WRITERS if store.dialect == "postgresql" else 1)
-    with pool, _none_after_a_failure(writing):
+    with pool, _cancel_after_failure(writing):
         for batch in spool.batches(owner.id):
-            # A correction stands where the corrected record stands, which is there by then.
+            # A correction gets the project and run of its record, which must be stored before.
             ahead = 0 if any(one.corrects is not None for _, one in batch) else _WRITERS - 1
             while len(writing) > ahead:
-                done.note(writing.popleft().result())
+                result.add(writing.popleft().result())
             writing.append(pool.submit(write, batch))
         while writing:
-            done.note(writing.popleft().result())
-    return done
+            result.add(writing.popleft().result())
+    return result
 
 
 def import_costs(
     tx: Connection, workspace_id: str, records: Sequence[CostRecord], *, project_id: str
 ) -> list[CostRecord]:
-    """Append *records* to the ledger; those that were new. Those of projects unknown here go to *project_id*."""
-    named = {record.project_id for record in records if record.project_id is not None}
-    known = {found for found in named if found == project_id or projects.get(tx, workspace_id, found) is not None}
+    """Append records to the ledger, and return the new ones. Those without a known project get *project_id*."""
+    ids = {record.project_id for record in records if record.project_id is not None}
+    known = {each for each in ids if each == project_id or projects.get(tx, workspace_id, each) is not None}
     placed = [record if record.project_id in known else replace(record, project_id=project_id) for record in records]
-    return ledger.record(tx, workspace_id, _beside_what_they_correct(tx, workspace_id, placed))
+    return ledger.append_records(tx, workspace_id, _place_corrections(tx, workspace_id, placed))
 
 
 def _batches(records: Iterator[NumberedRecord]) -> Iterator[list[NumberedRecord]]:
@@ -157,7 +161,7 @@ def _batches(records: Iterator[NumberedRecord]) -> Iterator[list[NumberedRecord]
 
 
 @contextlib.contextmanager
-def _none_after_a_failure(writing: Iterable[Future[Any]]) -> Iterator[None]:
+def _cancel_after_failure(writing: Iterable[Future[Any]]) -> Iterator[None]:
     try:
         yield
     except BaseException:
@@ -166,85 +170,77 @@ def _none_after_a_failure(writing: Iterable[Future[Any]]) -> Iterator[None]:
         raise
 
 
-def _stored(
+def _store(
     tx: Connection, workspace_id: str, batch: Sequence[NumberedRecord], *, project_id: str, source: str
 ) -> list[CostRecord]:
     new = import_costs(tx, workspace_id, [one for _, one in batch], project_id=project_id)
     if len(new) < len(batch):
         ids = {one.id for one in new}
-        known = [one.id for _, one in batch if one.id not in ids]
-        in_all = partial(costs.billed_in_all, tx, workspace_id)
-        _same_as_there(costs.billed(tx, workspace_id, known), batch, source, in_all)
+        existing = [one.id for _, one in batch if one.id not in ids]
+        read_total = partial(costs.read_total_billed, tx, workspace_id)
+        _check_equal(costs.read_billed(tx, workspace_id, existing), batch, source, read_total)
     return new
 
 
-def _both(spool: DiskQueue, batch: Sequence[NumberedRecord], line: int, earlier: int) -> str:
-    """Both amounts of an id that stands in two lines. The earlier line is in the batch, or was put away."""
-    kept = (one for each in spool.batches("") for one in each)
-    first = next((one for number, one in chain(batch, kept) if number == earlier), None)
+def _describe_clash(spool: DiskQueue, batch: Sequence[NumberedRecord], line: int, earlier: int) -> str:
+    """Return both amounts of an id that is in two lines. The earlier one is in the batch or in *spool*."""
+    spooled = (one for each in spool.batches("") for one in each)
+    first = next((one for number, one in chain(batch, spooled) if number == earlier), None)
     second = next((one for number, one in batch if number == line), None)
     if first is None or second is None:
         return ""
     return f" ({_difference(second.cost_usd, first.cost_usd, here=f'in line {line}', there=f'in line {earlier}')})"
 
 
-def _difference(told: Decimal | None, was: Decimal | None, *, here: str, there: str) -> str:
-    if told == was:
+def _difference(new: Decimal | None, old: Decimal | None, *, here: str, there: str) -> str:
+    if new == old:
         return "other tokens or another model"
-    before, now = ("no price" if usd is None else f"${usd:f}" for usd in (was, told))
-    return f"{now} {here}, {before} {there}"
+    shown_old, shown_new = ("no price" if usd is None else f"${usd:f}" for usd in (old, new))
+    return f"{shown_new} {here}, {shown_old} {there}"
 
 
-def _same_as_there(
-    there: dict[str, Billed], batch: Iterable[NumberedRecord], source: str, in_all: Callable[[str], Billed | None]
+def _check_equal(
+    stored: dict[str, BilledAmounts],
+    batch: Iterable[NumberedRecord],
+    source: str,
+    read_total: Callable[[str], BilledAmounts | None],
 ) -> None:
-    """Nothing, or FormatError at the first record that the ledger knows with another amount, *in_all*."""
-    if not there:
+    """Raise FormatError at the first record that the ledger has with another amount.
+
+    *read_total*: includes the repeated reports of a call.
+    """
+    if not stored:
         return
     for line, one in batch:
-        known = there.get(one.id)
-        if known is not None and known != _billed(one) and (known := in_all(one.id) or known) != _billed(one):
-            what = _difference(_billed(one)[-1], known[-1], here="here", there="there")
+        old = stored.get(one.id)
+        if old is not None and old != _billed(one) and (old := read_total(one.id) or old) != _billed(one):
+            amounts = _difference(_billed(one)[-1], old[-1], here="here", there="there")
             raise FormatError(
-                f"its id is in the ledger already, with another amount ({what})", source=source, line=line, hint=_HINT
+                f"its id is in the ledger already, with another amount ({amounts})",
+                source=source,
+                line=line,
+                hint=_HINT,
             )
 
 
-def _billed(record: CostRecord) -> Billed:
-    return (
-        record.model,
-        record.input_tokens,
-        record.output_tokens,
-        record.cached_input_tokens,
-        record.total_tokens,
-        record.cost_usd,
-    )
+def _place_corrections(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
+    """Give corrections the project, run, session and task of their record, which is in the ledger or before them here.
 
-
-def _beside_what_they_correct(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
-    """The records, with corrections where the corrected record stands, which is in the ledger or before them here.
-
-    Without it a correction is only an amount: it settles nothing.
+    A correction without its record is only an amount: it settles nothing.
     """
     corrected = {record.corrects for record in records if record.corrects is not None}
     if not corrected:
         return list(records)
-    stored = costs.named(tx, workspace_id, sorted(corrected))
+    stored = costs.read_records(tx, workspace_id, sorted(corrected))
     known = {record.id: record for record in records if record.corrects is None} | stored
     placed = []
     for record in records:
-        if record.corrects is not None:
-            of = known.get(record.corrects)
-            if of is None:
-                record = replace(record, settles=False)  # noqa: PLW2901 - the same record, in its place
-            else:
-                record = replace(  # noqa: PLW2901
-                    record,
-                    project_id=of.project_id,
-                    run_id=of.run_id,
-                    session_id=of.session_id,
-                    task_id=of.task_id,
-                    settles=record.settles and of.cost_usd is None,
-                )
-        placed.append(record)
+        of = known.get(record.corrects or "")
+        if record.corrects is None:
+            placed.append(record)
+        elif of is None:
+            placed.append(replace(record, settles=False))
+        else:
+            place = {name: getattr(of, name) for name in ("project_id", "run_id", "session_id", "task_id")}
+            placed.append(replace(record, **place, settles=record.settles and of.cost_usd is None))
     return placed

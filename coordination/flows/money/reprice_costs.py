@@ -1,8 +1,8 @@
-"""Give calls in the ledger the price they should have, by corrections beside them: nothing is changed, or billed twice.
+"""Reprices calls in the ledger by adding corrections. Records are not changed, and nothing is billed twice.
 
-A call without a price gets the one that is known now; on request, so do calls that are said to have cost nothing, and
-calls whose cost was computed by other prices. The id of a correction follows from what it corrects, so a repetition, a
-crash in the middle and another one at the same time add nothing.
+Calls without a price get the present one; on request also calls that were reported as free, and calls whose cost was
+computed from other prices. The id of a correction is derived from its record, so that repetitions, crashes and
+concurrent runs add nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from sqlalchemy import Connection
 
 from coordination.base.money import ZERO
 from coordination.domain.money.costs import CostRecord
-from coordination.domain.money.pricing import PRICED_BY, Listed, UnknownPrice, correction, is_computed, sum_of
+from coordination.domain.money.pricing import (
+    PRICED_BY,
+    PriceList,
+    UnknownPrice,
+    is_computed,
+    make_correction,
+    sum_exactly,
+)
 from coordination.services.money import ledger
 from coordination.services.money import prices as service
 from coordination.store.engine import Store
@@ -28,7 +35,7 @@ BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class RepricingRequest:
-    """Which calls: those of unknown price; also those told to be free (*zero*), and of computed cost (*computed*)."""
+    """Selects calls: without a price, also those reported as free (*zero*) and those of *computed* cost."""
 
     project_id: str | None = None
     since: datetime | None = None
@@ -38,7 +45,7 @@ class RepricingRequest:
 
 @dataclass(slots=True)
 class RepricingResult:
-    """What was corrected, by (model, whose price); what was not, by (model, why)."""
+    """The number and dollars of corrections by (model, source of the price), and calls *left* by (model, why)."""
 
     looked_at: int = 0
     calls: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -47,100 +54,100 @@ class RepricingResult:
 
     @property
     def corrected(self) -> int:
-        """How many calls."""
+        """Return the number of corrected calls."""
         return self.calls.total()
 
     @property
     def added_usd(self) -> Decimal:
-        """By how much the ledger's sum is larger."""
-        return sum_of(self.usd.values())
+        """Return the increase of the ledger's total."""
+        return sum_exactly(self.usd.values())
 
-    def note(self, made: Iterable[CostRecord]) -> None:
-        """These corrections."""
-        for one in made:
+    def add(self, corrections: Iterable[CostRecord]) -> None:
+        """Count corrections."""
+        for one in corrections:
             key = one.model, str(one.extra[PRICED_BY])
             self.calls[key] += 1
-            self.usd[key] = sum_of([self.usd.get(key, ZERO), one.cost_usd or ZERO])
+            self.usd[key] = sum_exactly([self.usd.get(key, ZERO), one.cost_usd or ZERO])
 
 
 def reprice_costs(
     store: Store,
     workspace_id: str,
-    wanted: RepricingRequest,
+    request: RepricingRequest,
     *,
-    listed: Listed,
+    price_list: PriceList,
     actor: str | None,
     dry_run: bool = False,
 ) -> RepricingResult:
-    """Correct what is *wanted*, a batch a transaction; with *dry_run*, only say what would be."""
-    done = RepricingResult()
+    """Correct the requested calls, one batch for each transaction; *dry_run*: only return what would be corrected."""
+    result = RepricingResult()
     with store.read() as tx:
-        book = service.open_book(tx, workspace_id, listed)
-    for calls, corrections in _pages(store, workspace_id, wanted):
-        made = []
+        book = service.open_book(tx, workspace_id, price_list)
+    for calls, corrections in _pages(store, workspace_id, request):
+        new = []
         for call in calls:
             before = corrections.get(call.id, [])
-            if not _is_wanted(call, before, wanted):
+            if not _matches(call, before, request):
                 continue
-            done.looked_at += 1
-            found = book.priced(call, call.project_id, call.occurred_at)
-            if isinstance(found, UnknownPrice):
-                done.left[call.model, found.why] += 1
-            elif (one := correction(call, before, found, actor=actor)) is not None:
-                made.append(one)
-        if made and not dry_run:
-            made = _written(store, workspace_id, made, done)
-        done.note(made)
-    return done
+            result.looked_at += 1
+            cost = book.price_call(call, call.project_id, call.occurred_at)
+            if isinstance(cost, UnknownPrice):
+                result.left[call.model, cost.why] += 1
+            elif (one := make_correction(call, before, cost, actor=actor)) is not None:
+                new.append(one)
+        if new and not dry_run:
+            new = _store(store, workspace_id, new, result)
+        result.add(new)
+    return result
 
 
 def _pages(
-    store: Store, workspace_id: str, wanted: RepricingRequest
+    store: Store, workspace_id: str, request: RepricingRequest
 ) -> Iterator[tuple[list[CostRecord], dict[str, list[CostRecord]]]]:
-    """Calls, the oldest first, with their corrections; each page is read anew, so the ledger may grow meanwhile."""
+    """Yield pages of calls, oldest first, with their corrections. Each page is read anew: the ledger may grow."""
     after: CostRecord | None = None
-    also_priced = wanted.zero or wanted.computed
+    also_priced = request.zero or request.computed
     while True:
         with store.read() as tx:
             calls = costs.calls_to_price(
                 tx,
                 workspace_id,
-                project_id=wanted.project_id,
-                since=wanted.since,
+                project_id=request.project_id,
+                since=request.since,
                 also_priced=also_priced,
                 after=after,
                 limit=BATCH,
             )
-            made = costs.corrections(tx, workspace_id, [call.id for call in calls]) if also_priced else {}
+            corrections = costs.corrections(tx, workspace_id, [call.id for call in calls]) if also_priced else {}
         if not calls:
             return
-        yield calls, made
+        yield calls, corrections
         after = calls[-1]
 
 
-def _is_wanted(call: CostRecord, made: Sequence[CostRecord], wanted: RepricingRequest) -> bool:
-    if made:
-        return wanted.computed
+def _matches(call: CostRecord, corrections: Sequence[CostRecord], request: RepricingRequest) -> bool:
+    if corrections:
+        return request.computed
     if call.cost_usd is None:
         return True
     if is_computed(call):
-        return wanted.computed
-    return wanted.zero and call.cost_usd == 0 and call.input_tokens + call.output_tokens > 0
+        return request.computed
+    return request.zero and call.cost_usd == 0 and call.input_tokens + call.output_tokens > 0
 
 
-def _written(store: Store, workspace_id: str, made: list[CostRecord], done: RepricingResult) -> list[CostRecord]:
-    """Append these corrections; those that stand in the ledger now."""
+def _store(store: Store, workspace_id: str, new: list[CostRecord], result: RepricingResult) -> list[CostRecord]:
+    """Append corrections, and return those that the ledger contains afterwards."""
 
     def write(tx: Connection) -> list[CostRecord]:
-        if len(ledger.record(tx, workspace_id, made)) == len(made):
-            return made
-        # Somebody was first, or it is our own commit whose answer was lost, or another record has that very id.
-        there = costs.named(tx, workspace_id, [one.id for one in made])
-        return [one for one in made if one.id in there and there[one.id].corrects == one.corrects]
+        if len(ledger.append_records(tx, workspace_id, new)) == len(new):
+            return new
+        # Another process was first, or our own commit succeeded without an answer, or another record has the id.
+        stored = costs.read_records(tx, workspace_id, [one.id for one in new])
+        return [one for one in new if one.id in stored and stored[one.id].corrects == one.corrects]
 
     kept = store.transact(write)
     ids = {one.id for one in kept}
-    for one in made:
+    for one in new:
         if one.id not in ids:
-            done.left[one.model, "another record has the id that its correction would have"] += 1
+            result.left[one.model, "another record has the id that its correction would have"] += 1
     return kept

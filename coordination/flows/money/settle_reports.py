@@ -1,4 +1,4 @@
-"""Record what attempts have reported to a worker that could not write it down: once, what the ledger has left alone."""
+"""Record the usage of attempts whose worker could not store it. Records nothing twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from coordination.store.queries.tasks import attempts
 
 @dataclass(frozen=True, slots=True)
 class AttemptReport:
-    """All that was found of what one attempt has used."""
+    """The usage that one attempt has reported in total."""
 
     by: AttemptIdentity
     used: Sequence[Usage]
@@ -33,24 +33,24 @@ def settle_reports(
     price: Callable[[AttemptIdentity, Usage], Usage],
     record: Callable[[AttemptIdentity, Usage], CostRecord],
 ) -> int:
-    """Record what is missing in the ledger of what these attempts have used; how many records that are.
+    """Record the reported usage that the ledger lacks, and return the number of records.
 
-    It counts in budgets as anything that an attempt spends. What an attempt has used that has ended is marked as stale.
+    It counts in budgets like other costs of attempts. That of ended attempts is marked as stale.
     """
     fences = sorted({(one.by.task_id, one.by.attempt) for one in reported})
-    # A commit of a worker that has just died may still be on its way: it holds these rows until it is there.
+    # A commit of a worker that has just died may still be in progress: wait for its row locks.
     attempts.lock(tx, workspace_id, fences)
     live = attempts.unfinished(tx, workspace_id, fences)
     due: list[CostRecord] = []
     for one in reported:
         fence = one.by.task_id, one.by.attempt
         meter = UsageDeltas(partial(price, one.by), partial(record, one.by))
-        meter.resume(costs.of_attempt(tx, workspace_id, *fence), ours=partial(_is_ours, one.used))
-        due += [replace(made, stale=fence not in live) for made in meter.rest(one.used)]
+        meter.resume(costs.of_attempt(tx, workspace_id, *fence), is_generated=partial(_is_generated, one.used))
+        due += [replace(each, stale=fence not in live) for each in meter.final_records(one.used)]
     ledger.settle(tx, workspace_id, due)
     return len(due)
 
 
-def _is_ours(used: Sequence[Usage], name: str) -> bool:
-    """Whether the ledger has made that id, because no line was reported."""
+def _is_generated(used: Sequence[Usage], name: str) -> bool:
+    """Return whether the id was generated here, because the usage was not reported by lines with ids."""
     return is_id(name) and all(one.id != name for one in used)

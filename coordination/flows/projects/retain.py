@@ -215,7 +215,7 @@ class _RetentionRound:
                 self.result.rows["costs"] += self._delete_costs(ids[start : start + self.batch])
 
     def _delete_costs(self, ids: list[str]) -> int:
-        return self._step(lambda tx: ledger.forget(tx, self.workspace_id, ids))
+        return self._step(lambda tx: ledger.delete_records(tx, self.workspace_id, ids))
 
     def _until_none(self, name: str, delete: Callable[[Connection], int]) -> None:
         while number := self._step(delete):

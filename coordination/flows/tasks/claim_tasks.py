@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from coordination.domain.tasks.attempts import Claim
 from coordination.domain.tasks.events import EventType, NewEvent
-from coordination.services.forecast.cost_estimates import expected
+from coordination.services.forecast.cost_estimates import unpriced_estimator
 from coordination.services.holds import AT_CLAIM, CONDITIONS
 from coordination.services.holds.base import ClaimRequest, Hold, HoldDecision
 from coordination.services.money.budgets import Estimator
@@ -27,7 +27,7 @@ def claim_tasks(
     worker_id: str,
     lease: timedelta,
     limit: int | None = None,
-    estimator: Estimator = expected,
+    estimator: Estimator = unpriced_estimator,
     limited: bool = False,
     wait: bool = True,
 ) -> list[Claim]:

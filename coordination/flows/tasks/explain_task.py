@@ -11,7 +11,7 @@ from sqlalchemy import Connection, RowMapping, select
 from coordination.domain.tasks.explanations import TaskBlocker, TaskExplanation
 from coordination.domain.tasks.next_steps import NextStep, Situation, steps
 from coordination.domain.tasks.tasks import OnDependencyFailure, TaskRecord, TaskState
-from coordination.services.forecast.cost_estimates import expected
+from coordination.services.forecast.cost_estimates import unpriced_estimator
 from coordination.services.holds import HOLDS
 from coordination.services.holds.base import ExplainedTask, format_moment
 from coordination.services.money.budgets import Estimator
@@ -35,7 +35,7 @@ def explain_task(
     *,
     live_within: timedelta,
     window: int | None = None,
-    estimator: Estimator = expected,
+    estimator: Estimator = unpriced_estimator,
     here: str | None = None,
 ) -> TaskExplanation:
     """Explain why *task* does not run, or its state. A worker is alive if its last heartbeat is within *live_within*.

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, case, exists, func, or_, select
 
 from coordination.domain.tasks.explanations import Obstacle, describe_missing_worker
 from coordination.domain.tasks.tasks import NO_REASON, OPEN, BlockReason, TaskState
-from coordination.services.forecast.cost_estimates import expected
+from coordination.services.forecast.cost_estimates import unpriced_estimator
 from coordination.services.holds import HOLDS
 from coordination.services.holds.base import HaltedRun
 from coordination.services.money.budgets import Estimator
@@ -36,7 +36,7 @@ def find_obstacles(
     *,
     live_within: timedelta,
     needs_worker: bool,
-    estimator: Estimator = expected,
+    estimator: Estimator = unpriced_estimator,
 ) -> list[Obstacle]:
     """Return everything that keeps the run from continuing; empty while one of its tasks can continue now or soon.
 

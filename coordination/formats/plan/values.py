@@ -46,8 +46,8 @@ from coordination.domain.jobs.checkouts import (
     parse_checkout,
     parse_gates,
 )
-from coordination.domain.money.caps import CAPS, MAX_TOKENS, caps_of
-from coordination.domain.money.estimates import MOST_TOKENS, parse_stated
+from coordination.domain.money.caps import CAPS, MAX_TOKENS, parse_caps
+from coordination.domain.money.estimates import MAX_ESTIMATED_TOKENS, parse_estimate
 from coordination.domain.plans.plan_expansion import ANSWERER, MOST_VARIANTS, check_supervisor, supervision_of
 from coordination.domain.plans.plans import MAX_KEY, BudgetCap, Dependency
 from coordination.domain.tasks.tasks import DependencyKind
@@ -246,7 +246,7 @@ _COUNT = whole(0, MAX_TOKENS)
 
 def _make_cap(**values: Any) -> BudgetCap:
     cap = BudgetCap(**values)
-    caps_of(cap.to_mapping())
+    parse_caps(cap.to_mapping())
     return cap
 
 
@@ -266,7 +266,7 @@ BUDGET = record(
 
 
 def _write_estimate(estimate: Any) -> dict[str, Any]:
-    body = parse_stated(estimate)
+    body = parse_estimate(estimate)
     if "usd" in body:
         body["usd"] = number_or_text(Decimal(body["usd"]))
     if "duration" in body:
@@ -275,7 +275,7 @@ def _write_estimate(estimate: Any) -> dict[str, Any]:
 
 
 ESTIMATE = record(
-    lambda **values: parse_stated(values),
-    (Field("usd", MONEY), Field("tokens", whole(0, MOST_TOKENS)), Field("duration", DURATION)),
+    lambda **values: parse_estimate(values),
+    (Field("usd", MONEY), Field("tokens", whole(0, MAX_ESTIMATED_TOKENS)), Field("duration", DURATION)),
     write=_write_estimate,
 )

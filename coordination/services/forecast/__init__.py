@@ -1,1 +1,1 @@
-"""What work is expected to take and cost: rules within a transaction."""
+"""Predicted durations and costs of tasks and plans: rules within a transaction."""

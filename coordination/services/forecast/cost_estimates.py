@@ -1,4 +1,4 @@
-"""What tasks are expected to cost: from what jobs like them cost in their project, from prices, from their plan."""
+"""Estimates the costs of tasks from the job history of their project, prices and plans."""
 
 from __future__ import annotations
 
@@ -16,57 +16,57 @@ from coordination.store.queries.forecast import job_history
 
 _REMEMBERED = 10_000
 
-Quoting = Callable[[str, str, str], Quote | UnknownPrice]
-"""The price of a model: asked with the workspace, the project and the model's name."""
+QuoteInProject = Callable[[str, str, str], Quote | UnknownPrice]
+"""Returns the price of a model, given the workspace, the project and the model's name."""
 
 
-def estimator(
-    quote: Quoting, *, fresh: timedelta = timedelta(0)
+def make_estimator(
+    quote: QuoteInProject, *, fresh: timedelta = timedelta(0)
 ) -> Callable[[Connection, Sequence[Mapping[str, Any]]], dict[str, Estimate]]:
-    """An estimate for each of some tasks, by id. Rows: id, workspace_id, project_id, work, options.
+    """Return a function that estimates the cost of tasks, by id. Rows: id, workspace_id, project_id, work, options.
 
-    What earlier jobs cost is asked of the store again when it was asked longer ago than *fresh*.
+    The job history is cached for *fresh*.
     """
-    known: dict[tuple[str, str], tuple[float, tuple[JobSample, ...]]] = {}
+    cache: dict[tuple[str, str], tuple[float, tuple[JobSample, ...]]] = {}
 
     def samples_of(
         tx: Connection, workspace_id: str, keys: Sequence[tuple[str, str]]
     ) -> dict[tuple[str, str], tuple[JobSample, ...]]:
         now = monotonic()
         oldest = now - fresh.total_seconds()
-        missing = [key for key in dict.fromkeys(keys) if key not in known or known[key][0] <= oldest]
+        missing = [key for key in dict.fromkeys(keys) if key not in cache or cache[key][0] <= oldest]
         if missing:
-            found = job_history.samples_of(tx, workspace_id, missing)
-            if len(known) > _REMEMBERED:
-                known.clear()
-            known.update({key: (now, found.get(key, ())) for key in missing})
-        return {key: known[key][1] for key in keys if key in known}
+            samples = job_history.samples_of(tx, workspace_id, missing)
+            if len(cache) > _REMEMBERED:
+                cache.clear()
+            cache.update({key: (now, samples.get(key, ())) for key in missing})
+        return {key: cache[key][1] for key in keys if key in cache}
 
     def estimates(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
         if not rows:
             return {}
         keys = {row["id"]: (row["project_id"], history_key(row["work"])) for row in rows}
         samples = samples_of(tx, rows[0]["workspace_id"], list(keys.values()))
-        alike: dict[tuple[Any, ...], Estimate] = {}  # rows read together share what says the same
-        found = {}
+        shared: dict[tuple[Any, ...], Estimate] = {}  # rows that are read together share equal jobs
+        by_task = {}
         for row in rows:
             same = (row["project_id"], id(row["work"]), id(row["options"]))
-            if same not in alike:
-                alike[same] = estimate(
+            if same not in shared:
+                shared[same] = estimate(
                     row["work"],
                     samples.get(keys[row["id"]], ()),
                     stated=row["options"].get("estimate"),
                     quote=partial(quote, row["workspace_id"], row["project_id"]),
                 )
-            found[row["id"]] = alike[same]
-        return found
+            by_task[row["id"]] = shared[same]
+        return by_task
 
     return estimates
 
 
 def _no_price(_workspace: str, _project: str, model: str) -> UnknownPrice:
-    return UnknownPrice(f"nobody asked what {model} costs")
+    return UnknownPrice(f"prices of {model} are not looked up here")
 
 
-expected = estimator(_no_price)
-"""The same without any prices."""
+unpriced_estimator = make_estimator(_no_price)
+"""An estimator that uses no prices."""

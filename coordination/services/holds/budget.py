@@ -47,11 +47,14 @@ class Budget(Hold):
                 task_id: HoldReason(lack.sentence(), subject=lack.budget.id)
                 for task_id, lack in reservations.refused.items()
             },
-            skipped=reservations.left,
+            skipped=reservations.skipped,
             uses={task_id: {"reserved": reserved.to_json()} for task_id, reserved in reservations.reserved.items()},
             changes=changes,
             events={
-                row.id: (EventType.DOWNGRADED, {"from": budgets.model_of(row.work), "to": reservations.models[row.id]})
+                row.id: (
+                    EventType.DOWNGRADED,
+                    {"from": budgets.named_model(row.work), "to": reservations.models[row.id]},
+                )
                 for row in downgraded
             },
         )
@@ -59,9 +62,9 @@ class Budget(Hold):
     def lift(self, tx: Connection, workspace_id: str, project_id: str, estimator: Estimator) -> list[RowMapping]:
         """Lift tasks that can be paid again, run by run, so that no run waits behind the cap of another."""
         lifted: list[RowMapping] = []
-        for run_id in budget_usage.runs_waiting(tx, workspace_id, project_id, most=_RUNS_AT_ONCE):
-            rows = budget_usage.waiting(tx, workspace_id, project_id, run_id, most=_TASKS_AT_ONCE)
-            if fitting := sorted(budgets.affordable(tx, workspace_id, rows, estimator)):
+        for run_id in budget_usage.list_waiting_runs(tx, workspace_id, project_id, most=_RUNS_AT_ONCE):
+            rows = budget_usage.list_waiting_tasks(tx, workspace_id, project_id, run_id, most=_TASKS_AT_ONCE)
+            if fitting := sorted(budgets.find_affordable(tx, workspace_id, rows, estimator)):
                 lifted += ready.lift_from(tx, workspace_id, fitting, self.reason)
         return lifted
 
@@ -73,8 +76,8 @@ class Budget(Hold):
             yield TaskBlocker(self.name, "a budget that applies to it is used up", via=target.via)
             return
         about = target.about
-        rows = budget_usage.asking(about.tx, about.workspace_id, [target.id])
-        lack = budgets.shortages(about.tx, about.workspace_id, rows, target.estimator).get(target.id)
+        rows = budget_usage.find_waiting_tasks(about.tx, about.workspace_id, [target.id])
+        lack = budgets.find_shortages(about.tx, about.workspace_id, rows, target.estimator).get(target.id)
         enough = "waits for a budget, which has enough money now: it continues automatically"
         yield TaskBlocker(self.name, enough if lack is None else f"{lack.sentence()}. {lack.hint()}")
 
@@ -83,7 +86,7 @@ class Budget(Hold):
         number = run.count(self.reason)
         if not number:
             return []
-        lacks = budgets.lacking(run.tx, run.workspace_id, run.estimator, run_id=run.run_id)
+        lacks = budgets.find_waiting_shortages(run.tx, run.workspace_id, run.estimator, run_id=run.run_id)
         if len(lacks) < number:
             return None
         keys = run.keys(self.reason)

@@ -140,7 +140,7 @@ def _until(tx: Connection, project: Project) -> datetime | None:
         window = None
     if window is None:
         return None
-    zone = window.zone or budgets.zone(tx, project.workspace_id) or "UTC"
+    zone = window.zone or budgets.read_zone(tx, project.workspace_id) or "UTC"
     return window.until(tx.execute(select(db_now())).scalar_one(), ZoneInfo(zone))
 
 

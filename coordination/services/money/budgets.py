@@ -1,4 +1,4 @@
-"""Budgets: set by people, reserved of by claims, watched for room when tasks wait for money."""
+"""Rules of budgets within a transaction: set caps, reserve money for claims, find tasks that fit or that must wait."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 from coordination.base.errors import Refused
 from coordination.base.money import minus, plus, show_usd, usd
 from coordination.domain.jobs import job_class
-from coordination.domain.money.budget_events import events_of, noticed
+from coordination.domain.money.budget_events import budget_events, mark_thresholds
 from coordination.domain.money.budget_status import BudgetStatus
 from coordination.domain.money.budgets import (
     NEEDS,
@@ -28,270 +28,261 @@ from coordination.domain.money.budgets import (
     BudgetUse,
     ExceededAction,
     Reservation,
-    amount_of,
-    due_to_warn,
-    short,
-    starts_of,
-    subjects_of,
+    budget_subjects,
+    find_shortage,
+    is_warning_due,
+    period_start,
+    read_amount,
 )
 from coordination.domain.money.estimates import Estimate, asks_a_model
 from coordination.domain.projects.model_policy import parse_restrictions, refusal
 from coordination.domain.tasks.events import NewEvent
 from coordination.store.queries.money import budget_usage, budgets
-from coordination.store.queries.money import starts as starts_counted
+from coordination.store.queries.money.starts import count_starts
 from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import events
 from coordination.store.types import db_now
 
 Row = Mapping[str, Any]
-"""What budgets ask of a task: id, workspace_id, project_id, run_id, session_id, agent_id, work, options, carried."""
+"""A task: id, workspace_id, project_id, run_id, session_id, agent_id, work, options, carried."""
 
 Key = tuple[str, str]
-"""A budget and the first day of a period of it."""
+"""The id of a budget and the first day of a period."""
 
 Estimator = Callable[[Connection, Sequence[Row]], Mapping[str, Estimate]]
-"""What each task is expected to cost, by its id."""
+"""Returns the estimated cost of each task, by its id."""
 
 _BATCH = 500
 _MOST_WAITING = 10_000
 _MOST_RUNS = 500
 
 ASSUMED = usd("1.00")
-"""Dollars reserved for a job of an agent or a model of which nothing is known; less where less is left of a cap."""
+"""Dollars that are reserved for a job whose cost is unknown, or the rest of a cap if that is less."""
 
 
 @dataclass(slots=True)
-class BudgetChoice:
-    """What became of tasks that asked for money. ``models``: the cheaper ones that some are to use.
+class ReservationResult:
+    """The reservations and shortages of tasks, by task id. ``models``: the cheaper models that some must use.
 
-    ``left``: those whose budgets somebody else had locked.
+    ``skipped``: tasks with a budget that another transaction had locked.
     """
 
     reserved: dict[str, Reservation] = field(default_factory=dict)
     refused: dict[str, BudgetShortage] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
-    left: set[str] = field(default_factory=set)
+    skipped: set[str] = field(default_factory=set)
 
 
 def reserve(
     tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator, *, wait: bool = True
-) -> BudgetChoice:
-    """Reserve what these locked tasks are expected to cost of every budget that applies, best first.
+) -> ReservationResult:
+    """Reserve the estimated costs of these locked tasks in all budgets that apply, in the order of *rows*.
 
-    A task to which none applies is in no part of the answer. Without *wait*, budgets that others have locked are not
-    waited for.
+    The result does not contain tasks without a budget. Without *wait*, tasks with budgets that others have locked are
+    skipped.
     """
-    desk = _Desk(tx, workspace_id, rows, estimator)
-    chosen = BudgetChoice()
-    counting: dict[Key, tuple[Budget, str]] = {}
-    if not desk.found:
-        return chosen
-    keys = desk.keys()
+    applicable = _TaskBudgets(tx, workspace_id, rows, estimator)
+    result = ReservationResult()
+    start_budgets: dict[Key, tuple[Budget, str]] = {}
+    if not applicable.by_subject:
+        return result
+    keys = applicable.keys()
     uses = (
-        budget_usage.lock_uses(tx, workspace_id, keys, make=keys)
+        budget_usage.lock_uses(tx, workspace_id, keys, create=keys)
         if wait
-        else budget_usage.lock_free_uses(tx, workspace_id, keys)
+        else budget_usage.lock_available_uses(tx, workspace_id, keys)
     )
     for row in rows:
-        mine = [(key, budget) for key, budget in desk.of(row) if key in uses]
-        if not wait and len(mine) < len(desk.of(row)):
-            chosen.left.add(row["id"])
+        mine = [(key, budget) for key, budget in applicable.of(row) if key in uses]
+        if not wait and len(mine) < len(applicable.of(row)):
+            result.skipped.add(row["id"])
             continue
         if not mine:
             continue
-        model, wanted, lack = desk.judged(row, mine, uses)
-        if lack is not None:
-            chosen.refused[row["id"]] = lack
+        model, amount, shortage = applicable.assess(row, mine, uses)
+        if shortage is not None:
+            result.refused[row["id"]] = shortage
             continue
         if model is not None:
-            chosen.models[row["id"]] = model
+            result.models[row["id"]] = model
         for key, _ in mine:
-            uses[key] = uses[key].reserving(wanted)
-        chosen.reserved[row["id"]] = Reservation(wanted, tuple(key for key, _ in mine))
-        if wanted.starts:
-            counting |= {key: (budget, row["project_id"]) for key, budget in mine if budget.max_starts is not None}
-    if chosen.reserved:
-        told = _noticed(counting, uses)
+            uses[key] = uses[key].with_claim(amount)
+        result.reserved[row["id"]] = Reservation(amount, tuple(key for key, _ in mine))
+        if amount.starts:
+            start_budgets |= {key: (budget, row["project_id"]) for key, budget in mine if budget.max_starts is not None}
+    if result.reserved:
+        new_events = _mark_starts(start_budgets, uses)
         budget_usage.write_uses(tx, workspace_id, uses.values())
-        events.append(tx, workspace_id, told)
-    return chosen
+        events.append(tx, workspace_id, new_events)
+    return result
 
 
-def _noticed(counting: Mapping[Key, tuple[Budget, str]], uses: dict[Key, BudgetUse]) -> list[NewEvent]:
-    """Note in *uses* which budgets of starts have come to their warning or their end with these claims; the events.
-
-    *counting*: these budgets, each with the project of a task that was claimed.
-    """
-    told: list[NewEvent] = []
-    for key, (budget, project_id) in counting.items():
-        uses[key], types = noticed(budget, uses[key])
-        told += events_of(budget, uses[key], types, project_id)
-    return told
+def _mark_starts(start_budgets: Mapping[Key, tuple[Budget, str]], uses: dict[Key, BudgetUse]) -> list[NewEvent]:
+    """Mark in *uses* which budgets of starts reach a threshold by these claims, and return their events."""
+    new_events: list[NewEvent] = []
+    for key, (budget, project_id) in start_budgets.items():
+        uses[key], types = mark_thresholds(budget, uses[key])
+        new_events += budget_events(budget, uses[key], types, project_id)
+    return new_events
 
 
-def affordable(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator) -> list[str]:
-    """Those of these waiting tasks that would fit now, one after the other; nothing is reserved, nothing locked."""
-    desk = _Desk(tx, workspace_id, rows, estimator)
-    uses = budget_usage.uses(tx, workspace_id, desk.keys())
+def find_affordable(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator) -> list[str]:
+    """Return the ids of the waiting tasks that would fit now, one after the other, without reservations or locks."""
+    applicable = _TaskBudgets(tx, workspace_id, rows, estimator)
+    uses = applicable.read_uses()
     fitting = []
     for row in rows:
-        mine = list(desk.of(row))
-        for (budget_id, starts), _ in mine:
-            uses.setdefault((budget_id, starts), BudgetUse(budget_id, starts))
-        _, wanted, lack = desk.judged(row, mine, uses)
-        if lack is None:
+        mine = applicable.of(row)
+        _, amount, shortage = applicable.assess(row, mine, uses)
+        if shortage is None:
             fitting.append(row["id"])
             for key, _ in mine:
-                uses[key] = uses[key].reserving(wanted)
+                uses[key] = uses[key].with_claim(amount)
     return fitting
 
 
-def shortages(
+def find_shortages(
     tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator
 ) -> dict[str, BudgetShortage]:
-    """Why each of these tasks would not fit now, for those that would not."""
-    desk = _Desk(tx, workspace_id, rows, estimator)
-    uses = budget_usage.uses(tx, workspace_id, desk.keys())
-    found = {}
-    for row in rows:
-        mine = list(desk.of(row))
-        for (budget_id, starts), _ in mine:
-            uses.setdefault((budget_id, starts), BudgetUse(budget_id, starts))
-        if (lack := desk.judged(row, mine, uses)[2]) is not None:
-            found[row["id"]] = lack
-    return found
+    """Return what each of these tasks lacks now, for those that do not fit."""
+    applicable = _TaskBudgets(tx, workspace_id, rows, estimator)
+    uses = applicable.read_uses()
+    lacks = {row["id"]: applicable.assess(row, applicable.of(row), uses)[2] for row in rows}
+    return {task_id: shortage for task_id, shortage in lacks.items() if shortage is not None}
 
 
-def lacking(
+def find_waiting_shortages(
     tx: Connection, workspace_id: str, estimator: Estimator, *, run_id: str | None = None
 ) -> dict[str, BudgetShortage]:
-    """Why each task that waits for money would not fit now, of one run or of the whole workspace."""
-    found: dict[str, BudgetShortage] = {}
-    for project_id, each in budget_usage.places_waiting(tx, workspace_id, run_id=run_id, most=_MOST_RUNS):
-        rows = budget_usage.waiting(tx, workspace_id, project_id, each, most=_MOST_WAITING)
+    """Return what each task lacks that waits for money, in one run or the whole workspace."""
+    lacks: dict[str, BudgetShortage] = {}
+    for project_id, each in budget_usage.list_waiting_projects_and_runs(
+        tx, workspace_id, run_id=run_id, most=_MOST_RUNS
+    ):
+        rows = budget_usage.list_waiting_tasks(tx, workspace_id, project_id, each, most=_MOST_WAITING)
         for start in range(0, len(rows), _BATCH):
-            found |= shortages(tx, workspace_id, rows[start : start + _BATCH], estimator)
-    return found
+            lacks |= find_shortages(tx, workspace_id, rows[start : start + _BATCH], estimator)
+    return lacks
 
 
-def standings(
-    tx: Connection, workspace_id: str, wanted: Sequence[Budget], lacks: Mapping[str, BudgetShortage]
+def read_statuses(
+    tx: Connection, workspace_id: str, records: Sequence[Budget], lacks: Mapping[str, BudgetShortage]
 ) -> list[BudgetStatus]:
-    """How these budgets stand now. *lacks*: what is missing to tasks that wait, as ``lacking`` found it."""
-    if not wanted:
+    """Return the present status of these budgets. *lacks*: the result of ``find_waiting_shortages``."""
+    if not records:
         return []
     now = tx.execute(select(db_now())).scalar_one()
-    zone = ZoneInfo(budgets.zone(tx, workspace_id) or "UTC")
-    keys = {one.id: (one.id, starts_of(one.period, now, zone)) for one in wanted}
-    uses = budget_usage.uses(tx, workspace_id, keys.values())
-    names = budgets.names(tx, workspace_id, wanted)
+    zone = ZoneInfo(budgets.read_zone(tx, workspace_id) or "UTC")
+    keys = {one.id: (one.id, period_start(one.period, now, zone)) for one in records}
+    uses = budget_usage.read_uses(tx, workspace_id, keys.values())
+    names = budgets.read_names(tx, workspace_id, records)
     waiting = Counter(lack.budget.id for lack in lacks.values())
     return [
         BudgetStatus(
             one, names.get(one.id, one.subject), uses.get(keys[one.id], BudgetUse(*keys[one.id])), waiting[one.id]
         )
-        for one in wanted
+        for one in records
     ]
 
 
-class _Desk:
-    """Tasks, the budgets that apply to them, and what they are expected to cost."""
+class _TaskBudgets:
+    """Tasks with the budgets that apply to them and their estimated costs."""
 
     def __init__(self, tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator) -> None:
         self._tx = tx
         self._workspace = workspace_id
         self._rows = rows
         self._estimator = estimator
-        named = {name for row in rows for name in self._names(row)}
-        self.found: dict[tuple[BudgetScope, str], list[Budget]] = {}
-        self._keys: dict[str, tuple[str, str]] = {}
-        self._alike: dict[tuple[Any, ...], list[tuple[tuple[str, str], Budget]]] = {}
+        subjects = {each for row in rows for each in self._subjects(row)}
+        self.by_subject: dict[tuple[BudgetScope, str], list[Budget]] = {}
+        self._keys: dict[str, Key] = {}
+        self._shared: dict[tuple[Any, ...], list[tuple[Key, Budget]]] = {}  # without the tasks' own
         self._rules: dict[str, Mapping[str, Any]] = {}
-        applying = budgets.applying(tx, workspace_id, {subject for _, subject in named})
-        for one in applying.budgets:
-            if (one.scope, one.subject) in named:
-                self.found.setdefault((one.scope, one.subject), []).append(one)
-        if not self.found:
+        applicable = budgets.find_applicable(tx, workspace_id, {subject for _, subject in subjects})
+        for one in applicable.budgets:
+            if (one.scope, one.subject) in subjects:
+                self.by_subject.setdefault((one.scope, one.subject), []).append(one)
+        if not self.by_subject:
             return
-        assert applying.now is not None  # noqa: S101 - it comes with the budgets
-        self._keys = {one.id: (one.id, starts_of(one.period, applying.now, applying.zone)) for one in applying.budgets}
+        assert applicable.now is not None  # noqa: S101 - it comes with the budgets
+        self._keys = {
+            one.id: (one.id, period_start(one.period, applicable.now, applicable.zone)) for one in applicable.budgets
+        }
         self._estimates = estimator(tx, rows)
 
-    def _names(self, row: Row) -> list[tuple[BudgetScope, str]]:
-        return subjects_of(self._workspace, row["id"], row)
+    def _subjects(self, row: Row) -> list[tuple[BudgetScope, str]]:
+        return budget_subjects(self._workspace, row["id"], row)
 
-    def of(self, row: Row) -> list[tuple[tuple[str, str], Budget]]:
-        """The budgets that apply to a task, each with its period of now."""
-        alike = (row["project_id"], row["agent_id"], row["session_id"], row["run_id"])
-        own = self.found.get((BudgetScope.TASK, row["id"]), ())
-        if alike not in self._alike:
-            every = [
-                one for name in self._names(row) if name[0] is not BudgetScope.TASK for one in self.found.get(name, ())
-            ]
-            self._alike[alike] = [(self._keys[one.id], one) for one in every]
-        return [*self._alike[alike], *((self._keys[one.id], one) for one in own)]
+    def of(self, row: Row) -> list[tuple[Key, Budget]]:
+        """Return the budgets that apply to a task, each with the key of its present period."""
+        group = (row["project_id"], row["agent_id"], row["session_id"], row["run_id"])
+        own = self.by_subject.get((BudgetScope.TASK, row["id"]), ())
+        if group not in self._shared:
+            subjects = [each for each in self._subjects(row) if each[0] is not BudgetScope.TASK]
+            every = [one for each in subjects for one in self.by_subject.get(each, ())]
+            self._shared[group] = [(self._keys[one.id], one) for one in every]
+        return [*self._shared[group], *((self._keys[one.id], one) for one in own)]
 
-    def keys(self) -> set[tuple[str, str]]:
-        """All of them."""
-        return {self._keys[one.id] for group in self.found.values() for one in group}
+    def keys(self) -> set[Key]:
+        """Return the keys of all present periods."""
+        return {self._keys[one.id] for group in self.by_subject.values() for one in group}
 
-    def judged(
-        self, row: Row, mine: Sequence[tuple[tuple[str, str], Budget]], uses: Mapping[tuple[str, str], BudgetUse]
+    def read_uses(self) -> dict[Key, BudgetUse]:
+        """Return the use of all present periods, without locks."""
+        keys = self.keys()
+        return {key: BudgetUse(*key) for key in keys} | budget_usage.read_uses(self._tx, self._workspace, keys)
+
+    def assess(
+        self, row: Row, mine: Sequence[tuple[Key, Budget]], uses: Mapping[Key, BudgetUse]
     ) -> tuple[str | None, Amount, BudgetShortage | None]:
-        """The cheaper model that it is to use, what it would reserve, and why that does not fit, if it does not."""
+        """Return the cheaper model that the task must use, the amount to reserve, and what it lacks, if anything."""
         if not mine:
             return None, NOTHING, None
-        wanted = self._wanted(row, self._estimates[row["id"]], mine, uses)
-        model = self._cheaper(row, wanted, mine, uses)
+        amount = self._required(row, self._estimates[row["id"]], mine, uses)
+        model = self._cheaper(row, amount, mine, uses)
         if model is not None:
             cheaper = {**row, "work": with_model(row["work"], model)}
-            wanted = self._wanted(row, self._estimator(self._tx, [cheaper])[row["id"]], mine, uses)
-        lacks = [lack for key, one in mine if one.holds and (lack := short(one, uses[key], wanted))]
-        # What only a person can mend is said before what passes by itself.
-        return model, wanted, min(lacks, key=lambda lack: lack.passing, default=None)
+            amount = self._required(row, self._estimator(self._tx, [cheaper])[row["id"]], mine, uses)
+        lacks = [lack for key, one in mine if one.holds and (lack := find_shortage(one, uses[key], amount))]
+        # A shortage that only a person can fix is reported before one that passes.
+        return model, amount, min(lacks, key=lambda lack: lack.passing, default=None)
 
-    def _wanted(
-        self,
-        row: Row,
-        estimate: Estimate,
-        mine: Sequence[tuple[tuple[str, str], Budget]],
-        uses: Mapping[tuple[str, str], BudgetUse],
+    def _required(
+        self, row: Row, estimate: Estimate, mine: Sequence[tuple[Key, Budget]], uses: Mapping[Key, BudgetUse]
     ) -> Amount:
         dollars, tokens = estimate.usd, estimate.tokens
         if estimate.source == "unknown":
-            # What is left of a cap, or one such job that was lost or put off would wait for ever before half of it.
-            left = [plus(one.usd, minus(uses[key].spent.usd)) for key, one in mine if one.usd is not None and one.holds]
-            dollars = max(dollars, min([ASSUMED, *(each for each in left if each > 0)]))
+            # At most the rest of a cap, or a lost or postponed job could wait forever below half of the cap.
+            rests = [
+                plus(one.usd, minus(uses[key].spent.usd)) for key, one in mine if one.usd is not None and one.holds
+            ]
+            dollars = max(dollars, min([ASSUMED, *(each for each in rests if each > 0)]))
         for key, one in mine:
-            # It is stopped at its own cap, so it cannot come to more than what is left of that.
+            # A task is stopped at its own cap, so it cannot cost more than the rest of that.
             if one.scope is BudgetScope.TASK and one.holds:
                 spent = uses[key].spent
                 if one.usd is not None and one.usd > spent.usd:
                     dollars = min(dollars, plus(one.usd, minus(spent.usd)))
                 if one.tokens is not None and one.tokens > spent.tokens:
                     tokens = min(tokens, one.tokens - spent.tokens)
-        needs = amount_of((row["carried"] or {}).get(NEEDS) or {})
-        return Amount(dollars, tokens, estimate.unpriced, int(asks_a_model(row["work"]))).most(needs)
+        needs = read_amount((row["carried"] or {}).get(NEEDS) or {})
+        return Amount(dollars, tokens, estimate.unpriced, int(asks_a_model(row["work"]))).max_with(needs)
 
     def _cheaper(
-        self,
-        row: Row,
-        wanted: Amount,
-        mine: Sequence[tuple[tuple[str, str], Budget]],
-        uses: Mapping[tuple[str, str], BudgetUse],
+        self, row: Row, amount: Amount, mine: Sequence[tuple[Key, Budget]], uses: Mapping[Key, BudgetUse]
     ) -> str | None:
         for key, one in mine:
             if one.action is not ExceededAction.DOWNGRADE or one.downgrade_to is None:
                 continue
             if not asks_a_model(row["work"]) or row["work"] == with_model(row["work"], one.downgrade_to):
                 continue
-            due = due_to_warn(one, uses[key].taken + wanted) or short(one, uses[key], wanted)
+            due = is_warning_due(one, uses[key].committed + amount) or find_shortage(one, uses[key], amount)
             if due and self._allows(row, one.downgrade_to):
                 return one.downgrade_to
         return None
 
     def _allows(self, row: Row, model: str) -> bool:
-        """Whether the project allows it: rather a dearer model than one that would end the job."""
+        """Return whether the project allows the model; otherwise the job keeps its more expensive one."""
         project_id = row["project_id"]
         if project_id not in self._rules:
             project = projects.get(self._tx, self._workspace, project_id)
@@ -303,69 +294,69 @@ class _Desk:
         return rules is None or refusal(with_model(row["work"], model), rules, rendered=True) is None
 
 
-def model_of(work: Mapping[str, Any]) -> str | None:
-    """The model that a job names: of a chat with its provider, as in its plan."""
+def named_model(work: Mapping[str, Any]) -> str | None:
+    """Return the model that a job names; a chat's includes the provider, as in the plan."""
     return job_class(work).qualified_model_in(work)
 
 
 def with_model(work: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Return the job with another model; a chat stays with its provider, if the model names none."""
+    """Return the job with another model; a chat keeps its provider if the model names none."""
     return job_class(work).with_model(work, model)
 
 
-def set_cap(tx: Connection, workspace_id: str, wanted: Budget) -> Budget:
-    """Set a budget, or change the one that there is; what is spent in its period so far counts.
+def set_cap(tx: Connection, workspace_id: str, budget: Budget) -> Budget:
+    """Create or change a budget; what was spent in its period so far counts.
 
     Raises Refused for a cap below what is spent already.
     """
-    known = budgets.find(tx, workspace_id, wanted.scope, wanted.subject, wanted.period)
-    wanted = replace(wanted, id=budgets.put(tx, workspace_id, wanted))
-    use = count(tx, workspace_id, wanted)
+    previous = budgets.lock_budget(tx, workspace_id, budget.scope, budget.subject, budget.period)
+    budget = replace(budget, id=budgets.put(tx, workspace_id, budget))
+    use = recount(tx, workspace_id, budget)
     for what, cap, spent in (
-        ("dollars", wanted.usd, use.spent.usd),
-        ("tokens", wanted.tokens, use.spent.tokens),
-        ("starts", wanted.max_starts, use.spent.starts),
+        ("dollars", budget.usd, use.spent.usd),
+        ("tokens", budget.tokens, use.spent.tokens),
+        ("starts", budget.max_starts, use.spent.starts),
     ):
         if cap is not None and spent > cap:
-            said = show_usd(spent) if isinstance(spent, Decimal) else f"{spent:,} {what}"
-            before = "" if known is None else f"; it stays at {known.caps()}"
+            amount = show_usd(spent) if isinstance(spent, Decimal) else f"{spent:,} {what}"
+            kept = "" if previous is None else f"; it stays at {previous.describe_caps()}"
             raise Refused(
-                f"{said} are spent of {wanted.named()} already: a cap of {wanted.caps()} is below that{before}",
-                hint="Set it higher, or pause what it is for: coord projects pause",
+                f"{amount} are spent of {budget.title()} already: {budget.describe_caps()} is a lower cap{kept}",
+                hint="Set a higher cap, or pause the project: coord projects pause",
             )
-    return wanted
+    return budget
 
 
-def count(tx: Connection, workspace_id: str, budget: Budget) -> BudgetUse:
-    """Count what is spent and reserved of the present period anew, from the ledger and the attempts; written so.
+def recount(tx: Connection, workspace_id: str, budget: Budget) -> BudgetUse:
+    """Recompute the use of the present period from the ledger and the attempts, store and return it.
 
-    Starts that were counted stay counted, also when retention has deleted their attempts.
+    Starts stay counted after retention has deleted their attempts.
     """
-    use, counted, reserved = _counted(tx, workspace_id, budget, make=True)
-    budget_usage.note_reserved(tx, workspace_id, reserved)
+    use, counted, reserved = _recompute(tx, workspace_id, budget, create=True)
+    budget_usage.write_reservations(tx, workspace_id, reserved)
     if (use.spent, use.reserved) != (counted.spent, counted.reserved) or use.warned or use.reached:
         budget_usage.write_uses(tx, workspace_id, [counted])
     return counted
 
 
 def compare(tx: Connection, workspace_id: str, budget: Budget) -> tuple[BudgetUse, BudgetUse]:
-    """What is kept of the present period, and what ``count`` would write; nothing is written, but all is locked."""
-    use, counted, _ = _counted(tx, workspace_id, budget, make=False)
+    """Return the stored use of the present period and the one that ``recount`` would store. Only locks."""
+    use, counted, _ = _recompute(tx, workspace_id, budget, create=False)
     return use, counted
 
 
-def _counted(
-    tx: Connection, workspace_id: str, budget: Budget, *, make: bool
+def _recompute(
+    tx: Connection, workspace_id: str, budget: Budget, *, create: bool
 ) -> tuple[BudgetUse, BudgetUse, dict[tuple[str, int], Reservation]]:
-    """The use as kept, as counted, and what running attempts have reserved of it that does not say so."""
-    starts, begins = period_of(tx, workspace_id, budget)
+    """Return the stored use, the recomputed one, and the reservations of running attempts that lack this budget."""
+    starts, begins = current_period(tx, workspace_id, budget)
     key = (budget.id, starts)
-    running = budget_usage.lock_running(tx, workspace_id, budget.scope, budget.subject)
-    use = budget_usage.lock_uses(tx, workspace_id, [key], make=[key] if make else ()).get(
+    running = budget_usage.lock_running_attempts(tx, workspace_id, budget.scope, budget.subject)
+    use = budget_usage.lock_uses(tx, workspace_id, [key], create=[key] if create else ()).get(
         key, BudgetUse(budget.id, starts)
     )
     reserved: dict[tuple[str, int], Reservation] = {}
-    held = NOTHING
+    total = NOTHING
     for one in running:
         kept = one.reserved or Reservation()
         if one.reserved is None and not one.paid:
@@ -373,20 +364,20 @@ def _counted(
         if key not in kept.of:
             if begins is not None and one.started_at < begins:
                 continue
-            # The start is noted too, so that it is given back if the job turns out never to have been started.
-            amount = kept.amount.most(Amount(starts=int(one.paid)))
+            # Includes the start, so that it is released if the job turns out never to have started.
+            amount = kept.amount.max_with(Amount(starts=int(one.paid)))
             reserved[one.task_id, one.number] = replace(kept, amount=amount, of=(*kept.of, key))
-        held += kept.amount.without_starts()
-    spent = budget_usage.spent(tx, workspace_id, budget.scope, budget.subject, since=begins)
-    began = starts_counted.count(tx, workspace_id, budget.scope, budget.subject, since=begins)
-    spent = replace(spent, starts=max(began, use.spent.starts))
-    return use, BudgetUse(budget.id, starts, spent, held), reserved
+        total += kept.amount.without_starts()
+    spent = budget_usage.sum_spent(tx, workspace_id, budget.scope, budget.subject, since=begins)
+    counted_starts = count_starts(tx, workspace_id, budget.scope, budget.subject, since=begins)
+    spent = replace(spent, starts=max(counted_starts, use.spent.starts))
+    return use, BudgetUse(budget.id, starts, spent, total), reserved
 
 
-def period_of(tx: Connection, workspace_id: str, budget: Budget) -> tuple[str, datetime | None]:
-    """The first day of the budget's present period, and the moment at which it began; None: never."""
+def current_period(tx: Connection, workspace_id: str, budget: Budget) -> tuple[str, datetime | None]:
+    """Return the first day of the budget's present period and the moment when it began; None for a total."""
     if budget.period is BudgetPeriod.TOTAL:
         return "", None
-    zone = ZoneInfo(budgets.zone(tx, workspace_id) or "UTC")
-    starts = starts_of(budget.period, tx.execute(select(db_now())).scalar_one(), zone)
+    zone = ZoneInfo(budgets.read_zone(tx, workspace_id) or "UTC")
+    starts = period_start(budget.period, tx.execute(select(db_now())).scalar_one(), zone)
     return starts, datetime.fromisoformat(starts).replace(tzinfo=zone)

@@ -1,18 +1,17 @@
-"""The ledger's one way in: what is written to it counts, in the same transaction, wherever its money is counted.
+"""The only write path to the cost ledger; updates budgets and totals in the same transaction.
 
-What a running attempt spent moves from what it has reserved of its budgets to what is spent of them; what an ended one
-did not need is given back.
+The costs of a running attempt move from reserved to spent in its budgets. When it ends, the rest is released.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 
 from sqlalchemy import Connection
 
-from coordination.domain.money.budget_events import events_of, noticed
+from coordination.domain.money.budget_events import budget_events, mark_thresholds
 from coordination.domain.money.budgets import (
     NOTHING,
     Amount,
@@ -21,12 +20,12 @@ from coordination.domain.money.budgets import (
     BudgetShortage,
     BudgetUse,
     Reservation,
-    short,
-    starts_of,
-    subjects_of,
+    budget_subjects,
+    find_shortage,
+    period_start,
 )
-from coordination.domain.money.cost_totals import added_up
-from coordination.domain.money.costs import CostRecord, own_id
+from coordination.domain.money.cost_totals import sum_records
+from coordination.domain.money.costs import CostRecord, id_with_attempt
 from coordination.domain.tasks.events import NewEvent
 from coordination.store.queries.money import budget_usage, budgets, costs, rollups
 from coordination.store.queries.money.budget_usage import AttemptReservation
@@ -35,18 +34,18 @@ from coordination.store.queries.tasks import events
 from coordination.store.tables.money.rollups import ARCHIVED
 
 Fence = tuple[str, int]
-"""A task and the number of its attempt."""
+"""A task id and an attempt number."""
 
 Key = tuple[str, str]
-"""A budget and the first day of a period of it."""
+"""The id of a budget and the first day of a period."""
 
 
 @dataclass(slots=True)
-class LedgerEntry:
-    """What came of it. ``new``: the records that were not there before, in their order.
+class SettleResult:
+    """The result of a settlement. ``new``: the records that were new, in their order.
 
-    ``room``: reserved money came back, so that others may fit now. ``stops``: running attempts that can no longer
-    reserve what another call like their dearest would cost, and why.
+    ``room``: reserved money was released, so that other tasks may fit now. ``stops``: running attempts that cannot
+    reserve the cost of another call like their largest, and why.
     """
 
     new: list[CostRecord]
@@ -54,18 +53,18 @@ class LedgerEntry:
     stops: dict[Fence, BudgetShortage] = field(default_factory=dict)
 
 
-def record(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
-    """Append records; those that were new, in their order. One whose id is already there is left alone."""
+def append_records(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
+    """Append records, and return those that were new, in their order. Skips ids that exist."""
     return _settle(tx, workspace_id, records, (), _append).new
 
 
 def settle(
     tx: Connection, workspace_id: str, records: Sequence[CostRecord], *, closing: Collection[Fence] = ()
-) -> LedgerEntry:
-    """Append what attempts spent, and give back what those had reserved that end here.
+) -> SettleResult:
+    """Append the costs of attempts, and release the reservations of those that end.
 
-    A record whose id is there already is left alone if it is the same attempt's; the id of another attempt's call is
-    no call of this one. *closing*: attempts that were closed in this transaction, and by nothing before it.
+    Skips records that exist. If the same id belongs to another attempt's call, the record gets another id.
+    *closing*: attempts that this transaction has ended.
     """
     return _settle(tx, workspace_id, records, closing, _append_reported)
 
@@ -76,9 +75,9 @@ def _settle(
     records: Sequence[CostRecord],
     closing: Collection[Fence],
     append: Callable[[Connection, str, Sequence[CostRecord]], list[CostRecord]],
-) -> LedgerEntry:
+) -> SettleResult:
     if not records and not closing:
-        return LedgerEntry([])
+        return SettleResult([])
     records = costs.with_agents(tx, workspace_id, records)
     settling = _Settling(tx, workspace_id, records, closing)
     return settling.settle(append(tx, workspace_id, records))
@@ -87,54 +86,54 @@ def _settle(
 def _append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
     if not records:
         return []
-    shard = rollups.begin(tx, workspace_id)
+    shard = rollups.lock_shard(tx, workspace_id)
     new = costs.append(tx, workspace_id, records)
     if new:
         days = rollups.days(tx, workspace_id, (one.occurred_at for one in new))
-        rollups.add(tx, workspace_id, added_up(new, days), shard=shard)
+        rollups.add(tx, workspace_id, sum_records(new, days), shard=shard)
     return new
 
 
 def _append_reported(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
-    """The same of what attempts spent: a record whose id is another attempt's gets one of its own."""
+    """Append the costs of attempts. A record whose id another attempt uses gets one of its own."""
     new = _append(tx, workspace_id, records)
     if len(new) == len(records):
         return new
-    known = set(map(id, new))
-    left = [one for one in records if id(one) not in known and one.task_id is not None and one.attempt is not None]
-    there = costs.named(tx, workspace_id, sorted({one.id for one in left}))
-    others = [replace(one, id=own_id(one)) for one in left if not _is_same_call(one, there.get(one.id))]
+    added = set(map(id, new))
+    left = [one for one in records if id(one) not in added and one.task_id is not None and one.attempt is not None]
+    stored = costs.read_records(tx, workspace_id, sorted({one.id for one in left}))
+    others = [replace(one, id=id_with_attempt(one)) for one in left if not _is_same_call(one, stored.get(one.id))]
     return [*new, *_append(tx, workspace_id, others)]
 
 
-def _is_same_call(one: CostRecord, there: CostRecord | None) -> bool:
-    """Whether the ledger has it: from the same attempt, or as the provider's bill says it."""
-    if there is None or there.attempt is None:
+def _is_same_call(one: CostRecord, stored: CostRecord | None) -> bool:
+    """Return whether the stored record is the same call: of the same attempt, or imported with the same numbers."""
+    if stored is None or stored.attempt is None:
         numbers = ("model", "total_tokens", "cost_usd")
-        return there is None or all(getattr(one, name) == getattr(there, name) for name in numbers)
-    return (one.task_id, one.attempt) == (there.task_id, there.attempt)
+        return stored is None or all(getattr(one, name) == getattr(stored, name) for name in numbers)
+    return (one.task_id, one.attempt) == (stored.task_id, stored.attempt)
 
 
-def forget(tx: Connection, workspace_id: str, ids: Sequence[str]) -> int:
-    """Delete these records; how many were there. What they came to stays in the sums, as no longer in the ledger."""
-    shard = rollups.begin(tx, workspace_id)
-    gone = retention.delete_costs(tx, workspace_id, ids)
-    if gone:
-        sums = added_up(gone, rollups.days(tx, workspace_id, (one.occurred_at for one in gone)))
-        rollups.add(tx, workspace_id, {cell: one.taken_back() for cell, one in sums.items()}, shard=shard)
+def delete_records(tx: Connection, workspace_id: str, ids: Sequence[str]) -> int:
+    """Delete records and return how many existed. Their amounts stay in the totals, in the shard of archived ones."""
+    shard = rollups.lock_shard(tx, workspace_id)
+    deleted = retention.delete_costs(tx, workspace_id, ids)
+    if deleted:
+        sums = sum_records(deleted, rollups.days(tx, workspace_id, (one.occurred_at for one in deleted)))
+        rollups.add(tx, workspace_id, {key: -one for key, one in sums.items()}, shard=shard)
         rollups.add(tx, workspace_id, sums, shard=ARCHIVED)
-    return len(gone)
+    return len(deleted)
 
 
-def amount(record: CostRecord) -> Amount:
-    """What a record adds to what is spent. A correction is no call, and may take back that a price was unknown."""
+def amount_of_record(record: CostRecord) -> Amount:
+    """Return what a record adds to the spent amount. A correction is not a call, and may price an unpriced one."""
     if record.corrects is not None:
         return Amount(record.cost_usd or NOTHING.usd, 0, -1 if record.settles else 0)
     return Amount(record.cost_usd or NOTHING.usd, record.total_tokens, int(record.cost_usd is None))
 
 
 class _Settling:
-    """One settlement: attempts are locked first, then what is spent and reserved of the budgets."""
+    """One settlement. Locks attempts first, then the counters of budgets."""
 
     def __init__(
         self, tx: Connection, workspace_id: str, records: Sequence[CostRecord], closing: Collection[Fence]
@@ -142,127 +141,124 @@ class _Settling:
         self._tx = tx
         self._workspace = workspace_id
         self._records = records
-        self._done = LedgerEntry([])
+        self._result = SettleResult([])
         self._closing = frozenset(closing)
         self._spent: dict[Key, Amount] = {}
-        self._given_back: dict[Key, Amount] = {}
+        self._released: dict[Key, Amount] = {}
         self._reserved: dict[Fence, Reservation] = {}
-        self._wanted: list[tuple[Fence, list[tuple[Key, Budget]]]] = []
-        self._about: dict[Key, CostRecord] = {}
-        # Of many, most are of the same few things.
+        self._extending: list[tuple[Fence, list[tuple[Key, Budget]]]] = []
+        self._cause: dict[Key, CostRecord] = {}
+        # Most records have the same few subjects.
         different = {(one.project_id, one.agent_id, one.session_id, one.run_id, one.task_id): one for one in records}
-        named = {each for one in different.values() for each in self._names(one)}
-        applying = budgets.applying(tx, workspace_id, {subject for _, subject in named})
-        self._zone: tzinfo = applying.zone
-        self._found = [one for one in applying.budgets if (one.scope, one.subject) in named]
-        self._budgets = {one.id: one for one in self._found}
+        subjects = {each for one in different.values() for each in self._subjects(one)}
+        applicable = budgets.find_applicable(tx, workspace_id, {subject for _, subject in subjects})
+        self._zone: tzinfo = applicable.zone
+        self._budgets = {one.id: one for one in applicable.budgets if (one.scope, one.subject) in subjects}
         fences = {(one.task_id, one.attempt) for one in records if one.task_id is not None and one.attempt is not None}
-        fences = (fences if self._found else set()) | self._closing
-        self._holdings = budget_usage.lock_holdings(tx, workspace_id, fences)
+        fences = (fences if self._budgets else set()) | self._closing
+        self._reservations = budget_usage.lock_reservations(tx, workspace_id, fences)
 
-    def settle(self, new: list[CostRecord]) -> LedgerEntry:
-        """Count what is *new* in the ledger; the counters are locked from here on."""
-        self._done.new = new
-        if self._found or any(one.reserved for one in self._holdings.values()):
-            calls = self._spend(self._found, self._holdings)
-            for fence, holding in self._holdings.items():
-                self._give_back(fence, holding, calls.get(fence, ()), self._found)
+    def settle(self, new: list[CostRecord]) -> SettleResult:
+        """Count the *new* records in budgets. Locks the counters."""
+        self._result.new = new
+        if self._budgets or any(one.reserved for one in self._reservations.values()):
+            calls = self._spend()
+            for fence, attempt in self._reservations.items():
+                self._release(fence, attempt, calls.get(fence, ()))
             self._write()
-        return self._done
+        return self._result
 
-    def _names(self, record: CostRecord) -> list[tuple[BudgetScope, str]]:
-        """Whose budgets apply to a record."""
+    def _subjects(self, record: CostRecord) -> list[tuple[BudgetScope, str]]:
+        """Return whose budgets apply to a record."""
         of = {name: getattr(record, name) for name in ("project_id", "agent_id", "session_id", "run_id")}
-        return subjects_of(self._workspace, record.task_id, of)
+        return budget_subjects(self._workspace, record.task_id, of)
 
-    def _spend(
-        self, found: Sequence[Budget], holdings: Mapping[Fence, AttemptReservation]
-    ) -> dict[Fence, list[Amount]]:
+    def _spend(self) -> dict[Fence, list[Amount]]:
+        """Add the new records to what their budgets have spent, and return their amounts by attempt."""
         calls: dict[Fence, list[Amount]] = {}
         by_subject: dict[tuple[BudgetScope, str], list[Budget]] = {}
-        for budget in found:
+        for budget in self._budgets.values():
             by_subject.setdefault((budget.scope, budget.subject), []).append(budget)
-        for one in self._done.new:
+        for one in self._result.new:
             fence = (one.task_id or "", one.attempt or 0)
-            holding = holdings.get(fence)
-            moment = one.occurred_at if holding is None else holding.started_at
-            spent = amount(one)
+            attempt = self._reservations.get(fence)
+            moment = one.occurred_at if attempt is None else attempt.started_at
+            spent = amount_of_record(one)
             calls.setdefault(fence, []).append(spent)
-            for name in self._names(one):
-                for budget in by_subject.get(name, ()):
+            for subject in self._subjects(one):
+                for budget in by_subject.get(subject, ()):
                     key = self._key(budget, moment)
                     self._spent[key] = self._spent.get(key, NOTHING) + spent
-                    self._about[key] = one
+                    self._cause[key] = one
         return calls
 
-    def _give_back(
-        self, fence: Fence, holding: AttemptReservation, calls: Sequence[Amount], found: Sequence[Budget]
-    ) -> None:
-        """Lower what the attempt has reserved by what it spent; all of it, when it ends."""
-        before = holding.reserved
+    def _release(self, fence: Fence, attempt: AttemptReservation, calls: Sequence[Amount]) -> None:
+        """Lower the reservation of an attempt by its costs; by the rest, when it ends."""
+        before = attempt.reserved
         if fence in self._closing:
-            # It is closed once, by whoever holds it; what it had reserved stays written there, to be looked at.
+            # An attempt ends once, by its owner. Its stored reservation stays, for people who investigate.
             if before is not None:
-                unused = before.amount.without_starts() if holding.began else before.amount
-                self._less(before.of, unused)
-                self._done.room = self._done.room or bool(unused)
+                unused = before.amount.without_starts() if attempt.began else before.amount
+                self._add_release(before.of, unused)
+                self._result.room = self._result.room or bool(unused)
             return
-        if holding.finished:
+        if attempt.finished:
             return
         if before is None:
             before = Reservation()
         after = before.after(calls)
-        # Of all records, also of those that were there: they are written again when nobody knew that they were.
-        whose = {name for one in self._records if (one.task_id, one.attempt) == fence for name in self._names(one)}
-        mine = [(self._key(one, holding.started_at), one) for one in found if (one.scope, one.subject) in whose]
+        # Of all records, including existing ones: a worker that does not know whether its write succeeded repeats it.
+        own = [one for one in self._records if (one.task_id, one.attempt) == fence]
+        subjects = {subject for one in own for subject in self._subjects(one)}
+        every = self._budgets.values()
+        mine = [(self._key(one, attempt.started_at), one) for one in every if (one.scope, one.subject) in subjects]
         self._reserved[fence] = replace(after, of=sorted({*before.of, *(key for key, _ in mine)}))
-        self._less(before.of, before.amount - after.amount)
-        # What it has left counts for a budget that was set meanwhile, too.
-        self._less((key for key, _ in mine if key not in before.of), NOTHING - after.amount)
-        self._wanted.append((fence, mine))
+        self._add_release(before.of, before.amount - after.amount)
+        # The rest is reserved in budgets that were set meanwhile, too.
+        self._add_release((key for key, _ in mine if key not in before.of), NOTHING - after.amount)
+        self._extending.append((fence, mine))
 
-    def _less(self, keys: Iterable[Key], amount: Amount) -> None:
+    def _add_release(self, keys: Iterable[Key], amount: Amount) -> None:
         for key in keys:
-            self._given_back[key] = self._given_back.get(key, NOTHING) + amount
+            self._released[key] = self._released.get(key, NOTHING) + amount
 
     def _key(self, budget: Budget, moment: datetime) -> Key:
-        return budget.id, starts_of(budget.period, moment, self._zone)
+        return budget.id, period_start(budget.period, moment, self._zone)
 
     def _write(self) -> None:
         tx, workspace_id = self._tx, self._workspace
-        wanted = {key for _, mine in self._wanted for key, _ in mine}
-        make = {*self._spent, *wanted}
-        uses = budget_usage.lock_uses(tx, workspace_id, {*make, *self._given_back}, make=make)
+        create = {*self._spent, *(key for _, mine in self._extending for key, _ in mine)}
+        uses = budget_usage.lock_uses(tx, workspace_id, {*create, *self._released}, create=create)
         for key, use in uses.items():
-            less = use.releasing(self._given_back.get(key, NOTHING))
-            uses[key] = replace(less, spent=less.spent + self._spent.get(key, NOTHING))
-        for fence, mine in self._wanted:
+            rest = use.without_claim(self._released.get(key, NOTHING))
+            uses[key] = replace(rest, spent=rest.spent + self._spent.get(key, NOTHING))
+        for fence, mine in self._extending:
             self._extend(fence, mine, uses)
-        told: list[NewEvent] = []
+        new_events: list[NewEvent] = []
         for key, use in uses.items():
             budget = self._budgets.get(key[0])
             if budget is not None:
-                uses[key], said = noticed(budget, use)
-                about = self._about.get(key)
-                told += events_of(budget, uses[key], said, None if about is None else about.project_id)
+                uses[key], types = mark_thresholds(budget, use)
+                cause = self._cause.get(key)
+                new_events += budget_events(budget, uses[key], types, None if cause is None else cause.project_id)
         budget_usage.write_uses(tx, workspace_id, uses.values())
-        budget_usage.note_reserved(tx, workspace_id, self._reserved)
-        events.append(tx, workspace_id, told)
+        budget_usage.write_reservations(tx, workspace_id, self._reserved)
+        events.append(tx, workspace_id, new_events)
 
     def _extend(self, fence: Fence, mine: Sequence[tuple[Key, Budget]], uses: dict[Key, BudgetUse]) -> None:
-        """Reserve another call like the dearest so far, or let the job be stopped before it makes one."""
-        holds = self._reserved[fence]
-        wanted = holds.missing()
-        if not wanted:
+        """Reserve another call like the largest so far, or let the job be stopped before it makes one."""
+        reservation = self._reserved[fence]
+        missing = reservation.missing()
+        if not missing:
             return
         mine = [(key, budget) for key, budget in mine if key in uses]
-        found = [(lack, key) for key, budget in mine if budget.holds and (lack := short(budget, uses[key], wanted))]
-        if found:
-            lack, key = found[0]
-            # What it has reserved itself is not in its own way.
-            others = replace(uses[key], reserved=(uses[key].reserved - holds.amount).most(NOTHING))
-            self._done.stops[fence] = short(lack.budget, others, holds.largest) or replace(lack, wanted=holds.largest)
-            return
+        for key, budget in mine:
+            if budget.holds and (shortage := find_shortage(budget, uses[key], missing)):
+                # The attempt's own reservation is not in its way.
+                others = replace(uses[key], reserved=(uses[key].reserved - reservation.amount).max_with(NOTHING))
+                largest = reservation.largest
+                self._result.stops[fence] = find_shortage(budget, others, largest) or replace(shortage, wanted=largest)
+                return
         for key, _ in mine:
-            uses[key] = replace(uses[key], reserved=uses[key].reserved + wanted)
-        self._reserved[fence] = replace(holds, amount=holds.amount + wanted)
+            uses[key] = replace(uses[key], reserved=uses[key].reserved + missing)
+        self._reserved[fence] = replace(reservation, amount=reservation.amount + missing)

@@ -39,7 +39,7 @@ def expect_costs(tx: Connection, project: Project, graph: task_rows.Graph) -> di
     inputs = ForecastInputs(plan, bodies, graph.agents, known=samples, recent={}, quote=_no_quote)
     slots = workers.count_live_slots(tx, within=_LIVE_WITHIN) or _DEFAULT_SLOTS
     caps, effort = slot_caps(tx, project, plan), min(_EFFORT, 100 * len(plan.tasks))
-    return inputs.predicted(slots=slots, caps=caps, now=utc_now(), effort=effort).to_json()
+    return inputs.predict(slots=slots, caps=caps, now=utc_now(), effort=effort).to_json()
 
 
 def slot_caps(tx: Connection, project: Project, plan: Plan) -> dict[str, int]:

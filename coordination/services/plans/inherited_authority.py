@@ -163,7 +163,7 @@ class InheritedAuthority:
         for name in _CAPS:
             most, amount = getattr(cap, name), getattr(budget, name)
             if most is not None and amount is not None and amount > most:
-                why = f"Its budget is larger than that of {self._reporter.key} ({cap.caps()})"
+                why = f"Its budget is larger than that of {self._reporter.key} ({cap.describe_caps()})"
                 raise _problem(key, Refused(why, hint="Leave budget out to have the same", field="budget"))
             values[name] = most if amount is None else amount
         if cap.action is not ExceededAction.WARN and budget.action is ExceededAction.WARN:

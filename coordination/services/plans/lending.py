@@ -160,7 +160,7 @@ class InheritedAuthority:
         for name in _CAPS:
             most, wanted = getattr(cap, name), getattr(mine, name)
             if most is not None and wanted is not None and wanted > most:
-                why = f"Its budget is larger than that of {self._finder.key} ({cap.caps()})"
+                why = f"Its budget is larger than that of {self._finder.key} ({cap.describe_caps()})"
                 raise _problem(key, Refused(why, hint="Leave budget out to have the same", field="budget"))
             values[name] = most if wanted is None else wanted
         if cap.action is not ExceededAction.WARN and mine.action is ExceededAction.WARN:

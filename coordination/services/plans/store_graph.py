@@ -80,7 +80,7 @@ def store_graph(
         # Another transaction has added the key concurrently; the last task has the requested key.
         raise key_taken(plan.tasks[-1].key) from None
     insert_rows(tx, dependencies, edges)
-    budgets.put_new(tx, scope.workspace_id, stated)
+    budgets.insert_new(tx, scope.workspace_id, stated)
     if is_new_run:
         events.append_created(tx, scope.workspace_id, scope.run_id)
     events.append_bulk(

@@ -24,8 +24,8 @@ from coordination.domain.jobs.checkouts import (
 )
 from coordination.domain.jobs.resource_limits import NO_LIMITS, limits_of
 from coordination.domain.money.budgets import Budget, BudgetScope
-from coordination.domain.money.caps import budget_of, caps_of
-from coordination.domain.money.estimates import parse_stated
+from coordination.domain.money.caps import parse_caps, with_caps
+from coordination.domain.money.estimates import parse_estimate
 from coordination.domain.plans.plan_expansion import VARIANT, WORK
 from coordination.domain.plans.plans import Plan, Task
 from coordination.domain.tasks.events import EventType, NewEvent
@@ -271,7 +271,7 @@ def _add_rare_options(options: dict[str, Any], task: Task) -> None:
     if not task.context:
         options["bare"] = True
     if task.estimate:
-        options["estimate"] = parse_stated(task.estimate)
+        options["estimate"] = parse_estimate(task.estimate)
     if task.expects is not None:
         options[EXPECTS] = task.expects
     if task.metadata:
@@ -306,8 +306,8 @@ def plan_budgets(scope: GraphScope, plan: Plan, ids: Mapping[str, str]) -> list[
     caps = [(BudgetScope.RUN, scope.run_id, plan.budget)]
     caps += [(BudgetScope.TASK, ids[task.key], task.budget) for task in plan.tasks]
     return [
-        budget_of(
-            caps_of(cap.to_mapping()),
+        with_caps(
+            parse_caps(cap.to_mapping()),
             Budget(
                 new_id(),
                 budget_scope,

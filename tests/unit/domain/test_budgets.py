@@ -18,12 +18,12 @@ from coordination.domain.money.budgets import (
     BudgetUse,
     ExceededAction,
     Reservation,
-    amount_of,
-    due_to_warn,
-    reached,
-    reserved_of,
-    short,
-    starts_of,
+    find_shortage,
+    is_reached,
+    is_warning_due,
+    period_start,
+    read_amount,
+    read_reservation,
 )
 
 BERLIN, SAMOA = ZoneInfo("Europe/Berlin"), ZoneInfo("Pacific/Pago_Pago")
@@ -59,21 +59,21 @@ class TestWhatFits:
     def test_an_amount_fits_when_no_cap_that_it_needs_is_passed(
         self, spent: Amount, reserved: Amount, wanted: Amount, lacking: str | None
     ) -> None:
-        lack = short(CAP, use(spent, reserved), wanted)
+        lack = find_shortage(CAP, use(spent, reserved), wanted)
 
         assert (None if lack is None else lack.what) == lacking
 
     def test_a_shortage_passes_when_only_reservations_cause_it(self) -> None:
-        passing = short(CAP, use(dollars("0.20"), dollars("0.60")), dollars("0.40"))
-        lasting = short(CAP, use(dollars("0.70"), dollars("0.10")), dollars("0.40"))
+        passing = find_shortage(CAP, use(dollars("0.20"), dollars("0.60")), dollars("0.40"))
+        lasting = find_shortage(CAP, use(dollars("0.70"), dollars("0.10")), dollars("0.40"))
 
         assert passing is not None
         assert lasting is not None
         assert (passing.passing, lasting.passing) == (True, False)
 
     def test_a_shortage_knows_whether_the_cap_is_passed_already(self) -> None:
-        at_the_cap = short(CAP, use(dollars("1.00")), dollars("0.10"))
-        above = short(CAP, use(dollars("1.01")), dollars("0.10"))
+        at_the_cap = find_shortage(CAP, use(dollars("1.00")), dollars("0.10"))
+        above = find_shortage(CAP, use(dollars("1.01")), dollars("0.10"))
 
         assert at_the_cap is not None
         assert above is not None
@@ -82,7 +82,7 @@ class TestWhatFits:
 
 class TestWarningsAndEnd:
     @pytest.mark.parametrize(
-        ("spent", "is_reached"),
+        ("spent", "expected"),
         [
             (NOTHING, False),
             (dollars("0.99"), False),
@@ -93,8 +93,8 @@ class TestWarningsAndEnd:
             (Amount(starts=10), True),
         ],
     )
-    def test_a_budget_is_reached_when_nothing_is_left_of_one_cap(self, spent: Amount, is_reached: bool) -> None:  # noqa: FBT001 - a parameter
-        assert reached(CAP, spent) is is_reached
+    def test_a_budget_is_reached_when_nothing_is_left_of_one_cap(self, spent: Amount, expected: bool) -> None:  # noqa: FBT001 - a parameter
+        assert is_reached(CAP, spent) is expected
 
     @pytest.mark.parametrize(
         ("spent", "warns"),
@@ -109,7 +109,7 @@ class TestWarningsAndEnd:
         ],
     )
     def test_a_budget_warns_from_its_share_of_the_cap_on(self, spent: Amount, warns: bool) -> None:  # noqa: FBT001 - a parameter
-        assert due_to_warn(CAP, spent) is warns
+        assert is_warning_due(CAP, spent) is warns
 
 
 class TestPeriods:
@@ -129,7 +129,7 @@ class TestPeriods:
     def test_a_period_begins_at_midnight_of_its_zone(
         self, period: BudgetPeriod, moment: datetime, zone: ZoneInfo, starts: str
     ) -> None:
-        assert starts_of(period, moment, zone) == starts
+        assert period_start(period, moment, zone) == starts
 
 
 class TestReservations:
@@ -147,17 +147,17 @@ class TestReservations:
         assert (covered.missing(), open_.missing()) == (NOTHING, dollars("0.30"))
 
     def test_a_start_is_spent_at_once_and_given_back_on_its_own(self) -> None:
-        claimed = use().reserving(Amount(Decimal("0.50"), 100, 0, 1))
+        claimed = use().with_claim(Amount(Decimal("0.50"), 100, 0, 1))
 
         assert (claimed.spent, claimed.reserved) == (Amount(starts=1), dollars("0.50", 100))
-        assert claimed.releasing(dollars("0.50", 100)) == use(Amount(starts=1))
-        assert claimed.releasing(Amount(Decimal(9), 100, 0, 2)) == use()
+        assert claimed.without_claim(dollars("0.50", 100)) == use(Amount(starts=1))
+        assert claimed.without_claim(Amount(Decimal(9), 100, 0, 2)) == use()
 
     def test_a_reservation_is_read_back_as_it_was_written(self) -> None:
         reserved = Reservation(Amount(Decimal("0.5000000001"), 7, 1, 1), (("b", "2027-01-31"),), dollars("0.2", 3))
 
-        assert reserved_of(reserved.to_json()) == reserved
-        assert amount_of(NOTHING.to_json()) == NOTHING
+        assert read_reservation(reserved.to_json()) == reserved
+        assert read_amount(NOTHING.to_json()) == NOTHING
 
 
 class TestStandings:

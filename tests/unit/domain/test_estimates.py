@@ -14,18 +14,18 @@ from coordination.base.errors import Refused
 from coordination.domain.jobs import AgentCall, ChatCall, PythonCall, Shell
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.estimates import (
-    ENOUGH,
-    KEPT,
-    SHORT,
+    MAX_SAMPLES,
+    MIN_SAMPLES,
+    SHORT_JOB,
     Estimate,
     JobSample,
     estimate,
     history_key,
-    latest,
+    keep_latest,
+    make_sample,
     model_of,
-    parse_stated,
+    parse_estimate,
     read_samples,
-    sample_of,
 )
 from coordination.domain.money.pricing import Price, Quote, Rate, UnknownPrice
 from coordination.domain.tasks.attempts import Outcome
@@ -136,7 +136,7 @@ class TestByHistory:
     def test_calls_that_told_no_tokens_have_no_price_whatever_is_set(self):
         assert of(CODEX, *[sample(None, 0, 1)] * 3, quote=listed) == Estimate(Decimal(0), 0, 1, "history")
 
-    @given(WORKS, st.lists(SAMPLES, max_size=KEPT), STATED, QUOTES)
+    @given(WORKS, st.lists(SAMPLES, max_size=MAX_SAMPLES), STATED, QUOTES)
     def test_no_kept_sample_was_dearer(self, work, samples, stated, quote):
         found = of(work, *samples, stated=stated, quote=quote)
 
@@ -147,14 +147,14 @@ class TestByHistory:
             assert found.usd >= max((one.usd for one in samples if one.usd is not None), default=0)
             assert found.tokens >= max(one.tokens for one in samples)
         else:
-            assert not any(one.tells for one in samples)
+            assert not any(one.is_informative for one in samples)
 
-    @given(WORKS, st.lists(SAMPLES, min_size=ENOUGH, max_size=9), SAMPLES, QUOTES)
+    @given(WORKS, st.lists(SAMPLES, min_size=MIN_SAMPLES, max_size=9), SAMPLES, QUOTES)
     def test_more_samples_make_it_no_cheaper(self, work, samples, one_more, quote):
-        telling = [one for one in samples if one.tells]
+        telling = [one for one in samples if one.is_informative]
         before, after = of(work, *samples, quote=quote), of(work, *samples, one_more, quote=quote)
 
-        if len(telling) >= ENOUGH:
+        if len(telling) >= MIN_SAMPLES:
             assert after.usd >= before.usd
             assert after.tokens >= before.tokens
 
@@ -195,7 +195,7 @@ class TestByPrice:
 
 class TestByPlan:
     def test_what_the_plan_says_is_expected_where_nothing_else_is_known(self):
-        stated = parse_stated({"usd": 0.25, "tokens": 20_000})
+        stated = parse_estimate({"usd": 0.25, "tokens": 20_000})
 
         assert of(CLAUDE, stated=stated) == Estimate(Decimal("0.25"), 20_000, 0, "plan")
         assert of(SHELL, stated=stated) == Estimate(Decimal("0.25"), 20_000, 0, "plan")
@@ -216,9 +216,9 @@ class TestByPlan:
     def test_it_is_stored_exactly(self):
         said = {"usd": Decimal("0.10"), "tokens": 5, "duration": "1h30m"}
 
-        assert parse_stated(said) == {"usd": "0.1", "tokens": 5, "duration": 5400.0}
-        assert parse_stated(parse_stated(said)) == parse_stated(said)
-        assert parse_stated({"duration": timedelta(minutes=1), "usd": None}) == {"duration": 60.0}
+        assert parse_estimate(said) == {"usd": "0.1", "tokens": 5, "duration": 5400.0}
+        assert parse_estimate(parse_estimate(said)) == parse_estimate(said)
+        assert parse_estimate({"duration": timedelta(minutes=1), "usd": None}) == {"duration": 60.0}
 
     @pytest.mark.parametrize(
         ("value", "field"),
@@ -241,7 +241,7 @@ class TestByPlan:
     )
     def test_what_is_no_estimate_is_refused_with_its_name(self, value, field):
         with refuses(Refused, field=field):
-            parse_stated(value)
+            parse_estimate(value)
 
 
 def cost(usd: str | None, tokens: int = 100) -> CostRecord:
@@ -259,22 +259,22 @@ class TestSamples:
     def test_an_attempt_leaves_what_it_cost_and_how_long_it_took(self):
         spent = [cost("0.1"), cost("0.2", 5), cost(None, 7)]
 
-        found = sample_of(CLAUDE, Outcome.COMPLETED, MINUTE, spent)
+        found = make_sample(CLAUDE, Outcome.COMPLETED, MINUTE, spent)
 
         assert found == JobSample(Decimal("0.3"), 112, 1, MINUTE, completed=True)
-        assert sample_of(CLAUDE, Outcome.FAILED, MINUTE, [cost(None)]) == JobSample(
+        assert make_sample(CLAUDE, Outcome.FAILED, MINUTE, [cost(None)]) == JobSample(
             None, 100, 1, MINUTE, completed=False
         )
-        assert sample_of(SHELL, Outcome.TIMED_OUT, MINUTE, []) == JobSample(Decimal(0), 0, 0, MINUTE, completed=False)
+        assert make_sample(SHELL, Outcome.TIMED_OUT, MINUTE, []) == JobSample(Decimal(0), 0, 0, MINUTE, completed=False)
 
     def test_a_short_job_that_cost_nothing_leaves_nothing(self):
-        assert sample_of(SHELL, Outcome.COMPLETED, SHORT, []) is None
-        assert sample_of(SHELL, Outcome.COMPLETED, SHORT, [cost("0.1")]) is not None
-        assert sample_of(CLAUDE, Outcome.COMPLETED, SHORT, []) is not None
+        assert make_sample(SHELL, Outcome.COMPLETED, SHORT_JOB, []) is None
+        assert make_sample(SHELL, Outcome.COMPLETED, SHORT_JOB, [cost("0.1")]) is not None
+        assert make_sample(CLAUDE, Outcome.COMPLETED, SHORT_JOB, []) is not None
 
     @pytest.mark.parametrize("outcome", [Outcome.CANCELED, Outcome.LOST, Outcome.HANDED_BACK, Outcome.DEFERRED])
     def test_one_that_did_not_come_to_its_own_end_leaves_nothing(self, outcome):
-        assert sample_of(CLAUDE, outcome, MINUTE, [cost("0.1")]) is None
+        assert make_sample(CLAUDE, outcome, MINUTE, [cost("0.1")]) is None
 
     @given(st.lists(SAMPLES, max_size=40))
     def test_they_are_stored_and_read_back(self, samples):
@@ -282,11 +282,11 @@ class TestSamples:
 
         assert read_samples(stored) == tuple(samples)
 
-    @given(st.lists(SAMPLES, max_size=KEPT), st.lists(SAMPLES, max_size=50))
+    @given(st.lists(SAMPLES, max_size=MAX_SAMPLES), st.lists(SAMPLES, max_size=50))
     def test_the_latest_are_kept(self, known, more):
-        kept = latest(known, more)
+        kept = keep_latest(known, more)
 
-        assert len(kept) == min(KEPT, len(known) + len(more))
+        assert len(kept) == min(MAX_SAMPLES, len(known) + len(more))
         assert kept == [*known, *more][len(known) + len(more) - len(kept) :]
 
     @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.domain.forecast.forecasts import WINDOW, ForecastMethod, burn, forecast
+from coordination.domain.forecast.forecasts import WINDOW, ForecastMethod, burn_rate, forecast
 
 AMOUNTS = st.decimals(min_value=0, max_value=10**12, places=12)
 ANY = st.decimals(min_value=-(10**12), max_value=10**12, places=30)
@@ -31,7 +31,7 @@ def test_whatever_was_spent_the_forecast_makes_sense(daily, today, spent, left):
 
 @given(st.lists(ANY, max_size=60), ANY, st.floats(min_value=0, max_value=25))
 def test_a_pace_is_never_negative_nor_nonsense(daily, spent_today, hours):
-    found = burn(daily, spent_today=spent_today, hours_today=hours)
+    found = burn_rate(daily, spent_today=spent_today, hours_today=hours)
 
     assert found.per_day.is_finite()
     assert 0 <= found.per_hour <= found.per_day
@@ -105,10 +105,10 @@ def test_the_interval_holds_about_as_often_as_it_says(history):
 
 
 def test_a_pace_is_that_of_the_last_week():
-    found = burn([Decimal(1000)] * 5 + [Decimal(24)] * 7, spent_today=Decimal(12), hours_today=12.0)
+    found = burn_rate([Decimal(1000)] * 5 + [Decimal(24)] * 7, spent_today=Decimal(12), hours_today=12.0)
 
     assert (found.per_day, found.per_hour, found.hours) == (24, 1, 180)
 
 
 def test_the_first_minutes_are_no_pace_of_an_hour():
-    assert burn([], spent_today=Decimal(2), hours_today=0.01).per_hour == 2
+    assert burn_rate([], spent_today=Decimal(2), hours_today=0.01).per_hour == 2

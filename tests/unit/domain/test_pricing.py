@@ -21,11 +21,11 @@ from coordination.domain.money.pricing import (
     Quote,
     Rate,
     UnknownPrice,
-    book,
-    checked_model,
-    checked_price,
-    correction,
-    priced,
+    check_model_name,
+    compute_cost,
+    make_correction,
+    make_price_book,
+    parse_price,
     tokens_of,
 )
 from coordination.domain.tasks.attempts import Usage
@@ -49,13 +49,13 @@ def used(given_: int = 0, made: int = 0, cached: int = 0, **extra: object) -> Us
 
 
 def cost(price: Price, usage: Usage) -> Decimal:
-    found = PriceBook(listed=lambda _model, _at: quote_of(price)).priced(usage, None, AT)
+    found = PriceBook(price_list=lambda _model, _at: quote_of(price)).price_call(usage, None, AT)
     assert isinstance(found, PricedCall), found
     return found.usd
 
 
 def why(price: Price, usage: Usage) -> str:
-    found = PriceBook(listed=lambda _model, _at: quote_of(price)).priced(usage, None, AT)
+    found = PriceBook(price_list=lambda _model, _at: quote_of(price)).price_call(usage, None, AT)
     assert isinstance(found, UnknownPrice), found
     return found.why
 
@@ -95,7 +95,7 @@ class TestArithmetic:
         assert "each call" in why(price, used(1_000_000, summed=True))
 
     def test_the_note_says_which_rates_were_used(self) -> None:
-        found = priced(tokens_of(used(300_000, 5, cached=10)), quote_of(TIERED))  # type: ignore[arg-type]
+        found = compute_cost(tokens_of(used(300_000, 5, cached=10)), quote_of(TIERED))  # type: ignore[arg-type]
 
         assert isinstance(found, PricedCall)
         assert found.note == {
@@ -108,13 +108,13 @@ class TestUnknown:
     @pytest.mark.parametrize(
         ("usage", "reason"),
         [
-            (used(), "no tokens"),
-            (replace(used(), total_tokens=500), "no tokens"),
-            (used(10, 5, cached=11), "more of its input was cached"),
-            (used(10, 5, cached=6, cache_write_input_tokens=5), "more of its input was cached"),
-            (used(10, 5, cache_write_1h_input_tokens=5), "more of its input was cached"),
+            (used(), "tokens were not reported"),
+            (replace(used(), total_tokens=500), "tokens were not reported"),
+            (used(10, 5, cached=11), "its cached input exceeds its input"),
+            (used(10, 5, cached=6, cache_write_input_tokens=5), "its cached input exceeds its input"),
+            (used(10, 5, cache_write_1h_input_tokens=5), "its cached input exceeds its input"),
             (used(10, 5, reasoning_output_tokens=6), "reasoning"),
-            (used(2**63 - 1, 2**63 - 1), "more than can be kept"),
+            (used(2**63 - 1, 2**63 - 1), "largest that can be stored"),
         ],
     )
     def test_it_is_never_zero(self, usage: Usage, reason: str) -> None:
@@ -153,7 +153,7 @@ class TestSums:
         ]
         exact = sum(dear) / 1_000_000
 
-        found = PriceBook(listed=lambda _m, _at: quote_of(price)).priced(usage, None, AT)
+        found = PriceBook(price_list=lambda _m, _at: quote_of(price)).price_call(usage, None, AT)
 
         assert (Fraction(found.usd) == exact) if isinstance(found, PricedCall) else (exact > 10**12)
 
@@ -189,15 +189,15 @@ class TestWhose:
         ],
     )
     def test_the_nearer_one_goes_first(self, overrides: list[PriceOverride], project: str | None, by: str) -> None:
-        found = book(overrides, lambda _model, _at: self.LIST).quote(" M ", project, AT)
+        found = make_price_book(overrides, lambda _model, _at: self.LIST).quote(" M ", project, AT)
 
         assert isinstance(found, Quote)
         assert found.by == by
 
     def test_a_price_of_nothing_is_a_price(self) -> None:
-        free = PriceOverride("llama", checked_price({"input": "0", "output": "0"}))
+        free = PriceOverride("llama", parse_price({"input": "0", "output": "0"}))
 
-        found = book([free], lambda _model, _at: UnknownPrice("no")).priced(
+        found = make_price_book([free], lambda _model, _at: UnknownPrice("no")).price_call(
             replace(used(5, 5), model="llama"), None, AT
         )
 
@@ -218,14 +218,14 @@ class TestWhatPeopleSay:
     )
     def test_what_is_no_price_is_refused_in_one_sentence(self, said: str) -> None:
         with refuses(Refused, field="cached_input"):
-            checked_price({"input": "1", "cached_input": said})
+            parse_price({"input": "1", "cached_input": said})
 
     @pytest.mark.parametrize(
         ("said", "meant"),
         [("1.25", "1.25"), ("1e-6", "0.000001"), ("-0", "0"), ("1e6", "1000000"), ("2.50", "2.5"), ("00", "0")],
     )
     def test_an_amount_is_kept_as_it_is_meant(self, said: str, meant: str) -> None:
-        price = checked_price({"input": said, "output": None})
+        price = parse_price({"input": said, "output": None})
 
         assert price.input is not None
         assert f"{price.input.usd:f}" == meant
@@ -234,10 +234,10 @@ class TestWhatPeopleSay:
     @pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 201, "\0"])
     def test_a_name_that_is_none_is_refused(self, name: str) -> None:
         with refuses(Refused, field="model"):
-            checked_model(name)
+            check_model_name(name)
 
     def test_a_name_is_compared_in_small_letters(self) -> None:
-        assert checked_model(" OpenAI:GPT-5 ") == "openai:gpt-5"
+        assert check_model_name(" OpenAI:GPT-5 ") == "openai:gpt-5"
 
 
 class TestCorrection:
@@ -253,7 +253,7 @@ class TestCorrection:
         return PricedCall(Decimal(usd), {"priced_by": "a list"})
 
     def test_it_stands_where_the_record_stands_and_has_no_tokens(self) -> None:
-        one = correction(self.RECORD, [], self.found("0.5"), actor="user:ann")
+        one = make_correction(self.RECORD, [], self.found("0.5"), actor="user:ann")
 
         assert one == replace(
             self.RECORD,
@@ -269,17 +269,17 @@ class TestCorrection:
         )
 
     def test_a_later_one_adds_only_what_is_missing(self) -> None:
-        first = correction(self.RECORD, [], self.found("0.5"))
+        first = make_correction(self.RECORD, [], self.found("0.5"))
         assert first is not None
 
-        second = correction(self.RECORD, [first], self.found("0.2"))
+        second = make_correction(self.RECORD, [first], self.found("0.2"))
 
         assert second is not None
         assert (second.id, second.cost_usd, second.settles) == ("call~priced-2", Decimal("-0.3"), False)
-        assert correction(self.RECORD, [first, second], self.found("0.2")) is None
+        assert make_correction(self.RECORD, [first, second], self.found("0.2")) is None
 
     def test_an_unknown_price_that_turns_out_to_be_nothing_is_settled_too(self) -> None:
-        one = correction(self.RECORD, [], self.found("0"))
+        one = make_correction(self.RECORD, [], self.found("0"))
 
         assert one is not None
         assert (one.cost_usd, one.settles) == (0, True)
@@ -287,8 +287,8 @@ class TestCorrection:
     def test_what_was_told_to_be_free_is_no_unknown_price(self) -> None:
         told = replace(self.RECORD, cost_usd=Decimal("0.0"))
 
-        one = correction(told, [], self.found("0.5"))
+        one = make_correction(told, [], self.found("0.5"))
 
         assert one is not None
         assert not one.settles
-        assert correction(told, [], self.found("0")) is None
+        assert make_correction(told, [], self.found("0")) is None

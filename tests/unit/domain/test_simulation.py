@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordination.domain.forecast.predictions import Prediction
-from coordination.domain.forecast.simulation import SimulatedStep, SimulatedWorkers, simulate
+from coordination.domain.forecast.simulation import SamplePool, SimulatedTask, simulate
 from coordination.domain.money.estimates import JobSample
 from coordination.domain.tasks.retry import Backoff
 
@@ -29,12 +29,12 @@ def sample(
     return JobSample(None if usd is None else Decimal(usd), tokens, unpriced, seconds(took), completed)
 
 
-def pool(*samples: JobSample | float, measured: int = SURE, kind: str = "shell:make") -> SimulatedWorkers:
+def pool(*samples: JobSample | float, measured: int = SURE, kind: str = "shell:make") -> SamplePool:
     made = tuple(one if isinstance(one, JobSample) else sample(one) for one in samples)
-    return SimulatedWorkers(kind, made, "history", measured)
+    return SamplePool(kind, made, "history", measured)
 
 
-def played(steps: list[SimulatedStep], *pools: SimulatedWorkers, slots: int = 99, **more: object) -> Prediction:
+def played(steps: list[SimulatedTask], *pools: SamplePool, slots: int = 99, **more: object) -> Prediction:
     return simulate(steps, pools or [pool(1.0)], slots=slots, **more)  # type: ignore[arg-type]
 
 
@@ -42,8 +42,8 @@ def took(found: Prediction) -> float:
     return round(found.duration.p50.total_seconds(), 3)
 
 
-def steps(*parents: tuple[int, ...], **fields: object) -> list[SimulatedStep]:
-    return [SimulatedStep(f"t{number}", 0, of, **fields) for number, of in enumerate(parents)]  # type: ignore[arg-type]
+def steps(*parents: tuple[int, ...], **fields: object) -> list[SimulatedTask]:
+    return [SimulatedTask(f"t{number}", 0, of, **fields) for number, of in enumerate(parents)]  # type: ignore[arg-type]
 
 
 class TestOrder:
@@ -57,37 +57,37 @@ class TestOrder:
 
     def test_a_higher_priority_goes_first(self):
         long, short = pool(10.0), pool(1.0)
-        late = [*[SimulatedStep(f"s{number}", 1) for number in range(10)], SimulatedStep("long", 0)]
-        first = [*late[:-1], SimulatedStep("long", 0, priority=1)]
+        late = [*[SimulatedTask(f"s{number}", 1) for number in range(10)], SimulatedTask("long", 0)]
+        first = [*late[:-1], SimulatedTask("long", 0, priority=1)]
 
         assert took(played(late, long, short, slots=2)) == 15
         assert took(played(first, long, short, slots=2)) == 10
 
     def test_what_comes_last_ends_the_path_though_it_takes_no_time(self):
         found = played(
-            [SimulatedStep("a", 0), SimulatedStep("b", 0), SimulatedStep("c", 1, (0, 1))], pool(1.0), pool(0.0)
+            [SimulatedTask("a", 0), SimulatedTask("b", 0), SimulatedTask("c", 1, (0, 1))], pool(1.0), pool(0.0)
         )
 
         assert [leg.key for leg in found.path] == ["a", "c"]
 
     def test_limits_hold(self):
-        six = [SimulatedStep(f"t{number}", 0, limits=("project", "key:deploy")) for number in range(6)]
+        six = [SimulatedTask(f"t{number}", 0, limits=("project", "key:deploy")) for number in range(6)]
 
         assert took(played(six, caps={"project": 3})) == 2
         assert took(played(six, caps={"project": 3, "key:deploy": 1})) == 6
         assert took(played(six, caps={"key:other": 1})) == 1
 
     def test_a_place_that_one_task_cannot_use_is_the_next_ones(self):
-        both = [SimulatedStep(f"b{number}", 0, limits=("project", "key:deploy"), priority=1) for number in range(3)]
-        others = [SimulatedStep(f"o{number}", 0, limits=("project",)) for number in range(3)]
+        both = [SimulatedTask(f"b{number}", 0, limits=("project", "key:deploy"), priority=1) for number in range(3)]
+        others = [SimulatedTask(f"o{number}", 0, limits=("project",)) for number in range(3)]
 
         assert took(played([*both, *others], caps={"project": 2, "key:deploy": 1})) == 3
 
     def test_nothing_begins_before_its_time(self):
-        assert took(played([SimulatedStep("a", 0, earliest=seconds(60)), SimulatedStep("b", 0)])) == 61
+        assert took(played([SimulatedTask("a", 0, earliest=seconds(60)), SimulatedTask("b", 0)])) == 61
 
     def test_nothing_takes_longer_than_its_timeout(self):
-        assert took(played([SimulatedStep("a", 0, timeout=seconds(5))], pool(60.0))) == 5
+        assert took(played([SimulatedTask("a", 0, timeout=seconds(5))], pool(60.0))) == 5
 
 
 class TestRepeats:
@@ -95,7 +95,7 @@ class TestRepeats:
         always = pool(sample(1, "0.5", completed=False))
         wait = Backoff(initial=seconds(10), factor=2, maximum=seconds(15))
 
-        found = played([SimulatedStep("a", 0, attempts=3, backoff=wait)], always)
+        found = played([SimulatedTask("a", 0, attempts=3, backoff=wait)], always)
 
         assert took(found) == 1 + 10 + 1 + 15 + 1
         assert found.usd.p50 == Decimal("1.5")
@@ -104,7 +104,7 @@ class TestRepeats:
     def test_their_share_says_how_often(self):
         half = pool(sample(1), sample(1, completed=False))
 
-        once, twice = (played([SimulatedStep("a", 0, attempts=tries)], half, effort=10**9) for tries in (1, 2))
+        once, twice = (played([SimulatedTask("a", 0, attempts=tries)], half, effort=10**9) for tries in (1, 2))
 
         assert 0.4 < once.failing < 0.6
         assert 0.2 < twice.failing < 0.3
@@ -112,10 +112,10 @@ class TestRepeats:
     def test_a_million_attempts_are_not_played(self):
         always = pool(sample(1, completed=False))
 
-        assert played([SimulatedStep("a", 0, attempts=1_000_000, backoff=Backoff(factor=1000))], always).failing == 1
+        assert played([SimulatedTask("a", 0, attempts=1_000_000, backoff=Backoff(factor=1000))], always).failing == 1
 
     def test_a_slot_is_free_while_one_waits(self):
-        once = [SimulatedStep("a", 0, attempts=2, backoff=Backoff(initial=seconds(10))), SimulatedStep("b", 1)]
+        once = [SimulatedTask("a", 0, attempts=2, backoff=Backoff(initial=seconds(10))), SimulatedTask("b", 1)]
 
         assert took(played(once, pool(sample(1, completed=False)), pool(5.0), slots=1)) == 12
 
@@ -123,10 +123,10 @@ class TestRepeats:
 class TestVariants:
     def test_the_first_one_through_stops_the_others(self):
         racers = [
-            SimulatedStep("v1", 0),
-            SimulatedStep("v2", 1),
-            SimulatedStep("chosen", 2, (0, 1), first=True),
-            SimulatedStep("after", 2, (2,)),
+            SimulatedTask("v1", 0),
+            SimulatedTask("v2", 1),
+            SimulatedTask("chosen", 2, (0, 1), first=True),
+            SimulatedTask("after", 2, (2,)),
         ]
 
         found = played(racers, pool(sample(10, "1")), pool(sample(40, "4")), pool(1.0))
@@ -136,14 +136,14 @@ class TestVariants:
         assert [leg.key for leg in found.path] == ["v1", "chosen", "after"]
 
     def test_one_that_fails_stops_nobody(self):
-        racers = [SimulatedStep("v1", 0), SimulatedStep("v2", 1), SimulatedStep("chosen", 2, (0, 1), first=True)]
+        racers = [SimulatedTask("v1", 0), SimulatedTask("v2", 1), SimulatedTask("chosen", 2, (0, 1), first=True)]
 
         found = played(racers, pool(sample(10, completed=False)), pool(40.0), pool(1.0))
 
         assert took(found) == 41
 
     def test_when_all_fail_it_goes_on_all_the_same(self):
-        racers = [SimulatedStep("v1", 0), SimulatedStep("v2", 0), SimulatedStep("chosen", 1, (0, 1), first=True)]
+        racers = [SimulatedTask("v1", 0), SimulatedTask("v2", 0), SimulatedTask("chosen", 1, (0, 1), first=True)]
 
         found = played(racers, pool(sample(10, completed=False)), pool(1.0))
 
@@ -151,10 +151,10 @@ class TestVariants:
 
     def test_those_that_still_waited_never_run(self):
         racers = [
-            *[SimulatedStep(f"v{number}", 0, limits=("agent:bo",)) for number in range(4)],
-            SimulatedStep("chosen", 1, (0, 1, 2, 3), first=True),
+            *[SimulatedTask(f"v{number}", 0, limits=("agent:bo",)) for number in range(4)],
+            SimulatedTask("chosen", 1, (0, 1, 2, 3), first=True),
         ]
-        other = SimulatedStep("other", 0, limits=("agent:bo",), priority=-1)
+        other = SimulatedTask("other", 0, limits=("agent:bo",), priority=-1)
 
         found = played([*racers, other], pool(sample(10, "1")), pool(0.0), caps={"agent:bo": 1})
 
@@ -211,7 +211,7 @@ class TestKinds:
     def test_pools_of_one_kind_are_one_line(self):
         two = [pool(1.0, measured=1), pool(3.0, measured=2), pool(9.0, kind="shell:ls", measured=1)]
 
-        found = played([SimulatedStep("a", 0), SimulatedStep("b", 1), SimulatedStep("c", 2)], *two)
+        found = played([SimulatedTask("a", 0), SimulatedTask("b", 1), SimulatedTask("c", 2)], *two)
 
         assert [(kind.kind, kind.tasks, kind.measured) for kind in found.kinds] == [
             ("shell:make", 2, 3),
@@ -219,10 +219,10 @@ class TestKinds:
         ]
 
     def test_what_is_not_known_is_said(self):
-        strange = SimulatedWorkers("shell:new", (sample(0),), "unknown", timed=False)
-        free = SimulatedWorkers("agent:new", (sample(0),), "unknown", priced=False)
+        strange = SamplePool("shell:new", (sample(0),), "unknown", timed=False)
+        free = SamplePool("agent:new", (sample(0),), "unknown", priced=False)
 
-        found = played([SimulatedStep("a", 0), SimulatedStep("b", 0), SimulatedStep("c", 1)], strange, free)
+        found = played([SimulatedTask("a", 0), SimulatedTask("b", 0), SimulatedTask("c", 1)], strange, free)
 
         assert (found.untimed, found.uncosted) == (("shell:new",), ("agent:new",))
         assert (found.kinds[0].took, found.kinds[1].usd) == (None, None)
@@ -234,7 +234,7 @@ def graphs(draw):
     made = []
     for each in range(number):
         parents = draw(st.lists(st.integers(0, each - 1), unique=True, max_size=4)) if each else []
-        made.append(SimulatedStep(f"t{each}", each, tuple(parents), draw(st.integers(-2, 2))))
+        made.append(SimulatedTask(f"t{each}", each, tuple(parents), draw(st.integers(-2, 2))))
     lengths = draw(st.lists(st.integers(0, 50), min_size=number, max_size=number))
     return made, lengths
 
@@ -266,7 +266,7 @@ class TestSchedules:
     def test_limits_delay_and_lose_nothing(self, graph, slots, cap):
         made, lengths = graph
         limited = [
-            SimulatedStep(
+            SimulatedTask(
                 one.key,
                 one.pool,
                 one.parents,
@@ -288,7 +288,7 @@ class TestSchedules:
     def test_ten_thousand_tasks_are_played_in_a_few_seconds(self):
         kinds = [pool(*(float(number) for number in range(1, 33)), measured=32, kind=f"k{each}") for each in range(5)]
         large = [
-            SimulatedStep(
+            SimulatedTask(
                 f"t{each}", each % 5, (each // 2, each // 3) if each > 3 else (), attempts=2, limits=("project",)
             )
             for each in range(10_000)
@@ -304,7 +304,7 @@ class TestSchedules:
     def test_ages_do_not_overflow(self):
         ages = pool(sample(3650 * 86400, "1000000000000", 10**15, completed=False), measured=1)
 
-        found = played([SimulatedStep(f"t{each}", 0, attempts=1_000_000) for each in range(500)], ages, slots=1)
+        found = played([SimulatedTask(f"t{each}", 0, attempts=1_000_000) for each in range(500)], ages, slots=1)
 
         assert found.duration.p90 > timedelta(days=3650)
         assert found.to_json()["duration"][2] > 0

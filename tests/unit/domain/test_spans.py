@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from coordination.base.calendars import day_of, day_start
 from coordination.base.errors import Refused
-from coordination.domain.money.date_ranges import DateRange, span
+from coordination.domain.money.date_ranges import DateRange, parse_date_range
 from tests.support.refusals import refuses
 
 DATES = st.dates(date(2020, 1, 1), date(2030, 12, 31))
@@ -33,7 +33,7 @@ DATES = st.dates(date(2020, 1, 1), date(2030, 12, 31))
     ],
 )
 def test_what_people_write(since, until, found):
-    assert span(since, until) == found
+    assert parse_date_range(since, until) == found
 
 
 @pytest.mark.parametrize(
@@ -41,15 +41,15 @@ def test_what_people_write(since, until, found):
 )
 def test_what_is_no_time_is_refused(bad):
     with refuses(Refused):
-        span(bad)
+        parse_date_range(bad)
     with refuses(Refused):
-        span(None, bad)
+        parse_date_range(None, bad)
 
 
 def test_an_end_before_its_beginning_is_refused():
     for since, until in (("2027-02", "2027-01"), ("2027-01-03T00:00:00Z", "2027-01-01"), ("2027-01-02", "2027-01-01")):
         with refuses(Refused):
-            span(since, until)
+            parse_date_range(since, until)
 
 
 @given(DATES, DATES)

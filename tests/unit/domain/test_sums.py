@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from coordination.domain.money.cost_totals import DIMENSIONS, CostTotal, TotalKey, added_up
+from coordination.domain.money.cost_totals import DIMENSIONS, CostTotal, TotalKey, sum_records
 from coordination.domain.money.costs import CostRecord
 
 AT = datetime(2027, 1, 31, 12, tzinfo=UTC)
@@ -48,7 +48,7 @@ def test_a_call_of_unknown_price_counts_until_its_price_is_settled() -> None:
 def test_a_sum_and_what_takes_it_back_come_to_nothing() -> None:
     total = sum_of(record(), record("2", usd=None))
 
-    total.join(total.taken_back())
+    total.merge(-total)
 
     assert total == CostTotal()
 
@@ -56,7 +56,7 @@ def test_a_sum_and_what_takes_it_back_come_to_nothing() -> None:
 def test_records_add_up_by_day_and_month_in_every_dimension() -> None:
     records = [record(), record("2", usd="0.30", agent_id=None), record("3", usd="0.50", run_id="other")]
 
-    cells = added_up(records, {AT: "2027-01-31"})
+    cells = sum_records(records, {AT: "2027-01-31"})
 
     assert {cell.dimension for cell in cells} == set(DIMENSIONS)
     for grain, starts in (("day", "2027-01-31"), ("month", "2027-01-01")):

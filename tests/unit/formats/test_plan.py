@@ -20,7 +20,7 @@ from coordination.domain.jobs import AgentCall, ChatCall, PythonCall, Shell
 from coordination.domain.jobs.artifacts import outputs_problem
 from coordination.domain.jobs.checkouts import FOLDER, Checkout, CheckoutKind, Gate, HalfMerged
 from coordination.domain.jobs.resource_limits import Limits
-from coordination.domain.money.estimates import parse_stated
+from coordination.domain.money.estimates import parse_estimate
 from coordination.domain.plans import graph
 from coordination.domain.plans.plans import (
     BudgetCap,
@@ -418,7 +418,7 @@ SPACES = st.just(FOLDER) | st.builds(
 )
 AMOUNTS = st.decimals(0, 10**9, places=12, allow_nan=False)
 STATED = st.fixed_dictionaries({}, optional={"usd": AMOUNTS, "tokens": st.integers(0, 10**9), "duration": SPANS}).map(
-    parse_stated
+    parse_estimate
 )
 GATES = st.lists(st.builds(Gate, COMMANDS, SPANS, st.none() | NAMES), max_size=2).map(tuple)
 

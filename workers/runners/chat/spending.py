@@ -8,7 +8,7 @@ from typing import Any
 from pydantic_ai.messages import ModelResponse
 from pydantic_ai.usage import RequestUsage
 
-from coordination.domain.money.pricing import ASKED_OF
+from coordination.domain.money.pricing import PROVIDER
 from coordination.domain.tasks.attempts import Usage
 from workers.runners.agents.base import Transcript, usage_record
 from workers.runners.output import clean_text
@@ -54,7 +54,7 @@ class ChatUsage:
         ) or Usage(model, total_tokens=0)
         record.extra.update({name: value for name, value in extra.items() if value})
         if self._provider not in _MAKERS:
-            record.extra[ASKED_OF] = self._provider
+            record.extra[PROVIDER] = self._provider
         return record
 
 

@@ -1,1 +1,1 @@
-"""What work is expected to take and cost: statements."""
+"""Predicted durations and costs of tasks and plans: statements."""

@@ -1,6 +1,6 @@
-"""Statements on what jobs of each kind cost and how long they took: a sample of the latest ones, not a record of all.
+"""Statements on the job history: costs and durations of the latest jobs of each kind.
 
-Nobody waits here for anybody: what another transaction holds is left out, and then a few samples are missing.
+No statement waits for locks. Samples of kinds that another transaction has locked are dropped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, tuple_, update
 
-from coordination.domain.money.estimates import JobSample, latest, read_samples
+from coordination.domain.money.estimates import JobSample, keep_latest, read_samples
 from coordination.store.tables.forecast.job_history import job_history
 from coordination.store.types import clean_text, db_after, db_now
 
@@ -31,7 +31,7 @@ JOIN job_history h ON h.project_id = wanted.value ->> 0 AND h.kind = wanted.valu
 WHERE h.workspace_id = :workspace
 """
 
-# Two transactions that store the first sample of a kind would wait for each other's row: only one of them tries.
+# Two transactions that insert the first sample of a kind would wait for each other, so only one of them tries.
 _FREE = """
 SELECT kind FROM unnest(%(kinds)s::text[]) AS kind
 WHERE pg_try_advisory_xact_lock(hashtextextended(%(project)s || kind, 720014002))
@@ -41,19 +41,19 @@ WHERE pg_try_advisory_xact_lock(hashtextextended(%(project)s || kind, 720014002)
 def samples_of(
     tx: Connection, workspace_id: str, keys: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[JobSample, ...]]:
-    """The samples kept for each of *keys* (a project, and the history_key of a job), the oldest first."""
-    wanted = [(project_id, clean_text(kind)) for project_id, kind in dict.fromkeys(keys)]
-    if not wanted:
+    """Return the samples for each of *keys* (project id, history_key of a job), oldest first."""
+    distinct = [(project_id, clean_text(kind)) for project_id, kind in dict.fromkeys(keys)]
+    if not distinct:
         return {}
     if tx.dialect.name == "postgresql":
-        projects, kinds = zip(*wanted, strict=True)
-        asked = {"projects": list(projects), "kinds": list(kinds), "workspace": workspace_id}
-        return {(row[0], row[1]): read_samples(row[2]) for row in tx.exec_driver_sql(_POSTGRESQL, asked)}
-    asked = {"wanted": json.dumps(wanted), "workspace": workspace_id}
-    return {(row[0], row[1]): read_samples(json.loads(row[2])) for row in tx.exec_driver_sql(_SQLITE, asked)}
+        projects, kinds = zip(*distinct, strict=True)
+        parameters: dict[str, Any] = {"projects": list(projects), "kinds": list(kinds), "workspace": workspace_id}
+        return {(row[0], row[1]): read_samples(row[2]) for row in tx.exec_driver_sql(_POSTGRESQL, parameters)}
+    parameters = {"wanted": json.dumps(distinct), "workspace": workspace_id}
+    return {(row[0], row[1]): read_samples(json.loads(row[2])) for row in tx.exec_driver_sql(_SQLITE, parameters)}
 
 
-_LOCKED = (
+_LOCK = (
     select(h.kind, h.samples)
     .where(
         h.workspace_id == bindparam("ws"),
@@ -70,65 +70,67 @@ _LEARN = (
 )
 
 
-def learn(tx: Connection, workspace_id: str, project_id: str, learnt: Mapping[str, Sequence[JobSample]]) -> None:
-    """Add these samples, by the history_key of their jobs; those of a kind that somebody else adds to now are lost."""
-    if not learnt:
+def learn(tx: Connection, workspace_id: str, project_id: str, new_samples: Mapping[str, Sequence[JobSample]]) -> None:
+    """Add samples by history_key. Drops those of kinds to which another transaction adds now."""
+    if not new_samples:
         return
-    learnt = {clean_text(kind): samples for kind, samples in learnt.items()}
-    place = {"ws": workspace_id, "project": project_id}
-    found = tx.execute(_LOCKED, {**place, "kinds": list(learnt)}).all()
+    new_samples = {clean_text(kind): samples for kind, samples in new_samples.items()}
+    project = {"ws": workspace_id, "project": project_id}
+    locked = tx.execute(_LOCK, {**project, "kinds": list(new_samples)}).all()
     changed = [
         {
-            **place,
+            **project,
             "known": row.kind,
-            "kept": _written(latest(read_samples(row.samples), learnt[row.kind])),
-            "more": len(learnt[row.kind]),
+            "kept": _to_json(keep_latest(read_samples(row.samples), new_samples[row.kind])),
+            "more": len(new_samples[row.kind]),
         }
-        for row in found
+        for row in locked
     ]
     if changed:
         tx.execute(_LEARN, changed)
-    if new := learnt.keys() - {row.kind for row in found}:
-        _begin(tx, workspace_id, project_id, {kind: learnt[kind] for kind in sorted(new)})
+    if new := new_samples.keys() - {row.kind for row in locked}:
+        _insert_new(tx, workspace_id, project_id, {kind: new_samples[kind] for kind in sorted(new)})
 
 
-def _begin(tx: Connection, workspace_id: str, project_id: str, learnt: Mapping[str, Sequence[JobSample]]) -> None:
-    """Store the first samples of kinds, as far as there are none and nobody else does so now."""
-    free: list[str] = list(learnt)
+def _insert_new(
+    tx: Connection, workspace_id: str, project_id: str, new_samples: Mapping[str, Sequence[JobSample]]
+) -> None:
+    """Insert the first samples of kinds, unless they exist or another transaction inserts them now."""
+    free: list[str] = list(new_samples)
     if tx.dialect.name == "postgresql":
         free = [row[0] for row in tx.exec_driver_sql(_FREE, {"kinds": free, "project": project_id})]
     if not free:
         return
-    # Also those that another workspace's row stands for, and those that are locked: they are not new.
-    there = set(tx.execute(select(h.kind).where(h.project_id == project_id, h.kind.in_(free))).scalars())
+    # Includes locked rows and those of another workspace: they are not new.
+    existing = set(tx.execute(select(h.kind).where(h.project_id == project_id, h.kind.in_(free))).scalars())
     rows = [
         {
             "workspace_id": workspace_id,
             "project_id": project_id,
             "kind": kind,
-            "samples": _written(latest((), learnt[kind])),
-            "ended": len(learnt[kind]),
+            "samples": _to_json(keep_latest((), new_samples[kind])),
+            "ended": len(new_samples[kind]),
         }
         for kind in free
-        if kind not in there
+        if kind not in existing
     ]
     if rows:
         tx.execute(insert(job_history), rows)
 
 
 def forget(tx: Connection, workspace_id: str, *, age: timedelta, limit: int) -> int:
-    """Delete what is known of at most so many kinds of which no job has ended for that long; how many it were."""
-    found = tx.execute(
+    """Delete the history of at most *limit* kinds without an ended job for that long, and return how many."""
+    unused = tx.execute(
         select(h.project_id, h.kind).where(*_unused(workspace_id, age)).limit(limit).with_for_update(skip_locked=True)
     ).all()
-    if found:
-        chosen = tuple_(h.project_id, h.kind).in_([(row.project_id, row.kind) for row in found])
+    if unused:
+        chosen = tuple_(h.project_id, h.kind).in_([(row.project_id, row.kind) for row in unused])
         tx.execute(delete(job_history).where(h.workspace_id == workspace_id, chosen))
-    return len(found)
+    return len(unused)
 
 
 def count_unused(tx: Connection, workspace_id: str, *, age: timedelta) -> int:
-    """How many kinds ``forget`` would delete in the end."""
+    """Count the kinds that ``forget`` would delete."""
     return tx.execute(select(func.count()).select_from(job_history).where(*_unused(workspace_id, age))).scalar_one()
 
 
@@ -136,5 +138,5 @@ def _unused(workspace_id: str, age: timedelta) -> tuple[ColumnElement[bool], ...
     return h.workspace_id == workspace_id, h.updated_at < db_after(-age.total_seconds())
 
 
-def _written(samples: Sequence[JobSample]) -> list[Any]:
+def _to_json(samples: Sequence[JobSample]) -> list[Any]:
     return [one.to_json() for one in samples]

@@ -1,4 +1,4 @@
-"""Statements on attempts as the records of their costs name them, of all workspaces that a worker serves."""
+"""Reads the fields of attempts that cost records need, in all workspaces that a worker serves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ a, t, r = attempts.c, tasks.c, runs.c
 
 @dataclass(frozen=True, slots=True)
 class BilledAttempt:
-    """An attempt, as the records of its costs name it, and its task's job."""
+    """The fields of an attempt that its cost records need, and its job."""
 
     task_id: str
     attempt: int
@@ -33,7 +33,7 @@ class BilledAttempt:
 
 
 def billed_attempts(tx: Connection, fences: Sequence[tuple[str, int]]) -> list[BilledAttempt]:
-    """Those of these attempts that there are."""
+    """Return those of these attempts that exist."""
     rows = tx.execute(
         select(
             a.task_id,
@@ -51,4 +51,5 @@ def billed_attempts(tx: Connection, fences: Sequence[tuple[str, int]]) -> list[B
         .join(runs, r.id == t.run_id)
         .where(a.task_id.in_(sorted({task_id for task_id, _ in fences})))
     )
-    return [found for row in rows if ((found := BilledAttempt(*tuple(row))).task_id, found.attempt) in set(fences)]
+    attempts_of_tasks = [BilledAttempt(*tuple(row)) for row in rows]
+    return [one for one in attempts_of_tasks if (one.task_id, one.attempt) in set(fences)]

@@ -1,6 +1,6 @@
-"""Statements on money: what is spent and reserved of budgets, what each attempt has reserved, and who waits for it.
+"""Statements on the use of budgets, the reservations of attempts, and the tasks that wait for money.
 
-Counters are locked after tasks, attempts and slots, by budget and period.
+Lock order: tasks, attempts, slots, then counters by budget and period.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, func, literal, select,
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from coordination.domain.money.budgets import Amount, BudgetScope, BudgetUse, Reservation, reserved_of
+from coordination.domain.money.budgets import Amount, BudgetScope, BudgetUse, Reservation, read_reservation
 from coordination.domain.money.cost_totals import DAY
 from coordination.domain.tasks.tasks import BlockReason, TaskState
 from coordination.store.queries.money.starts import PAID
@@ -36,66 +36,66 @@ t = tasks.c
 c = costs.c
 r = rollups.c
 
-_SKEW = timedelta(days=1)  # what the clock of whoever made a call may be off
+_SKEW = timedelta(days=1)  # the largest expected error of the clock that dates a call
 _COUNTS = (
     *("spent_usd", "reserved_usd", "spent_tokens", "reserved_tokens"),
     *("spent_unpriced", "reserved_unpriced", "spent_starts"),
 )
 
 
-def uses(tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], BudgetUse]:
-    """What those periods came to, by (budget id, first day), as it looks now; those without a row are left out."""
-    wanted = sorted(set(keys))
-    if not wanted:
+def read_uses(tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], BudgetUse]:
+    """Return the use of periods by (budget id, first day), without locks. Omits periods that have no row."""
+    ordered = sorted(set(keys))
+    if not ordered:
         return {}
     rows = tx.execute(
-        select(budget_uses).where(u.workspace_id == workspace_id, tuple_(u.budget_id, u.starts).in_(wanted))
+        select(budget_uses).where(u.workspace_id == workspace_id, tuple_(u.budget_id, u.starts).in_(ordered))
     )
     return {(row["budget_id"], row["starts"]): _use(row) for row in rows.mappings()}
 
 
-_MAKE = select(b.id, bindparam("b_starts"), b.workspace_id, *(literal(0) for _ in _COUNTS)).where(
+_NEW_USE = select(b.id, bindparam("b_starts"), b.workspace_id, *(literal(0) for _ in _COUNTS)).where(
     b.workspace_id == bindparam("ws"), b.id == bindparam("b_id")
 )
 
 
 def lock_uses(
-    tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]], *, make: Collection[tuple[str, str]] = ()
+    tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]], *, create: Collection[tuple[str, str]] = ()
 ) -> dict[tuple[str, str], BudgetUse]:
-    """The same, locked, in one order; those to *make* get a row if they have none and their budget still exists."""
-    wanted = sorted(set(keys))
-    if not wanted:
+    """Return the same, locked in one order. Creates rows for *create* whose budget exists."""
+    ordered = sorted(set(keys))
+    if not ordered:
         return {}
-    found = _locked(tx, workspace_id, wanted)
-    missing = sorted(set(make) - set(found))
+    locked = _lock(tx, workspace_id, ordered)
+    missing = sorted(set(create) - set(locked))
     if missing:
         insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
         tx.execute(
             insert(budget_uses)
-            .from_select(["budget_id", "starts", "workspace_id", *_COUNTS], _MAKE)
+            .from_select(["budget_id", "starts", "workspace_id", *_COUNTS], _NEW_USE)
             .on_conflict_do_nothing(),
             [{"ws": workspace_id, "b_id": one, "b_starts": day} for one, day in missing],
         )
-        # Whoever makes one of these too waits for this transaction, and may hold what has been made meanwhile.
-        found = _locked(tx, workspace_id, wanted, nowait=True)
-    return found
+        # A transaction that creates one of these too waits for this one, and may hold locks on others: do not wait.
+        locked = _lock(tx, workspace_id, ordered, nowait=True)
+    return locked
 
 
-def lock_free_uses(
+def lock_available_uses(
     tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], BudgetUse]:
-    """Those of the same that nobody else has locked."""
-    return _locked(tx, workspace_id, sorted(set(keys)), skip_locked=True)
+    """Return the same without the rows that another transaction has locked."""
+    return _lock(tx, workspace_id, sorted(set(keys)), skip_locked=True)
 
 
-def _locked(
-    tx: Connection, workspace_id: str, wanted: Sequence[tuple[str, str]], **how: Any
+def _lock(
+    tx: Connection, workspace_id: str, keys: Sequence[tuple[str, str]], **options: Any
 ) -> dict[tuple[str, str], BudgetUse]:
     rows = tx.execute(
         select(budget_uses)
-        .where(u.workspace_id == workspace_id, tuple_(u.budget_id, u.starts).in_(wanted))
+        .where(u.workspace_id == workspace_id, tuple_(u.budget_id, u.starts).in_(keys))
         .order_by(u.budget_id, u.starts)
-        .with_for_update(**how)
+        .with_for_update(**options)
     )
     return {(row["budget_id"], row["starts"]): _use(row) for row in rows.mappings()}
 
@@ -118,7 +118,7 @@ WHERE u.workspace_id = :workspace AND u.budget_id = x.budget_id AND u.starts = x
 
 
 def write_uses(tx: Connection, workspace_id: str, changed: Iterable[BudgetUse]) -> None:
-    """Write what locked periods came to."""
+    """Store the use of locked periods."""
     rows = [
         {
             "budget_id": one.budget_id,
@@ -137,18 +137,15 @@ def write_uses(tx: Connection, workspace_id: str, changed: Iterable[BudgetUse]) 
     ]
     if not rows:
         return
-    given = {"workspace": workspace_id, "rows": json.dumps(rows)}
+    parameters = {"workspace": workspace_id, "rows": json.dumps(rows)}
     if tx.dialect.name == "postgresql":
-        tx.exec_driver_sql(_WRITE_POSTGRESQL, given)
+        tx.exec_driver_sql(_WRITE_POSTGRESQL, parameters)
     else:
-        tx.exec_driver_sql(_WRITE_SQLITE, {**given, "now": iso(datetime.now(UTC))})
+        tx.exec_driver_sql(_WRITE_SQLITE, {**parameters, "now": iso(datetime.now(UTC))})
 
 
-def spent(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, *, since: datetime | None) -> Amount:
-    """What the ledger says was spent of what a budget of that scope and subject is for, *since* a moment.
-
-    What an attempt spent counts from when that was claimed.
-    """
+def sum_spent(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, *, since: datetime | None) -> Amount:
+    """Return the costs of a subject in the ledger *since* a moment. Those of an attempt are dated by its claim."""
     columns: dict[BudgetScope, Any] = {
         BudgetScope.WORKSPACE: c.workspace_id,
         BudgetScope.PROJECT: c.project_id,
@@ -157,23 +154,23 @@ def spent(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, *
         BudgetScope.RUN: c.run_id,
         BudgetScope.TASK: c.task_id,
     }
-    found = select(
+    statement = select(
         sum_money(c.cost_usd).label("usd"),
         func.coalesce(func.sum(c.total_tokens), 0).label("tokens"),
         UNPRICED.label("unpriced"),
     ).where(c.workspace_id == workspace_id, columns[scope] == subject)
     if since is not None:
-        found = found.outerjoin(attempts, (a.task_id == c.task_id) & (a.number == c.attempt)).where(
+        statement = statement.outerjoin(attempts, (a.task_id == c.task_id) & (a.number == c.attempt)).where(
             c.occurred_at >= since - _SKEW, func.coalesce(a.started_at, c.occurred_at) >= since
         )
-    row = tx.execute(found).one()
+    row = tx.execute(statement).one()
     return Amount(row.usd or Decimal(0), int(row.tokens), row.unpriced) + _archived(
         tx, workspace_id, scope, subject, since
     )
 
 
 def _archived(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, since: datetime | None) -> Amount:
-    """What retention has taken out of the ledger of that; of a task nothing is known any more."""
+    """Return the costs that retention has deleted from the ledger; of tasks they are not known."""
     if scope is BudgetScope.TASK:
         return Amount()
     dimension = "project" if scope is BudgetScope.WORKSPACE else scope.value
@@ -192,15 +189,15 @@ def _archived(tx: Connection, workspace_id: str, scope: BudgetScope, subject: st
     return Amount(row.usd or Decimal(0), int(row.tokens), int(row.unpriced))
 
 
-# --- what attempts have reserved
+# --- reservations of attempts
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptReservation:
-    """An attempt and what it has reserved; ``reserved`` None: nothing was ever reserved for it, or it was given back.
+    """An attempt and its reservation; None: never reserved, or released.
 
-    ``finished``: it has ended. ``began`` False: before its job was started. ``paid``: its job asks a model; only
-    ``lock_running`` says so.
+    ``finished``: it has ended. ``began``: its job was started. ``paid``: its job asks a model; set only by
+    ``lock_running_attempts``.
     """
 
     task_id: str
@@ -214,10 +211,7 @@ class AttemptReservation:
     paid: bool = False
 
 
-_HOLDING = (a.task_id, a.number, a.project_id, a.run_id, a.started_at, a.finished_at, a.reserved)
-
-
-# Written by hand, because every end of a job with a budget asks it.
+# Written by hand, because it runs at every end of a job with a budget.
 _LOCK_POSTGRESQL = """
 SELECT a.task_id::text, a.number, a.project_id::text, a.run_id::text, a.started_at, a.finished_at IS NOT NULL,
     a.reserved::text, a.began
@@ -234,34 +228,36 @@ WHERE a.workspace_id = :workspace
 """
 
 
-def lock_holdings(
+def lock_reservations(
     tx: Connection, workspace_id: str, fences: Iterable[tuple[str, int]]
 ) -> dict[tuple[str, int], AttemptReservation]:
-    """These attempts, locked in the order in which heartbeats lock them."""
-    wanted = sorted(set(fences))
-    if not wanted:
+    """Lock these attempts, in the order in which heartbeats lock them, and return their reservations."""
+    ordered = sorted(set(fences))
+    if not ordered:
         return {}
     if tx.dialect.name == "postgresql":
-        ids, numbers = zip(*wanted, strict=True)
-        given = {"workspace": workspace_id, "ids": list(ids), "numbers": list(numbers)}
-        rows = tx.exec_driver_sql(_LOCK_POSTGRESQL, given).all()
+        ids, numbers = zip(*ordered, strict=True)
+        parameters = {"workspace": workspace_id, "ids": list(ids), "numbers": list(numbers)}
+        rows = tx.exec_driver_sql(_LOCK_POSTGRESQL, parameters).all()
     else:
-        rows = tx.exec_driver_sql(_LOCK_SQLITE, {"workspace": workspace_id, "wanted": json.dumps(wanted)}).all()
-    known: dict[str | None, Reservation | None] = {None: None}  # most have reserved the same
-    found = {}
-    for task_id, number, project_id, run_id, started_at, finished, text_, began_ in rows:
-        if text_ not in known:
-            known[text_] = reserved_of(json.loads(text_))
+        rows = tx.exec_driver_sql(_LOCK_SQLITE, {"workspace": workspace_id, "wanted": json.dumps(ordered)}).all()
+    parsed: dict[str | None, Reservation | None] = {None: None}  # most are equal
+    reservations = {}
+    for task_id, number, project_id, run_id, started_at, finished, json_, began_ in rows:
+        if json_ not in parsed:
+            parsed[json_] = read_reservation(json.loads(json_))
         moment = datetime.fromisoformat(started_at) if isinstance(started_at, str) else started_at
         began = began_ is None or bool(began_)
-        found[task_id, number] = AttemptReservation(
-            task_id, number, project_id, run_id, moment, bool(finished), known[text_], began=began
+        reservations[task_id, number] = AttemptReservation(
+            task_id, number, project_id, run_id, moment, bool(finished), parsed[json_], began=began
         )
-    return found
+    return reservations
 
 
-def lock_running(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str) -> list[AttemptReservation]:
-    """The attempts that run now of what a budget of that scope and subject is for, locked."""
+def lock_running_attempts(
+    tx: Connection, workspace_id: str, scope: BudgetScope, subject: str
+) -> list[AttemptReservation]:
+    """Lock and return the running attempts to which a budget of that scope and subject applies."""
     match scope:
         case BudgetScope.WORKSPACE:
             where = a.workspace_id == subject
@@ -278,50 +274,60 @@ def lock_running(tx: Connection, workspace_id: str, scope: BudgetScope, subject:
         case _ as never:
             assert_never(never)
     rows = tx.execute(
-        select(*_HOLDING, select(t.id).where(t.id == a.task_id, PAID).exists().label("paid"))
+        select(
+            *(a.task_id, a.number, a.project_id, a.run_id, a.started_at, a.finished_at, a.reserved),
+            select(t.id).where(t.id == a.task_id, PAID).exists().label("paid"),
+        )
         .where(a.workspace_id == workspace_id, a.finished_at.is_(None), where)
         .order_by(a.task_id, a.number)
         .with_for_update()
     )
-    return [_holding(row) for row in rows.mappings()]
+    return [
+        AttemptReservation(
+            row["task_id"],
+            row["number"],
+            row["project_id"],
+            row["run_id"],
+            row["started_at"],
+            finished=row["finished_at"] is not None,
+            reserved=None if row["reserved"] is None else read_reservation(row["reserved"]),
+            paid=row["paid"],
+        )
+        for row in rows.mappings()
+    ]
 
 
-_NOTE = (
+_WRITE_RESERVATION = (
     update(attempts)
     .where(a.workspace_id == bindparam("ws"), a.task_id == bindparam("b_task"), a.number == bindparam("b_number"))
     .values(reserved=bindparam("b_reserved", type_=a.reserved.type))
 )
 
 
-def note_reserved(tx: Connection, workspace_id: str, reserved: Mapping[tuple[str, int], Reservation]) -> None:
-    """Write what running attempts have reserved."""
+def write_reservations(tx: Connection, workspace_id: str, reserved: Mapping[tuple[str, int], Reservation]) -> None:
+    """Store the reservations of running attempts."""
     rows = [
-        {
-            "ws": workspace_id,
-            "b_task": task_id,
-            "b_number": number,
-            "b_reserved": one.to_json(),
-        }
+        {"ws": workspace_id, "b_task": task_id, "b_number": number, "b_reserved": one.to_json()}
         for (task_id, number), one in sorted(reserved.items())
     ]
     if rows:
-        tx.execute(_NOTE, rows)
+        tx.execute(_WRITE_RESERVATION, rows)
 
 
-# --- who waits for money
+# --- tasks that wait for money
 
 
-# Written out, so that the planner sees the index on these tasks however the statement is prepared.
+# With literals, so that the planner can use the partial index on these tasks.
 _WAITING = text(f"tasks.state = '{TaskState.BLOCKED}' AND (tasks.reasons & {int(BlockReason.BUDGET)}) <> 0")
 
 
-_ASKED = select(
+_TASK_ROWS = select(
     t.id, t.workspace_id, t.project_id, t.run_id, t.agent_id, t.kind, t.work, t.options, t.carried, runs.c.session_id
 ).join(runs, runs.c.id == t.run_id)
 
 
-def runs_waiting(tx: Connection, workspace_id: str, project_id: str, *, most: int) -> list[str]:
-    """Runs of the project with tasks that wait for money, the oldest first."""
+def list_waiting_runs(tx: Connection, workspace_id: str, project_id: str, *, most: int) -> list[str]:
+    """Return the ids of a project's runs with tasks that wait for money, the oldest first."""
     return list(
         tx.execute(
             select(t.run_id)
@@ -333,47 +339,49 @@ def runs_waiting(tx: Connection, workspace_id: str, project_id: str, *, most: in
     )
 
 
-def waiting(tx: Connection, workspace_id: str, project_id: str, run_id: str, *, most: int) -> list[dict[str, Any]]:
-    """Tasks of a run that wait for money, best first: what is needed to say what they would reserve."""
+def list_waiting_tasks(
+    tx: Connection, workspace_id: str, project_id: str, run_id: str, *, most: int
+) -> list[dict[str, Any]]:
+    """Return the rows of a run's tasks that wait for money, best first, as ``services.money.budgets`` needs them."""
     rows = tx.execute(
-        _ASKED.where(t.workspace_id == workspace_id, t.project_id == project_id, t.run_id == run_id, _WAITING)
+        _TASK_ROWS.where(t.workspace_id == workspace_id, t.project_id == project_id, t.run_id == run_id, _WAITING)
         .order_by(t.priority.desc(), t.id)
         .limit(most)
     ).mappings()
     return [dict(row) for row in rows]
 
 
-def asking(tx: Connection, workspace_id: str, task_ids: Collection[str]) -> list[dict[str, Any]]:
-    """The same of those of these tasks that wait for money."""
-    rows = tx.execute(_ASKED.where(t.workspace_id == workspace_id, t.id.in_(sorted(task_ids)), _WAITING)).mappings()
+def find_waiting_tasks(tx: Connection, workspace_id: str, task_ids: Collection[str]) -> list[dict[str, Any]]:
+    """Return the same rows of those of these tasks that wait for money."""
+    rows = tx.execute(_TASK_ROWS.where(t.workspace_id == workspace_id, t.id.in_(sorted(task_ids)), _WAITING)).mappings()
     return [dict(row) for row in rows]
 
 
-def places_waiting(
+def list_waiting_projects_and_runs(
     tx: Connection, workspace_id: str, *, run_id: str | None = None, most: int = 1000
 ) -> list[tuple[str, str]]:
-    """The projects and runs with tasks that wait for money: all, or one run if it has such."""
+    """Return (project id, run id) of the runs with tasks that wait for money: of all, or of one run."""
     some = select(t.id).where(t.project_id == runs.c.project_id, t.run_id == runs.c.id, _WAITING)
-    found = select(runs.c.project_id, runs.c.id).where(
+    statement = select(runs.c.project_id, runs.c.id).where(
         runs.c.workspace_id == workspace_id, runs.c.finished_at.is_(None), some.exists()
     )
     if run_id is not None:
-        found = found.where(runs.c.id == run_id)
-    return [(row[0], row[1]) for row in tx.execute(found.order_by(runs.c.id).limit(most))]
+        statement = statement.where(runs.c.id == run_id)
+    return [(row[0], row[1]) for row in tx.execute(statement.order_by(runs.c.id).limit(most))]
 
 
-def count_waiting(tx: Connection, workspace_id: str, run_id: str) -> int:
-    """How many tasks of a run wait for money."""
-    found = select(func.count()).select_from(tasks).where(t.workspace_id == workspace_id, t.run_id == run_id, _WAITING)
-    return int(tx.execute(found).scalar_one())
+def count_waiting_tasks(tx: Connection, workspace_id: str, run_id: str) -> int:
+    """Count the tasks of a run that wait for money."""
+    where = (t.workspace_id == workspace_id, t.run_id == run_id, _WAITING)
+    return int(tx.execute(select(func.count()).select_from(tasks).where(*where)).scalar_one())
 
 
-def projects_waiting(tx: Connection, workspace_id: str) -> list[str]:
-    """The projects with tasks that wait for money."""
-    # One look at the index for each project: they are few, and their tasks may be many.
+def list_waiting_projects(tx: Connection, workspace_id: str) -> list[str]:
+    """Return the ids of projects with tasks that wait for money."""
+    # One index lookup for each project: projects are few, and their tasks may be many.
     some = select(t.id).where(t.workspace_id == workspace_id, t.project_id == projects.c.id, _WAITING)
-    found = select(projects.c.id).where(projects.c.workspace_id == workspace_id, some.exists())
-    return list(tx.execute(found.order_by(projects.c.id)).scalars())
+    statement = select(projects.c.id).where(projects.c.workspace_id == workspace_id, some.exists())
+    return list(tx.execute(statement.order_by(projects.c.id)).scalars())
 
 
 def _use(row: RowMapping) -> BudgetUse:
@@ -384,17 +392,4 @@ def _use(row: RowMapping) -> BudgetUse:
         Amount(row["reserved_usd"], row["reserved_tokens"], row["reserved_unpriced"]),
         warned=row["warned_at"] is not None,
         reached=row["reached_at"] is not None,
-    )
-
-
-def _holding(row: RowMapping) -> AttemptReservation:
-    return AttemptReservation(
-        row["task_id"],
-        row["number"],
-        row["project_id"],
-        row["run_id"],
-        row["started_at"],
-        finished=row["finished_at"] is not None,
-        reserved=None if row["reserved"] is None else reserved_of(row["reserved"]),
-        paid=row["paid"],
     )

@@ -1,4 +1,4 @@
-"""Statements on budgets: which there are, and which apply to what. What came of them is in ``queries.money``."""
+"""Statements on budgets: store, list and find those that apply. Their use is in ``budget_usage``."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ c = costs.c
 
 
 @dataclass(frozen=True, slots=True)
-class ApplyingBudget:
-    """Some budgets, with the database's clock and the workspace's time zone."""
+class ApplicableBudgets:
+    """Budgets that apply, with the database's time and the workspace's time zone."""
 
     budgets: list[Budget]
     now: datetime | None = None
@@ -58,26 +58,26 @@ _ALL = (
 _APPLYING = _ALL.where(b.subject.in_(bindparam("subjects", expanding=True)))
 
 
-def applying(tx: Connection, workspace_id: str, subjects: Collection[str]) -> ApplyingBudget:
-    """The budgets of these subjects: ids of a workspace, project, agent, session, run or task."""
+def find_applicable(tx: Connection, workspace_id: str, subjects: Collection[str]) -> ApplicableBudgets:
+    """Return the budgets of subjects: ids of a workspace, project, agent, session, run or task."""
     if not subjects:
-        return ApplyingBudget([])
-    if len(subjects) > _MANY:  # an import: there are fewer budgets than that, and a statement holds only so many values
-        found = tx.execute(_ALL, {"ws": workspace_id}).mappings()
-        rows: Sequence[RowMapping] = [row for row in found if row["subject"] in subjects]
+        return ApplicableBudgets([])
+    if len(subjects) > _MANY:  # as in imports: budgets are fewer, and the number of values in a statement is limited
+        every = tx.execute(_ALL, {"ws": workspace_id}).mappings()
+        rows: Sequence[RowMapping] = [row for row in every if row["subject"] in subjects]
     else:
         rows = tx.execute(_APPLYING, {"ws": workspace_id, "subjects": sorted(subjects)}).mappings().all()
     if not rows:
-        return ApplyingBudget([])
-    return ApplyingBudget([_budget(row) for row in rows], rows[0]["now"], ZoneInfo(rows[0]["timezone"] or "UTC"))
+        return ApplicableBudgets([])
+    return ApplicableBudgets([_budget(row) for row in rows], rows[0]["now"], ZoneInfo(rows[0]["timezone"] or "UTC"))
 
 
-def zone(tx: Connection, workspace_id: str) -> str | None:
-    """The name of the workspace's time zone, if it has one of its own."""
+def read_zone(tx: Connection, workspace_id: str) -> str | None:
+    """Return the name of the workspace's time zone, if one is set."""
     return tx.execute(select(workspaces.c.timezone).where(workspaces.c.id == workspace_id)).scalar_one_or_none()
 
 
-def listed(
+def list_budgets(
     tx: Connection,
     workspace_id: str,
     *,
@@ -86,9 +86,9 @@ def listed(
     unfinished: bool = False,
     most: int = 1_000_000,
 ) -> list[Budget]:
-    """The budgets of the workspace, or what a project or a run has, in the order in which they were set last.
+    """Return the budgets of the workspace, or of a project or run and its parts, in the order of their last change.
 
-    *unfinished*: not those of runs that have ended, nor of their tasks.
+    *unfinished*: without those of ended runs and their tasks.
     """
     where = [b.workspace_id == workspace_id]
     if project_id is not None:
@@ -102,8 +102,10 @@ def listed(
     return [_budget(row) for row in rows.mappings()]
 
 
-def find(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, period: BudgetPeriod) -> Budget | None:
-    """The budget of that scope, subject and period, locked."""
+def lock_budget(
+    tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, period: BudgetPeriod
+) -> Budget | None:
+    """Lock and return the budget of that scope, subject and period."""
     subject = _stored_subject(tx, workspace_id, scope, subject)
     row = (
         tx.execute(
@@ -125,7 +127,7 @@ def _stored_subject(tx: Connection, workspace_id: str, scope: BudgetScope, subje
 
 
 def of_subject(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str) -> list[Budget]:
-    """All that one subject has: one for each period at most."""
+    """Return the budgets of one subject: at most one for each period."""
     subject = _stored_subject(tx, workspace_id, scope, subject)
     rows = tx.execute(
         select(budgets, *SETTER)
@@ -145,62 +147,59 @@ _NAMES: dict[BudgetScope, tuple[Any, Any]] = {
 _AT_ONCE = 500
 
 
-def names(tx: Connection, workspace_id: str, wanted: Sequence[Budget]) -> dict[str, str]:
-    """What people call those whose budgets these are, by the budget's id; those without a name are left out."""
+def read_names(tx: Connection, workspace_id: str, records: Sequence[Budget]) -> dict[str, str]:
+    """Return the names of the subjects of budgets, by budget id. Omits those without a name."""
     subjects: dict[BudgetScope, dict[str, list[str]]] = {}
-    for one in wanted:
+    for one in records:
         if one.scope in _NAMES:
             subjects.setdefault(one.scope, {}).setdefault(one.subject, []).append(one.id)
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for scope, mine in subjects.items():
         id_, name = _NAMES[scope]
         owner = id_ if scope is BudgetScope.WORKSPACE else id_.table.c.workspace_id
         ids = sorted(mine)
         for start in range(0, len(ids), _AT_ONCE):
             rows = tx.execute(select(id_, name).where(owner == workspace_id, id_.in_(ids[start : start + _AT_ONCE])))
-            found |= {budget_id: row[1] for row in rows for budget_id in mine[row[0]]}
-    return found
+            names |= {budget_id: row[1] for row in rows for budget_id in mine[row[0]]}
+    return names
 
 
 def get(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, period: BudgetPeriod) -> Budget | None:
-    """The budget of that scope, subject and period as it looks now, without a lock."""
-    found = of_subject(tx, workspace_id, scope, subject)
-    return next((one for one in found if one.period is period), None)
+    """Return the budget of that scope, subject and period, without a lock."""
+    records = of_subject(tx, workspace_id, scope, subject)
+    return next((one for one in records if one.period is period), None)
 
 
-_SAID = ("usd", "tokens", "unpriced_calls", "max_starts", "action", "warn_percent", "downgrade_to")
+_KEY = ("id", "scope", "subject", "period", "project_id", "run_id")
+_SETTINGS = ("usd", "tokens", "unpriced_calls", "max_starts", "action", "warn_percent", "downgrade_to")
 
 
 def put(tx: Connection, workspace_id: str, budget: Budget) -> str:
-    """Store a budget, or change the one of its scope, subject and period; the id that it has."""
-    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    said = {name: getattr(budget, name) for name in _SAID}
-    said["set_by"] = id_or_none(tx, workspace_id, budget.set_by)
-    whose = {name: getattr(budget, name) for name in ("id", "scope", "subject", "period", "project_id", "run_id")}
+    """Insert a budget or update the one of its scope, subject and period, and return its id."""
+    insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    settings = {name: getattr(budget, name) for name in _SETTINGS}
+    settings["set_by"] = id_or_none(tx, workspace_id, budget.set_by)
+    key = {name: getattr(budget, name) for name in _KEY}
     statement = (
-        make(budgets)
-        .values(workspace_id=workspace_id, **whose, **said)
+        insert(budgets)
+        .values(workspace_id=workspace_id, **key, **settings)
         .on_conflict_do_update(
-            index_elements=["workspace_id", "subject", "scope", "period"], set_={**said, "set_at": db_now()}
+            index_elements=["workspace_id", "subject", "scope", "period"], set_={**settings, "set_at": db_now()}
         )
         .returning(b.id)
     )
-    found: str = tx.execute(statement).scalar_one()
-    return found
+    budget_id: str = tx.execute(statement).scalar_one()
+    return budget_id
 
 
-def put_new(tx: Connection, workspace_id: str, new: Sequence[Budget]) -> None:
-    """Store budgets of what has just been made itself: nothing is spent of them."""
+def insert_new(tx: Connection, workspace_id: str, new: Sequence[Budget]) -> None:
+    """Insert budgets of subjects that are new too, so that nothing is spent yet."""
     if new:
-        names = (
-            *("id", "scope", "subject", "period", "project_id", "run_id"),
-            *_SAID,
-        )
         rows = [
             {
                 "workspace_id": workspace_id,
                 "set_by": id_or_none(tx, workspace_id, one.set_by),
-                **{name: getattr(one, name) for name in names},
+                **{name: getattr(one, name) for name in (*_KEY, *_SETTINGS)},
             }
             for one in new
         ]
@@ -208,26 +207,17 @@ def put_new(tx: Connection, workspace_id: str, new: Sequence[Budget]) -> None:
 
 
 def remove(tx: Connection, workspace_id: str, budget_id: str) -> bool:
-    """Take a budget away; whether it was there."""
+    """Delete a budget, and return whether it existed."""
     return tx.execute(delete(budgets).where(b.workspace_id == workspace_id, b.id == budget_id)).rowcount > 0
 
 
 def _budget(row: RowMapping) -> Budget:
     return Budget(
-        id=row["id"],
-        scope=BudgetScope(row["scope"]),
-        subject=row["subject"],
-        period=BudgetPeriod(row["period"]),
-        usd=row["usd"],
-        tokens=row["tokens"],
-        unpriced_calls=row["unpriced_calls"],
-        max_starts=row["max_starts"],
-        action=ExceededAction(row["action"]),
-        warn_percent=row["warn_percent"],
-        downgrade_to=row["downgrade_to"],
-        project_id=row["project_id"],
-        run_id=row["run_id"],
-        set_by=row["setter"],
-        set_at=row["set_at"],
-        agent=row["agent"],
+        **{name: row[name] for name in (*_KEY, *_SETTINGS, "set_at", "agent")}
+        | {
+            "scope": BudgetScope(row["scope"]),
+            "period": BudgetPeriod(row["period"]),
+            "action": ExceededAction(row["action"]),
+            "set_by": row["setter"],
+        }
     )

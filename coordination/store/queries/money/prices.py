@@ -17,11 +17,11 @@ from coordination.store.types import db_now
 p = prices.c
 
 RATES = ("input", "output", "cached_input", "cache_write", "reasoning")
-"""The kinds of tokens that a price can be set for."""
+"""The kinds of tokens for which a price can be set."""
 
 
 def put(tx: Connection, workspace_id: str, override: PriceOverride) -> None:
-    """Set this price; one that was set for the same model at the same place is replaced."""
+    """Store a price, replacing the one of the same model and project."""
     insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     values: dict[str, Any] = {kind: _usd(getattr(override.price, kind)) for kind in RATES}
     values |= {"set_by": id_or_none(tx, workspace_id, override.set_by), "set_at": db_now()}
@@ -36,13 +36,13 @@ def put(tx: Connection, workspace_id: str, override: PriceOverride) -> None:
 
 
 def remove(tx: Connection, workspace_id: str, model: str, *, project_id: str | None = None) -> bool:
-    """Forget the price that was set for *model* at this place; whether there was one."""
-    place = p.project_id.is_(None) if project_id is None else p.project_id == project_id
-    return tx.execute(delete(prices).where(p.workspace_id == workspace_id, place, p.model == model)).rowcount > 0
+    """Delete the price of *model* in a project or the workspace, and return whether it existed."""
+    scope = p.project_id.is_(None) if project_id is None else p.project_id == project_id
+    return tx.execute(delete(prices).where(p.workspace_id == workspace_id, scope, p.model == model)).rowcount > 0
 
 
-def listed(tx: Connection, workspace_id: str) -> list[PriceOverride]:
-    """All that are set in the workspace, by model; for the whole workspace first."""
+def list_prices(tx: Connection, workspace_id: str) -> list[PriceOverride]:
+    """Return all prices of the workspace by model, that of the whole workspace before those of projects."""
     order = (p.model, p.project_id.is_not(None), p.project_id)
     rows = tx.execute(
         select(prices, text_of(p.set_by).label("setter")).where(p.workspace_id == workspace_id).order_by(*order)

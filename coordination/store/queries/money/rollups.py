@@ -1,14 +1,14 @@
-"""Statements on the ledger's sums: add to them, say what of them is wrong, and in which zone their days begin.
+"""Statements on the ledger's totals: add to them, find wrong ones, set the time zone of their days.
 
-Nobody waits for another writer. PostgreSQL: who writes takes the first of a few shards that no other transaction has,
-and one of its own session's when all are taken. SQLite has one writer.
+Writers do not wait for each other. On PostgreSQL, a writer locks the first free one of a few shards, or uses a shard of
+its own session when all are locked. SQLite has one writer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -42,12 +42,12 @@ from coordination.store.types import Money, UtcTime, clean_text, db_now, local_d
 c, r, w = costs.c, rollups.c, workspaces.c
 
 _SHARDS = 8
-_LOCK = 720_014_100  # the calendar; the shards are those after it
+_LOCK = 720_014_100  # the time zone; the locks of shards follow
 _MEASURES = tuple(field.name for field in fields(CostTotal))
 _COUNTS = _MEASURES[:-1]
 _COLUMNS = ", ".join(("workspace_id", *TotalKey._fields, "shard", *_MEASURES))
 
-# Shared by writers, so that none of them counts by the days of a zone that is no longer the workspace's.
+# A shared lock, so that no writer uses a time zone that the workspace no longer has.
 _BEGIN = text(
     f"SELECT pg_advisory_xact_lock_shared(hashtext(CAST(:ws AS text)), {_LOCK}), CASE "
     + " ".join(
@@ -74,44 +74,44 @@ _ADD_SQLITE = (
 )
 
 
-def begin(tx: Connection, workspace_id: str) -> int:
-    """Which shard this transaction adds to; the workspace's zone stays as it is until it ends."""
+def lock_shard(tx: Connection, workspace_id: str) -> int:
+    """Lock and return the shard to which this transaction adds. The time zone cannot change until it ends."""
     if tx.dialect.name == "sqlite":
         return 0
     return int(tx.execute(_BEGIN, {"ws": workspace_id}).one()[1])
 
 
-def zone(tx: Connection, workspace_id: str) -> str:
-    """Where the workspace's days and months begin."""
+def read_zone(tx: Connection, workspace_id: str) -> str:
+    """Return the time zone of the workspace's days and months."""
     return tx.execute(select(func.coalesce(w.timezone, DEFAULT)).where(w.id == workspace_id)).scalar() or DEFAULT
 
 
 def days(tx: Connection, workspace_id: str, moments: Iterable[datetime]) -> dict[datetime, str]:
-    """The workspace's day of each moment, as the database reckons it."""
-    found = list(dict.fromkeys(moments))
-    here = zone(tx, workspace_id)
-    if here == DEFAULT:
-        return {at: at.astimezone(UTC).date().isoformat() for at in found}
+    """Return the workspace's day of each moment, as the database computes it."""
+    distinct = list(dict.fromkeys(moments))
+    name = read_zone(tx, workspace_id)
+    if name == DEFAULT:
+        return {at: at.astimezone(UTC).date().isoformat() for at in distinct}
     if tx.dialect.name == "postgresql":
         statement = text(
             "SELECT m.at, to_char(timezone(:zone, m.at), 'YYYY-MM-DD') AS day "
             "FROM unnest(CAST(:moments AS timestamptz[])) AS m(at)"
         ).columns(at=UtcTime(), day=Text())
-        rows = tx.execute(statement, {"zone": here, "moments": found})
+        rows = tx.execute(statement, {"zone": name, "moments": distinct})
         return {row[0]: row[1] for row in rows}
     process = UtcTime().bind_processor(tx.dialect)
     assert process is not None  # noqa: S101 - the type has one
     driver = tx.connection.driver_connection
     assert driver is not None  # noqa: S101 - an open transaction has one
-    return {at: driver.execute("SELECT local_day(?, ?)", (here, process(at))).fetchone()[0] for at in found}
+    return {at: driver.execute("SELECT local_day(?, ?)", (name, process(at))).fetchone()[0] for at in distinct}
 
 
 def add(tx: Connection, workspace_id: str, sums: Mapping[TotalKey, CostTotal], *, shard: int) -> None:
-    """Add these to what is there."""
+    """Add amounts to the stored totals."""
     cleaned: dict[TotalKey, CostTotal] = {}
-    for cell, one in sums.items():
-        cleaned.setdefault(TotalKey(*map(clean_text, cell)), CostTotal()).join(one)
-    rows = [(*cell, *astuple(one)) for cell, one in sorted(cleaned.items())]
+    for key, one in sums.items():
+        cleaned.setdefault(TotalKey(*map(clean_text, key)), CostTotal()).merge(one)
+    rows = [(*key, *astuple(one)) for key, one in sorted(cleaned.items())]
     if not rows:
         return
     if tx.dialect.name == "postgresql":
@@ -122,42 +122,44 @@ def add(tx: Connection, workspace_id: str, sums: Mapping[TotalKey, CostTotal], *
     tx.exec_driver_sql(_ADD_SQLITE, many)
 
 
-# --- are they right?
+# --- check and repair
 
 
-def complete(tx: Connection, workspace_id: str) -> bool:
-    """Whether every record was counted once; before, only the ledger itself can tell."""
+def is_complete(tx: Connection, workspace_id: str) -> bool:
+    """Return whether the totals include every record. If not, only the ledger itself is right."""
     done = select(chores.c.done_at).where(chores.c.workspace_id == workspace_id, chores.c.name == SUMS)
     return tx.execute(done).scalar() is not None
 
 
-def forget_done(tx: Connection, workspace_id: str) -> None:
-    """From now on they are not complete, until they have been counted anew."""
+def mark_incomplete(tx: Connection, workspace_id: str) -> None:
+    """Mark the totals as incomplete until they are recounted."""
     tx.execute(update(chores).where(chores.c.workspace_id == workspace_id, chores.c.name == SUMS).values(done_at=None))
 
 
 def set_zone(tx: Connection, workspace_id: str, name: str) -> None:
-    """Let days and months begin there. Every writer that reckoned by another zone has ended by then."""
+    """Set the time zone of days and months, after waiting for all writers that use the present one."""
     if tx.dialect.name == "postgresql":
         exclusive = text(f"SELECT pg_advisory_xact_lock(hashtext(CAST(:ws AS text)), {_LOCK})")
         tx.execute(exclusive, {"ws": workspace_id})
-        tx.execute(text("SELECT timezone(:zone, now())"), {"zone": name})  # refused here, if it does not know it
+        tx.execute(
+            text("SELECT timezone(:zone, now())"), {"zone": name}
+        )  # fails if the database does not know the zone
     tx.execute(update(workspaces).where(w.id == workspace_id).values(timezone=name))
-    forget_done(tx, workspace_id)
+    mark_incomplete(tx, workspace_id)
 
 
-def drift(
+def find_drift(
     tx: Connection, workspace_id: str, *, since: str | None = None, dimensions: Sequence[str] = DIMENSIONS
 ) -> Iterator[tuple[TotalKey, CostTotal]]:
-    """What has to be added to which sum so that it is that of the records; nothing when all are right. Streamed.
+    """Yield what must be added to each wrong total to match the records.
 
-    *since*: only of that day and later ones. Reads the whole ledger, or that part of it.
+    *since*: only for that day and later ones. Reads the whole ledger, or that part of it.
     """
     if tx.dialect.name == "postgresql" and since is None:
-        # All of a large table: in the order of the disk, and with memory to add up in.
+        # Reads a whole large table: sequentially, and with memory for the aggregation.
         tx.execute(text("SET LOCAL enable_seqscan = on"))
         tx.execute(text("SET LOCAL work_mem = '64MB'"))
-    finest = _finest(workspace_id, zone(tx, workspace_id), None if since is None else _before(since))
+    finest = _finest(workspace_id, read_zone(tx, workspace_id), None if since is None else _before(since))
     grains = ((DAY, finest.c.day), (MONTH, _month(finest.c.day))) if since is None else ((DAY, finest.c.day),)
     parts: list[Select[Any]] = [
         select(
@@ -171,33 +173,33 @@ def drift(
         for dimension in dimensions
         for grain, starts in grains
     ]
-    kept = [r.workspace_id == workspace_id, r.shard != ARCHIVED, r.dimension.in_(dimensions)]
+    stored = [r.workspace_id == workspace_id, r.shard != ARCHIVED, r.dimension.in_(dimensions)]
     if since is not None:
-        kept += [r.grain == DAY, r.starts >= since]
+        stored += [r.grain == DAY, r.starts >= since]
         parts = [part.where(finest.c.day >= since) for part in parts]
-    there = select(
+    negative = select(
         *(r[name] for name in TotalKey._fields), *((-r[name]).label(name) for name in _COUNTS), minus_money(r.cost_usd)
-    ).where(*kept)
-    both = union_all(*parts, there).subquery("both")
+    ).where(*stored)
+    both = union_all(*parts, negative).subquery("both")
     sums = [func.sum(both.c[name]).label(name) for name in _COUNTS]
     usd = sum_money(both.c.cost_usd)
     wrong = or_(*(func.sum(both.c[name]) != 0 for name in _COUNTS), cast(usd, Float) != 0)
-    place = [both.c[name] for name in TotalKey._fields]
-    statement = select(*place, *sums, usd.label("cost_usd")).group_by(*place).having(wrong).order_by(*place)
+    key = [both.c[name] for name in TotalKey._fields]
+    statement = select(*key, *sums, usd.label("cost_usd")).group_by(*key).having(wrong).order_by(*key)
     with tx.execution_options(yield_per=1000).execute(statement) as rows:
         for row in rows:
             counts = {name: int(value) for name, value in zip(_COUNTS, row[5:-1], strict=True)}
             yield TotalKey(*row[:5]), CostTotal(cost_usd=row.cost_usd, **counts)
 
 
-def _finest(workspace_id: str, here: str, since: datetime | None) -> CTE:
-    """The ledger added up by everything that sums are of."""
-    day = local_day(literal(here), c.occurred_at)
-    named = {"project": c.project_id, "session": c.session_id, "agent": c.agent_id, "model": c.model, "run": c.run_id}
+def _finest(workspace_id: str, zone: str, since: datetime | None) -> CTE:
+    """Return the ledger aggregated by day and all dimensions."""
+    day = local_day(literal(zone), c.occurred_at)
+    columns = {"project": c.project_id, "session": c.session_id, "agent": c.agent_id, "model": c.model, "run": c.run_id}
     where = [c.workspace_id == workspace_id]
     if since is not None:
         where.append(c.occurred_at >= since)
-    keys = [func.coalesce(cast(column, Text), literal_column("''")).label(name) for name, column in named.items()]
+    keys = [func.coalesce(cast(column, Text), literal_column("''")).label(name) for name, column in columns.items()]
     return (
         select(
             day.label("day"),
@@ -208,7 +210,7 @@ def _finest(workspace_id: str, here: str, since: datetime | None) -> CTE:
             func.coalesce(sum_money(c.cost_usd), literal(ZERO, Money())).label("cost_usd"),
         )
         .where(*where)
-        .group_by(literal_column("1"), *named.values())
+        .group_by(literal_column("1"), *columns.values())
         .cte("finest")
     )
 
@@ -218,20 +220,18 @@ def _month(day: Any) -> Any:
 
 
 def _before(day: str) -> datetime:
-    """A moment that is before the day's begin wherever it is."""
-    from datetime import timedelta
-
+    """Return a moment that precedes the day in every time zone."""
     return datetime.fromisoformat(day).replace(tzinfo=UTC) - timedelta(days=1)
 
 
 def drop_empty(tx: Connection, workspace_id: str) -> int:
-    """Delete sums of nothing, which are left where days or months have become others; how many."""
-    nothing = and_(*(r[name] == 0 for name in _COUNTS), cast(r.cost_usd, Float) == 0)
-    return tx.execute(delete(rollups).where(r.workspace_id == workspace_id, nothing)).rowcount
+    """Delete totals of zero, which remain after a change of time zone, and return how many."""
+    is_zero = and_(*(r[name] == 0 for name in _COUNTS), cast(r.cost_usd, Float) == 0)
+    return tx.execute(delete(rollups).where(r.workspace_id == workspace_id, is_zero)).rowcount
 
 
-def fold(tx: Connection, workspace_id: str, *, before: str, limit: int = 1000) -> int:
-    """Join the shards of sums that begin before that day, at most *limit* rows of them; how many rows went."""
+def merge_shards(tx: Connection, workspace_id: str, *, before: str, limit: int = 1000) -> int:
+    """Merge the shards of at most *limit* totals that start before that day, and return how many rows were deleted."""
     key = [r[name] for name in TotalKey._fields]
     spread = (
         select(*key)
@@ -241,20 +241,20 @@ def fold(tx: Connection, workspace_id: str, *, before: str, limit: int = 1000) -
         .order_by(*key)
         .limit(limit)
     )
-    gone = 0
+    deleted = 0
     for row in tx.execute(spread).all():
-        cell = TotalKey(*row)
-        mine = [r.workspace_id == workspace_id, *(r[name] == value for name, value in cell._asdict().items())]
-        taken = tx.execute(delete(rollups).where(*mine, r.shard > 0).returning(*(r[name] for name in _MEASURES))).all()
+        total_key = TotalKey(*row)
+        mine = [r.workspace_id == workspace_id, *(r[name] == value for name, value in total_key._asdict().items())]
+        rows = tx.execute(delete(rollups).where(*mine, r.shard > 0).returning(*(r[name] for name in _MEASURES))).all()
         whole = CostTotal()
-        for one in taken:
-            whole.join(CostTotal(*one))
-        add(tx, workspace_id, {cell: whole}, shard=0)
-        gone += len(taken)
-    return gone
+        for one in rows:
+            whole.merge(CostTotal(*one))
+        add(tx, workspace_id, {total_key: whole}, shard=0)
+        deleted += len(rows)
+    return deleted
 
 
 def today(tx: Connection, workspace_id: str) -> str:
-    """The workspace's day, by the database's clock."""
+    """Return the workspace's present day, by the database's clock."""
     now = tx.execute(select(db_now())).scalar_one()
     return days(tx, workspace_id, [now])[now]

@@ -1,4 +1,4 @@
-"""How often agents and chats were started, from the attempts: what budgets of starts are counted from."""
+"""Counts the starts of agents and chats from attempts, for budgets of starts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ t = tasks.c
 
 
 PAID = or_(*(t.kind.startswith(f"{kind}:") for kind in PAID_KINDS))
-"""Tasks whose job asks a model."""
+"""Matches tasks whose job asks a model."""
 
 
-def count(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, *, since: datetime | None) -> int:
-    """Count the attempts with paid jobs, claimed *since* a moment, of what a budget of that scope and subject is for.
+def count_starts(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, *, since: datetime | None) -> int:
+    """Count the attempts with paid jobs, claimed *since* a moment, to which a budget of that scope and subject applies.
 
-    Running ones are included; those that ended before their job was started are not, nor what retention has deleted.
+    Includes running ones, but not those that ended before their job was started, or that retention has deleted.
     """
     columns: dict[BudgetScope, Any] = {
         BudgetScope.WORKSPACE: t.workspace_id,
@@ -34,7 +34,7 @@ def count(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, *
         BudgetScope.RUN: t.run_id,
         BudgetScope.TASK: t.id,
     }
-    found = (
+    statement = (
         select(func.count())
         .select_from(tasks)
         .join(attempts, a.task_id == t.id)
@@ -42,5 +42,5 @@ def count(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, *
         .where(t.workspace_id == workspace_id, columns[scope] == subject, PAID, a.began.is_not(False))
     )
     if since is not None:
-        found = found.where(a.started_at >= since)
-    return int(tx.execute(found).scalar_one())
+        statement = statement.where(a.started_at >= since)
+    return int(tx.execute(statement).scalar_one())

@@ -1,1 +1,1 @@
-"""What work is expected to take and cost: read-only reports."""
+"""Predicted durations and costs of tasks and plans: read-only reports."""

@@ -1,4 +1,4 @@
-"""How long the jobs of a project's latest runs took, by kind, short ones too. Not what they cost."""
+"""Durations of the jobs in a project's latest runs, including short ones, which the job history omits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 from coordination.base.durations import MAX_DURATION
 from coordination.base.money import ZERO
 from coordination.domain.jobs import IN_WORKTREE
-from coordination.domain.money.estimates import KEPT, JobSample
+from coordination.domain.money.estimates import MAX_SAMPLES, JobSample
 from coordination.domain.tasks.attempts import Outcome
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.runs import runs
@@ -20,8 +20,10 @@ _RUNS = 5
 _ENDS = (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT)
 
 
-def recent(tx: Connection, workspace_id: str, project_id: str, kinds: Collection[str]) -> dict[str, list[JobSample]]:
-    """The latest jobs of these kinds, by kind, as samples without a cost."""
+def recent_durations(
+    tx: Connection, workspace_id: str, project_id: str, kinds: Collection[str]
+) -> dict[str, list[JobSample]]:
+    """Return the latest jobs of these kinds, by kind, as samples without a cost."""
     if not kinds:
         return {}
     r, t, a = runs.c, tasks.c, attempts.c
@@ -47,12 +49,12 @@ def recent(tx: Connection, workspace_id: str, project_id: str, kinds: Collection
         .where(t.workspace_id == workspace_id, t.run_id.in_(latest), a.outcome.in_(_ENDS))
         .subquery()
     )
-    found: dict[str, list[JobSample]] = {}
+    samples: dict[str, list[JobSample]] = {}
     n = numbered.c
-    for row in tx.execute(select(n.kind, n.started_at, n.finished_at, n.outcome).where(n.number <= KEPT)):
+    for row in tx.execute(select(n.kind, n.started_at, n.finished_at, n.outcome).where(n.number <= MAX_SAMPLES)):
         kind = row.kind.removesuffix(IN_WORKTREE)
         if kind in kinds:
             took = min(max(timedelta(0), row.finished_at - row.started_at), MAX_DURATION)
             completed = row.outcome == Outcome.COMPLETED
-            found.setdefault(kind, []).append(JobSample(ZERO, 0, 0, took, completed))
-    return found
+            samples.setdefault(kind, []).append(JobSample(ZERO, 0, 0, took, completed))
+    return samples

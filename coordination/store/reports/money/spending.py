@@ -1,7 +1,7 @@
-"""Where the money went: by project, session, model, run, agent, account, day or month, in the workspace's time zone.
+"""Costs by project, session, model, run, agent, account, day or month, in the workspace's time zone.
 
-Whole days are read from the sums, so that the answer takes as long however many records there are. A span that begins
-or ends within a day, and a ledger whose sums are being counted, are added up from the records.
+Whole days are read from the totals, so that the time does not depend on the number of records. Ranges that start or end
+within a day, and ledgers with incomplete totals, are aggregated from the records.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from coordination.store.types import UtcTime, local_day, sum_money
 
 c, r = costs.c, rollups.c
 
-_ACCOUNT = "account"  # of which there are no sums: programs that know of none write to the ledger, too
+_ACCOUNT = "account"  # has no totals, because programs without accounts write to the ledger too
 DIMENSIONS = ("project", "session", "model", "run", "agent", _ACCOUNT, DAY, MONTH)
 ALWAYS = DateRange()
 _COUNTS = ("calls", "input_tokens", "output_tokens", "cached_input_tokens", "total_tokens", "unpriced")
@@ -34,7 +34,7 @@ _COUNTS = ("calls", "input_tokens", "output_tokens", "cached_input_tokens", "tot
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """One group. ``key`` None: records that name no such thing. ``cost_usd``: of calls with a known price."""
+    """The costs of one group. ``key`` None: records without one. ``cost_usd``: of calls with a known price."""
 
     key: str | None
     name: str | None
@@ -56,18 +56,18 @@ def spending(
     span: DateRange = ALWAYS,
     top: int | None = None,
 ) -> list[Spending]:
-    """The groups of *by* (one of DIMENSIONS), the dearest first, *top*: so many; days and months in order."""
+    """Return the groups of *by* (one of DIMENSIONS), most expensive first, at most *top*; days and months in order."""
     source = _source(tx, workspace_id, by, project_id, span)
     usd = func.coalesce(sum_money(source.c.cost_usd), literal(ZERO, r.cost_usd.type))
     measures = [func.sum(source.c[name]).label(name) for name in _COUNTS]
     statement = select(source.c.key, *measures, usd.label("cost_usd")).group_by(source.c.key)
     if top is not None:
-        # As a number: SQLite keeps the text.
-        dearest = (cast(usd, Float).desc(), func.sum(source.c.calls).desc(), source.c.key)
-        statement = statement.order_by(*dearest).limit(top)
+        # Cast, because SQLite stores text.
+        expensive_first = (cast(usd, Float).desc(), func.sum(source.c.calls).desc(), source.c.key)
+        statement = statement.order_by(*expensive_first).limit(top)
     rows = tx.execute(statement).all()
     names = _names(tx, workspace_id, by, [row.key for row in rows if row.key])
-    found = [
+    groups = [
         Spending(
             key=(names.get(row.key, row.key) if by == "agent" else row.key) or None,
             name=None if by == "agent" else names.get(row.key),
@@ -82,14 +82,14 @@ def spending(
         for row in rows
     ]
     if by in {DAY, MONTH} and top is None:
-        return sorted(found, key=lambda group: group.key or "")
-    return sorted(found, key=lambda group: (-group.cost_usd, -group.calls, group.key or ""))
+        return sorted(groups, key=lambda group: group.key or "")
+    return sorted(groups, key=lambda group: (-group.cost_usd, -group.calls, group.key or ""))
 
 
 def total(
     tx: Connection, workspace_id: str, *, project_id: str | None = None, span: DateRange = ALWAYS
 ) -> tuple[Decimal, int, int]:
-    """(dollars with a known price, calls, calls whose price is unknown)."""
+    """Return (dollars with a known price, calls, calls whose price is unknown)."""
     source = _source(tx, workspace_id, "project", project_id, span)
     usd, calls, unpriced = tx.execute(
         select(sum_money(source.c.cost_usd), func.sum(source.c.calls), func.sum(source.c.unpriced))
@@ -99,22 +99,22 @@ def total(
 
 @dataclass(frozen=True, slots=True)
 class SpendingToday:
-    """What one project has spent today."""
+    """The costs of one project today."""
 
     cost_usd: Decimal
     unpriced_calls: int
 
 
 def today(tx: Connection, workspace_id: str) -> dict[str | None, SpendingToday]:
-    """By project (None: records that name none), on the workspace's day by the database's clock."""
+    """Return today's costs by project (None: records without one), by the database's clock."""
     day = datetime.fromisoformat(sums.today(tx, workspace_id)).date()
-    found = spending(tx, workspace_id, by="project", span=DateRange(day, day))
-    return {group.key: SpendingToday(group.cost_usd, group.unpriced_calls) for group in found}
+    groups = spending(tx, workspace_id, by="project", span=DateRange(day, day))
+    return {group.key: SpendingToday(group.cost_usd, group.unpriced_calls) for group in groups}
 
 
 @dataclass(frozen=True, slots=True)
 class ZeroCost:
-    """Calls of one model in one project that used tokens and are said to have cost nothing. ``at``: the latest."""
+    """Calls of one model in one project that used tokens and were reported as free. ``at``: the time of the latest."""
 
     model: str
     project_id: str | None
@@ -125,10 +125,10 @@ class ZeroCost:
 def zero_cost(
     tx: Connection, workspace_id: str, *, project_id: str | None = None, span: DateRange = ALWAYS
 ) -> list[ZeroCost]:
-    """Such calls by model and project, those without a correction: programs that do not know a price write 0."""
-    # As a number: SQLite keeps the text, in which nothing is 0 as well as 0.00.
-    nothing = cast(c.cost_usd, Float) == 0
-    where = [*_recorded(tx, workspace_id, project_id, span), nothing, c.corrects.is_(None), ~CORRECTED]
+    """Return such calls without a correction, by model and project: some programs write 0 for an unknown price."""
+    # Cast, because SQLite stores text, in which zero is 0 or 0.00.
+    is_zero = cast(c.cost_usd, Float) == 0
+    where = [*_recorded(tx, workspace_id, project_id, span), is_zero, c.corrects.is_(None), ~CORRECTED]
     where.append(c.input_tokens + c.output_tokens > 0)
     rows = tx.execute(
         select(c.model, c.project_id, func.count().label("calls"), func.max(c.occurred_at, type_=UtcTime).label("at"))
@@ -142,10 +142,10 @@ def zero_cost(
 def zero_cost_periods(
     tx: Connection, workspace_id: str, *, project_id: str | None = None, span: DateRange = ALWAYS
 ) -> list[ZeroCost]:
-    """The same from the sums: only of months and days over which all calls of a model in a project cost nothing."""
+    """Return the same from the totals: only months and days in which all calls of a model in a project were free."""
     source = _sums(workspace_id, "model", project_id, span)
     calls = source.c.calls - source.c.unpriced
-    nothing = (cast(source.c.cost_usd, Float) == 0, source.c.total_tokens > 0, calls > 0)
+    is_free = (cast(source.c.cost_usd, Float) == 0, source.c.total_tokens > 0, calls > 0)
     rows = tx.execute(
         select(
             source.c.key,
@@ -153,7 +153,7 @@ def zero_cost_periods(
             func.sum(calls).label("calls"),
             func.max(source.c.starts).label("starts"),
         )
-        .where(*nothing)
+        .where(*is_free)
         .group_by(source.c.key, source.c.project_id)
         .order_by(source.c.key, source.c.project_id)
     )
@@ -166,8 +166,8 @@ def zero_cost_periods(
 
 
 def _source(tx: Connection, workspace_id: str, by: str, project_id: str | None, span: DateRange) -> Any:
-    """Rows with a ``key`` and what they come to: sums where these say it, else records."""
-    if by != _ACCOUNT and span.of_days and sums.complete(tx, workspace_id):
+    """Return a subquery of keys and amounts, from the totals if possible, otherwise from the records."""
+    if by != _ACCOUNT and span.of_days and sums.is_complete(tx, workspace_id):
         return _sums(workspace_id, by, project_id, span)
     key = _recorded_key(tx, workspace_id, by)
     measures = {
@@ -206,7 +206,7 @@ def _recorded(tx: Connection, workspace_id: str, project_id: str | None, span: D
     if project_id is not None:
         where.append(c.project_id == project_id)
     if span != ALWAYS:
-        since, until = span.moments(sums.zone(tx, workspace_id))
+        since, until = span.moments(sums.read_zone(tx, workspace_id))
         if since is not None:
             where.append(c.occurred_at >= since)
         if until is not None:
@@ -216,7 +216,7 @@ def _recorded(tx: Connection, workspace_id: str, project_id: str | None, span: D
 
 def _recorded_key(tx: Connection, workspace_id: str, by: str) -> Any:
     if by in {DAY, MONTH}:
-        day = local_day(literal(sums.zone(tx, workspace_id)), c.occurred_at)
+        day = local_day(literal(sums.read_zone(tx, workspace_id)), c.occurred_at)
         return day if by == DAY else func.substr(day, 1, func.length(day) - 3)
     return {
         "project": c.project_id,
@@ -232,8 +232,8 @@ def _names(tx: Connection, workspace_id: str, by: str, keys: list[str]) -> dict[
     table = {"project": projects, "run": runs, "agent": principals}.get(by)
     if table is None or not keys:
         return {}
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for start in range(0, len(keys), 5000):
         mine = table.c.workspace_id == workspace_id, table.c.id.in_(keys[start : start + 5000])
-        found |= {row.id: row.name for row in tx.execute(select(table.c.id, table.c.name).where(*mine))}
-    return found
+        names |= {row.id: row.name for row in tx.execute(select(table.c.id, table.c.name).where(*mine))}
+    return names

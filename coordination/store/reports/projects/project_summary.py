@@ -53,7 +53,7 @@ def totals(tx: Connection, workspace_id: str, *, project_id: str | None = None) 
     put("open_runs", count_rows(runs, runs.c.finished_at.is_(None)))
     put("sessions", count_rows(sessions))
     # From the rollups where they are complete, so that no cost record is read.
-    has_rollups = rollups.complete(tx, workspace_id)
+    has_rollups = rollups.is_complete(tx, workspace_id)
     billed: Any = (
         _summed_agents(workspace_id, project_id) if has_rollups else select(costs.c.project_id, costs.c.agent_id)
     )

@@ -1,1 +1,1 @@
-"""What work is expected to take and cost: tables."""
+"""Predicted durations and costs of tasks and plans: tables."""

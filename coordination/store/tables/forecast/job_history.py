@@ -1,4 +1,4 @@
-"""What the latest jobs of each kind cost and how long they took: what the next one is expected to."""
+"""The job history: costs and durations of the latest jobs of each kind, for estimates."""
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Table
 
@@ -11,7 +11,7 @@ job_history = Table(
     Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
     Column("kind", Str, primary_key=True),
     Column("workspace_id", Id, nullable=False),
-    Column("samples", Json, nullable=False),  # the latest ones, bounded
-    Column("ended", BigInteger, nullable=False),  # how many there were
+    Column("samples", Json, nullable=False),  # the latest ones
+    Column("ended", BigInteger, nullable=False),  # the number of ended jobs
     Column("updated_at", UtcTime, nullable=False, default=db_now()),
 )

@@ -1,4 +1,4 @@
-"""Caps on money, tokens, calls without a price and starts, and what is spent and reserved, period by period."""
+"""Budgets (caps on money, tokens, calls without a price, starts) and their use in each period."""
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, Table, UniqueConstraint, text
 
@@ -10,12 +10,14 @@ budgets = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
-    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE")),  # those of a project, its runs and tasks
-    Column("run_id", Id, ForeignKey("runs.id", ondelete="CASCADE")),  # those of a run and its tasks
+    Column(
+        "project_id", Id, ForeignKey("projects.id", ondelete="CASCADE")
+    ),  # of budgets of a project, its runs and tasks
+    Column("run_id", Id, ForeignKey("runs.id", ondelete="CASCADE")),  # of budgets of a run and its tasks
     Column("scope", Str, nullable=False),
-    Column("subject", Str, nullable=False),  # whose it is: an id, of an agent that of its principal
+    Column("subject", Str, nullable=False),  # an id; of an agent, its principal's
     Column("period", Str, nullable=False),
-    Column("usd", Money),  # NULL, as of the next three: no cap
+    Column("usd", Money),  # NULL, as in the next three columns: no cap
     Column("tokens", BigInteger),
     Column("unpriced_calls", BigInteger),
     Column("max_starts", BigInteger),
@@ -28,12 +30,12 @@ budgets = Table(
     Index("ix_budgets_run_id", "run_id"),
 )
 
-# The counters: changed only under a lock on their row, and only in the transaction that claims, records or ends.
+# Counters, which change only under a lock on their row, in the transaction that claims, records or ends.
 budget_uses = Table(
     "budget_uses",
     metadata,
     Column("budget_id", Id, ForeignKey("budgets.id", ondelete="CASCADE"), primary_key=True),
-    Column("starts", Str, primary_key=True),  # the first day of the period; '' of one that never ends
+    Column("starts", Str, primary_key=True),  # the first day of the period; '' for a total
     Column("workspace_id", Id, nullable=False),
     Column("spent_usd", Money, nullable=False),
     Column("reserved_usd", Money, nullable=False),
@@ -41,8 +43,8 @@ budget_uses = Table(
     Column("reserved_tokens", BigInteger, nullable=False),
     Column("spent_unpriced", BigInteger, nullable=False),
     Column("reserved_unpriced", BigInteger, nullable=False),
-    Column("spent_starts", BigInteger, nullable=False, server_default=text("0")),  # from each claim on
+    Column("spent_starts", BigInteger, nullable=False, server_default=text("0")),  # counted from the claim on
     Column("warned_at", UtcTime),
     Column("reached_at", UtcTime),
-    postgresql_with={"fillfactor": "50"},  # rewritten in place again and again
+    postgresql_with={"fillfactor": "50"},  # for frequent updates in place
 )

@@ -1,7 +1,7 @@
-"""The cost ledger: append-only, and the database itself refuses an UPDATE.
+"""The cost ledger: append-only; the database refuses updates.
 
-A correction is a row of its own with the amount that is to be added; it stands where the corrected row stands, so every
-sum that holds the one holds the other. It is no call, and it may take back that a price was unknown.
+A correction is a row with the amount to add. It has the project, run, session and day of the corrected row, so that
+every total includes both. It is not a call, and it may price an unpriced one.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ costs = Table(
     "costs",
     metadata,
     Column("workspace_id", Id, primary_key=True),
-    Column("id", Str, primary_key=True),  # the record's own id: importing or completing twice adds nothing
+    Column("id", Str, primary_key=True),  # of the record: importing or completing twice adds nothing
     Column("project_id", Id),
     Column("session_id", Str),
     Column("run_id", Id),
@@ -31,13 +31,13 @@ costs = Table(
     Column("cached_input_tokens", BigInteger, nullable=False),
     Column("total_tokens", BigInteger, nullable=False),
     Column("cost_usd", Money),  # NULL: price unknown, which is not zero
-    Column("stale", Boolean, nullable=False),  # spent by an attempt that had already lost its lease
+    Column("stale", Boolean, nullable=False),  # spent by an attempt that had lost its lease
     Column("occurred_at", UtcTime, nullable=False),
     Column("recorded_at", UtcTime, nullable=False, default=db_now()),
     Column("extra", Json, nullable=False),
     Column("corrects", Str),  # the id of the row that this one corrects
-    Column("account", Str),  # the account of the worker's machine that the call was made with
-    Column("settles", Boolean, nullable=False),  # whether that one's price was unknown
+    Column("account", Str),  # the account on the worker's machine that made the call
+    Column("settles", Boolean, nullable=False),  # the corrected row had no price before
     Index("ix_costs_run_id", "run_id"),
     Index("ix_costs_project_id", "project_id", "occurred_at"),
     Index("ix_costs_session_id", "session_id"),
@@ -47,16 +47,18 @@ costs = Table(
 )
 
 CALLS = func.count() - func.count(costs.c.corrects)
-"""How many model calls some rows are."""
+"""Counts the model calls among rows."""
 
 UNPRICED = func.count() - func.count(costs.c.cost_usd) - func.count(case((costs.c.settles, 1)))
-"""Of how many of them the price is unknown. Below 0 where a correction is without the row that it corrects."""
+"""Counts the calls without a price. Negative if a correction is selected without its row."""
 
-_made = costs.alias("made")
+_correction = costs.alias("correction")
 CORRECTED = exists(
-    select(_made.c.id).where(_made.c.workspace_id == costs.c.workspace_id, _made.c.corrects == costs.c.id)
+    select(_correction.c.id).where(
+        _correction.c.workspace_id == costs.c.workspace_id, _correction.c.corrects == costs.c.id
+    )
 )
-"""Whether there is a correction of a row."""
+"""Matches rows that have a correction."""
 
 SQLITE_APPEND_ONLY = """
 CREATE TRIGGER costs_append_only BEFORE UPDATE ON costs

@@ -1,4 +1,4 @@
-"""Prices of models that people set, for the whole workspace or for one project. All per million tokens."""
+"""Prices of models that people set, for the workspace or one project, in dollars per million tokens."""
 
 from sqlalchemy import Column, ForeignKey, Index, Table, text
 
@@ -13,11 +13,11 @@ prices = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
-    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE")),  # NULL: of the whole workspace
-    Column("model", Str, nullable=False),  # as it is compared: in small letters
+    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE")),  # NULL: the whole workspace
+    Column("model", Str, nullable=False),  # in lower case, for comparison
     Column("input", Money, nullable=False),
     Column("output", Money, nullable=False),
-    Column("cached_input", Money),  # NULL, as of the others: as what it is part of
+    Column("cached_input", Money),  # NULL, as in the next two columns: the rate of what it is part of
     Column("cache_write", Money),
     Column("reasoning", Money),
     Column("set_by", Id),

@@ -1,7 +1,7 @@
-"""Sums of the cost ledger, changed in the transaction that writes its records.
+"""Totals of the cost ledger, updated in the transaction that writes its records.
 
-A key that no record names is the empty text, and so is its project. What retention has taken out of the ledger stands
-in the shard ARCHIVED; the other shards together are the records that are there, to the last digit.
+Keys and projects that a record does not have are empty texts. The shard ARCHIVED has the totals of records that
+retention has deleted; the sum of the other shards equals the stored records exactly.
 """
 
 from sqlalchemy import BigInteger, Column, Integer, Table
@@ -17,10 +17,10 @@ rollups = Table(
     Column("workspace_id", Id, primary_key=True),
     Column("dimension", Str, primary_key=True),
     Column("grain", Str, primary_key=True),  # day or month, in the workspace's time zone
-    Column("starts", Str, primary_key=True),  # its first day, as 2027-01-31
+    Column("starts", Str, primary_key=True),  # the first day, as 2027-01-31
     Column("key", Str, primary_key=True),
     Column("project_id", Str, primary_key=True),
-    Column("shard", Integer, primary_key=True),  # writers at the same time have rows of their own: nobody waits
+    Column("shard", Integer, primary_key=True),  # concurrent writers use different rows, so that nobody waits
     Column("calls", BigInteger, nullable=False),
     Column("unpriced", BigInteger, nullable=False),
     Column("input_tokens", BigInteger, nullable=False),

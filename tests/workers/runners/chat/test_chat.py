@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from coordination.domain.money.pricing import ASKED_OF
+from coordination.domain.money.pricing import PROVIDER
 from coordination.domain.tasks.attempts import Outcome
 from tests.support.chats import CALL, SAID, SERVER, STARTED
 from tests.support.jobs import Bench
@@ -31,7 +31,7 @@ class TestAnswers:
             result = provider.run(chat="vllm:gpt-5-mini")
 
         (used,) = result.usage
-        assert used.extra == {"provider": "vllm", ASKED_OF: "vllm"}
+        assert used.extra == {"provider": "vllm", PROVIDER: "vllm"}
 
     def test_its_answer_its_usage_and_its_story(self, provide) -> None:
         with provide("It is fine") as provider:
