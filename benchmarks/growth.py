@@ -34,7 +34,7 @@ from coordination.services.tasks import dispatch_window
 from coordination.settings import load_settings
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.projects import retention
-from coordination.store.queries.tasks import events, tasks
+from coordination.store.queries.tasks import events, names, tasks
 from coordination.store.reports.projects import overview
 from tests.support.piles import pile_up
 
@@ -165,7 +165,7 @@ class _Store:
             ),
             "coord ready": lambda tx: tasks.ready_of_project(tx, self._workspace, self._project, limit=50),
             "coord explain (by id)": lambda tx: self._explained(tx, task_id),
-            "a task by its key": lambda tx: tasks.find(tx, self._workspace, f"r{_READY - 1}", run_id=run_id),
+            "a task by its key": lambda tx: names.find_tasks(tx, self._workspace, f"r{_READY - 1}", run_id=run_id),
             "read a run's events": lambda tx: events.tail(tx, self._workspace, run_id=run_id, limit=100),
             "heartbeat of a worker": lambda tx: workers.count_live_slots(tx, within=_LEASE),
             "look for old runs": lambda tx: retention.old_runs(tx, self._workspace, age=timedelta(days=90)),

@@ -24,8 +24,8 @@ _TOP = 50
 _PROJECTS, _MODELS, _AGENTS, _OF_A_RUN, _DAYS = 20, 10, 50, 1_000, 730
 _INDEXES = ("run_id", "project_id", "session_id", "occurred", "task_id", "corrects")
 _COLUMNS = (
-    "workspace_id, id, project_id, session_id, run_id, agent, model, input_tokens, output_tokens, cached_input_tokens, "
-    "total_tokens, cost_usd, stale, occurred_at, recorded_at, extra"
+    "workspace_id, id, project_id, session_id, run_id, agent_id, model, input_tokens, output_tokens, "
+    "cached_input_tokens, total_tokens, cost_usd, stale, occurred_at, recorded_at, settles, extra"
 )
 
 
@@ -85,8 +85,8 @@ def _fill(co: Coordination, kind: str, count: int) -> None:
             tx.execute(
                 text(
                     "INSERT INTO projects (id, workspace_id, name, identity, status, settings, budgets, "
-                    "model_restrictions, metadata, created_at) VALUES "
-                    f"(:id, :ws, :name, :name, 'active', '{{}}', '{{}}', '{{}}', '{{}}', {now})"
+                    "model_restrictions, metadata, stopped, created_at) VALUES "
+                    f"(:id, :ws, :name, :name, 'active', '{{}}', '{{}}', '{{}}', '{{}}', false, {now})"
                 ),
                 {"id": f"03000000-0000-7000-8000-{number:012d}", "ws": runtime.workspace_id, "name": f"p-{number}"},
             )
@@ -118,8 +118,8 @@ def _sql(kind: str) -> tuple[str, list[str], list[str]]:
     run = f"i / {_OF_A_RUN}"
     values = (
         f"{workspace}, 'c-' || i, {ids.format(f'{run} % {_PROJECTS}')}, 's-' || ({run}), {ids.format(run)}, "
-        f"'agent-' || ({run} % {_AGENTS}), {model}, i % 5000, i % 700, 0, i % 5000 + i % 700, {usd}, {false}, "
-        f"{moment}, {moment}, {extra}"
+        f"{ids.format(f'{run} % {_AGENTS}')}, {model}, i % 5000, i % 700, 0, i % 5000 + i % 700, {usd}, {false}, "
+        f"{moment}, {moment}, {false}, {extra}"
     )
     drop = [f"DROP INDEX ix_costs_{name}" for name in _INDEXES]
     of = {

@@ -256,7 +256,7 @@ def test_a_run_that_waits_for_money_says_so_and_can_be_left_and_taken_up_again(
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"version": 1, "name": "short", "budget": {"usd": 0.2}, "tasks": tasks}))
     told = (
-        r"1 task waits for a budget, and nothing else of this run can go on:\n"
+        r"1 task waits for a budget, and nothing else of this run can continue:\n"
         r"  the run's budget of \$0.20 has \$0.00 left; this needs \$0.05."
         r" Raise it: \S*coord budgets raise run (\S+) USD\n"
     )

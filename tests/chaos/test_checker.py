@@ -200,9 +200,9 @@ _EVENT = (
 )
 _COST = (
     "INSERT INTO costs (workspace_id, id, project_id, run_id, task_id, attempt, model, input_tokens, output_tokens, "
-    "cached_input_tokens, total_tokens, cost_usd, stale, occurred_at, recorded_at, extra) "
+    "cached_input_tokens, total_tokens, cost_usd, stale, occurred_at, recorded_at, settles, extra) "
     "SELECT workspace_id, 'again', project_id, run_id, task_id, attempt, model, input_tokens, output_tokens, "
-    "cached_input_tokens, total_tokens, cost_usd, stale, occurred_at, recorded_at, {extra} FROM costs"
+    "cached_input_tokens, total_tokens, cost_usd, stale, occurred_at, recorded_at, settles, {extra} FROM costs"
 )
 
 DOCTORED = {

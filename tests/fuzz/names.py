@@ -59,10 +59,10 @@ _WORDS = [
     ),
 ]
 _TABLES = {
-    "tasks": "key, state, priority, run_id, project_id, agent",
+    "tasks": "key, state, priority, run_id, project_id, (SELECT name FROM principals WHERE principals.id = agent_id)",
     "runs": "name, project_id, finished_at IS NULL, 1, 1, 1",
     "projects": "name, identity, status, path, settings, description",
-    "agents": "name, 1, 1, 1, 1, 1",
+    "agents": "(SELECT name FROM principals WHERE principals.id = agents.id), 1, 1, 1, 1, 1",
 }
 
 

@@ -208,7 +208,7 @@ class TestEnds:
         with (home / "users.lock").open() as gate:
             fcntl.flock(gate, fcntl.LOCK_EX)  # as a command that was suspended while it joined
 
-            StopMessages(settings_in(home), now=False).tell_users(Home(home))
+            StopMessages(settings_in(home), now=False).print_users(Home(home))
 
         assert joined.problem() is None
 

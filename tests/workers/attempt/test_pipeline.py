@@ -140,7 +140,7 @@ def test_an_attempt_passes_through_the_steps_that_it_needs(
     assert " ".join(getattr(step, "__name__", type(step).__name__) for step in applied) == names
 
 
-@pytest.mark.parametrize("ended", [{"outcome": Outcome.FAILED}, {"question": "Which?"}])
+@pytest.mark.parametrize("ended", [{"outcome": Outcome.FAILED}, {"outcome": Outcome.DEFERRED, "question": "Which?"}])
 def test_a_variant_that_is_not_done_does_not_win(tmp_path: Path, ended: dict[str, Any]) -> None:
     class NoStore:
         """A context that fails whoever asks it."""

@@ -142,8 +142,7 @@ def test_what_is_left_among_others_is_named(site: Site, checkout: Checkout) -> N
 
 
 def test_markers_that_a_side_had_of_its_own_are_no_conflict(site: Site, checkout: Checkout) -> None:
-    text = "printf '<<<<<<< HEAD\\na\\n>>>>>>> b\\n%s\\n' {} > f"
-    begins(checkout, text.format("begin"))
+    text = "printf '    begins(checkout, text.format("begin"))
     other = merged_meanwhile(site, "theirs", text.format("theirs"))
     task = site.run("ours", agent(f"{text.format('ours')}; {other}")).discovered[0].task
 
@@ -205,6 +204,7 @@ class TestWhatTheAgentIsTold:
         task = site.run("ours", work).discovered[0].task
         read = {"agent": "custom", "prompt": task["run"]["prompt"], "command": ["cat"]}
 
+<<<<<<< HEAD
         said = str(site.run(task["key"], read, checkout=task["checkout"]).output)
 
         commit = task["checkout"]["merge"]["commit"]
