@@ -71,7 +71,7 @@ def conflicting(site: Site, checkout: Checkout, kind: str) -> Mapping[str, Any]:
 
 
 def resolved(site: Site, task: Mapping[str, Any], script: str) -> AttemptEnd:
-    return site.run(task["key"], agent(script), checkout=task["checkout"])
+    return site.run(task["key"], agent(script), workspace=task["checkout"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,8 +84,8 @@ def test_an_agent_that_does_nothing_has_resolved_nothing(site: Site, checkout: C
     assert result.outcome is Outcome.FAILED
     assert (result.error or "").startswith("conflicts are left in ")
     assert KINDS[kind][3] in (result.error or "")
-    assert KINDS[kind][3] in result.carry_over["feedback"]
-    assert "git add PATH" in result.carry_over["feedback"]
+    assert KINDS[kind][3] in result.carry["feedback"]
+    assert "git add PATH" in result.carry["feedback"]
     assert checkout.git("rev-parse", site.branch) == before
 
 
@@ -142,7 +142,8 @@ def test_what_is_left_among_others_is_named(site: Site, checkout: Checkout) -> N
 
 
 def test_markers_that_a_side_had_of_its_own_are_no_conflict(site: Site, checkout: Checkout) -> None:
-    text = "printf '    begins(checkout, text.format("begin"))
+    text = "printf '<<<<<<< HEAD\\na\\n>>>>>>> b\\n%s\\n' {} > f"
+    begins(checkout, text.format("begin"))
     other = merged_meanwhile(site, "theirs", text.format("theirs"))
     task = site.run("ours", agent(f"{text.format('ours')}; {other}")).discovered[0].task
 
@@ -204,8 +205,7 @@ class TestWhatTheAgentIsTold:
         task = site.run("ours", work).discovered[0].task
         read = {"agent": "custom", "prompt": task["run"]["prompt"], "command": ["cat"]}
 
-<<<<<<< HEAD
-        said = str(site.run(task["key"], read, checkout=task["checkout"]).output)
+        said = str(site.run(task["key"], read, workspace=task["checkout"]).output)
 
         commit = task["checkout"]["merge"]["commit"]
         for piece in (
@@ -227,7 +227,7 @@ class TestWhatTheAgentIsTold:
         site.run("third", "echo mine > other.txt; echo third > readme.txt")
         read = {"agent": "custom", "prompt": "", "command": ["cat"]}
 
-        said = str(site.run(task["key"], read, checkout=task["checkout"]).output)
+        said = str(site.run(task["key"], read, workspace=task["checkout"]).output)
 
         assert "+third" in said
         assert "other.txt" not in said
@@ -241,11 +241,11 @@ class TestWhatWasResolvedInPart:
 
     def test_the_next_attempt_can_take_it_over(self, site: Site, checkout: Checkout, task: Mapping[str, Any]) -> None:
         read = {"agent": "custom", "prompt": "", "command": ["cat"]}
-        where = {"checkout": task["checkout"]}
+        where = {"workspace": task["checkout"]}
 
         first = site.run(task["key"], agent("echo both > a; echo more > more.txt"), **where)
         second = site.again(task["key"], read, first, **where)
-        left = first.carry_over["left"][:12]
+        left = first.carry["left"][:12]
         take = agent(f"git checkout {left} -- a more.txt; echo all > readme.txt")
         third = site.again(task["key"], take, first, **where, attempt=3)
 
@@ -258,7 +258,7 @@ class TestWhatWasResolvedInPart:
     def test_it_stays_on_the_branch_of_the_conflict_task(
         self, site: Site, checkout: Checkout, task: Mapping[str, Any]
     ) -> None:
-        site.run(task["key"], agent("echo both > a"), checkout=task["checkout"])
+        site.run(task["key"], agent("echo both > a"), workspace=task["checkout"])
 
         assert checkout.shows("a", on=task_branch(site.run_id, task["key"])) == "both"
 
@@ -270,10 +270,10 @@ class TestOthersMergeMeanwhile:
         third = merged_meanwhile(site, "third", "echo third > readme.txt")
 
         result = resolved(site, task, f"echo both > readme.txt; echo both > a; {third}")
-        again = site.again(task["key"], agent("cat a; echo all > readme.txt"), result, checkout=task["checkout"])
+        again = site.again(task["key"], agent("cat a; echo all > readme.txt"), result, workspace=task["checkout"])
 
         assert (result.outcome, again.outcome, again.output) == (Outcome.DEFERRED, Outcome.COMPLETED, "both")
-        assert "has moved on" in result.carry_over["feedback"]
+        assert "has moved on" in result.carry["feedback"]
         assert [checkout.shows(name, on=site.branch) for name in ("a", "readme.txt")] == ["both", "all"]
         assert checkout.branches() == [task_branch(site.run_id, "ours"), site.branch]
 
@@ -284,7 +284,7 @@ class TestOthersMergeMeanwhile:
         result = resolved(site, task, f"echo both > readme.txt; {third}")
         checkout.git("update-ref", f"refs/heads/{site.branch}", f"{site.branch}~1")
 
-        again = site.again(task["key"], agent("echo ran > ran"), result, checkout=task["checkout"])
+        again = site.again(task["key"], agent("echo ran > ran"), result, workspace=task["checkout"])
 
         assert (again.outcome, again.output) == (Outcome.COMPLETED, "It was merged without conflicts")
         assert checkout.shows("readme.txt", on=site.branch) == "both"
