@@ -503,7 +503,7 @@ def test_what_a_heartbeat_reserved_for_a_budget_that_was_set_later_comes_back_at
     assert use(world).reserved.usd == Decimal("0.03")
 
     rest = tuple(build_cost_record(world.claims["a"], spent(usd), datetime.now(UTC)) for usd in later)
-    world.write(replace(world.decide("a"), costs=rest, recorded_costs=written, reserved=True))
+    world.write(replace(world.decide("a"), costs=rest, recorded_costs=written, has_reservation=True))
 
     assert use(world).reserved == Amount()
     assert use(world).spent.usd == Decimal("0.03") + sum(map(Decimal, later), Decimal(0))
@@ -518,7 +518,7 @@ def test_it_comes_back_from_a_canceled_attempt_too(world: World) -> None:
     world.store.transact(lambda tx: checkpoint_costs(tx, world.workspace, written))
 
     world.cancel("a")
-    world.write(replace(world.decide("a", Outcome.CANCELED), recorded_costs=written, reserved=True))
+    world.write(replace(world.decide("a", Outcome.CANCELED), recorded_costs=written, has_reservation=True))
 
     assert use(world).reserved == Amount()
     counted(world)

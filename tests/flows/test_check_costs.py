@@ -248,7 +248,7 @@ def test_a_repair_that_dies_in_the_middle_is_gone_on_with(world: World, monkeypa
 def test_two_repairs_do_not_mend_the_same_twice(world: World) -> None:
     with world.store.write() as tx:
         costs.append(tx, world.workspace, some(20))
-        assert retention.begin(tx, world.workspace, SUMS, holder="another", lease=timedelta(minutes=1))
+        assert retention.begin(tx, world.workspace, SUMS, owner="another", lease=timedelta(minutes=1))
 
     with refuses(Conflict):
         check_costs(world.store, world.workspace, repair=True)

@@ -204,4 +204,4 @@ def test_what_a_conflict_task_finds_is_no_conflict_task(world: World, waiting: l
 
     with world.store.write() as tx:
         found = tasks.lock_by_key(tx, world.workspace, world.run_id, ["more"])["more"]
-    assert found.options["workspace"] == {"kind": "git-worktree"}
+    assert found.options["checkout"] == {"kind": "git-worktree"}

@@ -216,7 +216,7 @@ class TestRunning:
         ended = world.finish("x", Outcome.COMPLETED, output="late").effects
 
         assert done.fenced == [(world.ids["x"], 1)]
-        assert ended.held == set()
+        assert ended.moved_tasks == set()
         assert world.task("x").state == target
         assert world.outcomes("x")[0] == "canceled"
         assert world.attempts("x")[0].output is None

@@ -295,7 +295,7 @@ class TestAnExpiredLease:
             tasks.lock(canceling, world.workspace, [world.ids["a"]])
 
             ended = pool.submit(store.transact, lambda tx: rescue_expired(tx, world.workspace, world.project_id))
-            ids = set(ended.result(timeout=15).held)
+            ids = set(ended.result(timeout=15).moved_tasks)
 
         assert ids == {world.ids["b"]}
         store.close()
@@ -311,7 +311,7 @@ class TestAnExpiredLease:
             ending.execute(select(table.c.number).where(*where).with_for_update()).all()
 
             ended = pool.submit(store.transact, lambda tx: rescue_expired(tx, world.workspace, world.project_id))
-            ids = set(ended.result(timeout=15).held)
+            ids = set(ended.result(timeout=15).moved_tasks)
 
         assert ids == {world.ids["b"]}
         store.close()
@@ -341,4 +341,4 @@ def test_a_store_that_is_opened_anew_knows_the_same_leases(store_url: str, store
     finally:
         again.close()
 
-    assert (ended.held, world.states()) == (set(), {"a": "running"})
+    assert (ended.moved_tasks, world.states()) == (set(), {"a": "running"})

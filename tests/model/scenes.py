@@ -86,7 +86,7 @@ def finish(key: str, outcome: Outcome = Outcome.COMPLETED, **fields: Any) -> Wor
         ).effects
         if ended.maybe_done_runs:
             store.transact(lambda tx: close_runs(tx, world.workspace, ended.maybe_done_runs), patience=LEASE)
-        return world.ids[key] in ended.held
+        return world.ids[key] in ended.moved_tasks
 
     return work
 
@@ -119,7 +119,7 @@ def retry(key: str) -> Work:
 
 def rescue() -> Work:
     """The supervisor gives up what expired; how many fences still held."""
-    return _in_one(lambda tx, world: len(rescue_expired(tx, world.workspace, world.project_id).held))
+    return _in_one(lambda tx, world: len(rescue_expired(tx, world.workspace, world.project_id).moved_tasks))
 
 
 def renew(key: str) -> Work:

@@ -152,5 +152,5 @@ def test_a_new_key_refuses_the_tokens_of_attempts_that_run(world: World) -> None
 
     broker_keys.rotate(world.store)
 
-    assert "replaced" in refused(world, former)
+    assert "current key" in refused(world, former)
     assert check(world, token_for(world, "a"))

@@ -62,8 +62,8 @@ WITHOUT_WORKSPACE = {
     "projects.get_or_create_workspace",
     "projects.workspace_ids",
     "events.parse_cursor",  # no statements
-    "stops.claiming",  # transactions on the database
-    "serving.running_on",  # of workers, which serve all workspaces
+    "stops.claiming_transactions",  # transactions on the database
+    "serving.list_running_on",  # of workers, which serve all workspaces
     "queueing.find_queue_blockers",  # of a task that its caller has read
     "task_steps.steps_after_end",
     "predicates.has_setting",  # conditions
@@ -349,7 +349,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "costs.newest": {"run_id": lambda world: world.run_id},
     "costs.total": {"run_id": lambda world: world.run_id},
     "host_leases.add": {"host": lambda world: "here", "kind": lambda world: LeaseKind.PORT, "name": lambda world: "99"},
-    "host_leases.give_back": {"kind": lambda world: LeaseKind.PORT, "name": lambda world: f"1 of {world.workspace}"},
+    "host_leases.release": {"kind": lambda world: LeaseKind.PORT, "name": lambda world: f"1 of {world.workspace}"},
     "dependencies.add_waits": {"parents": lambda world: [world.ids["idle"]], "completed": lambda world: []},
     "events.append": {"new": lambda world: [NewEvent(EventType.PROGRESS, world.project_id)]},
     "events.append_aged": {"new": lambda world: [NewEvent(EventType.PROGRESS, world.project_id)]},
@@ -398,8 +398,8 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "health.find_problems": {"patience": lambda world: _AT_ONCE},
     "health.stuck_tasks": {"patience": lambda world: _AT_ONCE},
     "health.late_leases": {"patience": lambda world: _AT_ONCE},
-    "health.nobody_works": {"patience": lambda world: _AT_ONCE, "messages": lambda world: 1},
-    "health.ended_attempts": {"found": lambda world: [(world.ids["lost"], 1)], "patience": lambda world: timedelta(0)},
+    "health.unserved_queue": {"patience": lambda world: _AT_ONCE, "messages": lambda world: 1},
+    "health.ended_attempts": {"keys": lambda world: [(world.ids["lost"], 1)], "patience": lambda world: timedelta(0)},
     "questions.insert_question": {"row": _question},
     "questions.answer": {
         "question_id": _asked, "text": lambda world: "so", "by": lambda world: "me"

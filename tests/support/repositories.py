@@ -20,7 +20,7 @@ from tests.support.jobs import claim_of
 from workers.attempt.pipeline import ConditionalStep, Pipeline
 from workers.attempt.running import AttemptStep, RunningAttempt
 from workers.attempt.step_list import is_in_worktree, needs_folder
-from workers.attempt.steps.effects import EffectsStep
+from workers.attempt.steps.changed_files import EffectsStep
 from workers.attempt.steps.gates import GatesStep
 from workers.attempt.steps.job_folder import make_job_folder
 from workers.attempt.steps.worktree import WorktreeStep

@@ -13,7 +13,7 @@ from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from tests.support.jobs import claim_of
 from tests.support.repositories import Checkout
 from workers.attempt.running import RunningAttempt
-from workers.attempt.steps.effects import EffectsStep
+from workers.attempt.steps.changed_files import EffectsStep
 from workers.runners.base import Control, StopReason
 from workers.runners.process import Launcher
 
@@ -206,7 +206,7 @@ def test_where_it_cannot_be_told_nothing_is_said(launcher: Launcher, tmp_path: P
     place = tmp_path / "work"
     place.mkdir()
     (place / "a").write_text("x")
-    monkeypatch.setattr("workers.attempt.steps.effects._MOST_FILES", 0)
+    monkeypatch.setattr("workers.attempt.steps.changed_files._MOST_FILES", 0)
 
     result = observed(launcher, place, lambda _: None, claim=EXPECTS)
 

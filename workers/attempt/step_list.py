@@ -19,7 +19,7 @@ from workers.attempt.merge_records import SqlMergeRecords
 from workers.attempt.pipeline import ConditionalStep
 from workers.attempt.steps.agent_channel import AgentChannelStep, add_discovered
 from workers.attempt.steps.artifacts import ArtifactLimits, ArtifactsStep
-from workers.attempt.steps.effects import EffectsStep
+from workers.attempt.steps.changed_files import EffectsStep
 from workers.attempt.steps.feedback import add_feedback
 from workers.attempt.steps.gates import GatesStep
 from workers.attempt.steps.job_folder import make_job_folder

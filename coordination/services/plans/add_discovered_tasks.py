@@ -75,7 +75,7 @@ def add_tasks(
     stored = task_rows.lock_by_key(tx, workspace_id, reporter.run_id, _all_keys(planned))
     planned, repeated = _split_repeated(planned, stored, reporter)
     authority.set_keys(planned)
-    first = authority.first
+    first = authority.blocks_finder
     new = [task for task in planned if task.key not in repeated]
     metadata = runs.metadata_of(tx, reporter.workspace_id, reporter.run_id) if new else {}
     plan = Plan(new, defaults=_defaults(reporter, metadata.get(DEFAULT_ACCOUNT)))

@@ -64,7 +64,7 @@ class InheritedAuthority:
     def set_keys(self, planned: Sequence[Planned]) -> None:
         """Set the keys with which the reported tasks are stored, in their order."""
         self._reports = {task.key: report for task, report in zip(planned, self._discovered, strict=True)}
-        self.first = {key for key, report in self._reports.items() if report.blocks_finder}
+        self.blocks_finder = {key for key, report in self._reports.items() if report.blocks_finder}
 
     def _is_reported(self, task: Planned) -> bool:
         """Return whether a job, not the system, decided what the task does."""

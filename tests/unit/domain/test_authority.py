@@ -138,11 +138,11 @@ def test_wider_bounds_are_refused(wider: dict[str, Any], field: str) -> None:
 
 
 def test_a_worktree_is_not_left_for_the_checkout_or_another_base() -> None:
-    mine = held(AGENT, workspace={"kind": "git-worktree", "base": "main"})
-    check_within(mine, asked(AGENT, workspace={"kind": "git-worktree", "base": "main", "keep_failed": 5}))
+    mine = held(AGENT, checkout={"kind": "git-worktree", "base": "main"})
+    check_within(mine, asked(AGENT, checkout={"kind": "git-worktree", "base": "main", "keep_failed": 5}))
     for other in ({}, {"kind": "git-worktree"}, {"kind": "git-worktree", "base": "release"}):
         with refuses(Refused, field="checkout"):
-            check_within(mine, asked(AGENT, workspace=other))
+            check_within(mine, asked(AGENT, checkout=other))
 
 
 def test_folders_below_are_lent_and_without_one_only_a_temporary_one() -> None:

@@ -51,7 +51,7 @@ def test_a_name_that_looks_like_a_place_is_quoted_once() -> None:
 
 
 def test_the_command_that_goes_on_stands_at_the_end_of_the_sentence() -> None:
-    assert join_steps(steps(Situation.FAILED, task="fix")).endswith("when that is fixed: coord tasks retry fix")
+    assert join_steps(steps(Situation.FAILED, task="fix")).endswith("after fixing it: coord tasks retry fix")
     assert join_steps(()) == ""
 
 

@@ -45,7 +45,7 @@ def test_with_nothing_to_add_the_prompt_is_what_its_author_wrote() -> None:
 
 def test_it_tells_of_criteria_gates_answers_and_what_went_wrong() -> None:
     text = told(
-        options={"criteria": ["no warnings"], "gates": [{"run": "pytest -q"}], "workspace": {"kind": "git-worktree"}},
+        options={"criteria": ["no warnings"], "gates": [{"run": "pytest -q"}], "checkout": {"kind": "git-worktree"}},
         carried_over={"feedback": "2 failed", "answers": [{"question": "Why?", "answer": "So", "by": "ann"}]},
         needs={"lint": {"state": "completed", "output": {"found": 3}}, "dead": {"state": "failed", "output": None}},
         reports=True,
