@@ -84,7 +84,7 @@ def test_an_interruption_and_a_bug_have_exit_codes_of_their_own(
 
     codes = []
     monkeypatch.setattr(main.gc_tuning, "freeze_loaded_objects", lambda: None)  # this process goes on
-    monkeypatch.setattr(main.hints, "begin", lambda _words: None)
+    monkeypatch.setattr(main.hints, "enable", lambda _words: None)
     for app in (interrupted, broken):
         monkeypatch.setattr(main, "app", app)
         codes.append(main.main())

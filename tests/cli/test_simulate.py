@@ -39,7 +39,7 @@ def test_a_plan_that_nobody_has_run_is_simulated_by_what_it_says(coord_on_each: 
     assert (found["tasks"], found["slots"], found["within_budget"]) == (3, 2, 1)
     assert (found["untimed"], found["uncosted"]) == ([], [])
     for words in (
-        "3, 2 at once",
+        "3, 2 in parallel",
         "in 8 of 10 rounds",
         "$100.00, which is enough in 100%",
         "critical path",

@@ -221,7 +221,7 @@ class TestNudges:
         world.submit("a", "b")
 
         for _ in range(3):
-            parts.housekeeper.handle_nudges([(world.workspace, world.project_id)])
+            parts.housekeeper.handle_wakeups([(world.workspace, world.project_id)])
 
         assert parts.queued_messages() == 2
         assert [entry[1:] for entry in parts.housekeeper._later] == [(world.workspace, world.project_id)]
@@ -254,9 +254,9 @@ class TestNudges:
                 raise RuntimeError("a bug")
             return healthy(tx, workspace_id, project_id, **settings)
 
-        monkeypatch.setattr(parts.housekeeping.dispatch_window, "fill", breaks_once)
+        monkeypatch.setattr(parts.housekeeping.dispatch_window, "fill_window", breaks_once)
 
-        parts.housekeeper.handle_nudges([(world.workspace, world.project_id), (other.workspace, other.project_id)])
+        parts.housekeeper.handle_wakeups([(world.workspace, world.project_id), (other.workspace, other.project_id)])
 
         marked = {str(row[0]) for row in world.sql("SELECT key FROM tasks WHERE enqueued_at IS NOT NULL")}
         assert marked == {"b"}
@@ -291,7 +291,7 @@ class TestNudges:
 
         with monkeypatch.context() as broken:
             broken.setattr(parts.context.store, "write", away)
-            parts.housekeeper.handle_nudges([(world.workspace, world.project_id)])
+            parts.housekeeper.handle_wakeups([(world.workspace, world.project_id)])
 
         assert parts.queued_messages() == 0
         assert len(parts.housekeeper._later) == 1

@@ -62,7 +62,7 @@ class TestNudges:
         world = World(context.store)
         world.submit("a", "b", "c < a b")
 
-        SupervisorLoop(context).handle_nudges([(world.workspace, world.project_id)])
+        SupervisorLoop(context).handle_wakeups([(world.workspace, world.project_id)])
 
         assert sorted(publisher.keys) == ["a", "b"]
         assert {(message.workspace_id, message.project) for message in publisher.messages} == {
@@ -74,8 +74,8 @@ class TestNudges:
         world.submit("a")
         housekeeper = SupervisorLoop(context)
 
-        housekeeper.handle_nudges([(world.workspace, world.project_id)])
-        housekeeper.handle_nudges([(world.workspace, world.project_id)])
+        housekeeper.handle_wakeups([(world.workspace, world.project_id)])
+        housekeeper.handle_wakeups([(world.workspace, world.project_id)])
 
         assert publisher.keys == ["a"]
 
@@ -86,7 +86,7 @@ class TestNudges:
         world.submit("a")
         housekeeper = SupervisorLoop(context)
         publisher.refuses = True
-        housekeeper.handle_nudges([(world.workspace, world.project_id)])
+        housekeeper.handle_wakeups([(world.workspace, world.project_id)])
         housekeeper.tick(world.workspace, world.project_id)
         assert publisher.refused == ["a", "a"]
         publisher.refuses = False

@@ -281,12 +281,12 @@ class TestReports:
         entry = add(attempts)
         attempts.add_carry(entry, {"a": 1})
         first = attempts.collect_unwritten()
-        assert first.carry_over == [(entry.claim, {"a": 1})]
+        assert first.carry == [(entry.claim, {"a": 1})]
 
         attempts.add_carry(entry, {"b": 2})
         attempts.mark_written(first)
 
         second = attempts.collect_unwritten()
-        assert second.carry_over == [(entry.claim, {"a": 1, "b": 2})]
+        assert second.carry == [(entry.claim, {"a": 1, "b": 2})]
         attempts.mark_written(second)
         assert not attempts.collect_unwritten()

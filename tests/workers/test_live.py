@@ -25,7 +25,7 @@ class Rows:
 
     def text(self) -> str:
         ordered = sorted(self.by_slot.values(), key=lambda chunk: chunk.position)
-        return "".join(piece.text for piece in OutputCursor(1).new(ordered))
+        return "".join(piece.text for piece in OutputCursor(1).advance(ordered))
 
 
 def written(live: OutputBuffer, rows: Rows) -> list[StoredChunk]:

@@ -195,7 +195,7 @@ def test_what_is_said_twice_in_a_row_is_told_once(desk: Desk, report: JobReports
 def test_a_question_waits_with_what_was_left_for_the_next_attempt(desk: Desk, report: JobReports) -> None:
     assert desk.say("ask", question="Why?") == {"ok": True, "end": True}
 
-    settled = report.settle(AttemptEnd(Outcome.FAILED, error="killed by its own hand", carry={"x": 1}))
+    settled = report.settle(AttemptEnd(Outcome.FAILED, error="killed by its own hand", carry_over={"x": 1}))
 
     assert (settled.question, dict(settled.carry_over)) == ("Why?", {"feedback": None, "x": 1})
     assert report.settle(AttemptEnd(Outcome.LOST)) == AttemptEnd(Outcome.LOST)

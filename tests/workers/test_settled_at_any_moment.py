@@ -102,7 +102,7 @@ def test_each_call_is_in_the_ledger_once(store: Store, tmp_path: Path, moment: s
     for _ in range(12):
         job.chance.choice((job.tells, job.writes, job.is_written))()
     said = [*job.told.values(), *usage_file.read_usage(str(job.path))[0]] if moment == MOMENTS[0] else job.end()
-    undisturbed = UsageMeter(job.claim, dead.prices).rest(said)[0]
+    undisturbed = UsageMeter(job.claim, dead.prices).final_costs(said)[0]
 
     if moment != MOMENTS[0]:
         costs, written = job.usage_meter.final_costs(said)

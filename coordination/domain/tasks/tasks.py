@@ -192,4 +192,4 @@ class TaskRecord:
 
 def needs_own_batch(options: Mapping[str, Any]) -> bool:
     """Return whether a task with these options cannot share a batch: steps run before or after its job."""
-    return bool(options) and not options.keys().isdisjoint(("workspace", "gates", "outputs", "role", "expects"))
+    return bool(options) and not options.keys().isdisjoint(("checkout", "gates", "outputs", "role", "expects"))

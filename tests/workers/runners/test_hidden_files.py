@@ -34,7 +34,7 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def mask_stream(tmp_path: Path, home: Path) -> Iterator[Bench]:
+def hiding(tmp_path: Path, home: Path) -> Iterator[Bench]:
     token = tmp_path / "user" / "token"
     token.write_text("secret")
     (tmp_path / "user" / "place").mkdir()

@@ -150,9 +150,9 @@ class TestFollowing:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         read: list[int] = []
-        parsed = usage_file.jsonl.parsed
+        parsed = usage_file.jsonl.parse_line
         monkeypatch.setattr(
-            usage_file.jsonl, "parsed", lambda number, line, **more: read.append(number) or parsed(number, line, **more)
+            usage_file.jsonl, "parse_line", lambda number, line, **more: read.append(number) or parsed(number, line, **more)
         )
         told: list[list[tuple[str, int] | None]] = []
         path = tmp_path / "costs.jsonl"

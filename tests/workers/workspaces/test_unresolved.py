@@ -241,7 +241,7 @@ class TestWhatWasResolvedInPart:
 
     def test_the_next_attempt_can_take_it_over(self, site: Site, checkout: Checkout, task: Mapping[str, Any]) -> None:
         read = {"agent": "custom", "prompt": "", "command": ["cat"]}
-        where = {"workspace": task["checkout"]}
+        where = {"checkout": task["checkout"]}
 
         first = site.run(task["key"], agent("echo both > a; echo more > more.txt"), **where)
         second = site.again(task["key"], read, first, **where)

@@ -240,7 +240,7 @@ class TestRefusals:
         [
             ({"workdir": None}, "the project has no folder"),
             ({"workdir": "/nowhere/at/all"}, "does not exist on this machine"),
-            ({"workspace": {"kind": "git-worktree", "base": "ghost"}}, "no branch, tag or commit 'ghost'"),
+            ({"checkout": {"kind": "git-worktree", "base": "ghost"}}, "no branch, tag or commit 'ghost'"),
         ],
     )
     def test_what_cannot_work_is_one_clear_sentence_and_is_not_repeated(

@@ -75,9 +75,9 @@ def test_a_plan_may_name_an_agent_as_soon_as_its_file_is_there(tmp_path: Path) -
     (tmp_path / "plan.yaml").write_text(PLAN, encoding="utf-8")
     code = (
         "from coordination.domain.jobs.agent_programs import AGENTS;"
-        "from coordination.domain.agents.agents import Profile, checked;"
+        "from coordination.domain.agents.agents import Profile, check_profile;"
         "from workers.runners.agents.adapters import ADAPTERS; from coordination.formats.plan import read_plan;"
-        "checked(Profile('dave', runner={'agent': 'smith'}));"
+        "check_profile(Profile('dave', runner={'agent': 'smith'}));"
         "read_plan(open('plan.yaml', 'rb').read(), source='plan.yaml'); print(*AGENTS, *ADAPTERS)"
     )
 
