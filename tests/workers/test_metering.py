@@ -70,9 +70,9 @@ def till(site: Site) -> Till:
     return Till(site)
 
 
-@pytest.mark.parametrize("checkout", [None, {"kind": "git-worktree"}], ids=["folder", "worktree"])
-def test_a_gate_is_stopped_and_that_is_no_failure(till: Till, checkout: dict[str, str] | None) -> None:
-    result = till.run("a", f"{DOLLAR} echo x > x", gates=[ENDLESS], checkout=checkout)
+@pytest.mark.parametrize("kind", [None, {"kind": "git-worktree"}], ids=["folder", "worktree"])
+def test_a_gate_is_stopped_and_that_is_no_failure(till: Till, kind: dict[str, str] | None) -> None:
+    result = till.run("a", f"{DOLLAR} echo x > x", gates=[ENDLESS], checkout=kind)
 
     assert (result.outcome, result.error) == (Outcome.DEFERRED, "no money is left for it")
     assert till.dollars > CAP
