@@ -42,7 +42,7 @@ from coordination.store.queries.fleet import workers
 from tests.support.command import Coord
 from tests.support.refusals import refuses
 
-SAID = "A job of this store changes nothing in it but by its reports"
+SAID = "A job of this store may change it only through its reports"
 
 DECIDES = {
     "accounts set": "work REGION=eu",

@@ -72,9 +72,9 @@ def test_a_waiting_task_is_given_to_another_model_agent_or_person(coord: Coord) 
     person = coord("tasks", "assign", "a", "--person", "ann").out.splitlines()
 
     assert person[0].startswith("Assigned a to ann (")
-    assert person[1].startswith("When it is done: coord tasks answer a 'what came of it' --run ")
+    assert person[1].startswith("When it is done: coord tasks answer a 'the result' --run ")
     assert "For ann: Mend it" in coord("questions").out
-    assert "ann does it; when it is done: coord tasks answer a 'what came of it'" in coord("explain", "a").out
+    assert "ann does it; when it is done: coord tasks answer a 'the result'" in coord("explain", "a").out
     assert coord("tasks", "answer", "a", "mended").out.startswith("Answer saved; a is completed (")
     assert coord("tasks", "output", "a").out.strip() == "mended"
     assert coord("questions", "--json").json == {"questions": []}

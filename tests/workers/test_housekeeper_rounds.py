@@ -247,7 +247,7 @@ class TestNudges:
         other = World(world.store, project="example.org/acme/mill")
         world.submit("a")
         other.submit("b")
-        healthy = parts.housekeeping.dispatch_window.fill
+        healthy = parts.housekeeping.dispatch_window.fill_window
 
         def breaks_once(tx: Any, workspace_id: str, project_id: str, **settings: Any) -> Any:
             if project_id == world.project_id:

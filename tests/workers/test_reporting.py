@@ -117,7 +117,7 @@ def test_a_line_is_good_for_as_long_as_its_attempt(desk: Desk, monkeypatch: pyte
         monkeypatch.setenv("COORD_URL", line.url)
         monkeypatch.setenv("COORD_TOKEN", line.token)
         job.progress("x")
-    with pytest.raises(job.NotReported, match="this attempt has ended"):
+    with pytest.raises(job.NotReported, match="this attempt or its worker has ended"):
         job.progress("x")
     assert desk.control.report_address is None
 

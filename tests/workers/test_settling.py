@@ -102,7 +102,7 @@ def test_what_a_heartbeat_wrote_is_not_written_twice(dead: Dead) -> None:
     claim = dead.claim()
     path = dead.writes(claim, line("0.25"), line("0.50", id="x1"), line("1"))
     usage_meter = UsageMeter(claim, dead.prices)
-    UsageFile(str(path), usage_meter.spent).poll()
+    UsageFile(str(path), usage_meter.set_usage).poll()
     dead.heartbeat(claim, usage_meter)
     with path.open("a") as file:
         file.write(line("2") + line("4", id="x2"))
