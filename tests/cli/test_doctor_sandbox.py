@@ -36,7 +36,12 @@ NO_NAMESPACES = KernelFeatures(7, seccomp=True, bubblewrap="bubblewrap 0.8.0", p
         ({"COORD_SANDBOX": "strict"}, ALL, "ok", "strict, with Landlock 7, seccomp, bubblewrap 0.8.0"),
         ({"COORD_SANDBOX": "strict"}, OLD, "wrong", "strict, with Landlock 2"),
         ({"COORD_SANDBOX": "strict"}, NO_BUBBLEWRAP, "wrong", "run: apt install bubblewrap"),
-        ({"COORD_SANDBOX": "strict"}, NO_NAMESPACES, "wrong", "which cannot create namespaces here (bwrap: No permissions)"),
+        (
+            {"COORD_SANDBOX": "strict"},
+            NO_NAMESPACES,
+            "wrong",
+            "which cannot create namespaces here (bwrap: No permissions)",
+        ),
     ],
 )
 def test_it_says_what_there_is_and_whether_that_is_enough(

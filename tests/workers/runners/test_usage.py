@@ -152,7 +152,9 @@ class TestFollowing:
         read: list[int] = []
         parsed = usage_file.jsonl.parse_line
         monkeypatch.setattr(
-            usage_file.jsonl, "parse_line", lambda number, line, **more: read.append(number) or parsed(number, line, **more)
+            usage_file.jsonl,
+            "parse_line",
+            lambda number, line, **more: read.append(number) or parsed(number, line, **more),
         )
         told: list[list[tuple[str, int] | None]] = []
         path = tmp_path / "costs.jsonl"
