@@ -50,7 +50,7 @@ def test_reports_beyond_the_rights_of_their_job_add_nothing(fleet: Fleet) -> Non
     assert list(outside.iterdir()) == []
     said = fleet.file("a.said").read_text()
     assert said.count("outside of") == 2
-    assert said.count("the job that reports it is none") == 2
+    assert said.count("the job that reports it is not one") == 2
     assert "Traceback" not in said
 
 
@@ -86,4 +86,4 @@ def test_an_agent_lends_its_own_program_only_and_what_is_found_finds_no_more(fle
     assert sorted(task.key for task in run.tasks()) == ["a", "b"]
     assert not fleet.file("touched").exists()
     assert "run.command differs" in fleet.file("a.said").read_text()
-    assert "the job that reports it is none" in fleet.file("b.said").read_text()
+    assert "the job that reports it is not one" in fleet.file("b.said").read_text()
