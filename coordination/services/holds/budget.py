@@ -25,7 +25,7 @@ _TASKS_AT_ONCE = 500
 _MOST_BUDGETS = 3
 
 
-class Budget(Hold):
+class BudgetHold(Hold):
     """Reserves the estimated costs of tasks, and holds the tasks for which too little money is left."""
 
     name = "budget"
@@ -104,4 +104,4 @@ class Budget(Hold):
         ]
 
 
-HOLD = Budget()
+HOLD = BudgetHold()

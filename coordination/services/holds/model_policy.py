@@ -17,7 +17,7 @@ from coordination.store.queries.tasks import attempts
 from coordination.store.queries.tasks.claims import Candidate
 
 
-class ModelPolicy(Hold):
+class ModelPolicyHold(Hold):
     """Holds tasks whose model is not allowed. The worker checks models in templates after rendering."""
 
     name = "model"
@@ -84,4 +84,4 @@ def explain_refusal(work: Mapping[str, Any], rules: Mapping[str, Any], *, render
         return f"the model policy of the project is invalid: {error.message}"
 
 
-HOLD = ModelPolicy()
+HOLD = ModelPolicyHold()

@@ -22,7 +22,7 @@ _TIMED = BlockReason.NOT_BEFORE | BlockReason.POLICY
 """Reasons that are lifted at the task's ``not_before``."""
 
 
-class NotBefore(Hold):
+class NotBeforeHold(Hold):
     """Holds tasks until their start time; also lifts other holds that end at a known time."""
 
     name = "not_before"
@@ -62,4 +62,4 @@ class NotBefore(Hold):
         yield TaskBlocker(kind, words, until=task.not_before, steps=about.of(Situation.NOT_BEFORE))
 
 
-HOLD = NotBefore()
+HOLD = NotBeforeHold()

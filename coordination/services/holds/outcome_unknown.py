@@ -7,7 +7,7 @@ from coordination.domain.tasks.tasks import BlockReason
 from coordination.services.holds.base import Hold
 
 
-class OutcomeUnknown(Hold):
+class OutcomeUnknownHold(Hold):
     """Set by the end of an attempt; a retry by a person removes it."""
 
     name = "outcome_unknown"
@@ -17,4 +17,4 @@ class OutcomeUnknown(Hold):
     situation = Situation.OUTCOME_UNKNOWN
 
 
-HOLD = OutcomeUnknown()
+HOLD = OutcomeUnknownHold()

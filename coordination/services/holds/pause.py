@@ -20,7 +20,7 @@ from coordination.store.queries.tasks.claims import Candidate
 _REASON = BlockReason.PAUSED
 
 
-class Pause(Hold):
+class PauseHold(Hold):
     """Holds the tasks of paused projects; resuming the project removes the reason."""
 
     name = "on_hold"
@@ -80,4 +80,4 @@ def lift_pause(tx: Connection, workspace_id: str, project_id: str, *, actor: str
     return events.append_unblocked(tx, workspace_id, project_id, lifted, actor=actor)
 
 
-HOLD = Pause()
+HOLD = PauseHold()

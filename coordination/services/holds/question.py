@@ -11,7 +11,7 @@ from coordination.domain.tasks.tasks import BlockReason
 from coordination.services.holds.base import ExplainedTask, Hold
 
 
-class Question(Hold):
+class QuestionHold(Hold):
     """Set by the end of an attempt; the answer removes it."""
 
     name = "question"
@@ -29,4 +29,4 @@ class Question(Hold):
             yield from super().explain(target)
 
 
-HOLD = Question()
+HOLD = QuestionHold()

@@ -79,7 +79,7 @@ def _time(text: object) -> time:
         raise Refused(f"{excerpt(text)} is not a time of day", hint=_HINT, field=_SETTING) from None
 
 
-class QuietHours(Hold):
+class QuietHoursHold(Hold):
     """Holds tasks until the end of their project's quiet hours."""
 
     name = _SETTING
@@ -144,4 +144,4 @@ def _until(tx: Connection, project: Project) -> datetime | None:
     return window.until(tx.execute(select(db_now())).scalar_one(), ZoneInfo(zone))
 
 
-HOLD = QuietHours()
+HOLD = QuietHoursHold()

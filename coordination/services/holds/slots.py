@@ -22,7 +22,7 @@ from coordination.store.queries.tasks.claims import Candidate
 from coordination.store.tables.tasks.attempts import slots as table
 
 
-class Slots(Hold):
+class SlotsHold(Hold):
     """Leaves tasks queued while a limit is reached. An attempt stores the names of the slots that it uses."""
 
     name = "slot"
@@ -135,4 +135,4 @@ def _raise(project: str, slot: str) -> tuple[NextStep, ...]:
     return steps(Situation.SLOT, project=project, limit=kind, value=f"{name}=N" if separator else "N")
 
 
-HOLD = Slots()
+HOLD = SlotsHold()

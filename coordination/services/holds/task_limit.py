@@ -13,7 +13,7 @@ from coordination.services.holds.base import ExplainedTask, Hold
 from coordination.store.queries.tasks import attempts
 
 
-class TaskLimit(Hold):
+class TaskLimitHold(Hold):
     """Set by the end of an attempt; a retry by a person removes it and resets the counters."""
 
     name = "limit"
@@ -45,4 +45,4 @@ class TaskLimit(Hold):
         yield TaskBlocker(self.name, words, steps=target.steps(Situation.LIMIT))
 
 
-HOLD = TaskLimit()
+HOLD = TaskLimitHold()
