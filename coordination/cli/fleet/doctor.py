@@ -279,7 +279,7 @@ def _sums(settings: Settings, store: Store) -> Iterator[Check]:
         yesterday = date.fromisoformat(rollups.today(tx, workspace_id)) - timedelta(days=1)
     sums = check_costs(store, workspace_id, since=yesterday)
     if not sums.complete:
-        problem = "they were never computed, so every summary reads the whole ledger"
+        problem = "they are incomplete, so every summary reads the whole ledger"
     elif sums.wrong:
         problem = "those of yesterday and today do not match the records"
     else:
