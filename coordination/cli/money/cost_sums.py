@@ -155,7 +155,7 @@ def _print_result(result: CheckedSums) -> None:
         print(f"{result.wrong:,} sums do not match the records. Correct them: coord costs check --repair")
     elif not result.complete:
         print(
-            "The sums were never computed, so every summary reads the ledger. Compute them: coord costs check --repair"
+            "The sums are incomplete, so every summary reads the ledger. Compute them: coord costs check --repair"
         )
     else:
         print("All sums match the records.")
