@@ -10,14 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordination.base.errors import Refused
-from coordination.domain.issues import (
-    RULE_SETS,
-    ExclusionReason,
-    key_of,
-    plan_from_issues,
-    ready,
-    shell_job,
-)
+from coordination.domain.issues.order import ExclusionReason
+from coordination.domain.issues.plan import key_of, plan_from_issues, shell_job
+from coordination.domain.issues.readiness import ready
+from coordination.domain.issues.rules import RULE_SETS
 from coordination.domain.plans import graph
 from coordination.domain.plans.plans import MAX_KEY, MAX_TITLE
 from coordination.formats.beads import read_issues

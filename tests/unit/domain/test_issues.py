@@ -12,16 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordination.base.errors import NotFound, Refused
-from coordination.domain.issues import (
-    RULE_SETS,
-    DependencyPath,
-    Issue,
-    IssueDependency,
-    IssueReadiness,
-    blocked_ids,
-    explain,
-    ready,
-)
+from coordination.domain.issues.explain import DependencyPath, explain
+from coordination.domain.issues.readiness import IssueReadiness, blocked_ids, ready
+from coordination.domain.issues.record import Issue, IssueDependency
+from coordination.domain.issues.rules import RULE_SETS
 from coordination.formats.beads import read_issues
 from tests.support.issues import BOTH, LATER, NEW, NOW, OLD, issue, planned, ready_ids
 from tests.support.refusals import refuses
