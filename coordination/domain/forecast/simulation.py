@@ -16,14 +16,7 @@ from datetime import timedelta
 from decimal import Decimal
 from heapq import heapify, heappop, heappush
 
-from coordination.domain.forecast.predictions import (
-    CostRange,
-    Durations,
-    JobTypePrediction,
-    PredictedCounts,
-    PredictedTask,
-    Prediction,
-)
+from coordination.domain.forecast.predictions import JobTypePrediction, Percentiles, PredictedTask, Prediction
 from coordination.domain.money.estimates import JobSample
 from coordination.domain.tasks.retry import Backoff
 
@@ -118,10 +111,10 @@ def simulate(
         tasks=len(tasks),
         slots=slots,
         rounds=rounds,
-        duration=Durations(*(_time(at) for at in _percentiles(one.took for one in results))),
-        usd=CostRange(*(_dollars(at) for at in _percentiles(costs))),
-        tokens=PredictedCounts(*(round(at) for at in _percentiles(one.tokens for one in results))),
-        unpriced=PredictedCounts(*(round(at) for at in _percentiles(one.unpriced for one in results))),
+        duration=Percentiles(*(_time(at) for at in _percentiles(one.took for one in results))),
+        usd=Percentiles(*(_dollars(at) for at in _percentiles(costs))),
+        tokens=Percentiles(*(round(at) for at in _percentiles(one.tokens for one in results))),
+        unpriced=Percentiles(*(round(at) for at in _percentiles(one.unpriced for one in results))),
         path=_path(tasks, trace),
         kinds=_kinds(tasks, pools),
         untimed=tuple(dict.fromkeys(pool.kind for pool in pools if not pool.timed)),

@@ -14,11 +14,10 @@ from functools import reduce
 from typing import Any
 
 from coordination.base.money import ZERO, minus, plus
-from coordination.domain.money.costs import CostRecord, call_id, correct, repeat_id
+from coordination.domain.money.costs import TOKEN_COUNTS, CostRecord, call_id, correct, repeat_id
 from coordination.domain.money.pricing import AMOUNTS
 from coordination.domain.tasks.attempts import Usage
 
-_COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens")
 _MOST_AMOUNTS = 10
 _COUNTED = ("_tokens", "_requests")
 """The endings of the names of counts in ``extra``."""
@@ -35,7 +34,7 @@ class _Recorded:
     def add(self, one: CostRecord) -> None:
         self.records.append(one)
         self.usd = plus(self.usd, one.cost_usd or ZERO)
-        for name, value in [*((name, getattr(one, name)) for name in _COUNTS), *_extra_counts(one.extra)]:
+        for name, value in [*((name, getattr(one, name)) for name in TOKEN_COUNTS), *_extra_counts(one.extra)]:
             self.counts[name] = self.counts.get(name, 0) + value
 
 
@@ -168,8 +167,9 @@ class UsageDeltas:
             if delta is None:
                 if not usd:
                     return None
-                delta = replace(whole, input_tokens=0, output_tokens=0, cached_input_tokens=0, total_tokens=0)
-                delta = replace(delta, extra={name: whole.extra[name] for name in (AMOUNTS,) if name in whole.extra})
+                no_tokens: dict[str, Any] = dict.fromkeys(TOKEN_COUNTS, 0)
+                extra = {name: whole.extra[name] for name in (AMOUNTS,) if name in whole.extra}
+                delta = replace(whole, **no_tokens, extra=extra)
             delta = replace(delta, id=repeat_id(name, len(recorded.records) + 1), cost_usd=usd)
         record = self._record(self._price(delta or whole))
         self._calls.setdefault(name, _Recorded()).add(record)
@@ -271,7 +271,7 @@ def _subtract(whole: Usage, counts: Mapping[str, int]) -> Usage | None:
     """Return the usage without the recorded counts; None when nothing remains."""
     if not counts:
         return whole
-    remaining: dict[str, Any] = {name: max((getattr(whole, name) or 0) - counts[name], 0) for name in _COUNTS}
+    remaining: dict[str, Any] = {name: max((getattr(whole, name) or 0) - counts[name], 0) for name in TOKEN_COUNTS}
     if not any(remaining.values()):
         return None
     fewer = {name: max(value - counts.get(name, 0), 0) for name, value in _extra_counts(whole.extra)}
