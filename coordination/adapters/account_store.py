@@ -101,10 +101,8 @@ class Accounts:
             if kept in (None, SecretPlace.KEYRING):
                 in_keyring = keyrings.put(self._service(), _user(account, variable), value)
             if kept is SecretPlace.KEYRING and not in_keyring:
-                raise Refused(
-                    f"There is no working keyring on {host()}",
-                    hint="Run: pip install 'coordination[keyring]', in a session that has one; or store it in a file",
-                )
+                hint = "Run: pip install 'coordination[keyring]', in a session that has one; or store it in a file"
+                raise Refused(f"There is no working keyring on {host()}", hint=hint)
             if not in_keyring and _is_in_keyring(stored.get(variable)):
                 self._forget(account, variable)
             where = (
@@ -163,10 +161,8 @@ class Accounts:
             elif (value := keyrings.find(self._service(), _user(account, name))) is not None:
                 values[name] = value
             else:
-                raise Refused(
-                    f"The keyring of {host()} does not return the {name} of the account {account}",
-                    hint=f"Unlock it for the worker, or store it in a file: {self.command(account, name)} --keep file",
-                )
+                hint = f"Unlock it for the worker, or store it in a file: {self.command(account, name)} --keep file"
+                raise Refused(f"The keyring of {host()} does not return the {name} of the account {account}", hint=hint)
         secret = frozenset(name for name, body in stored.items() if body["kept"] != SecretPlace.SETTING)
         return HeldVariable(account, values, secret)
 
@@ -295,10 +291,8 @@ class Accounts:
         try:
             yield
         except OSError as error:
-            raise Unavailable(
-                f"The account cannot be written to {self.folder}: {_reason(error)}",
-                hint="Free some space, or set COORD_HOME to a folder that you may write to",
-            ) from error
+            hint = "Free some space, or set COORD_HOME to a folder that you may write to"
+            raise Unavailable(f"The account cannot be written to {self.folder}: {_reason(error)}", hint=hint) from error
 
     def _unreadable(self, error: OSError) -> Refused:
         return Refused(

@@ -102,11 +102,8 @@ def _load_anything(value: Any, place: str) -> Any:
         item = stack.pop()
         if isinstance(item, Unquoted):
             other = item.reading if item.reading in ("true", "false") else f"a form that is only {item.reading}"
-            raise Refused(
-                f"{place} contains {item.text}, which may be read as {item.reading}",
-                hint=f'Write "{item.text}" for the text, or {other}',
-                field=place,
-            )
+            message = f"{place} contains {item.text}, which may be read as {item.reading}"
+            raise Refused(message, hint=f'Write "{item.text}" for the text, or {other}', field=place)
         inner = item.values() if isinstance(item, Mapping) else item if isinstance(item, list | tuple) else ()
         stack.extend(each for each in inner if id(each) not in seen)
         seen.update(map(id, inner))

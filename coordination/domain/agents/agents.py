@@ -90,11 +90,8 @@ class Profile:
     def build_job(self, work: AgentCall) -> AgentCall | ChatCall:
         """Return the job of this agent for *work*, whose own fields take precedence over those of the runner."""
         if not self.runner:
-            raise Refused(
-                f"The agent {self.name} has no runner",
-                hint=f"coord agents change {self.name} --runner claude",
-                field="runner",
-            )
+            message = f"The agent {self.name} has no runner"
+            raise Refused(message, hint=f"coord agents change {self.name} --runner claude", field="runner")
         runner = _runner_call(self.runner)
         introduction = self.introduction()
         if isinstance(runner, ChatCall):
@@ -203,11 +200,8 @@ def check_profile(profile: Profile) -> Profile:
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
-        raise Refused(
-            f"{excerpt(name)} cannot be an agent's name",
-            hint="Write it like dave/vc: letters, digits, . _ -",
-            field="name",
-        )
+        message = f"{excerpt(name)} cannot be an agent's name"
+        raise Refused(message, hint="Write it like dave/vc: letters, digits, . _ -", field="name")
     if name in {DEFAULT, *AGENTS}:
         raise Refused(f"{name} is a reserved name", hint="Choose another name", field="name")
 
@@ -217,11 +211,8 @@ def _check_identity(identity: object) -> None:
         raise Refused(f"identity must be a mapping with the keys {', '.join(IDENTITY_KEYS)}", field="identity")
     for key, text in identity.items():
         if key not in IDENTITY_KEYS:
-            raise Refused(
-                f"identity has no {excerpt(key)}",
-                hint=f"It may have: {', '.join(IDENTITY_KEYS)}",
-                field=f"identity.{key}",
-            )
+            message = f"identity has no {excerpt(key)}"
+            raise Refused(message, hint=f"It may have: {', '.join(IDENTITY_KEYS)}", field=f"identity.{key}")
         _check_text(f"identity.{key}", text)
 
 
@@ -233,11 +224,8 @@ def _runner_call(runner: Mapping[str, Any]) -> AgentCall | ChatCall:
                 f"runner has no {excerpt(key)}", hint=f"It may have: {', '.join(keys)}", field=f"runner.{key}"
             )
     if "chat" not in runner and runner.get("agent") not in AGENTS:
-        raise Refused(
-            f"runner.agent is {excerpt(runner.get('agent'))}",
-            hint=f"It may be: {', '.join(AGENTS)}; or write a runner.chat, such as openai:gpt-5-mini",
-            field="runner.agent",
-        )
+        hint = f"It may be: {', '.join(AGENTS)}; or write a runner.chat, such as openai:gpt-5-mini"
+        raise Refused(f"runner.agent is {excerpt(runner.get('agent'))}", hint=hint, field="runner.agent")
     try:
         call = parse_job({**runner, "prompt": "-"})
     except Refused as refused:

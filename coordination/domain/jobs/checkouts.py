@@ -164,10 +164,8 @@ def common_base(checkouts: Iterable[Checkout]) -> str | None:
     """Return the base of the run's branch, if a checkout sets one. Raises Refused when they set different ones."""
     bases = list(dict.fromkeys(checkout.base for checkout in checkouts if checkout.base is not None))
     if len(bases) > 1:
-        raise Refused(
-            f"The run's branch cannot begin at both {excerpt(bases[0])} and {excerpt(bases[1])}",
-            hint="All tasks of a plan share one branch; set its base once, in defaults",
-        )
+        message = f"The run's branch cannot begin at both {excerpt(bases[0])} and {excerpt(bases[1])}"
+        raise Refused(message, hint="All tasks of a plan share one branch; set its base once, in defaults")
     return bases[0] if bases else None
 
 
@@ -258,10 +256,8 @@ def _gate(item: object) -> Gate:
     if not isinstance(item.run, str) or not item.run.strip():
         raise Refused("A gate needs a command, written as one text", field="gates")
     if len(item.run) > _LONGEST_COMMAND:
-        raise Refused(
-            f"A gate's command has {len(item.run):,} characters, at most {_LONGEST_COMMAND:,} are possible",
-            field="gates",
-        )
+        message = f"A gate's command has {len(item.run):,} characters, at most {_LONGEST_COMMAND:,} are possible"
+        raise Refused(message, field="gates")
     if problem := text_problem(item.run):
         raise Refused(f"A gate's command {problem}", field="gates")
     if not isinstance(item.timeout, timedelta) or not timedelta(0) < item.timeout <= MAX_DURATION:

@@ -237,11 +237,8 @@ def _rate(price: Price, kind: str) -> Decimal | None:
 def parse_estimate(value: object) -> dict[str, Any]:
     """Parse the estimate of a task in a plan into the stored form. Raises Refused."""
     if not isinstance(value, Mapping):
-        raise Refused(
-            f"estimate must be a mapping, not {excerpt(value)}",
-            hint="Write {usd: 0.25, tokens: 20000}",
-            field="estimate",
-        )
+        message = f"estimate must be a mapping, not {excerpt(value)}"
+        raise Refused(message, hint="Write {usd: 0.25, tokens: 20000}", field="estimate")
     for name in value:
         if name not in ESTIMATE_KEYS:
             hint = did_you_mean(str(name), ESTIMATE_KEYS) or f"Its fields: {', '.join(ESTIMATE_KEYS)}"
@@ -277,10 +274,8 @@ def _amount(value: object) -> Decimal:
 def _duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         if not timedelta(0) <= value <= durations.MAX_DURATION:
-            raise Refused(
-                f"estimate.duration must be from zero to {durations.MAX_DURATION.days:,} days, not {value}",
-                field="estimate.duration",
-            )
+            message = f"estimate.duration must be from zero to {durations.MAX_DURATION.days:,} days, not {value}"
+            raise Refused(message, field="estimate.duration")
         return value
     try:
         return durations.parse_duration(value)  # type: ignore[arg-type] # refuses other types

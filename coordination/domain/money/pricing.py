@@ -290,11 +290,8 @@ def _dollars(kind: str, text: str) -> Decimal:
             return strip_zeros(amount.copy_abs())
     except Refused:
         pass
-    raise Refused(
-        f"{excerpt(text)} is not a price of {kind.replace('_', ' ')} tokens",
-        hint=f"Give dollars per million tokens: from 0 to {_DEAREST:,}, with at most {_PLACES} decimal places",
-        field=kind,
-    )
+    hint = f"Give dollars per million tokens: from 0 to {_DEAREST:,}, with at most {_PLACES} decimal places"
+    raise Refused(f"{excerpt(text)} is not a price of {kind.replace('_', ' ')} tokens", hint=hint, field=kind)
 
 
 def strip_zeros(amount: Decimal) -> Decimal:

@@ -16,7 +16,7 @@ from coordination.base.wording import plural
 from coordination.domain.jobs import AGENTS, CUSTOM, AgentCall, Shell, parse_job
 from coordination.domain.jobs.checkouts import FOLDER, CheckoutKind, parse_gates
 from coordination.domain.plans.graph import topological_order
-from coordination.domain.plans.plans import Plan, Task
+from coordination.domain.plans.plans import Plan, Task, upstream_keys
 
 _MOST_NAMED = 3
 
@@ -112,7 +112,7 @@ def _together(plan: Plan, agents: Sequence[Task]) -> list[str]:
     """
     mine = {task.key: task for task in agents}
     before: dict[str, int] = {}
-    needs = {task.key: _needs(task) for task in plan.tasks}
+    needs = {task.key: upstream_keys(task.needs) for task in plan.tasks}
     for key in topological_order(plan):
         before[key] = max((before[need] + (need in mine) for need in needs[key] if need in before), default=0)
     levels: dict[int, list[str]] = {}
@@ -131,14 +131,6 @@ def _exclude_each_other(plan: Plan, tasks: Sequence[Task]) -> bool:
         return plan.concurrency.keys.get(str(next(iter(keys))), 1) <= 1
     names = {task.agent or plan.defaults.agent for task in tasks}
     return len(names) == 1 and plan.concurrency.agents.get(str(next(iter(names))), 2) <= 1
-
-
-def _needs(task: Task) -> list[str]:
-    return [
-        need if isinstance(need, str) else need.key
-        for need in task.needs
-        if isinstance(need, str) or need.kind.holds_back
-    ]
 
 
 # --- programs and keys

@@ -57,11 +57,8 @@ def parse_restrictions(stored: Mapping[str, Any]) -> ModelPolicy | None:
             raise Refused(f"Restrictions of models have no {excerpt(name)}", hint=hint, field=str(name))
     patterns = {name: _patterns(name, stored[name]) for name in KEYS if stored.get(name) is not None}
     if "allow" in patterns and not patterns["allow"]:
-        raise Refused(
-            "allow names no model, so no job with a model could run",
-            hint="Leave it out to allow all of them",
-            field="allow",
-        )
+        message = "allow names no model, so no job with a model could run"
+        raise Refused(message, hint="Leave it out to allow all of them", field="allow")
     policy = ModelPolicy(patterns.get("allow"), patterns.get("deny", ()))
     return None if policy == ModelPolicy() else policy
 
