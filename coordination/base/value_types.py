@@ -227,11 +227,7 @@ def by_name(inner: ValueType) -> ValueType:
 
 
 def record(
-    make: Callable[..., Any],
-    table: Table,
-    *,
-    more: Schema | None = None,
-    write: Callable[[Any], Any] | None = None,
+    make: Callable[..., Any], table: Table, *, more: Schema | None = None, write: Callable[[Any], Any] | None = None
 ) -> ValueType:
     """Return the type of a nested record; *more* is added to its schema."""
 
@@ -276,7 +272,5 @@ SIZE = ValueType(
 )
 MONEY = ValueType(_load_money, {"type": ["number", "string"], "minimum": 0}, number_or_text)
 MOMENT = ValueType(
-    _load_moment,
-    {"type": "string", "pattern": MOMENT_PATTERN},
-    lambda moment: moment.astimezone(UTC).isoformat(),
+    _load_moment, {"type": "string", "pattern": MOMENT_PATTERN}, lambda moment: moment.astimezone(UTC).isoformat()
 )

@@ -30,10 +30,7 @@ IDENTITY_KEYS = ("personality", "role", "behaviour")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _LONGEST_NAME = 200
 _LONGEST_TEXT = 20_000
-_KEYS = (
-    *("name", "description", "type", "objective", "labels", "runner", "model", "identity", "active"),
-    DEFAULT,
-)
+_KEYS = (*("name", "description", "type", "objective", "labels", "runner", "model", "identity", "active"), DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,13 +60,7 @@ class ForecastInputs:
         self._samples: dict[str, tuple[tuple[JobSample, ...], str]] = {}
 
     def predict(
-        self,
-        *,
-        slots: int,
-        caps: Mapping[str, int],
-        now: datetime,
-        effort: int = simulation.EFFORT,
-        seed: int = 0,
+        self, *, slots: int, caps: Mapping[str, int], now: datetime, effort: int = simulation.EFFORT, seed: int = 0
     ) -> Prediction:
         """Simulate the plan with that many slots; *caps*: the concurrency limits of the project, agents and keys."""
         numbers = {task.key: number for number, task in enumerate(self._plan.tasks)}

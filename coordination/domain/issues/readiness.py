@@ -157,7 +157,4 @@ class IssueReadiness:
         """Return (spawner, gate) of a ``waits-for`` edge."""
         gate = edge.metadata.get("gate")
         spawner = edge.metadata.get("spawner_id") if self.rules.spawner_in_metadata else None
-        return (
-            edge.depends_on_id if spawner is None else str(spawner),
-            ALL_CHILDREN if gate is None else str(gate),
-        )
+        return (edge.depends_on_id if spawner is None else str(spawner), ALL_CHILDREN if gate is None else str(gate))

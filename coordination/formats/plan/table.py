@@ -51,26 +51,13 @@ VERSION = 1
 
 _VERSION = ValueType(lambda version, _place: version, {"const": VERSION})
 _SLOTS = whole(1, MAX_SLOTS)
-_TITLE = replace(
-    text(longest=MAX_TITLE),
-    load=lambda value, place: TEXT.load(value, place).rstrip("\n"),
-)
+_TITLE = replace(text(longest=MAX_TITLE), load=lambda value, place: TEXT.load(value, place).rstrip("\n"))
 _BACKOFF = record(
     Backoff,
-    (
-        Field("initial", DURATION),
-        Field("factor", number(1, MAX_FACTOR)),
-        Field("max", DURATION, attribute="maximum"),
-    ),
+    (Field("initial", DURATION), Field("factor", number(1, MAX_FACTOR)), Field("max", DURATION, attribute="maximum")),
 )
 _LIMITS = record(
-    Limits,
-    (
-        Field("memory", SIZE),
-        Field("cpu", DURATION),
-        Field("files", whole(FEWEST_FILES)),
-        Field("output", SIZE),
-    ),
+    Limits, (Field("memory", SIZE), Field("cpu", DURATION), Field("files", whole(FEWEST_FILES)), Field("output", SIZE))
 )
 
 RULES: Table = (
@@ -128,9 +115,7 @@ TASK: Table = (
     *RULES,
     Field("repeatable", FLAG, "`false`: it is never started again after its worker was lost; a person decides"),
     Field(
-        "concurrency_key",
-        NAME,
-        "tasks with the same key run one at a time, or as many as `concurrency.keys` allows",
+        "concurrency_key", NAME, "tasks with the same key run one at a time, or as many as `concurrency.keys` allows"
     ),
     Field("not_before", MOMENT, "a moment with its offset, such as `2026-05-01T06:00:00+02:00`"),
     Field("due", MOMENT, "likewise: when it should be done"),
@@ -190,12 +175,7 @@ PLAN: Table = (
     Field(
         "concurrency",
         record(
-            Concurrency,
-            (
-                Field("project", _SLOTS),
-                Field("agents", by_name(_SLOTS)),
-                Field("keys", by_name(_SLOTS)),
-            ),
+            Concurrency, (Field("project", _SLOTS), Field("agents", by_name(_SLOTS)), Field("keys", by_name(_SLOTS)))
         ),
         "how many tasks may run at once: `project: 4`, `agents: {NAME: 2}`, `keys: {deploy: 1}`",
     ),
