@@ -75,10 +75,7 @@ class HeldVariable:
 
 
 class Accounts:
-    """The accounts in one home folder: ``co.accounts``. Errors are Refused or NotFound, and show no secret.
-
-    *refusal*: why this process may not change accounts.
-    """
+    """The accounts in one home folder. Raises Refused or NotFound, without secrets. *refusal*: of any change here."""
 
     def __init__(self, home: Path, *, refusal: CoordinationError | None = None) -> None:
         self.home = home
@@ -104,15 +101,12 @@ class Accounts:
                 hint = "Run: pip install 'coordination[keyring]', in a session that has one; or store it in a file"
                 raise Refused(f"There is no working keyring on {host()}", hint=hint)
             if not in_keyring and _is_in_keyring(stored.get(variable)):
-                self._forget(account, variable)
-            where = (
-                SecretPlace.KEYRING
-                if in_keyring
-                else SecretPlace.SETTING
-                if kept is SecretPlace.SETTING
-                else SecretPlace.FILE
-            )
-            stored[variable] = {"kept": where.value} if in_keyring else {"kept": where.value, "value": value}
+                keyrings.remove(self._service(), _user(account, variable))
+            if in_keyring:
+                stored[variable] = {"kept": SecretPlace.KEYRING.value}
+            else:
+                where = SecretPlace.SETTING if kept is SecretPlace.SETTING else SecretPlace.FILE
+                stored[variable] = {"kept": where.value, "value": value}
         return _variable(variable, stored[variable])
 
     def unset(self, account: str, variable: str | None = None) -> list[str]:
@@ -128,7 +122,7 @@ class Accounts:
             deleted = sorted(stored) if variable is None else [variable]
             for name in deleted:
                 if _is_in_keyring(stored[name]):
-                    self._forget(account, name)
+                    keyrings.remove(self._service(), _user(account, name))
                 del stored[name]
         return deleted
 
@@ -309,9 +303,6 @@ class Accounts:
 
     def _service(self) -> str:
         return f"coordination {self.home}"
-
-    def _forget(self, account: str, variable: str) -> None:
-        keyrings.remove(self._service(), _user(account, variable))
 
 
 def _user(account: str, variable: str) -> str:

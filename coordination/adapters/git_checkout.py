@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -37,6 +36,7 @@ _SAFE_OPTIONS = (
 )
 # Variables that would point git at another repository than the folder's.
 _MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+_UNATTENDED = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
 # A line of "git remote -v"; a partial clone's filter follows the URL.
 _FETCH_LINE = re.compile(r"(?P<name>[^\t]+)\t(?P<url>.+) \(fetch\)(?: \[.*\])?$")
 
@@ -89,9 +89,7 @@ def changes_on(folder: str | Path, branch: str) -> tuple[int, int, int] | None:
     )
     if statistics is None:
         return None
-    counts = dict[str, int]()
-    for count, unit in re.findall(r"(\d+) (file|insertion|deletion)", statistics):
-        counts[unit] = int(count)
+    counts = {unit: int(count) for count, unit in re.findall(r"(\d+) (file|insertion|deletion)", statistics)}
     return counts.get("file", 0), counts.get("insertion", 0), counts.get("deletion", 0)
 
 
@@ -207,7 +205,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
         result = subprocess.run(
             ["git", *_SAFE_OPTIONS, *arguments],
             cwd=folder,
-            env=_environment(),
+            env={name: value for name, value in os.environ.items() if name not in _MISLEADING} | _UNATTENDED,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
@@ -216,8 +214,3 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return os.fsdecode(result.stdout).rstrip("\n") if result.returncode == 0 else None
-
-
-def _environment(base: Mapping[str, str] | None = None, drop: Sequence[str] = _MISLEADING) -> dict[str, str]:
-    variables = {name: value for name, value in (os.environ if base is None else base).items() if name not in drop}
-    return {**variables, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}

@@ -115,10 +115,7 @@ def classify(
     now: datetime,
     local: tzinfo = UTC,
 ) -> ProviderError:
-    """Classify the message *words*; *status* and *type_* of the error are used where the program reports them.
-
-    *local*: the zone of times without one.
-    """
+    """Classify the message *words* with the error's *status* and *type_*; *local*: the zone of times without one."""
     text = provider_lines(words)
     if status is None and (match := _STATUS.search(text)):
         status = int(next(group for group in match.groups() if group))

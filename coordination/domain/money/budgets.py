@@ -277,12 +277,9 @@ _SHOW: Mapping[str, tuple[Callable[[Any], str], Callable[[Any], str]]] = {
 
 
 def find_shortage(budget: Budget, use: BudgetUse, wanted: Amount) -> BudgetShortage | None:
-    """Return why *wanted* exceeds the budget, or None when it fits.
-
-    An amount of zero always fits: jobs without costs run even when the budget is exceeded.
-    """
+    """Return why *wanted* exceeds the budget, or None when it fits."""
     if not wanted:
-        return None
+        return None  # jobs without costs run even when the budget is exceeded
     committed = use.committed
     for what, cap in _caps(budget):
         if cap is not None and getattr(wanted, what) > 0 and getattr(committed + wanted, what) > cap:

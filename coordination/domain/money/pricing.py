@@ -92,10 +92,7 @@ class UnknownPrice:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A model's price, its source (``genai-prices 0.2.3``, ``override``), and the model's name there.
-
-    *long*: the name allows long calls (``[1m]``).
-    """
+    """A model's price, its source (``override``), and its name there. *long*: it allows long calls (``[1m]``)."""
 
     price: Price
     by: str

@@ -63,10 +63,7 @@ class PlanWarning:
 def warnings_of(
     plan: Plan, *, has_program: Callable[[str], bool], variables: Collection[str]
 ) -> tuple[PlanWarning, ...]:
-    """Return the warnings about a valid plan.
-
-    *has_program*: whether a program is on the PATH. *variables*: names in the environment.
-    """
+    """Return the warnings. *has_program*: whether a program is on the PATH. *variables*: names in the environment."""
     works = {task.key: work for task in plan.tasks if (work := _work_of(task)) is not None}
     return (
         *_in_one_folder(plan, works),

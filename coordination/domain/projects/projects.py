@@ -128,11 +128,6 @@ def short_name(identity: str) -> str:
     return last.removeprefix(LOCAL) or "root"
 
 
-def is_local(identity: str) -> bool:
-    """Return whether the identity means a folder on one machine."""
-    return identity.startswith(LOCAL)
-
-
 def without_credentials(remote: str) -> str:
     """Return *remote* without password, token and query, to show and store it; SSH keeps its user name."""
     text = remote.strip()

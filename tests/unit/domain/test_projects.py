@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from coordination.base.errors import Refused
 from coordination.domain.projects.projects import (
+    LOCAL,
     MOVES,
     ProjectStatus,
     identity_of,
-    is_local,
     local_identity,
     short_name,
     without_credentials,
@@ -178,7 +178,7 @@ class TestIdentity:
     def test_a_path_is_a_local_identity(self, remote, identity):
         assert identity_of(remote) == identity
         assert identity_of(identity) == identity
-        assert is_local(identity)
+        assert identity.startswith(LOCAL)
 
     @pytest.mark.parametrize(
         "garbage",
