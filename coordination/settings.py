@@ -211,13 +211,13 @@ def unknown_variables(env: Mapping[str, str] | None = None) -> dict[str, str | N
     environment = os.environ if env is None else env
     if not _JOB_VARIABLES.isdisjoint(environment):
         return {}
-    known = {*_VARIABLES.values(), *_OTHERS}
-    unknown = sorted(name for name in environment if name.startswith("COORD_") and name not in known)
+    names = {*_VARIABLES.values(), *_OTHERS}
+    unknown = sorted(name for name in environment if name.startswith("COORD_") and name not in names)
     if not unknown:
         return {}
     from difflib import get_close_matches
 
-    return {name: next(iter(get_close_matches(name, known, n=1, cutoff=0.75)), None) for name in unknown}
+    return {name: next(iter(get_close_matches(name, names, n=1, cutoff=0.75)), None) for name in unknown}
 
 
 def load_settings(env: Mapping[str, str] | None = None, **overrides: object) -> Settings:

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from coordination.base.errors import Refused, inside
+from coordination.base.fields import plain
 from coordination.base.json_values import json_problem
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.jobs import AGENTS, AgentCall, ChatCall, check_account_for, parse_job
@@ -55,18 +56,8 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that is exported, without empty fields."""
-        body = {
-            "name": self.name,
-            "description": self.description,
-            "type": self.type,
-            "objective": self.objective,
-            "labels": list(self.labels),
-            "runner": dict(self.runner),
-            "model": self.model,
-            "identity": dict(self.identity),
-        }
-        fields = {key: value for key, value in body.items() if value}
-        return fields | {"active": self.active} | ({DEFAULT: True} if self.default else {})
+        body = {key: plain(value) for key in _KEYS if (value := getattr(self, key))}
+        return body | {"active": self.active}
 
     def introduction(self) -> str:
         """Return the text that tells the model its identity, or an empty text."""
@@ -91,35 +82,24 @@ class Profile:
             raise Refused(message, hint=f"coord agents change {self.name} --runner claude", field="runner")
         runner = _runner_call(self.runner)
         introduction = self.introduction()
+        model = work.model or self.model
+        common: dict[str, Any] = {
+            "env": {**runner.env, **work.env},
+            "secrets": tuple(dict.fromkeys((*runner.secrets, *work.secrets))),
+            "account": work.account or runner.account,
+        }
         if isinstance(runner, ChatCall):
-            return self._chat(runner, work, introduction)
+            if work.args:
+                raise Refused(f"The agent {self.name} is a chat, which cannot have args", field="args")
+            chat = f"{runner.provider}:{model}" if model else runner.chat
+            system = "\n\n".join(filter(None, [introduction, runner.system])) or None
+            tools = (*runner.tools, *(name for name in work.tools if name not in runner.tools))
+            return replace(runner, chat=chat, prompt=work.prompt, system=system, tools=tools, **common)
         if work.account is not None:
             check_account_for(work.account, runner.agent)
-        return replace(
-            runner,
-            prompt=f"{introduction}\n\n{work.prompt}" if introduction else work.prompt,
-            model=work.model or self.model,
-            args=(*runner.args, *work.args),
-            env={**runner.env, **work.env},
-            secrets=tuple(dict.fromkeys((*runner.secrets, *work.secrets))),
-            account=work.account or runner.account,
-            tools=tuple(dict.fromkeys((*runner.tools, *work.tools))),
-        )
-
-    def _chat(self, runner: ChatCall, work: AgentCall, introduction: str) -> ChatCall:
-        if work.args:
-            raise Refused(f"The agent {self.name} is a chat, which cannot have args", field="args")
-        model = work.model or self.model
-        return replace(
-            runner,
-            chat=f"{runner.provider}:{model}" if model else runner.chat,
-            prompt=work.prompt,
-            system="\n\n".join(filter(None, [introduction, runner.system])) or None,
-            env={**runner.env, **work.env},
-            secrets=tuple(dict.fromkeys((*runner.secrets, *work.secrets))),
-            account=work.account or runner.account,
-            tools=(*runner.tools, *(name for name in work.tools if name not in runner.tools)),
-        )
+        prompt = f"{introduction}\n\n{work.prompt}" if introduction else work.prompt
+        common["tools"] = tuple(dict.fromkeys((*runner.tools, *work.tools)))
+        return replace(runner, prompt=prompt, model=model, args=(*runner.args, *work.args), **common)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, tzinfo
 from decimal import Decimal
 from enum import StrEnum
+from functools import reduce
 from typing import Any
 
 from coordination.base.money import ZERO, minus, plus, show_usd
@@ -91,12 +92,7 @@ class Amount:
 
     def max_with(self, other: Amount) -> Amount:
         """Return the larger value of each field."""
-        return Amount(
-            max(self.usd, other.usd),
-            max(self.tokens, other.tokens),
-            max(self.unpriced, other.unpriced),
-            max(self.starts, other.starts),
-        )
+        return Amount(*(max(getattr(self, spec.name), getattr(other, spec.name)) for spec in fields(self)))
 
     def without_starts(self) -> Amount:
         """Return the part that can be reserved, and released when it was not needed."""
@@ -346,10 +342,7 @@ class Reservation:
     def after(self, calls: Sequence[Amount]) -> Reservation:
         """Return the reservation after these calls, at least zero."""
         left = (self.amount - sum_amounts(calls)).max_with(NOTHING)
-        largest = self.largest
-        for call in calls:
-            largest = largest.max_with(call)
-        return replace(self, amount=left, largest=largest)
+        return replace(self, amount=left, largest=reduce(Amount.max_with, calls, self.largest))
 
     def missing(self) -> Amount:
         """Return what must be added so that another call like the largest is covered."""
