@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -16,6 +16,7 @@ from typing import Any
 
 from coordination.base.durations import MAX_DURATION, parse_duration
 from coordination.base.errors import Refused
+from coordination.base.fields import check_keys
 from coordination.base.json_values import text_problem
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.jobs.preparation import NO_PREPARATION, PREPARATION_KEYS, Preparation, parse_preparation
@@ -107,12 +108,12 @@ def parse_checkout(value: object) -> Checkout:
         return Checkout(_kind(value))
     if not isinstance(value, Mapping):
         raise Refused(f"checkout must be {' or '.join(CheckoutKind)}, not {excerpt(value)}", field="checkout")
-    _check_keys(value, CHECKOUT_KEYS, "checkout")
+    check_keys(value, CHECKOUT_KEYS, "checkout", place="checkout")
     merge = value.get("merge")
     if merge is not None:
         if not isinstance(merge, Mapping):
             raise Refused("checkout.merge must be a mapping", field="checkout.merge")
-        _check_keys(merge, MERGE_KEYS, "checkout.merge")
+        check_keys(merge, MERGE_KEYS, "checkout.merge", place="checkout.merge")
         merge = HalfMerged(
             _text(merge.get("commit"), "checkout.merge.commit"),
             _text(merge.get("task"), "its task", field="checkout.merge.task"),
@@ -246,7 +247,7 @@ def _gate(item: object) -> Gate:
     if isinstance(item, str):
         item = Gate(item)
     if isinstance(item, Mapping):
-        _check_keys(item, GATE_KEYS, "a gate", field="gates")
+        check_keys(item, GATE_KEYS, "a gate", field="gates")
         limit = item.get("timeout")
         item = Gate(
             item.get("run", ""), GATE_TIMEOUT if limit is None else parse_duration(limit), name=item.get("name")
@@ -267,14 +268,6 @@ def _gate(item: object) -> Gate:
         if len(item.name) > _LONGEST_NAME or not item.name.isprintable():
             raise Refused(f"The name of a gate must be one short line, not {excerpt(item.name)}", field="gates")
     return item
-
-
-def _check_keys(value: Mapping[Any, Any], keys: Sequence[str], what: str, *, field: str | None = None) -> None:
-    for key in value:
-        if key not in keys:
-            hint = did_you_mean(key, keys) if isinstance(key, str) else None
-            hint = hint or f"It may have: {', '.join(keys)}"
-            raise Refused(f"{what} has no key {excerpt(key)}", hint=hint, field=field or f"{what}.{key}")
 
 
 def _text(value: object, what: str, *, field: str | None = None) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from coordination.base.errors import Refused
-from coordination.base.json_values import text_problem
-from coordination.base.wording import did_you_mean, excerpt
+from coordination.base.fields import check_keys
+from coordination.base.json_values import text_problem, to_json_types
+from coordination.base.wording import excerpt
 
 FIRST_PORT, LAST_PORT = 1024, 65_535  # ports below are reserved for the system
 MOST_NAMES = 100
@@ -78,16 +79,7 @@ class Preparation:
 
     def to_json(self) -> dict[str, Any]:
         """Return the keys that are set, in the form of plan files."""
-        database = self.database
-        more: dict[str, Any] = {
-            "setup": self.setup,
-            "lock": list(self.lock),
-            "copy": list(self.copy),
-            "share": list(self.share),
-            "ports": self.ports,
-            "database": None if database is None else {"clone": database.clone, "variable": database.variable},
-        }
-        return {name: value for name, value in more.items() if value}
+        return {name: value for name, value in to_json_types(self).items() if value}
 
 
 NO_PREPARATION = Preparation()
@@ -162,11 +154,7 @@ def _database(value: object) -> Database | None:
     if not isinstance(value, Mapping):
         message = f"checkout.database must be a mapping with the key clone, not {excerpt(value)}"
         raise Refused(message, hint="Write database: {clone: $DATABASE_URL}", field="checkout.database")
-    for key in value:
-        if key not in DATABASE_KEYS:
-            hint = did_you_mean(key, DATABASE_KEYS) if isinstance(key, str) else None
-            hint = hint or f"It may have: {', '.join(DATABASE_KEYS)}"
-            raise Refused(f"checkout.database has no key {excerpt(key)}", hint=hint, field=f"checkout.database.{key}")
+    check_keys(value, DATABASE_KEYS, "checkout.database", place="checkout.database")
     variable = value.get("variable")
     variable = DATABASE_VARIABLE if variable is None else variable
     if not isinstance(variable, str) or not _VARIABLE.fullmatch(variable):

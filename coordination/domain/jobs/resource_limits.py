@@ -50,8 +50,6 @@ class Limits:
 
     def problem(self) -> str | None:
         """Return what is wrong with the limits, in one sentence, or None."""
-        if self is NO_LIMITS:
-            return None
         for name, largest, lowest in (
             ("memory", LARGEST, 1),
             ("output", LARGEST, 1),

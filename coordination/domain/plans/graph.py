@@ -18,7 +18,7 @@ from coordination.domain.jobs.accounts import check_account
 from coordination.domain.jobs.artifacts import outputs_problem
 from coordination.domain.jobs.changed_files import CHANGES
 from coordination.domain.jobs.checkouts import FOLDER, Checkout, common_base, parse_checkout, parse_gates
-from coordination.domain.jobs.resource_limits import Limits
+from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits
 from coordination.domain.money.caps import parse_caps
 from coordination.domain.money.estimates import parse_estimate
 from coordination.domain.plans.plan_expansion import overlays
@@ -221,7 +221,7 @@ def _check_task(plan: Plan, task: Task, keys: set[str], jobs: dict[int, Job]) ->
     for name, moment in (("not_before", task.not_before), ("due", task.due)):
         if moment is not None and not (isinstance(moment, datetime) and moment.utcoffset() is not None):
             refuse(f"{name} must be a moment with its offset from UTC, not {excerpt(moment)}", field=name)
-    if problem := outputs_problem(task.outputs):
+    if task.outputs != () and (problem := outputs_problem(task.outputs)):
         refuse(f"outputs {problem}", field="outputs")
     check_json(refuse, "input", task.input)
     check_json(refuse, "metadata", task.metadata)
@@ -298,7 +298,7 @@ def _check_rules(refuse: Refuse, rules: Task | Defaults) -> None:
 def _check_limits(refuse: Refuse, limits: Limits) -> None:
     if not isinstance(limits, Limits):
         refuse(f"limits must be Limits, not {excerpt(limits)}", "Write limits=Limits(memory=2 << 30)", field="limits")
-    if problem := limits.problem():
+    if limits is not NO_LIMITS and (problem := limits.problem()):
         refuse(problem, field="limits")
 
 

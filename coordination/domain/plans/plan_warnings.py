@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from coordination.base.errors import CoordinationError
@@ -136,15 +137,11 @@ def _exclude_each_other(plan: Plan, tasks: Sequence[Task]) -> bool:
 def _missing_programs(
     plan: Plan, works: Mapping[str, Any], has_program: Callable[[str], bool]
 ) -> Iterator[PlanWarning]:
-    users_of: dict[str, list[str]] = {}
-    commands: dict[str, str | None] = {}
+    users_of: dict[str, dict[str, None]] = {}  # the inner keys are those of the tasks
     for task in plan.tasks:
-        for command, program in _programs(plan, task, works.get(task.key)):
-            name = commands.setdefault(command, first_word(command)) if program is None else program
+        for name in _programs(plan, task, works.get(task.key)):
             if name is not None:
-                users = users_of.setdefault(name, [])
-                if task.key not in users:
-                    users.append(task.key)
+                users_of.setdefault(name, {})[task.key] = None
     for name, users in users_of.items():
         if not has_program(name):
             yield PlanWarning(
@@ -157,15 +154,15 @@ def _missing_programs(
             )
 
 
-def _programs(plan: Plan, task: Task, work: Any) -> Iterator[tuple[str, str | None]]:
-    """Yield the shell commands of a task with None, and the programs that start without a shell with their names."""
+def _programs(plan: Plan, task: Task, work: Any) -> Iterator[str | None]:
+    """Yield the programs that a task starts first, and None where that is not certain."""
     if isinstance(work, Shell) and "PATH" not in work.env:
-        yield work.command, None
+        yield first_word(work.command)
     if isinstance(work, AgentCall) and "PATH" not in work.env:
         if work.command:
-            yield "", work.command[0] if "{" not in work.command[0] and not _relative(work.command[0]) else None
+            yield work.command[0] if "{" not in work.command[0] and not _relative(work.command[0]) else None
         elif work.agent in AGENTS and work.agent != CUSTOM:
-            yield "", work.agent
+            yield work.agent
     checkout = plan.checkout_of(task)
     if checkout.prepare.setup:
         return  # it may install what the gates need
@@ -173,13 +170,14 @@ def _programs(plan: Plan, task: Task, work: Any) -> Iterator[tuple[str, str | No
     if isinstance(work, AgentCall) or checkout.kind is CheckoutKind.GIT_WORKTREE:
         gates += parse_gates(plan.gates)
     for gate in gates:
-        yield gate.run, None
+        yield first_word(gate.run)
 
 
 def _relative(program: str) -> bool:
     return "/" in program and not program.startswith("/")
 
 
+@lru_cache(maxsize=256)
 def first_word(command: str) -> str | None:
     """Return the program that a shell command begins with, or None where that is not certain."""
     match = _FIRST_WORD.match(command)
@@ -209,8 +207,8 @@ def _missing_keys(plan: Plan, works: Mapping[str, Any], variables: Collection[st
             )
 
 
-def _name_some(keys: Sequence[str]) -> str:
-    shown = list(keys[:_MOST_NAMED])
+def _name_some(keys: Collection[str]) -> str:
+    shown = list(keys)[:_MOST_NAMED]
     if len(keys) > _MOST_NAMED:
         return f"{', '.join(shown)} and {plural(len(keys) - _MOST_NAMED, 'more task', 'more tasks')}"
     return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
