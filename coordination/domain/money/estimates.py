@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
+from functools import reduce
 from typing import Any
 
 from coordination.base import durations
 from coordination.base.errors import Refused
-from coordination.base.money import ZERO, usd
+from coordination.base.money import ZERO, plus, usd
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.jobs import MAX_STEPS, ChatCall, job_class, kind_label
 from coordination.domain.money import pricing
@@ -133,7 +134,7 @@ def make_sample(
         return None
     amounts = [one.cost_usd for one in costs if one.cost_usd is not None]
     return JobSample(
-        usd=max(ZERO, pricing.sum_exactly(amounts)) if amounts or not costs else None,
+        usd=max(ZERO, reduce(plus, amounts, ZERO)) if amounts or not costs else None,
         tokens=sum(one.total_tokens for one in costs),
         unpriced=max(0, len(costs) - len(amounts) - sum(one.settles for one in costs)),
         took=min(max(took, timedelta(0)), durations.MAX_DURATION),

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation
+from functools import reduce
 from typing import Any
 
 from coordination.base.errors import Refused
-from coordination.base.money import ZERO, usd
+from coordination.base.money import ZERO, plus, usd
 from coordination.base.wording import excerpt
 from coordination.domain.money.costs import CostRecord, correct
 from coordination.domain.tasks.attempts import Usage
@@ -249,10 +250,7 @@ def make_correction(
 
 def sum_exactly(amounts: Iterable[Decimal]) -> Decimal:
     """Return the sum without rounding."""
-    total = ZERO
-    for amount in amounts:
-        total = _EXACT.add(total, amount)
-    return total
+    return reduce(plus, amounts, ZERO)
 
 
 def cost_of_tokens(count: int, dollars: Decimal) -> Decimal:
