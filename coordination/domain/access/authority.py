@@ -1,7 +1,7 @@
 """Limits on the tasks that a task creates: they may use at most what the task itself may use. Pure.
 
-``check_within`` is the rule. Discovered tasks are checked when they are added and again when they are claimed; whatever
-else starts work for somebody compares the same records.
+``check_within`` is the rule. Discovered tasks are checked when they are added and again when they are claimed;
+delegations compare the same records.
 """
 
 from __future__ import annotations

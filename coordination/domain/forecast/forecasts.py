@@ -2,7 +2,7 @@
 
 The forecast is the spent amount plus, for each remaining day, the average cost of a day in the last four weeks, or of
 that day of the week with three whole weeks of history. The interval contains the month's end in four of five cases if
-days differ only by chance, as before: a Student interval for a sum of future days, whose mean is estimated from few
+days continue to differ only by chance: a Student interval for a sum of future days, whose mean is estimated from few
 days. There is no forecast from fewer than three whole days.
 """
 

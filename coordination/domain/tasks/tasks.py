@@ -85,7 +85,6 @@ MOVES: Mapping[TaskMove, tuple[frozenset[TaskState], TaskState]] = {
 OPEN: frozenset[TaskState] = frozenset({S.BLOCKED, S.QUEUED, S.RUNNING})
 TERMINAL: frozenset[TaskState] = frozenset({S.COMPLETED, S.FAILED, S.CANCELED})
 
-
 FORCIBLE_STATES: tuple[TaskState, ...] = (S.QUEUED, S.COMPLETED, S.FAILED, S.CANCELED)
 """The states that an operator may force a task into, from any other state."""
 
