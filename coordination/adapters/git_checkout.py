@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from coordination.base.errors import Refused
 from coordination.base.wording import LONGEST_SHOWN_PATH, excerpt
-from coordination.domain.projects.projects import identity_of, local_identity, short_name, without_credentials
+from coordination.domain.projects.projects import identity_of, local_identity, short_name
 
 GIT_LIMIT = timedelta(seconds=10)
 _MAX_HOPS = 8
@@ -43,12 +43,11 @@ _FETCH_LINE = re.compile(r"(?P<name>[^\t]+)\t(?P<url>.+) \(fetch\)(?: \[.*\])?$"
 
 @dataclass(frozen=True, slots=True)
 class GitCheckout:
-    """A folder and the project that it belongs to. ``remote`` has no credentials."""
+    """A folder and the project that it belongs to."""
 
     root: Path
     identity: str
     name: str
-    remote: str | None = None
 
     @property
     def branch(self) -> str | None:
@@ -69,14 +68,8 @@ def checkout_of(path: str | Path = ".") -> GitCheckout:
         identity = local_identity(str(folder), machine())
         return GitCheckout(root=folder, identity=identity, name=short_name(identity))
     root, common = repository
-    remote = _remote(root)
-    identity = _identity(root, common, remote)
-    return GitCheckout(
-        root=root,
-        identity=identity,
-        name=short_name(identity),
-        remote=None if remote is None else without_credentials(remote),
-    )
+    identity = _identity(root, common, _remote(root))
+    return GitCheckout(root=root, identity=identity, name=short_name(identity))
 
 
 def changes_on(folder: str | Path, branch: str) -> tuple[int, int, int] | None:

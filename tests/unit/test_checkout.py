@@ -62,7 +62,6 @@ class TestRemote:
         assert found.root == folder
         assert found.identity == "git.example.org/acme/shop"
         assert found.name == "shop"
-        assert found.remote == REMOTE
         assert found.branch == "main"
         assert found.head == git(folder, "rev-parse", "HEAD")
 
@@ -114,7 +113,6 @@ class TestRemote:
         found = git_checkout.checkout_of(folder)
 
         assert found.identity.startswith(LOCAL)
-        assert found.remote == "odd://x"
 
 
 class TestLocal:
@@ -127,7 +125,6 @@ class TestLocal:
 
         assert found.identity.startswith(LOCAL)
         assert found.name == "shop"
-        assert found.remote is None
         assert {git_checkout.checkout_of(at).identity for at in (folder / "src", tmp_path / "tree")} == {found.identity}
 
     def test_two_repositories_are_two_projects(self, make_repository):

@@ -18,7 +18,7 @@ from heapq import heapify, heappop, heappush
 
 from coordination.domain.forecast.predictions import JobTypePrediction, Percentiles, PredictedTask, Prediction
 from coordination.domain.money.estimates import JobSample
-from coordination.domain.tasks.retry import Backoff
+from coordination.domain.tasks.retry import Backoff, backoff_delay
 
 FEWEST_ROUNDS, MOST_ROUNDS = 21, 1_001
 EFFORT = 300_000
@@ -258,7 +258,7 @@ class _RoundState:
         if not self.succeeds[number] and self.left[number] > 0:
             task = self.graph.tasks[number]
             failed = self.graph.left[number] - self.left[number]
-            heappush(self.coming, (self.now + _retry_delay(task.backoff, failed), ~number))
+            heappush(self.coming, (self.now + backoff_delay(failed, task.backoff).total_seconds(), ~number))
             return
         self.result.failed |= not self.succeeds[number]
         self.result.took = self.now
@@ -288,14 +288,6 @@ class _RoundState:
                 self._leave(other)
         self.waits[child] = -len(parents)  # never reaches zero again
         self._make_ready(child)
-
-
-def _retry_delay(backoff: Backoff, failed: int) -> float:
-    most = backoff.maximum.total_seconds()
-    try:
-        return min(backoff.initial.total_seconds() * backoff.factor ** (failed - 1), most)
-    except OverflowError:
-        return most
 
 
 def _path(tasks: Sequence[SimulatedTask], trace: _Trace) -> tuple[PredictedTask, ...]:
