@@ -22,7 +22,7 @@ UNNAMED_RESET = timedelta(minutes=15)
 LONGEST_RETRY_AFTER = timedelta(hours=1)
 """The longest wait that a busy provider may request."""
 
-_CLIENT, _SERVER, _NONE, _TOO_MANY = 400, 500, 600, 429  # HTTP
+_CLIENT, _SERVER, _NONE = 400, 500, 600  # HTTP
 
 
 @dataclass(frozen=True, slots=True)
