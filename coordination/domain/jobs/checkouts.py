@@ -103,7 +103,7 @@ GATE_KEYS = ("run", "timeout", "name")
 def parse_checkout(value: object) -> Checkout:
     """Parse a checkout: a kind, or a mapping with the key ``kind``. Raises Refused for what is wrong with it."""
     if isinstance(value, Checkout):
-        return value if value is FOLDER else _check_checkout(value)
+        return _check_checkout(value)
     if isinstance(value, str):
         return Checkout(_kind(value))
     if not isinstance(value, Mapping):

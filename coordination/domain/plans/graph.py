@@ -323,6 +323,9 @@ def _check_work(refuse: Refuse, task: Task, jobs: dict[int, Job]) -> Job:
 
 def _check_checkouts(plan: Plan) -> None:
     """Check all checkouts and gates, and that the run's branch has one base."""
+    has_default = plan.gates != () or plan.defaults.checkout is not FOLDER
+    if not has_default and not any(task.gates or task.checkout is not None for task in plan.tasks):
+        return
     try:
         parse_gates(plan.gates)
         shared = parse_checkout(plan.defaults.checkout)

@@ -185,4 +185,5 @@ class Plan:
 
     def checkout_of(self, task: Task) -> Checkout:
         """Return the checkout of a task."""
-        return parse_checkout(self.defaults.checkout if task.checkout is None else task.checkout)
+        checkout = self.defaults.checkout if task.checkout is None else task.checkout
+        return FOLDER if checkout is FOLDER else parse_checkout(checkout)
