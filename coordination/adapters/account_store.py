@@ -75,7 +75,10 @@ class HeldVariable:
 
 
 class Accounts:
-    """The accounts in one home folder. Raises Refused or NotFound, without secrets. *refusal*: of any change here."""
+    """The accounts in one home folder: ``co.accounts``. Errors are Refused or NotFound, and show no secret.
+
+    *refusal*: why this process may not change accounts.
+    """
 
     def __init__(self, home: Path, *, refusal: CoordinationError | None = None) -> None:
         self.home = home

@@ -93,7 +93,10 @@ class UnknownPrice:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A model's price, its source (``override``), and its name there. *long*: it allows long calls (``[1m]``)."""
+    """A model's price, its source, such as ``genai-prices 0.2.3`` or ``override``, and the model's name there.
+
+    *long*: the name allows long calls (``[1m]``).
+    """
 
     price: Price
     by: str
