@@ -46,6 +46,7 @@ MAX_CRITERION = 2_000
 _KEY = re.compile(r"[\w./:][\w./:-]*")
 _ENV_NAME = re.compile(r"[^=\0]+")
 _SHOWN_IN_CYCLE = 12
+_BUDGET_HINT = 'Write budget=BudgetCap(usd=Decimal("5.00"))'
 
 
 def check_plan(plan: Plan, *, existing: Collection[str] = ()) -> dict[str, Job]:
@@ -162,8 +163,7 @@ def _check_budget(refuse: Refuse, cap: BudgetCap | None) -> None:
     if cap is None:
         return
     if not isinstance(cap, BudgetCap) or not isinstance(cap.usd, Decimal | None):
-        hint = 'Write budget=BudgetCap(usd=Decimal("5.00"))'
-        refuse("budget must be a BudgetCap with an exact amount", hint, field="budget")
+        refuse("budget must be a BudgetCap with an exact amount", _BUDGET_HINT, field="budget")
     try:
         parse_caps(cap.to_mapping())
     except Refused as refusal:
@@ -287,10 +287,9 @@ def _check_rules(refuse: Refuse, rules: Task | Defaults) -> None:
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 <= factor <= MAX_FACTOR:
             bounds = f"a number from 1 to {MAX_FACTOR:,.0f}"
             refuse(f"backoff.factor must be {bounds}, not {excerpt(factor)}", field="backoff.factor")
-    policy = rules.on_dependency_failure
+    name, policy = "on_dependency_failure", rules.on_dependency_failure
     if policy is not None and not isinstance(policy, OnDependencyFailure):
-        choices = ", ".join(OnDependencyFailure)
-        refuse(f"on_dependency_failure can be {choices}, not {excerpt(policy)}", field="on_dependency_failure")
+        refuse(f"{name} can be {', '.join(OnDependencyFailure)}, not {excerpt(policy)}", field=name)
     check_name(refuse, "workdir", rules.workdir, longest=4_000)
     check_name(refuse, "agent", rules.agent)
 
