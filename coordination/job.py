@@ -29,10 +29,7 @@ _PATIENCE = 60.0
 
 
 class TryLater(Exception):
-    """Raise it in a Python job to defer the task without counting a failure.
-
-    Processes exit with status 75 instead.
-    """
+    """Raise it in a Python job to defer the task without a failure. Processes exit with status 75 instead."""
 
 
 def context() -> dict[str, str]:
@@ -65,36 +62,21 @@ def record_usage(
     """
     if not isinstance(model, str) or not model.strip():
         raise ValueError("model must be the name of a model")
-    for name, count in (
-        ("input_tokens", input_tokens),
-        ("output_tokens", output_tokens),
-        ("cached_input_tokens", cached_input_tokens),
-        ("cache_write_input_tokens", cache_write_input_tokens),
-        ("reasoning_output_tokens", reasoning_output_tokens),
-    ):
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise ValueError(f"{name} must be a number of tokens, not {count!r}")
-    record: dict[str, object] = {
-        "model": model,
-        "input_tokens": input_tokens,
-        "output_tokens": output_tokens,
-        "total_tokens": input_tokens + output_tokens,
-        "timestamp": datetime.now(UTC).isoformat(),
-    }
+    sums = {"input_tokens": input_tokens, "output_tokens": output_tokens}
     parts = {
         "cached_input_tokens": cached_input_tokens,
         "cache_write_input_tokens": cache_write_input_tokens,
         "reasoning_output_tokens": reasoning_output_tokens,
     }
+    for name, count in (sums | parts).items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise ValueError(f"{name} must be a number of tokens, not {count!r}")
+    total = {"total_tokens": input_tokens + output_tokens, "timestamp": datetime.now(UTC).isoformat()}
+    record: dict[str, object] = {"model": model, **sums, **total}
     record |= {name: count for name, count in parts.items() if count}
-    if cost_usd is not None:
-        record["cost_usd"] = _amount(cost_usd)
-    if session_id is not None:
-        record["session_id"] = session_id
-    if id is not None:
-        record["id"] = id
-    path = os.environ.get("COORD_COSTS")
-    if path:
+    options = {"cost_usd": None if cost_usd is None else _amount(cost_usd), "session_id": session_id, "id": id}
+    record |= {name: value for name, value in options.items() if value is not None}
+    if path := os.environ.get("COORD_COSTS"):
         _append(path, json.dumps(record) + "\n")
 
 

@@ -29,10 +29,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """The parts that the API works with.
-
-    ``wakeups`` is None without a known Redis: then workers find work by sweeps.
-    """
+    """The parts that the API works with. ``wakeups``: None without a known Redis, when workers find work by sweeps."""
 
     settings: Settings
     store: Store

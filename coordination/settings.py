@@ -211,13 +211,13 @@ def unknown_variables(env: Mapping[str, str] | None = None) -> dict[str, str | N
     environment = os.environ if env is None else env
     if not _JOB_VARIABLES.isdisjoint(environment):
         return {}
-    known = {*_VARIABLES.values(), *_OTHERS}
-    unknown = sorted(name for name in environment if name.startswith("COORD_") and name not in known)
+    names = {*_VARIABLES.values(), *_OTHERS}
+    unknown = sorted(name for name in environment if name.startswith("COORD_") and name not in names)
     if not unknown:
         return {}
     from difflib import get_close_matches
 
-    return {name: next(iter(get_close_matches(name, known, n=1, cutoff=0.75)), None) for name in unknown}
+    return {name: next(iter(get_close_matches(name, names, n=1, cutoff=0.75)), None) for name in unknown}
 
 
 def load_settings(env: Mapping[str, str] | None = None, **overrides: object) -> Settings:
@@ -249,17 +249,13 @@ def load_settings(env: Mapping[str, str] | None = None, **overrides: object) -> 
     settings = Settings(**values, sources=sources)
     settings.leases()
     if settings.sandbox_network is not None and settings.sandbox != STRICT:
-        raise SettingsError(
-            "COORD_SANDBOX_NETWORK is set, and only the strict sandbox can keep jobs from the network",
-            hint="Set COORD_SANDBOX=strict too, or leave COORD_SANDBOX_NETWORK out",
-            field=_VARIABLES["sandbox_network"],
-        )
+        message = "COORD_SANDBOX_NETWORK is set, and only the strict sandbox can keep jobs from the network"
+        hint = "Set COORD_SANDBOX=strict too, or leave COORD_SANDBOX_NETWORK out"
+        raise SettingsError(message, hint=hint, field=_VARIABLES["sandbox_network"])
     if settings.supervisor_stale >= settings.supervisor_stopped:
-        raise SettingsError(
-            "A supervisor must count as stale before it counts as stopped",
-            hint="Raise COORD_SUPERVISOR_STOPPED or lower COORD_SUPERVISOR_STALE",
-            field=_VARIABLES["supervisor_stale"],
-        )
+        message = "A supervisor must count as stale before it counts as stopped"
+        hint = "Raise COORD_SUPERVISOR_STOPPED or lower COORD_SUPERVISOR_STALE"
+        raise SettingsError(message, hint=hint, field=_VARIABLES["supervisor_stale"])
     return settings
 
 
@@ -269,11 +265,8 @@ def _home(home: Path, environment: Mapping[str, str]) -> Path:
     user_folder = environment.get("HOME", "")
     expanded = Path(user_folder, home.name) if Path(user_folder).is_absolute() else home.expanduser()
     if not expanded.is_absolute():
-        raise SettingsError(
-            "This user has no home folder",
-            hint="Set COORD_HOME to the absolute path of a folder",
-            field=_VARIABLES["home"],
-        )
+        message = "This user has no home folder"
+        raise SettingsError(message, hint="Set COORD_HOME to the absolute path of a folder", field=_VARIABLES["home"])
     return expanded
 
 
@@ -284,11 +277,8 @@ def _parse(name: str, label: str, text: str) -> Any:
     except (ValueError, RuntimeError) as error:  # RuntimeError: expanduser finds no such user
         shown = masked(text) if name.endswith("_url") else text
         reason = f": {error}" if str(error) else ""
-        raise SettingsError(
-            f"{label} is {_shorten(shown)!r}, which cannot be used{reason}",
-            hint=f"It must be {spec.metadata['shape']}",
-            field=_VARIABLES[name],
-        ) from None
+        message = f"{label} is {_shorten(shown)!r}, which cannot be used{reason}"
+        raise SettingsError(message, hint=f"It must be {spec.metadata['shape']}", field=_VARIABLES[name]) from None
 
 
 def _shorten(text: str, limit: int = 120) -> str:

@@ -101,20 +101,15 @@ class Accounts:
             if kept in (None, SecretPlace.KEYRING):
                 in_keyring = keyrings.put(self._service(), _user(account, variable), value)
             if kept is SecretPlace.KEYRING and not in_keyring:
-                raise Refused(
-                    f"There is no working keyring on {host()}",
-                    hint="Run: pip install 'coordination[keyring]', in a session that has one; or store it in a file",
-                )
+                hint = "Run: pip install 'coordination[keyring]', in a session that has one; or store it in a file"
+                raise Refused(f"There is no working keyring on {host()}", hint=hint)
             if not in_keyring and _is_in_keyring(stored.get(variable)):
-                self._forget(account, variable)
-            where = (
-                SecretPlace.KEYRING
-                if in_keyring
-                else SecretPlace.SETTING
-                if kept is SecretPlace.SETTING
-                else SecretPlace.FILE
-            )
-            stored[variable] = {"kept": where.value} if in_keyring else {"kept": where.value, "value": value}
+                keyrings.remove(self._service(), _user(account, variable))
+            if in_keyring:
+                stored[variable] = {"kept": SecretPlace.KEYRING.value}
+            else:
+                where = SecretPlace.SETTING if kept is SecretPlace.SETTING else SecretPlace.FILE
+                stored[variable] = {"kept": where.value, "value": value}
         return _variable(variable, stored[variable])
 
     def unset(self, account: str, variable: str | None = None) -> list[str]:
@@ -130,7 +125,7 @@ class Accounts:
             deleted = sorted(stored) if variable is None else [variable]
             for name in deleted:
                 if _is_in_keyring(stored[name]):
-                    self._forget(account, name)
+                    keyrings.remove(self._service(), _user(account, name))
                 del stored[name]
         return deleted
 
@@ -163,10 +158,8 @@ class Accounts:
             elif (value := keyrings.find(self._service(), _user(account, name))) is not None:
                 values[name] = value
             else:
-                raise Refused(
-                    f"The keyring of {host()} does not return the {name} of the account {account}",
-                    hint=f"Unlock it for the worker, or store it in a file: {self.command(account, name)} --keep file",
-                )
+                hint = f"Unlock it for the worker, or store it in a file: {self.command(account, name)} --keep file"
+                raise Refused(f"The keyring of {host()} does not return the {name} of the account {account}", hint=hint)
         secret = frozenset(name for name, body in stored.items() if body["kept"] != SecretPlace.SETTING)
         return HeldVariable(account, values, secret)
 
@@ -295,10 +288,8 @@ class Accounts:
         try:
             yield
         except OSError as error:
-            raise Unavailable(
-                f"The account cannot be written to {self.folder}: {_reason(error)}",
-                hint="Free some space, or set COORD_HOME to a folder that you may write to",
-            ) from error
+            hint = "Free some space, or set COORD_HOME to a folder that you may write to"
+            raise Unavailable(f"The account cannot be written to {self.folder}: {_reason(error)}", hint=hint) from error
 
     def _unreadable(self, error: OSError) -> Refused:
         return Refused(
@@ -315,9 +306,6 @@ class Accounts:
 
     def _service(self) -> str:
         return f"coordination {self.home}"
-
-    def _forget(self, account: str, variable: str) -> None:
-        keyrings.remove(self._service(), _user(account, variable))
 
 
 def _user(account: str, variable: str) -> str:

@@ -100,10 +100,8 @@ def fetch_artifact(artifact: Artifact, folder: Path) -> Path:
             with files.open(where, "rb") as source, partial.open("wb") as copy:
                 size, sha256 = _copy(source, copy, lambda _size: None)
             if (size, sha256) != (artifact.size, artifact.sha256):
-                raise Unavailable(
-                    f"The content of {artifact.url} is not the stored {artifact.path}",
-                    hint="It was changed since; nothing was written",
-                )
+                message = f"The content of {artifact.url} is not the stored {artifact.path}"
+                raise Unavailable(message, hint="It was changed since; nothing was written")
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
@@ -116,10 +114,8 @@ def _file_system(url: str) -> tuple[Any, str]:
     try:
         files, where = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise Refused(
-            f"Artifacts at {url} need a package that is not installed: {error}",
-            hint="For s3:// install coordination[s3]; for others see fsspec",
-        ) from None
+        message = f"Artifacts at {url} need a package that is not installed: {error}"
+        raise Refused(message, hint="For s3:// install coordination[s3]; for others see fsspec") from None
     except ValueError as error:
         raise Refused(f"Artifacts cannot be stored at {url}: {error}", hint="Change COORD_ARTIFACTS_URL") from None
     return files, where

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +19,7 @@ from urllib.parse import unquote
 
 from coordination.base.errors import Refused
 from coordination.base.wording import LONGEST_SHOWN_PATH, excerpt
-from coordination.domain.projects.projects import identity_of, local_identity, short_name, without_credentials
+from coordination.domain.projects.projects import identity_of, local_identity, short_name
 
 GIT_LIMIT = timedelta(seconds=10)
 _MAX_HOPS = 8
@@ -37,18 +36,18 @@ _SAFE_OPTIONS = (
 )
 # Variables that would point git at another repository than the folder's.
 _MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+_UNATTENDED = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
 # A line of "git remote -v"; a partial clone's filter follows the URL.
 _FETCH_LINE = re.compile(r"(?P<name>[^\t]+)\t(?P<url>.+) \(fetch\)(?: \[.*\])?$")
 
 
 @dataclass(frozen=True, slots=True)
 class GitCheckout:
-    """A folder and the project that it belongs to. ``remote`` has no credentials."""
+    """A folder and the project that it belongs to."""
 
     root: Path
     identity: str
     name: str
-    remote: str | None = None
 
     @property
     def branch(self) -> str | None:
@@ -69,14 +68,8 @@ def checkout_of(path: str | Path = ".") -> GitCheckout:
         identity = local_identity(str(folder), machine())
         return GitCheckout(root=folder, identity=identity, name=short_name(identity))
     root, common = repository
-    remote = _remote(root)
-    identity = _identity(root, common, remote)
-    return GitCheckout(
-        root=root,
-        identity=identity,
-        name=short_name(identity),
-        remote=None if remote is None else without_credentials(remote),
-    )
+    identity = _identity(root, common, _remote(root))
+    return GitCheckout(root=root, identity=identity, name=short_name(identity))
 
 
 def changes_on(folder: str | Path, branch: str) -> tuple[int, int, int] | None:
@@ -89,9 +82,7 @@ def changes_on(folder: str | Path, branch: str) -> tuple[int, int, int] | None:
     )
     if statistics is None:
         return None
-    counts = dict[str, int]()
-    for count, unit in re.findall(r"(\d+) (file|insertion|deletion)", statistics):
-        counts[unit] = int(count)
+    counts = {unit: int(count) for count, unit in re.findall(r"(\d+) (file|insertion|deletion)", statistics)}
     return counts.get("file", 0), counts.get("insertion", 0), counts.get("deletion", 0)
 
 
@@ -207,7 +198,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
         result = subprocess.run(
             ["git", *_SAFE_OPTIONS, *arguments],
             cwd=folder,
-            env=_environment(),
+            env={name: value for name, value in os.environ.items() if name not in _MISLEADING} | _UNATTENDED,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
@@ -216,8 +207,3 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return os.fsdecode(result.stdout).rstrip("\n") if result.returncode == 0 else None
-
-
-def _environment(base: Mapping[str, str] | None = None, drop: Sequence[str] = _MISLEADING) -> dict[str, str]:
-    variables = {name: value for name, value in (os.environ if base is None else base).items() if name not in drop}
-    return {**variables, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}

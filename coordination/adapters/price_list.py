@@ -168,8 +168,8 @@ def _models_by_name(provider_id: str) -> Mapping[str, ModelInfo]:
     models = next((each.models for each in _load() if each.id == provider_id), [])
     by_name: dict[str, ModelInfo] = {}
     for info in models:
-        for one in _clauses(info.match):
-            if (whole := getattr(one, "equals", None)) is not None:
+        for condition in _clauses(info.match):
+            if (whole := getattr(condition, "equals", None)) is not None:
                 by_name.setdefault(whole.lower(), info)
     for info in models:
         by_name.setdefault(info.id.lower(), info)
@@ -180,11 +180,11 @@ def _has_name(info: ModelInfo, names: Collection[str]) -> bool:
     """Return whether one of these names is in the list's rule for the model, or matches a full pattern there."""
     if info.id.lower() in names:
         return True
-    for one in _clauses(info.match):
-        texts = (getattr(one, kind, None) for kind in ("equals", "starts_with", "contains", "ends_with"))
+    for condition in _clauses(info.match):
+        texts = (getattr(condition, kind, None) for kind in ("equals", "starts_with", "contains", "ends_with"))
         if any(text is not None and text.lower() in names for text in texts):
             return True
-        pattern = getattr(one, "regex", None) or ""
+        pattern = getattr(condition, "regex", None) or ""
         whole = pattern.startswith("^") and pattern.endswith("$") and "(?" not in pattern
         if whole and any(re.match(pattern, each) for each in names):
             return True

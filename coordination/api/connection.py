@@ -31,7 +31,7 @@ from coordination.api.stops import PATIENCE, current_stop, start_work, stop_and_
 from coordination.api.tasks import TaskHandle, add_to_run
 from coordination.base import gc_tuning
 from coordination.domain.forecast.predictions import Prediction
-from coordination.domain.issues import Issue
+from coordination.domain.issues.record import Issue
 from coordination.domain.plans.plans import Plan, Task
 from coordination.domain.projects.projects import Project
 from coordination.domain.projects.stops import StartResult, Stop, StopResult

@@ -6,7 +6,7 @@ import builtins
 from collections.abc import Sequence
 
 from coordination.api.names import find_project
-from coordination.domain.issues import Issue
+from coordination.domain.issues.record import Issue
 from coordination.flows.issues.import_issues import ImportedIssues, import_issues
 from coordination.runtime import Runtime
 from coordination.store.reports.issues.tracker import list_issues

@@ -32,10 +32,7 @@ _HOW = "Write it like 30m, 1h30m, 90s, 250ms or 2d, or as a number of seconds"
 
 
 def parse_duration(value: str | float) -> timedelta:
-    """Return *value* as a timedelta, exact to the microsecond.
-
-    Raises Refused if invalid, negative or above ten years.
-    """
+    """Return *value* as a timedelta, exact to the microsecond. Raises Refused if invalid or above ten years."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise Refused(f"{excerpt(value)} is not a duration", hint=_HOW)
     if isinstance(value, str):

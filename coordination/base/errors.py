@@ -10,7 +10,6 @@ CoordinationError
 ├── NotFound              no such run, task, project, issue
 ├── Conflict              another caller was first
 │   ├── IllegalMove       the task machine has no such move from that state
-│   ├── LeaseLost         a later attempt owns the lease
 │   └── StackRunning      another stack owns this home folder
 ├── StackGoneError        the process of the embedded stack was killed
 ├── StackStoppedError     the embedded stack was stopped
@@ -176,12 +175,6 @@ class IllegalMove(Conflict):
         super().__init__(f"A {what} that is {state} cannot {move}", hint=hint)
         self.move = move
         self.state = state
-
-
-class LeaseLost(Conflict):
-    """The attempt no longer owns the lease on its task."""
-
-    code = "lease_lost"
 
 
 class StackRunning(Conflict):

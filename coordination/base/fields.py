@@ -96,13 +96,15 @@ def at(place: str, make: Callable[..., _Record], *values: Any, **named: Any) -> 
         raise
 
 
-def check_keys(value: Mapping[Any, Any], allowed: Collection[str], what: str, *, place: str = "") -> None:
-    """Refuse the first key of *value*, the mapping at *place*, that is not *allowed*."""
+def check_keys(
+    value: Mapping[Any, Any], allowed: Collection[str], what: str, *, place: str = "", field: str | None = None
+) -> None:
+    """Refuse the first key of *value*, the mapping at *place*, that is not *allowed*; *field*: instead of the key."""
     for key in value:
         if key not in allowed:
             hint = f"Write {_NEW_NAMES[key]}" if _NEW_NAMES.get(key) in allowed else did_you_mean(str(key), allowed)
             hint = hint or f"It may have: {', '.join(allowed)}"
-            raise Refused(f"{what} has no key {excerpt(key)}", hint=hint, field=inside(place, str(key)))
+            raise Refused(f"{what} has no key {excerpt(key)}", hint=hint, field=field or inside(place, str(key)))
 
 
 def write_fields(record: Any, table: Table) -> dict[str, Any]:

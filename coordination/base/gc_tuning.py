@@ -24,7 +24,7 @@ def freeze_loaded_objects() -> None:
 
 
 def collect_cycles() -> None:
-    """Collect all cycles since ``settle``. No thread runs meanwhile, for some milliseconds."""
+    """Collect the cycles that were created after the freeze. This stops all threads for some milliseconds."""
     gc.collect()
 
 

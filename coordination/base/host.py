@@ -20,7 +20,6 @@ WORKER_MARKER = "COORD_WORKER_PROCESS"
 _TERMINAL = "coord_terminal"  # an option of -X: the encoding of the output
 _SET_DUMPABLE = 4  # PR_SET_DUMPABLE of <sys/prctl.h>
 
-
 _TAGGED, _WORKER_BITS, _JOB_BITS = 1 << 62, 30, 32
 
 

@@ -40,9 +40,9 @@ def _shown(value: object) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
-def plus(one: Decimal, other: Decimal) -> Decimal:
+def plus(amount: Decimal, other: Decimal) -> Decimal:
     """Return the exact sum."""
-    return _EXACT.add(one, other)
+    return _EXACT.add(amount, other)
 
 
 def minus(amount: Decimal) -> Decimal:

@@ -40,9 +40,9 @@ def client_url(url: str) -> str:
     return url_of_socket("unix", parts, "db") if is_socket(parts) else parts.geturl()
 
 
-def socket_url(path: Path, password: str, *, database: int = 0) -> str:
+def socket_url(path: Path, password: str) -> str:
     """Return the URL of a server on the socket *path*, in the form of the settings."""
-    return f"unix://:{quote(password, safe='')}@{quote(str(path), safe='/')}?db={database}"
+    return f"unix://:{quote(password, safe='')}@{quote(str(path), safe='/')}?db=0"
 
 
 def is_socket(parts: SplitResult) -> bool:

@@ -102,11 +102,8 @@ def _load_anything(value: Any, place: str) -> Any:
         item = stack.pop()
         if isinstance(item, Unquoted):
             other = item.reading if item.reading in ("true", "false") else f"a form that is only {item.reading}"
-            raise Refused(
-                f"{place} contains {item.text}, which may be read as {item.reading}",
-                hint=f'Write "{item.text}" for the text, or {other}',
-                field=place,
-            )
+            message = f"{place} contains {item.text}, which may be read as {item.reading}"
+            raise Refused(message, hint=f'Write "{item.text}" for the text, or {other}', field=place)
         inner = item.values() if isinstance(item, Mapping) else item if isinstance(item, list | tuple) else ()
         stack.extend(each for each in inner if id(each) not in seen)
         seen.update(map(id, inner))
@@ -230,11 +227,7 @@ def by_name(inner: ValueType) -> ValueType:
 
 
 def record(
-    make: Callable[..., Any],
-    table: Table,
-    *,
-    more: Schema | None = None,
-    write: Callable[[Any], Any] | None = None,
+    make: Callable[..., Any], table: Table, *, more: Schema | None = None, write: Callable[[Any], Any] | None = None
 ) -> ValueType:
     """Return the type of a nested record; *more* is added to its schema."""
 
@@ -279,7 +272,5 @@ SIZE = ValueType(
 )
 MONEY = ValueType(_load_money, {"type": ["number", "string"], "minimum": 0}, number_or_text)
 MOMENT = ValueType(
-    _load_moment,
-    {"type": "string", "pattern": MOMENT_PATTERN},
-    lambda moment: moment.astimezone(UTC).isoformat(),
+    _load_moment, {"type": "string", "pattern": MOMENT_PATTERN}, lambda moment: moment.astimezone(UTC).isoformat()
 )

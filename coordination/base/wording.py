@@ -28,24 +28,21 @@ def _repr(value: object) -> str:
         return f"a {type(value).__name__}"
 
 
-def plural(number: int, one: str, several: str | None = None) -> str:
+def plural(number: int, singular: str, plural_form: str | None = None) -> str:
     """Return a number with its noun: ``1 task``, ``2,000 tasks``."""
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
+    return f"{number:,} {singular if number == 1 else plural_form or singular + 's'}"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """Return a hint that names the closest of *known*, or None. Linear in *known*: compares only the likeliest."""
+def did_you_mean(word: str, names: Iterable[str]) -> str | None:
+    """Return a hint that names the closest of *names*, or None. Linear in *names*: compares only the likeliest."""
     word = word[:200]
-    likely = heapq.nlargest(_CANDIDATES, known, key=lambda other: _likeness(word, other))
+    likely = heapq.nlargest(_CANDIDATES, names, key=lambda other: _likeness(word, other))
     close = difflib.get_close_matches(word, likely, n=1, cutoff=0.6)
     return f"Did you mean {excerpt(close[0])}?" if close else None
 
 
 def _likeness(word: str, other: str) -> tuple[int, int]:
-    """Return the length of the common beginning and end of two words, and then how near their lengths are.
-
-    Cheap enough for 200,000 words.
-    """
+    """Return the length of the common beginning and end of two words, and then how near their lengths are."""
     shorter = min(len(word), len(other))
     head = 0
     while head < shorter and word[head] == other[head]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from coordination.base.errors import FormatError, Refused
 from coordination.base.ids import is_id
 from coordination.base.money import usd
-from coordination.domain.money.costs import CostRecord
+from coordination.domain.money.costs import TOKEN_COUNTS, CostRecord
 from coordination.formats import jsonl
 
 Shape = Literal["nested", "flat", "as-read"]
@@ -35,43 +35,25 @@ READ_AS = frozenset({_LINE, _SHAPE})
 """The keys in ``extra`` with the original line, for exports."""
 
 _FOREIGN_TASK = ("goal_task_id", "task_id")
-_USAGE = (
-    "model",
-    "input_tokens",
-    "output_tokens",
-    "cached_input_tokens",
-    "total_tokens",
-    "cost_usd",
-    "pricing_available",
-    "timestamp",
-)
+_USAGE = ("model", *TOKEN_COUNTS, "cost_usd", "pricing_available", "timestamp")
 _OWN = "coordination"
 _HINT = "Repair or remove the line"
 
 
-def read_costs(lines: Iterable[bytes], *, source: str | None = None) -> Iterator[CostRecord]:
-    """Yield the records of a file. Raises FormatError, with file and line, at the first invalid line."""
-    return (record for _, record in numbered_costs(lines, source=source))
-
-
 def numbered_costs(
-    lines: Iterable[bytes],
-    *,
-    source: str | None = None,
-    torn: Callable[[int], None] | None = None,
-    project_id: str | None = None,
+    lines: Iterable[bytes], *, source: str | None = None, torn: Callable[[int], None] | None = None
 ) -> Iterator[tuple[int, CostRecord]]:
     """Yield (line, record) for each record of a file. Raises FormatError, with file and line, for an invalid one.
 
     *torn* is called with the number of an incomplete last line, which has no line end and is not JSON; without *torn*,
-    such a line is invalid. *project_id*: of records without one.
+    such a line is invalid.
     """
     for number, line in enumerate(lines, start=1):
         try:
             if len(line) > MOST_BYTES:
                 raise Refused(f"the line is longer than {MOST_BYTES:,} bytes")  # noqa: TRY301 - one place names the line
             parsed_line = jsonl.parse_line(number, line, decimals=True)
-            record = None if parsed_line is None else _record(*parsed_line, project_id)
+            record = None if parsed_line is None else _record(*parsed_line)
         except Refused as refused:
             if torn is not None and not line.endswith(b"\n") and _is_torn(line):
                 torn(number)
@@ -101,17 +83,14 @@ def write_costs(records: Iterable[CostRecord], shape: Shape = "nested") -> Itera
     for record in records:
         line = record.extra.get(_LINE)
         if isinstance(line, str):
-            text = (
-                line
-                if shape in ("as-read", record.extra.get(_SHAPE))
-                else _text(_shaped(jsonl.parse_json_exactly(line), shape))
-            )
+            is_shaped = shape in ("as-read", record.extra.get(_SHAPE))
+            text = line if is_shaped else _text(_shaped(jsonl.parse_json_exactly(line), shape))
         else:
             text = _text(_shaped(_foreign(record), shape))
         yield text.encode() + b"\n"
 
 
-def _record(text: str, line: dict[str, Any], project_id: str | None) -> CostRecord:
+def _record(text: str, line: dict[str, Any]) -> CostRecord:
     inner = line.get("usage")
     nested = isinstance(inner, dict) and "model" in inner
     usage: Mapping[str, Any] = inner if isinstance(inner, dict) and nested else line
@@ -140,7 +119,7 @@ def _record(text: str, line: dict[str, Any], project_id: str | None) -> CostReco
         cost_usd=_cost(usage, may_be_negative=own["corrects"] is not None),
         occurred_at=_moment(_required(usage, "timestamp")),
         extra=extra,
-        project_id=own["project_id"] or project_id,
+        project_id=own["project_id"],
         run_id=own["run_id"],
         task_id=own["task_id"],
         attempt=own["attempt"],

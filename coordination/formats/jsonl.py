@@ -34,7 +34,7 @@ def parse_line(number: int, line: bytes, *, decimals: bool = False) -> tuple[str
         return None
     try:
         text = line.decode("utf-8")
-        record = (_exact if decimals else _plain)(text)
+        record = (parse_json_exactly if decimals else parse_json)(text)
     except UnicodeDecodeError as error:
         raise Refused(f"byte {error.start + 1} is not UTF-8") from None
     except json.JSONDecodeError as error:
@@ -50,16 +50,6 @@ def parse_line(number: int, line: bytes, *, decimals: bool = False) -> tuple[str
     if "\\u" in text and (problem := _escape_problem(text, record)):
         raise Refused(f"the record {problem}")
     return text, record
-
-
-def parse_json(text: str) -> Any:
-    """Parse *text* as JSON. Raises ValueError or RecursionError."""
-    return _plain(text)
-
-
-def parse_json_exactly(text: str) -> Any:
-    """Parse *text* as JSON with Decimals instead of floats. Raises ValueError or RecursionError."""
-    return _exact(text)
 
 
 def show_value(value: object) -> str:
@@ -79,5 +69,8 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-_plain = json.JSONDecoder(parse_constant=_no_constant).decode
-_exact = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant).decode
+parse_json = json.JSONDecoder(parse_constant=_no_constant).decode
+"""Parse a text as strict JSON. Raises ValueError or RecursionError."""
+
+parse_json_exactly = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant).decode
+"""The same, with Decimals instead of floats."""

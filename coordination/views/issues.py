@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coordination.domain.issues import Issue
+    from coordination.domain.issues.record import Issue
     from coordination.flows.issues.import_issues import ImportedIssues
 
 

@@ -10,7 +10,7 @@ from coordination.base.urls import masked
 from coordination.views.fields import fields_of
 
 if TYPE_CHECKING:
-    from coordination.domain.issues import IssueExplanation
+    from coordination.domain.issues.explain import IssueExplanation
     from coordination.domain.jobs.artifacts import Artifact
     from coordination.domain.jobs.last_lines import LastLines
     from coordination.domain.jobs.output import OutputChunk

@@ -6,10 +6,10 @@ import json
 
 from coordination.base.ids import new_id
 from coordination.flows.money.import_costs import cost_project, import_costs
-from coordination.formats.costs_jsonl import read_costs
 from coordination.store.engine import Store
 from coordination.store.queries.money import costs
 from coordination.store.queries.projects import projects
+from tests.support.cost_files import read_costs
 
 
 def record(number: int, project_id: str | None = None) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from coordination.base.errors import Refused
-from coordination.domain.issues import Issue, close_issue
+from coordination.domain.issues.completion import close_issue
+from coordination.domain.issues.record import Issue
 from coordination.domain.plans.plans import Plan, Task
 from coordination.domain.projects.projects import ProjectStatus
 from coordination.flows.issues.import_issues import import_issues

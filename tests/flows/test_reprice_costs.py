@@ -16,11 +16,12 @@ from coordination.domain.money.pricing import Price, Quote, Rate, UnknownPrice
 from coordination.flows.money import reprice_costs as flow
 from coordination.flows.money.import_costs import import_costs
 from coordination.flows.money.reprice_costs import RepricingRequest, RepricingResult, reprice_costs
-from coordination.formats.costs_jsonl import read_costs, write_costs
+from coordination.formats.costs_jsonl import write_costs
 from coordination.services.money import prices as service
 from coordination.services.projects import projects as project_service
 from coordination.store.queries.money import costs
 from coordination.store.reports.money import spending
+from tests.support.cost_files import read_costs
 from tests.support.world import World
 
 AT = datetime(2026, 5, 1, tzinfo=UTC)

@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 
 from coordination.adapters.artifact_store import ArtifactStore
 from coordination.base.errors import NotFound, Unavailable
-from coordination.domain.issues import Issue
+from coordination.domain.issues.record import Issue
 from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.jobs.merges import Merge
 from coordination.domain.jobs.output import StoredChunk

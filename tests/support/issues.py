@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from coordination.domain.issues import Issue, IssueDependency, plan_from_issues, ready, shell_job
+from coordination.domain.issues.plan import plan_from_issues, shell_job
+from coordination.domain.issues.readiness import ready
+from coordination.domain.issues.record import Issue, IssueDependency
 from coordination.domain.plans import graph
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)

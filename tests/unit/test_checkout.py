@@ -10,7 +10,7 @@ import pytest
 
 from coordination.adapters import git_checkout
 from coordination.base.errors import Refused
-from coordination.domain.projects.projects import is_local
+from coordination.domain.projects.projects import LOCAL
 from tests.support.refusals import refuses
 
 REMOTE = "git@git.example.org:acme/shop.git"
@@ -62,7 +62,6 @@ class TestRemote:
         assert found.root == folder
         assert found.identity == "git.example.org/acme/shop"
         assert found.name == "shop"
-        assert found.remote == REMOTE
         assert found.branch == "main"
         assert found.head == git(folder, "rev-parse", "HEAD")
 
@@ -113,8 +112,7 @@ class TestRemote:
 
         found = git_checkout.checkout_of(folder)
 
-        assert is_local(found.identity)
-        assert found.remote == "odd://x"
+        assert found.identity.startswith(LOCAL)
 
 
 class TestLocal:
@@ -125,9 +123,8 @@ class TestLocal:
 
         found = git_checkout.checkout_of(folder)
 
-        assert is_local(found.identity)
+        assert found.identity.startswith(LOCAL)
         assert found.name == "shop"
-        assert found.remote is None
         assert {git_checkout.checkout_of(at).identity for at in (folder / "src", tmp_path / "tree")} == {found.identity}
 
     def test_two_repositories_are_two_projects(self, make_repository):
@@ -163,8 +160,8 @@ class TestLocal:
         one = make_repository("one", {"origin": str(tmp_path / "two")})
         two = make_repository("two", {"origin": "../one"})
 
-        assert is_local(git_checkout.checkout_of(one).identity)
-        assert is_local(git_checkout.checkout_of(two).identity)
+        assert git_checkout.checkout_of(one).identity.startswith(LOCAL)
+        assert git_checkout.checkout_of(two).identity.startswith(LOCAL)
 
     def test_a_remote_folder_that_is_gone_still_names_it(self, make_repository, tmp_path):
         one = make_repository("one", {"origin": str(tmp_path / "gone.git")})
@@ -180,7 +177,7 @@ class TestLocal:
 
         found = git_checkout.checkout_of(folder)
 
-        assert is_local(found.identity)
+        assert found.identity.startswith(LOCAL)
         assert (found.root, found.name, found.branch, found.head) == (folder, "plain", None, None)
         assert list(folder.iterdir()) == []
         assert git_checkout.checkout_of(folder) == found
@@ -244,7 +241,7 @@ class TestStates:
 
         found = git_checkout.checkout_of(folder)
 
-        assert is_local(found.identity)
+        assert found.identity.startswith(LOCAL)
         assert found.root == folder
 
     def test_a_git_that_hangs_is_not_waited_for_long(self, tmp_path, monkeypatch):
@@ -254,7 +251,7 @@ class TestStates:
         monkeypatch.setenv("PATH", str(slow.parent))
         monkeypatch.setattr(git_checkout, "GIT_LIMIT", git_checkout.GIT_LIMIT / 50)
 
-        assert is_local(git_checkout.checkout_of(tmp_path).identity)
+        assert git_checkout.checkout_of(tmp_path).identity.startswith(LOCAL)
 
     def test_a_folder_that_is_not_there_is_refused(self, tmp_path):
         with refuses(Refused):

@@ -49,7 +49,7 @@ def test_an_error_that_is_not_the_callers_to_mend_ends_a_command_with_another_co
     ("error", "status"),
     [
         *((CoordinationError, 500), (errors.SettingsError, 500), (Refused, 400), (PlanError, 422), (FormatError, 422)),
-        *((errors.TokenRefused, 401), (errors.NotFound, 404), (errors.Conflict, 409), (errors.LeaseLost, 409)),
+        *((errors.TokenRefused, 401), (errors.NotFound, 404), (errors.Conflict, 409), (errors.IllegalMove, 409)),
         *((errors.Unavailable, 503), (errors.DatabaseUnavailable, 503), (errors.StackGoneError, 503)),
     ],
 )

@@ -19,7 +19,8 @@ from coordination.views.fields import listing
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
     from coordination.api.runs import Run
-    from coordination.domain.issues import ExcludedIssue, Issue
+    from coordination.domain.issues.order import ExcludedIssue
+    from coordination.domain.issues.record import Issue
     from coordination.domain.plans.plans import Plan
 
 DEFAULT_RULES = "beads-1.0"
@@ -108,7 +109,8 @@ def plan_of(path: Path, *, agent: str | None, rules: str) -> Plan:
     """Return a plan for the open issues of a file; print excluded issues with the reason to stderr."""
     from coordination.base.clock import utc_now
     from coordination.base.errors import Refused
-    from coordination.domain.issues import plan_from_issues, rule_set
+    from coordination.domain.issues.plan import plan_from_issues
+    from coordination.domain.issues.rules import rule_set
 
     if agent is None:
         raise Refused(
@@ -233,7 +235,7 @@ def write_bytes(path: Path | None, lines: Any) -> None:
 def _job(agent: str) -> Callable[[Issue], Mapping[str, Any]]:
     """Return a function that makes the job of an issue. The job gets the issue in variables, or as an argument."""
     from coordination.base.errors import Refused
-    from coordination.domain.issues import shell_job
+    from coordination.domain.issues.plan import shell_job
     from coordination.domain.jobs import parse_job
 
     kind, _, what = agent.partition(":")
@@ -276,8 +278,8 @@ def _imported_issues(co: Coordination, project: str | None) -> tuple[list[Issue]
 
 def _show_issues(issues: Sequence[Issue], rules: str, now: datetime, *, as_json: bool) -> None:
     from coordination.cli.tables import show
-    from coordination.domain.issues import ready as ready_issues
-    from coordination.domain.issues import rule_set
+    from coordination.domain.issues.readiness import ready as ready_issues
+    from coordination.domain.issues.rules import rule_set
 
     ready = ready_issues(issues, rules, now)
     if as_json:

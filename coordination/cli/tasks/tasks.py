@@ -261,7 +261,7 @@ def explain(
 ) -> None:
     """Explain why a task or an issue is not running, and what helps."""
     from coordination.base.errors import NotFound
-    from coordination.domain.issues import explain as explain_issue
+    from coordination.domain.issues.explain import explain as explain_issue
 
     moment = moment_of(now)
     if beads is not None:

@@ -1,1 +1,1 @@
-"""Accounts, tokens and authority: pure records and rules."""
+"""Principals, tokens and authority: pure records and rules."""

@@ -62,10 +62,7 @@ def derive_key(secret: bytes) -> bytes:
 
 
 def issue(key: bytes, claims: AttemptClaims) -> str:
-    """Return the token for *claims*, which depends on them and the key only.
-
-    Raises Refused when it would be too long.
-    """
+    """Return the token for *claims*, which depends on them and the key only. Raises Refused if it is too long."""
     fields = {
         "workspace": claims.workspace_id,
         "project": claims.project_id,

@@ -1,7 +1,7 @@
 """Limits on the tasks that a task creates: they may use at most what the task itself may use. Pure.
 
-``check_within`` is the rule. Discovered tasks are checked when they are added and again when they are claimed; whatever
-else starts work for somebody compares the same records.
+``check_within`` is the rule. Discovered tasks are checked when they are added and again when they are claimed;
+delegations compare the same records.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import json
 import posixpath
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from itertools import product
 from typing import Any
 
 from coordination.base.durations import show_duration
 from coordination.base.errors import Refused
+from coordination.base.json_values import to_json_types
 from coordination.base.wording import excerpt
 from coordination.domain.jobs import MAX_STEPS, OURS, AgentCall, ChatCall, Job, job_class
 from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits, limits_of
@@ -53,37 +55,20 @@ class Rights:
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that is stored with the task, without prompts and commands."""
-        fields = {
-            "work": None if self.work is None else _kept(self.work),
-            "folders": list(self.folders),
-            "checkout": dict(self.checkout),
-            "timeout": _seconds(self.timeout),
-            "stall_timeout": _seconds(self.stall_timeout),
-            "limits": self.limits.to_json(),
-            "agent": self.agent,
-            "max_starts": self.max_starts,
-            "max_attempts": self.max_attempts,
-            "priority": self.priority,
-        }
-        return {name: value for name, value in fields.items() if value not in (None, [], {})}
+        body = {spec.name: getattr(self, spec.name) for spec in fields(self)}
+        body["work"] = None if self.work is None else _kept(self.work)
+        body |= {"folders": list(self.folders), "checkout": dict(self.checkout), "limits": self.limits.to_json()}
+        return {name: to_json_types(value) for name, value in body.items() if value not in (None, [], {})}
 
 
 def rights_of(authority: Mapping[str, Any] | None) -> Rights | None:
     """Return the rights of a task from its stored authority; None for a task of a plan."""
     if authority is None:
         return None
-    return Rights(
-        authority.get("work"),
-        tuple(authority.get("folders", ())),
-        authority.get("checkout", {}),
-        _duration(authority.get("timeout")),
-        _duration(authority.get("stall_timeout")),
-        limits_of(authority),
-        authority.get("agent"),
-        authority.get("max_starts"),
-        authority.get("max_attempts"),
-        authority.get("priority"),
-    )
+    body: dict[str, Any] = {spec.name: authority[spec.name] for spec in fields(Rights) if spec.name in authority}
+    body |= {"folders": tuple(authority.get("folders", ())), "limits": limits_of(authority)}
+    body |= {name: timedelta(seconds=body[name]) for name in ("timeout", "stall_timeout") if name in body}
+    return Rights(**{"work": None, **body})
 
 
 def check_within(granted: Rights, requested: Rights, *, models: bool = True) -> None:
@@ -98,11 +83,8 @@ def check_within(granted: Rights, requested: Rights, *, models: bool = True) -> 
     _check_checkout(granted.checkout, requested.checkout)
     if requested.agent != granted.agent:
         whose = "no agent's" if granted.agent is None else f"for the agent {granted.agent}"
-        raise Refused(
-            f"It is for the agent {excerpt(requested.agent)}, and the job that reports it is {whose}",
-            hint=_NARROW,
-            field="agent",
-        )
+        message = f"It is for the agent {excerpt(requested.agent)}, and the job that reports it is {whose}"
+        raise Refused(message, hint=_NARROW, field="agent")
     if requested.work is not None:
         _check_work(granted.work, requested.work, models=models)
 
@@ -125,21 +107,16 @@ def check_delegation(granted: Rights, requested: Rights, *, project: str, truste
         _check_work(granted.work, requested.work, models=False)
     except Refused as refused:
         allowed = shlex.quote(f"{DELEGATES}={json.dumps([*trusted, agent], ensure_ascii=False)}")
-        raise Refused(
-            f"The agent {agent} may use more than the job that delegates to it: {refused.message}",
-            hint=f"A person can allow it: coord projects change {shlex.quote(project)} --set {allowed}",
-            field=refused.field,
-        ) from None
+        message = f"The agent {agent} may use more than the job that delegates to it: {refused.message}"
+        hint = f"A person can allow it: coord projects change {shlex.quote(project)} --set {allowed}"
+        raise Refused(message, hint=hint, field=refused.field) from None
 
 
 def check_delegates(value: object) -> None:
     """Raise Refused unless *value* is a list of agents' names."""
     if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        raise Refused(
-            f"{DELEGATES} must be a list of names of agents, not {excerpt(value)}",
-            hint=f'Write {DELEGATES}=["dave/vc"]',
-            field=DELEGATES,
-        )
+        message = f"{DELEGATES} must be a list of names of agents, not {excerpt(value)}"
+        raise Refused(message, hint=f'Write {DELEGATES}=["dave/vc"]', field=DELEGATES)
 
 
 def delegators(options: Mapping[str, Any]) -> list[str]:
@@ -148,29 +125,14 @@ def delegators(options: Mapping[str, Any]) -> list[str]:
     return [f"{by['task']} ({by['agent']})" if by.get("agent") else str(by["task"]) for by in reversed(chain)]
 
 
-def runs_commands(work: Mapping[str, Any]) -> bool:
-    """Return whether the job may run any command: shell and Python jobs may, a chat may not.
-
-    A coding agent may, unless its arguments restrict it, because only its program knows what they leave allowed.
-    """
-    return job_class(work).runs_commands(work)
-
-
 def _check_folders(granted: Sequence[str], requested: Sequence[str]) -> None:
-    for place in requested:
-        for top in granted:
-            if not _is_within(place, top):
-                raise Refused(
-                    f"Its folder {excerpt(place)} is outside of {excerpt(top)}, the folder of the job that reports it",
-                    hint="Leave workdir out, or name a folder below",
-                    field="workdir",
-                )
+    for place, top in product(requested, granted):
+        if not _is_within(place, top):
+            message = f"Its folder {excerpt(place)} is outside of {excerpt(top)}, the folder of the job that reports it"
+            raise Refused(message, hint="Leave workdir out, or name a folder below", field="workdir")
     if requested and not granted:
-        raise Refused(
-            "It names a folder, and the job that reports it has a temporary one only",
-            hint="Leave workdir out",
-            field="workdir",
-        )
+        message = "It names a folder, and the job that reports it has a temporary one only"
+        raise Refused(message, hint="Leave workdir out", field="workdir")
 
 
 def _is_within(place: str, top: str) -> bool:
@@ -183,25 +145,17 @@ def _check_amounts(granted: Rights, requested: Rights) -> None:
         limit, value = getattr(granted, name), getattr(requested, name)
         if limit is not None and (value is None or value > limit):
             shown = "none" if value is None else show_duration(value)
-            raise Refused(
-                f"Its {name} is {shown}, and that of the job that reports it is {show_duration(limit)}",
-                hint=f"Leave {name} out to have the same",
-                field=name,
-            )
+            message = f"Its {name} is {shown}, and that of the job that reports it is {show_duration(limit)}"
+            raise Refused(message, hint=f"Leave {name} out to have the same", field=name)
     for name in ("max_starts", "max_attempts", "priority"):
         limit, value = getattr(granted, name), getattr(requested, name)
         if limit is not None and value is not None and value > limit:
-            raise Refused(
-                f"Its {name} is {value:,}, and that of the job that reports it is {limit:,}",
-                hint=f"Set at most {limit:,}" if name == "priority" else f"Leave {name} out to have the same",
-                field=name,
-            )
+            hint = f"Set at most {limit:,}" if name == "priority" else f"Leave {name} out to have the same"
+            message = f"Its {name} is {value:,}, and that of the job that reports it is {limit:,}"
+            raise Refused(message, hint=hint, field=name)
     if requested.limits != requested.limits.within(granted.limits):
-        raise Refused(
-            "Its limits are wider than those of the job that reports it",
-            hint="Leave limits out to have the same",
-            field="limits",
-        )
+        message = "Its limits are wider than those of the job that reports it"
+        raise Refused(message, hint="Leave limits out to have the same", field="limits")
 
 
 def _check_checkout(granted: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
@@ -222,11 +176,8 @@ def _check_work(granted: Mapping[str, Any], requested: Mapping[str, Any], *, mod
             who = "a chat" if owner is ChatCall else "an agent whose arguments restrict what it may do"
             raise Refused(f"It runs a command, and {who}, which reports it, may run none", hint=_NARROW, field="run")
     elif job is not owner:
-        raise Refused(
-            f"It starts {'an agent' if job is AgentCall else 'a chat'}, and the job that reports it is not one",
-            hint=_NARROW,
-            field="run",
-        )
+        kind = "an agent" if job is AgentCall else "a chat"
+        raise Refused(f"It starts {kind}, and the job that reports it is not one", hint=_NARROW, field="run")
     _check_fields(granted, requested, job)
     if job is AgentCall and models and requested.get("model") != granted.get("model"):
         raise _differs("model")
@@ -265,11 +216,8 @@ def _check_chat(granted: Mapping[str, Any], requested: Mapping[str, Any], *, mod
 
 def _check_environment(granted: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
     if extra := [name for name in requested.get("secrets") or () if name not in (granted.get("secrets") or ())]:
-        raise Refused(
-            f"It asks for the secret {excerpt(extra[0])}, which the job that reports it does not have",
-            hint=_NARROW,
-            field="run.secrets",
-        )
+        message = f"It asks for the secret {excerpt(extra[0])}, which the job that reports it does not have"
+        raise Refused(message, hint=_NARROW, field="run.secrets")
     own_env, env = granted.get("env") or {}, requested.get("env") or {}
     if other := [name for name, value in env.items() if own_env.get(name) != value]:
         raise Refused(
@@ -293,11 +241,3 @@ def _kept(work: Mapping[str, Any]) -> dict[str, Any]:
     job = job_class(work)
     kept = {name: work[name] for name in (*(job.authority_fields or ()), "env") if work.get(name)}
     return kept if job.kind in kept else {job.kind: "", **kept}
-
-
-def _seconds(duration: timedelta | None) -> float | None:
-    return None if duration is None else duration.total_seconds()
-
-
-def _duration(seconds: float | None) -> timedelta | None:
-    return None if seconds is None else timedelta(seconds=seconds)

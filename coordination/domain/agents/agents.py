@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from coordination.base.errors import Refused, inside
+from coordination.base.fields import plain
 from coordination.base.json_values import json_problem
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.jobs import AGENTS, AgentCall, ChatCall, check_account_for, parse_job
@@ -30,10 +31,7 @@ IDENTITY_KEYS = ("personality", "role", "behaviour")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _LONGEST_NAME = 200
 _LONGEST_TEXT = 20_000
-_KEYS = (
-    *("name", "description", "type", "objective", "labels", "runner", "model", "identity", "active"),
-    DEFAULT,
-)
+_KEYS = (*("name", "description", "type", "objective", "labels", "runner", "model", "identity", "active"), DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +56,8 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that is exported, without empty fields."""
-        body = {
-            "name": self.name,
-            "description": self.description,
-            "type": self.type,
-            "objective": self.objective,
-            "labels": list(self.labels),
-            "runner": dict(self.runner),
-            "model": self.model,
-            "identity": dict(self.identity),
-        }
-        fields = {key: value for key, value in body.items() if value}
-        return fields | {"active": self.active} | ({DEFAULT: True} if self.default else {})
+        body = {key: plain(value) for key in _KEYS if (value := getattr(self, key))}
+        return body | {"active": self.active}
 
     def introduction(self) -> str:
         """Return the text that tells the model its identity, or an empty text."""
@@ -90,42 +78,28 @@ class Profile:
     def build_job(self, work: AgentCall) -> AgentCall | ChatCall:
         """Return the job of this agent for *work*, whose own fields take precedence over those of the runner."""
         if not self.runner:
-            raise Refused(
-                f"The agent {self.name} has no runner",
-                hint=f"coord agents change {self.name} --runner claude",
-                field="runner",
-            )
+            message = f"The agent {self.name} has no runner"
+            raise Refused(message, hint=f"coord agents change {self.name} --runner claude", field="runner")
         runner = _runner_call(self.runner)
         introduction = self.introduction()
+        model = work.model or self.model
+        common: dict[str, Any] = {
+            "env": {**runner.env, **work.env},
+            "secrets": tuple(dict.fromkeys((*runner.secrets, *work.secrets))),
+            "account": work.account or runner.account,
+        }
         if isinstance(runner, ChatCall):
-            return self._chat(runner, work, introduction)
+            if work.args:
+                raise Refused(f"The agent {self.name} is a chat, which cannot have args", field="args")
+            chat = f"{runner.provider}:{model}" if model else runner.chat
+            system = "\n\n".join(filter(None, [introduction, runner.system])) or None
+            tools = (*runner.tools, *(name for name in work.tools if name not in runner.tools))
+            return replace(runner, chat=chat, prompt=work.prompt, system=system, tools=tools, **common)
         if work.account is not None:
             check_account_for(work.account, runner.agent)
-        return replace(
-            runner,
-            prompt=f"{introduction}\n\n{work.prompt}" if introduction else work.prompt,
-            model=work.model or self.model,
-            args=(*runner.args, *work.args),
-            env={**runner.env, **work.env},
-            secrets=tuple(dict.fromkeys((*runner.secrets, *work.secrets))),
-            account=work.account or runner.account,
-            tools=tuple(dict.fromkeys((*runner.tools, *work.tools))),
-        )
-
-    def _chat(self, runner: ChatCall, work: AgentCall, introduction: str) -> ChatCall:
-        if work.args:
-            raise Refused(f"The agent {self.name} is a chat, which cannot have args", field="args")
-        model = work.model or self.model
-        return replace(
-            runner,
-            chat=f"{runner.provider}:{model}" if model else runner.chat,
-            prompt=work.prompt,
-            system="\n\n".join(filter(None, [introduction, runner.system])) or None,
-            env={**runner.env, **work.env},
-            secrets=tuple(dict.fromkeys((*runner.secrets, *work.secrets))),
-            account=work.account or runner.account,
-            tools=(*runner.tools, *(name for name in work.tools if name not in runner.tools)),
-        )
+        prompt = f"{introduction}\n\n{work.prompt}" if introduction else work.prompt
+        common["tools"] = tuple(dict.fromkeys((*runner.tools, *work.tools)))
+        return replace(runner, prompt=prompt, model=model, args=(*runner.args, *work.args), **common)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +177,8 @@ def check_profile(profile: Profile) -> Profile:
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
-        raise Refused(
-            f"{excerpt(name)} cannot be an agent's name",
-            hint="Write it like dave/vc: letters, digits, . _ -",
-            field="name",
-        )
+        message = f"{excerpt(name)} cannot be an agent's name"
+        raise Refused(message, hint="Write it like dave/vc: letters, digits, . _ -", field="name")
     if name in {DEFAULT, *AGENTS}:
         raise Refused(f"{name} is a reserved name", hint="Choose another name", field="name")
 
@@ -217,11 +188,8 @@ def _check_identity(identity: object) -> None:
         raise Refused(f"identity must be a mapping with the keys {', '.join(IDENTITY_KEYS)}", field="identity")
     for key, text in identity.items():
         if key not in IDENTITY_KEYS:
-            raise Refused(
-                f"identity has no {excerpt(key)}",
-                hint=f"It may have: {', '.join(IDENTITY_KEYS)}",
-                field=f"identity.{key}",
-            )
+            message = f"identity has no {excerpt(key)}"
+            raise Refused(message, hint=f"It may have: {', '.join(IDENTITY_KEYS)}", field=f"identity.{key}")
         _check_text(f"identity.{key}", text)
 
 
@@ -233,11 +201,8 @@ def _runner_call(runner: Mapping[str, Any]) -> AgentCall | ChatCall:
                 f"runner has no {excerpt(key)}", hint=f"It may have: {', '.join(keys)}", field=f"runner.{key}"
             )
     if "chat" not in runner and runner.get("agent") not in AGENTS:
-        raise Refused(
-            f"runner.agent is {excerpt(runner.get('agent'))}",
-            hint=f"It may be: {', '.join(AGENTS)}; or write a runner.chat, such as openai:gpt-5-mini",
-            field="runner.agent",
-        )
+        hint = f"It may be: {', '.join(AGENTS)}; or write a runner.chat, such as openai:gpt-5-mini"
+        raise Refused(f"runner.agent is {excerpt(runner.get('agent'))}", hint=hint, field="runner.agent")
     try:
         call = parse_job({**runner, "prompt": "-"})
     except Refused as refused:

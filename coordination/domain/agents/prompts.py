@@ -120,13 +120,7 @@ def build_prompt(
 
 
 def _names(
-    prompt: str,
-    claim: Claim,
-    project: PromptContext,
-    *,
-    needs: Mapping[str, Any],
-    shows_needs: bool,
-    reports: bool,
+    prompt: str, claim: Claim, project: PromptContext, *, needs: Mapping[str, Any], shows_needs: bool, reports: bool
 ) -> dict[str, Any]:
     settings = project.settings
     supervisor = SupervisorSettings.of(settings)

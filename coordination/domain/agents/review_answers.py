@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordination.base.errors import Refused
+from coordination.base.json_values import to_json_types
 from coordination.base.wording import excerpt
 from coordination.domain.tasks.questions import MAX_QUESTION_LENGTH
 
@@ -42,11 +43,7 @@ class Assessment:
 
     def to_json(self) -> dict[str, Any]:
         """Return the output of the assessing task."""
-        return {
-            "strategy": self.strategy,
-            "risks": list(self.risks),
-            "subtasks": [_plain(task) for task in self.subtasks],
-        }
+        return dict(to_json_types(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +97,6 @@ def read_analysis(answer: object) -> Analysis:
             f"verdict must be {', '.join(VERDICTS[:-1])} or {VERDICTS[-1]}, not {excerpt(verdict)}", field="verdict"
         )
     return Analysis(str(verdict), _text(body, "why"), _tasks(body, "follow_ups"))
-
-
-def _plain(task: ProposedTask) -> dict[str, Any]:
-    return {"key": task.key, "title": task.title, "prompt": task.prompt, "needs": list(task.needs)}
 
 
 def _object(answer: object) -> Mapping[str, Any]:

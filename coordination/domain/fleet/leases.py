@@ -18,11 +18,8 @@ class LeaseTerms:
 
     def __post_init__(self) -> None:
         if self.heartbeat * 2 > self.ttl:
-            raise SettingsError(
-                "The heartbeat must fit twice into the lease",
-                hint="Raise COORD_LEASE_TTL or lower COORD_LEASE_HEARTBEAT",
-                field="COORD_LEASE_HEARTBEAT",
-            )
+            hint = "Raise COORD_LEASE_TTL or lower COORD_LEASE_HEARTBEAT"
+            raise SettingsError("The heartbeat must fit twice into the lease", hint=hint, field="COORD_LEASE_HEARTBEAT")
         if min(self.ttl, self.heartbeat, self.sweep) <= timedelta(0):
             raise SettingsError("Lease times must be longer than zero")
 

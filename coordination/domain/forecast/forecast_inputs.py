@@ -23,7 +23,7 @@ from coordination.domain.money.estimates import (
     parse_estimate,
 )
 from coordination.domain.plans.plan_expansion import CHOOSE
-from coordination.domain.plans.plans import Plan, Task
+from coordination.domain.plans.plans import Plan, Task, upstream_keys
 
 HISTORY, RECENT, ASSUMED, UNKNOWN = "history", "recent runs", "assumed", "unknown"
 """The sources of durations, besides the plan."""
@@ -60,13 +60,7 @@ class ForecastInputs:
         self._samples: dict[str, tuple[tuple[JobSample, ...], str]] = {}
 
     def predict(
-        self,
-        *,
-        slots: int,
-        caps: Mapping[str, int],
-        now: datetime,
-        effort: int = simulation.EFFORT,
-        seed: int = 0,
+        self, *, slots: int, caps: Mapping[str, int], now: datetime, effort: int = simulation.EFFORT, seed: int = 0
     ) -> Prediction:
         """Simulate the plan with that many slots; *caps*: the concurrency limits of the project, agents and keys."""
         numbers = {task.key: number for number, task in enumerate(self._plan.tasks)}
@@ -76,7 +70,6 @@ class ForecastInputs:
 
     def _task(self, task: Task, numbers: Mapping[str, int], now: datetime) -> SimulatedTask:
         defaults = self._plan.defaults
-        needs = [need if isinstance(need, str) else need.key for need in task.needs if _must_complete(need)]
         limits = ["project"]
         if (agent := self._agents.get(task.key)) is not None:
             limits.append(f"agent:{agent}")
@@ -85,7 +78,7 @@ class ForecastInputs:
         return SimulatedTask(
             task.key,
             self._pool(task),
-            tuple(numbers[key] for key in needs if key in numbers),
+            tuple(numbers[key] for key in upstream_keys(task.needs) if key in numbers),
             task.priority,
             task.max_attempts if task.max_attempts is not None else defaults.max_attempts,
             tuple(limits),
@@ -104,20 +97,13 @@ class ForecastInputs:
         samples, source = self._samples.get(key) or self._samples.setdefault(key, self._samples_of(key))
         stated = parse_estimate(task.estimate) if task.estimate and not samples else {}
         # Without samples, the pool depends on the job itself: chats have prompts of different lengths.
-        name = (
-            (key,)
-            if samples
-            else (key, tuple(sorted(stated.items())), id(body) if job_class(body) is ChatCall else None)
-        )
-        number = self._numbers.get(name)
-        if number is None:
-            number = self._numbers[name] = len(self._pools)
-            pool = (
-                SamplePool(key, samples, source, len(samples))
-                if samples
-                else self._assumed_pool(task, key, body, stated)
-            )
-            self._pools.append(pool)
+        name: tuple[Any, ...] = (key,)
+        if not samples:
+            name = (key, tuple(sorted(stated.items())), id(body) if job_class(body) is ChatCall else None)
+        number = self._numbers.setdefault(name, len(self._pools))
+        if number == len(self._pools):
+            pool = SamplePool(key, samples, source, len(samples)) if samples else None
+            self._pools.append(pool or self._assumed_pool(task, key, body, stated))
         return number
 
     def _samples_of(self, key: str) -> tuple[tuple[JobSample, ...], str]:
@@ -146,10 +132,6 @@ class ForecastInputs:
         if self._assume is not None:
             return self._assume, ASSUMED
         return timedelta(0), UNKNOWN
-
-
-def _must_complete(need: Any) -> bool:
-    return isinstance(need, str) or need.kind.holds_back
 
 
 def _sample(took: timedelta, usd: Decimal = ZERO, tokens: int = 0, unpriced: int = 0) -> JobSample:

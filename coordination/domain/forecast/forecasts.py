@@ -2,7 +2,7 @@
 
 The forecast is the spent amount plus, for each remaining day, the average cost of a day in the last four weeks, or of
 that day of the week with three whole weeks of history. The interval contains the month's end in four of five cases if
-days differ only by chance, as before: a Student interval for a sum of future days, whose mean is estimated from few
+days continue to differ only by chance: a Student interval for a sum of future days, whose mean is estimated from few
 days. There is no forecast from fewer than three whole days.
 """
 
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import reduce
 
-from coordination.base.money import ZERO, plus
+from coordination.base.money import plus
 
 WINDOW = 28
 """The maximum number of whole days from which the forecast is computed."""
@@ -30,20 +31,9 @@ _PLACES = 6
 
 # The 90 % quantile of Student's distribution, by degrees of freedom.
 _STUDENT = {
-    2: 1.886,
-    3: 1.638,
-    4: 1.533,
-    5: 1.476,
-    6: 1.440,
-    7: 1.415,
-    8: 1.397,
-    9: 1.383,
-    10: 1.372,
-    12: 1.356,
-    15: 1.341,
-    20: 1.325,
-    30: 1.310,
-}
+    2: 1.886, 3: 1.638, 4: 1.533, 5: 1.476, 6: 1.440, 7: 1.415, 8: 1.397, 9: 1.383,
+    10: 1.372, 12: 1.356, 15: 1.341, 20: 1.325, 30: 1.310,
+}  # fmt: skip
 
 
 class ForecastMethod(StrEnum):
@@ -104,10 +94,7 @@ def burn_rate(daily: Sequence[Decimal], *, spent_today: Decimal, hours_today: fl
     """Return the burn rate over the last whole days and today until now, at least over one hour."""
     days = daily[-BURN_DAYS:]
     hours = max(1.0, 24.0 * len(days) + max(0.0, hours_today))
-    total = ZERO
-    for day in (*days, spent_today):
-        total = plus(total, day)
-    an_hour = max(0.0, float(total)) / hours
+    an_hour = max(0.0, float(reduce(plus, days, spent_today))) / hours
     return BurnRate(_dollars(an_hour * 24), _dollars(an_hour), hours)
 
 

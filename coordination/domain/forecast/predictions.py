@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+_Value = TypeVar("_Value", timedelta, Decimal, int)
 
 _MOST_NAMED = 20
 
@@ -20,30 +23,16 @@ class PredictedTask:
 
 
 @dataclass(frozen=True, slots=True)
-class Durations:
-    """Percentiles of durations."""
+class Percentiles(Generic[_Value]):
+    """Percentiles of durations, dollars or counts."""
 
-    p10: timedelta
-    p50: timedelta
-    p90: timedelta
+    p10: _Value
+    p50: _Value
+    p90: _Value
 
-
-@dataclass(frozen=True, slots=True)
-class CostRange:
-    """Percentiles of dollars."""
-
-    p10: Decimal
-    p50: Decimal
-    p90: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class PredictedCounts:
-    """Percentiles of counts."""
-
-    p10: int
-    p50: int
-    p90: int
+    def to_json(self, write: Callable[[_Value], Any]) -> list[Any]:
+        """Return the list of the percentiles, each as *write* returns it."""
+        return [write(value) for value in (self.p10, self.p50, self.p90)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +61,10 @@ class Prediction:
     tasks: int
     slots: int
     rounds: int
-    duration: Durations
-    usd: CostRange
-    tokens: PredictedCounts
-    unpriced: PredictedCounts
+    duration: Percentiles[timedelta]
+    usd: Percentiles[Decimal]
+    tokens: Percentiles[int]
+    unpriced: Percentiles[int]
     path: tuple[PredictedTask, ...]
     kinds: tuple[JobTypePrediction, ...]
     untimed: tuple[str, ...]
@@ -86,12 +75,11 @@ class Prediction:
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that is stored with a run: all percentiles, and the unknown kinds."""
-        duration, usd, tokens, unpriced = self.duration, self.usd, self.tokens, self.unpriced
         return {
-            "duration": [each.total_seconds() for each in (duration.p10, duration.p50, duration.p90)],
-            "usd": [f"{each:f}" for each in (usd.p10, usd.p50, usd.p90)],
-            "tokens": [tokens.p10, tokens.p50, tokens.p90],
-            "unpriced": [unpriced.p10, unpriced.p50, unpriced.p90],
+            "duration": self.duration.to_json(timedelta.total_seconds),
+            "usd": self.usd.to_json("{:f}".format),
+            "tokens": self.tokens.to_json(int),
+            "unpriced": self.unpriced.to_json(int),
             "slots": self.slots,
             "rounds": self.rounds,
             "untimed": list(self.untimed[:_MOST_NAMED]),

@@ -16,16 +16,9 @@ from datetime import timedelta
 from decimal import Decimal
 from heapq import heapify, heappop, heappush
 
-from coordination.domain.forecast.predictions import (
-    CostRange,
-    Durations,
-    JobTypePrediction,
-    PredictedCounts,
-    PredictedTask,
-    Prediction,
-)
+from coordination.domain.forecast.predictions import JobTypePrediction, Percentiles, PredictedTask, Prediction
 from coordination.domain.money.estimates import JobSample
-from coordination.domain.tasks.retry import Backoff
+from coordination.domain.tasks.retry import Backoff, backoff_delay
 
 FEWEST_ROUNDS, MOST_ROUNDS = 21, 1_001
 EFFORT = 300_000
@@ -118,10 +111,10 @@ def simulate(
         tasks=len(tasks),
         slots=slots,
         rounds=rounds,
-        duration=Durations(*(_time(at) for at in _percentiles(one.took for one in results))),
-        usd=CostRange(*(_dollars(at) for at in _percentiles(costs))),
-        tokens=PredictedCounts(*(round(at) for at in _percentiles(one.tokens for one in results))),
-        unpriced=PredictedCounts(*(round(at) for at in _percentiles(one.unpriced for one in results))),
+        duration=Percentiles(*(_time(at) for at in _percentiles(one.took for one in results))),
+        usd=Percentiles(*(_dollars(at) for at in _percentiles(costs))),
+        tokens=Percentiles(*(round(at) for at in _percentiles(one.tokens for one in results))),
+        unpriced=Percentiles(*(round(at) for at in _percentiles(one.unpriced for one in results))),
         path=_path(tasks, trace),
         kinds=_kinds(tasks, pools),
         untimed=tuple(dict.fromkeys(pool.kind for pool in pools if not pool.timed)),
@@ -265,7 +258,7 @@ class _RoundState:
         if not self.succeeds[number] and self.left[number] > 0:
             task = self.graph.tasks[number]
             failed = self.graph.left[number] - self.left[number]
-            heappush(self.coming, (self.now + _retry_delay(task.backoff, failed), ~number))
+            heappush(self.coming, (self.now + backoff_delay(failed, task.backoff).total_seconds(), ~number))
             return
         self.result.failed |= not self.succeeds[number]
         self.result.took = self.now
@@ -295,14 +288,6 @@ class _RoundState:
                 self._leave(other)
         self.waits[child] = -len(parents)  # never reaches zero again
         self._make_ready(child)
-
-
-def _retry_delay(backoff: Backoff, failed: int) -> float:
-    most = backoff.maximum.total_seconds()
-    try:
-        return min(backoff.initial.total_seconds() * backoff.factor ** (failed - 1), most)
-    except OverflowError:
-        return most
 
 
 def _path(tasks: Sequence[SimulatedTask], trace: _Trace) -> tuple[PredictedTask, ...]:

@@ -14,10 +14,7 @@ CLOSED = "closed"
 
 
 def close_issue(issue: Issue, at: datetime) -> Issue:
-    """Return *issue* as closed at that moment.
-
-    Unchanged if it has ended, or if its tracker changed it later: reopening an issue outweighs the completed task.
-    """
+    """Return *issue* as closed at that moment; unchanged if it has ended, or if its tracker changed it later."""
     if issue.status in ENDED or issue.status == TOMBSTONE or _changed_after(issue, at):
         return issue
     moment = at.astimezone(UTC)
@@ -36,11 +33,9 @@ def _is_own(record: dict[str, Any], issue_id: str) -> bool:
 
 
 def _changed_after(issue: Issue, at: datetime) -> bool:
-    value = issue.record().get("updated_at")
+    """Return whether the tracker changed the issue later; reopening it then outweighs the completed task."""
     try:
-        changed = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return False
-    if changed is None:
+        changed = datetime.fromisoformat(issue.record()["updated_at"])
+    except (KeyError, TypeError, ValueError):
         return False
     return (changed.replace(tzinfo=UTC) if changed.tzinfo is None else changed) > at

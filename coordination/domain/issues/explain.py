@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from coordination.base.errors import NotFound
+from coordination.base.json_values import to_json_types
 from coordination.base.wording import excerpt
 from coordination.domain.issues.readiness import IssueDeferral, IssueReadiness
 from coordination.domain.issues.record import (
@@ -69,18 +70,7 @@ class IssueBlocker:
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that --json prints."""
-        return {
-            "way": self.way.value,
-            "blocks": self.blocks,
-            "id": self.id,
-            "kind": self.kind,
-            "status": self.status,
-            "title": self.title,
-            "via": list(self.via),
-            "until": self.until.isoformat() if self.until else None,
-            "children": list(self.children),
-            "detail": self.detail,
-        }
+        return {"way": self.way.value, "blocks": self.blocks, **to_json_types(self)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +96,7 @@ class IssueExplanation:
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that --json prints."""
-        return {
-            "id": self.id,
-            "title": self.title,
-            "status": self.status,
-            "rules": self.rules,
-            "ready": self.ready,
-            "excluded": list(self.excluded),
-            "blockers": [blocker.to_json() for blocker in self.blockers],
-        }
+        return {**to_json_types(self), "blockers": [blocker.to_json() for blocker in self.blockers]}
 
 
 def explain(issues: Sequence[Issue], issue_id: str, rules: str | RuleSet, now: datetime) -> IssueExplanation:

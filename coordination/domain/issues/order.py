@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from coordination.domain.issues.readiness import IssueDeferral, IssueReadiness
 from coordination.domain.issues.record import Issue
@@ -15,21 +14,12 @@ Graph = Mapping[str, list[str]]
 _NAMED = 12
 
 
-class ExclusionReason(StrEnum):
-    """Why an open issue gets no task."""
-
-    NO_WORK = "no_work"  # pinned, ephemeral, deferred, or of a type that is never work
-    BLOCKED = "blocked"  # it waits for something that is not done in this run
-    CYCLE = "cycle"  # it waits for itself through others
-
-
 @dataclass(frozen=True, slots=True)
 class ExcludedIssue:
     """An open issue without a task, and why, as half a sentence."""
 
     id: str
     why: str
-    because: ExclusionReason
 
 
 def work_order(
@@ -37,7 +27,7 @@ def work_order(
 ) -> tuple[dict[str, list[str]], dict[str, ExcludedIssue]]:
     """Return what each issue of *work* waits for, and the issues that can get no turn, by id."""
     waits = _WaitGraph(readiness, work)
-    waits.exclude([ExcludedIssue(key, why, ExclusionReason.BLOCKED) for key, why in waits.hopeless.items()])
+    waits.exclude([ExcludedIssue(key, why) for key, why in waits.hopeless.items()])
     needs = {issue_id: waits.needs(issue_id) for issue_id in work if issue_id not in waits.excluded}
     waits.exclude([issue for group in _cycles(needs) for issue in _in_cycle(group, needs)])
     return {issue_id: waits.needs(issue_id) for issue_id in work if issue_id not in waits.excluded}, waits.excluded
@@ -49,7 +39,7 @@ def no_work(readiness: IssueReadiness, issue: Issue) -> ExcludedIssue:
     for by in readiness.deferrals(issue):
         until = f"until {by.defer_until:%Y-%m-%d %H:%M} UTC"
         reasons.append(f"it is deferred {until}" if by is issue else f"its parent {by.id} is deferred {until}")
-    return ExcludedIssue(issue.id, " and ".join(reasons), ExclusionReason.NO_WORK)
+    return ExcludedIssue(issue.id, " and ".join(reasons))
 
 
 class _WaitGraph:
@@ -112,7 +102,7 @@ class _WaitGraph:
                 else:
                     why = self._closed_gate(issue_id)
                 if why:
-                    queue.append(ExcludedIssue(issue_id, why, ExclusionReason.BLOCKED))
+                    queue.append(ExcludedIssue(issue_id, why))
 
     def _closed_gate(self, issue_id: str) -> str | None:
         """Return the gate of the issue that nobody can open, as half a sentence."""
@@ -135,7 +125,7 @@ def _in_cycle(group: list[str], graph: Graph) -> list[ExcludedIssue]:
     else:  # the cycle through each would take too long to compute
         group_text = f"{', '.join(group[:_NAMED])} and {len(group) - _NAMED:,} more wait for each other"
         why = dict.fromkeys(group, group_text)
-    return [ExcludedIssue(key, f"it waits for itself: {way}", ExclusionReason.CYCLE) for key, way in why.items()]
+    return [ExcludedIssue(key, f"it waits for itself: {way}") for key, way in why.items()]
 
 
 def _cycles(graph: Graph) -> list[list[str]]:

@@ -35,11 +35,7 @@ def shell_job(command: str, env: Mapping[str, str] | None = None) -> Callable[[I
     def job(issue: Issue) -> Mapping[str, Any]:
         return {
             "shell": command,
-            "env": {
-                **(env or {}),
-                ISSUE_ID: _literal(issue.id, "id"),
-                ISSUE_TITLE: _literal(issue.title, "title"),
-            },
+            "env": {**(env or {}), ISSUE_ID: _literal(issue.id, "id"), ISSUE_TITLE: _literal(issue.title, "title")},
         }
 
     return job

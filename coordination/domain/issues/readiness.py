@@ -16,7 +16,7 @@ from coordination.domain.issues.record import (
     Issue,
     IssueDependency,
 )
-from coordination.domain.issues.rules import ALL_CHILDREN, ANY_CHILDREN, ENDED, TOMBSTONE, RuleSet, rule_set
+from coordination.domain.issues.rules import ALL_CHILDREN, ANY_CHILDREN, TOMBSTONE, RuleSet, rule_set
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -25,12 +25,6 @@ def ready(issues: Sequence[Issue], rules: str | RuleSet, now: datetime) -> list[
     """Return the issues that are ready at *now*: most urgent first, then the newest, then by id."""
     readiness = IssueReadiness(issues, rules, now)
     return sort_issues(issue for issue in readiness.issues.values() if readiness.is_ready(issue))
-
-
-def blocked_ids(issues: Sequence[Issue], rules: str | RuleSet, now: datetime) -> list[str]:
-    """Return the sorted ids of the issues that are blocked and neither closed nor pinned."""
-    readiness = IssueReadiness(issues, rules, now)
-    return sorted(issue_id for issue_id in readiness.blocked if readiness.issues[issue_id].status not in ENDED)
 
 
 def sort_issues(issues: Iterable[Issue]) -> list[Issue]:
@@ -157,7 +151,4 @@ class IssueReadiness:
         """Return (spawner, gate) of a ``waits-for`` edge."""
         gate = edge.metadata.get("gate")
         spawner = edge.metadata.get("spawner_id") if self.rules.spawner_in_metadata else None
-        return (
-            edge.depends_on_id if spawner is None else str(spawner),
-            ALL_CHILDREN if gate is None else str(gate),
-        )
+        return (edge.depends_on_id if spawner is None else str(spawner), ALL_CHILDREN if gate is None else str(gate))

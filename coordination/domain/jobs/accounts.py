@@ -50,11 +50,8 @@ def is_account(name: str) -> bool:
 def check_account(name: object) -> str:
     """Return *name* if it is a valid account name, ``NAME`` or ``agent@label``. Raises Refused otherwise."""
     if not isinstance(name, str) or not is_account(name):
-        raise Refused(
-            f"{excerpt(name)} cannot be the name of an account",
-            hint="Write it like claude@work, or one word: letters, digits, . _ -",
-            field="account",
-        )
+        message = f"{excerpt(name)} cannot be the name of an account"
+        raise Refused(message, hint="Write it like claude@work, or one word: letters, digits, . _ -", field="account")
     return name
 
 
@@ -97,11 +94,9 @@ def check_setting(name: str, value: str) -> str:
     _check_value(name, value)
     is_credentials_file = posixpath.isabs(value) and "CREDENTIALS" in name.upper()
     if (_SECRET_NAME.search(name) and not is_credentials_file) or _PASSWORD.search(value):
-        raise Refused(
-            f"The value for {name} looks like a secret, and other users can see command lines",
-            hint=f"Write only {name}: you are prompted for the value, or it is read from stdin",
-            field="value",
-        )
+        message = f"The value for {name} looks like a secret, and other users can see command lines"
+        hint = f"Write only {name}: you are prompted for the value, or it is read from stdin"
+        raise Refused(message, hint=hint, field="value")
     if _FOLDER.search(name) and not posixpath.isabs(value):
         raise Refused(f"{name} must be the absolute path of a folder", field="value")
     return value

@@ -31,8 +31,6 @@ def outputs_of(options: Mapping[str, Any]) -> tuple[str, ...]:
 
 def outputs_problem(outputs: Sequence[object]) -> str | None:
     """Return what is wrong with a plan's outputs, as the end of a sentence, or None."""
-    if outputs == ():
-        return None
     if isinstance(outputs, str) or not isinstance(outputs, Sequence):
         return "must be a list of paths"
     if len(outputs) > MOST_PATTERNS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -16,6 +16,7 @@ from typing import Any
 
 from coordination.base.durations import MAX_DURATION, parse_duration
 from coordination.base.errors import Refused
+from coordination.base.fields import check_keys
 from coordination.base.json_values import text_problem
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.jobs.preparation import NO_PREPARATION, PREPARATION_KEYS, Preparation, parse_preparation
@@ -102,17 +103,17 @@ GATE_KEYS = ("run", "timeout", "name")
 def parse_checkout(value: object) -> Checkout:
     """Parse a checkout: a kind, or a mapping with the key ``kind``. Raises Refused for what is wrong with it."""
     if isinstance(value, Checkout):
-        return value if value is FOLDER else _check_checkout(value)
+        return _check_checkout(value)
     if isinstance(value, str):
         return Checkout(_kind(value))
     if not isinstance(value, Mapping):
         raise Refused(f"checkout must be {' or '.join(CheckoutKind)}, not {excerpt(value)}", field="checkout")
-    _check_keys(value, CHECKOUT_KEYS, "checkout")
+    check_keys(value, CHECKOUT_KEYS, "checkout", place="checkout")
     merge = value.get("merge")
     if merge is not None:
         if not isinstance(merge, Mapping):
             raise Refused("checkout.merge must be a mapping", field="checkout.merge")
-        _check_keys(merge, MERGE_KEYS, "checkout.merge")
+        check_keys(merge, MERGE_KEYS, "checkout.merge", place="checkout.merge")
         merge = HalfMerged(
             _text(merge.get("commit"), "checkout.merge.commit"),
             _text(merge.get("task"), "its task", field="checkout.merge.task"),
@@ -164,10 +165,8 @@ def common_base(checkouts: Iterable[Checkout]) -> str | None:
     """Return the base of the run's branch, if a checkout sets one. Raises Refused when they set different ones."""
     bases = list(dict.fromkeys(checkout.base for checkout in checkouts if checkout.base is not None))
     if len(bases) > 1:
-        raise Refused(
-            f"The run's branch cannot begin at both {excerpt(bases[0])} and {excerpt(bases[1])}",
-            hint="All tasks of a plan share one branch; set its base once, in defaults",
-        )
+        message = f"The run's branch cannot begin at both {excerpt(bases[0])} and {excerpt(bases[1])}"
+        raise Refused(message, hint="All tasks of a plan share one branch; set its base once, in defaults")
     return bases[0] if bases else None
 
 
@@ -248,7 +247,7 @@ def _gate(item: object) -> Gate:
     if isinstance(item, str):
         item = Gate(item)
     if isinstance(item, Mapping):
-        _check_keys(item, GATE_KEYS, "a gate", field="gates")
+        check_keys(item, GATE_KEYS, "a gate", field="gates")
         limit = item.get("timeout")
         item = Gate(
             item.get("run", ""), GATE_TIMEOUT if limit is None else parse_duration(limit), name=item.get("name")
@@ -258,10 +257,8 @@ def _gate(item: object) -> Gate:
     if not isinstance(item.run, str) or not item.run.strip():
         raise Refused("A gate needs a command, written as one text", field="gates")
     if len(item.run) > _LONGEST_COMMAND:
-        raise Refused(
-            f"A gate's command has {len(item.run):,} characters, at most {_LONGEST_COMMAND:,} are possible",
-            field="gates",
-        )
+        message = f"A gate's command has {len(item.run):,} characters, at most {_LONGEST_COMMAND:,} are possible"
+        raise Refused(message, field="gates")
     if problem := text_problem(item.run):
         raise Refused(f"A gate's command {problem}", field="gates")
     if not isinstance(item.timeout, timedelta) or not timedelta(0) < item.timeout <= MAX_DURATION:
@@ -271,14 +268,6 @@ def _gate(item: object) -> Gate:
         if len(item.name) > _LONGEST_NAME or not item.name.isprintable():
             raise Refused(f"The name of a gate must be one short line, not {excerpt(item.name)}", field="gates")
     return item
-
-
-def _check_keys(value: Mapping[Any, Any], keys: Sequence[str], what: str, *, field: str | None = None) -> None:
-    for key in value:
-        if key not in keys:
-            hint = did_you_mean(key, keys) if isinstance(key, str) else None
-            hint = hint or f"It may have: {', '.join(keys)}"
-            raise Refused(f"{what} has no key {excerpt(key)}", hint=hint, field=field or f"{what}.{key}")
 
 
 def _text(value: object, what: str, *, field: str | None = None) -> str:

@@ -22,15 +22,10 @@ def check_environment(env: Mapping[str, str], secrets: Sequence[str]) -> None:
     """Raise Refused for an invalid name in *secrets*, and for a value in *env* that looks like a secret."""
     for name in secrets:
         if not _VARIABLE.match(name):
-            raise Refused(
-                f"secrets contains {excerpt(name)}, which is not the name of a variable",
-                hint="It lists variables of the worker's environment by name, never values: [ANTHROPIC_API_KEY]",
-                field="secrets",
-            )
+            message = f"secrets contains {excerpt(name)}, which is not the name of a variable"
+            hint = "It lists variables of the worker's environment by name, never values: [ANTHROPIC_API_KEY]"
+            raise Refused(message, hint=hint, field="secrets")
     for name, text in env.items():
         if len(text) >= _SHORTEST_SECRET and _SECRET_NAME.search(name) and not text.startswith("{{"):
-            raise Refused(
-                f"env contains a value for {name}, and plans are stored and shown",
-                hint=f"Set {name} where the worker runs, and write secrets: [{name}]",
-                field="env",
-            )
+            message = f"env contains a value for {name}, and plans are stored and shown"
+            raise Refused(message, hint=f"Set {name} where the worker runs, and write secrets: [{name}]", field="env")

@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from coordination.base.errors import Refused
-from coordination.base.json_values import text_problem
-from coordination.base.wording import did_you_mean, excerpt
+from coordination.base.fields import check_keys
+from coordination.base.json_values import text_problem, to_json_types
+from coordination.base.wording import excerpt
 
 FIRST_PORT, LAST_PORT = 1024, 65_535  # ports below are reserved for the system
 MOST_NAMES = 100
@@ -78,16 +79,7 @@ class Preparation:
 
     def to_json(self) -> dict[str, Any]:
         """Return the keys that are set, in the form of plan files."""
-        database = self.database
-        more: dict[str, Any] = {
-            "setup": self.setup,
-            "lock": list(self.lock),
-            "copy": list(self.copy),
-            "share": list(self.share),
-            "ports": self.ports,
-            "database": None if database is None else {"clone": database.clone, "variable": database.variable},
-        }
-        return {name: value for name, value in more.items() if value}
+        return {name: value for name, value in to_json_types(self).items() if value}
 
 
 NO_PREPARATION = Preparation()
@@ -102,18 +94,13 @@ def parse_preparation(value: Mapping[str, Any]) -> Preparation:
     lock, copy, share = (_names(value.get(name), name) for name in ("lock", "copy", "share"))
     for name, needed in (("lock", lock), ("share", share)):
         if needed and setup is None:
-            raise Refused(
-                f"checkout.{name} needs checkout.setup",
-                hint="Write setup with a command, or use copy for files of your checkout",
-                field=f"checkout.{name}",
-            )
+            hint = "Write setup with a command, or use copy for files of your checkout"
+            raise Refused(f"checkout.{name} needs checkout.setup", hint=hint, field=f"checkout.{name}")
     for name in share:
         if any(_inside(name, other) or _inside(other, name) for other in copy):
-            raise Refused(
-                f"{excerpt(name)} is in both checkout.copy and checkout.share",
-                hint="share is for files that setup creates, copy for files of your checkout",
-                field="checkout.share",
-            )
+            message = f"{excerpt(name)} is in both checkout.copy and checkout.share"
+            hint = "share is for files that setup creates, copy for files of your checkout"
+            raise Refused(message, hint=hint, field="checkout.share")
     ports = value.get("ports")
     if ports is not None and not (isinstance(ports, int) and not isinstance(ports, bool) and 0 <= ports <= MOST_PORTS):
         raise Refused(
@@ -126,10 +113,8 @@ def _check_command(setup: object) -> None:
     if not isinstance(setup, str) or not setup.strip():
         raise Refused(f"checkout.setup must be a command, not {excerpt(setup)}", field="checkout.setup")
     if len(setup) > _LONGEST_COMMAND:
-        raise Refused(
-            f"checkout.setup has {len(setup):,} characters, at most {_LONGEST_COMMAND:,} are possible",
-            field="checkout.setup",
-        )
+        message = f"checkout.setup has {len(setup):,} characters, at most {_LONGEST_COMMAND:,} are possible"
+        raise Refused(message, field="checkout.setup")
     if problem := text_problem(setup):
         raise Refused(f"checkout.setup {problem}", field="checkout.setup")
 
@@ -151,11 +136,8 @@ def _name(name: str, field: str) -> str:
     if not name.strip() or len(name) > _LONGEST_NAME or text_problem(name) or not path.parts:
         raise Refused(f"{field} must contain paths of files and folders, not {excerpt(name)}", field=field)
     if path.is_absolute() or ".." in path.parts:
-        raise Refused(
-            f"{field} contains {excerpt(name)}, which is outside the project's folder",
-            hint="Write paths relative to the task's folder, without ..",
-            field=field,
-        )
+        message = f"{field} contains {excerpt(name)}, which is outside the project's folder"
+        raise Refused(message, hint="Write paths relative to the task's folder, without ..", field=field)
     if ".git" in path.parts:
         raise Refused(f"{field} contains {excerpt(name)}; a worktree has its own .git", field=field)
     return str(path)
@@ -170,23 +152,14 @@ def _database(value: object) -> Database | None:
     if value is None or isinstance(value, Database):
         return value
     if not isinstance(value, Mapping):
-        raise Refused(
-            f"checkout.database must be a mapping with the key clone, not {excerpt(value)}",
-            hint="Write database: {clone: $DATABASE_URL}",
-            field="checkout.database",
-        )
-    for key in value:
-        if key not in DATABASE_KEYS:
-            hint = did_you_mean(key, DATABASE_KEYS) if isinstance(key, str) else None
-            hint = hint or f"It may have: {', '.join(DATABASE_KEYS)}"
-            raise Refused(f"checkout.database has no key {excerpt(key)}", hint=hint, field=f"checkout.database.{key}")
+        message = f"checkout.database must be a mapping with the key clone, not {excerpt(value)}"
+        raise Refused(message, hint="Write database: {clone: $DATABASE_URL}", field="checkout.database")
+    check_keys(value, DATABASE_KEYS, "checkout.database", place="checkout.database")
     variable = value.get("variable")
     variable = DATABASE_VARIABLE if variable is None else variable
     if not isinstance(variable, str) or not _VARIABLE.fullmatch(variable):
-        raise Refused(
-            f"checkout.database.variable must be the name of a variable, not {excerpt(variable)}",
-            field="checkout.database.variable",
-        )
+        message = f"checkout.database.variable must be the name of a variable, not {excerpt(variable)}"
+        raise Refused(message, field="checkout.database.variable")
     return Database(check_url(value.get("clone")), variable)
 
 

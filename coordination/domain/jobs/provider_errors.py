@@ -12,22 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
-from coordination.domain.jobs.provider_error_table import (
-    BUSY_MINUTE,
-    BY_STATUS,
-    BY_TYPE,
-    LIMIT,
-    LIMITED,
-    LOG_IN,
-    PROVIDERS,
-    QUOTA_USED_UP,
-    SIDE_REQUESTS,
-    TABLE,
-    TOO_LARGE,
-    WINDOWS,
-    ProviderErrorClass,
-    has_any,
-)
+from coordination.domain.jobs import provider_error_table as table
+from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from coordination.domain.jobs.reset_times import parse_reset
 
 UNNAMED_RESET = timedelta(minutes=15)
@@ -36,7 +22,7 @@ UNNAMED_RESET = timedelta(minutes=15)
 LONGEST_RETRY_AFTER = timedelta(hours=1)
 """The longest wait that a busy provider may request."""
 
-_CLIENT, _SERVER, _NONE, _TOO_MANY = 400, 500, 600, 429  # HTTP
+_CLIENT, _SERVER, _NONE = 400, 500, 600  # HTTP
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +101,12 @@ def classify(
     now: datetime,
     local: tzinfo = UTC,
 ) -> ProviderError:
-    """Classify the message *words*; *status* and *type_* of the error are used where the program reports them.
-
-    *local*: the zone of times without one.
-    """
+    """Classify the message *words* with the error's *status* and *type_*; *local*: the zone of times without one."""
     text = provider_lines(words)
     if status is None and (match := _STATUS.search(text)):
         status = int(next(group for group in match.groups() if group))
     types = [name for name in (type_, *(first or second for first, second in _TYPE.findall(text))) if name]
-    type_classes = [by_type for name in types if (by_type := BY_TYPE.get(name.lower())) is not None]
+    type_classes = [by_type for name in types if (by_type := table.BY_TYPE.get(name.lower())) is not None]
     if status is not None and _CLIENT <= status < _NONE:
         error_class = _class_of_status(text, status, type_classes)
     else:
@@ -140,12 +123,14 @@ def classify(
 def provider_lines(words: str) -> str:
     """Return *words* without the lines about side requests. Lines with a provider's own error are always kept."""
     lines = words.splitlines() or [words]
-    return "\n".join(line for line in lines if has_any(PROVIDERS, line) or not has_any(SIDE_REQUESTS, line))
+    return "\n".join(
+        line for line in lines if table.has_any(table.PROVIDERS, line) or not table.has_any(table.SIDE_REQUESTS, line)
+    )
 
 
 def window_of(words: str) -> str | None:
     """Return the standard name of the limit's window that *words* mention, or None."""
-    return next((name for pattern, name in WINDOWS if re.search(pattern, words, re.IGNORECASE)), None)
+    return next((name for pattern, name in table.WINDOWS if re.search(pattern, words, re.IGNORECASE)), None)
 
 
 def _class_of_words(text: str, types: Sequence[ProviderErrorClass], *, lost_connection: bool) -> ProviderErrorClass:
@@ -157,10 +142,10 @@ def _class_of_words(text: str, types: Sequence[ProviderErrorClass], *, lost_conn
         if ProviderErrorClass.LOG_IN in types:
             return ProviderErrorClass.LOG_IN
         return ProviderErrorClass.LIMIT if limited and types[0] is not ProviderErrorClass.REFUSED else types[0]
-    row = next((row for row in TABLE if row.has_words(text)), None)
+    row = next((row for row in table.TABLE if row.has_words(text)), None)
     if row is None:
         return ProviderErrorClass.FAILED
-    if row is LIMIT and not limited:  # a limit of a minute, which ends soon
+    if row is table.LIMIT and not limited:  # a limit of a minute, which ends soon
         return ProviderErrorClass.TRANSIENT
     return row.error_class
 
@@ -168,18 +153,22 @@ def _class_of_words(text: str, types: Sequence[ProviderErrorClass], *, lost_conn
 def _class_of_status(text: str, status: int, types: Sequence[ProviderErrorClass]) -> ProviderErrorClass:
     """Return the class by the status; limits and missing log-ins are recognized better by the words."""
     limited = ProviderErrorClass.LIMIT in types or _is_limit(text)
-    usual = BY_STATUS.get(status, ProviderErrorClass.TRANSIENT if status >= _SERVER else ProviderErrorClass.REFUSED)
-    if TOO_LARGE.has_words(text) and status < _SERVER:
+    usual = table.BY_STATUS.get(
+        status, ProviderErrorClass.TRANSIENT if status >= _SERVER else ProviderErrorClass.REFUSED
+    )
+    if table.TOO_LARGE.has_words(text) and status < _SERVER:
         return ProviderErrorClass.REFUSED
     if usual is ProviderErrorClass.TRANSIENT:
-        return ProviderErrorClass.LIMIT if limited and status in LIMITED else usual
+        return ProviderErrorClass.LIMIT if limited and status in table.LIMITED else usual
     if usual in (ProviderErrorClass.REFUSED, ProviderErrorClass.LOG_IN) and limited:
         return ProviderErrorClass.LIMIT
-    if usual is ProviderErrorClass.REFUSED and (ProviderErrorClass.LOG_IN in types or LOG_IN.has_words(text)):
+    if usual is ProviderErrorClass.REFUSED and (ProviderErrorClass.LOG_IN in types or table.LOG_IN.has_words(text)):
         return ProviderErrorClass.LOG_IN
     return usual
 
 
 def _is_limit(text: str) -> bool:
     """Return whether the words mean that an account has reached a limit, not only a limit per minute."""
-    return LIMIT.has_words(text) and (not has_any(BUSY_MINUTE, text) or has_any(QUOTA_USED_UP, text))
+    return table.LIMIT.has_words(text) and (
+        not table.has_any(table.BUSY_MINUTE, text) or table.has_any(table.QUOTA_USED_UP, text)
+    )

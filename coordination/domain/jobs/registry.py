@@ -35,10 +35,7 @@ IN_WORKTREE = " in a worktree"
 
 
 def parse_job(value: object) -> Job:
-    """Return the job that *value* describes: a Job, a function, or a mapping with a kind as a key.
-
-    Raises Refused with one sentence for what is wrong with it.
-    """
+    """Return the job of *value*: a Job, a function, or a mapping with a kind as a key. Raises Refused for others."""
     if isinstance(value, Job):
         value.check()
         return value

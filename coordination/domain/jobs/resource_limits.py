@@ -50,8 +50,6 @@ class Limits:
 
     def problem(self) -> str | None:
         """Return what is wrong with the limits, in one sentence, or None."""
-        if self is NO_LIMITS:
-            return None
         for name, largest, lowest in (
             ("memory", LARGEST, 1),
             ("output", LARGEST, 1),
@@ -64,8 +62,8 @@ class Limits:
         if cpu is not None and not (
             isinstance(cpu, timedelta) and timedelta(seconds=1) <= cpu <= durations.MAX_DURATION
         ):
-            said = durations.show_duration(cpu) if isinstance(cpu, timedelta) else excerpt(cpu)
-            return f"limits.cpu must be from one second to {durations.MAX_DURATION.days:,} days, not {said}"
+            shown = durations.show_duration(cpu) if isinstance(cpu, timedelta) else excerpt(cpu)
+            return f"limits.cpu must be from one second to {durations.MAX_DURATION.days:,} days, not {shown}"
         return None
 
     def _pairs(self, others: Limits) -> list[tuple[str, Any, Any]]:

@@ -337,10 +337,8 @@ def _names(tree: nodes.Template) -> frozenset[tuple[str, str | None]]:
         # {{ needs.my-key.output }} is read as a subtraction: needs.my minus key.output.
         root = _root(pair.left)
         if root is not None and root[0] == "needs" and "needs" not in own:
-            raise Refused(
-                f"needs.{root[1]} {pair.operator} … is read as a calculation",
-                hint='Write keys with other characters than letters, digits and _ like this: needs["my-key"].output',
-            )
+            hint = 'Write keys with other characters than letters, digits and _ like this: needs["my-key"].output'
+            raise Refused(f"needs.{root[1]} {pair.operator} … is read as a calculation", hint=hint)
     for access in accesses:
         inner = _root(access.node)
         member = _member(access)
@@ -373,17 +371,13 @@ def _check_name(root: str, member: str | None, needs: Collection[str]) -> None:
             raise Refused(f"{excerpt(root)[1:-1]} has state and output, and no {excerpt(member)}")
         return
     if root not in AVAILABLE:
-        raise Refused(
-            f"there is no {excerpt(root)[1:-1]}, only {', '.join(AVAILABLE)}",
-            hint=did_you_mean(root, AVAILABLE) or _LITERAL,
-        )
+        message = f"there is no {excerpt(root)[1:-1]}, only {', '.join(AVAILABLE)}"
+        raise Refused(message, hint=did_you_mean(root, AVAILABLE) or _LITERAL)
     if member is None:
         return
     if root == "needs" and member not in needs:
-        raise Refused(
-            f"it uses needs.{excerpt(member)[1:-1]}, but the task does not need {excerpt(member)}",
-            hint=did_you_mean(member, needs) or "Add it to the task's needs",
-        )
+        message = f"it uses needs.{excerpt(member)[1:-1]}, but the task does not need {excerpt(member)}"
+        raise Refused(message, hint=did_you_mean(member, needs) or "Add it to the task's needs")
     members = AVAILABLE[root]
     if members is not None and member not in members:
         raise Refused(f"{root} has no {excerpt(member)}, only {', '.join(sorted(members))}")

@@ -13,10 +13,7 @@ _WHOLE = Decimal(100)
 
 @dataclass(frozen=True, slots=True)
 class BudgetStatus:
-    """A budget and the use of its present period. ``name``: its subject, for people.
-
-    ``waiting``: the number of tasks that it holds.
-    """
+    """A budget and its present use. ``name``: its subject, for people. ``waiting``: the number of tasks it holds."""
 
     budget: Budget
     name: str
@@ -80,17 +77,10 @@ class BudgetStatus:
 
     @property
     def percent(self) -> int | None:
-        """Return the spent share of the cap, rounded down; of several caps, the largest share.
-
-        None for a budget that caps only unpriced calls.
-        """
+        """Return the spent share of the cap, rounded down, or the largest one; None: only unpriced calls are capped."""
         spent, budget = self.use.spent, self.budget
-        caps = (
-            (spent.usd, budget.usd),
-            (Decimal(spent.tokens), budget.tokens),
-            (Decimal(spent.starts), budget.max_starts),
-        )
-        shares = [used / cap * _WHOLE if cap else _WHOLE for used, cap in caps if cap is not None]
+        caps = ((spent.usd, budget.usd), (spent.tokens, budget.tokens), (spent.starts, budget.max_starts))
+        shares = [Decimal(used) / cap * _WHOLE if cap else _WHOLE for used, cap in caps if cap is not None]
         return int(max(shares)) if shares else None
 
 

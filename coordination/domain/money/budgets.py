@@ -7,11 +7,12 @@ a cap together. The costs of an attempt count in the period in which it was clai
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, tzinfo
 from decimal import Decimal
 from enum import StrEnum
+from functools import reduce
 from typing import Any
 
 from coordination.base.money import ZERO, minus, plus, show_usd
@@ -91,12 +92,7 @@ class Amount:
 
     def max_with(self, other: Amount) -> Amount:
         """Return the larger value of each field."""
-        return Amount(
-            max(self.usd, other.usd),
-            max(self.tokens, other.tokens),
-            max(self.unpriced, other.unpriced),
-            max(self.starts, other.starts),
-        )
+        return Amount(*(max(getattr(self, spec.name), getattr(other, spec.name)) for spec in fields(self)))
 
     def without_starts(self) -> Amount:
         """Return the part that can be reserved, and released when it was not needed."""
@@ -104,13 +100,9 @@ class Amount:
 
     def to_json(self) -> dict[str, Any]:
         """Return the stored form: dollars as exact text, without zeros."""
-        body = {
-            "usd": f"{self.usd:f}" if self.usd else None,
-            "tokens": self.tokens,
-            "unpriced": self.unpriced,
-            "starts": self.starts,
-        }
-        return {name: value for name, value in body.items() if value}
+        usd = {"usd": f"{self.usd:f}"} if self.usd else {}
+        counts = {"tokens": self.tokens, "unpriced": self.unpriced, "starts": self.starts}
+        return usd | {name: count for name, count in counts.items() if count}
 
 
 NOTHING = Amount()
@@ -240,30 +232,24 @@ class BudgetShortage:
     @property
     def passed(self) -> bool:
         """Return whether the cap is exceeded already."""
-        cap = dict(_caps(self.budget))[self.what]
-        return cap is not None and getattr(self.use.committed, self.what) > cap
+        return bool(getattr(self.use.committed, self.what) > self._cap)
+
+    @property
+    def _cap(self) -> Any:
+        """The cap that is exceeded."""
+        return dict(_caps(self.budget))[self.what]
 
     def sentence(self) -> str:
         """Return the shortage as a sentence for people."""
-        budget, use = self.budget, self.use
-        if self.what == "usd":
-            assert budget.usd is not None  # noqa: S101 - the cap that is exceeded
-            left, wanted = show_usd(max(plus(budget.usd, minus(use.committed.usd)), ZERO)), show_usd(self.wanted.usd)
-            cap, reserved = show_usd(budget.usd), show_usd(use.reserved.usd)
-        elif self.what == "tokens":
-            assert budget.tokens is not None  # noqa: S101 - the same
-            left, wanted = f"{max(budget.tokens - use.committed.tokens, 0):,}", f"{self.wanted.tokens:,} tokens"
-            cap, reserved = f"{budget.tokens:,} tokens", f"{use.reserved.tokens:,}"
-        elif self.what == "starts":
-            assert budget.max_starts is not None  # noqa: S101 - the same
-            left, wanted = f"{max(budget.max_starts - use.committed.starts, 0):,}", plural(self.wanted.starts, "start")
-            cap, reserved = plural(budget.max_starts, "start"), "none"
-        else:
-            assert budget.unpriced_calls is not None  # noqa: S101 - the same
+        budget, use, cap = self.budget, self.use, self._cap
+        if self.what == "unpriced":
             calls = f"{plural(use.spent.unpriced, 'was', 'were')} made and {self.wanted.unpriced:,} more may come"
-            return f"{budget.title()} allows {plural(budget.unpriced_calls, 'call')} of unknown price; {calls}"
+            return f"{budget.title()} allows {plural(cap, 'call')} of unknown price; {calls}"
+        show, show_part = _SHOW[self.what]
+        left = max(cap - getattr(use.committed, self.what), 0)
+        reserved, wanted = show_part(getattr(use.reserved, self.what)), show(getattr(self.wanted, self.what))
         waiting = f", {reserved} of it reserved by running jobs" if self.passing else ""
-        return f"{budget.title()} of {cap} has {left} left{waiting}; this needs {wanted}"
+        return f"{budget.title()} of {show(cap)} has {show_part(left)} left{waiting}; this needs {wanted}"
 
     def hint(self) -> str:
         """Return what the user can do."""
@@ -278,13 +264,18 @@ class BudgetShortage:
         return f"{later}Raise it: {command} --{self.what} N"
 
 
-def find_shortage(budget: Budget, use: BudgetUse, wanted: Amount) -> BudgetShortage | None:
-    """Return why *wanted* exceeds the budget, or None when it fits.
+_SHOW: Mapping[str, tuple[Callable[[Any], str], Callable[[Any], str]]] = {
+    "usd": (show_usd, show_usd),
+    "tokens": ("{:,} tokens".format, "{:,}".format),
+    "starts": (lambda count: plural(count, "start"), "{:,}".format),
+}
+"""How sentences write an amount, with and without its unit."""
 
-    An amount of zero always fits: jobs without costs run even when the budget is exceeded.
-    """
+
+def find_shortage(budget: Budget, use: BudgetUse, wanted: Amount) -> BudgetShortage | None:
+    """Return why *wanted* exceeds the budget, or None when it fits."""
     if not wanted:
-        return None
+        return None  # jobs without costs run even when the budget is exceeded
     committed = use.committed
     for what, cap in _caps(budget):
         if cap is not None and getattr(wanted, what) > 0 and getattr(committed + wanted, what) > cap:
@@ -351,10 +342,7 @@ class Reservation:
     def after(self, calls: Sequence[Amount]) -> Reservation:
         """Return the reservation after these calls, at least zero."""
         left = (self.amount - sum_amounts(calls)).max_with(NOTHING)
-        largest = self.largest
-        for call in calls:
-            largest = largest.max_with(call)
-        return replace(self, amount=left, largest=largest)
+        return replace(self, amount=left, largest=reduce(Amount.max_with, calls, self.largest))
 
     def missing(self) -> Amount:
         """Return what must be added so that another call like the largest is covered."""

@@ -6,14 +6,14 @@ A correction adds its dollars but is not a call. If it gives a call its price, t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
 from coordination.base.calendars import month_of
 from coordination.base.money import ZERO, minus, plus
-from coordination.domain.money.costs import CostRecord
+from coordination.domain.money.costs import TOKEN_COUNTS, CostRecord
 
 DIMENSIONS = ("project", "session", "agent", "model", "run")
 DAY, MONTH = "day", "month"
@@ -51,31 +51,20 @@ class CostTotal:
             self.cost_usd = plus(self.cost_usd, record.cost_usd)
         if record.settles:
             self.unpriced -= 1
-        self.input_tokens += record.input_tokens
-        self.output_tokens += record.output_tokens
-        self.cached_input_tokens += record.cached_input_tokens
-        self.total_tokens += record.total_tokens
+        for name in TOKEN_COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(record, name))
 
     def merge(self, other: CostTotal) -> None:
         """Add another total."""
-        self.calls += other.calls
-        self.unpriced += other.unpriced
-        self.input_tokens += other.input_tokens
-        self.output_tokens += other.output_tokens
-        self.cached_input_tokens += other.cached_input_tokens
-        self.total_tokens += other.total_tokens
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         self.cost_usd = plus(self.cost_usd, other.cost_usd)
 
     def __neg__(self) -> CostTotal:
-        return CostTotal(
-            -self.calls,
-            -self.unpriced,
-            -self.input_tokens,
-            -self.output_tokens,
-            -self.cached_input_tokens,
-            -self.total_tokens,
-            minus(self.cost_usd),
-        )
+        return CostTotal(**{name: -getattr(self, name) for name in _COUNTS}, cost_usd=minus(self.cost_usd))
+
+
+_COUNTS = tuple(field.name for field in fields(CostTotal) if field.name != "cost_usd")
 
 
 def sum_records(records: Iterable[CostRecord], days: Mapping[datetime, str]) -> dict[TotalKey, CostTotal]:
@@ -96,8 +85,7 @@ def sum_records(records: Iterable[CostRecord], days: Mapping[datetime, str]) -> 
         total.add(record)
     totals: dict[TotalKey, CostTotal] = {}
     for (day, project, session, agent, model, run), total in finest.items():
-        keys = zip(DIMENSIONS, ("", session, agent, model, run), strict=True)
-        for dimension, key in keys:
+        for dimension, key in zip(DIMENSIONS, ("", session, agent, model, run), strict=True):
             for grain, starts in ((DAY, day), (MONTH, month_of(day))):
                 totals.setdefault(TotalKey(dimension, grain, starts, key, project), CostTotal()).merge(total)
     return totals

@@ -7,6 +7,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+TOKEN_COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens")
+"""The fields of a cost record that count tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class CostRecord:
@@ -50,9 +53,7 @@ def correction_id(corrected: str, number: int) -> str:
 
 def correct(record: CostRecord, number: int, usd: Decimal, *, extra: dict[str, Any], settles: bool) -> CostRecord:
     """Return the correction of that number, which adds *usd* to the cost of a record."""
-    no_tokens: dict[str, Any] = dict.fromkeys(
-        ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens"), 0
-    )
+    no_tokens: dict[str, Any] = dict.fromkeys(TOKEN_COUNTS, 0)
     id_ = correction_id(record.id, number)
     return replace(record, id=id_, **no_tokens, cost_usd=usd, extra=extra, corrects=record.id, settles=settles)
 

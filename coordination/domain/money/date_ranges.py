@@ -90,10 +90,8 @@ def _parse(value: str | date | None) -> tuple[date, date] | datetime | None:
             return day, day
         return _aware(datetime.fromisoformat(value))
     except (ValueError, OverflowError):
-        raise Refused(
-            f"{value[:60]!r} is not a month, day or time",
-            hint="Write it like today, monday, 7d, 2027-01, 2027-01-31 or 2027-01-31T12:00:00Z",
-        ) from None
+        hint = "Write it like today, monday, 7d, 2027-01, 2027-01-31 or 2027-01-31T12:00:00Z"
+        raise Refused(f"{value[:60]!r} is not a month, day or time", hint=hint) from None
 
 
 def _aware(moment: datetime) -> datetime:

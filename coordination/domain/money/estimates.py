@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
+from functools import reduce
 from typing import Any
 
 from coordination.base import durations
 from coordination.base.errors import Refused
-from coordination.base.money import ZERO, usd
+from coordination.base.money import ZERO, plus, usd
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.jobs import MAX_STEPS, ChatCall, job_class, kind_label
 from coordination.domain.money import pricing
@@ -133,7 +134,7 @@ def make_sample(
         return None
     amounts = [one.cost_usd for one in costs if one.cost_usd is not None]
     return JobSample(
-        usd=max(ZERO, pricing.sum_exactly(amounts)) if amounts or not costs else None,
+        usd=max(ZERO, reduce(plus, amounts, ZERO)) if amounts or not costs else None,
         tokens=sum(one.total_tokens for one in costs),
         unpriced=max(0, len(costs) - len(amounts) - sum(one.settles for one in costs)),
         took=min(max(took, timedelta(0)), durations.MAX_DURATION),
@@ -237,11 +238,8 @@ def _rate(price: Price, kind: str) -> Decimal | None:
 def parse_estimate(value: object) -> dict[str, Any]:
     """Parse the estimate of a task in a plan into the stored form. Raises Refused."""
     if not isinstance(value, Mapping):
-        raise Refused(
-            f"estimate must be a mapping, not {excerpt(value)}",
-            hint="Write {usd: 0.25, tokens: 20000}",
-            field="estimate",
-        )
+        message = f"estimate must be a mapping, not {excerpt(value)}"
+        raise Refused(message, hint="Write {usd: 0.25, tokens: 20000}", field="estimate")
     for name in value:
         if name not in ESTIMATE_KEYS:
             hint = did_you_mean(str(name), ESTIMATE_KEYS) or f"Its fields: {', '.join(ESTIMATE_KEYS)}"
@@ -277,10 +275,8 @@ def _amount(value: object) -> Decimal:
 def _duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         if not timedelta(0) <= value <= durations.MAX_DURATION:
-            raise Refused(
-                f"estimate.duration must be from zero to {durations.MAX_DURATION.days:,} days, not {value}",
-                field="estimate.duration",
-            )
+            message = f"estimate.duration must be from zero to {durations.MAX_DURATION.days:,} days, not {value}"
+            raise Refused(message, field="estimate.duration")
         return value
     try:
         return durations.parse_duration(value)  # type: ignore[arg-type] # refuses other types

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation
+from functools import reduce
 from typing import Any
 
 from coordination.base.errors import Refused
-from coordination.base.money import ZERO, usd
+from coordination.base.money import ZERO, plus, usd
 from coordination.base.wording import excerpt
 from coordination.domain.money.costs import CostRecord, correct
 from coordination.domain.tasks.attempts import Usage
@@ -92,7 +93,7 @@ class UnknownPrice:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A model's price, its source (``genai-prices 0.2.3``, ``override``), and the model's name there.
+    """A model's price, its source, such as ``genai-prices 0.2.3`` or ``override``, and the model's name there.
 
     *long*: the name allows long calls (``[1m]``).
     """
@@ -252,10 +253,7 @@ def make_correction(
 
 def sum_exactly(amounts: Iterable[Decimal]) -> Decimal:
     """Return the sum without rounding."""
-    total = ZERO
-    for amount in amounts:
-        total = _EXACT.add(total, amount)
-    return total
+    return reduce(plus, amounts, ZERO)
 
 
 def cost_of_tokens(count: int, dollars: Decimal) -> Decimal:
@@ -290,11 +288,8 @@ def _dollars(kind: str, text: str) -> Decimal:
             return strip_zeros(amount.copy_abs())
     except Refused:
         pass
-    raise Refused(
-        f"{excerpt(text)} is not a price of {kind.replace('_', ' ')} tokens",
-        hint=f"Give dollars per million tokens: from 0 to {_DEAREST:,}, with at most {_PLACES} decimal places",
-        field=kind,
-    )
+    hint = f"Give dollars per million tokens: from 0 to {_DEAREST:,}, with at most {_PLACES} decimal places"
+    raise Refused(f"{excerpt(text)} is not a price of {kind.replace('_', ' ')} tokens", hint=hint, field=kind)
 
 
 def strip_zeros(amount: Decimal) -> Decimal:

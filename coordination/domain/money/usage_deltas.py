@@ -14,11 +14,13 @@ from functools import reduce
 from typing import Any
 
 from coordination.base.money import ZERO, minus, plus
-from coordination.domain.money.costs import CostRecord, call_id, correct, repeat_id
+from coordination.domain.money.costs import TOKEN_COUNTS, CostRecord, call_id, correct, repeat_id
 from coordination.domain.money.pricing import AMOUNTS
 from coordination.domain.tasks.attempts import Usage
 
-_COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens")
+_PARTS = TOKEN_COUNTS[:-1]
+"""The counts of tokens without their total, which may be missing."""
+
 _MOST_AMOUNTS = 10
 _COUNTED = ("_tokens", "_requests")
 """The endings of the names of counts in ``extra``."""
@@ -32,10 +34,10 @@ class _Recorded:
     usd: Decimal = ZERO
     records: list[CostRecord] = field(default_factory=list)
 
-    def add(self, one: CostRecord) -> None:
-        self.records.append(one)
-        self.usd = plus(self.usd, one.cost_usd or ZERO)
-        for name, value in [*((name, getattr(one, name)) for name in _COUNTS), *_extra_counts(one.extra)]:
+    def add(self, record: CostRecord) -> None:
+        self.records.append(record)
+        self.usd = plus(self.usd, record.cost_usd or ZERO)
+        for name, value in [*((name, getattr(record, name)) for name in TOKEN_COUNTS), *_extra_counts(record.extra)]:
             self.counts[name] = self.counts.get(name, 0) + value
 
 
@@ -66,27 +68,27 @@ class UsageDeltas:
         """Note that these records are in the ledger."""
         if records and records == self._pending:
             self._pending = []
-        for one in records:
-            if one.id in self._line_ids:
-                self._line_records.append(one)
+        for record in records:
+            if record.id in self._line_ids:
+                self._line_records.append(record)
                 continue
-            self._by_model.setdefault(one.model, _Recorded()).add(one)
+            self._by_model.setdefault(record.model, _Recorded()).add(record)
 
     def resume(self, records: Iterable[CostRecord], *, is_generated: Callable[[str], bool]) -> None:
         """Continue after another meter of the same attempt, whose *records* are in the ledger.
 
         *is_generated*: returns whether an id was generated for usage without lines.
         """
-        for one in records:
-            name = call_id(one)
+        for record in records:
+            name = call_id(record)
             if not is_generated(name):
                 self._marks.add(name)
-                self._calls.setdefault(name, _Recorded()).add(one)
-            elif one.corrects is None:
-                self.confirm([one])
-            elif one.model in self._by_model:
-                recorded = self._by_model[one.model]
-                recorded.usd = plus(recorded.usd, one.cost_usd or ZERO)
+                self._calls.setdefault(name, _Recorded()).add(record)
+            elif record.corrects is None:
+                self.confirm([record])
+            elif record.model in self._by_model:
+                recorded = self._by_model[record.model]
+                recorded.usd = plus(recorded.usd, record.cost_usd or ZERO)
 
     @property
     def conflicts(self) -> dict[str, list[Usage]]:
@@ -96,7 +98,7 @@ class UsageDeltas:
     @property
     def confirmed(self) -> list[CostRecord]:
         """Return the records that are in the ledger."""
-        return [*self._line_records, *(one for recorded in self._by_model.values() for one in recorded.records)]
+        return [*self._line_records, *(record for recorded in self._by_model.values() for record in recorded.records)]
 
     def final_records(self, total: Sequence[Usage]) -> list[CostRecord]:
         """Return all records that remain to be written after the end of the job, given its *total* usage.
@@ -109,14 +111,14 @@ class UsageDeltas:
         records = [*pending, *self._records_of_lines(total)]
         total = _without_lines(total)
         if not self._by_model or not total:
-            return [*records, *(self._record(self._price(one)) for one in total)]
+            return [*records, *(self._record(self._price(usage)) for usage in total)]
         groups = _by_model(total)
         for model, recorded in self._by_model.items():
             if model not in groups:  # the job uses another name of the model at its end
                 records += self._corrections(recorded, minus(recorded.usd))
         for model, group in groups.items():
             if model not in self._by_model:
-                records += [self._record(self._price(one)) for one in group]
+                records += [self._record(self._price(usage)) for usage in group]
                 continue
             recorded, whole = self._by_model[model], _sum(group)
             delta = _subtract(whole, recorded.counts)
@@ -134,32 +136,32 @@ class UsageDeltas:
         """Make records of lines that have none. An overwritten line is another call, unless it has an id."""
         records = []
         by_id: dict[str, list[Usage]] = {}
-        for one in usages:
-            if one.line is None:
+        for usage in usages:
+            if usage.line is None:
                 continue
-            if one.id is not None:
-                by_id.setdefault(one.id, []).append(one)
-            elif self._is_new(one, one.line):
-                records.append(self._record(self._price(one)))
+            if usage.id is not None:
+                by_id.setdefault(usage.id, []).append(usage)
+            elif self._is_new(usage, usage.line):
+                records.append(self._record(self._price(usage)))
         records += [more for name, group in by_id.items() if (more := self._more_of(name, group)) is not None]
-        self._line_ids |= {one.id for one in records}
+        self._line_ids |= {record.id for record in records}
         return records
 
-    def _is_new(self, one: Usage, line: tuple[str, int]) -> bool:
-        if one.mark is not None:
-            is_new = one.mark not in self._marks
-            self._marks.add(one.mark)
+    def _is_new(self, usage: Usage, line: tuple[str, int]) -> bool:
+        if usage.mark is not None:
+            is_new = usage.mark not in self._marks
+            self._marks.add(usage.mark)
             return is_new
-        is_new = self._lines.get(line) != one
-        self._lines[line] = one
+        is_new = self._lines.get(line) != usage
+        self._lines[line] = usage
         return is_new
 
     def _more_of(self, name: str, group: Sequence[Usage]) -> CostRecord | None:
         """Return a record of what a call's reports exceed its records. The largest counts: no provider bills less."""
         reports = self._reports.setdefault(name, [])
-        for one in group:
-            if not any(_is_same(one, other) for other in reports):
-                reports.append(one)
+        for report in group:
+            if not any(_is_same(report, other) for other in reports):
+                reports.append(report)
         whole, recorded = _with_amounts(_largest(reports), reports), self._calls.get(name)
         delta: Usage | None = whole
         if recorded is not None:
@@ -168,8 +170,9 @@ class UsageDeltas:
             if delta is None:
                 if not usd:
                     return None
-                delta = replace(whole, input_tokens=0, output_tokens=0, cached_input_tokens=0, total_tokens=0)
-                delta = replace(delta, extra={name: whole.extra[name] for name in (AMOUNTS,) if name in whole.extra})
+                no_tokens: dict[str, Any] = dict.fromkeys(TOKEN_COUNTS, 0)
+                extra = {name: whole.extra[name] for name in (AMOUNTS,) if name in whole.extra}
+                delta = replace(whole, **no_tokens, extra=extra)
             delta = replace(delta, id=repeat_id(name, len(recorded.records) + 1), cost_usd=usd)
         record = self._record(self._price(delta or whole))
         self._calls.setdefault(name, _Recorded()).add(record)
@@ -189,78 +192,68 @@ class UsageDeltas:
     def _corrections(self, recorded: _Recorded, difference: Decimal) -> list[CostRecord]:
         """Return corrections that add *difference* and settle all records without a price."""
         corrections = []
-        for number, one in enumerate(reversed(recorded.records)):
-            settles = one.cost_usd is None
+        for number, record in enumerate(reversed(recorded.records)):
+            settles = record.cost_usd is None
             share = difference if number == 0 else ZERO
             if not share and not settles:
                 continue
-            corrections.append(correct(one, 1, share, extra={}, settles=settles))
+            corrections.append(correct(record, 1, share, extra={}, settles=settles))
         return corrections
 
 
 def _without_lines(usages: Iterable[Usage]) -> list[Usage]:
     """Return the usage that was not reported by lines, which is cumulative."""
-    return [one for one in usages if one.line is None]
+    return [usage for usage in usages if usage.line is None]
 
 
 def _by_model(usages: Iterable[Usage]) -> dict[str, list[Usage]]:
     groups: dict[str, list[Usage]] = {}
-    for one in usages:
-        groups.setdefault(one.model, []).append(one)
+    for usage in usages:
+        groups.setdefault(usage.model, []).append(usage)
     return groups
 
 
-def _is_same(one: Usage, other: Usage) -> bool:
-    numbers = ("model", "cost_usd", "input_tokens", "output_tokens", "cached_input_tokens")
-    return all(getattr(one, name) == getattr(other, name) for name in numbers) and _total(one) == _total(other)
+def _is_same(report: Usage, other: Usage) -> bool:
+    numbers = ("model", "cost_usd", *_PARTS)
+    return all(getattr(report, name) == getattr(other, name) for name in numbers) and _total(report) == _total(other)
 
 
 def _with_amounts(whole: Usage, reports: Sequence[Usage]) -> Usage:
     """Add all reported amounts to ``extra``, if there are several."""
-    amounts = list(dict.fromkeys("unknown" if one.cost_usd is None else f"{one.cost_usd:f}" for one in reports))
+    amounts = list(
+        dict.fromkeys("unknown" if report.cost_usd is None else f"{report.cost_usd:f}" for report in reports)
+    )
     return whole if len(amounts) == 1 else replace(whole, extra={**whole.extra, AMOUNTS: amounts[:_MOST_AMOUNTS]})
 
 
 def _largest(reports: Sequence[Usage]) -> Usage:
     """Return the largest of every reported number of one call."""
-    base = max(reports, key=lambda one: (one.cost_usd or ZERO, _total(one)))
+    base = max(reports, key=lambda report: (report.cost_usd or ZERO, _total(report)))
     extra: dict[str, int] = {}
-    for one in reports:
-        extra |= {name: max(value, extra.get(name, 0)) for name, value in _extra_counts(one.extra)}
-    return replace(
-        base,
-        input_tokens=max(one.input_tokens for one in reports),
-        output_tokens=max(one.output_tokens for one in reports),
-        cached_input_tokens=max(one.cached_input_tokens for one in reports),
-        total_tokens=max(map(_total, reports)),
-        extra={**base.extra, **extra},
-    )
+    for report in reports:
+        extra |= {name: max(value, extra.get(name, 0)) for name, value in _extra_counts(report.extra)}
+    counts: dict[str, Any] = {name: max(getattr(report, name) for report in reports) for name in _PARTS}
+    return replace(base, **counts, total_tokens=max(map(_total, reports)), extra={**base.extra, **extra})
 
 
 def _sum(group: Sequence[Usage]) -> Usage:
     """Return the sum of the usage of one model. Its cost is known if all costs are."""
     if len(group) == 1:
         return replace(group[0], total_tokens=_total(group[0]))
-    costs = [one.cost_usd for one in group]
+    costs = [usage.cost_usd for usage in group]
     extra: dict[str, int] = {}
-    for one in group:
-        for name, value in _extra_counts(one.extra):
+    for usage in group:
+        for name, value in _extra_counts(usage.extra):
             extra[name] = extra.get(name, 0) + value
     last = group[-1]
-    return replace(
-        last,
-        input_tokens=sum(one.input_tokens for one in group),
-        output_tokens=sum(one.output_tokens for one in group),
-        cached_input_tokens=sum(one.cached_input_tokens for one in group),
-        total_tokens=sum(map(_total, group)),
-        cost_usd=None if None in costs else reduce(plus, [cost for cost in costs if cost is not None], ZERO),
-        id=None,
-        extra={**last.extra, **extra},
-    )
+    counts: dict[str, Any] = {name: sum(getattr(usage, name) for usage in group) for name in _PARTS}
+    cost = None if None in costs else reduce(plus, [cost for cost in costs if cost is not None], ZERO)
+    total = sum(map(_total, group))
+    return replace(last, **counts, total_tokens=total, cost_usd=cost, id=None, extra={**last.extra, **extra})
 
 
-def _total(one: Usage) -> int:
-    return one.input_tokens + one.output_tokens if one.total_tokens is None else one.total_tokens
+def _total(usage: Usage) -> int:
+    return usage.input_tokens + usage.output_tokens if usage.total_tokens is None else usage.total_tokens
 
 
 def _extra_counts(extra: Mapping[str, Any]) -> list[tuple[str, int]]:
@@ -271,7 +264,7 @@ def _subtract(whole: Usage, counts: Mapping[str, int]) -> Usage | None:
     """Return the usage without the recorded counts; None when nothing remains."""
     if not counts:
         return whole
-    remaining: dict[str, Any] = {name: max((getattr(whole, name) or 0) - counts[name], 0) for name in _COUNTS}
+    remaining: dict[str, Any] = {name: max((getattr(whole, name) or 0) - counts[name], 0) for name in TOKEN_COUNTS}
     if not any(remaining.values()):
         return None
     fewer = {name: max(value - counts.get(name, 0), 0) for name, value in _extra_counts(whole.extra)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NoReturn
@@ -13,16 +14,26 @@ from coordination.base.errors import PlanError, Refused, inside
 from coordination.base.json_values import json_problem
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.jobs import Job, parse_job, templates
+from coordination.domain.jobs.accounts import check_account
 from coordination.domain.jobs.artifacts import outputs_problem
 from coordination.domain.jobs.changed_files import CHANGES
 from coordination.domain.jobs.checkouts import FOLDER, Checkout, common_base, parse_checkout, parse_gates
-from coordination.domain.jobs.resource_limits import Limits
+from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits
 from coordination.domain.money.caps import parse_caps
 from coordination.domain.money.estimates import parse_estimate
 from coordination.domain.plans.plan_expansion import overlays
-from coordination.domain.plans.plan_values import Refuse, check_account_name, check_json, check_name, is_whole
-from coordination.domain.plans.plans import MAX_KEY, MAX_TASKS, MAX_TITLE, BudgetCap, Dependency, Plan, Task
-from coordination.domain.tasks.retry import Backoff
+from coordination.domain.plans.plan_values import Refuse, check_json, check_name, is_whole
+from coordination.domain.plans.plans import (
+    MAX_KEY,
+    MAX_TASKS,
+    MAX_TITLE,
+    BudgetCap,
+    Defaults,
+    Dependency,
+    Plan,
+    Task,
+    upstream_keys,
+)
 from coordination.domain.tasks.task_limits import HIGHEST_MAX_STARTS
 from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure
 
@@ -35,6 +46,7 @@ MAX_CRITERION = 2_000
 _KEY = re.compile(r"[\w./:][\w./:-]*")
 _ENV_NAME = re.compile(r"[^=\0]+")
 _SHOWN_IN_CYCLE = 12
+_BUDGET_HINT = 'Write budget=BudgetCap(usd=Decimal("5.00"))'
 
 
 def check_plan(plan: Plan, *, existing: Collection[str] = ()) -> dict[str, Job]:
@@ -45,12 +57,8 @@ def check_plan(plan: Plan, *, existing: Collection[str] = ()) -> dict[str, Job]:
     if not plan.tasks:
         raise PlanError("The plan has no tasks", source=plan.source, hint="List them under tasks", field="tasks")
     if len(plan.tasks) > MAX_TASKS:
-        raise PlanError(
-            f"The plan has {len(plan.tasks):,} tasks; at most {MAX_TASKS:,} are possible",
-            source=plan.source,
-            hint="Submit it in parts",
-            field="tasks",
-        )
+        message = f"The plan has {len(plan.tasks):,} tasks; at most {MAX_TASKS:,} are possible"
+        raise PlanError(message, source=plan.source, hint="Submit it in parts", field="tasks")
     _check_plan_fields(plan)
     _check_keys(plan)
     keys = {*existing, *(task.key for task in plan.tasks)}
@@ -70,13 +78,7 @@ def topological_order(plan: Plan) -> list[str]:
     children: dict[str, list[str]] = {task.key: [] for task in plan.tasks}
     waits: dict[str, int] = dict.fromkeys(children, 0)
     for task in plan.tasks:
-        for need in task.needs:
-            if isinstance(need, str):
-                parent = need
-            elif need.kind.holds_back:
-                parent = need.key
-            else:
-                continue
+        for parent in upstream_keys(task.needs):
             if parent in children:  # otherwise it is stored already, and cannot depend on new tasks
                 children[parent].append(task.key)
                 waits[task.key] += 1
@@ -93,14 +95,14 @@ def topological_order(plan: Plan) -> list[str]:
 
 def _refuse_cycle(plan: Plan, waiting: set[str]) -> NoReturn:
     """Raise PlanError with a cycle among *waiting*, each of which needs another of them, so any path leads into one."""
-    needs = {task.key: task.needs for task in plan.tasks if task.key in waiting}
+    needs = {task.key: upstream_keys(task.needs) for task in plan.tasks if task.key in waiting}
     path: list[str] = []
     seen: dict[str, int] = {}
     key = next(iter(needs))
     while key not in seen:
         seen[key] = len(path)
         path.append(key)
-        key = next(other for other, waits in map(_edge, needs[key]) if waits and other in waiting)
+        key = next(other for other in needs[key] if other in waiting)
     cycle = path[seen[key] :]
     raise _error(
         plan,
@@ -117,10 +119,6 @@ def _chain(cycle: Sequence[str]) -> str:
         omission = f"… {len(names) - _SHOWN_IN_CYCLE:,} more …"
         names = [*names[: _SHOWN_IN_CYCLE // 2], omission, *names[-_SHOWN_IN_CYCLE // 2 :]]
     return " -> ".join(names)
-
-
-def _edge(need: str | Dependency) -> tuple[str, bool]:
-    return (need, True) if isinstance(need, str) else (need.key, need.kind.holds_back)
 
 
 def _error(plan: Plan, key: str, message: str, *, hint: str | None = None, field: str | None = None) -> PlanError:
@@ -144,18 +142,10 @@ def _check_plan_fields(plan: Plan) -> None:
     for folder in plan.python_path:
         check_name(refuse, "python_path", folder, longest=4_000)
     defaults = plan.defaults
-    _check_rules(
-        refuse_default,
-        timeout=defaults.timeout,
-        stall_timeout=defaults.stall_timeout,
-        max_attempts=defaults.max_attempts,
-        max_starts=defaults.max_starts,
-        backoff=defaults.backoff,
-        on_dependency_failure=defaults.on_dependency_failure,
-        workdir=defaults.workdir,
-        agent=defaults.agent,
-    )
-    check_account_name(refuse_default, defaults.account)
+    _check_rules(refuse_default, defaults)
+    with _refusing(refuse_default):
+        if defaults.account is not None:
+            check_account(defaults.account)
     _check_limits(refuse_default, defaults.limits)
     limits = plan.concurrency
     slots = {"concurrency.project": limits.project}
@@ -173,15 +163,20 @@ def _check_budget(refuse: Refuse, cap: BudgetCap | None) -> None:
     if cap is None:
         return
     if not isinstance(cap, BudgetCap) or not isinstance(cap.usd, Decimal | None):
-        refuse(
-            "budget must be a BudgetCap with an exact amount",
-            'Write budget=BudgetCap(usd=Decimal("5.00"))',
-            field="budget",
-        )
+        refuse("budget must be a BudgetCap with an exact amount", _BUDGET_HINT, field="budget")
     try:
         parse_caps(cap.to_mapping())
     except Refused as refusal:
         refuse(f"budget: {refusal.message}", refusal.hint, field=inside("budget", refusal.field))
+
+
+@contextmanager
+def _refusing(refuse: Refuse, *, field: str | None = None) -> Iterator[None]:
+    """Pass refusals of a value to *refuse*; *field*: for those without one."""
+    try:
+        yield
+    except Refused as refused:
+        refuse(refused.message, refused.hint, field=refused.field or field)
 
 
 def _check_keys(plan: Plan) -> None:
@@ -196,13 +191,8 @@ def _check_keys(plan: Plan) -> None:
             message = f"The key {excerpt(key)} is longer than {MAX_KEY} characters"
             raise _error(plan, key, message, hint="Use title for descriptions", field="key")
         if not _KEY.fullmatch(key):
-            raise _error(
-                plan,
-                key,
-                f"{excerpt(key)} cannot be a key",
-                hint="A key consists of letters, digits and . _ - / : and does not begin with -",
-                field="key",
-            )
+            hint = "A key consists of letters, digits and . _ - / : and does not begin with -"
+            raise _error(plan, key, f"{excerpt(key)} cannot be a key", hint=hint, field="key")
         if key in first:
             message = f"Tasks number {first[key]} and {number} have the same key {excerpt(key)}"
             raise _error(plan, key, message, field="key")
@@ -224,50 +214,33 @@ def _check_task(plan: Plan, task: Task, keys: set[str], jobs: dict[int, Job]) ->
         refuse(f"priority must be a whole number, not {excerpt(task.priority)}", field="priority")
     if not isinstance(task.repeatable, bool):
         refuse(f"repeatable must be true or false, not {excerpt(task.repeatable)}", field="repeatable")
-    _check_rules(
-        refuse,
-        timeout=task.timeout,
-        stall_timeout=task.stall_timeout,
-        max_attempts=task.max_attempts,
-        max_starts=task.max_starts,
-        backoff=task.backoff,
-        on_dependency_failure=task.on_dependency_failure,
-        workdir=task.workdir,
-        agent=task.agent,
-    )
+    _check_rules(refuse, task)
     _check_limits(refuse, task.limits)
     _check_budget(refuse, task.budget)
     check_name(refuse, "concurrency_key", task.concurrency_key)
     for name, moment in (("not_before", task.not_before), ("due", task.due)):
         if moment is not None and not (isinstance(moment, datetime) and moment.utcoffset() is not None):
             refuse(f"{name} must be a moment with its offset from UTC, not {excerpt(moment)}", field=name)
-    if problem := outputs_problem(task.outputs):
+    if task.outputs != () and (problem := outputs_problem(task.outputs)):
         refuse(f"outputs {problem}", field="outputs")
     check_json(refuse, "input", task.input)
     check_json(refuse, "metadata", task.metadata)
     _check_more(refuse, task)
     work = jobs.get(id(task.run)) or _check_work(refuse, task, jobs)
     if task.expects is not None and work.kind != "agent":
-        refuse(
-            f"expects is for jobs of agents, and this is a {work.kind} job",
-            hint="Remove it, or check with a gate what must have changed",
-            field="expects",
-        )
+        message = f"expects is for jobs of agents, and this is a {work.kind} job"
+        refuse(message, hint="Remove it, or check with a gate what must have changed", field="expects")
     return work
 
 
 def _check_more(refuse: Refuse, task: Task) -> None:
     """Check rarely used fields."""
     if task.estimate:
-        try:
+        with _refusing(refuse, field="estimate"):
             parse_estimate(task.estimate)
-        except Refused as refused:
-            refuse(refused.message, refused.hint, field=refused.field or "estimate")
     if task.variants:
-        try:
+        with _refusing(refuse):
             overlays(task.variants)
-        except Refused as refused:
-            refuse(refused.message, refused.hint, field="variants")
     for criterion in task.criteria:
         check_name(refuse, "A criterion", criterion, longest=MAX_CRITERION, field="criteria")
     if task.expects not in (None, CHANGES):
@@ -293,30 +266,19 @@ def _check_needs(refuse: Refuse, task: Task, keys: set[str]) -> None:
         seen.add(key)
 
 
-def _check_rules(
-    refuse: Refuse,
-    *,
-    timeout: timedelta | None,
-    stall_timeout: timedelta | None,
-    max_attempts: int | None,
-    max_starts: int | None,
-    backoff: Backoff | None,
-    on_dependency_failure: OnDependencyFailure | None,
-    workdir: str | None,
-    agent: str | None,
-) -> None:
+def _check_rules(refuse: Refuse, rules: Task | Defaults) -> None:
     """Check the fields that tasks and the plan's defaults have in common."""
-    for name, value in (("timeout", timeout), ("stall_timeout", stall_timeout)):
+    for name, value in (("timeout", rules.timeout), ("stall_timeout", rules.stall_timeout)):
         if value is not None and not (isinstance(value, timedelta) and timedelta(0) < value <= durations.MAX_DURATION):
             wanted = f"longer than zero and at most {durations.MAX_DURATION.days:,} days"
             refuse(f"{name} must be {wanted}, not {excerpt(value)}", field=name)
     for name, number, most in (
-        ("max_attempts", max_attempts, MAX_ATTEMPTS),
-        ("max_starts", max_starts, HIGHEST_MAX_STARTS),
+        ("max_attempts", rules.max_attempts, MAX_ATTEMPTS),
+        ("max_starts", rules.max_starts, HIGHEST_MAX_STARTS),
     ):
         if number is not None and not is_whole(number, 1, most):
             refuse(f"{name} must be a whole number from 1 to {most:,}, not {excerpt(number)}", field=name)
-    if backoff is not None:
+    if (backoff := rules.backoff) is not None:
         for name, wait in (("initial", backoff.initial), ("max", backoff.maximum)):
             if not (isinstance(wait, timedelta) and timedelta(0) <= wait <= durations.MAX_DURATION):
                 wanted = f"from zero to {durations.MAX_DURATION.days:,} days"
@@ -325,19 +287,17 @@ def _check_rules(
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 <= factor <= MAX_FACTOR:
             bounds = f"a number from 1 to {MAX_FACTOR:,.0f}"
             refuse(f"backoff.factor must be {bounds}, not {excerpt(factor)}", field="backoff.factor")
-    if on_dependency_failure is not None and not isinstance(on_dependency_failure, OnDependencyFailure):
-        refuse(
-            f"on_dependency_failure can be {', '.join(OnDependencyFailure)}, not {excerpt(on_dependency_failure)}",
-            field="on_dependency_failure",
-        )
-    check_name(refuse, "workdir", workdir, longest=4_000)
-    check_name(refuse, "agent", agent)
+    name, policy = "on_dependency_failure", rules.on_dependency_failure
+    if policy is not None and not isinstance(policy, OnDependencyFailure):
+        refuse(f"{name} can be {', '.join(OnDependencyFailure)}, not {excerpt(policy)}", field=name)
+    check_name(refuse, "workdir", rules.workdir, longest=4_000)
+    check_name(refuse, "agent", rules.agent)
 
 
 def _check_limits(refuse: Refuse, limits: Limits) -> None:
     if not isinstance(limits, Limits):
         refuse(f"limits must be Limits, not {excerpt(limits)}", "Write limits=Limits(memory=2 << 30)", field="limits")
-    if problem := limits.problem():
+    if limits is not NO_LIMITS and (problem := limits.problem()):
         refuse(problem, field="limits")
 
 
@@ -350,7 +310,7 @@ def _check_work(refuse: Refuse, task: Task, jobs: dict[int, Job]) -> Job:
         if any(not _ENV_NAME.fullmatch(name) for name in body.get("env", ())):
             refuse("a name in env is empty or contains =", field="run.env")
         if templates.is_templated(body):  # the names that it may use depend on the task's needs
-            templates.check_work(body, needs={key for key, waits in map(_edge, task.needs) if waits})
+            templates.check_work(body, needs=set(upstream_keys(task.needs)))
         else:
             jobs[id(task.run)] = work
     except PlanError:
@@ -362,6 +322,9 @@ def _check_work(refuse: Refuse, task: Task, jobs: dict[int, Job]) -> Job:
 
 def _check_checkouts(plan: Plan) -> None:
     """Check all checkouts and gates, and that the run's branch has one base."""
+    has_default = plan.gates != () or plan.defaults.checkout is not FOLDER
+    if not has_default and not any(task.gates or task.checkout is not None for task in plan.tasks):
+        return
     try:
         parse_gates(plan.gates)
         shared = parse_checkout(plan.defaults.checkout)

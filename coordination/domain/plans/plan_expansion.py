@@ -211,11 +211,8 @@ def check_supervisor(value: Mapping[str, Any] | str, what: str) -> dict[str, Any
     """Return the job, without a prompt, of an agent that reviews or answers. Raises Refused when it is invalid."""
     run = {"agent": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else None
     if run is None or "prompt" in run or (run.get("agent") == CUSTOM and "command" not in run):
-        raise Refused(
-            f"{what} must be an agent, not {excerpt(value)}",
-            hint=f"Write {what}: claude, or a run without its prompt",
-            field=what,
-        )
+        message = f"{what} must be an agent, not {excerpt(value)}"
+        raise Refused(message, hint=f"Write {what}: claude, or a run without its prompt", field=what)
     try:
         body = parse_job({**run, "prompt": "x"}).to_json()
     except Refused as refused:

@@ -6,10 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from coordination.base.errors import Refused
 from coordination.base.json_values import json_problem, text_problem
 from coordination.base.wording import excerpt
-from coordination.domain.jobs.accounts import check_account
 from coordination.domain.plans.plans import MAX_KEY
 
 Refuse = Callable[..., NoReturn]
@@ -46,12 +44,3 @@ def check_json(refuse: Refuse, what: str, value: object) -> None:
 def is_whole(value: object, lowest: int, highest: int) -> bool:
     """Return whether *value* is a whole number within these bounds."""
     return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
-
-
-def check_account_name(refuse: Refuse, account: object) -> None:
-    """Refuse an invalid account name; None is valid."""
-    try:
-        if account is not None:
-            check_account(account)
-    except Refused as refused:
-        refuse(refused.message, refused.hint, field=refused.field)

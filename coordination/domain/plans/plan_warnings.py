@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from coordination.base.errors import CoordinationError
@@ -16,7 +17,7 @@ from coordination.base.wording import plural
 from coordination.domain.jobs import AGENTS, CUSTOM, AgentCall, Shell, parse_job
 from coordination.domain.jobs.checkouts import FOLDER, CheckoutKind, parse_gates
 from coordination.domain.plans.graph import topological_order
-from coordination.domain.plans.plans import Plan, Task
+from coordination.domain.plans.plans import Plan, Task, upstream_keys
 
 _MOST_NAMED = 3
 
@@ -63,10 +64,7 @@ class PlanWarning:
 def warnings_of(
     plan: Plan, *, has_program: Callable[[str], bool], variables: Collection[str]
 ) -> tuple[PlanWarning, ...]:
-    """Return the warnings about a valid plan.
-
-    *has_program*: whether a program is on the PATH. *variables*: names in the environment.
-    """
+    """Return the warnings. *has_program*: whether a program is on the PATH. *variables*: names in the environment."""
     works = {task.key: work for task in plan.tasks if (work := _work_of(task)) is not None}
     return (
         *_in_one_folder(plan, works),
@@ -112,7 +110,7 @@ def _together(plan: Plan, agents: Sequence[Task]) -> list[str]:
     """
     mine = {task.key: task for task in agents}
     before: dict[str, int] = {}
-    needs = {task.key: _needs(task) for task in plan.tasks}
+    needs = {task.key: upstream_keys(task.needs) for task in plan.tasks}
     for key in topological_order(plan):
         before[key] = max((before[need] + (need in mine) for need in needs[key] if need in before), default=0)
     levels: dict[int, list[str]] = {}
@@ -133,29 +131,17 @@ def _exclude_each_other(plan: Plan, tasks: Sequence[Task]) -> bool:
     return len(names) == 1 and plan.concurrency.agents.get(str(next(iter(names))), 2) <= 1
 
 
-def _needs(task: Task) -> list[str]:
-    return [
-        need if isinstance(need, str) else need.key
-        for need in task.needs
-        if isinstance(need, str) or need.kind.holds_back
-    ]
-
-
 # --- programs and keys
 
 
 def _missing_programs(
     plan: Plan, works: Mapping[str, Any], has_program: Callable[[str], bool]
 ) -> Iterator[PlanWarning]:
-    users_of: dict[str, list[str]] = {}
-    commands: dict[str, str | None] = {}
+    users_of: dict[str, dict[str, None]] = {}  # the inner keys are those of the tasks
     for task in plan.tasks:
-        for command, program in _programs(plan, task, works.get(task.key)):
-            name = commands.setdefault(command, first_word(command)) if program is None else program
+        for name in _programs(plan, task, works.get(task.key)):
             if name is not None:
-                users = users_of.setdefault(name, [])
-                if task.key not in users:
-                    users.append(task.key)
+                users_of.setdefault(name, {})[task.key] = None
     for name, users in users_of.items():
         if not has_program(name):
             yield PlanWarning(
@@ -168,15 +154,15 @@ def _missing_programs(
             )
 
 
-def _programs(plan: Plan, task: Task, work: Any) -> Iterator[tuple[str, str | None]]:
-    """Yield the shell commands of a task with None, and the programs that start without a shell with their names."""
+def _programs(plan: Plan, task: Task, work: Any) -> Iterator[str | None]:
+    """Yield the programs that a task starts first, and None where that is not certain."""
     if isinstance(work, Shell) and "PATH" not in work.env:
-        yield work.command, None
+        yield first_word(work.command)
     if isinstance(work, AgentCall) and "PATH" not in work.env:
         if work.command:
-            yield "", work.command[0] if "{" not in work.command[0] and not _relative(work.command[0]) else None
+            yield work.command[0] if "{" not in work.command[0] and not _relative(work.command[0]) else None
         elif work.agent in AGENTS and work.agent != CUSTOM:
-            yield "", work.agent
+            yield work.agent
     checkout = plan.checkout_of(task)
     if checkout.prepare.setup:
         return  # it may install what the gates need
@@ -184,13 +170,14 @@ def _programs(plan: Plan, task: Task, work: Any) -> Iterator[tuple[str, str | No
     if isinstance(work, AgentCall) or checkout.kind is CheckoutKind.GIT_WORKTREE:
         gates += parse_gates(plan.gates)
     for gate in gates:
-        yield gate.run, None
+        yield first_word(gate.run)
 
 
 def _relative(program: str) -> bool:
     return "/" in program and not program.startswith("/")
 
 
+@lru_cache(maxsize=256)
 def first_word(command: str) -> str | None:
     """Return the program that a shell command begins with, or None where that is not certain."""
     match = _FIRST_WORD.match(command)
@@ -220,8 +207,8 @@ def _missing_keys(plan: Plan, works: Mapping[str, Any], variables: Collection[st
             )
 
 
-def _name_some(keys: Sequence[str]) -> str:
-    shown = list(keys[:_MOST_NAMED])
+def _name_some(keys: Collection[str]) -> str:
+    shown = list(keys)[:_MOST_NAMED]
     if len(keys) > _MOST_NAMED:
         return f"{', '.join(shown)} and {plural(len(keys) - _MOST_NAMED, 'more task', 'more tasks')}"
     return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))

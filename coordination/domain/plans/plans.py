@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -29,6 +29,13 @@ class Dependency:
 
     key: str
     kind: DependencyKind = DependencyKind.BLOCKS
+
+
+def upstream_keys(needs: Iterable[str | Dependency]) -> list[str]:
+    """Return the keys in *needs* for which a task waits."""
+    return [
+        need if isinstance(need, str) else need.key for need in needs if isinstance(need, str) or need.kind.holds_back
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +150,7 @@ class BudgetCap:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the fields that are set, by their names in plan files."""
-        body = {
-            "usd": self.usd,
-            "tokens": self.tokens,
-            "starts": self.starts,
-            "max_unpriced_calls": self.max_unpriced_calls,
-            "on_exceed": self.on_exceed,
-            "warn_at": self.warn_at,
-            "downgrade_to": self.downgrade_to,
-        }
-        return {name: value for name, value in body.items() if value is not None}
+        return {spec.name: value for spec in fields(self) if (value := getattr(self, spec.name)) is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,4 +185,5 @@ class Plan:
 
     def checkout_of(self, task: Task) -> Checkout:
         """Return the checkout of a task."""
-        return parse_checkout(self.defaults.checkout if task.checkout is None else task.checkout)
+        checkout = self.defaults.checkout if task.checkout is None else task.checkout
+        return FOLDER if checkout is FOLDER else parse_checkout(checkout)

@@ -18,10 +18,7 @@ REGISTERED_FUNCTIONS = {CHOOSE_VARIANT: f"{__name__}:choose"}
 
 
 def choose(needs: Mapping[str, Mapping[str, Any]], task: str) -> Any:
-    """Return the output of the variant that completed. Runs as a job when all variants have ended.
-
-    Raises NoVariantCompleted.
-    """
+    """Return the output of the variant that completed, once all have ended. Raises NoVariantCompleted."""
     for _, need in sorted(needs.items()):
         if need["state"] == "completed":
             return need["output"]

@@ -2,8 +2,8 @@
 
 * Azure DevOps: ``dev.azure.com/ORG/PROJECT/_git/REPO`` for addresses of ``dev.azure.com``, ``ssh.dev.azure.com`` and
   ``visualstudio.com``, old and new. Without a project, the project has the name of the repository.
-* GitHub, GitLab and Bitbucket: their web names, and the host names of their SSH on port 443. * Gists: only the id
-counts; the owner before it may be missing.
+* GitHub, GitLab and Bitbucket: their web names, and the host names of their SSH on port 443.
+* Gists: only the id counts; the owner before it may be missing.
 """
 
 from __future__ import annotations

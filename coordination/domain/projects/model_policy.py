@@ -43,7 +43,7 @@ class ModelPolicy:
     allow: tuple[str, ...] | None = None
     deny: tuple[str, ...] = ()
 
-    def told(self) -> str:
+    def sentence(self) -> str:
         """Return the policy as a text for people."""
         parts = [] if self.allow is None else [f"allowed: {_join_patterns(self.allow)}"]
         return "; ".join([*parts, *([f"denied: {_join_patterns(self.deny)}"] if self.deny else [])])
@@ -57,11 +57,8 @@ def parse_restrictions(stored: Mapping[str, Any]) -> ModelPolicy | None:
             raise Refused(f"Restrictions of models have no {excerpt(name)}", hint=hint, field=str(name))
     patterns = {name: _patterns(name, stored[name]) for name in KEYS if stored.get(name) is not None}
     if "allow" in patterns and not patterns["allow"]:
-        raise Refused(
-            "allow names no model, so no job with a model could run",
-            hint="Leave it out to allow all of them",
-            field="allow",
-        )
+        message = "allow names no model, so no job with a model could run"
+        raise Refused(message, hint="Leave it out to allow all of them", field="allow")
     policy = ModelPolicy(patterns.get("allow"), patterns.get("deny", ()))
     return None if policy == ModelPolicy() else policy
 
@@ -77,18 +74,15 @@ def _patterns(name: str, patterns: object) -> tuple[str, ...]:
 
 
 def refusal(work: Mapping[str, Any], policy: ModelPolicy, *, rendered: bool = False) -> str | None:
-    """Return why the job may not run, as half a sentence; None when it may.
-
-    Names with templates are checked once they are *rendered*.
-    """
+    """Return, as half a sentence, why the job may not run. Names with templates are checked once *rendered*."""
     if not job_class(work).asks_a_model:
         return None
     names = list(model_names(work))
     if not names and policy.allow is not None:
-        return f"it names no model, and the project allows only some ({policy.told()})"
+        return f"it names no model, and the project allows only some ({policy.sentence()})"
     for name in names:
         if ("{{" not in name or rendered) and not _is_allowed(name, policy):
-            return f"the project does not allow the model {excerpt(name)} ({policy.told()})"
+            return f"the project does not allow the model {excerpt(name)} ({policy.sentence()})"
     return None
 
 

@@ -128,26 +128,6 @@ def short_name(identity: str) -> str:
     return last.removeprefix(LOCAL) or "root"
 
 
-def is_local(identity: str) -> bool:
-    """Return whether the identity means a folder on one machine."""
-    return identity.startswith(LOCAL)
-
-
-def without_credentials(remote: str) -> str:
-    """Return *remote* without password, token and query, to show and store it; SSH keeps its user name."""
-    text = remote.strip()
-    if helper := _HELPER.match(text):
-        address = text[helper.end() :]
-        return helper[0] + (without_credentials(address) if _URL.fullmatch(address) else _split_user(address)[1])
-    url = _URL.fullmatch(text)
-    if url is None:
-        user, rest = _split_user(re.sub(r"^\[[^\]]*@", "[", text))
-        return f"{user}@{rest}" if user and ":" not in user else rest
-    user, rest = _split_authority(url["rest"])
-    keep = user and ":" not in user and "ssh" in url["scheme"].lower()
-    return f"{url['scheme']}://{user + '@' if keep else ''}{_before_query(rest)}"
-
-
 def _identity(text: str, remote: str, machine: str) -> str:
     if text.startswith(LOCAL):
         tagged = _TAG.fullmatch(text)

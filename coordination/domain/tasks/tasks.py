@@ -85,7 +85,6 @@ MOVES: Mapping[TaskMove, tuple[frozenset[TaskState], TaskState]] = {
 OPEN: frozenset[TaskState] = frozenset({S.BLOCKED, S.QUEUED, S.RUNNING})
 TERMINAL: frozenset[TaskState] = frozenset({S.COMPLETED, S.FAILED, S.CANCELED})
 
-
 FORCIBLE_STATES: tuple[TaskState, ...] = (S.QUEUED, S.COMPLETED, S.FAILED, S.CANCELED)
 """The states that an operator may force a task into, from any other state."""
 
@@ -107,10 +106,8 @@ def check_forced(state: TaskState, target: TaskState) -> TaskState:
     """
     if target not in FORCIBLE_STATES:
         allowed = ", ".join(FORCIBLE_STATES[:-1])
-        raise Refused(
-            f"A task cannot be forced to {target}: only a claim starts a job, and only a hold blocks a task",
-            hint=f"Force it to {allowed} or {FORCIBLE_STATES[-1]}",
-        )
+        message = f"A task cannot be forced to {target}: only a claim starts a job, and only a hold blocks a task"
+        raise Refused(message, hint=f"Force it to {allowed} or {FORCIBLE_STATES[-1]}")
     if state is target and state is not S.QUEUED:
         raise IllegalMove(f"be forced to {target}: it is in that state already", state)
     return target

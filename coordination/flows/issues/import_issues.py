@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from coordination.base.errors import Refused
-from coordination.domain.issues import Issue
+from coordination.domain.issues.record import Issue
 from coordination.domain.projects.projects import ProjectStatus
 from coordination.services.issues import issues as issue_service
 from coordination.services.projects import projects as project_service

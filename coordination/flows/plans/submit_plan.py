@@ -14,7 +14,7 @@ from coordination.base.ids import is_id, new_id
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.fleet.supervisor_settings import SupervisorSettings
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
-from coordination.domain.issues import Issue
+from coordination.domain.issues.record import Issue
 from coordination.domain.jobs import AGENTS, Job
 from coordination.domain.jobs.accounts import DEFAULT_ACCOUNT
 from coordination.domain.jobs.checkouts import CheckoutKind, parse_gates, run_branch

@@ -94,10 +94,8 @@ def read_document(data: bytes, *, source: str) -> Document:
 
 def _decode(data: bytes, document: Document) -> str:
     if len(data) > MAX_BYTES:
-        raise document.error(
-            f"The file has {len(data):,} bytes; at most {MAX_BYTES:,} are possible",
-            hint="Move data into files that the jobs read, or submit the plan in parts",
-        )
+        message = f"The file has {len(data):,} bytes; at most {MAX_BYTES:,} are possible"
+        raise document.error(message, hint="Move data into files that the jobs read, or submit the plan in parts")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise document.error("The file is UTF-16, not UTF-8", hint="Save it as UTF-8")
     try:
@@ -205,11 +203,8 @@ class _Builder:
         if len(self.stack) >= MAX_DEPTH:
             raise _too_deep(self.document, line)
         if self.stack and isinstance(self.stack[-1].value, dict) and self.stack[-1].key is None:
-            raise self.document.error(
-                "A key must be a text, not a list or a mapping",
-                line,
-                hint="Write texts that begin with { or [, such as templates, in quotes",
-            )
+            hint = "Write texts that begin with { or [, such as templates, in quotes"
+            raise self.document.error("A key must be a text, not a list or a mapping", line, hint=hint)
         self.anchors.pop(event.anchor, None)
         mapping = type(event) is yaml.MappingStartEvent
         self.stack.append(_OpenContainer({} if mapping else [], {} if mapping else [], event.anchor, line))

@@ -84,12 +84,8 @@ def _tasks(document: Document, root: dict[str, Any]) -> tuple[tuple[Task, ...], 
         line = document.line_of(items, index) or 0
         task = _task(document, item, index, line)
         if task.key in lines:
-            raise document.error(
-                f"The key {excerpt(task.key)} belongs to two tasks, the first in line {lines[task.key]}",
-                line,
-                hint="Every task needs a key of its own",
-                field=f"tasks[{index}].key",
-            )
+            message = f"The key {excerpt(task.key)} belongs to two tasks, the first in line {lines[task.key]}"
+            raise document.error(message, line, hint="Every task needs a key of its own", field=f"tasks[{index}].key")
         lines[task.key] = line
         tasks.append(task)
     return tuple(tasks), lines

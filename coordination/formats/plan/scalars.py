@@ -10,7 +10,6 @@ from coordination.base.value_types import Unquoted
 
 MAX_DIGITS = 300
 
-
 _FIXED: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _FIXED |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
@@ -26,7 +25,6 @@ _OLD_NUMBER = re.compile(
 )
 _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:(?:[Tt]|[ \t]+)[0-9]{1,2}:[0-9:.]+.*)?")
 _NUMERIC = frozenset("0123456789+-.")  # first characters of numbers and dates
-
 
 _WORDS: dict[str, bool | Unquoted | None] = _FIXED | {
     form(word): Unquoted(form(word), reading)

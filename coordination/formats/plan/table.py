@@ -33,44 +33,19 @@ from coordination.domain.plans.plans import MAX_TASKS, MAX_TITLE, Concurrency, D
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.task_limits import HIGHEST_MAX_STARTS
 from coordination.domain.tasks.tasks import OnDependencyFailure
-from coordination.formats.plan.values import (
-    BUDGET,
-    CHECKOUT,
-    ESTIMATE,
-    GATES,
-    KEY,
-    NAME,
-    NEEDS,
-    RUN,
-    SUPERVISION,
-    SUPERVISOR,
-    VARIANTS,
-)
+from coordination.formats.plan import values
 
 VERSION = 1
 
 _VERSION = ValueType(lambda version, _place: version, {"const": VERSION})
 _SLOTS = whole(1, MAX_SLOTS)
-_TITLE = replace(
-    text(longest=MAX_TITLE),
-    load=lambda value, place: TEXT.load(value, place).rstrip("\n"),
-)
+_TITLE = replace(text(longest=MAX_TITLE), load=lambda value, place: TEXT.load(value, place).rstrip("\n"))
 _BACKOFF = record(
     Backoff,
-    (
-        Field("initial", DURATION),
-        Field("factor", number(1, MAX_FACTOR)),
-        Field("max", DURATION, attribute="maximum"),
-    ),
+    (Field("initial", DURATION), Field("factor", number(1, MAX_FACTOR)), Field("max", DURATION, attribute="maximum")),
 )
 _LIMITS = record(
-    Limits,
-    (
-        Field("memory", SIZE),
-        Field("cpu", DURATION),
-        Field("files", whole(FEWEST_FILES)),
-        Field("output", SIZE),
-    ),
+    Limits, (Field("memory", SIZE), Field("cpu", DURATION), Field("files", whole(FEWEST_FILES)), Field("output", SIZE))
 )
 
 RULES: Table = (
@@ -96,7 +71,7 @@ RULES: Table = (
         "or `run` anyway",
     ),
     Field("workdir", TEXT, "the folder it runs in"),
-    Field("agent", NAME, "the agent or person whose work it is"),
+    Field("agent", values.NAME, "the agent or person whose work it is"),
     Field(
         "limits",
         _LIMITS,
@@ -104,7 +79,7 @@ RULES: Table = (
     ),
     Field(
         "checkout",
-        CHECKOUT,
+        values.CHECKOUT,
         "`folder` (default), or `git-worktree`: a worktree of its own, merged to the run's branch "
         "([workspaces](workspaces.md)). Or `{kind: git-worktree, base: main, keep_failed: 3d}`; what makes it "
         "[ready to work](workspaces.md#preparing-a-worktree)",
@@ -118,18 +93,18 @@ DEFAULTS: Table = (
 )
 
 TASK: Table = (
-    Field("key", KEY, "the unique name of the task in the plan", required=True),
+    Field("key", values.KEY, "the unique name of the task in the plan", required=True),
     Field("title", _TITLE, "a description for people"),
-    Field("run", RUN, "the job: one of the [kinds](#kinds-of-jobs), with its fields", required=True),
-    Field("needs", NEEDS, "keys of the tasks that must complete first"),
+    Field("run", values.RUN, "the job: one of the [kinds](#kinds-of-jobs), with its fields", required=True),
+    Field("needs", values.NEEDS, "keys of the tasks that must complete first"),
     Field("input", MAPPING, "input values for the job"),
-    Field("parent", KEY, "the task it is part of"),
+    Field("parent", values.KEY, "the task it is part of"),
     Field("priority", whole(-MAX_PRIORITY, MAX_PRIORITY), "tasks with a higher number start first; default 0"),
     *RULES,
     Field("repeatable", FLAG, "`false`: it is never started again after its worker was lost; a person decides"),
     Field(
         "concurrency_key",
-        NAME,
+        values.NAME,
         "tasks with the same key run one at a time, or as many as `concurrency.keys` allows",
     ),
     Field("not_before", MOMENT, "a moment with its offset, such as `2026-05-01T06:00:00+02:00`"),
@@ -138,7 +113,7 @@ TASK: Table = (
     Field("context", FLAG, "`false` sends an agent its prompt as it is"),
     Field(
         "variants",
-        VARIANTS,
+        values.VARIANTS,
         "the number of variants, or a list of the differences of each; the first to pass its gates wins "
         "([agents](agents.md#variants))",
     ),
@@ -151,18 +126,18 @@ TASK: Table = (
     ),
     Field(
         "gates",
-        GATES,
+        values.GATES,
         "commands that must pass before it counts as completed: "
         '`["pytest -q", {run: make, timeout: 30m, name: build}]`',
     ),
     Field(
         "estimate",
-        ESTIMATE,
+        values.ESTIMATE,
         "the expected usage, until a similar job has run in the project: any of `{usd: 0.25, tokens: 20000, "
         "duration: 10m}` ([simulation](simulation.md)). This amount is reserved in [budgets](budgets.md) before the "
         "job starts",
     ),
-    Field("budget", BUDGET, "what all its attempts together may spend; the same keys as in the plan"),
+    Field("budget", values.BUDGET, "what all its attempts together may spend; the same keys as in the plan"),
     Field("metadata", MAPPING, "arbitrary data"),
     Field(
         "expects",
@@ -175,43 +150,38 @@ PLAN: Table = (
     Field("version", _VERSION, "1", required=True),
     Field(
         "project",
-        record(ProjectRef, (Field("name", NAME), Field("git_remote", TEXT), Field("path", TEXT))),
+        record(ProjectRef, (Field("name", values.NAME), Field("git_remote", TEXT), Field("path", TEXT))),
         "`name`, `git_remote`, `path`. Default: the git repository of the current folder",
     ),
-    Field("name", NAME, "a name for the run"),
-    Field("session", NAME, "a name for the session that its costs belong to"),
+    Field("name", values.NAME, "a name for the run"),
+    Field("session", values.NAME, "a name for the session that its costs belong to"),
     Field("defaults", record(Defaults, DEFAULTS), "defaults for all tasks"),
     Field(
         "budget",
-        BUDGET,
+        values.BUDGET,
         "what the run may spend: `usd`, `tokens`, `starts` (of agents and chats), `max_unpriced_calls`, `on_exceed` "
         "(`block`, `warn`, `downgrade`), `warn_at` (percent), `downgrade_to` (a model); see [budgets](budgets.md)",
     ),
     Field(
         "concurrency",
         record(
-            Concurrency,
-            (
-                Field("project", _SLOTS),
-                Field("agents", by_name(_SLOTS)),
-                Field("keys", by_name(_SLOTS)),
-            ),
+            Concurrency, (Field("project", _SLOTS), Field("agents", by_name(_SLOTS)), Field("keys", by_name(_SLOTS)))
         ),
         "how many tasks may run at once: `project: 4`, `agents: {NAME: 2}`, `keys: {deploy: 1}`",
     ),
     Field(
         "supervision",
-        SUPERVISION,
+        values.SUPERVISION,
         "`assess` and `analyze`: who looks at each agent's task before and after ([agents](agents.md#review-loop))",
     ),
     Field(
         "questions",
-        SUPERVISOR,
+        values.SUPERVISOR,
         "the agent that answers questions of tasks ([agents](agents.md#questions-that-an-agent-answers))",
     ),
     Field(
         "gates",
-        GATES,
+        values.GATES,
         "commands that must pass before an agent's task, or a task with a worktree, counts as completed "
         "([gates](workspaces.md#gates))",
     ),

@@ -73,9 +73,7 @@ def _load_run(value: Any, place: str) -> Job:
 
 
 RUN = ValueType(
-    _load_run,
-    {"oneOf": [schema_of(job.table) for job in JOBS.values()]},
-    lambda value: parse_job(value).to_json(),
+    _load_run, {"oneOf": [schema_of(job.table) for job in JOBS.values()]}, lambda value: parse_job(value).to_json()
 )
 
 
@@ -124,9 +122,7 @@ _CHECKOUT: Table = (
     Field("copy", _PATHS, "Files and folders of your checkout that are copied into the worktree."),
     Field("share", _PATHS, "Paths created by setup that worktrees link to, read-only. All others are copied."),
     Field(
-        "ports",
-        whole(0, preparation.MOST_PORTS),
-        "How many free ports the job gets, as PORT, COORD_PORT_1 and so on.",
+        "ports", whole(0, preparation.MOST_PORTS), "How many free ports the job gets, as PORT, COORD_PORT_1 and so on."
     ),
     Field("database", record(dict, _DATABASE), "A database of which each attempt gets a copy."),
 )

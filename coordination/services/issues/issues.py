@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from coordination.domain.issues import Issue
+from coordination.domain.issues.record import Issue
 from coordination.store.queries.issues import issues as rows
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from coordination.base.errors import Refused
-from coordination.domain.access.authority import Rights, check_within, rights_of, runs_commands
+from coordination.domain.access.authority import Rights, check_within, rights_of
+from coordination.domain.jobs import AgentCall
 from coordination.domain.jobs.resource_limits import Limits
 from tests.support.refusals import refuses
 
@@ -181,6 +182,8 @@ def test_a_budget_may_choose_another_model_before_the_claim() -> None:
 
 
 def test_an_agent_whose_restrictions_are_lifted_runs_commands() -> None:
-    assert runs_commands({"agent": "claude", "args": ["--permission-mode", "x", "--dangerously-skip-permissions"]})
-    assert not runs_commands({"agent": "codex", "args": ["--sandbox", "read-only"]})
-    assert not runs_commands({"agent": "claude", "command": ["claude", "--disallowedTools", "Bash"]})
+    assert AgentCall.runs_commands(
+        {"agent": "claude", "args": ["--permission-mode", "x", "--dangerously-skip-permissions"]}
+    )
+    assert not AgentCall.runs_commands({"agent": "codex", "args": ["--sandbox", "read-only"]})
+    assert not AgentCall.runs_commands({"agent": "claude", "command": ["claude", "--disallowedTools", "Bash"]})

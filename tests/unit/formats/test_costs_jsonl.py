@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from coordination.base.errors import FormatError
 from coordination.base.ids import new_id
 from coordination.domain.money.costs import CostRecord, correction_id
-from coordination.formats.costs_jsonl import read_costs, write_costs
+from coordination.formats.costs_jsonl import write_costs
+from tests.support.cost_files import read_costs
 from tests.support.refusals import refuses
 
 NESTED = (

@@ -118,11 +118,8 @@ class AgentCall(Job):
     def check(self) -> None:
         """Raise Refused for an invalid agent, environment or tools, and for fields that only custom agents have."""
         if not isinstance(self.agent, str) or not _AGENT_NAME.fullmatch(self.agent):
-            raise Refused(
-                f"{excerpt(self.agent)} is not an agent",
-                hint=f"It may be {', '.join(AGENTS)}, or one of: coord agents list",
-                field="agent",
-            )
+            message = f"{excerpt(self.agent)} is not an agent"
+            raise Refused(message, hint=f"It may be {', '.join(AGENTS)}, or one of: coord agents list", field="agent")
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise Refused("An agent needs a prompt, written as one text", field="prompt")
         if self.model is not None and (not isinstance(self.model, str) or not self.model.strip()):
@@ -146,19 +143,13 @@ class AgentCall(Job):
                 f"An agent cannot have the tools {excerpt(unknown[0])}", hint=f"tools may be: [{OURS}]", field="tools"
             )
         if self.tools and self.agent in CONFIGURE_SERVERS:
-            raise Refused(
-                f"{self.agent} reads MCP servers from its own configuration",
-                hint="Add the program there: coord mcp",
-                field="tools",
-            )
+            message = f"{self.agent} reads MCP servers from its own configuration"
+            raise Refused(message, hint="Add the program there: coord mcp", field="tools")
 
     def _check_custom(self) -> None:
         if not self.command or not self.command[0].strip():
-            raise Refused(
-                "A custom agent needs its command",
-                hint='Write command: [mytool, --prompt, "{prompt}"]',
-                field="command",
-            )
+            message = "A custom agent needs its command"
+            raise Refused(message, hint='Write command: [mytool, --prompt, "{prompt}"]', field="command")
         unknown = [name for name in self.reads if name not in READS]
         if unknown:
             raise Refused(f"reads has no {excerpt(unknown[0])}", hint=f"It may have: {', '.join(READS)}", field="reads")
@@ -168,31 +159,20 @@ class AgentCall(Job):
                 f"reads.format is {excerpt(shape)}", hint=f"It may be: {', '.join(FORMATS)}", field="reads.format"
             )
         if shape == "text" and len(self.reads) > ("format" in self.reads):
-            raise Refused(
-                "Values can be read from JSON output only",
-                hint="Write reads: {format: json} or jsonl",
-                field="reads.format",
-            )
+            message = "Values can be read from JSON output only"
+            raise Refused(message, hint="Write reads: {format: json} or jsonl", field="reads.format")
         if shape != "text" and "result" not in self.reads:
-            raise Refused(
-                "reads has no path of the result",
-                hint="Write reads: {format: json, result: answer}",
-                field="reads.result",
-            )
+            message = "reads has no path of the result"
+            raise Refused(message, hint="Write reads: {format: json, result: answer}", field="reads.result")
         if self.resume and not (any("{session}" in part for part in self.resume) and "session" in self.reads):
-            raise Refused(
-                "resume must contain {session}, and reads needs session, its path in the output",
-                hint='Write resume: [mytool, --resume, "{session}"] and reads: {format: json, session: id, …}',
-                field="resume",
-            )
+            message = "resume must contain {session}, and reads needs session, its path in the output"
+            hint = 'Write resume: [mytool, --resume, "{session}"] and reads: {format: json, session: id, …}'
+            raise Refused(message, hint=hint, field="resume")
 
 
 def check_account_for(account: object, agent: str) -> None:
     """Raise Refused for an invalid account name, and for an account of another program than *agent*."""
     program = program_of(check_account(account))
     if agent in _KNOWN and program in _KNOWN and program != agent:
-        raise Refused(
-            f"{account} is an account of {program}, and this job is for {agent}",
-            hint=f"Use an account like {agent}@work, or one without an @ that contains variables for both",
-            field="account",
-        )
+        hint = f"Use an account like {agent}@work, or one without an @ that contains variables for both"
+        raise Refused(f"{account} is an account of {program}, and this job is for {agent}", hint=hint, field="account")

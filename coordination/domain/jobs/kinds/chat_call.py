@@ -167,11 +167,8 @@ def _check_model(chat: object) -> None:
 def _check_url(url: object) -> None:
     _check_literal(url)
     if not isinstance(url, str) or len(url) > _LONGEST_URL or not _URL.fullmatch(url):
-        raise Refused(
-            f"{excerpt(url)} is not an address",
-            hint="Write it like http://localhost:11434/v1, without a password",
-            field="url",
-        )
+        message = f"{excerpt(url)} is not an address"
+        raise Refused(message, hint="Write it like http://localhost:11434/v1, without a password", field="url")
 
 
 def _check_server(server: Mapping[str, Any]) -> None:
@@ -195,7 +192,5 @@ def _check_server(server: Mapping[str, Any]) -> None:
 
 def _check_literal(text: object) -> None:
     if isinstance(text, str) and "{{" in text:
-        raise Refused(
-            "addresses and tools cannot contain templates",
-            hint="Outputs of tasks must not decide which program starts, or where keys are sent",
-        )
+        message = "addresses and tools cannot contain templates"
+        raise Refused(message, hint="Outputs of tasks must not decide which program starts, or where keys are sent")

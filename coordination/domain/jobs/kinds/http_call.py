@@ -143,22 +143,16 @@ class HttpCall(Job):
         """Raise Refused for an invalid address, method or header, and for secrets that another host could get."""
         request = self.request
         if request.method not in METHODS:
-            raise Refused(
-                f"{excerpt(request.method)} is not a method",
-                hint=f"It may be: {', '.join(METHODS)}",
-                field="http.method",
-            )
+            message = f"{excerpt(request.method)} is not a method"
+            raise Refused(message, hint=f"It may be: {', '.join(METHODS)}", field="http.method")
         if not timedelta(0) < request.timeout <= LONGEST_TIMEOUT:
             raise Refused("http.timeout must be longer than zero and at most a day", field="http.timeout")
         _check_url(request.url)
         check_environment({}, self.secrets)
         self._check_headers()
         if self.secrets and not _LITERAL_HOST.match(request.url):
-            raise Refused(
-                "The host of a request with secrets cannot be a template",
-                hint="Outputs of tasks must not decide where keys are sent: write https://host/{{ … }}",
-                field="http.url",
-            )
+            hint = "Outputs of tasks must not decide where keys are sent: write https://host/{{ … }}"
+            raise Refused("The host of a request with secrets cannot be a template", hint=hint, field="http.url")
         for place in self.network:
             try:
                 parse_place(place)
@@ -181,17 +175,12 @@ class HttpCall(Job):
                 raise Refused(f"The header {name} is too long or contains a line break", field=place)
             references = set(_SECRET_REFERENCE.findall(value))
             if unknown := sorted(references - set(self.secrets)):
-                raise Refused(
-                    f"The header {name} uses ${{{unknown[0]}}}, which is not listed in secrets",
-                    hint=f"Write secrets: [{unknown[0]}]",
-                    field=place,
-                )
+                message = f"The header {name} uses ${{{unknown[0]}}}, which is not listed in secrets"
+                raise Refused(message, hint=f"Write secrets: [{unknown[0]}]", field=place)
             if not references and "{{" not in value and len(value) >= _SHORTEST_SECRET and _CREDENTIALS.search(name):
-                raise Refused(
-                    f"The header {name} looks like a secret, and plans are stored and shown",
-                    hint=f"Set a variable where the worker runs, and write {name}: ${{NAME}} and secrets: [NAME]",
-                    field=place,
-                )
+                message = f"The header {name} looks like a secret, and plans are stored and shown"
+                hint = f"Set a variable where the worker runs, and write {name}: ${{NAME}} and secrets: [NAME]"
+                raise Refused(message, hint=hint, field=place)
 
 
 def _check_url(url: str) -> None:

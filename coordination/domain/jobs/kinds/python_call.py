@@ -38,11 +38,8 @@ class PythonCall(Job):
     def check(self) -> None:
         """Raise Refused when the target is not the name of a function."""
         if not isinstance(self.target, str) or not _TARGET.match(self.target):
-            raise Refused(
-                f"{excerpt(self.target)} is not the name of a function",
-                hint="Write it like package.module:function",
-                field="python",
-            )
+            message = f"{excerpt(self.target)} is not the name of a function"
+            raise Refused(message, hint="Write it like package.module:function", field="python")
 
 
 def target_of(function: Callable[..., Any]) -> str:
@@ -51,8 +48,6 @@ def target_of(function: Callable[..., Any]) -> str:
     name = getattr(function, "__qualname__", "")
     if not module or module == "__main__" or "<" in name or not name:
         target = excerpt(f"{module}:{name}" if module and name else function, _LONGEST_TARGET)
-        raise Refused(
-            f"{target} cannot be run, because a worker could not import it",
-            hint="Use a function at the top level of a module, not of the script itself",
-        )
+        message = f"{target} cannot be run, because a worker could not import it"
+        raise Refused(message, hint="Use a function at the top level of a module, not of the script itself")
     return f"{module}:{name}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from coordination.domain.issues import Issue, close_issue
+from coordination.domain.issues.completion import close_issue
+from coordination.domain.issues.record import Issue
 from coordination.domain.tasks.tasks import TaskState
 from coordination.formats.beads import read_issues
 from coordination.store.queries.issues import issues
