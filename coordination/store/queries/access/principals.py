@@ -10,11 +10,10 @@ from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, String, case, cast, func, literal, select, update
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.base.ids import new_id
 from coordination.domain.access.principals import PREFIX_OF_PERSON, WORKER, Principal, PrincipalKind
+from coordination.store.bulk import insert_into
 from coordination.store.engine import SEEN_PRINCIPALS
 from coordination.store.tables.access.principals import members, people, principals
 from coordination.store.types import Str
@@ -89,16 +88,14 @@ def rename_agent(tx: Connection, workspace_id: str, agent_id: str, name: str) ->
 def add_owner(tx: Connection, workspace_id: str, actor: str) -> None:
     """Make this person an owner of the workspace."""
     principal_id = id_of(tx, workspace_id, actor)
-    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     key = {"workspace_id": workspace_id, "principal_id": principal_id}
-    tx.execute(insert_into(people).values(**key).on_conflict_do_nothing())
-    tx.execute(insert_into(members).values(id=new_id(), role="owner", **key).on_conflict_do_nothing())
+    tx.execute(insert_into(tx, people).values(**key).on_conflict_do_nothing())
+    tx.execute(insert_into(tx, members).values(id=new_id(), role="owner", **key).on_conflict_do_nothing())
 
 
 def _put(tx: Connection, workspace_id: str, principal_id: str, principal: Principal) -> None:
-    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     values = {"id": principal_id, "workspace_id": workspace_id, "kind": principal.kind, "name": principal.name}
-    tx.execute(insert_into(principals).values(**values).on_conflict_do_nothing())
+    tx.execute(insert_into(tx, principals).values(**values).on_conflict_do_nothing())
 
 
 def _is_agent(workspace_id: str) -> Any:

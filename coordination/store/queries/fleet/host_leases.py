@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, select
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from coordination.store.bulk import insert_into
 from coordination.store.tables.fleet.host_leases import host_leases
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.types import db_now
@@ -50,7 +49,6 @@ def add(
     origin: str | None = None,
 ) -> bool:
     """Lease a resource to the attempt. Return False when another one has it."""
-    insert_into = sqlite_insert if tx.dialect.name == "sqlite" else pg_insert
     row = {
         "host": host,
         "kind": kind,
@@ -61,7 +59,7 @@ def add(
         "origin": origin,
         "created_at": db_now(),
     }
-    statement = insert_into(host_leases).values(**row).on_conflict_do_nothing().returning(h.name)
+    statement = insert_into(tx, host_leases).values(**row).on_conflict_do_nothing().returning(h.name)
     return tx.execute(statement).first() is not None
 
 

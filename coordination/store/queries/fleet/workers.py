@@ -26,12 +26,11 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.projects.projects import ProjectStatus
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import TaskState
+from coordination.store.bulk import insert_into
 from coordination.store.queries import one_of
 from coordination.store.tables.fleet.workers import supervisors, workers
 from coordination.store.tables.projects.projects import projects
@@ -137,8 +136,7 @@ def revive(tx: Connection, row: dict[str, Any]) -> None:
 
     Its attempts were rescued one by one and stay fenced; only its row must show that it lives.
     """
-    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    statement = insert_into(workers).values(**row)
+    statement = insert_into(tx, workers).values(**row)
     tx.execute(
         statement.on_conflict_do_update(index_elements=["id"], set_={"stopped_at": None, "heartbeat_at": db_now()})
     )

@@ -13,12 +13,11 @@ from decimal import Decimal
 from typing import Any, assert_never
 
 from sqlalchemy import Connection, RowMapping, bindparam, func, literal, select, text, tuple_, update
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.money.budgets import Amount, BudgetScope, BudgetUse, Reservation, read_reservation
 from coordination.domain.money.cost_totals import DAY
 from coordination.domain.tasks.tasks import BlockReason, TaskState
+from coordination.store.bulk import insert_into
 from coordination.store.queries.money.starts import PAID
 from coordination.store.tables.money.budgets import budget_uses, budgets
 from coordination.store.tables.money.costs import UNPRICED, costs
@@ -69,9 +68,8 @@ def lock_uses(
     locked = _lock(tx, workspace_id, ordered)
     missing = sorted(set(create) - set(locked))
     if missing:
-        insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
         tx.execute(
-            insert(budget_uses)
+            insert_into(tx, budget_uses)
             .from_select(["budget_id", "starts", "workspace_id", *_COUNTS], _NEW_USE)
             .on_conflict_do_nothing(),
             [{"ws": workspace_id, "b_id": one, "b_starts": day} for one, day in missing],

@@ -9,11 +9,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, RowMapping, Text, bindparam, case, cast, delete, select
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.base.ids import is_id
 from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope, ExceededAction
+from coordination.store.bulk import insert_into
 from coordination.store.queries.access.principals import find_agent_ids, id_or_none, text_of
 from coordination.store.tables.access.principals import principals
 from coordination.store.tables.money.budgets import budget_uses, budgets
@@ -176,12 +175,11 @@ _SETTINGS = ("usd", "tokens", "unpriced_calls", "max_starts", "action", "warn_pe
 
 def put(tx: Connection, workspace_id: str, budget: Budget) -> str:
     """Insert a budget or update the one of its scope, subject and period, and return its id."""
-    insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     settings = {name: getattr(budget, name) for name in _SETTINGS}
     settings["set_by"] = id_or_none(tx, workspace_id, budget.set_by)
     key = {name: getattr(budget, name) for name in _KEY}
     statement = (
-        insert(budgets)
+        insert_into(tx, budgets)
         .values(workspace_id=workspace_id, **key, **settings)
         .on_conflict_do_update(
             index_elements=["workspace_id", "subject", "scope", "period"], set_={**settings, "set_at": db_now()}

@@ -15,12 +15,10 @@ from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import JSON, ColumnElement, Connection, RowMapping, Text, cast, func, literal, select, tuple_
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.base.money import plus
 from coordination.domain.money.costs import CostRecord, repeat_id
-from coordination.store.bulk import insert_new
+from coordination.store.bulk import insert_into, insert_new
 from coordination.store.queries.access.principals import agent_ids, name_of
 from coordination.store.tables.money.costs import CALLS, CORRECTED, UNPRICED, costs
 from coordination.store.types import sum_money
@@ -66,9 +64,8 @@ def append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> 
         new = insert_new(tx, costs, values, now="recorded_at", returning="id")
     else:
         rows = [dict(zip(_COLUMNS, (workspace_id, *_values(record)), strict=True)) for record in ordered]
-        insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
         # One statement for any number of rows, so that it is compiled once; RETURNING, because rowcount is unknown.
-        statement = insert(costs).on_conflict_do_nothing().returning(c.id)
+        statement = insert_into(tx, costs).on_conflict_do_nothing().returning(c.id)
         new = set(tx.execute(statement, rows).scalars())
     return [record for record in first.values() if record.id in new]
 

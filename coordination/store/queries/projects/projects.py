@@ -16,11 +16,10 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.base.ids import new_id
 from coordination.domain.projects.projects import Project, ProjectStatus
+from coordination.store.bulk import insert_into
 from coordination.store.tables.projects.projects import project_aliases, projects, workspaces
 from coordination.store.tables.projects.retention import SUMS, chores
 from coordination.store.types import Str, db_now
@@ -35,8 +34,8 @@ def find_workspace(tx: Connection, name: str) -> str | None:
 
 def get_or_create_workspace(tx: Connection, name: str) -> str:
     """Return the id of the workspace of that name. Create it if there is none."""
-    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    statement = insert_into(workspaces).values(id=new_id(), name=name).on_conflict_do_nothing(index_elements=["name"])
+    statement = insert_into(tx, workspaces).values(id=new_id(), name=name)
+    statement = statement.on_conflict_do_nothing(index_elements=["name"])
     new_id_ = tx.execute(statement.returning(workspaces.c.id)).scalar()
     if new_id_ is not None:  # without costs, the totals are complete
         tx.execute(insert(chores).values(workspace_id=new_id_, name=SUMS, done_at=db_now()))
@@ -68,15 +67,10 @@ def find_by_identity(tx: Connection, workspace_id: str, identity: str) -> Projec
     return None if row is None else project_of(row)
 
 
-_INSERT = {
-    name: insert_(projects).on_conflict_do_nothing(index_elements=["workspace_id", "identity"]).returning(projects)
-    for name, insert_ in (("postgresql", pg_insert), ("sqlite", sqlite_insert))
-}
-
-
 def get_or_create(tx: Connection, workspace_id: str, row: dict[str, Any]) -> Project:
     """Store a project unless its identity exists. Return the project with the identity."""
-    stored = tx.execute(_INSERT[tx.dialect.name], {"workspace_id": workspace_id, **row}).mappings().first()
+    statement = insert_into(tx, projects).on_conflict_do_nothing(index_elements=["workspace_id", "identity"])
+    stored = tx.execute(statement.returning(projects), {"workspace_id": workspace_id, **row}).mappings().first()
     if stored is None:
         existing = select(projects).where(p.workspace_id == workspace_id, p.identity == row["identity"])
         stored = tx.execute(existing).mappings().one()
@@ -174,8 +168,9 @@ def change_status(
 
 def add_alias(tx: Connection, workspace_id: str, project_id: str, identity: str) -> None:
     """Make *identity* an alias of the project; an existing alias moves to this project."""
-    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    statement = insert_into(project_aliases).values(workspace_id=workspace_id, identity=identity, project_id=project_id)
+    statement = insert_into(tx, project_aliases).values(
+        workspace_id=workspace_id, identity=identity, project_id=project_id
+    )
     tx.execute(
         statement.on_conflict_do_update(
             index_elements=["workspace_id", "identity"], set_={"project_id": statement.excluded.project_id}

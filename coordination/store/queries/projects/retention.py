@@ -27,12 +27,11 @@ from sqlalchemy import (
     union,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.sessions import SessionTarget
 from coordination.domain.tasks.tasks import OPEN
+from coordination.store.bulk import insert_into
 from coordination.store.queries.money.costs import record_of
 from coordination.store.tables.access.principals import principals
 from coordination.store.tables.issues.issues import issues
@@ -69,8 +68,7 @@ def begin(
     tx: Connection, workspace_id: str, name: str, *, owner: str, lease: timedelta, every: timedelta = timedelta(0)
 ) -> bool:
     """Take the chore's lease. Return False when another process has it, or it was done less than *every* ago."""
-    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    tx.execute(insert_into(chores).values(workspace_id=workspace_id, name=name).on_conflict_do_nothing())
+    tx.execute(insert_into(tx, chores).values(workspace_id=workspace_id, name=name).on_conflict_do_nothing())
     statement = (
         update(chores)
         .where(h.workspace_id == workspace_id, h.name == name, _is_free(every))
@@ -185,8 +183,7 @@ def mark(tx: Connection, workspace_id: str, run_id: str, *, age: timedelta) -> b
     old = and_(r.workspace_id == workspace_id, r.id == run_id, r.finished_at < db_after(-age.total_seconds()))
     if tx.execute(select(r.id).where(old).with_for_update(key_share=True)).first() is None:
         return False
-    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    statement = insert_into(removals).values(run_id=run_id, workspace_id=workspace_id).on_conflict_do_nothing()
+    statement = insert_into(tx, removals).values(run_id=run_id, workspace_id=workspace_id).on_conflict_do_nothing()
     return tx.execute(statement.returning(removals.c.run_id)).first() is not None
 
 
