@@ -185,24 +185,9 @@ def note_error(tx: Connection, workspace_id: str, project_id: str, *, owner: str
 
 def get(tx: Connection, workspace_id: str, project_id: str) -> Supervisor | None:
     """Return the project's supervisor with the age of its heartbeat by the database's clock, or None."""
-    row = (
-        tx.execute(
-            select(supervisors, db_now().label("now")).where(s.workspace_id == workspace_id, s.project_id == project_id)
-        )
-        .mappings()
-        .first()
-    )
+    statement = select(supervisors, db_now().label("now"))
+    row = tx.execute(statement.where(s.workspace_id == workspace_id, s.project_id == project_id)).mappings().first()
     if row is None:
         return None
-    return Supervisor(
-        project_id=row["project_id"],
-        workspace_id=row["workspace_id"],
-        session_key=row["session_key"],
-        started_at=row["started_at"],
-        heartbeat_at=row["heartbeat_at"],
-        expires_at=row["expires_at"],
-        ended_at=row["ended_at"],
-        state=row["state"],
-        error=row["error"],
-        age=row["now"] - row["heartbeat_at"],
-    )
+    columns = {name: row[name] for name in Supervisor.__slots__ if name != "age"}
+    return Supervisor(**columns, age=row["now"] - row["heartbeat_at"])
