@@ -74,12 +74,6 @@ def of_attempt(tx: Connection, workspace_id: str, task_id: str, attempt: int) ->
     return sorted(leases, key=lambda lease: (lease.kind, len(lease.name), lease.name))
 
 
-def release(tx: Connection, workspace_id: str, task_id: str, attempt: int, *, kind: LeaseKind, name: str) -> bool:
-    """End one lease before its attempt ends. Return whether it existed."""
-    of_attempt_ = (h.workspace_id == workspace_id, h.task_id == task_id, h.attempt == attempt)
-    return tx.execute(delete(host_leases).where(*of_attempt_, h.kind == kind, h.name == name)).rowcount > 0
-
-
 def names_on(tx: Connection, host: str, kind: LeaseKind) -> set[str]:
     """Return the names of all leased resources of a kind on a host."""
     return set(tx.execute(select(h.name).where(h.host == host, h.kind == kind)).scalars())

@@ -87,14 +87,14 @@ def read_total_billed(tx: Connection, workspace_id: str, name: str) -> BilledAmo
     if first is None:
         return None
     every = [first, *(one for one in records.values() if (one.task_id, one.attempt) == (first.task_id, first.attempt))]
-    known = [one.cost_usd for one in every if one.cost_usd is not None]
+    prices = [record.cost_usd for record in every if record.cost_usd is not None]
     return (
         first.model,
-        sum(one.input_tokens for one in every),
-        sum(one.output_tokens for one in every),
-        sum(one.cached_input_tokens for one in every),
-        sum(one.total_tokens for one in every),
-        reduce(plus, known) if known else None,
+        sum(record.input_tokens for record in every),
+        sum(record.output_tokens for record in every),
+        sum(record.cached_input_tokens for record in every),
+        sum(record.total_tokens for record in every),
+        reduce(plus, prices) if prices else None,
     )
 
 
@@ -117,9 +117,8 @@ def total(
     where = _where(workspace_id, run_id=run_id, project_id=project_id, task_id=task_id, session_id=session_id)
     if since is not None:
         where.append(c.occurred_at >= since)
-    row = tx.execute(
-        select(sum_money(c.cost_usd).label("usd"), CALLS.label("calls"), UNPRICED.label("unpriced")).where(*where)
-    ).one()
+    columns = sum_money(c.cost_usd).label("usd"), CALLS.label("calls"), UNPRICED.label("unpriced")
+    row = tx.execute(select(*columns).where(*where)).one()
     return row.usd or Decimal(0), row.calls, max(0, row.unpriced)
 
 
@@ -135,16 +134,10 @@ def each(
 
 
 def newest(
-    tx: Connection,
-    workspace_id: str,
-    *,
-    project_id: str | None = None,
-    session_id: str | None = None,
-    run_id: str | None = None,
-    limit: int = 50,
+    tx: Connection, workspace_id: str, *, session_id: str | None = None, run_id: str | None = None, limit: int = 50
 ) -> list[CostRecord]:
     """Return the latest of the selected records, newest first."""
-    where = _where(workspace_id, project_id=project_id, session_id=session_id, run_id=run_id)
+    where = _where(workspace_id, session_id=session_id, run_id=run_id)
     rows = tx.execute(SELECT_COSTS.where(*where).order_by(c.occurred_at.desc(), c.id.desc()).limit(limit))
     return [record_of(row) for row in rows.mappings()]
 

@@ -6,7 +6,7 @@ its own session when all are locked. SQLite has one writer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -109,9 +109,9 @@ def days(tx: Connection, workspace_id: str, moments: Iterable[datetime]) -> dict
 def add(tx: Connection, workspace_id: str, sums: Mapping[TotalKey, CostTotal], *, shard: int) -> None:
     """Add amounts to the stored totals."""
     cleaned: dict[TotalKey, CostTotal] = {}
-    for key, one in sums.items():
-        cleaned.setdefault(TotalKey(*map(clean_text, key)), CostTotal()).merge(one)
-    rows = [(*key, *astuple(one)) for key, one in sorted(cleaned.items())]
+    for key, amounts in sums.items():
+        cleaned.setdefault(TotalKey(*map(clean_text, key)), CostTotal()).merge(amounts)
+    rows = [(*key, *astuple(total)) for key, total in sorted(cleaned.items())]
     if not rows:
         return
     if tx.dialect.name == "postgresql":
@@ -141,16 +141,13 @@ def set_zone(tx: Connection, workspace_id: str, name: str) -> None:
     if tx.dialect.name == "postgresql":
         exclusive = text(f"SELECT pg_advisory_xact_lock(hashtext(CAST(:ws AS text)), {_LOCK})")
         tx.execute(exclusive, {"ws": workspace_id})
-        tx.execute(
-            text("SELECT timezone(:zone, now())"), {"zone": name}
-        )  # fails if the database does not know the zone
+        # Fails if the database does not know the zone.
+        tx.execute(text("SELECT timezone(:zone, now())"), {"zone": name})
     tx.execute(update(workspaces).where(w.id == workspace_id).values(timezone=name))
     mark_incomplete(tx, workspace_id)
 
 
-def find_drift(
-    tx: Connection, workspace_id: str, *, since: str | None = None, dimensions: Sequence[str] = DIMENSIONS
-) -> Iterator[tuple[TotalKey, CostTotal]]:
+def find_drift(tx: Connection, workspace_id: str, *, since: str | None = None) -> Iterator[tuple[TotalKey, CostTotal]]:
     """Yield what must be added to each wrong total to match the records.
 
     *since*: only for that day and later ones. Reads the whole ledger, or that part of it.
@@ -170,10 +167,10 @@ def find_drift(
             finest.c.project.label("project_id"),
             *(finest.c[name] for name in _MEASURES),
         )
-        for dimension in dimensions
+        for dimension in DIMENSIONS
         for grain, starts in grains
     ]
-    stored = [r.workspace_id == workspace_id, r.shard != ARCHIVED, r.dimension.in_(dimensions)]
+    stored = [r.workspace_id == workspace_id, r.shard != ARCHIVED, r.dimension.in_(DIMENSIONS)]
     if since is not None:
         stored += [r.grain == DAY, r.starts >= since]
         parts = [part.where(finest.c.day >= since) for part in parts]
@@ -230,8 +227,8 @@ def drop_empty(tx: Connection, workspace_id: str) -> int:
     return tx.execute(delete(rollups).where(r.workspace_id == workspace_id, is_zero)).rowcount
 
 
-def merge_shards(tx: Connection, workspace_id: str, *, before: str, limit: int = 1000) -> int:
-    """Merge the shards of at most *limit* totals that start before that day, and return how many rows were deleted."""
+def merge_shards(tx: Connection, workspace_id: str, *, before: str) -> int:
+    """Merge the shards of at most 1000 totals that start before that day, and return how many rows were deleted."""
     key = [r[name] for name in TotalKey._fields]
     spread = (
         select(*key)
@@ -239,7 +236,7 @@ def merge_shards(tx: Connection, workspace_id: str, *, before: str, limit: int =
         .group_by(*key)
         .having(func.count() > 1)
         .order_by(*key)
-        .limit(limit)
+        .limit(1000)
     )
     deleted = 0
     for row in tx.execute(spread).all():
@@ -247,8 +244,8 @@ def merge_shards(tx: Connection, workspace_id: str, *, before: str, limit: int =
         mine = [r.workspace_id == workspace_id, *(r[name] == value for name, value in total_key._asdict().items())]
         rows = tx.execute(delete(rollups).where(*mine, r.shard > 0).returning(*(r[name] for name in _MEASURES))).all()
         whole = CostTotal()
-        for one in rows:
-            whole.merge(CostTotal(*one))
+        for shard_row in rows:
+            whole.merge(CostTotal(*shard_row))
         add(tx, workspace_id, {total_key: whole}, shard=0)
         deleted += len(rows)
     return deleted

@@ -11,22 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Table,
-    and_,
-    delete,
-    exists,
-    func,
-    literal,
-    null,
-    or_,
-    select,
-    tuple_,
-    union,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, literal, null, or_, select, tuple_
 
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.sessions import SessionTarget
@@ -70,7 +55,7 @@ def begin(
     """Take the chore's lease. Return False when another process has it, or it was done less than *every* ago."""
     tx.execute(insert_into(tx, chores).values(workspace_id=workspace_id, name=name).on_conflict_do_nothing())
     statement = (
-        update(chores)
+        chores.update()
         .where(h.workspace_id == workspace_id, h.name == name, _is_free(every))
         .values(owner=owner, lease_until=db_after(lease.total_seconds()))
     )
@@ -92,22 +77,15 @@ def _is_free(every: timedelta) -> ColumnElement[bool]:
 
 def renew(tx: Connection, workspace_id: str, name: str, *, owner: str, lease: timedelta) -> bool:
     """Renew the chore's lease in the transaction of a batch. Return False when it is lost: then roll the batch back."""
-    statement = (
-        update(chores)
-        .where(h.workspace_id == workspace_id, h.name == name, h.owner == owner)
-        .values(lease_until=db_after(lease.total_seconds()))
-    )
-    return tx.execute(statement).rowcount > 0
+    owned = chores.update().where(h.workspace_id == workspace_id, h.name == name, h.owner == owner)
+    return tx.execute(owned.values(lease_until=db_after(lease.total_seconds()))).rowcount > 0
 
 
 def end(tx: Connection, workspace_id: str, name: str, *, owner: str, done: bool) -> None:
     """Release the chore; *done*: nothing is left until it is due again."""
-    values: dict[str, Any] = {"owner": None, "lease_until": None}
-    tx.execute(
-        update(chores)
-        .where(h.workspace_id == workspace_id, h.name == name, h.owner == owner)
-        .values(values | ({"done_at": db_now()} if done else {}))
-    )
+    values: dict[str, Any] = {"owner": None, "lease_until": None} | ({"done_at": db_now()} if done else {})
+    owned = chores.update().where(h.workspace_id == workspace_id, h.name == name, h.owner == owner)
+    tx.execute(owned.values(values))
 
 
 # --- runs
@@ -115,12 +93,8 @@ def end(tx: Connection, workspace_id: str, name: str, *, owner: str, done: bool)
 
 def list_marked(tx: Connection, workspace_id: str) -> list[str]:
     """Return the marked runs in the order of their marks: those of an earlier, interrupted round."""
-    rows = tx.execute(
-        select(removals.c.run_id)
-        .where(removals.c.workspace_id == workspace_id)
-        .order_by(removals.c.begun_at, removals.c.run_id)
-    )
-    return list(rows.scalars())
+    marked = select(removals.c.run_id).where(removals.c.workspace_id == workspace_id)
+    return list(tx.execute(marked.order_by(removals.c.begun_at, removals.c.run_id)).scalars())
 
 
 def old_runs(
@@ -129,10 +103,8 @@ def old_runs(
     """Return unmarked runs that ended longer than *age* ago, oldest first, starting *after* a run."""
     where = [r.workspace_id == workspace_id, r.finished_at.is_not(None), r.finished_at < db_after(-age.total_seconds())]
     if after is not None:
-        where.append(
-            tuple_(r.finished_at, r.id)
-            > tuple_(literal(after.finished_at, r.finished_at.type), literal(after.id, r.id.type))
-        )
+        position = tuple_(literal(after.finished_at, r.finished_at.type), literal(after.id, r.id.type))
+        where.append(tuple_(r.finished_at, r.id) > position)
     rows = tx.execute(
         select(r.id, r.name, r.finished_at)
         .where(*where, ~exists(select(removals.c.run_id).where(removals.c.run_id == r.id)))
@@ -158,12 +130,8 @@ def is_needed(tx: Connection, workspace_id: str, run_id: str) -> bool:
     open_attempts = (
         select(attempts.c.task_id)
         .join(runs, r.project_id == attempts.c.project_id)
-        .where(
-            r.workspace_id == workspace_id,
-            r.id == run_id,
-            attempts.c.run_id == run_id,
-            attempts.c.finished_at.is_(None),
-        )
+        .where(r.workspace_id == workspace_id, r.id == run_id)
+        .where(attempts.c.run_id == run_id, attempts.c.finished_at.is_(None))
     )
     return any(tx.execute(statement.limit(1)).first() is not None for statement in (open_attempts, open_children))
 
@@ -317,14 +285,17 @@ def stream_rows(tx: Connection, workspace_id: str, run_id: str) -> Iterator[tupl
 def _principals_of(run_id: str) -> Any:
     """Return the statement for the ids of all principals that rows of the run name."""
     t, e = tasks.c, event_log.c
-    return union(
-        select(r.created_by).where(r.id == run_id),
-        select(sessions.c.agent_id).join(runs, r.session_id == sessions.c.id).where(r.id == run_id),
-        select(t.created_by).where(t.run_id == run_id),
-        select(t.agent_id).where(t.run_id == run_id),
-        select(attempts.c.agent_id).join(tasks, t.id == attempts.c.task_id).where(t.run_id == run_id),
-        select(e.actor_id).where(e.run_id == run_id),
-        select(c.agent_id).where(c.run_id == run_id),
+    return (
+        select(r.created_by)
+        .where(r.id == run_id)
+        .union(
+            select(sessions.c.agent_id).join(runs, r.session_id == sessions.c.id).where(r.id == run_id),
+            select(t.created_by).where(t.run_id == run_id),
+            select(t.agent_id).where(t.run_id == run_id),
+            select(attempts.c.agent_id).join(tasks, t.id == attempts.c.task_id).where(t.run_id == run_id),
+            select(e.actor_id).where(e.run_id == run_id),
+            select(c.agent_id).where(c.run_id == run_id),
+        )
     )
 
 
