@@ -349,7 +349,6 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "costs.newest": {"run_id": lambda world: world.run_id},
     "costs.total": {"run_id": lambda world: world.run_id},
     "host_leases.add": {"host": lambda world: "here", "kind": lambda world: LeaseKind.PORT, "name": lambda world: "99"},
-    "host_leases.release": {"kind": lambda world: LeaseKind.PORT, "name": lambda world: f"1 of {world.workspace}"},
     "dependencies.add_waits": {"parents": lambda world: [world.ids["idle"]], "completed": lambda world: []},
     "events.append": {"new": lambda world: [NewEvent(EventType.PROGRESS, world.project_id)]},
     "events.append_aged": {"new": lambda world: [NewEvent(EventType.PROGRESS, world.project_id)]},

@@ -134,10 +134,16 @@ def each(
 
 
 def newest(
-    tx: Connection, workspace_id: str, *, session_id: str | None = None, run_id: str | None = None, limit: int = 50
+    tx: Connection,
+    workspace_id: str,
+    *,
+    project_id: str | None = None,
+    session_id: str | None = None,
+    run_id: str | None = None,
+    limit: int = 50,
 ) -> list[CostRecord]:
     """Return the latest of the selected records, newest first."""
-    where = _where(workspace_id, session_id=session_id, run_id=run_id)
+    where = _where(workspace_id, project_id=project_id, session_id=session_id, run_id=run_id)
     rows = tx.execute(SELECT_COSTS.where(*where).order_by(c.occurred_at.desc(), c.id.desc()).limit(limit))
     return [record_of(row) for row in rows.mappings()]
 
