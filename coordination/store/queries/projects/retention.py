@@ -35,6 +35,7 @@ from coordination.store.types import db_after, db_now
 r, c, h = runs.c, costs.c, chores.c
 
 _SETTLED = timedelta(hours=1)
+_OF_TASK = (attempts, artifacts, merges, task_holds, output_chunks)  # in the order of an archive
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +248,7 @@ def count_rows(tx: Connection, workspace_id: str, run_id: str) -> dict[str, int]
         "runs": 1,
         "sessions": count(sessions, sessions.c.id == session_id, sessions.c.target == SessionTarget.ISOLATED, ~others),
         "tasks": count(tasks, tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id),
-        "attempts": count(attempts, attempts.c.task_id.in_(own)),
-        "artifacts": count(artifacts, artifacts.c.task_id.in_(own)),
-        "merges": count(merges, merges.c.task_id.in_(own)),
-        "task_holds": count(task_holds, task_holds.c.task_id.in_(own)),
-        "output_chunks": count(output_chunks, output_chunks.c.task_id.in_(own)),
+        **{table.name: count(table, table.c.task_id.in_(own)) for table in _OF_TASK},
         "dependencies": count(dependencies, dependencies.c.child_id.in_(own)),
         "events": count(event_log, event_log.c.workspace_id == workspace_id, event_log.c.run_id == run_id),
     }
@@ -267,11 +264,7 @@ def stream_rows(tx: Connection, workspace_id: str, run_id: str) -> Iterator[tupl
         (runs, r.id == run_id, ()),
         (tasks, tasks.c.run_id == run_id, (tasks.c.id,)),
         (dependencies, dependencies.c.child_id.in_(own), tuple(dependencies.primary_key.columns)),
-        (attempts, attempts.c.task_id.in_(own), tuple(attempts.primary_key.columns)),
-        (artifacts, artifacts.c.task_id.in_(own), tuple(artifacts.primary_key.columns)),
-        (merges, merges.c.task_id.in_(own), tuple(merges.primary_key.columns)),
-        (task_holds, task_holds.c.task_id.in_(own), tuple(task_holds.primary_key.columns)),
-        (output_chunks, output_chunks.c.task_id.in_(own), tuple(output_chunks.primary_key.columns)),
+        *((table, table.c.task_id.in_(own), tuple(table.primary_key.columns)) for table in _OF_TASK),
         (event_log, event_log.c.run_id == run_id, (event_log.c.txid, event_log.c.seq)),
         (costs, c.run_id == run_id, (c.occurred_at, c.id)),
     )
