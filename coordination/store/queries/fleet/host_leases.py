@@ -49,18 +49,10 @@ def add(
     origin: str | None = None,
 ) -> bool:
     """Lease a resource to the attempt. Return False when another one has it."""
-    row = {
-        "host": host,
-        "kind": kind,
-        "name": name,
-        "workspace_id": workspace_id,
-        "task_id": task_id,
-        "attempt": attempt,
-        "origin": origin,
-        "created_at": db_now(),
-    }
-    statement = insert_into(tx, host_leases).values(**row).on_conflict_do_nothing().returning(h.name)
-    return tx.execute(statement).first() is not None
+    resource = {"host": host, "kind": kind, "name": name, "origin": origin, "created_at": db_now()}
+    owner = {"workspace_id": workspace_id, "task_id": task_id, "attempt": attempt}
+    statement = insert_into(tx, host_leases).values(**resource, **owner).on_conflict_do_nothing()
+    return tx.execute(statement.returning(h.name)).first() is not None
 
 
 def of_attempt(tx: Connection, workspace_id: str, task_id: str, attempt: int) -> list[HostLease]:

@@ -21,14 +21,8 @@ s = supervisors.c
 
 def ensure(tx: Connection, workspace_id: str, project_id: str, *, session_key: str, lifetime: timedelta) -> None:
     """Start the project's supervisor if it has none, or restart one that has ended under the new session key."""
-    values = {
-        "project": project_id,
-        "ws": workspace_id,
-        "key": session_key,
-        "lifetime": lifetime.total_seconds(),
-        "no_state": {},
-    }
-    tx.execute(_ENSURE[tx.dialect.name], values)
+    values = {"project": project_id, "ws": workspace_id, "key": session_key, "no_state": {}}
+    tx.execute(_ENSURE[tx.dialect.name], {**values, "lifetime": lifetime.total_seconds()})
 
 
 def _ensure(insert_into: Any) -> Any:
@@ -140,11 +134,8 @@ TICK_END = {
 
 def renew_tick(tx: Connection, workspace_id: str, project_id: str, *, owner: str, lease: timedelta) -> bool:
     """Renew the tick's lease. Return False when it was lost."""
-    statement = (
-        update(supervisors)
-        .where(s.workspace_id == workspace_id, s.project_id == project_id, s.tick_owner == owner)
-        .values(tick_until=db_after(lease.total_seconds()))
-    )
+    is_owned = s.workspace_id == workspace_id, s.project_id == project_id, s.tick_owner == owner
+    statement = update(supervisors).where(*is_owned).values(tick_until=db_after(lease.total_seconds()))
     return tx.execute(statement).rowcount > 0
 
 

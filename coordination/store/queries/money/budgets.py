@@ -35,10 +35,7 @@ class ApplicableBudgets:
 
 _MANY = 500
 _AGENT_NAME = select(principals.c.name).where(cast(principals.c.id, Text) == b.subject).scalar_subquery()
-SETTER = (
-    text_of(b.set_by).label("setter"),
-    case((b.scope == BudgetScope.AGENT, _AGENT_NAME)).label("agent"),
-)
+SETTER = (text_of(b.set_by).label("setter"), case((b.scope == BudgetScope.AGENT, _AGENT_NAME)).label("agent"))
 _ALL = (
     select(budgets, *SETTER, db_now().label("now"), workspaces.c.timezone)
     .join(workspaces, workspaces.c.id == b.workspace_id)

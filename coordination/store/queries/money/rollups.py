@@ -11,24 +11,7 @@ from dataclasses import astuple, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    CTE,
-    Connection,
-    Float,
-    Select,
-    Text,
-    and_,
-    cast,
-    delete,
-    func,
-    literal,
-    literal_column,
-    or_,
-    select,
-    text,
-    union_all,
-    update,
-)
+from sqlalchemy import CTE, Connection, Float, Select, Text, cast, func, literal, literal_column, or_, select, text
 
 from coordination.base.calendars import DEFAULT
 from coordination.base.money import ZERO
@@ -133,7 +116,7 @@ def is_complete(tx: Connection, workspace_id: str) -> bool:
 
 def mark_incomplete(tx: Connection, workspace_id: str) -> None:
     """Mark the totals as incomplete until they are recounted."""
-    tx.execute(update(chores).where(chores.c.workspace_id == workspace_id, chores.c.name == SUMS).values(done_at=None))
+    tx.execute(chores.update().where(chores.c.workspace_id == workspace_id, chores.c.name == SUMS).values(done_at=None))
 
 
 def set_zone(tx: Connection, workspace_id: str, name: str) -> None:
@@ -143,7 +126,7 @@ def set_zone(tx: Connection, workspace_id: str, name: str) -> None:
         tx.execute(exclusive, {"ws": workspace_id})
         # Fails if the database does not know the zone.
         tx.execute(text("SELECT timezone(:zone, now())"), {"zone": name})
-    tx.execute(update(workspaces).where(w.id == workspace_id).values(timezone=name))
+    tx.execute(workspaces.update().where(w.id == workspace_id).values(timezone=name))
     mark_incomplete(tx, workspace_id)
 
 
@@ -177,7 +160,7 @@ def find_drift(tx: Connection, workspace_id: str, *, since: str | None = None) -
     negative = select(
         *(r[name] for name in TotalKey._fields), *((-r[name]).label(name) for name in _COUNTS), minus_money(r.cost_usd)
     ).where(*stored)
-    both = union_all(*parts, negative).subquery("both")
+    both = parts[0].union_all(*parts[1:], negative).subquery("both")
     sums = [func.sum(both.c[name]).label(name) for name in _COUNTS]
     usd = sum_money(both.c.cost_usd)
     wrong = or_(*(func.sum(both.c[name]) != 0 for name in _COUNTS), cast(usd, Float) != 0)
@@ -223,8 +206,8 @@ def _before(day: str) -> datetime:
 
 def drop_empty(tx: Connection, workspace_id: str) -> int:
     """Delete totals of zero, which remain after a change of time zone, and return how many."""
-    is_zero = and_(*(r[name] == 0 for name in _COUNTS), cast(r.cost_usd, Float) == 0)
-    return tx.execute(delete(rollups).where(r.workspace_id == workspace_id, is_zero)).rowcount
+    is_zero = *(r[name] == 0 for name in _COUNTS), cast(r.cost_usd, Float) == 0
+    return tx.execute(rollups.delete().where(r.workspace_id == workspace_id, *is_zero)).rowcount
 
 
 def merge_shards(tx: Connection, workspace_id: str, *, before: str) -> int:
@@ -242,7 +225,7 @@ def merge_shards(tx: Connection, workspace_id: str, *, before: str) -> int:
     for row in tx.execute(spread).all():
         total_key = TotalKey(*row)
         mine = [r.workspace_id == workspace_id, *(r[name] == value for name, value in total_key._asdict().items())]
-        rows = tx.execute(delete(rollups).where(*mine, r.shard > 0).returning(*(r[name] for name in _MEASURES))).all()
+        rows = tx.execute(rollups.delete().where(*mine, r.shard > 0).returning(*(r[name] for name in _MEASURES))).all()
         whole = CostTotal()
         for shard_row in rows:
             whole.merge(CostTotal(*shard_row))
