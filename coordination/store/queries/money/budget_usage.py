@@ -56,7 +56,7 @@ _NEW_USE = select(b.id, bindparam("b_starts"), b.workspace_id, *(literal(0) for 
 def lock_uses(
     tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]], *, create: Collection[tuple[str, str]] = ()
 ) -> dict[tuple[str, str], BudgetUse]:
-    """Return the same, locked in one order. Creates rows for *create* whose budget exists."""
+    """Return the use of periods like ``read_uses``, locked in one order. Creates rows for *create* whose budget exists."""
     ordered = sorted(set(keys))
     if not ordered:
         return {}
@@ -77,7 +77,7 @@ def lock_uses(
 def lock_available_uses(
     tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], BudgetUse]:
-    """Return the same without the rows that another transaction has locked."""
+    """Return the use of periods, locked, without those that another transaction has locked."""
     return _lock(tx, workspace_id, sorted(set(keys)), skip_locked=True)
 
 
@@ -319,7 +319,7 @@ def list_waiting_tasks(
 
 
 def find_waiting_tasks(tx: Connection, workspace_id: str, task_ids: Collection[str]) -> list[dict[str, Any]]:
-    """Return the same rows of those of these tasks that wait for money."""
+    """Return the rows, as in ``list_waiting_tasks``, of those of these tasks that wait for money."""
     rows = tx.execute(_TASK_ROWS.where(t.workspace_id == workspace_id, t.id.in_(sorted(task_ids)), _WAITING)).mappings()
     return [dict(row) for row in rows]
 

@@ -81,7 +81,7 @@ def read_billed(tx: Connection, workspace_id: str, ids: Sequence[str]) -> dict[s
 
 
 def read_total_billed(tx: Connection, workspace_id: str, name: str) -> BilledAmounts | None:
-    """Return the same for one call, including what repeated reports with larger amounts added."""
+    """Return the model, tokens and cost of one call, including what repeated reports with larger amounts added."""
     records = read_records(tx, workspace_id, [name, *(repeat_id(name, number) for number in range(2, _MOST_AGAIN))])
     first = records.pop(name, None)
     if first is None:

@@ -137,7 +137,7 @@ def list_blocked_keys(tx: Connection, workspace_id: str, run_id: str, reason: Bl
 
 
 def lift_due(tx: Connection, workspace_id: str, project_id: str, reasons: BlockReason) -> list[RowMapping]:
-    """Remove these reasons from tasks whose start time has come, as ``lift`` does."""
+    """Remove these reasons from tasks whose start time has come. Return the changed tasks with their new states."""
     where = t.workspace_id == workspace_id, t.project_id == project_id, t.not_before <= db_now()
     return _lift(tx, workspace_id, reasons, _lock_free(tx, *_blocked_for(reasons), *where))
 

@@ -112,7 +112,7 @@ class ZeroCost:
 def zero_cost(
     tx: Connection, workspace_id: str, *, project_id: str | None = None, span: DateRange = ALWAYS
 ) -> list[ZeroCost]:
-    """Return such calls without a correction, by model and project: some programs write 0 for an unknown price."""
+    """Return the calls that were free and have no correction: some programs write 0 for an unknown price."""
     # Cast, because SQLite stores text, in which zero is 0 or 0.00.
     is_zero = cast(c.cost_usd, Float) == 0
     where = [*_recorded(tx, workspace_id, project_id, span), is_zero, c.corrects.is_(None), ~CORRECTED]
@@ -129,7 +129,7 @@ def zero_cost(
 def zero_cost_periods(
     tx: Connection, workspace_id: str, *, project_id: str | None = None, span: DateRange = ALWAYS
 ) -> list[ZeroCost]:
-    """Return the same from the totals: only months and days in which all calls of a model in a project were free."""
+    """Return the free calls by the totals: only of months and days in which all calls of a model and project were."""
     source = _sums(workspace_id, "model", project_id, span)
     calls = source.c.calls - source.c.unpriced
     is_free = (cast(source.c.cost_usd, Float) == 0, source.c.total_tokens > 0, calls > 0)
