@@ -56,7 +56,7 @@ _NEW_USE = select(b.id, bindparam("b_starts"), b.workspace_id, *(literal(0) for 
 def lock_uses(
     tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]], *, create: Collection[tuple[str, str]] = ()
 ) -> dict[tuple[str, str], BudgetUse]:
-    """Return the use of periods like ``read_uses``, locked in one order. Creates rows for *create* whose budget exists."""
+    """Return the use of periods, locked in one order. Creates rows for those of *create* whose budget exists."""
     ordered = sorted(set(keys))
     if not ordered:
         return {}
