@@ -71,8 +71,7 @@ def end_attempts(
             )
     slot_names = [name for ended in effective for name in ended.slots]
     stale = [ended for ended in ends if ended.fence not in effects.fences]
-    if stale:
-        attempt_rows.lock(tx, workspace_id, [ended.fence for ended in stale], nowait=True)  # after the completed ones
+    attempt_rows.lock(tx, workspace_id, [ended.fence for ended in stale], nowait=True)  # after the completed ones
     for ended in stale:
         slot_names += _close_fenced(tx, workspace_id, ended, effects)
     dead = {ended.task_id: ended.key for ended in moved if isinstance(ended.decision, GiveUp)}

@@ -156,7 +156,7 @@ class _Settling:
         self._budgets = {one.id: one for one in applicable.budgets if (one.scope, one.subject) in subjects}
         fences = {(one.task_id, one.attempt) for one in records if one.task_id is not None and one.attempt is not None}
         fences = (fences if self._budgets else set()) | self._closing
-        self._reservations = budget_usage.lock_reservations(tx, workspace_id, fences) if fences else {}
+        self._reservations = budget_usage.lock_reservations(tx, workspace_id, fences)
 
     def settle(self, new: list[CostRecord]) -> SettleResult:
         """Count the *new* records in budgets. Locks the counters."""
