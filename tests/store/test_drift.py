@@ -66,7 +66,7 @@ def test_what_was_loosened_is_named(postgres_url: str) -> None:
     )
 
     assert found(store) == [
-        "the column key of tasks may be empty",
+        "the column key of tasks may be null",
         "the column priority of tasks is TEXT, not INTEGER",
         "the constraint ck_tasks_blocked_iff_reasons of tasks is missing",
         "the constraint fk_runs_session_id of runs is missing",
