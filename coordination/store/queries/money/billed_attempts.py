@@ -42,4 +42,4 @@ def billed_attempts(tx: Connection, fences: Sequence[tuple[str, int]]) -> list[B
         .where(a.task_id.in_(sorted({task_id for task_id, _ in fences})))
     )
     wanted = set(fences)
-    return [BilledAttempt(*row) for row in rows if (row.task_id, row.number) in wanted]
+    return [BilledAttempt(*tuple(row)) for row in rows if (row.task_id, row.number) in wanted]

@@ -240,10 +240,8 @@ def lock_running_attempts(
     tx: Connection, workspace_id: str, scope: BudgetScope, subject: str
 ) -> list[AttemptReservation]:
     """Lock and return the running attempts to which a budget of that scope and subject applies."""
-    if scope is BudgetScope.SESSION:
-        where = a.run_id.in_(select(runs.c.id).where(runs.c.session_id == subject))
-    else:
-        where = a[f"{scope}_id"] == subject
+    of_session = a.run_id.in_(select(runs.c.id).where(runs.c.session_id == subject))
+    where = of_session if scope is BudgetScope.SESSION else a[f"{scope}_id"] == subject
     rows = tx.execute(
         select(
             *(a.task_id, a.number, a.project_id, a.run_id, a.started_at, a.finished_at, a.reserved),
@@ -255,7 +253,11 @@ def lock_running_attempts(
     )
     return [
         AttemptReservation(
-            *row[:5],
+            row.task_id,
+            row.number,
+            row.project_id,
+            row.run_id,
+            row.started_at,
             finished=row.finished_at is not None,
             reserved=None if row.reserved is None else read_reservation(row.reserved),
             paid=row.paid,
