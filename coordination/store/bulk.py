@@ -1,4 +1,4 @@
-"""Insert very many rows at once: COPY on PostgreSQL, one prepared statement on SQLite."""
+"""Inserts: with ON CONFLICT, and of very many rows: COPY on PostgreSQL, one prepared statement on SQLite."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from itertools import chain, islice
 from typing import Any
 
 from sqlalchemy import Connection, Table, insert
+from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
+from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 
 _FEW = 10
 _BLOCK = 500
+
+
+def insert_into(tx: Connection, table: Table) -> PostgresqlInsert | SqliteInsert:
+    """Return an INSERT that can have an ON CONFLICT clause of the transaction's database."""
+    return PostgresqlInsert(table) if tx.dialect.name == "postgresql" else SqliteInsert(table)
 
 
 def insert_rows(tx: Connection, table: Table, rows: Iterable[dict[str, Any]]) -> None:

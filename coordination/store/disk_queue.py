@@ -9,7 +9,6 @@ from dataclasses import fields
 from datetime import datetime
 from decimal import Decimal
 from operator import attrgetter
-from types import TracebackType
 from typing import Self
 
 from coordination.base.errors import Unavailable
@@ -68,7 +67,5 @@ class DiskQueue:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self._file.close()

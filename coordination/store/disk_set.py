@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from hashlib import blake2b
-from types import TracebackType
 from typing import Self
 
 _TABLE = (
@@ -23,13 +22,9 @@ class DiskSet:
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)
-        for statement in (
-            "PRAGMA journal_mode = OFF",
-            "PRAGMA synchronous = OFF",
-            "PRAGMA cache_size = -32000",
-            _TABLE,
-        ):
-            self._db.execute(statement)
+        for setting in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -32000"):
+            self._db.execute(f"PRAGMA {setting}")
+        self._db.execute(_TABLE)
         self._db.execute("CREATE INDEX others ON ids (other) WHERE other IS NOT NULL")
 
     def note(self, items: Sequence[tuple[str, int, int]]) -> tuple[int, int] | None:
@@ -52,7 +47,5 @@ class DiskSet:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self._db.close()

@@ -53,10 +53,7 @@ def _compared_objects(dialect: str) -> Callable[..., bool]:
 def _flat(changes: Any) -> Iterator[tuple[Any, ...]]:
     """Yield changes one by one; alembic returns those of one column as a nested list."""
     for change in changes:
-        if isinstance(change, list):
-            yield from change
-        else:
-            yield change
+        yield from change if isinstance(change, list) else [change]
 
 
 def _sentence(change: tuple[Any, ...]) -> str | None:

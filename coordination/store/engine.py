@@ -13,13 +13,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -40,12 +40,8 @@ _MAX_CONFLICTS = 3  # at least, because one wait for a lock may be longer than t
 
 _SQLITE_ENVIRONMENT = frozenset(
     {
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_NOTADB,
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT),
+        *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB),
     }
 )
 _ENVIRONMENT_SQLSTATES = frozenset({"25006", "42501", "53100", "58030"})
@@ -66,7 +62,9 @@ class Store:
         self._write_engine = write_engine
         self._read_engine = read_engine
         self.refusal: Refused | None = None
-        self._writer = threading.RLock() if self.dialect == "sqlite" else None
+        # SQLite has one writer; this lock is fair, its busy handler is not.
+        is_sqlite = self.dialect == "sqlite"
+        self._writer: AbstractContextManager[object] = threading.RLock() if is_sqlite else nullcontext()
 
     @property
     def shown_url(self) -> str:
@@ -81,11 +79,6 @@ class Store:
         """
         if self.refusal is not None:
             raise self.refusal
-        if self._writer is None:
-            with self._begin(self._write_engine) as tx:
-                yield tx
-            return
-        # SQLite has one writer; this lock is fair, its busy handler is not.
         with self._writer, self._begin(self._write_engine) as tx:
             yield tx
 
@@ -143,15 +136,11 @@ class Store:
             wait = min(wait * 2, 1.0)
 
     def _unavailable(self, error: BaseException) -> DatabaseUnavailable:
-        if isinstance(error, DatabaseUnavailable):
-            return error
         if _is_conflict(error):
-            busy = DatabaseUnavailable(
+            return DatabaseUnavailable(
                 "Other transactions were changing the same rows of the database for too long; nothing was changed",
                 hint="Try again; check the database with: coord doctor",
             )
-            busy.__cause__ = error
-            return busy
         cause = getattr(error, "orig", None) or error
         first = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
         state = getattr(cause, "sqlstate", None)
@@ -160,9 +149,7 @@ class Store:
             hint = POOLER_HINT
         elif state == _NO_SCHEMA:
             hint = "Create the schema that the search_path in COORD_DATABASE_URL names"
-        unavailable = DatabaseUnavailable(f"The database {self.shown_url} cannot be used: {first}", hint=hint)
-        unavailable.__cause__ = error
-        return unavailable
+        return DatabaseUnavailable(f"The database {self.shown_url} cannot be used: {first}", hint=hint)
 
     def pooling(self) -> PoolingMode:
         """Return which pooler is before a PostgreSQL server. Raises DatabaseUnavailable without a connection."""
@@ -248,7 +235,7 @@ def _sqlite_engine(url: URL, *, writes: bool) -> Engine:
         if not writes:
             cursor.execute("PRAGMA query_only=ON")
         cursor.close()
-        connection.create_function("utc_now", 0, _sqlite_now)
+        connection.create_function("utc_now", 0, _sqlite_after)
         connection.create_function("utc_after", 1, _sqlite_after)
         connection.create_aggregate("sum_money", 1, _SumMoney)  # type: ignore[arg-type]
         connection.create_function("add_money", 2, _add_money, deterministic=True)
@@ -271,11 +258,7 @@ def _sqlite_engine(url: URL, *, writes: bool) -> Engine:
     return engine
 
 
-def _sqlite_now() -> str:
-    return iso(datetime.now(UTC))
-
-
-def _sqlite_after(seconds: float) -> str:
+def _sqlite_after(seconds: float = 0) -> str:
     return iso(datetime.now(UTC) + timedelta(seconds=seconds))
 
 
@@ -293,8 +276,8 @@ class _SumMoney:
         return None if self.total is None else f"{self.total:f}"
 
 
-def _add_money(one: str, other: str) -> str:
-    return f"{plus(Decimal(one), Decimal(other)):f}"
+def _add_money(amount: str, other: str) -> str:
+    return f"{plus(Decimal(amount), Decimal(other)):f}"
 
 
 def _minus_money(amount: str | None) -> str | None:
@@ -308,14 +291,5 @@ def _local_day(zone: str, moment: str) -> str:
 
 def sqlite_path(url: URL) -> Path | None:
     """Return the database's file, for a SQLite URL that has one."""
-    return (
-        Path(url.database)
-        if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
-        else None
-    )
-
-
-def check_reachable(store: Store) -> None:
-    """Make one round trip to the database. Raises DatabaseUnavailable."""
-    with store.read() as tx:
-        tx.execute(text("SELECT 1"))
+    has_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+    return Path(str(url.database)) if has_file else None

@@ -73,10 +73,8 @@ def address_of(url: URL) -> DatabaseAddress:
     url = url.set(drivername="postgresql+psycopg").difference_update_query([PREPARE, "options"])
     if threshold is None:
         return DatabaseAddress(url, arguments, each={**_OURS, **_settings(url_options), **_ALWAYS})
-    own_options = [f"-c {name}={value}" for name, value in _OURS.items()]
-    arguments["options"] = " ".join(
-        [*own_options, url_options, *(f"-c {name}={value}" for name, value in _ALWAYS.items())]
-    )
+    own, always = ([f"-c {name}={value}" for name, value in settings.items()] for settings in (_OURS, _ALWAYS))
+    arguments["options"] = " ".join([*own, url_options, *always])
     return DatabaseAddress(url, arguments, each={})
 
 
@@ -130,8 +128,8 @@ def pooling_of(engine: Engine) -> PoolingMode:
 
     Two open connections that meet in one server session show pooling by transaction.
     """
-    with engine.connect() as one, engine.connect() as other:
-        drivers: list[Any] = [each.connection.driver_connection for each in (one, other)]
+    with engine.connect() as first, engine.connect() as second:
+        drivers: list[Any] = [each.connection.driver_connection for each in (first, second)]
         announced = [driver.info.backend_pid for driver in drivers]
         seen: list[set[int]] = [set(), set()]
         for _ in range(_PROBES):
@@ -159,8 +157,8 @@ def _threshold(query: dict[str, str]) -> int | str | None:
 def _check_names(query: dict[str, str]) -> None:
     from psycopg import pq
 
-    known_names = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} | {PREPARE}
-    for name in sorted(query.keys() - known_names):
+    names = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} | {PREPARE}
+    for name in sorted(query.keys() - names):
         if name.lower() in _OTHERS_NAMES:
             hint = f"Write ?options=-csearch_path%3D{query[name]}"
         elif name.lower() == "pgbouncer":

@@ -19,14 +19,7 @@ from coordination.store.tables.issues import issues  # noqa: F401 - fills the me
 from coordination.store.tables.jobs import artifacts, merges, output  # noqa: F401 - fills the metadata
 from coordination.store.tables.money import budgets, costs, prices, rollups  # noqa: F401 - fills the metadata
 from coordination.store.tables.projects import projects, retention, stops  # noqa: F401 - fills the metadata
-from coordination.store.tables.tasks import (  # noqa: F401 - fills the metadata
-    attempts,
-    events,
-    questions,
-    runs,
-    task_holds,
-    tasks,
-)
+from coordination.store.tables.tasks import attempts, events, questions, runs, task_holds, tasks  # noqa: F401
 
 HEAD = "0001"
 """The newest migration of this program; a test compares it with migrations/versions."""

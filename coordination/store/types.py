@@ -7,6 +7,7 @@ import math
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from sqlalchemy import CHAR, DateTime, Dialect, Float, Integer, Numeric, Text, TypeDecorator, Uuid
@@ -189,31 +190,11 @@ class db_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL functi
     inherit_cache = True
 
 
-@compiles(db_now, "postgresql")
-def _now_pg(element: db_now, compiler: Any, **kw: Any) -> str:
-    return "now()"
-
-
-@compiles(db_now, "sqlite")
-def _now_sqlite(element: db_now, compiler: Any, **kw: Any) -> str:
-    return "utc_now()"
-
-
 class db_after(FunctionElement[datetime]):  # noqa: N801
     """The database's clock plus a number of seconds: ``db_after(30.0)``; negative is the past."""
 
     type = UtcTime()
     inherit_cache = True
-
-
-@compiles(db_after, "postgresql")
-def _after_pg(element: db_after, compiler: Any, **kw: Any) -> str:
-    return f"now() + make_interval(secs => {compiler.process(element.clauses, **kw)})"
-
-
-@compiles(db_after, "sqlite")
-def _after_sqlite(element: db_after, compiler: Any, **kw: Any) -> str:
-    return f"utc_after({compiler.process(element.clauses, **kw)})"
 
 
 class looked_up(FunctionElement[Any]):  # noqa: N801
@@ -226,31 +207,11 @@ class looked_up(FunctionElement[Any]):  # noqa: N801
     inherit_cache = True
 
 
-@compiles(looked_up, "postgresql")
-def _looked_up_pg(element: looked_up, compiler: Any, **kw: Any) -> str:
-    return f"ANY (ARRAY[{compiler.process(element.clauses, **kw)}])"
-
-
-@compiles(looked_up, "sqlite")
-def _looked_up_sqlite(element: looked_up, compiler: Any, **kw: Any) -> str:
-    return str(compiler.process(element.clauses, **kw))
-
-
 class sum_money(FunctionElement[Decimal]):  # noqa: N801
     """Exact sum of a Money column; NULL without rows."""
 
     type = Money()
     inherit_cache = True
-
-
-@compiles(sum_money, "postgresql")
-def _sum_pg(element: sum_money, compiler: Any, **kw: Any) -> str:
-    return f"sum({compiler.process(element.clauses, **kw)})"
-
-
-@compiles(sum_money, "sqlite")
-def _sum_sqlite(element: sum_money, compiler: Any, **kw: Any) -> str:
-    return f"sum_money({compiler.process(element.clauses, **kw)})"
 
 
 class minus_money(FunctionElement[Decimal]):  # noqa: N801
@@ -260,31 +221,11 @@ class minus_money(FunctionElement[Decimal]):  # noqa: N801
     inherit_cache = True
 
 
-@compiles(minus_money, "postgresql")
-def _minus_pg(element: minus_money, compiler: Any, **kw: Any) -> str:
-    return f"(-{compiler.process(element.clauses, **kw)})"
-
-
-@compiles(minus_money, "sqlite")
-def _minus_sqlite(element: minus_money, compiler: Any, **kw: Any) -> str:
-    return f"minus_money({compiler.process(element.clauses, **kw)})"
-
-
 class local_day(FunctionElement[str]):  # noqa: N801
     """The day of a time in a zone, ``local_day('Europe/Berlin', moment)``, as 2027-01-31."""
 
     type = Str()
     inherit_cache = True
-
-
-@compiles(local_day, "postgresql")
-def _day_pg(element: local_day, compiler: Any, **kw: Any) -> str:
-    return f"to_char(timezone({compiler.process(element.clauses, **kw)}), 'YYYY-MM-DD')"
-
-
-@compiles(local_day, "sqlite")
-def _day_sqlite(element: local_day, compiler: Any, **kw: Any) -> str:
-    return f"local_day({compiler.process(element.clauses, **kw)})"
 
 
 class commit_order(FunctionElement[int]):  # noqa: N801
@@ -294,16 +235,6 @@ class commit_order(FunctionElement[int]):  # noqa: N801
     inherit_cache = True
 
 
-@compiles(commit_order, "postgresql")
-def _xid_pg(element: commit_order, compiler: Any, **kw: Any) -> str:
-    return "pg_current_xact_id()::text::bigint"
-
-
-@compiles(commit_order, "sqlite")
-def _xid_sqlite(element: commit_order, compiler: Any, **kw: Any) -> str:
-    return "0"
-
-
 class visible_below(FunctionElement[int]):  # noqa: N801
     """An id below which all transactions have ended, so that none of their rows can still appear."""
 
@@ -311,11 +242,19 @@ class visible_below(FunctionElement[int]):  # noqa: N801
     inherit_cache = True
 
 
-@compiles(visible_below, "postgresql")
-def _xmin_pg(element: visible_below, compiler: Any, **kw: Any) -> str:
-    return "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+def _render(template: str, element: FunctionElement[Any], compiler: Any, **kw: Any) -> str:
+    return template.format(compiler.process(element.clauses, **kw))
 
 
-@compiles(visible_below, "sqlite")
-def _xmin_sqlite(element: visible_below, compiler: Any, **kw: Any) -> str:
-    return "1"
+for _function, _postgresql, _sqlite in (
+    (db_now, "now()", "utc_now()"),
+    (db_after, "now() + make_interval(secs => {})", "utc_after({})"),
+    (looked_up, "ANY (ARRAY[{}])", "{}"),
+    (sum_money, "sum({})", "sum_money({})"),
+    (minus_money, "(-{})", "minus_money({})"),
+    (local_day, "to_char(timezone({}), 'YYYY-MM-DD')", "local_day({})"),
+    (commit_order, "pg_current_xact_id()::text::bigint", "0"),
+    (visible_below, "pg_snapshot_xmin(pg_current_snapshot())::text::bigint", "1"),
+):
+    compiles(_function, "postgresql")(partial(_render, _postgresql))
+    compiles(_function, "sqlite")(partial(_render, _sqlite))

@@ -54,8 +54,7 @@ class TestOneTransactionAlone:
         return watch
 
     def test_a_dead_worker_with_jobs_in_two_projects(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        few = attempts.lock_of_worker
-        monkeypatch.setattr(attempts, "lock_of_worker", lambda *scope: few(*scope, page=1))
+        monkeypatch.setattr(attempts, "_PAGE", 1)
         other = World(world.store, project="example.org/acme/mill")
         world.submit("a")  # so that the other's project is the later one, and has the earlier job
         for each in (other, world):

@@ -103,8 +103,7 @@ class TestADeadWorker:
     def test_more_attempts_than_one_statement_ends_are_all_handed_back(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        few = attempts.lock_of_worker
-        monkeypatch.setattr(attempts, "lock_of_worker", lambda *scope: few(*scope, page=2))
+        monkeypatch.setattr(attempts, "_PAGE", 2)
         keys = [f"t{number}" for number in range(5)]
         world.submit(*keys)
         world.claim(*keys)
@@ -262,8 +261,7 @@ class TestAnExpiredLease:
     def test_more_than_one_round_takes_are_ended_in_one_tick(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        few = attempts.lock_expired
-        monkeypatch.setattr(attempts, "lock_expired", lambda *scope: few(*scope, limit=2))
+        monkeypatch.setattr(attempts, "_PAGE", 2)
         keys = [f"t{number}" for number in range(5)]
         world.submit(*keys)
         world.claim(*keys)

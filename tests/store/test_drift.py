@@ -8,6 +8,7 @@ from sqlalchemy import text
 from coordination.store.drift import differences
 from coordination.store.engine import Store, open_store
 from coordination.store.migrations import upgrade
+from tests.support.first_schema import create_first_schema
 
 pytestmark = pytest.mark.own_database
 
@@ -27,8 +28,7 @@ def change(store: Store, *statements: str) -> None:
 def test_a_schema_that_was_made_or_migrated_has_no_differences(kind: str, request: pytest.FixtureRequest) -> None:
     store = open_store(request.getfixturevalue(f"{kind}_url"))
     migrated = open_store(request.getfixturevalue(f"blank_{kind}_url"))
-    with migrated.write() as tx:
-        tx.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    create_first_schema(migrated)
     upgrade(migrated)
 
     assert found(store) == []

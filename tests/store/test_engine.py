@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from coordination.base.errors import DatabaseUnavailable
 from coordination.store import schema
 from coordination.store.driver import rows
-from coordination.store.engine import Store, check_reachable, is_transient, open_store, sqlite_path
+from coordination.store.engine import Store, is_transient, open_store, sqlite_path
 from coordination.store.queries.projects import projects
 from coordination.store.tables.projects.projects import workspaces
 from tests.support.refusals import refuses
@@ -284,8 +284,8 @@ def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
 
     with refuses(DatabaseUnavailable, varies=r"connection.*refused[^.]*") as caught:
         store.transact(lambda _tx: None, patience=timedelta(milliseconds=200))
-    with pytest.raises(DatabaseUnavailable):
-        check_reachable(store)
+    with pytest.raises(DatabaseUnavailable), store.read() as tx:
+        tx.execute(text("SELECT 1"))
 
     assert time.monotonic() - began < patience(10)
     assert "s3cret" not in caught.value.sentence()
@@ -318,8 +318,8 @@ def test_a_file_that_is_no_database_is_said_in_a_sentence(tmp_path: Path, conten
         path.write_bytes(content)
     store = open_store(f"sqlite:///{path}")
 
-    with refuses(DatabaseUnavailable):
-        check_reachable(store)
+    with refuses(DatabaseUnavailable), store.read() as tx:
+        tx.execute(text("SELECT 1"))
     store.close()
 
 

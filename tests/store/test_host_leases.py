@@ -116,5 +116,3 @@ class TestDatabases:
             assert host_leases.list_ended(tx, "there", LeaseKind.DATABASE) == []
             host_leases.delete_named(tx, "here", LeaseKind.DATABASE, ["a"])
             assert host_leases.names_on(tx, "here", LeaseKind.DATABASE) == {"b"}
-            assert host_leases.release(tx, running.workspace, running.ids["b"], 1, kind=LeaseKind.DATABASE, name="b")
-            assert host_leases.names_on(tx, "here", LeaseKind.DATABASE) == set()

@@ -10,6 +10,7 @@ from coordination.base.errors import SchemaMismatch
 from coordination.store import schema
 from coordination.store.engine import open_store
 from coordination.store.migrations import configuration, upgrade
+from tests.support.first_schema import create_first_schema
 from tests.support.refusals import refuses
 
 pytestmark = pytest.mark.own_database
@@ -58,8 +59,7 @@ def items(sql: str) -> set[str]:
 def test_the_migrated_schema_is_the_metadata(kind: str, request: pytest.FixtureRequest) -> None:
     migrated = open_store(request.getfixturevalue(f"blank_{kind}_url"))
     made = open_store(request.getfixturevalue(f"{kind}_url"))
-    with migrated.write() as tx:
-        tx.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    create_first_schema(migrated)
 
     upgrade(migrated)
 

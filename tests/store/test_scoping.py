@@ -349,7 +349,6 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "costs.newest": {"run_id": lambda world: world.run_id},
     "costs.total": {"run_id": lambda world: world.run_id},
     "host_leases.add": {"host": lambda world: "here", "kind": lambda world: LeaseKind.PORT, "name": lambda world: "99"},
-    "host_leases.release": {"kind": lambda world: LeaseKind.PORT, "name": lambda world: f"1 of {world.workspace}"},
     "dependencies.add_waits": {"parents": lambda world: [world.ids["idle"]], "completed": lambda world: []},
     "events.append": {"new": lambda world: [NewEvent(EventType.PROGRESS, world.project_id)]},
     "events.append_aged": {"new": lambda world: [NewEvent(EventType.PROGRESS, world.project_id)]},
@@ -408,8 +407,6 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "new_tasks.insert": {"rows": _new_tasks, "creator": lambda world: "user:me", "agents": lambda world: ["bo"]},
     "costs.with_agents": {"records": lambda world: [_cost("new", project_id=None)]},
     "ready.hold_back": {"subjects": lambda world: {}},
-    "task_holds.record_holds": {"reason": lambda world: BlockReason.BUDGET, "subjects": lambda world: {}},
-    "task_holds.remove_holds": {"reason": lambda world: BlockReason.PAUSED},
     "tasks.lock_by_key": {"keys": lambda world: ["done"]},
     "tasks.add_pending": {"task_id": lambda world: world.ids["next"], "more": lambda world: 1},
     "tasks.set_carried": {"carried": lambda world: {"x": 1}},
@@ -418,7 +415,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "names.projects_with_task": {"key": lambda world: "done"},
 }  # fmt: skip
 ADDS = {
-    "task_holds.record_holds", "new_tasks.insert", "principals.agent_ids", "principals.id_of", "principals.id_or_none", "principals.add_owner", "events.append_bulk",
+    "new_tasks.insert", "principals.agent_ids", "principals.id_of", "principals.id_or_none", "principals.add_owner", "events.append_bulk",
     "agents.make", "artifacts.add", "merges.put", "prices.put", "host_leases.add",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
     "budgets.insert_new", "costs.append", "dependencies.hold", "job_history.learn", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",

@@ -7,7 +7,7 @@ repeats its predecessor's; one that removes something names a later one, and is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -20,8 +20,6 @@ from coordination.store.compatibility import set_works_with
 from coordination.store.engine import Store, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from alembic.config import Config
 
 _PATIENCE = timedelta(seconds=60)

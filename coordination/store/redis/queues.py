@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import redis
@@ -25,14 +24,14 @@ class RedisStatus:
     lengths: dict[str, int]
 
 
-def read_status(url: str, *, queues: Sequence[str] = QUEUES) -> RedisStatus:
+def read_status(url: str) -> RedisStatus:
     """Return facts about the server. Raises RedisUnavailable when it does not answer within a few seconds."""
     client = redis.Redis.from_url(
         url, socket_connect_timeout=3, socket_timeout=3, retry=Retry(NoBackoff(), 0), decode_responses=True
     )
     try:
         with client:
-            lengths = {name: int(client.llen(PREFIX + name)) for name in queues}
+            lengths = {name: int(client.llen(PREFIX + name)) for name in QUEUES}
             server = client.info("server")
             memory = client.info("memory")
             persistence = client.info("persistence")

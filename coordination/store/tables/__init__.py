@@ -3,7 +3,10 @@
 Every row belongs to a workspace, except those of ``workspaces`` itself, the fleet's ``workers`` and ``host_leases``.
 """
 
-from sqlalchemy import ForeignKeyConstraint, MetaData
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, MetaData, text
 
 metadata = MetaData(
     naming_convention={
@@ -28,3 +31,14 @@ def checked_on_sqlite(column: str, refers_to: str, *, ondelete: str | None = Non
     """
     constraint = ForeignKeyConstraint([column], [refers_to], ondelete=ondelete, info={ONLY_ON: "sqlite"})
     return constraint.ddl_if(dialect="sqlite")
+
+
+def check_one_of(column: str, values: Iterable[str]) -> CheckConstraint:
+    """Return a constraint, named like the column, that its value is one of *values*."""
+    return CheckConstraint("{} IN ({})".format(column, ", ".join(f"'{value}'" for value in values)), name=column)
+
+
+def partial_index(name: str, *columns: Any, where: str, unique: bool = False) -> Index:
+    """Return an index of the rows for which *where* is true."""
+    condition = text(where)
+    return Index(name, *columns, unique=unique, postgresql_where=condition, sqlite_where=condition)

@@ -1,9 +1,8 @@
-"""The first schema: every table.
+"""The first schema, where migrations begin. Revision: 0001.
 
-Revision: 0001
+No database is migrated to it: ``schema.prepare`` creates new ones from the tables. Tests have a frozen copy of it
+(``tests/support/first_schema``), from which they migrate.
 """
-
-from coordination.store.migrations.first_schema import money, work, workspaces
 
 revision = "0001"
 down_revision = None
@@ -13,6 +12,4 @@ depends_on = None
 
 
 def upgrade() -> None:
-    workspaces.create()
-    work.create()
-    money.create()
+    raise NotImplementedError("A new database is created from the tables, by coordination.store.schema.prepare")

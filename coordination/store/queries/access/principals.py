@@ -10,11 +10,10 @@ from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, String, case, cast, func, literal, select, update
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.base.ids import new_id
 from coordination.domain.access.principals import PREFIX_OF_PERSON, WORKER, Principal, PrincipalKind
+from coordination.store.bulk import insert_into
 from coordination.store.engine import SEEN_PRINCIPALS
 from coordination.store.tables.access.principals import members, people, principals
 from coordination.store.types import Str
@@ -60,25 +59,22 @@ def agent_ids(tx: Connection, workspace_id: str, names: Collection[str]) -> dict
 
 def find_agent_ids(tx: Connection, workspace_id: str, names: Collection[str]) -> dict[str, str]:
     """Return the ids of those of these agents that are stored, by name."""
-    sorted_names = sorted(set(names))
-    ids_by_name: dict[str, str] = {}
-    for start in range(0, len(sorted_names), _BATCH):
-        is_in_batch = p.name.in_(sorted_names[start : start + _BATCH])
-        rows = tx.execute(select(p.name, p.id).where(_is_agent(workspace_id), is_in_batch))
-        ids_by_name |= {row.name: row.id for row in rows}
-    return ids_by_name
+    return _look_up(tx, _is_agent(workspace_id), names, p.name, p.id)
 
 
 def names_of(tx: Connection, workspace_id: str, ids: Collection[str]) -> dict[str, str]:
     """Return the names of these principals, by id."""
-    sorted_ids = sorted(set(ids))
-    names_by_id: dict[str, str] = {}
-    for start in range(0, len(sorted_ids), _BATCH):
-        rows = tx.execute(
-            select(p.id, p.name).where(p.workspace_id == workspace_id, p.id.in_(sorted_ids[start : start + _BATCH]))
-        )
-        names_by_id |= {row.id: row.name for row in rows}
-    return names_by_id
+    return _look_up(tx, p.workspace_id == workspace_id, ids, p.id, p.name)
+
+
+def _look_up(tx: Connection, where: Any, keys: Collection[str], key: Any, value: Any) -> dict[str, str]:
+    """Return the column *value* of those of these principals that exist, by the column *key*."""
+    ordered = sorted(set(keys))
+    values: dict[str, str] = {}
+    for start in range(0, len(ordered), _BATCH):
+        rows = tx.execute(select(key, value).where(where, key.in_(ordered[start : start + _BATCH])))
+        values |= {row[0]: row[1] for row in rows}
+    return values
 
 
 def rename_agent(tx: Connection, workspace_id: str, agent_id: str, name: str) -> None:
@@ -89,16 +85,14 @@ def rename_agent(tx: Connection, workspace_id: str, agent_id: str, name: str) ->
 def add_owner(tx: Connection, workspace_id: str, actor: str) -> None:
     """Make this person an owner of the workspace."""
     principal_id = id_of(tx, workspace_id, actor)
-    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     key = {"workspace_id": workspace_id, "principal_id": principal_id}
-    tx.execute(insert_into(people).values(**key).on_conflict_do_nothing())
-    tx.execute(insert_into(members).values(id=new_id(), role="owner", **key).on_conflict_do_nothing())
+    tx.execute(insert_into(tx, people).values(**key).on_conflict_do_nothing())
+    tx.execute(insert_into(tx, members).values(id=new_id(), role="owner", **key).on_conflict_do_nothing())
 
 
 def _put(tx: Connection, workspace_id: str, principal_id: str, principal: Principal) -> None:
-    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     values = {"id": principal_id, "workspace_id": workspace_id, "kind": principal.kind, "name": principal.name}
-    tx.execute(insert_into(principals).values(**values).on_conflict_do_nothing())
+    tx.execute(insert_into(tx, principals).values(**values).on_conflict_do_nothing())
 
 
 def _is_agent(workspace_id: str) -> Any:

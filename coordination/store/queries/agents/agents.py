@@ -16,7 +16,6 @@ from coordination.store.types import db_now
 
 a, p, t = agents.c, principals.c, tasks.c
 
-
 _AGENTS = select(agents, p.name).join(principals, p.id == a.id)
 
 
@@ -56,7 +55,7 @@ def find(tx: Connection, workspace_id: str, name: str) -> Agent | None:
 
 
 def totals(tx: Connection, workspace_id: str, names: list[str]) -> dict[str, AgentTotals]:
-    """What these came to, by name; those without any task are missing."""
+    """Return the numbers of tasks and the last activity of agents, by name. Omits those without tasks."""
     ids = find_agent_ids(tx, workspace_id, names)
     rows = tx.execute(
         select(
@@ -84,17 +83,9 @@ def rename_authorities(tx: Connection, workspace_id: str, agent_id: str, name: s
 
 
 def _row(profile: Profile) -> dict[str, Any]:
-    return {
-        "description": profile.description,
-        "type": profile.type,
-        "objective": profile.objective,
-        "labels": list(profile.labels),
-        "runner": dict(profile.runner),
-        "model": profile.model,
-        "identity": dict(profile.identity),
-        "active": profile.active,
-        "is_default": profile.default,
-    }
+    columns = {name: getattr(profile, name) for name in ("description", "type", "objective", "model", "active")}
+    copies = {"labels": list(profile.labels), "runner": dict(profile.runner), "identity": dict(profile.identity)}
+    return {**columns, **copies, "is_default": profile.default}
 
 
 def _agent(row: RowMapping) -> Agent:

@@ -30,15 +30,9 @@ def assign_agent(
 ) -> None:
     """Assign a locked task to an agent, with its job, options and authority."""
     agent_id = None if agent is None else principals.agent_ids(tx, workspace_id, [agent])[agent]
-    values = {
-        "agent_id": agent_id,
-        "work": dict(work),
-        "kind": kind,
-        "options": dict(options),
-        "carried": dict(carried),
-        "authority": authority,
-    }
-    tx.execute(_update_waiting(workspace_id, task_id).values(**values, updated_at=db_now()))
+    values: dict[str, Any] = {"agent_id": agent_id, "work": dict(work), "kind": kind, "options": dict(options)}
+    values |= {"carried": dict(carried), "authority": authority, "updated_at": db_now()}
+    tx.execute(_update_waiting(workspace_id, task_id).values(**values))
 
 
 def assign_person(

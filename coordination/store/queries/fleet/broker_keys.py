@@ -5,9 +5,8 @@ from __future__ import annotations
 import secrets
 
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from coordination.store.bulk import insert_into
 from coordination.store.tables.fleet.broker_keys import broker_keys
 from coordination.store.types import db_now
 
@@ -22,9 +21,8 @@ def find(tx: Connection) -> bytes | None:
 
 def get_or_create(tx: Connection) -> bytes:
     """Return the key of this database. Create it if there is none."""
-    insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     row = {"id": 1, "secret": secrets.token_bytes(_BYTES).hex(), "created_at": db_now()}
-    tx.execute(insert(broker_keys).values(row).on_conflict_do_nothing(index_elements=["id"]))
+    tx.execute(insert_into(tx, broker_keys).values(row).on_conflict_do_nothing(index_elements=["id"]))
     return bytes.fromhex(tx.execute(select(broker_keys.c.secret)).scalar_one())
 
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, select
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from coordination.store.bulk import insert_into
 from coordination.store.tables.fleet.host_leases import host_leases
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.types import db_now
@@ -50,19 +49,10 @@ def add(
     origin: str | None = None,
 ) -> bool:
     """Lease a resource to the attempt. Return False when another one has it."""
-    insert_into = sqlite_insert if tx.dialect.name == "sqlite" else pg_insert
-    row = {
-        "host": host,
-        "kind": kind,
-        "name": name,
-        "workspace_id": workspace_id,
-        "task_id": task_id,
-        "attempt": attempt,
-        "origin": origin,
-        "created_at": db_now(),
-    }
-    statement = insert_into(host_leases).values(**row).on_conflict_do_nothing().returning(h.name)
-    return tx.execute(statement).first() is not None
+    resource = {"host": host, "kind": kind, "name": name, "origin": origin, "created_at": db_now()}
+    owner = {"workspace_id": workspace_id, "task_id": task_id, "attempt": attempt}
+    statement = insert_into(tx, host_leases).values(**resource, **owner).on_conflict_do_nothing()
+    return tx.execute(statement.returning(h.name)).first() is not None
 
 
 def of_attempt(tx: Connection, workspace_id: str, task_id: str, attempt: int) -> list[HostLease]:
@@ -74,12 +64,6 @@ def of_attempt(tx: Connection, workspace_id: str, task_id: str, attempt: int) ->
     )
     leases = [HostLease(LeaseKind(row.kind), row.name, row.origin) for row in rows]
     return sorted(leases, key=lambda lease: (lease.kind, len(lease.name), lease.name))
-
-
-def release(tx: Connection, workspace_id: str, task_id: str, attempt: int, *, kind: LeaseKind, name: str) -> bool:
-    """End one lease before its attempt ends. Return whether it existed."""
-    of_attempt_ = (h.workspace_id == workspace_id, h.task_id == task_id, h.attempt == attempt)
-    return tx.execute(delete(host_leases).where(*of_attempt_, h.kind == kind, h.name == name)).rowcount > 0
 
 
 def names_on(tx: Connection, host: str, kind: LeaseKind) -> set[str]:

@@ -22,7 +22,7 @@ s, a, t, r = supervisors.c, attempts.c, tasks.c, runs.c
 
 
 def has(table: Table, *where: ColumnElement[bool] | Any) -> ColumnElement[bool]:
-    """Return whether the supervisor's project has such a row: as a scalar, because an EXISTS may become a join."""
+    """Return whether the supervisor's project has such a row in *table*. A scalar, as an EXISTS may become a join."""
     row = select(1).select_from(table).where(table.c.project_id == s.project_id, *where)
     return row.correlate(supervisors).limit(1).scalar_subquery().is_not(None)
 

@@ -33,20 +33,12 @@ def workspace_name(tx: Connection, workspace_id: str) -> str:
 
 def list_running_on(tx: Connection, worker_ids: Sequence[str]) -> list[RowMapping]:
     """Return what runs on these workers: task_id, number, key, run_id, project, started_at, and the database's now."""
-    return list(
-        tx.execute(
-            select(
-                a.task_id,
-                a.number,
-                t.key,
-                t.run_id,
-                projects.c.name.label("project"),
-                a.started_at,
-                db_now().label("now"),
-            )
-            .join(tasks, t.id == a.task_id)
-            .join(projects, projects.c.id == t.project_id)
-            .where(a.worker_id.in_(worker_ids), a.finished_at.is_(None))
-            .order_by(a.started_at)
-        ).mappings()
+    project, now = projects.c.name.label("project"), db_now().label("now")
+    statement = (
+        select(a.task_id, a.number, t.key, t.run_id, project, a.started_at, now)
+        .join(tasks, t.id == a.task_id)
+        .join(projects, projects.c.id == t.project_id)
+        .where(a.worker_id.in_(worker_ids), a.finished_at.is_(None))
+        .order_by(a.started_at)
     )
+    return list(tx.execute(statement).mappings())

@@ -21,14 +21,8 @@ s = supervisors.c
 
 def ensure(tx: Connection, workspace_id: str, project_id: str, *, session_key: str, lifetime: timedelta) -> None:
     """Start the project's supervisor if it has none, or restart one that has ended under the new session key."""
-    values = {
-        "project": project_id,
-        "ws": workspace_id,
-        "key": session_key,
-        "lifetime": lifetime.total_seconds(),
-        "no_state": {},
-    }
-    tx.execute(_ENSURE[tx.dialect.name], values)
+    values = {"project": project_id, "ws": workspace_id, "key": session_key, "no_state": {}}
+    tx.execute(_ENSURE[tx.dialect.name], {**values, "lifetime": lifetime.total_seconds()})
 
 
 def _ensure(insert_into: Any) -> Any:
@@ -140,11 +134,8 @@ TICK_END = {
 
 def renew_tick(tx: Connection, workspace_id: str, project_id: str, *, owner: str, lease: timedelta) -> bool:
     """Renew the tick's lease. Return False when it was lost."""
-    statement = (
-        update(supervisors)
-        .where(s.workspace_id == workspace_id, s.project_id == project_id, s.tick_owner == owner)
-        .values(tick_until=db_after(lease.total_seconds()))
-    )
+    is_owned = s.workspace_id == workspace_id, s.project_id == project_id, s.tick_owner == owner
+    statement = update(supervisors).where(*is_owned).values(tick_until=db_after(lease.total_seconds()))
     return tx.execute(statement).rowcount > 0
 
 
@@ -185,24 +176,9 @@ def note_error(tx: Connection, workspace_id: str, project_id: str, *, owner: str
 
 def get(tx: Connection, workspace_id: str, project_id: str) -> Supervisor | None:
     """Return the project's supervisor with the age of its heartbeat by the database's clock, or None."""
-    row = (
-        tx.execute(
-            select(supervisors, db_now().label("now")).where(s.workspace_id == workspace_id, s.project_id == project_id)
-        )
-        .mappings()
-        .first()
-    )
+    statement = select(supervisors, db_now().label("now"))
+    row = tx.execute(statement.where(s.workspace_id == workspace_id, s.project_id == project_id)).mappings().first()
     if row is None:
         return None
-    return Supervisor(
-        project_id=row["project_id"],
-        workspace_id=row["workspace_id"],
-        session_key=row["session_key"],
-        started_at=row["started_at"],
-        heartbeat_at=row["heartbeat_at"],
-        expires_at=row["expires_at"],
-        ended_at=row["ended_at"],
-        state=row["state"],
-        error=row["error"],
-        age=row["now"] - row["heartbeat_at"],
-    )
+    columns = {name: row[name] for name in Supervisor.__slots__ if name != "age"}
+    return Supervisor(**columns, age=row["now"] - row["heartbeat_at"])

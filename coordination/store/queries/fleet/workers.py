@@ -10,28 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    RowMapping,
-    and_,
-    bindparam,
-    case,
-    delete,
-    exists,
-    func,
-    insert,
-    or_,
-    select,
-    text,
-    tuple_,
-    update,
-)
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Connection, RowMapping, bindparam, case, delete, exists, func, or_, select, text, tuple_, update
 
 from coordination.domain.projects.projects import ProjectStatus
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import TaskState
+from coordination.store.bulk import insert_into
 from coordination.store.queries import one_of
 from coordination.store.tables.fleet.workers import supervisors, workers
 from coordination.store.tables.projects.projects import projects
@@ -79,27 +63,19 @@ def is_committed(tx: Connection, number: int) -> bool | None:
 
 def register(tx: Connection, row: dict[str, Any]) -> None:
     """Store the row of a new worker process."""
-    tx.execute(insert(workers).values(**row))
+    tx.execute(workers.insert().values(**row))
 
 
-# Locked in the order in which ends of attempts lock them.
-_LOCK_ATTEMPTS = (
-    select(a.task_id, a.number)
-    .where(
-        a.worker_id == bindparam("worker"),
-        a.finished_at.is_(None),
-        tuple_(a.task_id, a.number).in_(bindparam("keys", expanding=True)),
-    )
-    .order_by(a.task_id, a.number)
-    .with_for_update()
+_OPEN_KEYS = (
+    a.worker_id == bindparam("worker"),
+    a.finished_at.is_(None),
+    tuple_(a.task_id, a.number).in_(bindparam("keys", expanding=True)),
 )
+# Locked in the order in which ends of attempts lock them.
+_LOCK_ATTEMPTS = select(a.task_id, a.number).where(*_OPEN_KEYS).order_by(a.task_id, a.number).with_for_update()
 _RENEW = (
     update(attempts)
-    .where(
-        a.worker_id == bindparam("worker"),
-        a.finished_at.is_(None),
-        tuple_(a.task_id, a.number).in_(bindparam("keys", expanding=True)),
-    )
+    .where(*_OPEN_KEYS)
     .values(lease_until=db_after(bindparam("ttl")), heartbeat_at=db_now())
     .returning(
         a.task_id,
@@ -137,11 +113,8 @@ def revive(tx: Connection, row: dict[str, Any]) -> None:
 
     Its attempts were rescued one by one and stay fenced; only its row must show that it lives.
     """
-    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    statement = insert_into(workers).values(**row)
-    tx.execute(
-        statement.on_conflict_do_update(index_elements=["id"], set_={"stopped_at": None, "heartbeat_at": db_now()})
-    )
+    alive = {"stopped_at": None, "heartbeat_at": db_now()}
+    tx.execute(insert_into(tx, workers).values(**row).on_conflict_do_update(index_elements=["id"], set_=alive))
 
 
 def note_progress(tx: Connection, keys: Sequence[tuple[str, int]]) -> None:
@@ -168,18 +141,17 @@ def stop_silent(tx: Connection, *, after: timedelta) -> list[str]:
 
     Skips workers whose heartbeat is being written.
     """
-    silent_workers = select(w.id).where(w.stopped_at.is_(None), w.heartbeat_at < db_after(-after.total_seconds()))
-    ids = list(tx.execute(silent_workers.with_for_update(skip_locked=True)).scalars())
+    silent = select(w.id).where(w.stopped_at.is_(None), w.heartbeat_at < db_after(-after.total_seconds()))
+    ids = list(tx.execute(silent.with_for_update(skip_locked=True)).scalars())
     if not ids:
         return []
-    return list(
-        tx.execute(update(workers).where(w.id.in_(ids)).values(stopped_at=db_now()).returning(w.name)).scalars()
-    )
+    statement = update(workers).where(w.id.in_(ids)).values(stopped_at=db_now())
+    return list(tx.execute(statement.returning(w.name)).scalars())
 
 
 def _is_deletable(after: timedelta) -> Any:
     open_attempts = select(a.task_id).where(a.worker_id == w.id, a.finished_at.is_(None))
-    return and_(w.stopped_at < db_after(-after.total_seconds()), ~exists(open_attempts))
+    return (w.stopped_at < db_after(-after.total_seconds())) & ~exists(open_attempts)
 
 
 def count_deletable(tx: Connection, *, after: timedelta) -> int:
@@ -188,36 +160,21 @@ def count_deletable(tx: Connection, *, after: timedelta) -> int:
 
 
 def delete_stopped(tx: Connection, *, after: timedelta, limit: int) -> int:
-    """Delete at most *limit* workers that stopped longer than *after* ago and have no open attempts.
-
-    Return how many.
-    """
-    old = select(w.id).where(_is_deletable(after)).order_by(w.id).limit(limit)
-    ids = list(tx.execute(old).scalars())
+    """Delete at most *limit* of the workers that ``count_deletable`` counts. Return how many."""
+    ids = list(tx.execute(select(w.id).where(_is_deletable(after)).order_by(w.id).limit(limit)).scalars())
     return tx.execute(delete(workers).where(w.id.in_(ids))).rowcount if ids else 0
 
 
-def list_silent(tx: Connection, *, after: timedelta, limit: int = 20) -> list[RowMapping]:
-    """Return workers that have not stopped and whose last heartbeat is older than *after*."""
-    return list(
-        tx.execute(
-            select(workers)
-            .where(w.stopped_at.is_(None), w.heartbeat_at < db_after(-after.total_seconds()))
-            .order_by(w.heartbeat_at)
-            .limit(limit)
-        ).mappings()
-    )
+def list_silent(tx: Connection, *, after: timedelta) -> list[RowMapping]:
+    """Return up to 20 workers that have not stopped and whose last heartbeat is older than *after*."""
+    silent = select(workers).where(w.stopped_at.is_(None), w.heartbeat_at < db_after(-after.total_seconds()))
+    return list(tx.execute(silent.order_by(w.heartbeat_at).limit(20)).mappings())
 
 
 def list_live(tx: Connection, *, within: timedelta) -> list[RowMapping]:
     """Return workers with a heartbeat *within* that time."""
-    return list(
-        tx.execute(
-            select(workers, db_now().label("now"))
-            .where(w.stopped_at.is_(None), w.heartbeat_at >= db_after(-within.total_seconds()))
-            .order_by(w.started_at)
-        ).mappings()
-    )
+    is_live = w.stopped_at.is_(None), w.heartbeat_at >= db_after(-within.total_seconds())
+    return list(tx.execute(select(workers, db_now().label("now")).where(*is_live).order_by(w.started_at)).mappings())
 
 
 def ids(tx: Connection) -> set[str]:
@@ -227,14 +184,8 @@ def ids(tx: Connection) -> set[str]:
 
 def count_live_slots(tx: Connection, *, within: timedelta) -> int:
     """Return how many jobs the live workers that are not draining can run at the same time."""
-    return (
-        tx.execute(
-            select(func.sum(w.slots)).where(
-                w.stopped_at.is_(None), w.draining_at.is_(None), w.heartbeat_at >= db_after(-within.total_seconds())
-            )
-        ).scalar()
-        or 0
-    )
+    is_live = w.stopped_at.is_(None), w.draining_at.is_(None), w.heartbeat_at >= db_after(-within.total_seconds())
+    return tx.execute(select(func.sum(w.slots)).where(*is_live)).scalar() or 0
 
 
 def count_open_attempts(tx: Connection) -> dict[str, int]:
@@ -245,11 +196,8 @@ def count_open_attempts(tx: Connection) -> dict[str, int]:
 
 def count_unclaimed(tx: Connection, *, after: timedelta) -> int:
     """Count the queued tasks that were enqueued longer than *after* ago and not claimed."""
-    return tx.execute(
-        select(func.count()).where(
-            t.state == "queued", t.enqueued_at.is_not(None), t.enqueued_at < db_after(-after.total_seconds())
-        )
-    ).scalar_one()
+    is_old = t.enqueued_at.is_not(None), t.enqueued_at < db_after(-after.total_seconds())
+    return tx.execute(select(func.count()).where(t.state == "queued", *is_old)).scalar_one()
 
 
 _COUNT_OVERDUE = (
@@ -273,9 +221,8 @@ def count_overdue(tx: Connection, *, after: timedelta, workspaces: Sequence[str]
 
     Unlike ``count_unclaimed``, ignores tasks of paused projects and tasks with an open attempt.
     """
-    return tx.execute(
-        _COUNT_OVERDUE.where(one_of(t.workspace_id, workspaces)), {"age": after.total_seconds()}
-    ).scalar_one()
+    statement = _COUNT_OVERDUE.where(one_of(t.workspace_id, workspaces))
+    return tx.execute(statement, {"age": after.total_seconds()}).scalar_one()
 
 
 def on_host(tx: Connection, *, host: str, boot_id: str) -> list[tuple[str, int]]:
@@ -286,41 +233,27 @@ def on_host(tx: Connection, *, host: str, boot_id: str) -> list[tuple[str, int]]
 
 def of_other_kernels(tx: Connection, *, kernel: str) -> list[str]:
     """Return the ids of workers that started under another boot than *kernel* and are not marked as stopped."""
-    is_known = w.boot_id != "unknown"
-    return list(
-        tx.execute(
-            select(w.id).where(w.stopped_at.is_(None), is_known, w.boot_id.not_like(kernel.replace("%", "") + "/%"))
-        ).scalars()
-    )
+    is_other = w.boot_id != "unknown", w.boot_id.not_like(kernel.replace("%", "") + "/%")
+    return list(tx.execute(select(w.id).where(w.stopped_at.is_(None), *is_other)).scalars())
 
 
 def by_process(tx: Connection, *, host: str, boot_id: str, pid: int) -> list[str]:
     """Return the ids of workers of that process that are not marked as stopped."""
-    return list(
-        tx.execute(
-            select(w.id).where(w.host == host, w.boot_id == boot_id, w.pid == pid, w.stopped_at.is_(None))
-        ).scalars()
-    )
+    is_process = w.host == host, w.boot_id == boot_id, w.pid == pid
+    return list(tx.execute(select(w.id).where(*is_process, w.stopped_at.is_(None))).scalars())
 
 
 def has_ended_a_job(tx: Connection, worker_id: str) -> bool:
     """Return whether a job of that worker has ended without a cancellation or a loss."""
-    ended = (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED)
-    return (
-        tx.execute(select(a.task_id).where(a.worker_id == worker_id, a.outcome.in_(ended)).limit(1)).first() is not None
-    )
+    outcomes = (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED)
+    ended = select(a.task_id).where(a.worker_id == worker_id, a.outcome.in_(outcomes))
+    return tx.execute(ended.limit(1)).first() is not None
 
 
 def workspaces_of_worker(tx: Connection, worker_id: str) -> list[str]:
     """Return the workspaces in which a worker has open attempts."""
-    return list(
-        tx.execute(
-            select(a.workspace_id)
-            .where(a.worker_id == worker_id, a.finished_at.is_(None))
-            .distinct()
-            .order_by(a.workspace_id)
-        ).scalars()
-    )
+    statement = select(a.workspace_id).where(a.worker_id == worker_id, a.finished_at.is_(None)).distinct()
+    return list(tx.execute(statement.order_by(a.workspace_id)).scalars())
 
 
 def list_unclaimed(

@@ -139,4 +139,4 @@ def _unused(workspace_id: str, age: timedelta) -> tuple[ColumnElement[bool], ...
 
 
 def _to_json(samples: Sequence[JobSample]) -> list[Any]:
-    return [one.to_json() for one in samples]
+    return [sample.to_json() for sample in samples]

@@ -16,32 +16,17 @@ i = issues.c
 
 def replace_all(tx: Connection, workspace_id: str, project_id: str, rows: Sequence[tuple[str, str]]) -> None:
     """Replace the project's issues with these (id, raw), in this order. Keep the links of ids to tasks."""
-    task_ids = {
-        row.id: row.task_id
-        for row in tx.execute(
-            select(i.id, i.task_id).where(
-                i.workspace_id == workspace_id, i.project_id == project_id, i.task_id.is_not(None)
-            )
-        )
-    }
-    tx.execute(delete(issues).where(i.workspace_id == workspace_id, i.project_id == project_id))
+    of_project = i.workspace_id == workspace_id, i.project_id == project_id
+    linked = tx.execute(select(i.id, i.task_id).where(*of_project, i.task_id.is_not(None)))
+    task_ids = {row.id: row.task_id for row in linked}
+    tx.execute(delete(issues).where(*of_project))
     now = tx.execute(select(db_now())).scalar_one()
-    insert_rows(
-        tx,
-        issues,
-        [
-            {
-                "workspace_id": workspace_id,
-                "project_id": project_id,
-                "id": issue_id,
-                "position": position,
-                "raw": raw,
-                "task_id": task_ids.get(issue_id),
-                "imported_at": now,
-            }
-            for position, (issue_id, raw) in enumerate(rows)
-        ],
-    )
+    common = {"workspace_id": workspace_id, "project_id": project_id, "imported_at": now}
+    new = [
+        {**common, "id": issue_id, "position": position, "raw": raw, "task_id": task_ids.get(issue_id)}
+        for position, (issue_id, raw) in enumerate(rows)
+    ]
+    insert_rows(tx, issues, new)
 
 
 def list_all(tx: Connection, workspace_id: str, project_id: str) -> list[RowMapping]:
@@ -58,16 +43,12 @@ def list_all(tx: Connection, workspace_id: str, project_id: str) -> list[RowMapp
 
 def count(tx: Connection, workspace_id: str, project_id: str) -> int:
     """Count the project's issues."""
-    return tx.execute(
-        select(func.count()).where(i.workspace_id == workspace_id, i.project_id == project_id)
-    ).scalar_one()
+    of_project = i.workspace_id == workspace_id, i.project_id == project_id
+    return tx.execute(select(func.count()).where(*of_project)).scalar_one()
 
 
 def link(tx: Connection, workspace_id: str, project_id: str, links: Sequence[tuple[str, str]]) -> None:
     """Store the task of each issue, from (issue id, task id) pairs."""
     for issue_id, task_id in links:
-        tx.execute(
-            update(issues)
-            .where(i.workspace_id == workspace_id, i.project_id == project_id, i.id == issue_id)
-            .values(task_id=task_id)
-        )
+        issue = update(issues).where(i.workspace_id == workspace_id, i.project_id == project_id, i.id == issue_id)
+        tx.execute(issue.values(task_id=task_id))

@@ -11,23 +11,13 @@ from coordination.store.tables.jobs.artifacts import artifacts
 from coordination.store.tables.tasks.tasks import tasks
 
 f = artifacts.c
+_FIELDS = Artifact.__slots__
 
 
 def add(tx: Connection, workspace_id: str, task_id: str, number: int, files: Sequence[Artifact]) -> None:
     """Store the artifacts of an attempt. The caller has checked the fence."""
-    rows = [
-        {
-            "workspace_id": workspace_id,
-            "task_id": task_id,
-            "attempt": number,
-            "path": file.path,
-            "size": file.size,
-            "sha256": file.sha256,
-            "url": file.url,
-        }
-        for file in files
-    ]
-    tx.execute(insert(artifacts), rows)
+    common = {"workspace_id": workspace_id, "task_id": task_id, "attempt": number}
+    tx.execute(insert(artifacts), [common | {name: getattr(file, name) for name in _FIELDS} for file in files])
 
 
 def of_task(tx: Connection, workspace_id: str, task_id: str) -> list[Artifact]:
@@ -38,7 +28,7 @@ def of_task(tx: Connection, workspace_id: str, task_id: str) -> list[Artifact]:
         .where(f.workspace_id == workspace_id, f.task_id == task_id)
         .order_by(f.path)
     )
-    return [Artifact(row.path, row.size, row.sha256, row.url) for row in rows]
+    return [Artifact(*row) for row in rows]
 
 
 def run_has_outputs(tx: Connection, workspace_id: str, run_id: str) -> bool:

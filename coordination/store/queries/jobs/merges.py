@@ -16,15 +16,8 @@ def put(tx: Connection, workspace_id: str, task_id: str, merge: Merge) -> None:
     """Record what an attempt is about to merge, and replace its earlier record. The caller has checked the fence."""
     own = (m.workspace_id == workspace_id) & (m.task_id == task_id) & (m.attempt == merge.attempt)
     tx.execute(delete(merges).where(own))
-    row = {
-        "task_id": task_id,
-        "attempt": merge.attempt,
-        "workspace_id": workspace_id,
-        "branch": merge.branch,
-        "old_commit": merge.old_commit,
-        "new_commit": merge.new_commit,
-        "result": dict(merge.result),
-    }
+    columns = {name: getattr(merge, name) for name in ("attempt", "branch", "old_commit", "new_commit")}
+    row = {"task_id": task_id, "workspace_id": workspace_id, **columns, "result": dict(merge.result)}
     tx.execute(insert(merges), [row])
 
 
@@ -41,7 +34,7 @@ def unfinished(tx: Connection, workspace_id: str, task_id: str, *, before: int) 
         .where(m.workspace_id == workspace_id, m.task_id == task_id, m.attempt < before, lost)
         .order_by(m.attempt.desc())
     )
-    return [Merge(row.attempt, row.branch, row.old_commit, row.new_commit, row.result) for row in rows]
+    return [Merge(*row) for row in rows]
 
 
 def delete_for_task(tx: Connection, workspace_id: str, task_id: str) -> None:

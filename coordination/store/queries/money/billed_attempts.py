@@ -34,22 +34,12 @@ class BilledAttempt:
 
 def billed_attempts(tx: Connection, fences: Sequence[tuple[str, int]]) -> list[BilledAttempt]:
     """Return those of these attempts that exist."""
+    of_task = (t.workspace_id, t.project_id, t.run_id, r.session_id, t.key, name_of(t.agent_id), t.work, t.agent_id)
     rows = tx.execute(
-        select(
-            a.task_id,
-            a.number,
-            t.workspace_id,
-            t.project_id,
-            t.run_id,
-            r.session_id,
-            t.key,
-            name_of(t.agent_id),
-            t.work,
-            t.agent_id,
-        )
+        select(a.task_id, a.number, *of_task)
         .join(tasks, t.id == a.task_id)
         .join(runs, r.id == t.run_id)
         .where(a.task_id.in_(sorted({task_id for task_id, _ in fences})))
     )
-    attempts_of_tasks = [BilledAttempt(*tuple(row)) for row in rows]
-    return [one for one in attempts_of_tasks if (one.task_id, one.attempt) in set(fences)]
+    wanted = set(fences)
+    return [BilledAttempt(*tuple(row)) for row in rows if (row.task_id, row.number) in wanted]

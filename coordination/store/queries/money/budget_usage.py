@@ -10,15 +10,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, assert_never
+from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, func, literal, select, text, tuple_, update
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.money.budgets import Amount, BudgetScope, BudgetUse, Reservation, read_reservation
 from coordination.domain.money.cost_totals import DAY
 from coordination.domain.tasks.tasks import BlockReason, TaskState
+from coordination.store.bulk import insert_into
 from coordination.store.queries.money.starts import PAID
 from coordination.store.tables.money.budgets import budget_uses, budgets
 from coordination.store.tables.money.costs import UNPRICED, costs
@@ -29,12 +28,7 @@ from coordination.store.tables.tasks.runs import runs
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import iso, sum_money
 
-b = budgets.c
-u = budget_uses.c
-a = attempts.c
-t = tasks.c
-c = costs.c
-r = rollups.c
+b, u, a, t, c, r = budgets.c, budget_uses.c, attempts.c, tasks.c, costs.c, rollups.c
 
 _SKEW = timedelta(days=1)  # the largest expected error of the clock that dates a call
 _COUNTS = (
@@ -62,19 +56,18 @@ _NEW_USE = select(b.id, bindparam("b_starts"), b.workspace_id, *(literal(0) for 
 def lock_uses(
     tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]], *, create: Collection[tuple[str, str]] = ()
 ) -> dict[tuple[str, str], BudgetUse]:
-    """Return the same, locked in one order. Creates rows for *create* whose budget exists."""
+    """Return the use of periods, locked in one order. Creates rows for those of *create* whose budget exists."""
     ordered = sorted(set(keys))
     if not ordered:
         return {}
     locked = _lock(tx, workspace_id, ordered)
     missing = sorted(set(create) - set(locked))
     if missing:
-        insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
         tx.execute(
-            insert(budget_uses)
+            insert_into(tx, budget_uses)
             .from_select(["budget_id", "starts", "workspace_id", *_COUNTS], _NEW_USE)
             .on_conflict_do_nothing(),
-            [{"ws": workspace_id, "b_id": one, "b_starts": day} for one, day in missing],
+            [{"ws": workspace_id, "b_id": budget_id, "b_starts": day} for budget_id, day in missing],
         )
         # A transaction that creates one of these too waits for this one, and may hold locks on others: do not wait.
         locked = _lock(tx, workspace_id, ordered, nowait=True)
@@ -84,7 +77,7 @@ def lock_uses(
 def lock_available_uses(
     tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], BudgetUse]:
-    """Return the same without the rows that another transaction has locked."""
+    """Return the use of periods, locked, without those that another transaction has locked."""
     return _lock(tx, workspace_id, sorted(set(keys)), skip_locked=True)
 
 
@@ -121,19 +114,19 @@ def write_uses(tx: Connection, workspace_id: str, changed: Iterable[BudgetUse]) 
     """Store the use of locked periods."""
     rows = [
         {
-            "budget_id": one.budget_id,
-            "starts": one.starts,
-            "spent_usd": f"{one.spent.usd:f}",
-            "reserved_usd": f"{one.reserved.usd:f}",
-            "spent_tokens": one.spent.tokens,
-            "reserved_tokens": one.reserved.tokens,
-            "spent_unpriced": one.spent.unpriced,
-            "reserved_unpriced": one.reserved.unpriced,
-            "spent_starts": one.spent.starts,
-            "warned": one.warned,
-            "reached": one.reached,
+            "budget_id": use.budget_id,
+            "starts": use.starts,
+            "spent_usd": f"{use.spent.usd:f}",
+            "reserved_usd": f"{use.reserved.usd:f}",
+            "spent_tokens": use.spent.tokens,
+            "reserved_tokens": use.reserved.tokens,
+            "spent_unpriced": use.spent.unpriced,
+            "reserved_unpriced": use.reserved.unpriced,
+            "spent_starts": use.spent.starts,
+            "warned": use.warned,
+            "reached": use.reached,
         }
-        for one in changed
+        for use in changed
     ]
     if not rows:
         return
@@ -146,31 +139,20 @@ def write_uses(tx: Connection, workspace_id: str, changed: Iterable[BudgetUse]) 
 
 def sum_spent(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, *, since: datetime | None) -> Amount:
     """Return the costs of a subject in the ledger *since* a moment. Those of an attempt are dated by its claim."""
-    columns: dict[BudgetScope, Any] = {
-        BudgetScope.WORKSPACE: c.workspace_id,
-        BudgetScope.PROJECT: c.project_id,
-        BudgetScope.AGENT: c.agent_id,
-        BudgetScope.SESSION: c.session_id,
-        BudgetScope.RUN: c.run_id,
-        BudgetScope.TASK: c.task_id,
-    }
-    statement = select(
-        sum_money(c.cost_usd).label("usd"),
-        func.coalesce(func.sum(c.total_tokens), 0).label("tokens"),
-        UNPRICED.label("unpriced"),
-    ).where(c.workspace_id == workspace_id, columns[scope] == subject)
+    tokens = func.coalesce(func.sum(c.total_tokens), 0).label("tokens")
+    statement = select(sum_money(c.cost_usd).label("usd"), tokens, UNPRICED.label("unpriced"))
+    statement = statement.where(c.workspace_id == workspace_id, c[f"{scope}_id"] == subject)
     if since is not None:
         statement = statement.outerjoin(attempts, (a.task_id == c.task_id) & (a.number == c.attempt)).where(
             c.occurred_at >= since - _SKEW, func.coalesce(a.started_at, c.occurred_at) >= since
         )
     row = tx.execute(statement).one()
-    return Amount(row.usd or Decimal(0), int(row.tokens), row.unpriced) + _archived(
-        tx, workspace_id, scope, subject, since
-    )
+    stored = Amount(row.usd or Decimal(0), int(row.tokens), row.unpriced)
+    return stored + _archived(tx, workspace_id, scope, subject, since)
 
 
 def _archived(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, since: datetime | None) -> Amount:
-    """Return the costs that retention has deleted from the ledger; of tasks they are not known."""
+    """Return the costs that retention has deleted from the ledger; those of tasks are unknown."""
     if scope is BudgetScope.TASK:
         return Amount()
     dimension = "project" if scope is BudgetScope.WORKSPACE else scope.value
@@ -258,21 +240,8 @@ def lock_running_attempts(
     tx: Connection, workspace_id: str, scope: BudgetScope, subject: str
 ) -> list[AttemptReservation]:
     """Lock and return the running attempts to which a budget of that scope and subject applies."""
-    match scope:
-        case BudgetScope.WORKSPACE:
-            where = a.workspace_id == subject
-        case BudgetScope.PROJECT:
-            where = a.project_id == subject
-        case BudgetScope.RUN:
-            where = a.run_id == subject
-        case BudgetScope.TASK:
-            where = a.task_id == subject
-        case BudgetScope.SESSION:
-            where = a.run_id.in_(select(runs.c.id).where(runs.c.session_id == subject))
-        case BudgetScope.AGENT:
-            where = a.agent_id == subject
-        case _ as never:
-            assert_never(never)
+    of_session = a.run_id.in_(select(runs.c.id).where(runs.c.session_id == subject))
+    where = of_session if scope is BudgetScope.SESSION else a[f"{scope}_id"] == subject
     rows = tx.execute(
         select(
             *(a.task_id, a.number, a.project_id, a.run_id, a.started_at, a.finished_at, a.reserved),
@@ -284,16 +253,16 @@ def lock_running_attempts(
     )
     return [
         AttemptReservation(
-            row["task_id"],
-            row["number"],
-            row["project_id"],
-            row["run_id"],
-            row["started_at"],
-            finished=row["finished_at"] is not None,
-            reserved=None if row["reserved"] is None else read_reservation(row["reserved"]),
-            paid=row["paid"],
+            row.task_id,
+            row.number,
+            row.project_id,
+            row.run_id,
+            row.started_at,
+            finished=row.finished_at is not None,
+            reserved=None if row.reserved is None else read_reservation(row.reserved),
+            paid=row.paid,
         )
-        for row in rows.mappings()
+        for row in rows
     ]
 
 
@@ -307,8 +276,8 @@ _WRITE_RESERVATION = (
 def write_reservations(tx: Connection, workspace_id: str, reserved: Mapping[tuple[str, int], Reservation]) -> None:
     """Store the reservations of running attempts."""
     rows = [
-        {"ws": workspace_id, "b_task": task_id, "b_number": number, "b_reserved": one.to_json()}
-        for (task_id, number), one in sorted(reserved.items())
+        {"ws": workspace_id, "b_task": task_id, "b_number": number, "b_reserved": reservation.to_json()}
+        for (task_id, number), reservation in sorted(reserved.items())
     ]
     if rows:
         tx.execute(_WRITE_RESERVATION, rows)
@@ -352,7 +321,7 @@ def list_waiting_tasks(
 
 
 def find_waiting_tasks(tx: Connection, workspace_id: str, task_ids: Collection[str]) -> list[dict[str, Any]]:
-    """Return the same rows of those of these tasks that wait for money."""
+    """Return the rows, as in ``list_waiting_tasks``, of those of these tasks that wait for money."""
     rows = tx.execute(_TASK_ROWS.where(t.workspace_id == workspace_id, t.id.in_(sorted(task_ids)), _WAITING)).mappings()
     return [dict(row) for row in rows]
 

@@ -9,26 +9,19 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, RowMapping, Text, bindparam, case, cast, delete, select
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.base.ids import is_id
 from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope, ExceededAction
+from coordination.store.bulk import insert_into
 from coordination.store.queries.access.principals import find_agent_ids, id_or_none, text_of
 from coordination.store.tables.access.principals import principals
-from coordination.store.tables.money.budgets import budget_uses, budgets
-from coordination.store.tables.money.costs import costs
+from coordination.store.tables.money.budgets import budgets
 from coordination.store.tables.projects.projects import projects, workspaces
-from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.runs import runs
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_now
 
 b = budgets.c
-u = budget_uses.c
-a = attempts.c
-t = tasks.c
-c = costs.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +34,8 @@ class ApplicableBudgets:
 
 
 _MANY = 500
-SETTER = (
-    text_of(b.set_by).label("setter"),
-    case(
-        (
-            b.scope == BudgetScope.AGENT,
-            select(principals.c.name).where(cast(principals.c.id, Text) == b.subject).scalar_subquery(),
-        )
-    ).label("agent"),
-)
+_AGENT_NAME = select(principals.c.name).where(cast(principals.c.id, Text) == b.subject).scalar_subquery()
+SETTER = (text_of(b.set_by).label("setter"), case((b.scope == BudgetScope.AGENT, _AGENT_NAME)).label("agent"))
 _ALL = (
     select(budgets, *SETTER, db_now().label("now"), workspaces.c.timezone)
     .join(workspaces, workspaces.c.id == b.workspace_id)
@@ -107,15 +93,9 @@ def lock_budget(
 ) -> Budget | None:
     """Lock and return the budget of that scope, subject and period."""
     subject = _stored_subject(tx, workspace_id, scope, subject)
-    row = (
-        tx.execute(
-            select(budgets, *SETTER)
-            .where(b.workspace_id == workspace_id, b.subject == subject, b.scope == scope, b.period == period)
-            .with_for_update(key_share=True, of=budgets)
-        )
-        .mappings()
-        .one_or_none()
-    )
+    where = b.workspace_id == workspace_id, b.subject == subject, b.scope == scope, b.period == period
+    statement = select(budgets, *SETTER).where(*where).with_for_update(key_share=True, of=budgets)
+    row = tx.execute(statement).mappings().one_or_none()
     return None if row is None else _budget(row)
 
 
@@ -129,37 +109,32 @@ def _stored_subject(tx: Connection, workspace_id: str, scope: BudgetScope, subje
 def of_subject(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str) -> list[Budget]:
     """Return the budgets of one subject: at most one for each period."""
     subject = _stored_subject(tx, workspace_id, scope, subject)
-    rows = tx.execute(
-        select(budgets, *SETTER)
-        .where(b.workspace_id == workspace_id, b.subject == subject, b.scope == scope)
-        .order_by(b.period.desc())
-    )
-    return [_budget(row) for row in rows.mappings()]
+    statement = select(budgets, *SETTER).where(b.workspace_id == workspace_id, b.subject == subject, b.scope == scope)
+    return [_budget(row) for row in tx.execute(statement.order_by(b.period.desc())).mappings()]
 
 
 _NAMES: dict[BudgetScope, tuple[Any, Any]] = {
     BudgetScope.WORKSPACE: (workspaces.c.id, workspaces.c.name),
     BudgetScope.PROJECT: (projects.c.id, projects.c.name),
     BudgetScope.RUN: (runs.c.id, runs.c.name),
-    BudgetScope.TASK: (t.id, t.key),
+    BudgetScope.TASK: (tasks.c.id, tasks.c.key),
     BudgetScope.AGENT: (principals.c.id, principals.c.name),
 }
-_AT_ONCE = 500
 
 
 def read_names(tx: Connection, workspace_id: str, records: Sequence[Budget]) -> dict[str, str]:
     """Return the names of the subjects of budgets, by budget id. Omits those without a name."""
     subjects: dict[BudgetScope, dict[str, list[str]]] = {}
-    for one in records:
-        if one.scope in _NAMES:
-            subjects.setdefault(one.scope, {}).setdefault(one.subject, []).append(one.id)
+    for budget in records:
+        if budget.scope in _NAMES:
+            subjects.setdefault(budget.scope, {}).setdefault(budget.subject, []).append(budget.id)
     names: dict[str, str] = {}
     for scope, mine in subjects.items():
         id_, name = _NAMES[scope]
         owner = id_ if scope is BudgetScope.WORKSPACE else id_.table.c.workspace_id
         ids = sorted(mine)
-        for start in range(0, len(ids), _AT_ONCE):
-            rows = tx.execute(select(id_, name).where(owner == workspace_id, id_.in_(ids[start : start + _AT_ONCE])))
+        for start in range(0, len(ids), _MANY):
+            rows = tx.execute(select(id_, name).where(owner == workspace_id, id_.in_(ids[start : start + _MANY])))
             names |= {budget_id: row[1] for row in rows for budget_id in mine[row[0]]}
     return names
 
@@ -176,12 +151,11 @@ _SETTINGS = ("usd", "tokens", "unpriced_calls", "max_starts", "action", "warn_pe
 
 def put(tx: Connection, workspace_id: str, budget: Budget) -> str:
     """Insert a budget or update the one of its scope, subject and period, and return its id."""
-    insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     settings = {name: getattr(budget, name) for name in _SETTINGS}
     settings["set_by"] = id_or_none(tx, workspace_id, budget.set_by)
     key = {name: getattr(budget, name) for name in _KEY}
     statement = (
-        insert(budgets)
+        insert_into(tx, budgets)
         .values(workspace_id=workspace_id, **key, **settings)
         .on_conflict_do_update(
             index_elements=["workspace_id", "subject", "scope", "period"], set_={**settings, "set_at": db_now()}
@@ -198,10 +172,10 @@ def insert_new(tx: Connection, workspace_id: str, new: Sequence[Budget]) -> None
         rows = [
             {
                 "workspace_id": workspace_id,
-                "set_by": id_or_none(tx, workspace_id, one.set_by),
-                **{name: getattr(one, name) for name in (*_KEY, *_SETTINGS)},
+                "set_by": id_or_none(tx, workspace_id, budget.set_by),
+                **{name: getattr(budget, name) for name in (*_KEY, *_SETTINGS)},
             }
-            for one in new
+            for budget in new
         ]
         tx.execute(budgets.insert(), rows)
 

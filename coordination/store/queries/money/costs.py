@@ -15,12 +15,10 @@ from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import JSON, ColumnElement, Connection, RowMapping, Text, cast, func, literal, select, tuple_
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.base.money import plus
 from coordination.domain.money.costs import CostRecord, repeat_id
-from coordination.store.bulk import insert_new
+from coordination.store.bulk import insert_into, insert_new
 from coordination.store.queries.access.principals import agent_ids, name_of
 from coordination.store.tables.money.costs import CALLS, CORRECTED, UNPRICED, costs
 from coordination.store.types import sum_money
@@ -66,9 +64,8 @@ def append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> 
         new = insert_new(tx, costs, values, now="recorded_at", returning="id")
     else:
         rows = [dict(zip(_COLUMNS, (workspace_id, *_values(record)), strict=True)) for record in ordered]
-        insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
         # One statement for any number of rows, so that it is compiled once; RETURNING, because rowcount is unknown.
-        statement = insert(costs).on_conflict_do_nothing().returning(c.id)
+        statement = insert_into(tx, costs).on_conflict_do_nothing().returning(c.id)
         new = set(tx.execute(statement, rows).scalars())
     return [record for record in first.values() if record.id in new]
 
@@ -84,20 +81,20 @@ def read_billed(tx: Connection, workspace_id: str, ids: Sequence[str]) -> dict[s
 
 
 def read_total_billed(tx: Connection, workspace_id: str, name: str) -> BilledAmounts | None:
-    """Return the same for one call, including what repeated reports with larger amounts added."""
+    """Return the model, tokens and cost of one call, including what repeated reports with larger amounts added."""
     records = read_records(tx, workspace_id, [name, *(repeat_id(name, number) for number in range(2, _MOST_AGAIN))])
     first = records.pop(name, None)
     if first is None:
         return None
     every = [first, *(one for one in records.values() if (one.task_id, one.attempt) == (first.task_id, first.attempt))]
-    known = [one.cost_usd for one in every if one.cost_usd is not None]
+    prices = [record.cost_usd for record in every if record.cost_usd is not None]
     return (
         first.model,
-        sum(one.input_tokens for one in every),
-        sum(one.output_tokens for one in every),
-        sum(one.cached_input_tokens for one in every),
-        sum(one.total_tokens for one in every),
-        reduce(plus, known) if known else None,
+        sum(record.input_tokens for record in every),
+        sum(record.output_tokens for record in every),
+        sum(record.cached_input_tokens for record in every),
+        sum(record.total_tokens for record in every),
+        reduce(plus, prices) if prices else None,
     )
 
 
@@ -120,9 +117,8 @@ def total(
     where = _where(workspace_id, run_id=run_id, project_id=project_id, task_id=task_id, session_id=session_id)
     if since is not None:
         where.append(c.occurred_at >= since)
-    row = tx.execute(
-        select(sum_money(c.cost_usd).label("usd"), CALLS.label("calls"), UNPRICED.label("unpriced")).where(*where)
-    ).one()
+    columns = sum_money(c.cost_usd).label("usd"), CALLS.label("calls"), UNPRICED.label("unpriced")
+    row = tx.execute(select(*columns).where(*where)).one()
     return row.usd or Decimal(0), row.calls, max(0, row.unpriced)
 
 

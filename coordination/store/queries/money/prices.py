@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, select
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Connection, RowMapping, delete, select, text
 
 from coordination.base.ids import new_id
 from coordination.domain.money.pricing import Price, PriceOverride, Rate
+from coordination.store.bulk import insert_into
 from coordination.store.queries.access.principals import id_or_none, text_of
 from coordination.store.tables.money.prices import OF_ALL, OF_ONE, prices
 from coordination.store.types import db_now
@@ -22,16 +21,17 @@ RATES = ("input", "output", "cached_input", "cache_write", "reasoning")
 
 def put(tx: Connection, workspace_id: str, override: PriceOverride) -> None:
     """Store a price, replacing the one of the same model and project."""
-    insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     values: dict[str, Any] = {kind: _usd(getattr(override.price, kind)) for kind in RATES}
     values |= {"set_by": id_or_none(tx, workspace_id, override.set_by), "set_at": db_now()}
     for_all = override.project_id is None
     key = ["workspace_id", "model"] if for_all else ["workspace_id", "project_id", "model"]
-    statement = insert(prices).values(
+    statement = insert_into(tx, prices).values(
         id=new_id(), workspace_id=workspace_id, project_id=override.project_id, model=override.model, **values
     )
     tx.execute(
-        statement.on_conflict_do_update(index_elements=key, index_where=OF_ALL if for_all else OF_ONE, set_=values)
+        statement.on_conflict_do_update(
+            index_elements=key, index_where=text(OF_ALL if for_all else OF_ONE), set_=values
+        )
     )
 
 

@@ -6,29 +6,12 @@ its own session when all are locked. SQLite has one writer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    CTE,
-    Connection,
-    Float,
-    Select,
-    Text,
-    and_,
-    cast,
-    delete,
-    func,
-    literal,
-    literal_column,
-    or_,
-    select,
-    text,
-    union_all,
-    update,
-)
+from sqlalchemy import CTE, Connection, Float, Select, Text, cast, func, literal, literal_column, or_, select, text
 
 from coordination.base.calendars import DEFAULT
 from coordination.base.money import ZERO
@@ -109,9 +92,9 @@ def days(tx: Connection, workspace_id: str, moments: Iterable[datetime]) -> dict
 def add(tx: Connection, workspace_id: str, sums: Mapping[TotalKey, CostTotal], *, shard: int) -> None:
     """Add amounts to the stored totals."""
     cleaned: dict[TotalKey, CostTotal] = {}
-    for key, one in sums.items():
-        cleaned.setdefault(TotalKey(*map(clean_text, key)), CostTotal()).merge(one)
-    rows = [(*key, *astuple(one)) for key, one in sorted(cleaned.items())]
+    for key, amounts in sums.items():
+        cleaned.setdefault(TotalKey(*map(clean_text, key)), CostTotal()).merge(amounts)
+    rows = [(*key, *astuple(total)) for key, total in sorted(cleaned.items())]
     if not rows:
         return
     if tx.dialect.name == "postgresql":
@@ -133,7 +116,7 @@ def is_complete(tx: Connection, workspace_id: str) -> bool:
 
 def mark_incomplete(tx: Connection, workspace_id: str) -> None:
     """Mark the totals as incomplete until they are recounted."""
-    tx.execute(update(chores).where(chores.c.workspace_id == workspace_id, chores.c.name == SUMS).values(done_at=None))
+    tx.execute(chores.update().where(chores.c.workspace_id == workspace_id, chores.c.name == SUMS).values(done_at=None))
 
 
 def set_zone(tx: Connection, workspace_id: str, name: str) -> None:
@@ -141,16 +124,13 @@ def set_zone(tx: Connection, workspace_id: str, name: str) -> None:
     if tx.dialect.name == "postgresql":
         exclusive = text(f"SELECT pg_advisory_xact_lock(hashtext(CAST(:ws AS text)), {_LOCK})")
         tx.execute(exclusive, {"ws": workspace_id})
-        tx.execute(
-            text("SELECT timezone(:zone, now())"), {"zone": name}
-        )  # fails if the database does not know the zone
-    tx.execute(update(workspaces).where(w.id == workspace_id).values(timezone=name))
+        # Fails if the database does not know the zone.
+        tx.execute(text("SELECT timezone(:zone, now())"), {"zone": name})
+    tx.execute(workspaces.update().where(w.id == workspace_id).values(timezone=name))
     mark_incomplete(tx, workspace_id)
 
 
-def find_drift(
-    tx: Connection, workspace_id: str, *, since: str | None = None, dimensions: Sequence[str] = DIMENSIONS
-) -> Iterator[tuple[TotalKey, CostTotal]]:
+def find_drift(tx: Connection, workspace_id: str, *, since: str | None = None) -> Iterator[tuple[TotalKey, CostTotal]]:
     """Yield what must be added to each wrong total to match the records.
 
     *since*: only for that day and later ones. Reads the whole ledger, or that part of it.
@@ -170,17 +150,17 @@ def find_drift(
             finest.c.project.label("project_id"),
             *(finest.c[name] for name in _MEASURES),
         )
-        for dimension in dimensions
+        for dimension in DIMENSIONS
         for grain, starts in grains
     ]
-    stored = [r.workspace_id == workspace_id, r.shard != ARCHIVED, r.dimension.in_(dimensions)]
+    stored = [r.workspace_id == workspace_id, r.shard != ARCHIVED, r.dimension.in_(DIMENSIONS)]
     if since is not None:
         stored += [r.grain == DAY, r.starts >= since]
         parts = [part.where(finest.c.day >= since) for part in parts]
     negative = select(
         *(r[name] for name in TotalKey._fields), *((-r[name]).label(name) for name in _COUNTS), minus_money(r.cost_usd)
     ).where(*stored)
-    both = union_all(*parts, negative).subquery("both")
+    both = parts[0].union_all(*parts[1:], negative).subquery("both")
     sums = [func.sum(both.c[name]).label(name) for name in _COUNTS]
     usd = sum_money(both.c.cost_usd)
     wrong = or_(*(func.sum(both.c[name]) != 0 for name in _COUNTS), cast(usd, Float) != 0)
@@ -226,12 +206,12 @@ def _before(day: str) -> datetime:
 
 def drop_empty(tx: Connection, workspace_id: str) -> int:
     """Delete totals of zero, which remain after a change of time zone, and return how many."""
-    is_zero = and_(*(r[name] == 0 for name in _COUNTS), cast(r.cost_usd, Float) == 0)
-    return tx.execute(delete(rollups).where(r.workspace_id == workspace_id, is_zero)).rowcount
+    is_zero = *(r[name] == 0 for name in _COUNTS), cast(r.cost_usd, Float) == 0
+    return tx.execute(rollups.delete().where(r.workspace_id == workspace_id, *is_zero)).rowcount
 
 
-def merge_shards(tx: Connection, workspace_id: str, *, before: str, limit: int = 1000) -> int:
-    """Merge the shards of at most *limit* totals that start before that day, and return how many rows were deleted."""
+def merge_shards(tx: Connection, workspace_id: str, *, before: str) -> int:
+    """Merge the shards of at most 1000 totals that start before that day, and return how many rows were deleted."""
     key = [r[name] for name in TotalKey._fields]
     spread = (
         select(*key)
@@ -239,16 +219,16 @@ def merge_shards(tx: Connection, workspace_id: str, *, before: str, limit: int =
         .group_by(*key)
         .having(func.count() > 1)
         .order_by(*key)
-        .limit(limit)
+        .limit(1000)
     )
     deleted = 0
     for row in tx.execute(spread).all():
         total_key = TotalKey(*row)
         mine = [r.workspace_id == workspace_id, *(r[name] == value for name, value in total_key._asdict().items())]
-        rows = tx.execute(delete(rollups).where(*mine, r.shard > 0).returning(*(r[name] for name in _MEASURES))).all()
+        rows = tx.execute(rollups.delete().where(*mine, r.shard > 0).returning(*(r[name] for name in _MEASURES))).all()
         whole = CostTotal()
-        for one in rows:
-            whole.merge(CostTotal(*one))
+        for shard_row in rows:
+            whole.merge(CostTotal(*shard_row))
         add(tx, workspace_id, {total_key: whole}, shard=0)
         deleted += len(rows)
     return deleted

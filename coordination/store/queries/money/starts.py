@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Connection, func, or_, select
 
@@ -13,9 +12,7 @@ from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.runs import runs
 from coordination.store.tables.tasks.tasks import tasks
 
-a = attempts.c
-t = tasks.c
-
+a, t = attempts.c, tasks.c
 
 PAID = or_(*(t.kind.startswith(f"{kind}:") for kind in PAID_KINDS))
 """Matches tasks whose job asks a model."""
@@ -26,20 +23,14 @@ def count_starts(tx: Connection, workspace_id: str, scope: BudgetScope, subject:
 
     Includes running ones, but not those that ended before their job was started, or that retention has deleted.
     """
-    columns: dict[BudgetScope, Any] = {
-        BudgetScope.WORKSPACE: t.workspace_id,
-        BudgetScope.PROJECT: t.project_id,
-        BudgetScope.AGENT: a.agent_id,
-        BudgetScope.SESSION: runs.c.session_id,
-        BudgetScope.RUN: t.run_id,
-        BudgetScope.TASK: t.id,
-    }
+    special = {BudgetScope.AGENT: a.agent_id, BudgetScope.SESSION: runs.c.session_id, BudgetScope.TASK: t.id}
+    column = special[scope] if scope in special else t[f"{scope}_id"]
     statement = (
         select(func.count())
         .select_from(tasks)
         .join(attempts, a.task_id == t.id)
         .join(runs, runs.c.id == t.run_id)
-        .where(t.workspace_id == workspace_id, columns[scope] == subject, PAID, a.began.is_not(False))
+        .where(t.workspace_id == workspace_id, column == subject, PAID, a.began.is_not(False))
     )
     if since is not None:
         statement = statement.where(a.started_at >= since)

@@ -5,22 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    RowMapping,
-    bindparam,
-    cast,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Connection, RowMapping, Select, bindparam, cast, func, insert, or_, select, update
 
 from coordination.base.ids import new_id
 from coordination.domain.projects.projects import Project, ProjectStatus
+from coordination.store.bulk import insert_into
 from coordination.store.tables.projects.projects import project_aliases, projects, workspaces
 from coordination.store.tables.projects.retention import SUMS, chores
 from coordination.store.types import Str, db_now
@@ -35,8 +24,8 @@ def find_workspace(tx: Connection, name: str) -> str | None:
 
 def get_or_create_workspace(tx: Connection, name: str) -> str:
     """Return the id of the workspace of that name. Create it if there is none."""
-    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    statement = insert_into(workspaces).values(id=new_id(), name=name).on_conflict_do_nothing(index_elements=["name"])
+    statement = insert_into(tx, workspaces).values(id=new_id(), name=name)
+    statement = statement.on_conflict_do_nothing(index_elements=["name"])
     new_id_ = tx.execute(statement.returning(workspaces.c.id)).scalar()
     if new_id_ is not None:  # without costs, the totals are complete
         tx.execute(insert(chores).values(workspace_id=new_id_, name=SUMS, done_at=db_now()))
@@ -51,32 +40,24 @@ def workspace_ids(tx: Connection) -> list[str]:
 
 def find_by_identity(tx: Connection, workspace_id: str, identity: str) -> Project | None:
     """Return the project with this identity or alias, or None."""
-    alias = select(project_aliases.c.project_id).where(
-        project_aliases.c.workspace_id == workspace_id, project_aliases.c.identity == identity
-    )
-    row = (
-        tx.execute(
-            select(projects)
-            .where(p.workspace_id == workspace_id, or_(p.identity == identity, p.id.in_(alias)))
-            # a project's own identity takes precedence over an alias
-            .order_by((p.identity == identity).desc())
-            .limit(1)
-        )
-        .mappings()
-        .first()
-    )
+    is_named = or_(p.identity == identity, p.id.in_(_has_alias(workspace_id, identity)))
+    # A project's own identity takes precedence over an alias.
+    own_first = (p.identity == identity).desc()
+    statement = select(projects).where(p.workspace_id == workspace_id, is_named).order_by(own_first).limit(1)
+    row = tx.execute(statement).mappings().first()
     return None if row is None else project_of(row)
 
 
-_INSERT = {
-    name: insert_(projects).on_conflict_do_nothing(index_elements=["workspace_id", "identity"]).returning(projects)
-    for name, insert_ in (("postgresql", pg_insert), ("sqlite", sqlite_insert))
-}
+def _has_alias(workspace_id: str, alias: str) -> Select[str]:
+    """Return the statement for the ids of the projects with this alias."""
+    where = project_aliases.c.workspace_id == workspace_id, project_aliases.c.identity == alias
+    return select(project_aliases.c.project_id).where(*where)
 
 
 def get_or_create(tx: Connection, workspace_id: str, row: dict[str, Any]) -> Project:
     """Store a project unless its identity exists. Return the project with the identity."""
-    stored = tx.execute(_INSERT[tx.dialect.name], {"workspace_id": workspace_id, **row}).mappings().first()
+    statement = insert_into(tx, projects).on_conflict_do_nothing(index_elements=["workspace_id", "identity"])
+    stored = tx.execute(statement.returning(projects), {"workspace_id": workspace_id, **row}).mappings().first()
     if stored is None:
         existing = select(projects).where(p.workspace_id == workspace_id, p.identity == row["identity"])
         stored = tx.execute(existing).mappings().one()
@@ -105,35 +86,24 @@ def names_of(tx: Connection, workspace_id: str, project_ids: Collection[str]) ->
     return {row.id: row.name for row in rows}
 
 
-def list_projects(tx: Connection, workspace_id: str, *, limit: int = 1000) -> list[Project]:
-    """Return the workspace's projects, sorted by name."""
-    rows = tx.execute(select(projects).where(p.workspace_id == workspace_id).order_by(p.name, p.id).limit(limit))
+def list_projects(tx: Connection, workspace_id: str) -> list[Project]:
+    """Return up to a thousand of the workspace's projects, sorted by name."""
+    rows = tx.execute(select(projects).where(p.workspace_id == workspace_id).order_by(p.name, p.id).limit(1000))
     return [project_of(row) for row in rows.mappings()]
 
 
-def find_by_name(tx: Connection, workspace_id: str, name: str, *, limit: int = 2) -> list[Project]:
-    """Return projects with this name, identity, alias or id."""
-    alias = select(project_aliases.c.project_id).where(
-        project_aliases.c.workspace_id == workspace_id, project_aliases.c.identity == name
-    )
-    rows = tx.execute(
-        select(projects)
-        .where(
-            p.workspace_id == workspace_id,
-            or_(p.name == name, p.identity == name, cast(p.id, Str) == name, p.id.in_(alias)),
-        )
-        .order_by(p.id)
-        .limit(limit)
-    )
-    return [project_of(row) for row in rows.mappings()]
+def find_by_name(tx: Connection, workspace_id: str, name: str) -> list[Project]:
+    """Return up to two projects with this name, identity, alias or id."""
+    has_id = or_(cast(p.id, Str) == name, p.id.in_(_has_alias(workspace_id, name)))
+    is_named = or_(p.name == name, p.identity == name, has_id)
+    statement = select(projects).where(p.workspace_id == workspace_id, is_named).order_by(p.id).limit(2)
+    return [project_of(row) for row in tx.execute(statement).mappings()]
 
 
 def change(tx: Connection, workspace_id: str, project_id: str, **values: Any) -> bool:
     """Set columns of a project. Return whether it exists."""
-    return (
-        tx.execute(update(projects).where(p.workspace_id == workspace_id, p.id == project_id).values(**values)).rowcount
-        > 0
-    )
+    statement = update(projects).where(p.workspace_id == workspace_id, p.id == project_id)
+    return tx.execute(statement.values(**values)).rowcount > 0
 
 
 def lock_status(tx: Connection, workspace_id: str, project_id: str) -> ProjectStatus | None:
@@ -142,9 +112,7 @@ def lock_status(tx: Connection, workspace_id: str, project_id: str) -> ProjectSt
     The status does not change until this transaction ends.
     """
     row = tx.execute(
-        select(p.status, p.stopped)
-        .where(projects.c.workspace_id == workspace_id, projects.c.id == project_id)
-        .with_for_update(read=True)
+        select(p.status, p.stopped).where(p.workspace_id == workspace_id, p.id == project_id).with_for_update(read=True)
     ).first()
     if row is None:
         return None
@@ -162,20 +130,15 @@ def change_status(
         values["completed_at"] = db_now()
     elif target is ProjectStatus.ARCHIVED:
         values["stopped"] = False
-    return (
-        tx.execute(
-            update(projects)
-            .where(p.workspace_id == workspace_id, p.id == project_id, p.status.in_(sources))
-            .values(**values)
-        ).rowcount
-        > 0
-    )
+    statement = update(projects).where(p.workspace_id == workspace_id, p.id == project_id, p.status.in_(sources))
+    return tx.execute(statement.values(**values)).rowcount > 0
 
 
 def add_alias(tx: Connection, workspace_id: str, project_id: str, identity: str) -> None:
     """Make *identity* an alias of the project; an existing alias moves to this project."""
-    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    statement = insert_into(project_aliases).values(workspace_id=workspace_id, identity=identity, project_id=project_id)
+    statement = insert_into(tx, project_aliases).values(
+        workspace_id=workspace_id, identity=identity, project_id=project_id
+    )
     tx.execute(
         statement.on_conflict_do_update(
             index_elements=["workspace_id", "identity"], set_={"project_id": statement.excluded.project_id}
@@ -196,20 +159,4 @@ def aliases(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
 
 def project_of(row: RowMapping) -> Project:
     """Return the domain record of a row."""
-    return Project(
-        id=row["id"],
-        workspace_id=row["workspace_id"],
-        name=row["name"],
-        identity=row["identity"],
-        path=row["path"],
-        description=row["description"],
-        status=ProjectStatus(row["status"]),
-        stopped=row["stopped"],
-        settings=row["settings"],
-        budgets=row["budgets"],
-        model_restrictions=row["model_restrictions"],
-        metadata=row["metadata"],
-        created_at=row["created_at"],
-        started_at=row["started_at"],
-        completed_at=row["completed_at"],
-    )
+    return Project(**{name: row[name] for name in Project.__slots__} | {"status": ProjectStatus(row["status"])})

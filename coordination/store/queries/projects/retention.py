@@ -11,28 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Table,
-    and_,
-    delete,
-    exists,
-    func,
-    literal,
-    null,
-    or_,
-    select,
-    tuple_,
-    union,
-    update,
-)
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, literal, null, or_, select, tuple_
 
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.sessions import SessionTarget
 from coordination.domain.tasks.tasks import OPEN
+from coordination.store.bulk import insert_into
 from coordination.store.queries.money.costs import record_of
 from coordination.store.tables.access.principals import principals
 from coordination.store.tables.issues.issues import issues
@@ -51,6 +35,7 @@ from coordination.store.types import db_after, db_now
 r, c, h = runs.c, costs.c, chores.c
 
 _SETTLED = timedelta(hours=1)
+_OF_TASK = (attempts, artifacts, merges, task_holds, output_chunks)  # in the order of an archive
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +54,9 @@ def begin(
     tx: Connection, workspace_id: str, name: str, *, owner: str, lease: timedelta, every: timedelta = timedelta(0)
 ) -> bool:
     """Take the chore's lease. Return False when another process has it, or it was done less than *every* ago."""
-    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    tx.execute(insert_into(chores).values(workspace_id=workspace_id, name=name).on_conflict_do_nothing())
+    tx.execute(insert_into(tx, chores).values(workspace_id=workspace_id, name=name).on_conflict_do_nothing())
     statement = (
-        update(chores)
+        chores.update()
         .where(h.workspace_id == workspace_id, h.name == name, _is_free(every))
         .values(owner=owner, lease_until=db_after(lease.total_seconds()))
     )
@@ -94,22 +78,15 @@ def _is_free(every: timedelta) -> ColumnElement[bool]:
 
 def renew(tx: Connection, workspace_id: str, name: str, *, owner: str, lease: timedelta) -> bool:
     """Renew the chore's lease in the transaction of a batch. Return False when it is lost: then roll the batch back."""
-    statement = (
-        update(chores)
-        .where(h.workspace_id == workspace_id, h.name == name, h.owner == owner)
-        .values(lease_until=db_after(lease.total_seconds()))
-    )
-    return tx.execute(statement).rowcount > 0
+    owned = chores.update().where(h.workspace_id == workspace_id, h.name == name, h.owner == owner)
+    return tx.execute(owned.values(lease_until=db_after(lease.total_seconds()))).rowcount > 0
 
 
 def end(tx: Connection, workspace_id: str, name: str, *, owner: str, done: bool) -> None:
     """Release the chore; *done*: nothing is left until it is due again."""
-    values: dict[str, Any] = {"owner": None, "lease_until": None}
-    tx.execute(
-        update(chores)
-        .where(h.workspace_id == workspace_id, h.name == name, h.owner == owner)
-        .values(values | ({"done_at": db_now()} if done else {}))
-    )
+    values: dict[str, Any] = {"owner": None, "lease_until": None} | ({"done_at": db_now()} if done else {})
+    owned = chores.update().where(h.workspace_id == workspace_id, h.name == name, h.owner == owner)
+    tx.execute(owned.values(values))
 
 
 # --- runs
@@ -117,12 +94,8 @@ def end(tx: Connection, workspace_id: str, name: str, *, owner: str, done: bool)
 
 def list_marked(tx: Connection, workspace_id: str) -> list[str]:
     """Return the marked runs in the order of their marks: those of an earlier, interrupted round."""
-    rows = tx.execute(
-        select(removals.c.run_id)
-        .where(removals.c.workspace_id == workspace_id)
-        .order_by(removals.c.begun_at, removals.c.run_id)
-    )
-    return list(rows.scalars())
+    marked = select(removals.c.run_id).where(removals.c.workspace_id == workspace_id)
+    return list(tx.execute(marked.order_by(removals.c.begun_at, removals.c.run_id)).scalars())
 
 
 def old_runs(
@@ -131,10 +104,8 @@ def old_runs(
     """Return unmarked runs that ended longer than *age* ago, oldest first, starting *after* a run."""
     where = [r.workspace_id == workspace_id, r.finished_at.is_not(None), r.finished_at < db_after(-age.total_seconds())]
     if after is not None:
-        where.append(
-            tuple_(r.finished_at, r.id)
-            > tuple_(literal(after.finished_at, r.finished_at.type), literal(after.id, r.id.type))
-        )
+        position = tuple_(literal(after.finished_at, r.finished_at.type), literal(after.id, r.id.type))
+        where.append(tuple_(r.finished_at, r.id) > position)
     rows = tx.execute(
         select(r.id, r.name, r.finished_at)
         .where(*where, ~exists(select(removals.c.run_id).where(removals.c.run_id == r.id)))
@@ -160,12 +131,8 @@ def is_needed(tx: Connection, workspace_id: str, run_id: str) -> bool:
     open_attempts = (
         select(attempts.c.task_id)
         .join(runs, r.project_id == attempts.c.project_id)
-        .where(
-            r.workspace_id == workspace_id,
-            r.id == run_id,
-            attempts.c.run_id == run_id,
-            attempts.c.finished_at.is_(None),
-        )
+        .where(r.workspace_id == workspace_id, r.id == run_id)
+        .where(attempts.c.run_id == run_id, attempts.c.finished_at.is_(None))
     )
     return any(tx.execute(statement.limit(1)).first() is not None for statement in (open_attempts, open_children))
 
@@ -185,8 +152,7 @@ def mark(tx: Connection, workspace_id: str, run_id: str, *, age: timedelta) -> b
     old = and_(r.workspace_id == workspace_id, r.id == run_id, r.finished_at < db_after(-age.total_seconds()))
     if tx.execute(select(r.id).where(old).with_for_update(key_share=True)).first() is None:
         return False
-    insert_into = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    statement = insert_into(removals).values(run_id=run_id, workspace_id=workspace_id).on_conflict_do_nothing()
+    statement = insert_into(tx, removals).values(run_id=run_id, workspace_id=workspace_id).on_conflict_do_nothing()
     return tx.execute(statement.returning(removals.c.run_id)).first() is not None
 
 
@@ -282,11 +248,7 @@ def count_rows(tx: Connection, workspace_id: str, run_id: str) -> dict[str, int]
         "runs": 1,
         "sessions": count(sessions, sessions.c.id == session_id, sessions.c.target == SessionTarget.ISOLATED, ~others),
         "tasks": count(tasks, tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id),
-        "attempts": count(attempts, attempts.c.task_id.in_(own)),
-        "artifacts": count(artifacts, artifacts.c.task_id.in_(own)),
-        "merges": count(merges, merges.c.task_id.in_(own)),
-        "task_holds": count(task_holds, task_holds.c.task_id.in_(own)),
-        "output_chunks": count(output_chunks, output_chunks.c.task_id.in_(own)),
+        **{table.name: count(table, table.c.task_id.in_(own)) for table in _OF_TASK},
         "dependencies": count(dependencies, dependencies.c.child_id.in_(own)),
         "events": count(event_log, event_log.c.workspace_id == workspace_id, event_log.c.run_id == run_id),
     }
@@ -302,11 +264,7 @@ def stream_rows(tx: Connection, workspace_id: str, run_id: str) -> Iterator[tupl
         (runs, r.id == run_id, ()),
         (tasks, tasks.c.run_id == run_id, (tasks.c.id,)),
         (dependencies, dependencies.c.child_id.in_(own), tuple(dependencies.primary_key.columns)),
-        (attempts, attempts.c.task_id.in_(own), tuple(attempts.primary_key.columns)),
-        (artifacts, artifacts.c.task_id.in_(own), tuple(artifacts.primary_key.columns)),
-        (merges, merges.c.task_id.in_(own), tuple(merges.primary_key.columns)),
-        (task_holds, task_holds.c.task_id.in_(own), tuple(task_holds.primary_key.columns)),
-        (output_chunks, output_chunks.c.task_id.in_(own), tuple(output_chunks.primary_key.columns)),
+        *((table, table.c.task_id.in_(own), tuple(table.primary_key.columns)) for table in _OF_TASK),
         (event_log, event_log.c.run_id == run_id, (event_log.c.txid, event_log.c.seq)),
         (costs, c.run_id == run_id, (c.occurred_at, c.id)),
     )
@@ -320,14 +278,17 @@ def stream_rows(tx: Connection, workspace_id: str, run_id: str) -> Iterator[tupl
 def _principals_of(run_id: str) -> Any:
     """Return the statement for the ids of all principals that rows of the run name."""
     t, e = tasks.c, event_log.c
-    return union(
-        select(r.created_by).where(r.id == run_id),
-        select(sessions.c.agent_id).join(runs, r.session_id == sessions.c.id).where(r.id == run_id),
-        select(t.created_by).where(t.run_id == run_id),
-        select(t.agent_id).where(t.run_id == run_id),
-        select(attempts.c.agent_id).join(tasks, t.id == attempts.c.task_id).where(t.run_id == run_id),
-        select(e.actor_id).where(e.run_id == run_id),
-        select(c.agent_id).where(c.run_id == run_id),
+    return (
+        select(r.created_by)
+        .where(r.id == run_id)
+        .union(
+            select(sessions.c.agent_id).join(runs, r.session_id == sessions.c.id).where(r.id == run_id),
+            select(t.created_by).where(t.run_id == run_id),
+            select(t.agent_id).where(t.run_id == run_id),
+            select(attempts.c.agent_id).join(tasks, t.id == attempts.c.task_id).where(t.run_id == run_id),
+            select(e.actor_id).where(e.run_id == run_id),
+            select(c.agent_id).where(c.run_id == run_id),
+        )
     )
 
 

@@ -13,28 +13,14 @@ from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Select,
-    and_,
-    case,
-    delete,
-    func,
-    insert,
-    or_,
-    select,
-    text,
-    tuple_,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Select, case, delete, func, insert, or_, select, text, tuple_, update
 
 from coordination.base.ids import new_id
 from coordination.base.money import ZERO
 from coordination.domain.projects.projects import ProjectStatus
 from coordination.domain.projects.stops import Stop, StoppedAttempt
 from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.tasks import BlockReason, TaskState
+from coordination.domain.tasks.tasks import TaskState
 from coordination.store.queries.access.principals import id_of, text_of
 from coordination.store.queries.tasks.tasks import BATCH
 from coordination.store.tables.fleet.workers import workers
@@ -71,21 +57,14 @@ def list_active(tx: Connection, workspace_id: str) -> list[Stop]:
     rows = tx.execute(
         _STOPS.where(s.workspace_id == workspace_id).order_by(case((s.project_id.is_(None), 0), else_=1), s.since)
     )
-    return [
-        Stop(
-            id=row.id,
-            project_id=row.project_id,
-            project=row.project,
-            since=row.since,
-            actor=row.actor,
-            reason=row.reason,
-            at_once=row.at_once,
-            in_flight=None
-            if row.in_flight is None
-            else tuple((task_id, number) for task_id, number, *_ in row.in_flight),
-        )
-        for row in rows
-    ]
+    return [_stop(row) for row in rows.mappings()]
+
+
+def _stop(row: Any) -> Stop:
+    in_flight = (
+        None if row["in_flight"] is None else tuple((task_id, number) for task_id, number, *_ in row["in_flight"])
+    )
+    return Stop(**{**row, "in_flight": in_flight})
 
 
 def find_covering(tx: Connection, workspace_id: str, project_id: str | None = None) -> Stop | None:
@@ -102,17 +81,9 @@ def add(
     tx: Connection, workspace_id: str, project_id: str | None, *, actor: str, reason: str | None, at_once: bool
 ) -> str:
     """Begin a stop of a project, or of the whole workspace, and return its id."""
-    stop_id = new_id()
-    tx.execute(
-        insert(stops).values(
-            id=stop_id,
-            workspace_id=workspace_id,
-            project_id=project_id,
-            created_by=id_of(tx, workspace_id, actor),
-            reason=reason,
-            at_once=at_once,
-        )
-    )
+    stop_id, created_by = new_id(), id_of(tx, workspace_id, actor)
+    key = {"id": stop_id, "workspace_id": workspace_id, "project_id": project_id}
+    tx.execute(insert(stops).values(**key, created_by=created_by, reason=reason, at_once=at_once))
     return stop_id
 
 
@@ -194,32 +165,24 @@ def claiming_transactions(tx: Connection) -> set[str]:
 
 
 def _in_flight(silent_after: timedelta) -> Select[Any]:
-    is_of_attempt = and_(c.workspace_id == a.workspace_id, c.task_id == a.task_id, c.attempt == a.number)
-    usd = select(func.sum(c.cost_usd)).where(is_of_attempt).correlate(attempts).scalar_subquery()
-    unpriced = select(func.count()).where(is_of_attempt, c.cost_usd.is_(None)).correlate(attempts).scalar_subquery()
+    """Return the statement for attempts, with a column for each field of ``StoppedAttempt``."""
+    is_of_attempt = (c.workspace_id == a.workspace_id, c.task_id == a.task_id, c.attempt == a.number)
+    usd = select(func.sum(c.cost_usd)).where(*is_of_attempt).correlate(attempts).scalar_subquery()
+    unpriced = select(func.count()).where(*is_of_attempt, c.cost_usd.is_(None)).correlate(attempts).scalar_subquery()
     return (
         select(
-            a.task_id,
-            a.number,
-            a.project_id,
-            p.name.label("project"),
-            a.run_id,
-            t.key,
-            w.name.label("worker"),
-            w.host,
-            a.started_at,
-            a.progress_at,
-            w.heartbeat_at,
+            *(
+                a.task_id,
+                a.number.label("attempt"),
+                a.project_id,
+                p.name.label("project"),
+                a.run_id,
+                t.key.label("task"),
+            ),
+            *(w.name.label("worker"), w.host, a.started_at, a.progress_at, w.heartbeat_at.label("heard_at")),
             case((w.heartbeat_at < db_after(-silent_after.total_seconds()), 1), else_=0).label("silent"),
-            t.repeatable,
-            a.outcome,
-            a.began,
-            a.finished_at,
-            a.error,
-            t.state,
-            t.reasons,
-            usd.label("usd"),
-            unpriced.label("unpriced"),
+            *(t.repeatable, a.outcome, a.began, a.finished_at, a.error, t.state, t.reasons),
+            *(usd.label("cost_usd"), unpriced.label("unpriced_calls")),
         )
         .select_from(attempts)
         .join(tasks, t.id == a.task_id)
@@ -252,36 +215,23 @@ def get_attempts(
 
 
 def _attempts(tx: Connection, statement: Select[Any]) -> list[StoppedAttempt]:
-    return [
-        StoppedAttempt(
-            task_id=row.task_id,
-            attempt=row.number,
-            project_id=row.project_id,
-            project=row.project,
-            run_id=row.run_id,
-            task=row.key,
-            worker=row.worker,
-            host=row.host,
-            started_at=row.started_at,
-            progress_at=row.progress_at,
-            heard_at=row.heartbeat_at,
-            silent=bool(row.silent),
-            repeatable=bool(row.repeatable),
-            outcome=None if row.outcome is None else Outcome(row.outcome),
-            began=row.began is not False,
-            finished_at=row.finished_at,
-            error=row.error,
-            state=TaskState(row.state),
-            reasons=BlockReason(row.reasons),
-            cost_usd=row.usd or ZERO,
-            unpriced_calls=row.unpriced,
-        )
-        for row in tx.execute(statement)
-    ]
+    return [_attempt(row) for row in tx.execute(statement).mappings()]
+
+
+def _attempt(row: Any) -> StoppedAttempt:
+    converted = {
+        "silent": bool(row["silent"]),
+        "repeatable": bool(row["repeatable"]),
+        "outcome": None if row["outcome"] is None else Outcome(row["outcome"]),
+        "began": row["began"] is not False,
+        "state": TaskState(row["state"]),
+        "cost_usd": row["cost_usd"] or ZERO,
+    }
+    return StoppedAttempt(**{**row, **converted})
 
 
 def _old(workspace_id: str, age: timedelta) -> ColumnElement[bool]:
-    return and_(s.workspace_id == workspace_id, s.ended_at < db_after(-age.total_seconds()))
+    return (s.workspace_id == workspace_id) & (s.ended_at < db_after(-age.total_seconds()))
 
 
 def count_old(tx: Connection, workspace_id: str, *, age: timedelta) -> int:

@@ -18,6 +18,8 @@ from coordination.store.types import db_after, db_now, looked_up
 
 a = attempts.c
 
+_PAGE = 200
+
 
 def insert_many(tx: Connection, rows: Sequence[dict[str, Any]], *, lease: timedelta) -> None:
     """Store open attempts with a lease."""
@@ -84,18 +86,9 @@ def take_over(
     tx: Connection, workspace_id: str, task_id: str, number: int, *, former_id: str, worker_id: str, lease: timedelta
 ) -> bool:
     """Move an open attempt from the worker *former_id* to another, with a new lease. Return whether it existed."""
-    moved = tx.execute(
-        update(attempts)
-        .where(
-            a.workspace_id == workspace_id,
-            a.task_id == task_id,
-            a.number == number,
-            a.worker_id == former_id,
-            a.finished_at.is_(None),
-        )
-        .values(worker_id=worker_id, lease_until=db_after(lease.total_seconds()), heartbeat_at=db_now())
-    )
-    return moved.rowcount > 0
+    where = a.workspace_id == workspace_id, a.task_id == task_id, a.number == number, a.worker_id == former_id
+    owner = {"worker_id": worker_id, "lease_until": db_after(lease.total_seconds()), "heartbeat_at": db_now()}
+    return tx.execute(update(attempts).where(*where, a.finished_at.is_(None)).values(owner)).rowcount > 0
 
 
 def outcome_of(tx: Connection, workspace_id: str, task_id: str, number: int) -> tuple[Outcome | None, str] | None:
@@ -123,27 +116,27 @@ _COUNTERS = (tasks.c.failures, tasks.c.losses, tasks.c.deferrals, tasks.c.max_at
 _OF_TASK = (tasks.c.id, tasks.c.run_id, tasks.c.project_id, tasks.c.key, tasks.c.state, tasks.c.attempt, *_COUNTERS)
 
 
-def lock_expired(tx: Connection, workspace_id: str, project_id: str, *, limit: int = 200) -> list[dict[str, Any]]:
+def lock_expired(tx: Connection, workspace_id: str, project_id: str) -> list[dict[str, Any]]:
     """Lock and return open attempts of the project with an expired lease (database's clock), with their tasks."""
     where = a.project_id == project_id, a.lease_until < db_now()
-    return _lock_with_tasks(tx, workspace_id, _list_tasks(tx, workspace_id, limit, *where), *where)
+    return _lock_with_tasks(tx, workspace_id, _list_tasks(tx, workspace_id, *where), *where)
 
 
-def lock_of_worker(tx: Connection, workspace_id: str, worker_id: str, *, page: int = 200) -> list[dict[str, Any]]:
+def lock_of_worker(tx: Connection, workspace_id: str, worker_id: str) -> list[dict[str, Any]]:
     """Lock and return all open attempts of a worker with their tasks, a page at a time."""
     rows: list[dict[str, Any]] = []
     of_worker, after = a.worker_id == worker_id, ""
-    while ids := _list_tasks(tx, workspace_id, page, of_worker, cast(a.task_id, Text) > after):
+    while ids := _list_tasks(tx, workspace_id, of_worker, cast(a.task_id, Text) > after):
         rows += _lock_with_tasks(tx, workspace_id, ids, of_worker)
         after = ids[-1]
     return rows
 
 
-def _list_tasks(tx: Connection, workspace_id: str, limit: int, *where: Any) -> list[str]:
-    """Return the task ids of open attempts, without locks."""
+def _list_tasks(tx: Connection, workspace_id: str, *where: Any) -> list[str]:
+    """Return the task ids of open attempts, a page of them, without locks."""
     statement = select(a.task_id).where(a.workspace_id == workspace_id, a.finished_at.is_(None), *where)
     # The cast keeps the planner from reading the whole index of the key in its order because of the limit.
-    return list(tx.execute(statement.order_by(cast(a.task_id, Text)).limit(limit)).scalars())
+    return list(tx.execute(statement.order_by(cast(a.task_id, Text)).limit(_PAGE)).scalars())
 
 
 def _lock_with_tasks(tx: Connection, workspace_id: str, ids: Sequence[str], *where: Any) -> list[dict[str, Any]]:
@@ -173,19 +166,15 @@ def _lock_with_tasks(tx: Connection, workspace_id: str, ids: Sequence[str], *whe
 
 def unfinished(tx: Connection, workspace_id: str, fences: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
     """Return those of the (task id, number) pairs whose attempt is open."""
-    ids = [task_id for task_id, _ in fences]
-    where = a.workspace_id == workspace_id, a.task_id.in_(ids), a.outcome.is_(None)
-    rows = tx.execute(select(a.task_id, a.number).where(*where))
+    is_open = a.task_id.in_([task_id for task_id, _ in fences]), a.outcome.is_(None)
+    rows = tx.execute(select(a.task_id, a.number).where(a.workspace_id == workspace_id, *is_open))
     return {(row.task_id, row.number) for row in rows} & set(fences)
 
 
 def record_process(tx: Connection, workspace_id: str, task_id: str, number: int, *, pgid: int, pg_start: float) -> None:
     """Record the process group that runs an attempt."""
-    tx.execute(
-        update(attempts)
-        .where(a.workspace_id == workspace_id, a.task_id == task_id, a.number == number, a.finished_at.is_(None))
-        .values(pgid=pgid, pg_start=pg_start)
-    )
+    attempt = update(attempts).where(a.workspace_id == workspace_id, a.task_id == task_id, a.number == number)
+    tx.execute(attempt.where(a.finished_at.is_(None)).values(pgid=pgid, pg_start=pg_start))
 
 
 def record_details(
@@ -201,11 +190,8 @@ def record_details(
     values: dict[str, Any] = {"details": details} if details else {}
     if conversation is not None:
         values |= {"conversation_id": conversation.get("session"), "turn": conversation.get("turn")}
-    tx.execute(
-        update(attempts)
-        .where(a.workspace_id == workspace_id, a.task_id == task_id, a.number == number)
-        .values(**values)
-    )
+    attempt = update(attempts).where(a.workspace_id == workspace_id, a.task_id == task_id, a.number == number)
+    tx.execute(attempt.values(**values))
 
 
 def of_task(tx: Connection, workspace_id: str, task_id: str) -> list[Attempt]:

@@ -57,20 +57,10 @@ class _Ready(NamedTuple):
     needs: str
 
 
-class _Candidate(NamedTuple):
-    """A row that ``lock_candidates`` reads, without the columns of the conditions."""
-
-    id: str
-    project_id: str
-    run_id: str
-    session_id: str | None
-    agent_id: str | None
-    concurrency_key: str | None
-    work: str
-    options: str
-    carried: str | None
-
-
+_CANDIDATE_NAMES = (
+    *("id", "project_id", "run_id", "session_id", "agent_id", "concurrency_key"),
+    *("work", "options", "carried"),
+)
 _COLUMNS = {
     "attempt": "t.attempt + 1",
     "project": "p.name",
@@ -84,9 +74,9 @@ _TEXTS = _IDS | {"python_path", "work", "input", "options", "carried", "authorit
 
 _READY = ", ".join(f"{_COLUMNS.get(name, f't.{name}')} AS {name}" for name in _Ready._fields if name != "needs")
 _READY_TEXTS = ", ".join(f"{name}::text" if name in _TEXTS else name for name in _Ready._fields if name != "needs")
-_CANDIDATE = ", ".join(_COLUMNS.get(name, f"t.{name}") for name in _Candidate._fields)
+_CANDIDATE = ", ".join(_COLUMNS.get(name, f"t.{name}") for name in _CANDIDATE_NAMES)
 _CANDIDATE_TEXTS = ", ".join(
-    _COLUMNS.get(name, f"t.{name}") + ("::text" if name in _TEXTS else "") for name in _Candidate._fields
+    _COLUMNS.get(name, f"t.{name}") + ("::text" if name in _TEXTS else "") for name in _CANDIDATE_NAMES
 )
 
 # The project and the run of each task. OFFSET 0 keeps PostgreSQL from reading all of them for a join.
@@ -246,23 +236,12 @@ def _claim(
 ) -> list[Claim]:
     uses_json = {} if uses is None else {"uses": json.dumps(uses)}
     if tx.dialect.name == "postgresql":
-        values = {
-            "workspace": workspace_id,
-            "ids": list(ids),
-            "worker": worker_id,
-            "lease": lease.total_seconds(),
-            "limit": limit,
-        }
-        rows = rows_of(tx, statement, {**values, **uses_json})
+        values = {"workspace": workspace_id, "ids": list(ids), "worker": worker_id, "limit": limit}
+        rows = rows_of(tx, statement, {**values, "lease": lease.total_seconds(), **uses_json})
         return _claims(workspace_id, rows)
     now = datetime.now(UTC)
-    values = {
-        "workspace": workspace_id,
-        "ids": json.dumps(list(ids)),
-        "now": iso(now),
-        "limit": -1 if limit is None else limit,
-    }
-    rows = rows_of(tx, statement, values)
+    values = {"workspace": workspace_id, "ids": json.dumps(list(ids)), "now": iso(now)}
+    rows = rows_of(tx, statement, {**values, "limit": -1 if limit is None else limit})
     if not rows:
         return []
     claimed = {"ids": json.dumps([row[0] for row in rows]), "now": iso(now), "worker": worker_id}
@@ -304,13 +283,13 @@ def lock_candidates(
     else:
         now = iso(datetime.now(UTC))
         rows = rows_of(tx, statement, {"workspace": workspace_id, "ids": json.dumps(list(ids)), "now": now})
-    width, parsed = len(_Candidate._fields), JsonCache()
+    width, parsed = len(_CANDIDATE_NAMES), JsonCache()
     candidates = []
-    for columns in rows:
-        row = _Candidate._make(columns[:width])
-        values = {"work": parsed[row.work], "options": parsed[row.options], "carried": parsed[row.carried]}
-        conditions = tuple(map(bool, columns[width:]))
-        candidates.append(Candidate(**{**row._asdict(), **values}, workspace_id=workspace_id, conditions=conditions))
+    for row in rows:
+        values = dict(zip(_CANDIDATE_NAMES, row[:width], strict=True))
+        values |= {name: parsed[values[name]] for name in ("work", "options", "carried")}
+        conditions = tuple(map(bool, row[width:]))
+        candidates.append(Candidate(**values, workspace_id=workspace_id, conditions=conditions))
     return candidates
 
 

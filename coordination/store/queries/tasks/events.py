@@ -47,14 +47,8 @@ def append_bulk(tx: Connection, workspace_id: str, new: Iterable[NewEvent], *, n
 _CREATED = insert(event_log).from_select(
     ["txid", "workspace_id", "project_id", "run_id", "task_id", "type", "actor_id", "created_at"],
     select(
-        commit_order(),
-        tasks.c.workspace_id,
-        tasks.c.project_id,
-        tasks.c.run_id,
-        tasks.c.id,
-        literal(EventType.CREATED.value),
-        tasks.c.created_by,
-        tasks.c.created_at,
+        *(commit_order(), tasks.c.workspace_id, tasks.c.project_id, tasks.c.run_id, tasks.c.id),
+        *(literal(EventType.CREATED.value), tasks.c.created_by, tasks.c.created_at),
     )
     .where(tasks.c.workspace_id == bindparam("workspace"), tasks.c.run_id == bindparam("run"))
     .order_by(tasks.c.id),
@@ -111,11 +105,8 @@ def tail(
     limit: int = 500,
 ) -> list[Event]:
     """Return events of a run, a task or another *subject* after the cursor, in their order of visibility."""
-    where: list[Any] = [
-        e.workspace_id == workspace_id,
-        e.txid < visible_below(),
-        tuple_(e.txid, e.seq) > parse_cursor(after),
-    ]
+    is_visible = e.txid < visible_below()
+    where: list[Any] = [e.workspace_id == workspace_id, is_visible, tuple_(e.txid, e.seq) > parse_cursor(after)]
     if run_id is not None:
         where.append(e.run_id == run_id)
     if task_id is not None:
@@ -134,11 +125,7 @@ def tail(
             cursor=f"{row['txid']}.{row['seq']}",
             type=EventType(row["type"]),
             at=row["created_at"],
-            run_id=row["run_id"],
-            task_id=row["task_id"],
-            key=row["key"],
-            attempt=row["attempt"],
-            actor=row["actor"],
+            **{name: row[name] for name in ("run_id", "task_id", "key", "attempt", "actor")},
             payload=row["payload"] or {},
             subject_kind=SubjectKind(row["subject_kind"]),
             subject_id=row["subject_id"] or row["task_id"] or row["run_id"],

@@ -60,12 +60,8 @@ def seize(tx: Connection, workspace_id: str, task: TaskRecord) -> int | None:
 
 def queue(tx: Connection, workspace_id: str, task: TaskRecord) -> bool:
     """Queue a task in any state and reset its counters. Return False if it has changed since *task* was read."""
-    statement = (
-        _update_unchanged(workspace_id, task)
-        .values(**_CLEARED, **RESET_COUNTERS, state=TaskState.QUEUED)
-        .returning(t.id)
-    )
-    return tx.execute(statement).first() is not None
+    queued = {**_CLEARED, **RESET_COUNTERS, "state": TaskState.QUEUED}
+    return tx.execute(_update_unchanged(workspace_id, task).values(**queued).returning(t.id)).first() is not None
 
 
 def waive_dependencies(tx: Connection, workspace_id: str, child_id: str) -> int:

@@ -14,9 +14,10 @@ from coordination.store.tables.tasks.tasks import tasks
 r, t = runs.c, tasks.c
 
 
-def find_runs(
-    tx: Connection, workspace_id: str, name: str, *, project_id: str | None = None, limit: int = 3
-) -> list[str]:
+_MOST = 3  # runs or tasks that one name may mean
+
+
+def find_runs(tx: Connection, workspace_id: str, name: str, *, project_id: str | None = None) -> list[str]:
     """Return the ids of the runs that *name* may mean, within the project if it is given.
 
     That is the newest run with that name or id (an id of any project), else the runs whose ids begin or end with it.
@@ -30,17 +31,11 @@ def find_runs(
     like = or_(cast(r.id, Text).like(part + "%"), cast(r.id, Text).like("%" + part))
     if project_id is not None:
         where.append(r.project_id == project_id)
-    return list(tx.execute(select(r.id).where(*where, like).order_by(r.id.desc()).limit(limit)).scalars())
+    return list(tx.execute(select(r.id).where(*where, like).order_by(r.id.desc()).limit(_MOST)).scalars())
 
 
 def find_tasks(
-    tx: Connection,
-    workspace_id: str,
-    name: str,
-    *,
-    run_id: str | None = None,
-    project_id: str | None = None,
-    limit: int = 3,
+    tx: Connection, workspace_id: str, name: str, *, run_id: str | None = None, project_id: str | None = None
 ) -> list[TaskRecord]:
     """Return the tasks that *name* may mean, within the run and the project if they are given.
 
@@ -58,20 +53,20 @@ def find_tasks(
         like = or_(cast(t.id, Text).like(part + "%"), cast(t.id, Text).like("%" + part))
         if project_id is not None:
             where.append(t.project_id == project_id)
-        rows = tx.execute(SELECT_TASKS.where(*where, like).order_by(t.id.desc()).limit(limit)).mappings().all()
+        rows = tx.execute(SELECT_TASKS.where(*where, like).order_by(t.id.desc()).limit(_MOST)).mappings().all()
     return [task_of(row) for row in rows]
 
 
-def projects_with_task(tx: Connection, workspace_id: str, key: str, *, limit: int = 6) -> list[str]:
-    """Return ids of projects that have a task with this key."""
+def projects_with_task(tx: Connection, workspace_id: str, key: str) -> list[str]:
+    """Return ids of up to six projects that have a task with this key."""
     where = (t.workspace_id == workspace_id, t.key == key)
-    return list(tx.execute(select(t.project_id).where(*where).distinct().limit(limit)).scalars())
+    return list(tx.execute(select(t.project_id).where(*where).distinct().limit(6)).scalars())
 
 
-def projects_with_run(tx: Connection, workspace_id: str, name: str, *, limit: int = 6) -> list[str]:
-    """Return ids of projects that have a run with this name."""
+def projects_with_run(tx: Connection, workspace_id: str, name: str) -> list[str]:
+    """Return ids of up to six projects that have a run with this name."""
     where = (r.workspace_id == workspace_id, r.name == name)
-    return list(tx.execute(select(r.project_id).where(*where).distinct().limit(limit)).scalars())
+    return list(tx.execute(select(r.project_id).where(*where).distinct().limit(6)).scalars())
 
 
 def task_name(

@@ -14,27 +14,19 @@ from coordination.store.queries.tasks.tasks import BATCH, get, lock
 from coordination.store.tables.tasks.tasks import dependencies, tasks
 
 d = dependencies.c
+t = tasks.c
 _need = tasks.alias("need")
 _SELECT = (
     select(
-        tasks.c.id.label("task_id"),
-        tasks.c.key,
-        tasks.c.run_id,
-        tasks.c.project_id,
-        tasks.c.state,
-        tasks.c.attempt,
-        _need.c.key.label("need"),
-        _need.c.state.label("need_state"),
+        *(t.id.label("task_id"), t.key, t.run_id, t.project_id, t.state, t.attempt),
+        *(_need.c.key.label("need"), _need.c.state.label("need_state")),
     )
     .select_from(dependencies)
-    .join(tasks, tasks.c.id == d.child_id)
+    .join(tasks, t.id == d.child_id)
     .join(_need, _need.c.id == d.parent_id)
-    .where(
-        d.outdated_attempt.is_not(None),
-        d.outdated_attempt == tasks.c.attempt,
-        tasks.c.state.in_((TaskState.RUNNING, TaskState.COMPLETED)),
-    )
-    .order_by(tasks.c.id, _need.c.id)
+    .where(d.outdated_attempt.is_not(None), d.outdated_attempt == t.attempt)
+    .where(t.state.in_((TaskState.RUNNING, TaskState.COMPLETED)))
+    .order_by(t.id, _need.c.id)
 )
 
 _MARKED = select(d.parent_id, d.child_id, d.outdated_attempt).where(
@@ -52,12 +44,12 @@ def of_tasks(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[Outd
 
 def of_run(tx: Connection, workspace_id: str, run_id: str) -> list[OutdatedTask]:
     """Return the outdated inputs of a run's tasks."""
-    return _read(tx, d.workspace_id == workspace_id, tasks.c.run_id == run_id)
+    return _read(tx, d.workspace_id == workspace_id, t.run_id == run_id)
 
 
 def of_workspace(tx: Connection, workspace_id: str, *, most: int) -> list[OutdatedTask]:
     """Return the *most* newest outdated inputs in all projects."""
-    statement = _SELECT.where(d.workspace_id == workspace_id).order_by(None).order_by(tasks.c.id.desc()).limit(most)
+    statement = _SELECT.where(d.workspace_id == workspace_id).order_by(None).order_by(t.id.desc()).limit(most)
     return [_outdated(row) for row in tx.execute(statement).mappings()]
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    delete,
     func,
     literal,
     null,
@@ -28,12 +29,13 @@ from sqlalchemy import (
 )
 
 from coordination.domain.tasks.tasks import MOVES, BlockReason, TaskMove, TaskState
-from coordination.store.queries.tasks import task_holds
+from coordination.store.bulk import insert_into
 from coordination.store.queries.tasks.tasks import BATCH
+from coordination.store.tables.tasks.task_holds import task_holds
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_after, db_now, iso
 
-t = tasks.c
+t, h = tasks.c, task_holds.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,15 @@ def hold_back(
         .values(state=HELD_BACK, reasons=reason, enqueued_at=None, not_before=until, updated_at=db_now())
         .returning(t.id)
     )
-    task_holds.record_holds(tx, workspace_id, list(blocked.scalars()), reason, subjects)
+    rows = [
+        {"workspace_id": workspace_id, "task_id": task_id, "reason": name, "subject": subjects.get(task_id)}
+        for task_id in sorted(blocked.scalars())
+        for name in reason.names()
+    ]
+    if rows:
+        statement, key = insert_into(tx, task_holds), ["workspace_id", "task_id", "reason"]
+        values = {"subject": statement.excluded.subject, "since": db_now()}
+        tx.execute(statement.on_conflict_do_update(index_elements=key, set_=values), rows)
 
 
 def _blocked_for(reason: BlockReason) -> tuple[Any, Any]:
@@ -96,7 +106,8 @@ def _lift(
             .returning(t.id, t.state, t.run_id)
         )
         result += tx.execute(statement).mappings()
-        task_holds.remove_holds(tx, workspace_id, ids[start : start + BATCH], reason)
+        of_batch = h.task_id.in_(ids[start : start + BATCH]), h.reason.in_(reason.names())
+        tx.execute(delete(task_holds).where(h.workspace_id == workspace_id, *of_batch))
     return result
 
 
@@ -126,7 +137,7 @@ def list_blocked_keys(tx: Connection, workspace_id: str, run_id: str, reason: Bl
 
 
 def lift_due(tx: Connection, workspace_id: str, project_id: str, reasons: BlockReason) -> list[RowMapping]:
-    """Remove these reasons from tasks whose start time has come, as ``lift`` does."""
+    """Remove these reasons from tasks whose start time has come. Return the changed tasks with their new states."""
     where = t.workspace_id == workspace_id, t.project_id == project_id, t.not_before <= db_now()
     return _lift(tx, workspace_id, reasons, _lock_free(tx, *_blocked_for(reasons), *where))
 

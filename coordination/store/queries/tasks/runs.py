@@ -127,30 +127,17 @@ def waiting_on_failure(tx: Connection, workspace_id: str, run_id: str) -> int:
 
 def lost_variants(tx: Connection, workspace_id: str, run_id: str) -> dict[TaskState, int]:
     """Return the number of variants, by state, that lost against another: the run does not count them as failures."""
-    ended = tx.execute(
-        select(tasks.c.parent_id, tasks.c.state, func.count().label("number"))
-        .where(
-            tasks.c.workspace_id == workspace_id,
-            tasks.c.run_id == run_id,
-            tasks.c.state.in_((TaskState.FAILED, TaskState.CANCELED)),
-            tasks.c.parent_id.is_not(None),
-        )
-        .group_by(tasks.c.parent_id, tasks.c.state)
-    ).all()
+    t = tasks.c
+    where = t.workspace_id == workspace_id, t.run_id == run_id, t.state.in_((TaskState.FAILED, TaskState.CANCELED))
+    variants = select(t.parent_id, t.state, func.count().label("number")).where(*where, t.parent_id.is_not(None))
+    ended = tx.execute(variants.group_by(t.parent_id, t.state)).all()
     # Two statements: with one, the planner may read every task to find these few parents.
     parent_ids = sorted({row.parent_id for row in ended})
     completed: set[str] = set()
     for start in range(0, len(parent_ids), _BATCH):
-        completed |= set(
-            tx.execute(
-                select(tasks.c.id).where(
-                    tasks.c.workspace_id == workspace_id,
-                    tasks.c.id.in_(parent_ids[start : start + _BATCH]),
-                    tasks.c.state == TaskState.COMPLETED,
-                    tasks.c.kind == KIND_OF_CHOICE,
-                )
-            ).scalars()
-        )
+        is_named = t.workspace_id == workspace_id, t.id.in_(parent_ids[start : start + _BATCH])
+        chosen = select(t.id).where(*is_named, t.state == TaskState.COMPLETED, t.kind == KIND_OF_CHOICE)
+        completed |= set(tx.execute(chosen).scalars())
     lost: Counter[TaskState] = Counter()
     for row in ended:
         if row.parent_id in completed:

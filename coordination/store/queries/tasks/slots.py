@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, or_, select, update
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.jobs.checkouts import MERGE_KEY, merge_key
+from coordination.store.bulk import insert_into
 from coordination.store.queries.access.principals import agent_ids, names_of
 from coordination.store.tables.tasks.attempts import attempts, slots
 from coordination.store.tables.tasks.tasks import tasks
@@ -40,7 +39,7 @@ def count_free(tx: Connection, workspace_id: str, project_id: str) -> dict[str, 
 def exclude_full(places: Mapping[str, int]) -> list[ColumnElement[bool]]:
     """Return conditions on tasks that exclude those whose agent or key has no free place."""
     full = [name for name, number in places.items() if number <= 0]
-    agents = [name.removeprefix("agent:") for name in full if name.startswith("agent:")]
+    agents = [name.removeprefix(_OF_AGENT) for name in full if name.startswith(_OF_AGENT)]
     keys = [name.removeprefix("key:") for name in full if name.startswith("key:")]
     columns = ((tasks.c.agent_id, agents), (tasks.c.concurrency_key, keys))
     return [or_(column.is_(None), column.not_in(names)) for column, names in columns if names]
@@ -95,31 +94,24 @@ def _move(tx: Connection, workspace_id: str, project_id: str, counts: Mapping[st
 
 def set_caps(tx: Connection, workspace_id: str, project_id: str, caps: Mapping[str, int]) -> None:
     """Create slots or change their caps; used places stay."""
-    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    stored = {stored_name(tx, workspace_id, name): cap for name, cap in caps.items()}
-    for name in sorted(stored):
-        statement = make(slots).values(
-            workspace_id=workspace_id, project_id=project_id, name=name, cap=stored[name], used=0
-        )
-        tx.execute(
-            statement.on_conflict_do_update(
-                index_elements=["project_id", "name"],
-                set_={"cap": statement.excluded.cap},
-                where=s.workspace_id == workspace_id,
-            )
-        )
+    is_ours = s.workspace_id == workspace_id
+    for new in _inserts(tx, workspace_id, project_id, caps):
+        change = {"index_elements": ["project_id", "name"], "set_": {"cap": new.excluded.cap}, "where": is_ours}
+        tx.execute(new.on_conflict_do_update(**change))
 
 
 def ensure(tx: Connection, workspace_id: str, project_id: str, caps: Mapping[str, int]) -> None:
     """Create the slots that do not exist yet."""
-    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    for new in _inserts(tx, workspace_id, project_id, caps):
+        tx.execute(new.on_conflict_do_nothing())
+
+
+def _inserts(tx: Connection, workspace_id: str, project_id: str, caps: Mapping[str, int]) -> Iterator[Any]:
+    """Yield an INSERT for each slot, by stored name."""
     stored = {stored_name(tx, workspace_id, name): cap for name, cap in caps.items()}
-    for name in sorted(stored):
-        tx.execute(
-            make(slots)
-            .values(workspace_id=workspace_id, project_id=project_id, name=name, cap=stored[name], used=0)
-            .on_conflict_do_nothing()
-        )
+    for name, cap in sorted(stored.items()):
+        key = {"workspace_id": workspace_id, "project_id": project_id, "name": name}
+        yield insert_into(tx, slots).values(**key, cap=cap, used=0)
 
 
 def drop(tx: Connection, workspace_id: str, project_id: str, name: str) -> bool:

@@ -51,9 +51,9 @@ def _fenced(move: TaskMove, workspace_id: str, task_id: str, attempt: int) -> An
     )
 
 
-def _with_carried(statement: Any, carried: Mapping[str, Any] | None) -> Any:
-    """Return the statement with the values for the next attempt; None keeps the stored ones."""
-    return statement if carried is None else statement.values(carried=dict(carried))
+def _carried(carried: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the column with the values for the next attempt; without *carried*, the stored ones stay."""
+    return {} if carried is None else {"carried": dict(carried)}
 
 
 _LIMIT_COLUMNS = (t.id, t.state, t.starts, t.max_starts, t.deferrals, t.deferred_since, t.consecutive_losses)
@@ -82,14 +82,11 @@ def queue_again(
         enqueued_at=None,
         not_before=case((limit_reached, None), else_=db_after(wait.total_seconds())) if wait else None,
         **counter_values(counts),
+        **_carried(carried),
         error=error,
         updated_at=db_now(),
     )
-    return (
-        tx.execute(_with_carried(statement, carried).returning(*_LIMIT_COLUMNS, db_now().label("now")))
-        .mappings()
-        .first()
-    )
+    return tx.execute(statement.returning(*_LIMIT_COLUMNS, db_now().label("now"))).mappings().first()
 
 
 def fail(
@@ -103,10 +100,10 @@ def fail(
     carried: Mapping[str, Any] | None = None,
 ) -> bool:
     """Move running to failed. Return whether the fence was valid."""
-    statement = _fenced(TaskMove.FAIL, workspace_id, task_id, attempt).values(
-        state=TaskState.FAILED, **counter_values(counts), error=error, finished_at=db_now(), updated_at=db_now()
-    )
-    return tx.execute(_with_carried(statement, carried).returning(t.id)).first() is not None
+    values = {**counter_values(counts), **_carried(carried), "finished_at": db_now(), "updated_at": db_now()}
+    statement = _fenced(TaskMove.FAIL, workspace_id, task_id, attempt)
+    statement = statement.values(state=TaskState.FAILED, error=error, **values)
+    return tx.execute(statement.returning(t.id)).first() is not None
 
 
 def wait(
@@ -126,10 +123,11 @@ def wait(
         state=TaskState.BLOCKED,
         reasons=case((is_limit_reached(counts), both), else_=literal(reason, Reasons)),
         **counter_values(counts),
+        **_carried(carried),
         error=error,
         updated_at=db_now(),
     )
-    return tx.execute(_with_carried(statement, carried).returning(t.id)).first() is not None
+    return tx.execute(statement.returning(t.id)).first() is not None
 
 
 _BY_IDS = select(t.id).where(t.workspace_id == bindparam("ws"), t.id.in_(bindparam("ids", expanding=True)))
@@ -151,13 +149,10 @@ def cancel(
     """Cancel the open tasks of *ids*. Return their id, run_id, attempt and key."""
     canceled: list[RowMapping] = []
     for start in range(0, len(ids), BATCH):
+        is_open = t.id.in_(ids[start : start + BATCH]), t.state.in_(MOVES[TaskMove.CANCEL][0])
         statement = (
             update(tasks)
-            .where(
-                t.workspace_id == workspace_id,
-                t.id.in_(ids[start : start + BATCH]),
-                t.state.in_(MOVES[TaskMove.CANCEL][0]),
-            )
+            .where(t.workspace_id == workspace_id, *is_open)
             .values(
                 state=TaskState.CANCELED,
                 reasons=NO_REASON,
@@ -218,20 +213,16 @@ def lock_by_key(tx: Connection, workspace_id: str, run_id: str, keys: Sequence[s
     """Lock the run's tasks with these keys (without waiting), and return them by key."""
     records: list[TaskRecord] = []
     for start in range(0, len(keys), BATCH):
-        statement = SELECT_TASKS.where(
-            t.workspace_id == workspace_id, t.run_id == run_id, t.key.in_(keys[start : start + BATCH])
-        ).order_by(t.id)
+        is_named = t.run_id == run_id, t.key.in_(keys[start : start + BATCH])
+        statement = SELECT_TASKS.where(t.workspace_id == workspace_id, *is_named).order_by(t.id)
         if tx.dialect.name != "sqlite":
             statement = statement.with_for_update(nowait=True)
         records += map(task_of, tx.execute(statement).mappings())
     return {task.key: task for task in records}
 
 
-_IS_DISCOVERED = exists(
-    select(principals_table.c.id).where(
-        principals_table.c.id == t.created_by, principals_table.c.kind == PrincipalKind.TASK
-    )
-)
+_p = principals_table.c
+_IS_DISCOVERED = exists(select(_p.id).where(_p.id == t.created_by, _p.kind == PrincipalKind.TASK))
 
 
 def count_discovered(tx: Connection, workspace_id: str, run_id: str) -> int:
@@ -264,24 +255,15 @@ def set_carried_by_attempt(
     tx: Connection, workspace_id: str, task_id: str, attempt: int, carried: Mapping[str, Any]
 ) -> None:
     """Replace the values for the task's next attempt, if the fence of this running attempt is valid."""
-    statement = update(tasks).where(
-        t.workspace_id == workspace_id, t.id == task_id, t.attempt == attempt, t.state == TaskState.RUNNING
-    )
-    tx.execute(statement.values(carried=dict(carried)))
+    is_running = t.id == task_id, t.attempt == attempt, t.state == TaskState.RUNNING
+    tx.execute(update(tasks).where(t.workspace_id == workspace_id, *is_running).values(carried=dict(carried)))
 
 
 def ready_of_project(tx: Connection, workspace_id: str, project_id: str, *, limit: int = 1000) -> list[TaskRecord]:
     """Return the project's ready tasks, best first."""
-    rows = tx.execute(
-        SELECT_TASKS.where(
-            t.workspace_id == workspace_id,
-            t.project_id == project_id,
-            t.state == TaskState.QUEUED,
-            or_(t.not_before.is_(None), t.not_before <= db_now()),
-        )
-        .order_by(t.priority.desc(), t.id)
-        .limit(limit)
-    )
+    is_ready = t.state == TaskState.QUEUED, or_(t.not_before.is_(None), t.not_before <= db_now())
+    statement = SELECT_TASKS.where(t.workspace_id == workspace_id, t.project_id == project_id, *is_ready)
+    rows = tx.execute(statement.order_by(t.priority.desc(), t.id).limit(limit))
     return [task_of(row) for row in rows.mappings()]
 
 
@@ -336,9 +318,8 @@ def set_priority(tx: Connection, workspace_id: str, task_id: str, priority: int)
     return tx.execute(statement).first() is not None
 
 
-_OWN_COLUMNS = tuple(
-    name for name in TaskRecord.__slots__ if name not in {"state", "on_dependency_failure", "carried_over"}
-)
+_CONVERTED = {"state", "on_dependency_failure", "carried_over"}
+_OWN_COLUMNS = tuple(name for name in TaskRecord.__slots__ if name not in _CONVERTED)
 
 
 def task_of(row: RowMapping) -> TaskRecord:

@@ -63,35 +63,29 @@ def list_stops(tx: Connection, workspace_id: str) -> Iterator[Finding]:
 # --- tasks
 
 _SECONDS: BindParameter[float] = bindparam("stuck")
-# The runs by id, not by a join: with old statistics, a planner would scan all tasks for them.
-_OF_OPEN_RUNS = (
+_TASKS = (
     select(t.key, t.run_id, p.name.label("project"))
     .join(projects, p.id == t.project_id)
-    .where(t.workspace_id == bindparam("ws"), t.run_id.in_(bindparam("runs", expanding=True)))
+    .where(t.workspace_id == bindparam("ws"))
 )
+# The runs by id, not by a join: with old statistics, a planner would scan all tasks for them.
+_OF_OPEN_RUNS = _TASKS.where(t.run_id.in_(bindparam("runs", expanding=True)))
 _OPEN_ATTEMPT = exists(select(a.number).where(a.task_id == t.id, a.finished_at.is_(None)))
 _OPEN_EDGE = exists(select(d.parent_id).where(d.child_id == t.id, d.kind.in_(HOLDING), d.satisfied_at.is_(None)))
-_QUEUED = (
-    select(t.key, t.run_id, p.name.label("project"))
-    .join(projects, p.id == t.project_id)
-    .where(
-        t.workspace_id == bindparam("ws"),
-        t.state == TaskState.QUEUED,
-        or_(t.not_before.is_(None), t.not_before < db_after(-_SECONDS)),
-        t.updated_at < db_after(-_SECONDS),
-        p.status.not_in(_PAUSED),
-        ~p.stopped,
-        ~_OPEN_ATTEMPT,
-    )
+_QUEUED = _TASKS.where(
+    t.state == TaskState.QUEUED,
+    or_(t.not_before.is_(None), t.not_before < db_after(-_SECONDS)),
+    t.updated_at < db_after(-_SECONDS),
+    p.status.not_in(_PAUSED),
+    ~p.stopped,
+    ~_OPEN_ATTEMPT,
 )
 _other = tasks.alias("other")
-_PROJECT_IS_BUSY = exists(  # while tasks of the project are enqueued or run, the others wait for their turn
-    select(_other.c.id).where(
-        _other.c.project_id == t.project_id,
-        _other.c.state == TaskState.QUEUED,
-        _other.c.enqueued_at.is_not(None),
-    )
-) | exists(select(a.number).where(a.project_id == t.project_id, a.finished_at.is_(None)))
+_IS_ENQUEUED = (_other.c.state == TaskState.QUEUED, _other.c.enqueued_at.is_not(None))
+# While tasks of the project are enqueued or run, the others wait for their turn.
+_PROJECT_IS_BUSY = exists(select(_other.c.id).where(_other.c.project_id == t.project_id, *_IS_ENQUEUED)) | exists(
+    select(a.number).where(a.project_id == t.project_id, a.finished_at.is_(None))
+)
 
 
 def _has(reason: BlockReason) -> Any:
@@ -148,12 +142,8 @@ _STUCK_KINDS = (
     ),
     _StuckKind(
         "task_of_ended_run",
-        select(t.key, t.run_id, p.name.label("project"))
-        .join(projects, p.id == t.project_id)
-        .where(
-            t.workspace_id == bindparam("ws"),
-            t.state == TaskState.QUEUED,
-            ~exists(select(r.id).where(r.id == t.run_id, r.finished_at.is_(None))),
+        _TASKS.where(
+            t.state == TaskState.QUEUED, ~exists(select(r.id).where(r.id == t.run_id, r.finished_at.is_(None)))
         ),
         "queued, but its run has ended",
         "Run: coord tasks force {key} queued --run {run} --reason 'its run was over'",
@@ -227,11 +217,7 @@ _LATE = (
     .select_from(attempts)
     .join(tasks, t.id == a.task_id)
     .outerjoin(workers, w.id == a.worker_id)
-    .where(
-        a.workspace_id == bindparam("ws"),
-        a.finished_at.is_(None),
-        a.lease_until < db_after(-bindparam("late")),
-    )
+    .where(a.workspace_id == bindparam("ws"), a.finished_at.is_(None), a.lease_until < db_after(-bindparam("late")))
     .order_by(a.lease_until)
 )
 

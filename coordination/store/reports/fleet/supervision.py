@@ -86,11 +86,8 @@ def orchestrator(tx: Connection, workspace_id: str, project_id: str, *, threshol
     settings = SupervisorSettings() if project is None else SupervisorSettings.of(project.settings)
     age = None if supervisor is None or supervisor.ended_at is not None else supervisor.age
     status = status_of(age, thresholds)
-    completed = tx.execute(
-        select(func.count()).where(
-            t.workspace_id == workspace_id, t.project_id == project_id, t.state == TaskState.COMPLETED
-        )
-    ).scalar_one()
+    is_completed = t.workspace_id == workspace_id, t.project_id == project_id, t.state == TaskState.COMPLETED
+    completed = tx.execute(select(func.count()).where(*is_completed)).scalar_one()
     return {
         "status": status.value,
         "isRunning": status is SupervisorStatus.RUNNING,
@@ -111,19 +108,14 @@ def orchestrator(tx: Connection, workspace_id: str, project_id: str, *, threshol
 
 
 def _active(tx: Connection, workspace_id: str, project_id: str) -> list[dict[str, Any]]:
+    a, agent = attempts.c, name_of(t.agent_id).label("agent")
     rows = tx.execute(
-        select(
-            t.key, t.title, name_of(t.agent_id).label("agent"), attempts.c.started_at, attempts.c.number, workers.c.name
-        )
-        .join(attempts, t.id == looked_up(attempts.c.task_id))
-        .outerjoin(workers, workers.c.id == attempts.c.worker_id)
-        .where(
-            attempts.c.workspace_id == workspace_id,
-            attempts.c.project_id == project_id,
-            attempts.c.finished_at.is_(None),
-            t.state == TaskState.RUNNING,
-        )
-        .order_by(attempts.c.started_at)
+        select(t.key, t.title, agent, a.started_at, a.number, workers.c.name)
+        .join(attempts, t.id == looked_up(a.task_id))
+        .outerjoin(workers, workers.c.id == a.worker_id)
+        .where(a.workspace_id == workspace_id, a.project_id == project_id, a.finished_at.is_(None))
+        .where(t.state == TaskState.RUNNING)
+        .order_by(a.started_at)
     )
     return [
         {

@@ -27,24 +27,13 @@ def recent_durations(
     if not kinds:
         return {}
     r, t, a = runs.c, tasks.c, attempts.c
-    latest = list(
-        tx.execute(
-            select(r.id)
-            .where(r.workspace_id == workspace_id, r.project_id == project_id)
-            .order_by(r.id.desc())
-            .limit(_RUNS)
-        ).scalars()
-    )
+    of_project = select(r.id).where(r.workspace_id == workspace_id, r.project_id == project_id)
+    latest = list(tx.execute(of_project.order_by(r.id.desc()).limit(_RUNS)).scalars())
     if not latest:
         return {}
+    number = func.row_number().over(partition_by=t.kind, order_by=t.id.desc()).label("number")
     numbered = (
-        select(
-            t.kind,
-            a.started_at,
-            a.finished_at,
-            a.outcome,
-            func.row_number().over(partition_by=t.kind, order_by=t.id.desc()).label("number"),
-        )
+        select(t.kind, a.started_at, a.finished_at, a.outcome, number)
         .join(attempts, (a.task_id == t.id) & (a.number == t.attempt))
         .where(t.workspace_id == workspace_id, t.run_id.in_(latest), a.outcome.in_(_ENDS))
         .subquery()

@@ -71,11 +71,7 @@ def spending(
         Spending(
             key=(names.get(row.key, row.key) if by == "agent" else row.key) or None,
             name=None if by == "agent" else names.get(row.key),
-            calls=int(row.calls),
-            input_tokens=int(row.input_tokens),
-            output_tokens=int(row.output_tokens),
-            cached_input_tokens=int(row.cached_input_tokens),
-            total_tokens=int(row.total_tokens),
+            **{name: int(getattr(row, name)) for name in _COUNTS if name != "unpriced"},
             cost_usd=row.cost_usd,
             unpriced_calls=max(0, int(row.unpriced)),
         )
@@ -91,25 +87,16 @@ def total(
 ) -> tuple[Decimal, int, int]:
     """Return (dollars with a known price, calls, calls whose price is unknown)."""
     source = _source(tx, workspace_id, "project", project_id, span)
-    usd, calls, unpriced = tx.execute(
-        select(sum_money(source.c.cost_usd), func.sum(source.c.calls), func.sum(source.c.unpriced))
-    ).one()
+    columns = sum_money(source.c.cost_usd), func.sum(source.c.calls), func.sum(source.c.unpriced)
+    usd, calls, unpriced = tx.execute(select(*columns)).one()
     return usd or ZERO, int(calls or 0), max(0, int(unpriced or 0))
 
 
-@dataclass(frozen=True, slots=True)
-class SpendingToday:
-    """The costs of one project today."""
-
-    cost_usd: Decimal
-    unpriced_calls: int
-
-
-def today(tx: Connection, workspace_id: str) -> dict[str | None, SpendingToday]:
+def today(tx: Connection, workspace_id: str) -> dict[str | None, Spending]:
     """Return today's costs by project (None: records without one), by the database's clock."""
     day = datetime.fromisoformat(sums.today(tx, workspace_id)).date()
     groups = spending(tx, workspace_id, by="project", span=DateRange(day, day))
-    return {group.key: SpendingToday(group.cost_usd, group.unpriced_calls) for group in groups}
+    return {group.key: group for group in groups}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +112,7 @@ class ZeroCost:
 def zero_cost(
     tx: Connection, workspace_id: str, *, project_id: str | None = None, span: DateRange = ALWAYS
 ) -> list[ZeroCost]:
-    """Return such calls without a correction, by model and project: some programs write 0 for an unknown price."""
+    """Return the calls that were free and have no correction: some programs write 0 for an unknown price."""
     # Cast, because SQLite stores text, in which zero is 0 or 0.00.
     is_zero = cast(c.cost_usd, Float) == 0
     where = [*_recorded(tx, workspace_id, project_id, span), is_zero, c.corrects.is_(None), ~CORRECTED]
@@ -142,21 +129,13 @@ def zero_cost(
 def zero_cost_periods(
     tx: Connection, workspace_id: str, *, project_id: str | None = None, span: DateRange = ALWAYS
 ) -> list[ZeroCost]:
-    """Return the same from the totals: only months and days in which all calls of a model in a project were free."""
+    """Return the free calls by the totals: only of months and days in which all calls of a model and project were."""
     source = _sums(workspace_id, "model", project_id, span)
     calls = source.c.calls - source.c.unpriced
     is_free = (cast(source.c.cost_usd, Float) == 0, source.c.total_tokens > 0, calls > 0)
-    rows = tx.execute(
-        select(
-            source.c.key,
-            source.c.project_id,
-            func.sum(calls).label("calls"),
-            func.max(source.c.starts).label("starts"),
-        )
-        .where(*is_free)
-        .group_by(source.c.key, source.c.project_id)
-        .order_by(source.c.key, source.c.project_id)
-    )
+    group = source.c.key, source.c.project_id
+    columns = func.sum(calls).label("calls"), func.max(source.c.starts).label("starts")
+    rows = tx.execute(select(*group, *columns).where(*is_free).group_by(*group).order_by(*group))
     return [
         ZeroCost(
             row.key, row.project_id or None, int(row.calls), datetime.fromisoformat(f"{row.starts[:10]}T00:00:00+00:00")
@@ -218,14 +197,7 @@ def _recorded_key(tx: Connection, workspace_id: str, by: str) -> Any:
     if by in {DAY, MONTH}:
         day = local_day(literal(sums.read_zone(tx, workspace_id)), c.occurred_at)
         return day if by == DAY else func.substr(day, 1, func.length(day) - 3)
-    return {
-        "project": c.project_id,
-        "session": c.session_id,
-        "model": c.model,
-        "run": c.run_id,
-        "agent": c.agent_id,
-        _ACCOUNT: c.account,
-    }[by]
+    return c[by if by in {"model", _ACCOUNT} else f"{by}_id"]
 
 
 def _names(tx: Connection, workspace_id: str, by: str, keys: list[str]) -> dict[str, str]:

@@ -117,11 +117,9 @@ def overview(
 
 def _open_work(tx: Connection, workspace_id: str) -> tuple[Counter[str], Counter[str]]:
     """Return how many open runs, and how many open tasks, each project has."""
-    rows = tx.execute(
-        select(runs_table.c.id, runs_table.c.project_id).where(
-            runs_table.c.workspace_id == workspace_id, runs_table.c.finished_at.is_(None)
-        )
-    ).all()
+    r = runs_table.c
+    is_open = r.workspace_id == workspace_id, r.finished_at.is_(None)
+    rows = tx.execute(select(r.id, r.project_id).where(*is_open)).all()
     open_runs = Counter(row.project_id for row in rows)
     open_tasks: Counter[str] = Counter()
     for start in range(0, len(rows), _RUNS_AT_ONCE):
@@ -141,14 +139,9 @@ def list_live_workers(tx: Connection, *, within: timedelta) -> list[WorkerLine]:
     busy = workers.count_open_attempts(tx)
     return [
         WorkerLine(
-            name=row["name"],
-            host=row["host"],
-            pid=row["pid"],
-            slots=row["slots"],
+            **{name: row[name] for name in ("name", "host", "pid", "slots", "started_at", "heartbeat_at")},
             busy=busy.get(row["id"], 0),
             draining=row["draining_at"] is not None,
-            started_at=row["started_at"],
-            heartbeat_at=row["heartbeat_at"],
         )
         for row in workers.list_live(tx, within=within)
     ]

@@ -54,17 +54,13 @@ def totals(tx: Connection, workspace_id: str, *, project_id: str | None = None) 
     put("sessions", count_rows(sessions))
     # From the rollups where they are complete, so that no cost record is read.
     has_rollups = rollups.is_complete(tx, workspace_id)
-    billed: Any = (
-        _summed_agents(workspace_id, project_id) if has_rollups else select(costs.c.project_id, costs.c.agent_id)
+    assigned, billed = (
+        scoped(select(table.c.project_id, table.c.agent_id).where(table.c.agent_id.is_not(None)), table)
+        for table in (tasks, costs)
     )
-    agents = union(
-        scoped(select(tasks.c.project_id, tasks.c.agent_id).where(tasks.c.agent_id.is_not(None)), tasks),
-        billed if has_rollups else scoped(billed.where(costs.c.agent_id.is_not(None)), costs),
-    ).subquery()
-    put(
-        "agents",
-        {row[0]: row[1] for row in tx.execute(select(agents.c[0], func.count()).group_by(agents.c[0]))},
-    )
+    agents = union(assigned, _summed_agents(workspace_id, project_id) if has_rollups else billed).subquery()
+    rows = tx.execute(select(agents.c[0], func.count()).group_by(agents.c[0]))
+    put("agents", {row[0]: row[1] for row in rows})
     for group in spending.spending(tx, workspace_id, by="project", project_id=project_id):
         if group.key is not None:
             put("cost_usd", {group.key: group.cost_usd})

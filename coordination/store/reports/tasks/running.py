@@ -86,11 +86,8 @@ def _running(tx: Connection, workspace_id: str, row: Any) -> RunningTask:
     latest = select(e.created_at, e.payload).where(*of_task, e.type == EventType.PROGRESS)
     # The order of the index: by seq alone, the planner may read all events.
     reported = tx.execute(latest.order_by(e.task_id.desc(), e.seq.desc()).limit(1)).first()
-    printed = tx.execute(
-        select(func.max(o.written_at)).where(
-            o.workspace_id == workspace_id, o.task_id == row["task_id"], o.attempt == row["number"]
-        )
-    ).scalar()
+    of_attempt = (o.workspace_id == workspace_id, o.task_id == row["task_id"], o.attempt == row["number"])
+    printed = tx.execute(select(func.max(o.written_at)).where(*of_attempt)).scalar()
     signs = {"heartbeat": row["heartbeat_at"], "work": row["progress_at"], "output": printed}
     if reported is not None:
         signs["report"] = reported.created_at
@@ -99,15 +96,8 @@ def _running(tx: Connection, workspace_id: str, row: Any) -> RunningTask:
     sign = max(progress, key=lambda name: progress[name]) if progress else "heartbeat"
     cost, _calls, unpriced = costs.total(tx, workspace_id, task_id=row["task_id"])
     return RunningTask(
-        project=row["project"],
-        run_id=row["run_id"],
-        run=row["run"],
-        task_id=row["task_id"],
-        key=row["key"],
+        **{name: row[name] for name in ("project", "run_id", "run", "task_id", "key", "worker", "started_at", "now")},
         attempt=row["number"],
-        worker=row["worker"],
-        started_at=row["started_at"],
-        now=row["now"],
         sign=sign,
         sign_at=signs[sign],
         report=None if reported is None else _report_text(reported.payload),
@@ -124,6 +114,5 @@ def _report_text(payload: Any) -> str | None:
     done = f" ({percent:g} %)" if isinstance(percent, int | float) and not isinstance(percent, bool) else ""
     if isinstance(payload.get("text"), str):
         return f"{payload['text']}{done}"
-    return (
-        ", ".join(f"{name} {value}" for name, value in payload.items() if isinstance(value, str | int | float)) or None
-    )
+    values = {name: value for name, value in payload.items() if isinstance(value, str | int | float)}
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or None

@@ -74,20 +74,10 @@ def _ended_badly(about: TaskSteps) -> str | None:
 
 def open_dependencies(tx: Connection, workspace_id: str, children: list[str]) -> Iterator[RowMapping]:
     """Yield the tasks that *children* wait for, with ``child_id``."""
+    columns = (t.id, t.key, t.title, t.state, t.reasons, t.error, t.not_before, t.on_dependency_failure)
     for start in range(0, len(children), BATCH):
         yield from tx.execute(
-            select(
-                d.child_id,
-                d.kind,
-                t.id,
-                t.key,
-                t.title,
-                t.state,
-                t.reasons,
-                t.error,
-                t.not_before,
-                t.on_dependency_failure,
-            )
+            select(d.child_id, d.kind, *columns)
             .join(tasks, t.id == d.parent_id)
             .where(
                 d.workspace_id == workspace_id,

@@ -1,14 +1,10 @@
 """Principals (actors and agents), the people among them, their memberships and their tokens."""
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Table, UniqueConstraint, text
+from sqlalchemy import Column, ForeignKey, Index, Table, UniqueConstraint
 
 from coordination.domain.access.principals import PrincipalKind
-from coordination.store.tables import metadata
+from coordination.store.tables import check_one_of, metadata, partial_index
 from coordination.store.types import Id, Json, Str, UtcTime, db_now
-
-ROLES = ("owner", "operator", "viewer")
-OF_WORKSPACE = text("project_id IS NULL")
-OF_PROJECT = text("project_id IS NOT NULL")
 
 # Other rows refer to these by id; reports show the names.
 principals = Table(
@@ -20,7 +16,7 @@ principals = Table(
     Column("name", Str, nullable=False),
     Column("created_at", UtcTime, nullable=False, default=db_now()),
     UniqueConstraint("workspace_id", "kind", "name"),
-    CheckConstraint("kind IN ({})".format(", ".join(f"'{kind}'" for kind in PrincipalKind)), name="kind"),
+    check_one_of("kind", PrincipalKind),
 )
 
 people = Table(
@@ -42,23 +38,9 @@ members = Table(
     Column("principal_id", Id, ForeignKey("principals.id"), nullable=False),
     Column("role", Str, nullable=False),
     Column("created_at", UtcTime, nullable=False, default=db_now()),
-    CheckConstraint("role IN ({})".format(", ".join(f"'{role}'" for role in ROLES)), name="role"),
-    Index(
-        "uq_members_workspace",
-        "workspace_id",
-        "principal_id",
-        unique=True,
-        postgresql_where=OF_WORKSPACE,
-        sqlite_where=OF_WORKSPACE,
-    ),
-    Index(
-        "uq_members_project",
-        "project_id",
-        "principal_id",
-        unique=True,
-        postgresql_where=OF_PROJECT,
-        sqlite_where=OF_PROJECT,
-    ),
+    check_one_of("role", ("owner", "operator", "viewer")),
+    partial_index("uq_members_workspace", "workspace_id", "principal_id", where="project_id IS NULL", unique=True),
+    partial_index("uq_members_project", "project_id", "principal_id", where="project_id IS NOT NULL", unique=True),
 )
 
 # Tokens with which a principal acts; only hashes are stored.

@@ -1,11 +1,9 @@
 """Agents of a workspace."""
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, Table, text
+from sqlalchemy import Boolean, Column, ForeignKey, Table
 
-from coordination.store.tables import metadata
+from coordination.store.tables import metadata, partial_index
 from coordination.store.types import Id, Json, Str, UtcTime, db_now
-
-THE_DEFAULT = text("is_default")
 
 agents = Table(
     "agents",
@@ -23,5 +21,5 @@ agents = Table(
     Column("is_default", Boolean, nullable=False),
     Column("created_at", UtcTime, nullable=False, default=db_now()),
     Column("updated_at", UtcTime, nullable=False, default=db_now()),
-    Index("uq_agents_default", "workspace_id", unique=True, postgresql_where=THE_DEFAULT, sqlite_where=THE_DEFAULT),
+    partial_index("uq_agents_default", "workspace_id", where="is_default", unique=True),
 )

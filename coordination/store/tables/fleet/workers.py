@@ -1,11 +1,9 @@
 """Worker processes (of all workspaces) and one supervisor row per project."""
 
-from sqlalchemy import Column, ForeignKey, Index, Integer, Table, text
+from sqlalchemy import Column, ForeignKey, Integer, Table
 
-from coordination.store.tables import metadata
+from coordination.store.tables import metadata, partial_index
 from coordination.store.types import Id, Json, Str, UtcTime, db_now
-
-ALIVE = text("ended_at IS NULL")
 
 workers = Table(
     "workers",
@@ -43,5 +41,5 @@ supervisors = Table(
     # The tick's lease: ticks of one project never run concurrently.
     Column("tick_owner", Str),
     Column("tick_until", UtcTime),
-    Index("ix_supervisors_heartbeat", "heartbeat_at", postgresql_where=ALIVE, sqlite_where=ALIVE),
+    partial_index("ix_supervisors_heartbeat", "heartbeat_at", where="ended_at IS NULL"),
 )

@@ -1,11 +1,9 @@
 """Imported issues, unchanged, with the fields that queries need in columns."""
 
-from sqlalchemy import Column, ForeignKey, Index, Integer, Table, Text, text
+from sqlalchemy import Column, ForeignKey, Integer, Table, Text
 
-from coordination.store.tables import metadata
+from coordination.store.tables import metadata, partial_index
 from coordination.store.types import Id, Str, UtcTime, db_now
-
-LINKED = text("task_id IS NOT NULL")
 
 issues = Table(
     "issues",
@@ -17,5 +15,5 @@ issues = Table(
     Column("raw", Text, nullable=False),  # the unchanged record, so that unknown fields are kept
     Column("task_id", Id),  # the task created for it, if any
     Column("imported_at", UtcTime, nullable=False, default=db_now()),
-    Index("ix_issues_task_id", "task_id", postgresql_where=LINKED, sqlite_where=LINKED),
+    partial_index("ix_issues_task_id", "task_id", where="task_id IS NOT NULL"),
 )

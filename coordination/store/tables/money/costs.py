@@ -6,13 +6,10 @@ every total includes both. It is not a call, and it may price an unpriced one.
 
 from typing import Any
 
-from sqlalchemy import DDL, BigInteger, Boolean, Column, Index, Integer, Table, case, event, exists, func, select, text
+from sqlalchemy import DDL, BigInteger, Boolean, Column, Index, Integer, Table, case, event, exists, func, select
 
-from coordination.store.tables import metadata
+from coordination.store.tables import metadata, partial_index
 from coordination.store.types import Id, Json, Money, Str, UtcTime, db_now
-
-OF_A_TASK = text("task_id IS NOT NULL")
-A_CORRECTION = text("corrects IS NOT NULL")
 
 costs = Table(
     "costs",
@@ -42,8 +39,8 @@ costs = Table(
     Index("ix_costs_project_id", "project_id", "occurred_at"),
     Index("ix_costs_session_id", "session_id"),
     Index("ix_costs_occurred", "workspace_id", "occurred_at"),
-    Index("ix_costs_task_id", "task_id", postgresql_where=OF_A_TASK, sqlite_where=OF_A_TASK),
-    Index("ix_costs_corrects", "workspace_id", "corrects", postgresql_where=A_CORRECTION, sqlite_where=A_CORRECTION),
+    partial_index("ix_costs_task_id", "task_id", where="task_id IS NOT NULL"),
+    partial_index("ix_costs_corrects", "workspace_id", "corrects", where="corrects IS NOT NULL"),
 )
 
 CALLS = func.count() - func.count(costs.c.corrects)

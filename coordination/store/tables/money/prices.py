@@ -1,12 +1,12 @@
 """Prices of models that people set, for the workspace or one project, in dollars per million tokens."""
 
-from sqlalchemy import Column, ForeignKey, Index, Table, text
+from sqlalchemy import Column, ForeignKey, Table
 
-from coordination.store.tables import metadata
+from coordination.store.tables import metadata, partial_index
 from coordination.store.types import Id, Money, Str, UtcTime, db_now
 
-OF_ALL = text("project_id IS NULL")
-OF_ONE = text("project_id IS NOT NULL")
+OF_ALL = "project_id IS NULL"
+OF_ONE = "project_id IS NOT NULL"
 
 prices = Table(
     "prices",
@@ -22,14 +22,6 @@ prices = Table(
     Column("reasoning", Money),
     Column("set_by", Id),
     Column("set_at", UtcTime, nullable=False, default=db_now()),
-    Index("uq_prices_workspace", "workspace_id", "model", unique=True, postgresql_where=OF_ALL, sqlite_where=OF_ALL),
-    Index(
-        "uq_prices_project",
-        "workspace_id",
-        "project_id",
-        "model",
-        unique=True,
-        postgresql_where=OF_ONE,
-        sqlite_where=OF_ONE,
-    ),
+    partial_index("uq_prices_workspace", "workspace_id", "model", where=OF_ALL, unique=True),
+    partial_index("uq_prices_project", "workspace_id", "project_id", "model", where=OF_ONE, unique=True),
 )

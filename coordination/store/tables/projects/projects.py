@@ -1,9 +1,9 @@
 """Workspaces, projects and the aliases of projects."""
 
-from sqlalchemy import Boolean, CheckConstraint, Column, ForeignKey, Index, Table, UniqueConstraint
+from sqlalchemy import Boolean, Column, ForeignKey, Index, Table, UniqueConstraint
 
 from coordination.domain.projects.projects import ProjectStatus
-from coordination.store.tables import metadata
+from coordination.store.tables import check_one_of, metadata
 from coordination.store.types import Id, Json, Str, UtcTime, db_now
 
 workspaces = Table(
@@ -34,7 +34,7 @@ projects = Table(
     Column("completed_at", UtcTime),
     Column("stopped", Boolean, nullable=False, default=False),  # a stop covers it: none of its tasks starts
     UniqueConstraint("workspace_id", "identity"),
-    CheckConstraint("status IN ({})".format(", ".join(f"'{status}'" for status in ProjectStatus)), name="status"),
+    check_one_of("status", ProjectStatus),
 )
 
 # For renamed remotes: the old identity still names the project.

@@ -1,11 +1,9 @@
 """Stops: orders by a person that no task of a workspace or project starts or runs until it is started again."""
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, Table, text
+from sqlalchemy import Boolean, Column, ForeignKey, Table
 
-from coordination.store.tables import metadata
+from coordination.store.tables import metadata, partial_index
 from coordination.store.types import Id, Json, Str, UtcTime, db_now
-
-ACTIVE = text("ended_at IS NULL")
 
 stops = Table(
     "stops",
@@ -20,5 +18,5 @@ stops = Table(
     Column("in_flight", Json),  # [task, attempt] pairs that ran when it began; NULL: not recorded yet
     Column("ended_at", UtcTime),
     Column("ended_by", Id),
-    Index("ix_stops_active", "workspace_id", postgresql_where=ACTIVE, sqlite_where=ACTIVE),
+    partial_index("ix_stops_active", "workspace_id", where="ended_at IS NULL"),
 )

@@ -1,12 +1,10 @@
 """Attempts: one row per execution, with its lease while it runs and its result afterwards."""
 
-from sqlalchemy import Boolean, CheckConstraint, Column, Float, ForeignKey, Index, Integer, Table, text
+from sqlalchemy import Boolean, CheckConstraint, Column, Float, ForeignKey, Integer, Table
 
 from coordination.domain.tasks.attempts import Outcome
-from coordination.store.tables import checked_on_sqlite, metadata
+from coordination.store.tables import check_one_of, checked_on_sqlite, metadata, partial_index
 from coordination.store.types import Id, Json, Str, UtcTime, db_now
-
-UNFINISHED = text("finished_at IS NULL")
 
 attempts = Table(
     "attempts",
@@ -39,10 +37,10 @@ attempts = Table(
     Column("turn", Integer),  # the number of the attempt in that conversation, from 1
     Column("details", Json),  # provider limit, changes by an agent
     checked_on_sqlite("task_id", "tasks.id", ondelete="CASCADE"),
-    CheckConstraint("outcome IN ({})".format(", ".join(f"'{outcome}'" for outcome in Outcome)), name="outcome"),
+    check_one_of("outcome", Outcome),
     CheckConstraint("(finished_at IS NULL) = (outcome IS NULL)", name="outcome_iff_finished"),
-    Index("ix_attempts_unfinished", "project_id", postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),
-    Index("ix_attempts_worker", "worker_id", postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),
+    partial_index("ix_attempts_unfinished", "project_id", where="finished_at IS NULL"),
+    partial_index("ix_attempts_worker", "worker_id", where="finished_at IS NULL"),
     postgresql_with={"fillfactor": "70"},
 )
 

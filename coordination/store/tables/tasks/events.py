@@ -3,11 +3,9 @@
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, Table, text
 
 from coordination.domain.tasks.events import SubjectKind
-from coordination.store.tables import metadata
+from coordination.store.tables import check_one_of, metadata, partial_index
 from coordination.store.types import Id, Json, Str, UtcTime, commit_order, db_now
 
-OTHER_SUBJECT = text("subject_id IS NOT NULL")
-_KINDS = ", ".join(f"'{kind}'" for kind in SubjectKind)
 _Counter = BigInteger().with_variant(Integer, "sqlite")
 
 event_log = Table(
@@ -30,16 +28,10 @@ event_log = Table(
     Column("created_at", UtcTime, nullable=False, default=db_now()),
     Index("ix_events_run", "run_id", "txid", "seq"),
     Index("ix_events_task", "task_id", "seq"),
-    Index(
-        "ix_events_subject",
-        "workspace_id",
-        "subject_kind",
-        "subject_id",
-        "seq",
-        postgresql_where=OTHER_SUBJECT,
-        sqlite_where=OTHER_SUBJECT,
+    partial_index(
+        "ix_events_subject", "workspace_id", "subject_kind", "subject_id", "seq", where="subject_id IS NOT NULL"
     ),
-    CheckConstraint(f"subject_kind IN ({_KINDS})", name="subject_kind"),
+    check_one_of("subject_kind", SubjectKind),
     CheckConstraint("subject_id IS NOT NULL OR subject_kind IN ('task', 'run')", name="has_subject"),
     sqlite_autoincrement=True,
 )

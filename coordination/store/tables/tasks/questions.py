@@ -1,11 +1,9 @@
 """Questions that agents stop to ask, with their answers."""
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, Table, text
+from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, Table
 
-from coordination.store.tables import metadata
+from coordination.store.tables import metadata, partial_index
 from coordination.store.types import Id, Str, UtcTime, db_now
-
-UNANSWERED = text("answered_at IS NULL")
 
 questions = Table(
     "questions",
@@ -23,5 +21,5 @@ questions = Table(
     Column("answered_at", UtcTime),
     Column("escalated", Boolean, nullable=False, default=False),
     Index("ix_questions_task_id", "task_id"),
-    Index("ix_questions_open", "workspace_id", "asked_at", postgresql_where=UNANSWERED, sqlite_where=UNANSWERED),
+    partial_index("ix_questions_open", "workspace_id", "asked_at", where="answered_at IS NULL"),
 )

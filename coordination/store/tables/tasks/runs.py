@@ -1,13 +1,10 @@
 """Sessions and runs."""
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Table, text
+from sqlalchemy import Column, ForeignKey, Index, Table
 
 from coordination.domain.money.sessions import SessionTarget
-from coordination.store.tables import metadata
+from coordination.store.tables import check_one_of, metadata, partial_index
 from coordination.store.types import Id, Json, Money, Str, UtcTime, db_now
-
-UNFINISHED = text("finished_at IS NULL")
-FINISHED = text("finished_at IS NOT NULL")
 
 sessions = Table(
     "sessions",
@@ -20,7 +17,7 @@ sessions = Table(
     Column("target", Str, nullable=False),
     Column("created_at", UtcTime, nullable=False, default=db_now()),
     Column("last_activity_at", UtcTime, nullable=False, default=db_now()),
-    CheckConstraint("target IN ({})".format(", ".join(f"'{target}'" for target in SessionTarget)), name="target"),
+    check_one_of("target", SessionTarget),
     Index("ix_sessions_project_id", "project_id"),
 )
 
@@ -43,8 +40,8 @@ runs = Table(
     # Set when no task is open, cleared when one is reopened. The run's state itself is never stored.
     Column("finished_at", UtcTime),
     Index("ix_runs_project_id_id", "project_id", "id"),
-    Index("ix_runs_unfinished", "project_id", postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),
+    partial_index("ix_runs_unfinished", "project_id", where="finished_at IS NULL"),
     # For retention, which deletes the oldest runs, and sessions without runs.
-    Index("ix_runs_finished", "workspace_id", "finished_at", postgresql_where=FINISHED, sqlite_where=FINISHED),
+    partial_index("ix_runs_finished", "workspace_id", "finished_at", where="finished_at IS NOT NULL"),
     Index("ix_runs_session_id", "session_id"),
 )

@@ -1,24 +1,13 @@
 """Tasks and their dependencies."""
 
-from enum import StrEnum
-
 from sqlalchemy import Boolean, CheckConstraint, Column, Index, Integer, Table, UniqueConstraint, text
 
 from coordination.domain.tasks.task_limits import DEFAULT_MAX_STARTS
 from coordination.domain.tasks.tasks import BlockReason, CancelCause, DependencyKind, OnDependencyFailure, TaskState
-from coordination.store.tables import checked_on_sqlite, metadata
+from coordination.store.tables import check_one_of, checked_on_sqlite, metadata, partial_index
 from coordination.store.types import Id, Json, Reasons, Seconds, Str, UtcTime, db_now
 
-
-def _one_of(column: str, values: type[StrEnum]) -> str:
-    return "{} IN ({})".format(column, ", ".join(f"'{value}'" for value in values))
-
-
-QUEUED = text("state = 'queued'")
-ENQUEUED = text("state = 'queued' AND enqueued_at IS NOT NULL")
-WAITING_FOR_MONEY = text(f"state = 'blocked' AND (reasons & {int(BlockReason.BUDGET)}) <> 0")
-OUTDATED = text("outdated_attempt IS NOT NULL")
-WAITING_FOR_TIME = text("state = 'blocked' AND not_before IS NOT NULL")
+_WAITS_FOR_MONEY = f"state = 'blocked' AND (reasons & {int(BlockReason.BUDGET)}) <> 0"
 
 tasks = Table(
     "tasks",
@@ -68,9 +57,9 @@ tasks = Table(
     UniqueConstraint("run_id", "key"),
     checked_on_sqlite("workspace_id", "workspaces.id"),
     checked_on_sqlite("run_id", "runs.id", ondelete="CASCADE"),
-    CheckConstraint(_one_of("state", TaskState), name="state"),
-    CheckConstraint(_one_of("on_dependency_failure", OnDependencyFailure), name="on_dependency_failure"),
-    CheckConstraint(_one_of("cancel_cause", CancelCause), name="cancel_cause"),
+    check_one_of("state", TaskState),
+    check_one_of("on_dependency_failure", OnDependencyFailure),
+    check_one_of("cancel_cause", CancelCause),
     CheckConstraint("(state = 'blocked') = (reasons <> 0)", name="blocked_iff_reasons"),
     CheckConstraint(
         "(state IN ('completed', 'failed', 'canceled')) = (finished_at IS NOT NULL)", name="finished_iff_terminal"
@@ -78,34 +67,15 @@ tasks = Table(
     CheckConstraint("pending >= 0", name="pending"),
     CheckConstraint("state <> 'running' OR attempt > 0", name="running_has_attempt"),
     # Ready tasks of a project, best first. A partial index, as small as the backlog.
-    Index("ix_tasks_ready", "project_id", text("priority DESC"), "id", postgresql_where=QUEUED, sqlite_where=QUEUED),
-    Index("ix_tasks_enqueued", "project_id", "enqueued_at", postgresql_where=ENQUEUED, sqlite_where=ENQUEUED),
+    partial_index("ix_tasks_ready", "project_id", text("priority DESC"), "id", where="state = 'queued'"),
+    partial_index(
+        "ix_tasks_enqueued", "project_id", "enqueued_at", where="state = 'queued' AND enqueued_at IS NOT NULL"
+    ),
     Index("ix_tasks_run_state", "run_id", "state"),
-    Index(
-        "ix_tasks_time", "project_id", "not_before", postgresql_where=WAITING_FOR_TIME, sqlite_where=WAITING_FOR_TIME
-    ),
-    Index(
-        "ix_tasks_budget",
-        "project_id",
-        "run_id",
-        text("priority DESC"),
-        "id",
-        postgresql_where=WAITING_FOR_MONEY,
-        sqlite_where=WAITING_FOR_MONEY,
-    ),
-    Index(
-        "ix_tasks_parent_id",
-        "parent_id",
-        postgresql_where=text("parent_id IS NOT NULL"),
-        sqlite_where=text("parent_id IS NOT NULL"),
-    ),
-    Index(
-        "ix_tasks_agent",
-        "workspace_id",
-        "agent_id",
-        postgresql_where=text("agent_id IS NOT NULL"),
-        sqlite_where=text("agent_id IS NOT NULL"),
-    ),
+    partial_index("ix_tasks_time", "project_id", "not_before", where="state = 'blocked' AND not_before IS NOT NULL"),
+    partial_index("ix_tasks_budget", "project_id", "run_id", text("priority DESC"), "id", where=_WAITS_FOR_MONEY),
+    partial_index("ix_tasks_parent_id", "parent_id", where="parent_id IS NOT NULL"),
+    partial_index("ix_tasks_agent", "workspace_id", "agent_id", where="agent_id IS NOT NULL"),
     # Leaves room on the page for new row versions (HOT updates).
     postgresql_with={"fillfactor": "80"},
 )
@@ -123,10 +93,10 @@ dependencies = Table(
     Column("outdated_attempt", Integer),
     checked_on_sqlite("parent_id", "tasks.id", ondelete="CASCADE"),
     checked_on_sqlite("child_id", "tasks.id", ondelete="CASCADE"),
-    CheckConstraint(_one_of("kind", DependencyKind), name="kind"),
+    check_one_of("kind", DependencyKind),
     CheckConstraint("parent_id <> child_id", name="not_itself"),
     Index("ix_dependencies_child_id", "child_id"),
-    Index("ix_dependencies_outdated", "workspace_id", postgresql_where=OUTDATED, sqlite_where=OUTDATED),
+    partial_index("ix_dependencies_outdated", "workspace_id", where="outdated_attempt IS NOT NULL"),
     postgresql_with={"fillfactor": "80"},
     sqlite_with_rowid=False,
 )

@@ -1,4 +1,4 @@
-"""Operations that several migrations use."""
+"""Operations that create the tables of the first schema."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 
 from coordination.store import types
-from coordination.store.migrations.operations import partial_index
 from coordination.store.tables.money import costs
+from tests.support.first_schema.operations import partial_index
 
 
 def create() -> None:

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from coordination.store import types
-from coordination.store.migrations.operations import partial_index
+from tests.support.first_schema.operations import partial_index
 
 
 def create() -> None:

@@ -1,1 +1,0 @@
-"""The tables of the first migration. Frozen: a later migration changes them."""
