@@ -35,8 +35,8 @@ class Pipeline:
 
     def run(self, attempt: RunningAttempt) -> AttemptEnd:
         """Run *attempt* to its end. A bug of a step or runner fails the attempt, not the worker."""
-        result = self._run(attempt)
-        return attempt.control.secrets.hide_in(result)  # the runner has set the secrets
+        result, secrets = self._run(attempt), attempt.control.secrets  # the runner has set the secrets
+        return result if secrets is None else secrets.hide_in(result)
 
     def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
         """Notify the steps that the attempt's *end* was written, or *refused* because the task has changed."""

@@ -108,22 +108,19 @@ def find(
     """
     own = os.getpid()
     is_newer = _newer_than(born_after) if born_after is not None else None
-    found, undecided = [], []
+    pids, undecided = [], []
     for name in os.listdir(_PROC):  # noqa: PTH208 - names are all that is needed, of every process
         if not name.isdigit():
             continue
         pid = int(name)
         if pid == own or (is_newer is not None and not is_newer(pid)):
             continue
-        if group is not None and _group_of(pid) == group and is_running(pid):
-            found.append(pid)
-            continue
-        carries = is_marked(pid, markers)
-        if carries:
-            found.append(pid)
+        is_in_group = group is not None and group_of(pid) == group and is_running(pid)
+        if is_in_group or (carries := is_marked(pid, markers)):
+            pids.append(pid)
         elif carries is None and pid not in _kernel_threads:
             undecided.append(pid)
-    return found + [pid for pid in undecided if _is_marked_after_exec(pid, markers)]
+    return pids + [pid for pid in undecided if _is_marked_after_exec(pid, markers)]
 
 
 def kill_all(
@@ -148,7 +145,7 @@ def kill_all(
         if pids:
             hit.update(pids)
             signal_each(
-                pids, signal.SIGKILL, lambda pid: _group_of(pid) == group or is_marked(pid, markers) is not False
+                pids, signal.SIGKILL, lambda pid: group_of(pid) == group or is_marked(pid, markers) is not False
             )
             _wait_for(pids, deadline)
             since = born_after
@@ -223,7 +220,8 @@ def stat(pid: int) -> list[bytes]:
         return []
 
 
-def _group_of(pid: int) -> int | None:
+def group_of(pid: int) -> int | None:
+    """Return the process group of *pid*, or None when there is no such process."""
     try:
         return os.getpgid(pid)
     except OSError:

@@ -73,11 +73,6 @@ class Interruption:
         """Return the interruption because of missing output."""
         return cls(Outcome.TIMED_OUT, f"no output for {show_limit(limit)}")
 
-    @classmethod
-    def lingered(cls) -> Interruption:
-        """Return the interruption of a job that reported its end but whose process did not exit."""
-        return cls(Outcome.COMPLETED, "it had said that it was done, and did not exit: its process was ended")
-
     def yields_to(self, other: Interruption) -> bool:
         """Return whether the later *other* replaces this one: if the lease is lost, or this is only a hand back."""
         return other.outcome is Outcome.LOST or self.outcome is Outcome.HANDED_BACK
@@ -103,7 +98,7 @@ class ProcessWatch:
         began: float | None = None,
         limits: Limits = NO_LIMITS,
         glance: Callable[[], None] | None = None,
-        done: Callable[[], bool] | None = None,
+        done: Callable[[], bool] = lambda: False,
     ) -> None:
         self._process = process
         self._control = control
@@ -111,7 +106,8 @@ class ProcessWatch:
         if answer is not None:
             self._readers[answer[0]] = answer[1]
         self._poll = select.poll()
-        self._meter = ResourceMeter(process, limits, reused=began is not None)
+        is_measured = limits.memory is not None or limits.cpu is not None
+        self._meter = ResourceMeter(process, limits, reused=began is not None) if is_measured else None
         self._most = limits.output or 0
         self._room = limits.output or math.inf  # bytes that it may still print
         self._timeout = timeout
@@ -124,7 +120,7 @@ class ProcessWatch:
         self._others: dict[int, int] = {}
         self._must_poll = False  # some of the others cannot be waited for
         self._began = self._moved_at = time.monotonic() if began is None else began
-        self._done = done or _never
+        self._done = done
         self._glance = glance
         self._glance_every = glance_every(control)
         self._glance_at = math.inf if glance is None else self._began + self._glance_every
@@ -206,7 +202,8 @@ class ProcessWatch:
             self._interrupt(Interruption.stopped(reason), now, ask=reason is not StopReason.STOPPED_NOW)
         elif self._interruption is None and not self._answered and not self._exited:
             if now >= self._exit_deadline():
-                self._interrupt(Interruption.lingered(), now)
+                lingered = "it had said that it was done, and did not exit: its process was ended"
+                self._interrupt(Interruption(Outcome.COMPLETED, lingered), now)
             elif self._timeout is not None and now - self._began >= self._timeout.total_seconds():
                 self._interrupt(Interruption.timed_out(self._timeout), now)
             elif self._stall is not None and now - self._moved_at >= self._stall.total_seconds():
@@ -214,7 +211,7 @@ class ProcessWatch:
             elif self._room < 0:
                 flood = Interruption(Outcome.FAILED, f"printed more than {show_size(self._most)}")
                 self._interrupt(flood, now, ask=False)
-            elif now >= self._meter.next_poll and (exceeded := self._meter.exceeded(now)) is not None:
+            elif self._meter is not None and now >= self._meter.next_poll and (exceeded := self._meter.exceeded(now)):
                 sentence, at_once = exceeded
                 self._interrupt(Interruption(Outcome.FAILED, sentence), now, ask=not at_once)
         if self._interruption is not None and not self._killed and now >= self._end_by:
@@ -271,7 +268,7 @@ class ProcessWatch:
                 due = min(due, self._began + self._timeout.total_seconds())
             if self._stall is not None:
                 due = min(due, self._moved_at + self._stall.total_seconds())
-            due = min(due, self._meter.next_poll, self._exit_deadline())
+            due = min(due, self._exit_deadline(), math.inf if self._meter is None else self._meter.next_poll)
         elif self._must_poll:
             due = min(due, now + _POLL_EVERY)
         if math.isinf(due):
@@ -282,10 +279,6 @@ class ProcessWatch:
 def glance_every(control: Control) -> float:
     """Return the seconds between two calls of ``glance``."""
     return _GLANCE_EVERY if control.has_budget else _GLANCE_SELDOM
-
-
-def _never() -> bool:
-    return False
 
 
 def show_limit(duration: timedelta) -> str:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from workers.runners import environment
@@ -54,7 +55,7 @@ def run_program(
     write: Sequence[str] | None = None,
     read: Sequence[str] = (),
     glance: Callable[[], None] | None = None,
-    done: Callable[[], bool] | None = None,
+    done: Callable[[], bool] = lambda: False,
 ) -> ProgramResult:
     """Run the program to its end. *feed* gets its stdout while it runs, *show* its stderr, which is also kept.
 
@@ -63,24 +64,25 @@ def run_program(
     program has reported its end. Raises OSError or ValueError when it cannot be started.
     """
     err, limits = Capture(control.output_limit), control.limits_for(claim)
-    masked_err = control.secrets.mask_stream(err.feed)  # masked before it is shortened
+    # Masked before it is shortened.
+    masked_err = None if control.secrets is None else control.secrets.mask_stream(err.feed)
 
     def feed_err(data: bytes) -> None:
-        masked_err(data)
+        (masked_err or err.feed)(data)
         if show is not None:
             show(data)
 
     with contextlib.ExitStack() as stack:
-        out_reading, out_writing = _pipe(stack)
-        err_reading, err_writing = _pipe(stack)
+        out_reading, out_writing = _open_pipe(stack)
+        err_reading, err_writing = _open_pipe(stack)
         process = launcher.start(
             arguments,
             markers=[environment.MARKER],
             environment=variables,
             folder=folder,
             stdin=stdin,
-            stdout=out_writing.fd,
-            stderr=err_writing.fd,
+            stdout=out_writing.fileno(),
+            stderr=err_writing.fileno(),
             limits=limits,
             write=write,
             temporary_in=str(control.scratch),
@@ -91,7 +93,7 @@ def run_program(
         watch = ProcessWatch(
             process,
             control,
-            output={out_reading.fd: feed, err_reading.fd: feed_err},
+            output={out_reading.fileno(): feed, err_reading.fileno(): feed_err},
             timeout=claim.timeout,
             stall_timeout=claim.stall_timeout,
             limits=limits,
@@ -105,7 +107,8 @@ def run_program(
         finally:
             process.end()
         watch.drain()
-        masked_err.close()
+        if masked_err is not None:
+            masked_err.close()
         if glance is not None:
             glance()  # also for programs that end at once
     if interruption is None and limits.cpu is not None and ran_out_of_cpu(process.exit_code):
@@ -196,21 +199,6 @@ def _start_problem(error: OSError, name: str, folder: str) -> str:
     return f"{name} cannot be started: {(error.strerror or str(error)).lower()}"
 
 
-class _Descriptor:
-    """A file descriptor that is closed only once."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self._open = True
-
-    def close(self) -> None:
-        if self._open:
-            self._open = False
-            os.close(self.fd)
-
-
-def _pipe(stack: contextlib.ExitStack) -> tuple[_Descriptor, _Descriptor]:
-    reading, writing = (_Descriptor(fd) for fd in os.pipe2(os.O_CLOEXEC))
-    stack.callback(reading.close)
-    stack.callback(writing.close)
-    return reading, writing
+def _open_pipe(stack: contextlib.ExitStack) -> list[FileIO]:
+    """Return the reading and the writing end of a new pipe, which *stack* closes."""
+    return [stack.enter_context(FileIO(fd, mode)) for fd, mode in zip(os.pipe2(os.O_CLOEXEC), "rw", strict=True)]

@@ -69,12 +69,12 @@ class ResourceMeter:
         self._record = process.record
         self._markers = process.markers
         self._limits = limits
-        before = _read_stat(self._record.pid) if reused and limits.cpu else None
+        before = _read_stat(self._record.pid) if reused else None
         self._before = 0 if before is None else before.ticks
         self._ticks = 0
         self._resident = 0
         self._unrelated: set[tuple[int, int]] = set()
-        self.next_poll = time.monotonic() + _SOON if limits.memory or limits.cpu else math.inf
+        self.next_poll = time.monotonic() + _SOON
 
     def exceeded(self, now: float) -> tuple[str, bool] | None:
         """Return a sentence on the exceeded limit and whether to kill the job at once, or None."""

@@ -100,10 +100,6 @@ class Secrets:
         return MaskedStream(feed, self._bytes)
 
 
-NO_SECRETS = Secrets(environ={})
-"""For jobs without secrets."""
-
-
 class MaskedStream:
     """Masks values in a stream. A possible beginning of a value is withheld until more arrives. Close it."""
 
