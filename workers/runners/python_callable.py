@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from coordination.base.errors import Refused
 from coordination.domain.jobs import PythonCall
@@ -29,12 +29,20 @@ from workers.runners import environment, usage_file
 from workers.runners.base import BatchRun, Control
 from workers.runners.interpreter import Interpreter, InterpreterAnswers, InterpreterKey, PrintedOutput
 from workers.runners.pool import InterpreterPool
-from workers.runners.process_watch import OutputReader, ProcessWatch
-from workers.runners.program import can_be_entered, cannot_start, missing_folder_end, refusal_end
-from workers.runners.python_answer import end_of_answer
+from workers.runners.process import death_sentence
+from workers.runners.process_watch import Interruption, OutputReader, ProcessWatch
+from workers.runners.program import (
+    TRY_LATER_STATUS,
+    can_be_entered,
+    cannot_start,
+    end_if_stopped,
+    missing_folder_end,
+    refusal_end,
+)
 from workers.runners.shared import RunnerResources
 
 _STALE = "stale"
+_OUTCOMES = {"completed": Outcome.COMPLETED, "deferred": Outcome.DEFERRED}
 
 _MOMENT = 0.02  # seconds; a job that takes longer is watched alone
 _STARTING = 2.0  # seconds that a new process has to begin its first job before that job is watched alone
@@ -60,8 +68,8 @@ class PythonRunner:
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Call the function in a process of the pool and return how it ended."""
-        if control.stop_reason is not None:
-            return AttemptEnd(control.stop_reason.outcome, error=_STOPPED, job_started=False)
+        if (stopped := end_if_stopped(control)) is not None:
+            return stopped
         job = _prepare(claim, control, _PathCache(), confined=self._pool.confined)
         if isinstance(job, AttemptEnd):
             return job
@@ -233,7 +241,7 @@ class _BatchCall:
                 self._reusable = False
                 return
             job = self._batch[self._done]
-            result = end_of_answer(None, answer, None, self._printed.take(), is_invalid=False)
+            result = _end(None, answer, None, self._printed.take())
             if answer.get("spent"):
                 result = _with_usage(result, job)
             else:
@@ -258,17 +266,11 @@ class _BatchCall:
             return self._done, False
         job = self._batch[self._done]
         with batch_run.control(first + self._done, began=self._began) as control:
-            if begun <= self._done:
-                # Not even this job has begun: the process is starting, or slow.
-                if control.stop_reason is not None:
-                    result: AttemptEnd | None = AttemptEnd(
-                        control.stop_reason.outcome, error=_STOPPED, job_started=False
-                    )
-                elif not self._send([job]):
+            is_waiting = begun <= self._done  # not even this job has begun: the process is starting, or slow
+            result = end_if_stopped(control) if is_waiting else None
+            if result is None:
+                if is_waiting and not self._send([job]):
                     return self._done, False
-                else:
-                    result = self._watch(job, control)
-            else:
                 result = self._watch(job, control)
         if result is None:
             return self._done, False
@@ -307,13 +309,8 @@ class _BatchCall:
             return None
         if answer is not None and answer.get("traceback"):
             control.show_output(Stream.OUT, answer["traceback"].encode(errors="replace"))
-        result = end_of_answer(
-            interruption,
-            answer,
-            interpreter.process.exit_code,
-            self._printed.take(),
-            is_invalid=self._answers.malformed,
-        )
+        printed, exit_code = self._printed.take(), interpreter.process.exit_code
+        result = _end(interruption, answer, exit_code, printed, is_invalid=self._answers.malformed)
         return _with_usage(result, job)
 
     def _give_back(self) -> None:
@@ -323,7 +320,6 @@ class _BatchCall:
             self._interpreter.close()
 
 
-_STOPPED = "stopped before it began"
 _NO_INTERPRETER = AttemptEnd(Outcome.DEFERRED, error="The interpreter for the job ended before it took the job")
 
 
@@ -342,10 +338,7 @@ class _PathCache:
     def call(self, claim: Claim) -> PythonCall:
         """Return the parsed job; raises Refused. Claims of one statement share equal jobs, so parse each job once."""
         if self._call is None or self._stored is not claim.work:
-            call = claim.job
-            if not isinstance(call, PythonCall):
-                raise Refused(f"A {call.kind} job is not a Python call")
-            self._stored, self._call = claim.work, call
+            self._stored, self._call = claim.work, cast("PythonCall", claim.job)
         return self._call
 
     def path(self, folder: str, claim: Claim) -> tuple[str, ...] | None:
@@ -386,6 +379,40 @@ def _prepare(claim: Claim, control: Control, paths: _PathCache, *, confined: boo
     place, env = folder if confined else claim.workdir, tuple(sorted(call.env.items())) if call.env else ()
     key = InterpreterKey(place, path, env, files, claim.workspace_id)
     return _Job(claim, key, json.dumps(request), scratch)
+
+
+def _end(
+    interruption: Interruption | None,
+    answer: Mapping[str, Any] | None,
+    exit_code: int | None,
+    printed: str,
+    *,
+    is_invalid: bool = False,
+) -> AttemptEnd:
+    """Return the end of a job. *exit_code*: of its ended process; *is_invalid*: its answer is unreadable."""
+    if interruption is not None:
+        return AttemptEnd(interruption.outcome, exit_code=exit_code, error=interruption.error, log=printed or None)
+    if answer is not None:
+        traceback = answer.get("traceback", "")
+        separator = "\n" if printed and traceback and not printed.endswith("\n") else ""
+        return AttemptEnd(
+            _OUTCOMES.get(answer["state"], Outcome.FAILED),
+            output=answer.get("output"),
+            exit_code=answer.get("exit_code"),
+            error=answer.get("error"),
+            log=f"{printed}{separator}{traceback}" or None,
+            retryable=answer.get("retryable", True),
+        )
+    outcome = Outcome.FAILED
+    if is_invalid:
+        error = "its process sent an invalid answer: something else wrote on its channel"
+    elif exit_code == TRY_LATER_STATUS:
+        outcome, error = Outcome.DEFERRED, f"exit status {exit_code}"
+    elif exit_code is not None and exit_code < 0:
+        error = death_sentence(exit_code)
+    else:
+        error = f"its process ended with exit status {exit_code} before the function returned"
+    return AttemptEnd(outcome, exit_code=exit_code, error=error, log=printed or None)
 
 
 def _with_usage(result: AttemptEnd, job: _Job) -> AttemptEnd:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 from coordination.base.errors import Refused
 from coordination.domain.jobs import Shell
@@ -28,11 +29,9 @@ class ShellRunner:
         if (stopped := program.end_if_stopped(control)) is not None:
             return stopped
         try:
-            call = claim.job
+            call = cast("Shell", claim.job)
         except Refused as refusal:
             return program.refusal_end(refusal.sentence())
-        if not isinstance(call, Shell):
-            return program.refusal_end(f"A {call.kind} job is not for the shell")
         with environment.Scratch(control.scratch, claim) as scratch:
             folder = claim.workdir or scratch.make_folder()
             if not program.can_be_entered(folder):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from coordination.base.errors import NotFound, Refused
 from coordination.base.extras import install_command
@@ -90,14 +90,11 @@ class ChatRunner:
         return secrets.hide_in(result)
 
     def _check(self, claim: Claim) -> tuple[ChatCall, ProviderVariables]:
-        call = claim.job
-        if not isinstance(call, ChatCall):
-            raise Refused(f"A {call.kind} job is not a chat")
-        tool_secrets = (
-            name for server in call.tools if not isinstance(server, str) for name in server.get("secrets", ())
-        )
+        call = cast("ChatCall", claim.job)
+        servers = [server for server in call.tools if not isinstance(server, str)]
+        named = [*call.secrets, *(name for server in servers for name in server.get("secrets", ()))]
         variables = self._provider_environment.variables_for(
-            call, program=call.provider, passes_on=variable_names_of(call).names, named=[*call.secrets, *tool_secrets]
+            call, program=call.provider, passes_on=variable_names_of(call).names, named=named
         )
         if any("\0" in text for text in (*call.env, *call.env.values())):
             raise Refused("env has a NUL character, which environments cannot hold")
