@@ -160,7 +160,10 @@ class PrintedOutput:
 
 
 class Interpreter:
-    """One interpreter process. ``place``: the directory for its jobs' usage files in a sandbox."""
+    """One interpreter process. ``channel``: the descriptor on which answers arrive.
+
+    ``place``: the directory for its jobs' usage files in a sandbox.
+    """
 
     def __init__(self, key: InterpreterKey, launcher: Launcher) -> None:
         self.key = key
@@ -201,12 +204,7 @@ class Interpreter:
         os.close(output_end)
         ours.settimeout(_SEND_PATIENCE)
         os.set_blocking(self.output, False)
-        self._socket = ours
-
-    @property
-    def channel(self) -> int:
-        """The descriptor on which answers arrive."""
-        return self._socket.fileno()
+        self._socket, self.channel = ours, ours.fileno()
 
     def send(self, path: Sequence[str], limit: int, jobs: Sequence[str]) -> None:
         """Send a batch of jobs, each as JSON text. Raises OSError when the process has ended."""
@@ -228,29 +226,22 @@ class Interpreter:
         """Return how many of the sent jobs have not begun."""
         return int.from_bytes(fcntl.ioctl(self._permits, termios.FIONREAD, bytes(4)), sys.byteorder)
 
-    def is_alive(self) -> bool:
-        """Return whether the process has not exited."""
+    def is_alive(self, milliseconds: int = 0) -> bool:
+        """Return whether the process has not exited, and does not exit within some time."""
         waiter = select.poll()
         waiter.register(self.process.exit_fd, select.POLLIN)
-        return not waiter.poll(0)
+        return not waiter.poll(milliseconds)
 
     def read_output(self, printed: PrintedOutput) -> None:
         """Read the output so far."""
-        while True:
-            try:
-                data = os.read(self.output, _CHUNK)
-            except BlockingIOError:
-                return
-            if not data:
-                return
-            printed.feed(data)
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.output, _CHUNK):
+                printed.feed(data)
 
     def end_gently(self) -> None:
         """Let an idle process end, with its exit handlers."""
         self._socket.close()
-        waiter = select.poll()
-        waiter.register(self.process.exit_fd, select.POLLIN)
-        waiter.poll(_GOODBYE_PATIENCE)
+        self.is_alive(_GOODBYE_PATIENCE)
 
     def close(self) -> int | None:
         """End it now with all its descendants. Return its exit code."""

@@ -345,14 +345,10 @@ class _PathCache:
         """Return the module path of a job in *folder*, or None when the folder cannot be entered."""
         key = (folder, claim.python_path)
         if key not in self._paths:
-            self._paths[key] = self._make_path(folder, claim) if can_be_entered(folder) else None
+            path = [os.path.join(folder, entry) for entry in claim.python_path]  # noqa: PTH118
+            path += [claim.workdir] if claim.workdir is not None and claim.workdir not in path else []
+            self._paths[key] = tuple(path) if can_be_entered(folder) else None
         return self._paths[key]
-
-    def _make_path(self, folder: str, claim: Claim) -> tuple[str, ...]:
-        path = [os.path.join(folder, entry) for entry in claim.python_path]  # noqa: PTH118
-        if claim.workdir is not None and claim.workdir not in path:
-            path.append(claim.workdir)
-        return tuple(path)
 
 
 def _prepare(claim: Claim, control: Control, paths: _PathCache, *, confined: bool) -> _Job | AttemptEnd:
