@@ -7,7 +7,8 @@ import re
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -39,7 +40,7 @@ from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from workers.runners.agents.base import Transcript
 from workers.runners.agents.failures import AgentFailure, classify_failure
 from workers.runners.chat import http, output_schema
-from workers.runners.chat.errors import ChatGaveUp, failure_from_error, retry_after, root_cause, was_sent
+from workers.runners.chat.errors import ChatGaveUp, failure_from_error, root_cause, was_sent
 from workers.runners.chat.model_factory import make_model
 from workers.runners.chat.providers import Access
 from workers.runners.chat.servers import ToolServer
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from workers.runners.chat.tools import Toolbox
 
 log = structlog.get_logger()
+
+OpenStream = Callable[[], AbstractAsyncContextManager[StreamedResponse]]
 
 LONGEST_ANSWER = 8 * 1024 * 1024
 """Characters of one answer of a model; a longer one ends the attempt."""
@@ -80,16 +83,18 @@ class ChatConversation:
         self._limit = limit
         self._is_settled = is_settled
         self._usage = ChatUsage(transcript, provider=call.provider, model=call.model)
+        self._note_progress: Callable[[], None] = lambda: None
         self._mismatches = 0
         self.value: Any = None
 
     async def run(self, access: Access, servers: list[ToolServer], note_progress: Callable[[], None]) -> None:
         """Run the conversation to its end, which the transcript has afterwards."""
+        self._note_progress = note_progress
         try:
             async with AsyncExitStack() as stack:
                 client = await stack.enter_async_context(http.make_client(of_model=True))
-                tools = await self._toolbox(stack, servers, note_progress)
-                await self._run_steps(make_model(self._call, access, client), tools, note_progress)
+                tools = await self._toolbox(stack, servers) if servers else None
+                await self._run_steps(make_model(self._call, access, client), tools)
         except Exception as error:  # noqa: BLE001 - logged without values of variables
             # A provider or a tool server may send anything.
             cause = root_cause(error)
@@ -98,16 +103,12 @@ class ChatConversation:
                 frames = "".join(traceback.format_tb(cause.__traceback__, -5))
                 log.warning("a chat failed", chat=self._call.chat, error=type(cause).__name__, where=frames)
 
-    async def _toolbox(
-        self, stack: AsyncExitStack, servers: list[ToolServer], note_progress: Callable[[], None]
-    ) -> Toolbox | None:
-        if not servers:
-            return None
+    async def _toolbox(self, stack: AsyncExitStack, servers: list[ToolServer]) -> Toolbox:
         from workers.runners.chat.tools import Toolbox  # imported late: a quarter of the memory of chats
 
-        return await stack.enter_async_context(Toolbox(servers, note_progress=note_progress, limit=self._limit))
+        return await stack.enter_async_context(Toolbox(servers, note_progress=self._note_progress, limit=self._limit))
 
-    async def _run_steps(self, model: Model, tools: Toolbox | None, note_progress: Callable[[], None]) -> None:
+    async def _run_steps(self, model: Model, tools: Toolbox | None) -> None:
         call = self._call
         parameters = self._parameters(tools.definitions if tools is not None else [])
         settings: ModelSettings = {"max_retries": 0}  # the scheduler waits, and the slot is free meanwhile
@@ -117,9 +118,12 @@ class ChatConversation:
             settings["max_tokens"] = most
         first: list[ModelRequestPart] = [SystemPromptPart(call.system)] if call.system else []
         messages: list[ModelMessage] = [ModelRequest([*first, UserPromptPart(call.prompt)])]
+        open_stream = partial(
+            model_request_stream, model, messages, model_settings=settings, model_request_parameters=parameters
+        )
         for step in range(call.max_steps):
             await self._wait_until_settled()
-            response = await self._step(model, messages, settings, parameters, note_progress, first=step == 0)
+            response = await self._step(open_stream, first=step == 0)
             replies = await self._replies(response, tools)
             if replies is None:
                 self._transcript.ended = True
@@ -148,46 +152,29 @@ class ChatConversation:
             output_object=OutputObjectDefinition(self._schema.for_model, **fields),
         )
 
-    async def _step(
-        self,
-        model: Model,
-        messages: list[ModelMessage],
-        settings: ModelSettings,
-        parameters: ModelRequestParameters,
-        note_progress: Callable[[], None],
-        *,
-        first: bool,
-    ) -> ModelResponse:
+    async def _step(self, open_stream: OpenStream, *, first: bool) -> ModelResponse:
         """Call the model once; after the first step, retry a few times while its provider is unavailable."""
         retries = 0
         while True:
             try:
-                return await self._request(model, messages, settings, parameters, note_progress)
+                return await self._request(open_stream)
             except Exception as error:
                 failure = failure_from_error(error, chat=self._call.chat)
                 if first or failure.error_class is not ProviderErrorClass.TRANSIENT or retries == _STEP_RETRIES:
                     raise
                 retries += 1
-                wait = min(retry_after(error) or 2.0**retries, _LONGEST_WAIT)
+                requested = error.retry_after if isinstance(error, ModelAPIError) else None
+                wait = min(requested or 2.0**retries, _LONGEST_WAIT)
                 self._transcript.add_text(f"… {failure.sentence}; trying again in {wait:g} s")
                 await asyncio.sleep(wait)
 
-    async def _request(
-        self,
-        model: Model,
-        messages: list[ModelMessage],
-        settings: ModelSettings,
-        parameters: ModelRequestParameters,
-        note_progress: Callable[[], None],
-    ) -> ModelResponse:
+    async def _request(self, open_stream: OpenStream) -> ModelResponse:
         is_open = False
         try:
-            async with model_request_stream(
-                model, messages, model_settings=settings, model_request_parameters=parameters
-            ) as stream:
+            async with open_stream() as stream:
                 is_open = True
                 try:
-                    await self._read_stream(stream, note_progress)
+                    await self._read_stream(stream)
                 finally:
                     response = stream.get()
                     self._usage.add(response)
@@ -200,10 +187,10 @@ class ChatConversation:
         self._transcript.result = None
         return response
 
-    async def _read_stream(self, stream: StreamedResponse, note_progress: Callable[[], None]) -> None:
+    async def _read_stream(self, stream: StreamedResponse) -> None:
         text_stream = _TextStream(self._transcript)
         async for event in stream:
-            note_progress()
+            self._note_progress()
             match event:
                 case PartStartEvent(part=TextPart(content=text)):
                     text_stream.feed(text)
@@ -263,7 +250,7 @@ class ChatConversation:
             if call is None:
                 self.value = await asyncio.to_thread(schema.of_text, response.text or "")
             else:
-                self.value = await asyncio.to_thread(schema.of_call, _arguments(call))
+                self.value = await asyncio.to_thread(schema.check, _arguments(call))
         except output_schema.SchemaMismatchError as mismatch:
             self._mismatches += 1
             if self._mismatches > MISMATCH_RETRIES:

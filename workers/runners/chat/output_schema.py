@@ -60,10 +60,6 @@ class OutputSchema:
         inner = {key: value for key, value in self._schema.items() if key not in definitions}
         return {"type": "object", "properties": {_WRAP: inner}, "required": [_WRAP], **definitions}
 
-    def of_call(self, arguments: Mapping[str, Any]) -> Any:
-        """Return the value in the arguments of a call. Raises SchemaMismatchError."""
-        return self._check(arguments)
-
     def of_text(self, text: str) -> Any:
         """Return the value of a JSON *text*, fenced or not. Raises SchemaMismatchError."""
         bare = text.strip()
@@ -73,9 +69,10 @@ class OutputSchema:
             value = json.loads(bare, parse_constant=_refuse)
         except (ValueError, RecursionError):
             raise SchemaMismatchError("it is not JSON") from None
-        return self._check(value)
+        return self.check(value)
 
-    def _check(self, value: Any) -> Any:
+    def check(self, value: Any) -> Any:
+        """Return the value, or the one in the arguments of a call. Raises SchemaMismatchError."""
         if self._wrapped and isinstance(value, Mapping) and set(value) == {_WRAP}:
             value = value[_WRAP]
         if problem := json_problem(value):

@@ -32,8 +32,6 @@ class ServerPipes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ours: list[int] = []
-        self._its: list[int] = []
         self.its_input, self.to_it = os.pipe2(os.O_CLOEXEC)
         self.from_it, self.its_output = os.pipe2(os.O_CLOEXEC)
         self.errors, self.its_errors = os.pipe2(os.O_CLOEXEC)
