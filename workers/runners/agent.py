@@ -59,7 +59,7 @@ class AgentRunner:
         with environment.Scratch(control.scratch, claim) as scratch:
             folder = claim.workdir or scratch.make_folder()
             if not program.can_be_entered(folder):
-                return program.missing_folder_end(folder)
+                return program.refusal_end(program.folder_problem(folder))
             if call.tools:
                 file = scratch.write_servers(control.report_address)
                 servers = [part.replace("{file}", file) for part in adapter.takes_servers]

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from io import BufferedRandom
 from pathlib import Path
 from typing import Self
@@ -34,10 +34,9 @@ _PASSED_ON = frozenset(
 MARKER = ATTEMPT_MARKER
 
 
-def base_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+def base_variables() -> dict[str, str]:
     """Return the variables of the worker's environment that jobs may see."""
-    source = os.environ if environ is None else environ
-    variables = {name: value for name, value in source.items() if name in _PASSED_ON or name.startswith("LC_")}
+    variables = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("LC_")}
     variables.setdefault("PATH", os.defpath)
     return variables
 
@@ -66,9 +65,10 @@ def report_variables(address: ReportAddress | None, path: str) -> dict[str, str]
     return variables | ({"PATH": f"{path}{os.pathsep}{address.programs}"} if address.programs else {})
 
 
-def mcp_server_command() -> list[str]:
-    """Return the command of the MCP server with which a job reports."""
-    return [sys.executable, "-P", "-m", "coordination.cli", "mcp"]
+def mcp_server(address: ReportAddress | None) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the variables of the MCP server with which a job reports."""
+    variables = {} if address is None else {"COORD_URL": address.url, "COORD_TOKEN": address.token}
+    return [sys.executable, "-P", "-m", "coordination.cli", "mcp"], variables
 
 
 def attempt_prefix(task_id: str, attempt: int) -> str:
@@ -113,8 +113,7 @@ class Scratch:
 
     def write_servers(self, address: ReportAddress | None) -> str:
         """Write the configuration of our MCP server to a file, for an agent's program; return its path."""
-        env = {name: value for name, value in report_variables(address, "").items() if name != "PATH"}
-        program, *arguments = mcp_server_command()
+        (program, *arguments), env = mcp_server(address)
         server = {"type": "stdio", "command": program, "args": arguments, "env": env}
         with self._create(".mcp.json") as file:
             file.write(json.dumps({"mcpServers": {OURS: server}}).encode())

@@ -17,7 +17,6 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, cast
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -59,12 +58,7 @@ class HttpRunner:
 
     def __init__(self, provider_environment: ProviderEnvironment, network: Network | None = None) -> None:
         self._provider_environment = provider_environment
-        if network is not None:
-            self._network = network
-
-    @cached_property
-    def _network(self) -> Network:
-        return load_settings().network()
+        self._network = network
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Make the request and wait for the whole response."""
@@ -77,7 +71,8 @@ class HttpRunner:
             return program.refusal_end(refusal.sentence())
         control.secrets = variables
         control.event(EventType.STARTED, {"request": call.instruction(claim.work)})
-        exchange = _Exchange(call, variables, self._network, control, control.limits_for(claim).output or LARGEST)
+        network = self._network = self._network or load_settings().network()
+        exchange = _Exchange(call, variables, network, control, control.limits_for(claim).output or LARGEST)
         try:
             interruption = exchange.wait(claim, control)
         finally:
@@ -251,7 +246,9 @@ class _Exchange:
         connection = socket.create_connection((address, place[1]), timeout=max(remaining, 0.01))
         try:
             self._set_socket(connection)
-            self._check_peer(place, connection)
+            if not self._may_reach(place, str(connection.getpeername()[0])):
+                sentence = f"the connection to {place[0]} has another address than the one that was resolved"
+                raise _Failed(sentence, retryable=False)  # noqa: TRY301 - the connection is closed below
             if tls:
                 trust = ssl.create_default_context()
                 connection = trust.wrap_socket(connection, server_hostname=place[0], do_handshake_on_connect=False)
@@ -262,12 +259,6 @@ class _Exchange:
             raise
         self._progress()
         return connection
-
-    def _check_peer(self, place: Place, connection: socket.socket) -> None:
-        if not self._may_reach(place, str(connection.getpeername()[0])):
-            raise _Failed(
-                f"the connection to {place[0]} has another address than the one that was resolved", retryable=False
-            )
 
     def _set_socket(self, connection: socket.socket) -> None:
         """Set the socket that ``close`` shuts down."""

@@ -158,11 +158,6 @@ def folder_problem(folder: str) -> str:
     return f"The job's folder {folder} {problem}: make it, or correct workdir or the project's path"
 
 
-def missing_folder_end(folder: str) -> AttemptEnd:
-    """Return the end of a job whose folder is missing or cannot be entered."""
-    return refusal_end(folder_problem(folder))
-
-
 def program_problem(name: str, *, folder: str, path: str) -> str | None:
     """Return why a program cannot be found, and what to do; None when it is found. Paths are relative to *folder*."""
     place = os.path.join(folder, name) if "/" in name else name  # noqa: PTH118 - as the system does

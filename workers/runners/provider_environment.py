@@ -47,11 +47,7 @@ class ProviderVariables(Secrets):
 
 
 class ProviderEnvironment:
-    """Provides the variables of jobs. *accounts*: None: those in the home folder of the settings."""
-
-    def __init__(self, accounts: Accounts | None = None) -> None:
-        if accounts is not None:
-            self._accounts = accounts
+    """Provides the variables of jobs, from the worker's environment and the accounts in its home folder."""
 
     @cached_property
     def _accounts(self) -> Accounts:

@@ -36,7 +36,7 @@ from workers.runners.program import (
     can_be_entered,
     cannot_start,
     end_if_stopped,
-    missing_folder_end,
+    folder_problem,
     refusal_end,
 )
 from workers.runners.shared import RunnerResources
@@ -361,7 +361,7 @@ def _prepare(claim: Claim, control: Control, paths: _PathCache, *, confined: boo
     folder = claim.workdir or scratch.make_folder()
     path = paths.path(folder, claim)
     if path is None:
-        return missing_folder_end(folder)
+        return refusal_end(folder_problem(folder))
     request = {
         "target": REGISTERED_FUNCTIONS.get(call.target, call.target),
         "args": dict(call.args),

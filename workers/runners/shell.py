@@ -35,7 +35,7 @@ class ShellRunner:
         with environment.Scratch(control.scratch, claim) as scratch:
             folder = claim.workdir or scratch.make_folder()
             if not program.can_be_entered(folder):
-                return program.missing_folder_end(folder)
+                return program.refusal_end(program.folder_problem(folder))
             variables = environment.base_variables() | dict(call.env) | environment.attempt_variables(claim, scratch)
             variables |= environment.report_variables(control.report_address, variables["PATH"])
             variables["COORD_INPUT"] = scratch.write_input(claim)

@@ -72,7 +72,7 @@ class Transcript:
         self.usage: dict[str, Usage] = {}
         self.remarks: list[str] = []
         self.synthetic: str | None = None
-        self.synthetic_type: object = None
+        self.synthetic_type: object = None  # of its error
         self.limit: ProviderLimit | None = None
         self.refused: set[str] = set()
         self.overcome = False
@@ -110,10 +110,6 @@ class Transcript:
         else:
             self.usage[key] = usage
         self._on_usage()
-
-    def set_synthetic(self, text: str, *, type_: object = None) -> None:
-        """Set a message of the program in place of the model. *type_*: the type of its error, if any."""
-        self.synthetic, self.synthetic_type = text, type_
 
     def add_refusal(self, id_: object) -> None:
         """Add a tool call that was not permitted, with or without an id."""

@@ -52,7 +52,7 @@ class ChatRunner:
             return program.refusal_end(refusal.sentence())
         began = time.monotonic()  # without the imports of the first chat of a process
         if claim.workdir is not None and not program.can_be_entered(claim.workdir):
-            return program.missing_folder_end(claim.workdir)
+            return program.refusal_end(program.folder_problem(claim.workdir))
         with environment.Scratch(control.scratch, claim) as scratch:
             with ToolServers(self._launcher, call.tools, secrets) as servers:
                 try:

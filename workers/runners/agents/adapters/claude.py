@@ -85,7 +85,10 @@ class Claude(Adapter):
         message = line.get("message")
         model = value_at(message, "model")
         if model == _SYNTHETIC or line.get("isApiErrorMessage") is True:
-            transcript.set_synthetic(join_texts(value_at(message, "content")), type_=line.get("error"))
+            transcript.synthetic, transcript.synthetic_type = (
+                join_texts(value_at(message, "content")),
+                line.get("error"),
+            )
             return
         transcript.recover()
         transcript.model = str(model)
