@@ -25,9 +25,8 @@ from workers.runners.agents.failures import AgentFailure, classify_failure
 from workers.runners.agents.lines import JsonLines
 from workers.runners.base import Control
 from workers.runners.output import Capture, clean_text, decode, last_line, shorten, without_line_break
-from workers.runners.process import Launcher
 from workers.runners.process_watch import Interruption
-from workers.runners.provider_environment import ProviderEnvironment, ProviderVariables
+from workers.runners.provider_environment import ProviderVariables
 from workers.runners.shared import RunnerResources
 
 log = structlog.get_logger()
@@ -43,9 +42,8 @@ _CLASSES_OF_ERROR = (ProviderErrorClass.TRANSIENT, *_CLASSES_OF_LOG)
 class AgentRunner:
     """Executes jobs of coding agents."""
 
-    def __init__(self, launcher: Launcher, provider_environment: ProviderEnvironment) -> None:
-        self._launcher = launcher
-        self._provider_environment = provider_environment
+    def __init__(self, resources: RunnerResources) -> None:
+        self._resources = resources
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Run the agent to its end, in a session of its own."""
@@ -77,7 +75,7 @@ class AgentRunner:
             with scratch.reading(start.stdin) as stdin:
                 try:
                     ran = program.run_program(
-                        self._launcher,
+                        self._resources.launcher,
                         start.arguments,
                         claim,
                         control,
@@ -104,7 +102,7 @@ class AgentRunner:
             raise Refused(
                 f"{call.agent} reads MCP servers only from its own configuration", hint="Name coord mcp there"
             )
-        variables = self._provider_environment.variables_for(
+        variables = self._resources.provider_environment.variables_for(
             call, program=call.agent, passes_on=adapter.passes_on, named=call.secrets, enough=adapter.login.enough
         )
         return call, adapter, variables
@@ -294,8 +292,3 @@ def _classify_output(ran: program.ProgramResult, error: str, printed: str) -> Ag
         if failure.error_class in classes:
             return failure
     return None
-
-
-def make_runner(resources: RunnerResources) -> AgentRunner:
-    """Return the runner of this kind."""
-    return AgentRunner(resources.launcher, resources.provider_environment)

@@ -31,7 +31,7 @@ from workers.runners import program
 from workers.runners.base import Control
 from workers.runners.output import Capture, clean_json, decode, one_line
 from workers.runners.process_watch import Interruption
-from workers.runners.provider_environment import ProviderEnvironment, ProviderVariables
+from workers.runners.provider_environment import ProviderVariables
 from workers.runners.shared import RunnerResources
 
 LARGEST = 64 * 1024 * 1024
@@ -54,11 +54,11 @@ class _Failed(Exception):
 
 
 class HttpRunner:
-    """Executes HTTP requests. *network*: what this worker's jobs may reach; None: from its settings."""
+    """Executes HTTP requests."""
 
-    def __init__(self, provider_environment: ProviderEnvironment, network: Network | None = None) -> None:
-        self._provider_environment = provider_environment
-        self._network = network
+    def __init__(self, resources: RunnerResources) -> None:
+        self._provider_environment = resources.provider_environment
+        self._network: Network | None = None  # what this worker's jobs may reach
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Make the request and wait for the whole response."""
@@ -330,8 +330,3 @@ def _sentence(error: Exception | None) -> str:
         return str(error)
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return f"the request failed: {one_line(str(reason), _LONGEST_ERROR)}"
-
-
-def make_runner(resources: RunnerResources) -> HttpRunner:
-    """Return the runner of this kind."""
-    return HttpRunner(resources.provider_environment)

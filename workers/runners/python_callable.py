@@ -63,8 +63,8 @@ class _Job:
 class PythonRunner:
     """Executes Python jobs."""
 
-    def __init__(self, pool: InterpreterPool) -> None:
-        self._pool = pool
+    def __init__(self, resources: RunnerResources) -> None:
+        self._pool = resources.pool
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Call the function in a process of the pool and return how it ended."""
@@ -416,8 +416,3 @@ def _with_usage(result: AttemptEnd, job: _Job) -> AttemptEnd:
     if not spent and not warnings:
         return result
     return replace(result, usage=spent, log=usage_file.with_warnings(result.log or "", warnings))
-
-
-def make_runner(resources: RunnerResources) -> PythonRunner:
-    """Return the runner of this kind."""
-    return PythonRunner(resources.pool)

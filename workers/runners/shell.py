@@ -12,7 +12,6 @@ from coordination.domain.tasks.attempts import AttemptEnd, Claim
 from workers.runners import environment, program, usage_file
 from workers.runners.base import Control
 from workers.runners.output import Capture, last_line, without_line_break
-from workers.runners.process import Launcher
 from workers.runners.shared import RunnerResources
 
 _ERROR_LIMIT = 300
@@ -21,8 +20,8 @@ _ERROR_LIMIT = 300
 class ShellRunner:
     """Executes shell jobs."""
 
-    def __init__(self, launcher: Launcher) -> None:
-        self._launcher = launcher
+    def __init__(self, resources: RunnerResources) -> None:
+        self._launcher = resources.launcher
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Run the command to its end, in a session of its own."""
@@ -75,8 +74,3 @@ class ShellRunner:
             log=usage_file.with_warnings(ran.log, warnings),
             usage=usage,
         )
-
-
-def make_runner(resources: RunnerResources) -> ShellRunner:
-    """Return the runner of this kind."""
-    return ShellRunner(resources.launcher)

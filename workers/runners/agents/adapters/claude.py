@@ -85,10 +85,8 @@ class Claude(Adapter):
         message = line.get("message")
         model = value_at(message, "model")
         if model == _SYNTHETIC or line.get("isApiErrorMessage") is True:
-            transcript.synthetic, transcript.synthetic_type = (
-                join_texts(value_at(message, "content")),
-                line.get("error"),
-            )
+            transcript.synthetic = join_texts(value_at(message, "content"))
+            transcript.synthetic_type = line.get("error")
             return
         transcript.recover()
         transcript.model = str(model)
