@@ -30,7 +30,7 @@ from coordination.settings import load_settings
 from workers.runners import program
 from workers.runners.base import Control
 from workers.runners.output import Capture, clean_json, decode, one_line
-from workers.runners.process_watch import Interruption
+from workers.runners.process_watch import Interruption, check_limits
 from workers.runners.provider_environment import ProviderVariables
 from workers.runners.shared import RunnerResources
 
@@ -110,18 +110,14 @@ class _Exchange:
         waiter.register(control.fileno(), select.POLLIN)
         while True:
             now = time.monotonic()
-            limits = [(self._began, claim.timeout, Interruption.timed_out)]
-            limits += [(self._last_data, claim.stall_timeout, Interruption.stalled)]
-            due = [(since + limit.total_seconds(), make(limit)) for since, limit, make in limits if limit is not None]
-            if control.stop_reason is not None:
-                return Interruption.stopped(control.stop_reason)
-            if passed := [interruption for moment, interruption in due if moment <= now]:
-                return passed[0]
-            remaining = self._began + self._call.request.timeout.total_seconds() - now
-            if remaining <= 0:
+            interruption, due = check_limits(claim, control, now, began=self._began, moved_at=self._last_data)
+            if interruption is not None:
+                return interruption
+            answer_by = self._began + self._call.request.timeout.total_seconds()
+            if now >= answer_by:
                 self._error = TimeoutError()
                 return None
-            ready = waiter.poll(1000 * min([remaining, *(moment - now for moment, _ in due)]) + 1)
+            ready = waiter.poll(1000 * (min(due, answer_by) - now) + 1)
             if any(fd == self._ended for fd, _ in ready):
                 return None
 

@@ -92,11 +92,9 @@ def run_program(
         err_writing.close()
         watch = ProcessWatch(
             process,
+            claim,
             control,
             output={out_reading.fileno(): feed, err_reading.fileno(): feed_err},
-            timeout=claim.timeout,
-            stall_timeout=claim.stall_timeout,
-            limits=limits,
             glance=glance,
             done=done,
         )

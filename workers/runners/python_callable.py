@@ -283,13 +283,11 @@ class _BatchCall:
         interpreter.process.set_job_marker(_marker(job))
         watch = ProcessWatch(
             interpreter.process,
+            job.claim,
             control,
             output={interpreter.output: self._printed.feed},
             answer=(interpreter.channel, self._answers.read),
-            timeout=job.claim.timeout,
-            stall_timeout=job.claim.stall_timeout,
             began=self._began,
-            limits=control.limits_for(job.claim),
             glance=usage_file.UsageFile(job.scratch.costs, control.record_usage).poll,
         )
         control.note_start(replace(interpreter.process.record, marker=_marker(job)))

@@ -106,9 +106,8 @@ class ChatRunner:
         self, make: MakeConversation, claim: Claim, control: Control, *, began: float, glance: Callable[[], None] | None
     ) -> Interruption | None:
         conversation = self._loop.start(make, control.progress)
-        limits = {"timeout": claim.timeout, "stall_timeout": claim.stall_timeout}
         try:
-            interruption = wait_for(conversation, control, began=began, glance=glance, **limits)
+            interruption = wait_for(conversation, claim, control, began=began, glance=glance)
         finally:
             conversation.close()
         if conversation.error is not None and interruption is None:

@@ -55,7 +55,7 @@ def read(agent: str, *lines: object, code: int | None = 0, stderr: str = "") -> 
     cut.close()
     told.cut_off()
     advice = adapter.login.advice(agent, ProviderVariables(Accounts(HOME), None, (), named=()))
-    ran = ProgramResult(code, Interruption.stalled(TOO_LONG) if code is None else None, stderr)
+    ran = ProgramResult(code, Interruption.stalled(TOO_LONG.total_seconds()) if code is None else None, stderr)
     return told, agent_end(ran, told, call, advice=advice, account="somebody", printed="", complaints=stderr)[0]
 
 
