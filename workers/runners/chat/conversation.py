@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,17 +35,20 @@ from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
+from pydantic_ai.usage import RequestUsage
 
 from coordination.domain.jobs import ChatCall
 from coordination.domain.jobs.provider_error_table import ProviderErrorClass
-from workers.runners.agents.base import Transcript
+from coordination.domain.money.pricing import PROVIDER
+from coordination.domain.tasks.attempts import Usage
+from workers.runners.agents.base import Transcript, usage_record
 from workers.runners.agents.failures import AgentFailure, classify_failure
 from workers.runners.chat import http, output_schema
 from workers.runners.chat.errors import ChatGaveUp, failure_from_error, root_cause, was_sent
 from workers.runners.chat.model_factory import make_model
 from workers.runners.chat.providers import Access
 from workers.runners.chat.servers import ToolServer
-from workers.runners.chat.spending import ChatUsage
+from workers.runners.output import clean_text
 
 if TYPE_CHECKING:
     from workers.runners.chat.tools import Toolbox
@@ -63,6 +67,8 @@ _STEP_RETRIES = 3  # after the first step, where giving up would lose paid work
 _LONGEST_WAIT = 30.0
 _FIRST_POLL, _LONGEST_POLL = 0.02, 1.0  # seconds
 _TEXT_EVERY = 5.0  # seconds: a long text is logged in parts
+_MAKERS = ("openai", "openai-chat", "openai-responses", "anthropic", "google", "azure")
+"""Providers that serve their own models under the usual names. (Azure serves those of OpenAI.)"""
 
 
 class ChatConversation:
@@ -283,6 +289,58 @@ class ChatConversation:
                 text, failed = await tools.call(call.tool_name, arguments)
         self._transcript.add_tool_result(text, id_=id_, failed=failed)
         return ToolReturnPart(call.tool_name, text, id_, outcome="failed" if failed else "success")
+
+
+class ChatUsage:
+    """Adds up usage in the transcript after each step, one record for each model, so that a stop loses nothing."""
+
+    def __init__(self, transcript: Transcript, *, provider: str, model: str) -> None:
+        self._transcript = transcript
+        self._provider = provider
+        self._model = model
+        self._used: dict[str, RequestUsage] = {}
+        self._cost: dict[str, Decimal | None] = {}
+
+    def add(self, response: ModelResponse) -> None:
+        """Add one call of the model, also with a partial answer."""
+        model = clean_text(response.model_name or self._model)[:200]
+        usage = response.usage
+        if not usage.input_tokens and not usage.output_tokens and not usage.unmeasured_requests:
+            # A call without usage (stopped, or not reported) is unmeasured, not free.
+            usage = usage + RequestUsage(unmeasured_requests=1)
+        cost = _cost(response)
+        before = self._cost.get(model, Decimal(0))
+        self._used[model] = self._used.get(model, RequestUsage()) + usage
+        self._cost[model] = None if cost is None or before is None else before + cost
+        self._transcript.set_usage(model, self._record(model))
+
+    def _record(self, model: str) -> Usage:
+        used = self._used[model]
+        extra: dict[str, Any] = {
+            "provider": self._provider,
+            "reasoning_output_tokens": used.output_reasoning_tokens,
+            "cache_write_input_tokens": used.cache_write_tokens,
+            "unmeasured_requests": used.unmeasured_requests,
+        }
+        record = usage_record(
+            model,
+            input_tokens=used.input_tokens,
+            output_tokens=used.output_tokens,
+            cached_tokens=used.cache_read_tokens,
+            cost=self._cost[model],
+        ) or Usage(model, total_tokens=0)
+        record.extra.update({name: value for name, value in extra.items() if value})
+        if self._provider not in _MAKERS:
+            record.extra[PROVIDER] = self._provider
+        return record
+
+
+def _cost(response: ModelResponse) -> Decimal | None:
+    """Return the dollars that the provider reports, or None. Price lists are applied elsewhere."""
+    if response.usage.cost is not None:
+        return response.usage.cost
+    cost = (response.provider_details or {}).get("cost")
+    return Decimal(repr(cost)) if isinstance(cost, int | float) and not isinstance(cost, bool) and cost >= 0 else None
 
 
 class _TextStream:
