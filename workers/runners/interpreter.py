@@ -189,7 +189,7 @@ class Interpreter:
                     *(sys.executable, "-u", "-P", "-B", _PROGRAM),
                     *(str(theirs.fileno()), str(self._permits), boundary, _SOURCE_ROOT),
                 ],
-                markers=[CHILD_MARKER],
+                marker=CHILD_MARKER,
                 environment=environment.base_variables() | dict(key.env) | {CHILD_MARKER: uuid.uuid4().hex},
                 folder=key.folder or "/",
                 stdout=output_end,

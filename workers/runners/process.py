@@ -65,9 +65,9 @@ class Launcher:
         self,
         arguments: Sequence[str],
         *,
-        markers: Sequence[str],
         environment: Mapping[str, str],
         folder: str,
+        marker: str = environment.MARKER,
         stdin: int = subprocess.DEVNULL,
         stdout: int,
         stderr: int,
@@ -79,13 +79,13 @@ class Launcher:
     ) -> Process:
         """Start a program in its own session. Raises OSError or ValueError when that fails.
 
-        *markers*: names of variables in *environment* that identify its descendants; the first one is in the record. Of
-        *limits*, those are set that the system enforces per process. *write*: paths that a sandbox makes writable
-        instead of *folder*; the repository of *folder* is always writable. *read*: further readable paths.
-        *temporary_in*: the parent of its directory for temporary files, if not the worker's directory.
+        *marker*: the name of the variable in *environment* that identifies its descendants. Of *limits*, those are set
+        that the system enforces per process. *write*: paths that a sandbox makes writable instead of *folder*; the
+        repository of *folder* is always writable. *read*: further readable paths. *temporary_in*: the parent of its
+        directory for temporary files, if not the worker's directory.
         """
         # Markers first, so that a search reads only the beginning of the environment.
-        ordered = {name: environment[name] for name in markers} | {WORKER_MARKER: self.worker_id} | dict(environment)
+        ordered = {marker: environment[marker], WORKER_MARKER: self.worker_id} | dict(environment)
         if limits.files is not None or limits.cpu is not None:
             arguments = add_limits(arguments, limits)
         confined = ConfinedCommand(list(arguments), ordered)
@@ -118,8 +118,8 @@ class Launcher:
                 os.close(confined.status)
             untrusted_files.delete_quietly(temporary)
             raise
-        entries = [f"{name}={environment[name]}" for name in markers]
-        return Process(popen, entries, tag, self._warden, temporary, status=confined.status)
+        entry = f"{marker}={environment[marker]}"
+        return Process(popen, entry, tag, self._warden, temporary, status=confined.status)
 
     def close(self) -> None:
         """End the warden, which ends processes that still run."""
@@ -135,7 +135,7 @@ class Process:
     def __init__(
         self,
         popen: subprocess.Popen[bytes],
-        markers: Sequence[str],
+        marker: str,
         tag: orphan_reaper.ProcessTag,
         warden: Warden,
         temporary: str | None = None,
@@ -149,11 +149,11 @@ class Process:
         self._warden = warden
         self._ended = False
         self._born = time.monotonic()
-        self.markers: Sequence[bytes | orphan_reaper.ProcessTag] = [tag, *map(os.fsencode, markers)]
+        self.markers: Sequence[bytes | orphan_reaper.ProcessTag] = [tag, os.fsencode(marker)]
         self.exit_fd = _exit_descriptor(popen.pid)
         # A process that has exited already is a zombie, so its /proc entry still exists.
         self.record = ProcessRecord(
-            pid=popen.pid, pgid=popen.pid, start_time=orphan_reaper.start_time(popen.pid) or 0, marker=markers[0]
+            pid=popen.pid, pgid=popen.pid, start_time=orphan_reaper.start_time(popen.pid) or 0, marker=marker
         )
         warden.register(self.record.pgid, self.record.start_time)
 
@@ -354,7 +354,7 @@ def end_worker(worker_id: str) -> int:
     return orphan_reaper.kill_all([os.fsencode(marker), orphan_reaper.worker_tag(marker)])
 
 
-def death_sentence(exit_code: int, *, what: str = "") -> str:
+def death_sentence(exit_code: int) -> str:
     """Describe the end of a process that a signal killed."""
     number = -exit_code
     try:
@@ -362,7 +362,7 @@ def death_sentence(exit_code: int, *, what: str = "") -> str:
     except ValueError:
         name = f"signal {number}"
     hint = " (out of memory?)" if number == signal.SIGKILL else ""
-    return f"{what}killed by {name}{hint}"
+    return f"killed by {name}{hint}"
 
 
 def _exit_descriptor(pid: int) -> int:

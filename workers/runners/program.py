@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from io import FileIO
 
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
-from workers.runners import environment
 from workers.runners.base import Control
 from workers.runners.output import Capture
 from workers.runners.process import Launcher, death_sentence
@@ -77,7 +76,6 @@ def run_program(
         err_reading, err_writing = _open_pipe(stack)
         process = launcher.start(
             arguments,
-            markers=[environment.MARKER],
             environment=variables,
             folder=folder,
             stdin=stdin,

@@ -112,7 +112,6 @@ class ToolServers:
             server.pipes = ServerPipes()
             server.process = self._launcher.start(
                 server.command,
-                markers=[environment.MARKER],
                 environment=variables,
                 folder=folder,
                 stdin=server.pipes.its_input,
