@@ -19,7 +19,6 @@ import fcntl
 import json
 import os
 import secrets
-import select
 import socket
 import sys
 import termios
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from coordination.domain.jobs.resource_limits import Limits
-from workers.runners import environment, untrusted_files
+from workers.runners import environment, orphan_reaper, untrusted_files
 from workers.runners.output import Capture, clean_json
 from workers.runners.process import Launcher, Process
 from workers.runners.process_watch import OutputReader
@@ -46,7 +45,7 @@ _HEAD = 4
 _PROGRAM = str(Path(__file__).with_name("interpreter_main.py"))
 _SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
 _SEND_PATIENCE = 30.0
-_GOODBYE_PATIENCE = 1000  # milliseconds for a process to end in order, with its exit handlers
+_GOODBYE_PATIENCE = 1.0  # seconds for a process to end in order, with its exit handlers
 _SLACK = 1 << 20  # bytes of an answer besides the function's value
 
 
@@ -226,11 +225,9 @@ class Interpreter:
         """Return how many of the sent jobs have not begun."""
         return int.from_bytes(fcntl.ioctl(self._permits, termios.FIONREAD, bytes(4)), sys.byteorder)
 
-    def is_alive(self, milliseconds: int = 0) -> bool:
-        """Return whether the process has not exited, and does not exit within some time."""
-        waiter = select.poll()
-        waiter.register(self.process.exit_fd, select.POLLIN)
-        return not waiter.poll(milliseconds)
+    def is_alive(self, patience: float = 0.0) -> bool:
+        """Return whether the process has not exited, and does not exit within *patience* (seconds)."""
+        return bool(orphan_reaper.wait_for_exits([self.process.exit_fd], time.monotonic() + patience))
 
     def read_output(self, printed: PrintedOutput) -> None:
         """Read the output so far."""

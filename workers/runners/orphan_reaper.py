@@ -188,25 +188,27 @@ def open_pidfd(pid: int) -> int | None:
         return None
 
 
+def wait_for_exits(handles: Iterable[int], deadline: float) -> set[int]:
+    """Wait until all descriptors are readable or *deadline* (monotonic seconds) is over. Return those that are not."""
+    pending, waiter = set(handles), select.poll()
+    for handle in pending:
+        waiter.register(handle, select.POLLIN)
+    while pending and (ready := waiter.poll(max(deadline - time.monotonic(), 0) * 1000)):
+        for handle, _ in ready:
+            waiter.unregister(handle)
+            pending.discard(handle)
+    return pending
+
+
 def _wait_for(pids: Iterable[int], deadline: float) -> None:
-    waiter = select.poll()
     handles = []
     for pid in pids:
         handle = open_pidfd(pid)
         if handle is not None:
             handles.append(handle)
-            waiter.register(handle, select.POLLIN)
         elif is_running(pid):
             time.sleep(0.005)  # no pidfds on this system: the caller checks again
-    pending = len(handles)
-    while pending:
-        remaining = deadline - time.monotonic()
-        ready = waiter.poll(max(remaining, 0) * 1000)
-        if not ready:
-            break
-        for handle, _ in ready:
-            waiter.unregister(handle)
-            pending -= 1
+    wait_for_exits(handles, deadline)
     for handle in handles:
         os.close(handle)
 

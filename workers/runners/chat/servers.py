@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Self
 from coordination.base.errors import Refused
 from coordination.domain.jobs import OURS
 from coordination.domain.tasks.attempts import Claim
-from workers.runners import environment
+from workers.runners import environment, orphan_reaper
 from workers.runners.base import Control
 from workers.runners.output import Capture
 from workers.runners.process import Launcher, Process, death_sentence
@@ -161,16 +160,5 @@ def describe_exit(server: ToolServer) -> str | None:
 
 def _await_exits(processes: Sequence[Process], seconds: float) -> list[Process]:
     """Wait for at most *seconds*; return the processes that have not exited."""
-    running = {process.exit_fd: process for process in processes}
-    waiter = select.poll()
-    for fd in running:
-        waiter.register(fd, select.POLLIN)
-    deadline = time.monotonic() + seconds
-    while running:
-        ready = waiter.poll(max(deadline - time.monotonic(), 0) * 1000)
-        for fd, _ in ready:
-            waiter.unregister(fd)
-            del running[fd]
-        if not ready and time.monotonic() >= deadline:
-            break
-    return list(running.values())
+    running = orphan_reaper.wait_for_exits((process.exit_fd for process in processes), time.monotonic() + seconds)
+    return [process for process in processes if process.exit_fd in running]
