@@ -50,7 +50,7 @@ _OUTCOMES = {
 STOPPED = {False: StopReason.STOPPED, True: StopReason.STOPPED_NOW}
 """The reason of a stop, by whether it is immediate (without a grace period)."""
 
-_BY_GRAVITY = tuple(StopReason)
+_BY_PRIORITY = tuple(StopReason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +152,10 @@ class Control:
         return limits_of(claim.options).within(self.limits) if "limits" in claim.options else self.limits
 
     def stop(self, reason: StopReason) -> None:
-        """Request the end of the job and return at once. Only a graver reason replaces an earlier one."""
+        """Request the end of the job and return at once. Only a later member of StopReason replaces an earlier reason."""
         with self._lock:
             earlier = self.stop_reason
-            if self._closed or (earlier is not None and _BY_GRAVITY.index(reason) <= _BY_GRAVITY.index(earlier)):
+            if self._closed or (earlier is not None and _BY_PRIORITY.index(reason) <= _BY_PRIORITY.index(earlier)):
                 return
             self.stop_reason = reason
             self._stop_requested.set()
