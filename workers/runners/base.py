@@ -55,7 +55,7 @@ _BY_PRIORITY = tuple(StopReason)
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """Identifies a job's processes. It is stored, so that a host can end the processes of a dead worker.
+    """Identifies a job's processes. It is stored with the attempt once they have started.
 
     ``start_time`` is the leader's, in clock ticks since boot (field 22 of /proc/PID/stat), and detects a reused pid.
     ``marker`` is a NAME=value that all descendants have in their environment.
@@ -152,7 +152,7 @@ class Control:
         return limits_of(claim.options).within(self.limits) if "limits" in claim.options else self.limits
 
     def stop(self, reason: StopReason) -> None:
-        """Request the end of the job and return at once. Only a later member of StopReason replaces an earlier reason."""
+        """Request the end of the job and return at once. Only a later member of StopReason replaces an earlier one."""
         with self._lock:
             earlier = self.stop_reason
             if self._closed or (earlier is not None and _BY_PRIORITY.index(reason) <= _BY_PRIORITY.index(earlier)):
