@@ -26,6 +26,7 @@ from coordination.domain.jobs.kinds.http_call import HttpCall, is_credential, wi
 from coordination.domain.jobs.network import Address, Network, NetworkMode, Place, is_public, normalize_host
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
+from coordination.formats import jsonl
 from coordination.settings import load_settings
 from workers.runners import program
 from workers.runners.base import Control
@@ -305,14 +306,10 @@ def _value_of(kind: str, body: bytes, limit: int) -> Any:
     media = kind.partition(";")[0].strip().lower()
     if media == "application/json" or media.endswith("+json"):
         with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(body, parse_constant=_refuse_constant)
+            value = jsonl.parse_json(body.decode(json.detect_encoding(body), "surrogatepass"))
             if not is_too_deep(value):
                 return clean_json(value)
     return _text_of(body, limit)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
 
 
 def _text_of(body: bytes, limit: int) -> str:

@@ -54,7 +54,8 @@ class _Host:
     def scan(self) -> dict[int, _ProcessStat]:
         with self._lock:
             if time.monotonic() - self._at > _FRESH:
-                self._processes = {pid: stat for pid in _pids() if (stat := _read_stat(pid)) is not None}
+                pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - only names are needed
+                self._processes = {pid: stat for pid in pids if (stat := _read_stat(pid)) is not None}
                 self._at = time.monotonic()
             return self._processes
 
@@ -108,10 +109,6 @@ class ResourceMeter:
             else:
                 self._unrelated.add(key)
         return mine
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - names are all that is needed
 
 
 def _read_stat(pid: int) -> _ProcessStat | None:

@@ -6,7 +6,6 @@ matching blocks the whole process.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from referencing.exceptions import Unresolvable
 
 from coordination.base.errors import Refused
 from coordination.base.json_values import json_problem
+from coordination.formats import jsonl
 from workers.runners.output import one_line
 
 NAME = "final_result"
@@ -66,7 +66,7 @@ class OutputSchema:
         if bare.startswith("```") and bare.endswith("```"):
             bare = bare.strip("`").removeprefix("json")
         try:
-            value = json.loads(bare, parse_constant=_refuse)
+            value = jsonl.parse_json(bare)
         except (ValueError, RecursionError):
             raise SchemaMismatchError("it is not JSON") from None
         return self.check(value)
@@ -85,10 +85,6 @@ class OutputSchema:
             path = "/".join(map(str, error.absolute_path))
             raise SchemaMismatchError(one_line(error.message, _LONGEST) + (f" (at {path})" if path else ""))
         return value
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(constant)
 
 
 def _unsafe_part(schema: Mapping[str, Any]) -> str | None:
