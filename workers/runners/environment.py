@@ -109,7 +109,7 @@ class Scratch:
         """Write the task's input and the results of its needs to a JSON file; return its path."""
         with self._create(".input.json") as file:
             file.write(json.dumps({"input": claim.input, "needs": claim.needs}).encode())
-        return file.name
+        return str(file.name)
 
     def write_servers(self, address: ReportAddress | None) -> str:
         """Write the configuration of our MCP server to a file, for an agent's program; return its path."""
@@ -117,7 +117,7 @@ class Scratch:
         server = {"type": "stdio", "command": program, "args": arguments, "env": env}
         with self._create(".mcp.json") as file:
             file.write(json.dumps({"mcpServers": {OURS: server}}).encode())
-        return file.name
+        return str(file.name)
 
     @contextlib.contextmanager
     def reading(self, text: str) -> Iterator[int]:

@@ -57,9 +57,12 @@ class Launcher:
         if self._sandbox is not None:
             self._sandbox.show(place)
 
-    def make_place(self) -> str | None:
-        """Create a directory that only processes with it in *write* may change. Return None without a sandbox."""
-        return None if self._sandbox is None else self._sandbox.make_temporary()
+    def make_place(self, within: str | None = None) -> str | None:
+        """Create a directory that only processes with it in *write* may change. Return None without a sandbox.
+
+        *within*: its parent, if not the worker's directory.
+        """
+        return None if self._sandbox is None else self._sandbox.make_temporary(within)
 
     def start(
         self,
