@@ -94,7 +94,7 @@ class Bench:
         """A job in a thread of its own; *stopped*: it was asked to end before it began."""
         settings = {"cancel_grace": timedelta(seconds=20), "lost_grace": timedelta(milliseconds=100)}
         claim = claim_of(work, **changes)
-        runner = self.runners.runner_for(claim.work)
+        runner = self.runners.by_kind[claim.job_kind]
         moved, started = threading.Event(), list[ProcessRecord]()
         line = Control(
             scratch=self.scratch,

@@ -28,7 +28,7 @@ def main() -> None:
     jobs = [bench.start(work) for work in JOBS]
     for job in jobs:
         job.moved.wait()
-    warden = runners.launcher._warden
+    warden = runners.launcher._warden.process
     assert warden is not None
     sys.stdout.write(f"{runners.launcher.marker} {warden.pid}\n")
     sys.stdout.flush()

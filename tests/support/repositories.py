@@ -162,7 +162,7 @@ class Site:
             ConditionalStep(lambda claim: "agent" in claim.work, EffectsStep(launcher)),
             ConditionalStep(is_in_worktree, commit_worktree),
         ]
-        pipeline = Pipeline(steps, (lambda _: runner) if runner else self.runners.runner_for)
+        pipeline = Pipeline(steps, lambda each: runner or self.runners.by_kind[each.job_kind])
         return pipeline.run(RunningAttempt(claim, claim, claim, control, is_ours=lambda: ours))
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -9,13 +10,13 @@ from pathlib import Path
 
 from tests.support.services import missing, without_landlock
 from workers.runners import sandbox_exec
-from workers.runners.namespaces import Namespaces, find_program
+from workers.runners.namespaces import Namespaces
 from workers.runners.sandbox_policy import SandboxPolicy
 
 
 @cache
 def _problem() -> str | None:
-    program = find_program()
+    program = shutil.which("bwrap")
     if program is None:
         return "no program bwrap"
     tried = [program, "--ro-bind", "/", "/", "--unshare-pid", "--unshare-net", "--proc", "/proc", "/bin/true"]
@@ -27,7 +28,7 @@ def needs_bubblewrap() -> str:
     """Where bwrap is; without one that works, the test is skipped, or fails in CI."""
     if sandbox_exec.version() < sandbox_exec.ENOUGH or not sandbox_exec.can_refuse_calls():
         without_landlock()
-    problem, program = _problem(), find_program()
+    problem, program = _problem(), shutil.which("bwrap")
     if problem is not None or program is None:
         missing("bubblewrap", problem)
     return program

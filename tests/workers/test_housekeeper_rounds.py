@@ -321,7 +321,7 @@ class TestCancels:
 
         def heard() -> bool:
             parts.context.stop(world.workspace, world.project_id, [(world.ids["a"], 1)])
-            return controls[0].stop_requested
+            return controls[0].stop_reason is not None
 
         with keeping_house(parts):
             until(heard, within=WAIT, what="the cancel")

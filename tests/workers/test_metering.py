@@ -133,7 +133,7 @@ def test_a_tool_of_a_chat_is_stopped_and_counted(till: Till) -> None:
         work = {"chat": "openai:m-1", "prompt": "Go", "url": f"{server.url}/v1", "tools": [SERVER]}
         with till.control:
             claim = till.site.claim("a", work, checkout=None, workdir=None)
-            result = till.site.runners.runner_for(claim.work).run(claim, till.control)
+            result = till.site.runners.by_kind[claim.job_kind].run(claim, till.control)
 
     assert result.outcome is Outcome.DEFERRED
     assert till.dollars > CAP
@@ -151,7 +151,7 @@ def test_a_chat_makes_no_call_before_what_its_tool_spent_is_settled(till: Till) 
     with running_model_server([ToolUse("sh", {"command": DOLLAR}), "fine"]) as server, control:
         work = {"chat": "openai:m-1", "prompt": "Go", "url": f"{server.url}/v1", "tools": [SERVER]}
         claim = till.site.claim("a", work, checkout=None, workdir=None)
-        result = till.site.runners.runner_for(claim.work).run(claim, control)
+        result = till.site.runners.by_kind[claim.job_kind].run(claim, control)
 
     assert result.outcome is Outcome.COMPLETED
     assert asked[-1] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 
 from coordination.base.errors import SettingsError
@@ -12,7 +13,7 @@ from coordination.settings import Settings
 from coordination.store.engine import Store, sqlite_path
 from workers.attempt.connect_proxy import ConnectProxy
 from workers.context import Context
-from workers.runners.namespaces import Namespaces, find_program
+from workers.runners.namespaces import Namespaces
 from workers.runners.sandbox_policy import SandboxPolicy
 from workers.workspaces.setup_cache import FOLDER
 
@@ -40,7 +41,7 @@ def confine_jobs(context: Context) -> Confinement:
     confinement = Confinement()
     namespaces = None
     if settings.sandbox == STRICT:
-        if (program := find_program()) is None:
+        if (program := shutil.which("bwrap")) is None:
             raise SettingsError(
                 "COORD_SANDBOX is strict, and bubblewrap (bwrap) is not installed on the PATH of this worker",
                 hint="Run: apt install bubblewrap",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -28,15 +27,15 @@ class ConditionalStep:
 class Pipeline:
     """Runs attempts through *steps* to the runner of their job; one instance serves all threads of a worker process."""
 
-    def __init__(self, steps: Sequence[ConditionalStep], runner_for: Callable[[Mapping[str, Any]], Runner]) -> None:
+    def __init__(self, steps: Sequence[ConditionalStep], runner_for: Callable[[Claim], Runner]) -> None:
         self._steps = steps
         self._runner_for = runner_for
         self._listeners = [each.step for each in steps if isinstance(each.step, CommitListener)]
 
     def run(self, attempt: RunningAttempt) -> AttemptEnd:
         """Run *attempt* to its end. A bug of a step or runner fails the attempt, not the worker."""
-        result = self._run(attempt)
-        return attempt.control.secrets.hide_in(result)  # the runner has set the secrets
+        result, secrets = self._run(attempt), attempt.control.secrets  # the runner has set the secrets
+        return result if secrets is None else secrets.hide_in(result)
 
     def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
         """Notify the steps that the attempt's *end* was written, or *refused* because the task has changed."""
@@ -64,4 +63,4 @@ class Pipeline:
             return AttemptEnd(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
 
     def _run_job(self, attempt: RunningAttempt) -> AttemptEnd:
-        return self._runner_for(attempt.claim.work).run(attempt.claim, attempt.control)
+        return self._runner_for(attempt.claim).run(attempt.claim, attempt.control)

@@ -38,7 +38,7 @@ def render_claims(
             try:
                 check_authority(claim)
                 claim = prompts.render_job(claim)
-                runner = runners.runner_for(claim.work)
+                runner = runners.by_kind[claim.job_kind]
             except Exception as error:
                 # A bug in the rendering of one template must not end the whole batch.
                 if not isinstance(error, Refused):

@@ -64,7 +64,7 @@ class Executor:
         self._runners = runners
         self._supervisor_loop = supervisor_loop
         self._isolation = isolation
-        self._pipeline = Pipeline(make_steps(context, runners), runners.runner_for)
+        self._pipeline = Pipeline(make_steps(context, runners), lambda claim: runners.by_kind[claim.job_kind])
         self._committer = Committer(context)
         self._slots = threading.Semaphore(context.slots)
         self.watch = BatchWatch(self._split)
@@ -141,7 +141,7 @@ class Executor:
         if result is None:
             claims, result = self._render(group)
             if claims:
-                runner = self._runners.runner_for(claims[0].work)
+                runner = self._runners.by_kind[claims[0].job_kind]
                 if isinstance(runner, PythonRunner) and not needs_own_batch(claims[0].options):
                     return self._run_together(batch, group[: len(claims)], claims, runner)
                 began = monotonic()

@@ -142,7 +142,7 @@ class _Helper:
         try:
             self.process: Process = launcher.start(
                 [sys.executable, "-P", "-m", "workers.process.isolated_worker"],
-                markers=[MARKER],
+                marker=MARKER,
                 environment=inherited_variables.original_environment() | {MARKER: uuid.uuid4().hex},
                 folder=os.getcwd(),  # noqa: PTH109 - the worker's own folder
                 stdin=helper_stdin,

@@ -1,1 +1,1 @@
-"""What a job is made of: each kind of job has its runner. They wait on the outside world and never see the store."""
+"""Runners of jobs, one module per job kind, and what they share. They wait for the job and never use the store."""

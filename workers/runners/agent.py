@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
 from coordination.base.errors import NotFound, Refused
+from coordination.base.host import host
 from coordination.domain.jobs import CUSTOM, AgentCall
 from coordination.domain.jobs.changed_files import ChangeSummary
 from coordination.domain.jobs.output import Stream
-from coordination.domain.tasks.attempts import AttemptEnd, Claim, Usage
+from coordination.domain.jobs.provider_error_table import ProviderErrorClass
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome, Usage
 from coordination.domain.tasks.events import EventType
 from workers.runners import environment, program, usage_file
 from workers.runners.agents.adapters import ADAPTERS
-from workers.runners.agents.base import Adapter, StartCommand, Transcript
+from workers.runners.agents.base import Adapter, Transcript
 from workers.runners.agents.conversation import AgentConversation
-from workers.runners.agents.ends import agent_end, limited_account
+from workers.runners.agents.failures import AgentFailure, classify_failure
 from workers.runners.agents.lines import JsonLines
 from workers.runners.base import Control
-from workers.runners.output import Capture, clean_text, decode, shorten, without_line_break
-from workers.runners.process import Launcher
-from workers.runners.provider_environment import ProviderEnvironment, ProviderVariables
+from workers.runners.output import Capture, clean_text, decode, last_line, shorten, without_line_break
+from workers.runners.process_watch import Interruption
+from workers.runners.provider_environment import ProviderVariables
 from workers.runners.shared import RunnerResources
 
 log = structlog.get_logger()
 
 _LONGEST_COMPLAINT = 8_000
+_ERROR_LIMIT = 300
+_LAST_LINES = 20
+_HAD_ERROR = 1  # exit status of programs that met an error, even if they recovered
+_CLASSES_OF_LOG = (ProviderErrorClass.LIMIT, ProviderErrorClass.LOG_IN)
+_CLASSES_OF_ERROR = (ProviderErrorClass.TRANSIENT, *_CLASSES_OF_LOG)
 
 
 class AgentRunner:
     """Executes jobs of coding agents."""
 
-    def __init__(self, launcher: Launcher, provider_environment: ProviderEnvironment) -> None:
-        self._launcher = launcher
-        self._provider_environment = provider_environment
+    def __init__(self, resources: RunnerResources) -> None:
+        self._resources = resources
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Run the agent to its end, in a session of its own."""
@@ -44,13 +51,13 @@ class AgentRunner:
             return stopped
         try:
             call, adapter, provider_variables = self._check(claim)
-            control.secrets = provider_variables
         except (Refused, NotFound) as refusal:
             return program.refusal_end(refusal.sentence())
+        control.secrets = provider_variables
         with environment.Scratch(control.scratch, claim) as scratch:
             folder = claim.workdir or scratch.make_folder()
             if not program.can_be_entered(folder):
-                return program.missing_folder_end(folder)
+                return program.refusal_end(program.folder_problem(folder))
             if call.tools:
                 file = scratch.write_servers(control.report_address)
                 servers = [part.replace("{file}", file) for part in adapter.takes_servers]
@@ -64,46 +71,30 @@ class AgentRunner:
             name = start.arguments[0]
             if (problem := program.program_problem(name, folder=folder, path=variables["PATH"])) is not None:
                 return program.refusal_end(problem)
-            advice = adapter.login.advice(call.agent, provider_variables, call.secrets)
-            reader = _OutputReader(adapter, call, control, conversation, advice=advice)
-            return self._execute(start, claim, control, reader, variables=variables, folder=folder, scratch=scratch)
-
-    def _execute(
-        self,
-        start: StartCommand,
-        claim: Claim,
-        control: Control,
-        reader: _OutputReader,
-        *,
-        variables: Mapping[str, str],
-        folder: str,
-        scratch: environment.Scratch,
-    ) -> AttemptEnd:
-        with scratch.reading(start.stdin) as stdin:
-            try:
-                ran = program.run_program(
-                    self._launcher,
-                    start.arguments,
-                    claim,
-                    control,
-                    variables=variables,
-                    folder=folder,
-                    feed=reader.feed,
-                    show=reader.complain,
-                    stdin=stdin,
-                    write=control.writable_paths(folder),
-                    glance=usage_file.UsageFile(scratch.costs, reader.add_reports).poll,
-                    done=reader.is_done,
-                )
-            except (OSError, ValueError) as error:
-                return program.cannot_start(error, folder=folder)
-        reader.close()
-        return reader.result(ran, *usage_file.read_usage(scratch.costs))
+            reader = _OutputReader(adapter, call, control, conversation, provider_variables)
+            with scratch.reading(start.stdin) as stdin:
+                try:
+                    ran = program.run_program(
+                        self._resources.launcher,
+                        start.arguments,
+                        claim,
+                        control,
+                        variables=variables,
+                        folder=folder,
+                        feed=reader.feed,
+                        show=reader.complain,
+                        stdin=stdin,
+                        write=control.writable_paths(folder),
+                        glance=usage_file.UsageFile(scratch.costs, reader.add_reports).poll,
+                        done=reader.is_done,
+                    )
+                except (OSError, ValueError) as error:
+                    return program.cannot_start(error, folder=folder)
+            reader.close()
+            return reader.result(ran, *usage_file.read_usage(scratch.costs))
 
     def _check(self, claim: Claim) -> tuple[AgentCall, Adapter, ProviderVariables]:
-        call = claim.job
-        if not isinstance(call, AgentCall):
-            raise Refused(f"A {call.kind} job is not for an agent")
+        call = cast("AgentCall", claim.job)
         adapter = ADAPTERS.get(call.agent)
         if adapter is None:
             raise Refused(f"No runner starts the agent {call.agent}", hint=f"It may be: {', '.join(ADAPTERS)}")
@@ -111,30 +102,32 @@ class AgentRunner:
             raise Refused(
                 f"{call.agent} reads MCP servers only from its own configuration", hint="Name coord mcp there"
             )
-        provider_variables = self._provider_environment.variables_for(
-            call,
-            program=call.agent,
-            passes_on=adapter.passes_on,
-            named=call.secrets,
-            enough=adapter.login.enough,
+        variables = self._resources.provider_environment.variables_for(
+            call, program=call.agent, passes_on=adapter.passes_on, named=call.secrets, enough=adapter.login.enough
         )
-        return call, adapter, provider_variables
+        return call, adapter, variables
 
 
 class _OutputReader:
     """Reads an agent's output while it arrives, and makes the end of its attempt."""
 
     def __init__(
-        self, adapter: Adapter, call: AgentCall, control: Control, conversation: AgentConversation, *, advice: str
+        self,
+        adapter: Adapter,
+        call: AgentCall,
+        control: Control,
+        conversation: AgentConversation,
+        provider_variables: ProviderVariables,
     ) -> None:
         self._adapter = adapter
-        self._advice = advice
         self._call = call
         self._control = control
         self._conversation = conversation
-        self._hide = control.secrets.hide
+        self._advice = adapter.login.advice(call.agent, provider_variables, call.secrets)
+        self._secrets = provider_variables
+        self._hide = provider_variables.hide
         self._stdout = Capture(control.output_limit)
-        self._masked_stdout = control.secrets.mask_stream(self._stdout.feed)  # masked before it is shortened
+        self._masked_stdout = provider_variables.mask_stream(self._stdout.feed)  # masked before it is shortened
         self._complaints = bytearray()
         self._format = call.reads.get("format", "text") if call.agent == CUSTOM else "jsonl"
         self._session: str | None = None
@@ -182,28 +175,26 @@ class _OutputReader:
     def result(self, ran: program.ProgramResult, reported: tuple[Usage, ...], warnings: tuple[str, ...]) -> AttemptEnd:
         """Return how the attempt ended."""
         transcript = self.transcript
-        account = limited_account(self._adapter, self._call)
-        end = agent_end(
+        fields, notes = agent_end(
             ran,
             transcript,
             self._call,
             advice=self._advice,
-            account=account,
+            account=_limited_account(self._adapter, self._call),
             printed=self._stdout.text(),
             complaints=self._hide(clean_text(decode(bytes(self._complaints)))),
         )
-        remarks = [f"[agent] {remark}" for remark in (*transcript.remarks, *end.remarks)]
+        remarks = [f"[agent] {remark}" for remark in (*transcript.remarks, *notes)]
         text = "\n".join([*filter(None, [ran.log.rstrip("\n")]), *remarks])
         result = AttemptEnd(
-            **end.fields,
+            **fields,
             output=transcript.result,
             exit_code=ran.exit_code,
             log=usage_file.with_warnings(text, warnings) or text or None,
             usage=(*self._conversation.new_usage(transcript.usage.values(), transcript.session), *reported),
             effect=ChangeSummary(refused=len(transcript.refused)) if transcript.refused else None,
         )
-        result = self._conversation.end(result, transcript.session, transcript.usage.values())
-        return self._control.secrets.hide_in(result)
+        return self._secrets.hide_in(self._conversation.end(result, transcript.session, transcript.usage.values()))
 
     def _read(self, line: Mapping[str, Any]) -> None:
         try:
@@ -229,6 +220,75 @@ class _OutputReader:
         self._control.show_output(Stream.OUT, f"{text}\n".encode(errors="replace"))
 
 
-def make_runner(resources: RunnerResources) -> AgentRunner:
-    """Return the runner of this kind."""
-    return AgentRunner(resources.launcher, resources.provider_environment)
+def agent_end(
+    ran: program.ProgramResult,
+    transcript: Transcript,
+    call: AgentCall,
+    *,
+    advice: str,
+    account: str,
+    printed: str,
+    complaints: str = "",
+) -> tuple[dict[str, Any], list[str]]:
+    """Return fields of the AttemptEnd, and notes for people below the log.
+
+    *advice*: for an agent that is not logged in; *account*: the owner of a limit. *printed*: the program's stdout;
+    *complaints*: its stderr since the last output on stdout.
+    """
+    remarks = []
+    if ran.interruption is not None:
+        if ran.interruption.outcome is not Outcome.COMPLETED:
+            return _interrupted(ran.interruption, transcript, complaints, account), []
+        remarks = [ran.interruption.error]  # it had reported its end, but did not exit
+    if transcript.failure is not None:
+        return _failed(transcript.failure, advice, account), remarks
+    if remarks:
+        return {"outcome": Outcome.COMPLETED}, remarks
+    message = last_line(ran.log or printed, _ERROR_LIMIT)
+    outcome, error = program.judge_exit(ran.exit_code, message=message)
+    if outcome is Outcome.FAILED and ran.exit_code == _HAD_ERROR and transcript.is_done and transcript.overcome:
+        return {"outcome": Outcome.COMPLETED}, ["exit status 1 ignored: the agent reported success after an error"]
+    if outcome is Outcome.COMPLETED and not transcript.ended:
+        outcome, error = Outcome.FAILED, f"{call.agent} ended without reporting that it was done"
+    is_unexplained = outcome is Outcome.FAILED and not transcript.ended
+    if is_unexplained and (failure := _classify_output(ran, error or "", printed)) is not None:
+        return _failed(failure, advice, account), []
+    return {"outcome": outcome, "error": error}, []
+
+
+def _limited_account(adapter: Adapter, call: AgentCall) -> str:
+    """Return the owner of a limit: the account, or the program with the variable that it is logged in with."""
+    if call.account is not None:
+        return call.account
+    variables = {**os.environ, **call.env}
+    used = next((name for name in (*call.secrets, *adapter.login.variables) if variables.get(name)), None)
+    return f"{call.agent} with {used}" if used else f"{call.agent} as it is logged in on {host()}"
+
+
+def _interrupted(interruption: Interruption, transcript: Transcript, complaints: str, account: str) -> dict[str, Any]:
+    """Return the fields of an interrupted attempt, deferred if its program kept retrying an unavailable provider."""
+    if interruption.outcome is Outcome.TIMED_OUT and not transcript.ended:
+        failure = transcript.unresolved or classify_failure(complaints)
+        if failure.error_class.waits:
+            sentence = f"{interruption.error}: its program kept retrying an unavailable provider ({failure.sentence})"
+            return {**failure.end_fields(account=account), "error": sentence}
+    return {"outcome": interruption.outcome, "error": interruption.error}
+
+
+def _failed(failure: AgentFailure, advice: str, account: str) -> dict[str, Any]:
+    fields = failure.end_fields(account=account)
+    if failure.error_class is ProviderErrorClass.LOG_IN:
+        fields["error"] = f"{advice} (it said: {failure.sentence})"
+    return fields
+
+
+def _classify_output(ran: program.ProgramResult, error: str, printed: str) -> AgentFailure | None:
+    """Classify the last output of an agent that reported no end: login errors come as text or on stderr."""
+    if ran.exit_code is not None and ran.exit_code < 0:
+        return None
+    last = "\n".join([line for line in (ran.log or printed).splitlines() if line.strip()][-_LAST_LINES:])
+    for words, classes in ((error, _CLASSES_OF_ERROR), (clean_text(last) or error, _CLASSES_OF_LOG)):
+        failure = classify_failure(error, words=words)
+        if failure.error_class in classes:
+            return failure
+    return None

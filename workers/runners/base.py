@@ -15,14 +15,13 @@ from datetime import timedelta
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from coordination.domain.jobs.output import Stream
 from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits, limits_of
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome, Usage
 from coordination.domain.tasks.events import EventType
-from workers.runners import secret_masking
+from workers.runners.secret_masking import MaskedStream, Secrets
 
 DEFAULT_OUTPUT_LIMIT = 256 * 1024
 
@@ -40,13 +39,10 @@ class StopReason(StrEnum):
     @property
     def outcome(self) -> Outcome:
         """Return the outcome of an attempt that ends for this reason."""
-        return _OUTCOMES[self]
+        return _OUTCOMES.get(self, Outcome.HANDED_BACK)
 
 
-_OUTCOMES: Mapping[StopReason, Outcome] = {
-    StopReason.SHUTDOWN: Outcome.HANDED_BACK,
-    StopReason.STOPPED: Outcome.HANDED_BACK,
-    StopReason.STOPPED_NOW: Outcome.HANDED_BACK,
+_OUTCOMES = {
     StopReason.BUDGET: Outcome.DEFERRED,
     StopReason.CANCELED: Outcome.CANCELED,
     StopReason.LEASE_LOST: Outcome.LOST,
@@ -54,12 +50,12 @@ _OUTCOMES: Mapping[StopReason, Outcome] = {
 STOPPED = {False: StopReason.STOPPED, True: StopReason.STOPPED_NOW}
 """The reason of a stop, by whether it is immediate (without a grace period)."""
 
-_BY_GRAVITY = tuple(StopReason)
+_BY_PRIORITY = tuple(StopReason)
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """Identifies a job's processes. It is stored, so that a host can end the processes of a dead worker.
+    """Identifies a job's processes. It is stored with the attempt once they have started.
 
     ``start_time`` is the leader's, in clock ticks since boot (field 22 of /proc/PID/stat), and detects a reused pid.
     ``marker`` is a NAME=value that all descendants have in their environment.
@@ -87,7 +83,8 @@ class Control:
     ``process``: the leader of the job's processes, once it has started. ``news``: returns a text for the answer to the
     job's next report. ``scratch``: the attempt's private folder, deleted with it; for a batch, the worker's folder,
     made if missing, where each job deletes its own files. ``output_limit``: bytes that are kept of each stream and of
-    a function's return value. ``limits``: upper limits for every job of this worker.
+    a function's return value. ``limits``: upper limits for every job of this worker. ``stop_reason``: why the job must
+    end, or None while it may run. ``progress``: notes that the job is making progress, which resets its stall timeout.
     """
 
     def __init__(
@@ -99,7 +96,7 @@ class Control:
         output_limit: int = DEFAULT_OUTPUT_LIMIT,
         limits: Limits = NO_LIMITS,
         on_start: Callable[[ProcessRecord], None] | None = None,
-        on_progress: Callable[[], None] | None = None,
+        on_progress: Callable[[], None] = lambda: None,
         on_event: Callable[[EventType, dict[str, Any]], None] | None = None,
         on_remember: Callable[[Mapping[str, Any]], None] | None = None,
         on_output: Callable[[Stream, bytes], None] | None = None,
@@ -111,11 +108,12 @@ class Control:
         self.lost_grace = lost_grace
         self.output_limit = output_limit
         self.limits = limits
-        self.secrets = secret_masking.NO_SECRETS
+        self.secrets: Secrets | None = None
         self.process: ProcessRecord | None = None
         self.news: Callable[[], str | None] | None = None
+        self.stop_reason: StopReason | None = None
+        self.progress = on_progress
         self._on_start = on_start
-        self._on_progress = on_progress
         self._on_event = on_event
         self._on_remember = on_remember
         self._on_output = on_output
@@ -125,10 +123,9 @@ class Control:
         self._report_address: ReportAddress | None = None
         self._open_reports: Callable[[], ReportAddress] | None = None
         self._stop_requested = threading.Event()
-        self._reason: StopReason | None = None
         self._wake = -1
         self._closed = False
-        self._streams: dict[Stream, secret_masking.MaskedStream] = {}
+        self._streams: dict[Stream, MaskedStream] = {}
         self._usage_lock = threading.Lock()
         self._usage_parts: dict[str, Sequence[Usage]] = {}
 
@@ -155,36 +152,26 @@ class Control:
         return limits_of(claim.options).within(self.limits) if "limits" in claim.options else self.limits
 
     def stop(self, reason: StopReason) -> None:
-        """Request the end of the job and return at once. Only a graver reason replaces an earlier one."""
+        """Request the end of the job and return at once. Only a later member of StopReason replaces an earlier one."""
         with self._lock:
-            earlier = self._reason
-            if self._closed or (earlier is not None and _BY_GRAVITY.index(reason) <= _BY_GRAVITY.index(earlier)):
+            earlier = self.stop_reason
+            if self._closed or (earlier is not None and _BY_PRIORITY.index(reason) <= _BY_PRIORITY.index(earlier)):
                 return
-            self._reason = reason
+            self.stop_reason = reason
             self._stop_requested.set()
             if self._wake >= 0:
                 os.eventfd_write(self._wake, 1)
 
-    @property
-    def stop_reason(self) -> StopReason | None:
-        """Return why the job must end, or None while it may run."""
-        return self._reason
-
-    @property
-    def stop_requested(self) -> bool:
-        """Return whether the job must end."""
-        return self._reason is not None
-
-    def wait(self, timeout: timedelta | None = None) -> StopReason | None:
-        """Block until the job must end or *timeout* is over, for runners without a file descriptor to wait on."""
-        self._stop_requested.wait(None if timeout is None else timeout.total_seconds())
-        return self._reason
+    def wait(self, timeout: timedelta) -> StopReason | None:
+        """Block until the job must end or *timeout* is over, for callers without a file descriptor to wait on."""
+        self._stop_requested.wait(timeout.total_seconds())
+        return self.stop_reason
 
     def fileno(self) -> int:
         """Return a descriptor for poll() that becomes readable at each new reason to stop."""
         with self._lock:
             if self._wake < 0:
-                self._wake = os.eventfd(0 if self._reason is None else 1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                self._wake = os.eventfd(0 if self.stop_reason is None else 1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             return self._wake
 
     def acknowledge(self) -> None:
@@ -198,24 +185,26 @@ class Control:
         if self._on_start is not None:
             self._on_start(process)
 
-    def progress(self) -> None:
-        """Note that the job is making progress, which resets its stall timeout."""
-        if self._on_progress is not None:
-            self._on_progress()
+    def mask(self, value: Any) -> Any:
+        """Return *value*, a text or JSON value, with the job's secrets masked."""
+        return value if self.secrets is None else self.secrets.hide(value)
 
     def event(self, type_: EventType, payload: dict[str, Any]) -> None:
         """Write an event to the task's event log."""
         if self._on_event is not None:
-            self._on_event(type_, self.secrets.hide(payload))
+            self._on_event(type_, self.mask(payload))
 
     def remember(self, carry: Mapping[str, Any]) -> None:
         """Store *carry* for the task's next attempt now, like ``AttemptEnd.carry_over``, in case this one is lost."""
         if self._on_remember is not None:
-            self._on_remember(self.secrets.hide(carry))
+            self._on_remember(self.mask(carry))
 
     def show_output(self, stream: Stream, data: bytes) -> None:
         """Pass on what the job printed. A possible beginning of a secret is withheld until more output follows."""
         if self._on_output is None:
+            return
+        if self.secrets is None:
+            self._on_output(stream, data)
             return
         if stream not in self._streams:
             self._streams[stream] = self.secrets.mask_stream(partial(self._on_output, stream))
@@ -228,8 +217,8 @@ class Control:
         """
         if self._on_spent is not None:
             with self._usage_lock:
-                self._usage_parts[part] = tuple(self.secrets.hide_usage(used))
-                self._on_spent([one for each in self._usage_parts.values() for one in each])
+                self._usage_parts[part] = tuple(used) if self.secrets is None else self.secrets.hide_usage(used)
+                self._on_spent([usage for usages in self._usage_parts.values() for usage in usages])
 
     def is_settled(self) -> bool:
         """Return whether all usage is charged to the budgets, so that another call may be made; else speed it up."""
@@ -253,9 +242,7 @@ class Control:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
 

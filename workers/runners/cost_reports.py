@@ -60,11 +60,6 @@ def folder_name(task_id: str, attempt: int, number: int) -> str:
     return f"{urlsafe_b64encode(UUID(task_id).bytes).rstrip(b'=').decode()}.{attempt}.{number:x}"
 
 
-def _fence_of_folder(name: str) -> Fence | None:
-    match = _FOLDER.fullmatch(name)
-    return None if match is None else (str(UUID(bytes=urlsafe_b64decode(f"{match[1]}=="))), int(match[2]))
-
-
 def execution_of(costs: str) -> str:
     """Return the unique name of a usage file, which is the name of its execution."""
     return costs.rpartition(os.sep)[2].removesuffix(COSTS)
@@ -94,8 +89,9 @@ def unsettled_in(folder: Path) -> dict[Fence, UnsettledReports]:
 
 
 def _add_attempt_folder(reports_by_fence: dict[Fence, UnsettledReports], folder: Path) -> None:
-    if (fence := _fence_of_folder(folder.name)) is None:
+    if (match := _FOLDER.fullmatch(folder.name)) is None:
         return
+    fence = str(UUID(bytes=urlsafe_b64decode(f"{match[1]}=="))), int(match[2])
     for entry in _entries(folder):
         if entry.name.endswith(COSTS) and _fence(_EXECUTION, entry.name.removesuffix(COSTS)) == fence:
             _add_file(reports_by_fence, fence, Path(entry.path))
@@ -208,7 +204,7 @@ def _delete(path: str) -> None:
 
 # --- usage that is reported to the worker
 
-_NUMBERS = ("input_tokens", "output_tokens", "cached_input_tokens")
+_COPIED = ("model", "input_tokens", "output_tokens", "cached_input_tokens", "total_tokens", "id", "session_id", "extra")
 
 
 class CostJournal:
@@ -244,14 +240,9 @@ def read_journal(path: Path) -> list[Usage]:
 
 def _to_json(usage: Usage) -> dict[str, Any]:
     return {
-        "model": usage.model,
-        **{name: getattr(usage, name) for name in _NUMBERS},
-        "total_tokens": usage.total_tokens,
+        **{name: getattr(usage, name) for name in _COPIED},
         "cost_usd": None if usage.cost_usd is None else f"{usage.cost_usd:f}",
-        "id": usage.id,
-        "session_id": usage.session_id,
         "at": None if usage.at is None else usage.at.isoformat(),
-        "extra": usage.extra,
     }
 
 

@@ -8,9 +8,9 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from io import BufferedRandom
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from coordination.base.host import ATTEMPT_MARKER
@@ -34,10 +34,9 @@ _PASSED_ON = frozenset(
 MARKER = ATTEMPT_MARKER
 
 
-def base_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+def base_variables() -> dict[str, str]:
     """Return the variables of the worker's environment that jobs may see."""
-    source = os.environ if environ is None else environ
-    variables = {name: value for name, value in source.items() if name in _PASSED_ON or name.startswith("LC_")}
+    variables = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("LC_")}
     variables.setdefault("PATH", os.defpath)
     return variables
 
@@ -66,9 +65,10 @@ def report_variables(address: ReportAddress | None, path: str) -> dict[str, str]
     return variables | ({"PATH": f"{path}{os.pathsep}{address.programs}"} if address.programs else {})
 
 
-def mcp_server_command() -> list[str]:
-    """Return the command of the MCP server with which a job reports."""
-    return [sys.executable, "-P", "-m", "coordination.cli", "mcp"]
+def mcp_server(address: ReportAddress | None) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the variables of the MCP server with which a job reports."""
+    variables = {} if address is None else {"COORD_URL": address.url, "COORD_TOKEN": address.token}
+    return [sys.executable, "-P", "-m", "coordination.cli", "mcp"], variables
 
 
 def attempt_prefix(task_id: str, attempt: int) -> str:
@@ -107,40 +107,35 @@ class Scratch:
 
     def write_input(self, claim: Claim) -> str:
         """Write the task's input and the results of its needs to a JSON file; return its path."""
-        path = self._stem + ".input.json"
-        self._paths.append(path)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"input": claim.input, "needs": claim.needs}, file)
-        return path
+        with self._create(".input.json") as file:
+            file.write(json.dumps({"input": claim.input, "needs": claim.needs}).encode())
+        return str(file.name)
 
     def write_servers(self, address: ReportAddress | None) -> str:
         """Write the configuration of our MCP server to a file, for an agent's program; return its path."""
-        env = {name: value for name, value in report_variables(address, "").items() if name != "PATH"}
-        program, *arguments = mcp_server_command()
+        (program, *arguments), env = mcp_server(address)
         server = {"type": "stdio", "command": program, "args": arguments, "env": env}
-        path = self._stem + ".mcp.json"
-        self._paths.append(path)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"mcpServers": {OURS: server}}, file)
-        return path
+        with self._create(".mcp.json") as file:
+            file.write(json.dumps({"mcpServers": {OURS: server}}).encode())
+        return str(file.name)
 
     @contextlib.contextmanager
     def reading(self, text: str) -> Iterator[int]:
         """Yield a descriptor from which a program reads *text*: a file, so that neither side blocks."""
-        path = self._stem + ".stdin"
-        self._paths.append(path)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "w+b") as file:
+        with self._create(".stdin") as file:
             file.write(text.encode("utf-8", errors="replace"))
             file.flush()
             file.seek(0)
             yield file.fileno()
 
+    def _create(self, suffix: str) -> BufferedRandom:
+        path = self._stem + suffix
+        self._paths.append(path)
+        return open(path, "x+b", opener=_open_private)
+
     def make_folder(self) -> str:
         """Make an empty folder for a job without one; return its path."""
-        path = self._stem + ".d"
+        path = self._stem + _FOLDER
         self._paths.append(path)
         os.mkdir(path, mode=0o700)  # noqa: PTH102
         return path
@@ -159,7 +154,7 @@ class Scratch:
             paths.remove(self.costs)
         for path in paths:
             try:
-                os.unlink(path)  # noqa: PTH108
+                (os.rmdir if path.endswith(_FOLDER) else os.unlink)(path)  # most jobs leave their folder empty
             except FileNotFoundError:
                 pass
             except OSError:
@@ -168,13 +163,16 @@ class Scratch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 _PROCESS = secrets.token_hex(6)  # drawn once: a system call for each job would take longer than a short job
 _numbers = itertools.count()
+_FOLDER = ".d"
 _roots: set[Path] = set()
 _MOST_ROOTS = 64

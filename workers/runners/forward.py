@@ -23,14 +23,14 @@ _PAUSE = 0.05
 _CHECK_EVERY = 60.0  # seconds between checks of the idle time
 
 
-def relay(one: socket.socket, other: socket.socket, *, idle: float) -> None:
+def relay(left: socket.socket, right: socket.socket, *, idle: float) -> None:
     """Copy bytes both ways until both sides have ended, or no data has arrived for *idle* seconds."""
     last_data = [time.monotonic()]
-    for each in (one, other):
-        each.settimeout(min(idle, _CHECK_EVERY))
-    back = threading.Thread(target=_copy, args=(other, one, last_data, idle), daemon=True)
+    for side in (left, right):
+        side.settimeout(min(idle, _CHECK_EVERY))
+    back = threading.Thread(target=_copy, args=(right, left, last_data, idle), daemon=True)
     back.start()
-    _copy(one, other, last_data, idle)
+    _copy(left, right, last_data, idle)
     back.join()
 
 

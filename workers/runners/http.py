@@ -17,7 +17,6 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, cast
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -27,12 +26,13 @@ from coordination.domain.jobs.kinds.http_call import HttpCall, is_credential, wi
 from coordination.domain.jobs.network import Address, Network, NetworkMode, Place, is_public, normalize_host
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
+from coordination.formats import jsonl
 from coordination.settings import load_settings
 from workers.runners import program
 from workers.runners.base import Control
 from workers.runners.output import Capture, clean_json, decode, one_line
-from workers.runners.process_watch import Interruption
-from workers.runners.provider_environment import ProviderEnvironment, ProviderVariables
+from workers.runners.process_watch import Interruption, check_limits
+from workers.runners.provider_environment import ProviderVariables
 from workers.runners.shared import RunnerResources
 
 LARGEST = 64 * 1024 * 1024
@@ -55,16 +55,11 @@ class _Failed(Exception):
 
 
 class HttpRunner:
-    """Executes HTTP requests. *network*: what this worker's jobs may reach; None: from its settings."""
+    """Executes HTTP requests."""
 
-    def __init__(self, provider_environment: ProviderEnvironment, network: Network | None = None) -> None:
-        self._provider_environment = provider_environment
-        if network is not None:
-            self._network = network
-
-    @cached_property
-    def _network(self) -> Network:
-        return load_settings().network()
+    def __init__(self, resources: RunnerResources) -> None:
+        self._provider_environment = resources.provider_environment
+        self._network: Network | None = None  # what this worker's jobs may reach
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Make the request and wait for the whole response."""
@@ -77,7 +72,8 @@ class HttpRunner:
             return program.refusal_end(refusal.sentence())
         control.secrets = variables
         control.event(EventType.STARTED, {"request": call.instruction(claim.work)})
-        exchange = _Exchange(call, variables, self._network, control, control.limits_for(claim).output or LARGEST)
+        network = self._network = self._network or load_settings().network()
+        exchange = _Exchange(call, variables, network, control, control.limits_for(claim).output or LARGEST)
         try:
             interruption = exchange.wait(claim, control)
         finally:
@@ -115,18 +111,14 @@ class _Exchange:
         waiter.register(control.fileno(), select.POLLIN)
         while True:
             now = time.monotonic()
-            limits = [(self._began, claim.timeout, Interruption.timed_out)]
-            limits += [(self._last_data, claim.stall_timeout, Interruption.stalled)]
-            due = [(since + limit.total_seconds(), make(limit)) for since, limit, make in limits if limit is not None]
-            if control.stop_reason is not None:
-                return Interruption.stopped(control.stop_reason)
-            if passed := [interruption for moment, interruption in due if moment <= now]:
-                return passed[0]
-            remaining = self._began + self._call.request.timeout.total_seconds() - now
-            if remaining <= 0:
+            interruption, due = check_limits(claim, control, now, began=self._began, moved_at=self._last_data)
+            if interruption is not None:
+                return interruption
+            answer_by = self._began + self._call.request.timeout.total_seconds()
+            if now >= answer_by:
                 self._error = TimeoutError()
                 return None
-            ready = waiter.poll(1000 * min([remaining, *(moment - now for moment, _ in due)]) + 1)
+            ready = waiter.poll(1000 * (min(due, answer_by) - now) + 1)
             if any(fd == self._ended for fd, _ in ready):
                 return None
 
@@ -251,7 +243,9 @@ class _Exchange:
         connection = socket.create_connection((address, place[1]), timeout=max(remaining, 0.01))
         try:
             self._set_socket(connection)
-            self._check_peer(place, connection)
+            if not self._may_reach(place, str(connection.getpeername()[0])):
+                sentence = f"the connection to {place[0]} has another address than the one that was resolved"
+                raise _Failed(sentence, retryable=False)  # noqa: TRY301 - the connection is closed below
             if tls:
                 trust = ssl.create_default_context()
                 connection = trust.wrap_socket(connection, server_hostname=place[0], do_handshake_on_connect=False)
@@ -262,12 +256,6 @@ class _Exchange:
             raise
         self._progress()
         return connection
-
-    def _check_peer(self, place: Place, connection: socket.socket) -> None:
-        if not self._may_reach(place, str(connection.getpeername()[0])):
-            raise _Failed(
-                f"the connection to {place[0]} has another address than the one that was resolved", retryable=False
-            )
 
     def _set_socket(self, connection: socket.socket) -> None:
         """Set the socket that ``close`` shuts down."""
@@ -318,14 +306,10 @@ def _value_of(kind: str, body: bytes, limit: int) -> Any:
     media = kind.partition(";")[0].strip().lower()
     if media == "application/json" or media.endswith("+json"):
         with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(body, parse_constant=_refuse_constant)
+            value = jsonl.parse_json(body.decode(json.detect_encoding(body), "surrogatepass"))
             if not is_too_deep(value):
                 return clean_json(value)
     return _text_of(body, limit)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
 
 
 def _text_of(body: bytes, limit: int) -> str:
@@ -339,8 +323,3 @@ def _sentence(error: Exception | None) -> str:
         return str(error)
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return f"the request failed: {one_line(str(reason), _LONGEST_ERROR)}"
-
-
-def make_runner(resources: RunnerResources) -> HttpRunner:
-    """Return the runner of this kind."""
-    return HttpRunner(resources.provider_environment)

@@ -19,7 +19,6 @@ import fcntl
 import json
 import os
 import secrets
-import select
 import socket
 import sys
 import termios
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from coordination.domain.jobs.resource_limits import Limits
-from workers.runners import environment, untrusted_files
+from workers.runners import environment, orphan_reaper, untrusted_files
 from workers.runners.output import Capture, clean_json
 from workers.runners.process import Launcher, Process
 from workers.runners.process_watch import OutputReader
@@ -46,7 +45,7 @@ _HEAD = 4
 _PROGRAM = str(Path(__file__).with_name("interpreter_main.py"))
 _SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
 _SEND_PATIENCE = 30.0
-_GOODBYE_PATIENCE = 1000  # milliseconds for a process to end in order, with its exit handlers
+_GOODBYE_PATIENCE = 1.0  # seconds for a process to end in order, with its exit handlers
 _SLACK = 1 << 20  # bytes of an answer besides the function's value
 
 
@@ -160,7 +159,10 @@ class PrintedOutput:
 
 
 class Interpreter:
-    """One interpreter process. ``place``: the directory for its jobs' usage files in a sandbox."""
+    """One interpreter process. ``channel``: the descriptor on which answers arrive.
+
+    ``place``: the directory for its jobs' usage files in a sandbox.
+    """
 
     def __init__(self, key: InterpreterKey, launcher: Launcher) -> None:
         self.key = key
@@ -186,7 +188,7 @@ class Interpreter:
                     *(sys.executable, "-u", "-P", "-B", _PROGRAM),
                     *(str(theirs.fileno()), str(self._permits), boundary, _SOURCE_ROOT),
                 ],
-                markers=[CHILD_MARKER],
+                marker=CHILD_MARKER,
                 environment=environment.base_variables() | dict(key.env) | {CHILD_MARKER: uuid.uuid4().hex},
                 folder=key.folder or "/",
                 stdout=output_end,
@@ -201,12 +203,7 @@ class Interpreter:
         os.close(output_end)
         ours.settimeout(_SEND_PATIENCE)
         os.set_blocking(self.output, False)
-        self._socket = ours
-
-    @property
-    def channel(self) -> int:
-        """The descriptor on which answers arrive."""
-        return self._socket.fileno()
+        self._socket, self.channel = ours, ours.fileno()
 
     def send(self, path: Sequence[str], limit: int, jobs: Sequence[str]) -> None:
         """Send a batch of jobs, each as JSON text. Raises OSError when the process has ended."""
@@ -228,29 +225,20 @@ class Interpreter:
         """Return how many of the sent jobs have not begun."""
         return int.from_bytes(fcntl.ioctl(self._permits, termios.FIONREAD, bytes(4)), sys.byteorder)
 
-    def is_alive(self) -> bool:
-        """Return whether the process has not exited."""
-        waiter = select.poll()
-        waiter.register(self.process.exit_fd, select.POLLIN)
-        return not waiter.poll(0)
+    def is_alive(self, patience: float = 0.0) -> bool:
+        """Return whether the process has not exited, and does not exit within *patience* (seconds)."""
+        return bool(orphan_reaper.wait_for_exits([self.process.exit_fd], time.monotonic() + patience))
 
     def read_output(self, printed: PrintedOutput) -> None:
         """Read the output so far."""
-        while True:
-            try:
-                data = os.read(self.output, _CHUNK)
-            except BlockingIOError:
-                return
-            if not data:
-                return
-            printed.feed(data)
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.output, _CHUNK):
+                printed.feed(data)
 
     def end_gently(self) -> None:
         """Let an idle process end, with its exit handlers."""
         self._socket.close()
-        waiter = select.poll()
-        waiter.register(self.process.exit_fd, select.POLLIN)
-        waiter.poll(_GOODBYE_PATIENCE)
+        self.is_alive(_GOODBYE_PATIENCE)
 
     def close(self) -> int | None:
         """End it now with all its descendants. Return its exit code."""

@@ -12,11 +12,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shutil
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +39,6 @@ _PACKAGES = ("site-packages", "dist-packages")
 _RO, _RW, _HIDDEN, _PRIVATE = "ro", "rw", "hidden", "private"
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxView:
-    """The visible paths of one process besides the system and programs. *folder*: where it starts, with its checkout.
-
-    *write* and *read*: paths without links. *hide*: invisible paths.
-    """
-
-    folder: str
-    write: Sequence[str]
-    read: Sequence[str]
-    hide: Sequence[str]
-
-
 def private_places(own: Iterable[str]) -> list[str]:
     """Return the directories that are private to a process: empty at first, writable, deleted with it.
 
@@ -72,39 +57,37 @@ class Namespaces:
         self._programs = [place for place in (*program_places(), *_of_path()) if os.path.exists(place)]  # noqa: PTH110
         self._system = list(_system())
 
-    def around(self, arguments: Sequence[str], view: SandboxView, *, status: int) -> tuple[list[str], dict[str, Any]]:
-        """Return the bwrap command and the data that ``sandbox_exec`` checks. Raises OSError for a link in a path.
+    def command(
+        self, folder: str, *, write: Sequence[str], read: Sequence[str], hide: Sequence[str], status: int
+    ) -> tuple[list[str], dict[str, Any]]:
+        """Return the bwrap command without the program, and the data that ``sandbox_exec`` checks.
 
-        *status*: a descriptor to which bwrap writes whether the program was started, see ``was_started``.
+        The process sees, besides the system and programs: *folder*, where it starts, with its checkout; *write* and
+        *read*, paths without links; but not *hide*. *status*: a descriptor to which bwrap writes whether the program
+        was started, see ``was_started``. Raises OSError for a link in a path.
         """
-        mounts = _Mounts(view.hide)
+        mounts = _Mounts(hide)
         for place in self._programs:
             mounts.add(place, _RO)
         if self._proxy is not None:
             mounts.add(self._proxy, _RO)
-        for place in view.read:
+        for place in read:
             with contextlib.suppress(OSError):  # the target of a link must be named itself
                 mounts.add(place, _RO, checked=True)
-        top = _checkout(view.folder)
-        for place in (view.folder, *top):
+        top = _checkout(folder)
+        for place in (folder, *top):
             mounts.add(place, _RO, checked=True)
-        for place in (*view.write, *(sandbox_exec.repository_of(view.folder) if top else ())):
+        for place in (*write, *(sandbox_exec.repository_of(folder) if top else ())):
             mounts.add(place, _RW, checked=True)
         command = [self._program, "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
         command += [] if self._network else ["--unshare-net"]
-        command += [*self._system, *mounts.arguments(), "--chdir", view.folder, "--json-status-fd", str(status), "--"]
-        order = {"same": mounts.same, "proxy": self._proxy, "forward": _FORWARD}
-        return [*command, *arguments], order
+        command += [*self._system, *mounts.arguments(), "--chdir", folder, "--json-status-fd", str(status), "--"]
+        return command, {"same": mounts.same, "proxy": self._proxy, "forward": _FORWARD}
 
 
 def was_started(status: bytes) -> bool:
     """Return whether bwrap has started the program, from the status that it wrote."""
     return b'"exit-code"' in status
-
-
-def find_program() -> str | None:
-    """Return the path of bwrap, or None."""
-    return shutil.which("bwrap")
 
 
 class _Mounts:

@@ -108,22 +108,19 @@ def find(
     """
     own = os.getpid()
     is_newer = _newer_than(born_after) if born_after is not None else None
-    found, undecided = [], []
+    pids, undecided = [], []
     for name in os.listdir(_PROC):  # noqa: PTH208 - names are all that is needed, of every process
         if not name.isdigit():
             continue
         pid = int(name)
         if pid == own or (is_newer is not None and not is_newer(pid)):
             continue
-        if group is not None and _group_of(pid) == group and is_running(pid):
-            found.append(pid)
-            continue
-        carries = is_marked(pid, markers)
-        if carries:
-            found.append(pid)
+        is_in_group = group is not None and group_of(pid) == group and is_running(pid)
+        if is_in_group or (carries := is_marked(pid, markers)):
+            pids.append(pid)
         elif carries is None and pid not in _kernel_threads:
             undecided.append(pid)
-    return found + [pid for pid in undecided if _is_marked_after_exec(pid, markers)]
+    return pids + [pid for pid in undecided if _is_marked_after_exec(pid, markers)]
 
 
 def kill_all(
@@ -148,7 +145,7 @@ def kill_all(
         if pids:
             hit.update(pids)
             signal_each(
-                pids, signal.SIGKILL, lambda pid: _group_of(pid) == group or is_marked(pid, markers) is not False
+                pids, signal.SIGKILL, lambda pid: group_of(pid) == group or is_marked(pid, markers) is not False
             )
             _wait_for(pids, deadline)
             since = born_after
@@ -191,25 +188,27 @@ def open_pidfd(pid: int) -> int | None:
         return None
 
 
+def wait_for_exits(handles: Iterable[int], deadline: float) -> set[int]:
+    """Wait until all descriptors are readable or *deadline* (monotonic seconds) is over. Return those that are not."""
+    pending, waiter = set(handles), select.poll()
+    for handle in pending:
+        waiter.register(handle, select.POLLIN)
+    while pending and (ready := waiter.poll(max(deadline - time.monotonic(), 0) * 1000)):
+        for handle, _ in ready:
+            waiter.unregister(handle)
+            pending.discard(handle)
+    return pending
+
+
 def _wait_for(pids: Iterable[int], deadline: float) -> None:
-    waiter = select.poll()
     handles = []
     for pid in pids:
         handle = open_pidfd(pid)
         if handle is not None:
             handles.append(handle)
-            waiter.register(handle, select.POLLIN)
         elif is_running(pid):
             time.sleep(0.005)  # no pidfds on this system: the caller checks again
-    pending = len(handles)
-    while pending:
-        remaining = deadline - time.monotonic()
-        ready = waiter.poll(max(remaining, 0) * 1000)
-        if not ready:
-            break
-        for handle, _ in ready:
-            waiter.unregister(handle)
-            pending -= 1
+    wait_for_exits(handles, deadline)
     for handle in handles:
         os.close(handle)
 
@@ -223,7 +222,8 @@ def stat(pid: int) -> list[bytes]:
         return []
 
 
-def _group_of(pid: int) -> int | None:
+def group_of(pid: int) -> int | None:
+    """Return the process group of *pid*, or None when there is no such process."""
     try:
         return os.getpgid(pid)
     except OSError:

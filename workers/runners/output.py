@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -67,10 +68,12 @@ def clean_text(text: str) -> str:
 
 
 def clean_json(value: Any) -> Any:
-    """Apply ``clean_text`` to every text in a JSON value, including names."""
+    """Apply ``clean_text`` to every text in a JSON value, including names, and replace Decimals by floats."""
     match value:
         case str():
             return clean_text(value)
+        case Decimal():
+            return float(value)
         case list():
             return [clean_json(item) for item in value]
         case dict():

@@ -18,40 +18,28 @@ _POLL = 2.0  # seconds
 
 
 class InterpreterPool:
-    """The interpreters of one worker process. Thread-safe."""
+    """The interpreters of one worker process. Thread-safe. ``confined``: whether they run in a sandbox."""
 
     def __init__(
-        self,
-        launcher: Launcher,
-        *,
-        max_idle: int = 16,
-        max_idle_age: timedelta = timedelta(seconds=60),
-        max_jobs: int = 1000,
-        min_age: timedelta = timedelta(minutes=1),
+        self, launcher: Launcher, *, max_idle: int = 16, max_idle_age: timedelta = timedelta(seconds=60)
     ) -> None:
         self._launcher = launcher
         self._max_idle = max_idle
         self._max_age = max_idle_age.total_seconds()
-        self._max_jobs = max_jobs
-        self._min_age = min_age.total_seconds()  # a start costs as much as thousands of the shortest jobs
+        self._max_jobs = 1000
+        self._min_age = 60.0  # a start costs as much as thousands of the shortest jobs
         self._changed = threading.Condition()
         self._idle: deque[Interpreter] = deque()  # the longest idle first
         self._retired: list[Interpreter] = []
         self._janitor: threading.Thread | None = None
         self._closed = False
-
-    @property
-    def confined(self) -> bool:
-        """Whether the interpreters run in a sandbox."""
-        return self._launcher.confines
+        self.confined = launcher.confines
 
     def take(self, key: InterpreterKey) -> Interpreter:
         """Return a process for *key*: the most recently idle one, or a new one. Raises OSError when starting fails."""
         while True:
             with self._changed:
-                interpreter = next(
-                    (interpreter for interpreter in reversed(self._idle) if interpreter.key == key), None
-                )
+                interpreter = next((each for each in reversed(self._idle) if each.key == key), None)
                 if interpreter is None:
                     break
                 self._idle.remove(interpreter)
@@ -63,8 +51,9 @@ class InterpreterPool:
     def give_back(self, interpreter: Interpreter) -> None:
         """Return a process that can run another job."""
         interpreter.idle_since = time.monotonic()
+        is_worn = interpreter.jobs >= self._max_jobs and interpreter.idle_since - interpreter.born >= self._min_age
         with self._changed:
-            if self._closed or self._is_worn(interpreter):
+            if self._closed or is_worn:
                 self._retired.append(interpreter)
             else:
                 self._idle.append(interpreter)
@@ -78,15 +67,6 @@ class InterpreterPool:
                 self._changed.notify_all()
         if closed:
             self._end_retired()
-
-    def _is_worn(self, interpreter: Interpreter) -> bool:
-        age = interpreter.idle_since - interpreter.born
-        return interpreter.jobs >= self._max_jobs and age >= self._min_age
-
-    def idle_count(self) -> int:
-        """Return the number of idle processes."""
-        with self._changed:
-            return len(self._idle)
 
     def close(self) -> None:
         """End all idle processes. Busy ones end with their job."""
@@ -104,17 +84,13 @@ class InterpreterPool:
         while True:
             with self._changed:
                 while not self._retired and not self._closed and not self._take_unfit():
-                    # ``give_back`` does not notify, for the speed of short jobs, so poll.
-                    self._changed.wait(self._poll_wait())
+                    # ``give_back`` does not notify, for the speed of short jobs, so poll. An idle process that was
+                    # killed is a zombie until then.
+                    ages = [self._idle[0].idle_since + self._max_age - time.monotonic()] if self._idle else []
+                    self._changed.wait(min([_POLL, *ages]))
                 if self._closed:
                     return
             self._end_retired()
-
-    def _poll_wait(self) -> float:
-        """Return seconds until the next poll. An idle process that was killed is a zombie until then."""
-        if not self._idle:
-            return _POLL
-        return min(_POLL, self._idle[0].idle_since + self._max_age - time.monotonic())
 
     def _take_unfit(self) -> bool:
         limit = time.monotonic() - self._max_age

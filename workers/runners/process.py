@@ -10,10 +10,12 @@ import itertools
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from coordination.base.host import WORKER_MARKER
 from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits
@@ -23,37 +25,32 @@ from workers.runners.namespaces import was_started
 from workers.runners.sandbox_exec import DELAYED, NOT_STARTED
 from workers.runners.sandbox_policy import ConfinedCommand, SandboxPolicy
 from workers.runners.system_limits import add_limits
-from workers.runners.warden import Warden
 
+_SOURCE_ROOT = Path(__file__).resolve().parents[2]
 _SHORT = 1.0  # seconds in which pids cannot wrap around
 _REAP_PATIENCE = 5.0
 _BY_SIGNAL = 128
 _LONGEST_STATUS = 4096
+_CLOSE_PATIENCE = 10.0
+_RESTART_PAUSE = 1.0  # between two wardens that die at once
 
 
 class Launcher:
     """Starts processes for one worker process, with a warden that ends them if the worker dies.
 
     *worker_id*: the id by which other processes of this host can end them, see ``end_worker``. *sandbox*: the policy
-    that confines them; each then has its own directory for temporary files.
+    that confines them; each then has its own directory for temporary files. ``confines``: whether there is one.
+    ``marker``: the entry in the environment of all processes of this worker and their descendants.
     """
 
     def __init__(self, worker_id: str | None = None, *, sandbox: SandboxPolicy | None = None) -> None:
         self.worker_id = worker_id or uuid.uuid4().hex
+        self.marker = f"{WORKER_MARKER}={self.worker_id}"
+        self.confines = sandbox is not None
         self._sandbox = sandbox
         self._warden = Warden(self.marker)
         self._tag = orphan_reaper.worker_tag(self.marker)
         self._numbers = itertools.count()
-
-    @property
-    def marker(self) -> str:
-        """The entry in the environment of all processes of this worker and their descendants."""
-        return f"{WORKER_MARKER}={self.worker_id}"
-
-    @property
-    def confines(self) -> bool:
-        """Whether processes run in a sandbox."""
-        return self._sandbox is not None
 
     def show(self, place: str) -> None:
         """Let sandboxes of processes that start from now on read a path of the worker."""
@@ -71,9 +68,9 @@ class Launcher:
         self,
         arguments: Sequence[str],
         *,
-        markers: Sequence[str],
         environment: Mapping[str, str],
         folder: str,
+        marker: str = environment.MARKER,
         stdin: int = subprocess.DEVNULL,
         stdout: int,
         stderr: int,
@@ -85,16 +82,17 @@ class Launcher:
     ) -> Process:
         """Start a program in its own session. Raises OSError or ValueError when that fails.
 
-        *markers*: names of variables in *environment* that identify its descendants; the first one is in the record. Of
-        *limits*, those are set that the system enforces per process. *write*: paths that a sandbox makes writable
-        instead of *folder*; the repository of *folder* is always writable. *read*: further readable paths.
-        *temporary_in*: the parent of its directory for temporary files, if not the worker's directory.
+        *marker*: the name of the variable in *environment* that identifies its descendants. Of *limits*, those are set
+        that the system enforces per process. *write*: paths that a sandbox makes writable instead of *folder*; the
+        repository of *folder* is always writable. *read*: further readable paths. *temporary_in*: the parent of its
+        directory for temporary files, if not the worker's directory.
         """
         # Markers first, so that a search reads only the beginning of the environment.
-        ordered = {name: environment[name] for name in markers} | {WORKER_MARKER: self.worker_id} | dict(environment)
-        confined, temporary = ConfinedCommand(list(add_limits(arguments, limits)), ordered), None
-        if self._sandbox is not None:
-            temporary = self._sandbox.make_temporary(temporary_in)
+        ordered = {marker: environment[marker], WORKER_MARKER: self.worker_id} | dict(environment)
+        if limits.files is not None or limits.cpu is not None:
+            arguments = add_limits(arguments, limits)
+        confined = ConfinedCommand(list(arguments), ordered)
+        temporary = None if self._sandbox is None else self._sandbox.make_temporary(temporary_in)
         self._warden.start()
         tag = orphan_reaper.job_tag(self._tag, next(self._numbers))
         try:
@@ -123,10 +121,8 @@ class Launcher:
                 os.close(confined.status)
             untrusted_files.delete_quietly(temporary)
             raise
-        entries = [f"{name}={environment[name]}" for name in markers]
-        process = Process(popen, entries, tag, self._warden, temporary, status=confined.status)
-        self._warden.register(process.record.pgid, process.record.start_time)
-        return process
+        entry = f"{marker}={environment[marker]}"
+        return Process(popen, entry, tag, self._warden, temporary, status=confined.status)
 
     def close(self) -> None:
         """End the warden, which ends processes that still run."""
@@ -134,12 +130,15 @@ class Launcher:
 
 
 class Process:
-    """A started process, the leader of its group. ``exit_fd`` becomes readable when it exits, before it is reaped."""
+    """A started process, the leader of its group. ``exit_fd`` becomes readable when it exits, before it is reaped.
+
+    ``markers``: the tag and the environment entries of its descendants.
+    """
 
     def __init__(
         self,
         popen: subprocess.Popen[bytes],
-        markers: Sequence[str],
+        marker: str,
         tag: orphan_reaper.ProcessTag,
         warden: Warden,
         temporary: str | None = None,
@@ -153,12 +152,13 @@ class Process:
         self._warden = warden
         self._ended = False
         self._born = time.monotonic()
-        self._markers: list[bytes | orphan_reaper.ProcessTag] = [tag, *map(os.fsencode, markers)]
+        self.markers: Sequence[bytes | orphan_reaper.ProcessTag] = [tag, os.fsencode(marker)]
         self.exit_fd = _exit_descriptor(popen.pid)
         # A process that has exited already is a zombie, so its /proc entry still exists.
         self.record = ProcessRecord(
-            pid=popen.pid, pgid=popen.pid, start_time=orphan_reaper.start_time(popen.pid) or 0, marker=markers[0]
+            pid=popen.pid, pgid=popen.pid, start_time=orphan_reaper.start_time(popen.pid) or 0, marker=marker
         )
+        warden.register(self.record.pgid, self.record.start_time)
 
     @property
     def exit_code(self) -> int | None:
@@ -168,20 +168,16 @@ class Process:
         """
         return NOT_STARTED if self._not_started else self._popen.returncode
 
-    @property
-    def markers(self) -> Sequence[bytes | orphan_reaper.ProcessTag]:
-        """The environment entries and the tag of its descendants."""
-        return self._markers
-
     def set_job_marker(self, marker: str) -> None:
         """Count processes with this marker as its descendants: those of the job that a reused process runs."""
-        self._markers = [*self._markers[:2], os.fsencode(marker)]
+        self.markers = [*self.markers[:2], os.fsencode(marker)]
 
     def terminate(self) -> None:
         """Send SIGTERM to the whole group and to descendants that have left it."""
         group = self.record.pgid
         orphan_reaper.signal_group(group, signal.SIGTERM)
-        outside = [pid for pid in orphan_reaper.find(self._markers) if pid != self.record.pid and _group(pid) != group]
+        others = [pid for pid in orphan_reaper.find(self.markers) if pid != self.record.pid]
+        outside = [pid for pid in others if orphan_reaper.group_of(pid) != group]
         orphan_reaper.signal_each(outside, signal.SIGTERM, lambda _: True)
         orphan_reaper.signal_group(group, signal.SIGCONT)  # a stopped process does not handle signals
 
@@ -191,7 +187,7 @@ class Process:
 
     def others(self) -> list[int]:
         """Return the live processes of this job besides its leader."""
-        return [pid for pid in orphan_reaper.find(self._markers, group=self.record.pgid) if pid != self.record.pid]
+        return [pid for pid in orphan_reaper.find(self.markers, group=self.record.pgid) if pid != self.record.pid]
 
     def end(self) -> int | None:
         """Kill its remaining processes, reap it, and return its exit code. Safe to call twice.
@@ -203,7 +199,7 @@ class Process:
         self._ended = True
         young = time.monotonic() - self._born < _SHORT
         orphan_reaper.kill_all(
-            self._markers, group=self.record.pgid, born_after=self.record.pid if young else None, patience=2.0
+            self.markers, group=self.record.pgid, born_after=self.record.pid if young else None, patience=2.0
         )
         try:
             self._popen.wait(timeout=_REAP_PATIENCE)
@@ -216,8 +212,118 @@ class Process:
             os.close(self._status)
         os.close(self.exit_fd)
         self._warden.forget(self.record.pgid)
-        untrusted_files.delete_quietly(self._temporary)
+        if self._temporary is not None:
+            untrusted_files.delete_quietly(self._temporary)
         return self.exit_code
+
+
+class Warden:
+    """Keeps one warden process running and informed of the process groups. Thread-safe; methods may be repeated.
+
+    ``process``: the running warden.
+    """
+
+    def __init__(self, marker: str) -> None:
+        self._marker = marker
+        self._lock = threading.Lock()
+        self._groups: dict[int, int] = {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self._pipe = -1
+        self._watcher: threading.Thread | None = None
+        self._closed = False
+        self._closing = threading.Event()
+
+    def start(self) -> None:
+        """Start the warden unless it runs."""
+        if self.process is not None:
+            return
+        with self._lock:
+            if self.process is None and not self._closed:
+                self._launch()
+
+    def register(self, group: int, start_time: int) -> None:
+        """Add a running process group. *start_time*: of its leader (0: unknown, found only by its marker)."""
+        with self._lock:
+            if start_time:
+                self._groups[group] = start_time
+                self._send(f"+ {group} {start_time}\n")
+
+    def forget(self, group: int) -> None:
+        """Remove a group that has ended."""
+        with self._lock:
+            if self._groups.pop(group, None) is not None:
+                self._send(f"- {group}\n")
+
+    def close(self) -> None:
+        """End the warden, which kills what still runs, as when the worker ends."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._closing.set()
+            if self.process is None:
+                return
+            self.process = None
+            os.close(self._pipe)
+            self._pipe = -1
+        if self._watcher is not None:
+            self._watcher.join(_CLOSE_PATIENCE)
+
+    def _launch(self) -> None:
+        """Start a warden and send it all groups. Called with the lock held."""
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            with orphan_reaper.starting:
+                process = subprocess.Popen(
+                    # Without site packages, it starts in half the time.
+                    [sys.executable, "-S", "-P", "-B", "-m", "workers.runners.warden", self._marker],
+                    stdin=reading,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    env={"PYTHONPATH": str(_SOURCE_ROOT)},
+                    start_new_session=True,
+                )
+        except BaseException:
+            os.close(writing)
+            raise
+        finally:
+            os.close(reading)
+        # A suspended warden must not block its worker: a full pipe counts as a dead warden.
+        os.set_blocking(writing, False)
+        self.process, self._pipe = process, writing
+        self._send("".join(f"+ {group} {started}\n" for group, started in self._groups.items()))
+        self._watcher = threading.Thread(
+            target=self._replace_when_dead, args=(process,), name="warden-watch", daemon=True
+        )
+        self._watcher.start()
+
+    def _send(self, lines: str) -> None:
+        if self.process is None or not lines:
+            return
+        data = lines.encode()
+        try:
+            if os.write(self._pipe, data) == len(data):
+                return
+        except BrokenPipeError:
+            return  # dead; the watching thread starts the next one, which receives all groups
+        except BlockingIOError:
+            pass
+        self.process.kill()
+
+    def _replace_when_dead(self, process: subprocess.Popen[bytes]) -> None:
+        began = time.monotonic()
+        process.wait()
+        if time.monotonic() - began < _RESTART_PAUSE:
+            self._closing.wait(_RESTART_PAUSE)
+        with self._lock:
+            if self.process is not process:
+                return
+            os.close(self._pipe)
+            self._pipe = -1
+            self.process = None
+            if not self._closed:
+                self._launch()
 
 
 @contextlib.contextmanager
@@ -236,15 +342,6 @@ def _block_signals(confined: ConfinedCommand) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_recorded(record: ProcessRecord) -> int:
-    """End the processes of a dead worker's job on this host. Return how many were killed.
-
-    The group is only killed if its leader is still the recorded process.
-    """
-    group = record.pgid if record.start_time and orphan_reaper.start_time(record.pid) == record.start_time else None
-    return orphan_reaper.kill_all([os.fsencode(record.marker)], group=group)
-
-
 def end_attempt(task_id: str, attempt: int) -> int:
     """End the processes with an attempt's marker on this host. Return how many were killed.
 
@@ -260,7 +357,7 @@ def end_worker(worker_id: str) -> int:
     return orphan_reaper.kill_all([os.fsencode(marker), orphan_reaper.worker_tag(marker)])
 
 
-def death_sentence(exit_code: int, *, what: str = "") -> str:
+def death_sentence(exit_code: int) -> str:
     """Describe the end of a process that a signal killed."""
     number = -exit_code
     try:
@@ -268,7 +365,7 @@ def death_sentence(exit_code: int, *, what: str = "") -> str:
     except ValueError:
         name = f"signal {number}"
     hint = " (out of memory?)" if number == signal.SIGKILL else ""
-    return f"{what}killed by {name}{hint}"
+    return f"killed by {name}{hint}"
 
 
 def _exit_descriptor(pid: int) -> int:
@@ -285,10 +382,3 @@ def _exit_descriptor(pid: int) -> int:
 
     threading.Thread(target=wait, name=f"exit-of-{pid}", daemon=True).start()
     return reading
-
-
-def _group(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except OSError:
-        return None

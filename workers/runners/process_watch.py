@@ -17,8 +17,7 @@ from datetime import timedelta
 from enum import Enum, auto
 
 from coordination.base.sizes import show_size
-from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits
-from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.attempts import Claim, Outcome
 from workers.runners import orphan_reaper
 from workers.runners.base import Control, StopReason
 from workers.runners.process import Process
@@ -64,19 +63,14 @@ class Interruption:
         return cls(reason.outcome, _SENTENCES[reason])
 
     @classmethod
-    def timed_out(cls, limit: timedelta) -> Interruption:
+    def timed_out(cls, seconds: float) -> Interruption:
         """Return the interruption by the time limit."""
-        return cls(Outcome.TIMED_OUT, f"timed out after {show_limit(limit)}")
+        return cls(Outcome.TIMED_OUT, f"timed out after {_show_limit(seconds)}")
 
     @classmethod
-    def stalled(cls, limit: timedelta) -> Interruption:
+    def stalled(cls, seconds: float) -> Interruption:
         """Return the interruption because of missing output."""
-        return cls(Outcome.TIMED_OUT, f"no output for {show_limit(limit)}")
-
-    @classmethod
-    def lingered(cls) -> Interruption:
-        """Return the interruption of a job that reported its end but whose process did not exit."""
-        return cls(Outcome.COMPLETED, "it had said that it was done, and did not exit: its process was ended")
+        return cls(Outcome.TIMED_OUT, f"no output for {_show_limit(seconds)}")
 
     def yields_to(self, other: Interruption) -> bool:
         """Return whether the later *other* replaces this one: if the lease is lost, or this is only a hand back."""
@@ -94,16 +88,14 @@ class ProcessWatch:
     def __init__(
         self,
         process: Process,
+        claim: Claim,
         control: Control,
         *,
         output: Mapping[int, Callable[[bytes], None]],
         answer: tuple[int, Reader] | None = None,
-        timeout: timedelta | None,
-        stall_timeout: timedelta | None,
         began: float | None = None,
-        limits: Limits = NO_LIMITS,
         glance: Callable[[], None] | None = None,
-        done: Callable[[], bool] | None = None,
+        done: Callable[[], bool] = lambda: False,
     ) -> None:
         self._process = process
         self._control = control
@@ -111,11 +103,12 @@ class ProcessWatch:
         if answer is not None:
             self._readers[answer[0]] = answer[1]
         self._poll = select.poll()
-        self._meter = ResourceMeter(process, limits, reused=began is not None)
+        limits = control.limits_for(claim)
+        is_measured = limits.memory is not None or limits.cpu is not None
+        self._meter = ResourceMeter(process, limits, reused=began is not None) if is_measured else None
         self._most = limits.output or 0
         self._room = limits.output or math.inf  # bytes that it may still print
-        self._timeout = timeout
-        self._stall = stall_timeout
+        self._timeout, self._stall = _seconds(claim.timeout), _seconds(claim.stall_timeout)
         self._interruption: Interruption | None = None
         self._reason: StopReason | None = None
         self._answered = False
@@ -124,7 +117,7 @@ class ProcessWatch:
         self._others: dict[int, int] = {}
         self._must_poll = False  # some of the others cannot be waited for
         self._began = self._moved_at = time.monotonic() if began is None else began
-        self._done = done or _never
+        self._done = done
         self._glance = glance
         self._glance_every = glance_every(control)
         self._glance_at = math.inf if glance is None else self._began + self._glance_every
@@ -206,15 +199,16 @@ class ProcessWatch:
             self._interrupt(Interruption.stopped(reason), now, ask=reason is not StopReason.STOPPED_NOW)
         elif self._interruption is None and not self._answered and not self._exited:
             if now >= self._exit_deadline():
-                self._interrupt(Interruption.lingered(), now)
-            elif self._timeout is not None and now - self._began >= self._timeout.total_seconds():
+                lingered = "it had said that it was done, and did not exit: its process was ended"
+                self._interrupt(Interruption(Outcome.COMPLETED, lingered), now)
+            elif now - self._began >= self._timeout:
                 self._interrupt(Interruption.timed_out(self._timeout), now)
-            elif self._stall is not None and now - self._moved_at >= self._stall.total_seconds():
+            elif now - self._moved_at >= self._stall:
                 self._interrupt(Interruption.stalled(self._stall), now)
             elif self._room < 0:
                 flood = Interruption(Outcome.FAILED, f"printed more than {show_size(self._most)}")
                 self._interrupt(flood, now, ask=False)
-            elif now >= self._meter.next_poll and (exceeded := self._meter.exceeded(now)) is not None:
+            elif self._meter is not None and now >= self._meter.next_poll and (exceeded := self._meter.exceeded(now)):
                 sentence, at_once = exceeded
                 self._interrupt(Interruption(Outcome.FAILED, sentence), now, ask=not at_once)
         if self._interruption is not None and not self._killed and now >= self._end_by:
@@ -226,9 +220,7 @@ class ProcessWatch:
         """Return when a job that has reported its end must have exited. Its limits may shorten that time."""
         if not self._done():
             return math.inf
-        silence = _DONE_PATIENCE if self._stall is None else min(_DONE_PATIENCE, self._stall.total_seconds())
-        by = self._moved_at + silence
-        return by if self._timeout is None else min(by, self._began + self._timeout.total_seconds())
+        return min(self._moved_at + min(_DONE_PATIENCE, self._stall), self._began + self._timeout)
 
     def _interrupt(self, interruption: Interruption, now: float, *, ask: bool = True) -> None:
         """End the job. Without *ask*, kill it without a grace period, because it endangers the machine."""
@@ -267,11 +259,8 @@ class ProcessWatch:
         """Return milliseconds until the next deadline, or None."""
         due = min(self._end_by, self._glance_at)
         if self._interruption is None:
-            if self._timeout is not None:
-                due = min(due, self._began + self._timeout.total_seconds())
-            if self._stall is not None:
-                due = min(due, self._moved_at + self._stall.total_seconds())
-            due = min(due, self._meter.next_poll, self._exit_deadline())
+            measure_at = math.inf if self._meter is None else self._meter.next_poll
+            due = min(due, self._began + self._timeout, self._moved_at + self._stall, self._exit_deadline(), measure_at)
         elif self._must_poll:
             due = min(due, now + _POLL_EVERY)
         if math.isinf(due):
@@ -284,13 +273,26 @@ def glance_every(control: Control) -> float:
     return _GLANCE_EVERY if control.has_budget else _GLANCE_SELDOM
 
 
-def _never() -> bool:
-    return False
+def check_limits(
+    claim: Claim, control: Control, now: float, *, began: float, moved_at: float
+) -> tuple[Interruption | None, float]:
+    """Return the interruption by a reached limit or a stop request, and when the next limit is due."""
+    timeout, stall_timeout = _seconds(claim.timeout), _seconds(claim.stall_timeout)
+    if (reason := control.stop_reason) is not None:
+        return Interruption.stopped(reason), math.inf
+    if now >= began + timeout:
+        return Interruption.timed_out(timeout), math.inf
+    if now >= moved_at + stall_timeout:
+        return Interruption.stalled(stall_timeout), math.inf
+    return None, min(began + timeout, moved_at + stall_timeout)
 
 
-def show_limit(duration: timedelta) -> str:
+def _seconds(limit: timedelta | None) -> float:
+    return math.inf if limit is None else limit.total_seconds()
+
+
+def _show_limit(seconds: float) -> str:
     """Format a limit: 1.5 s, 30 s, 30 min, 4 h."""
-    seconds = duration.total_seconds()
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 2 * length and seconds % length == 0:
             return f"{seconds / length:g} {unit}"

@@ -9,9 +9,9 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
-from workers.runners import environment
 from workers.runners.base import Control
 from workers.runners.output import Capture
 from workers.runners.process import Launcher, death_sentence
@@ -54,7 +54,7 @@ def run_program(
     write: Sequence[str] | None = None,
     read: Sequence[str] = (),
     glance: Callable[[], None] | None = None,
-    done: Callable[[], bool] | None = None,
+    done: Callable[[], bool] = lambda: False,
 ) -> ProgramResult:
     """Run the program to its end. *feed* gets its stdout while it runs, *show* its stderr, which is also kept.
 
@@ -63,24 +63,24 @@ def run_program(
     program has reported its end. Raises OSError or ValueError when it cannot be started.
     """
     err, limits = Capture(control.output_limit), control.limits_for(claim)
-    masked_err = control.secrets.mask_stream(err.feed)  # masked before it is shortened
+    # Masked before it is shortened.
+    masked_err = None if control.secrets is None else control.secrets.mask_stream(err.feed)
 
     def feed_err(data: bytes) -> None:
-        masked_err(data)
+        (masked_err or err.feed)(data)
         if show is not None:
             show(data)
 
     with contextlib.ExitStack() as stack:
-        out_reading, out_writing = _pipe(stack)
-        err_reading, err_writing = _pipe(stack)
+        out_reading, out_writing = _open_pipe(stack)
+        err_reading, err_writing = _open_pipe(stack)
         process = launcher.start(
             arguments,
-            markers=[environment.MARKER],
             environment=variables,
             folder=folder,
             stdin=stdin,
-            stdout=out_writing.fd,
-            stderr=err_writing.fd,
+            stdout=out_writing.fileno(),
+            stderr=err_writing.fileno(),
             limits=limits,
             write=write,
             temporary_in=str(control.scratch),
@@ -90,11 +90,9 @@ def run_program(
         err_writing.close()
         watch = ProcessWatch(
             process,
+            claim,
             control,
-            output={out_reading.fd: feed, err_reading.fd: feed_err},
-            timeout=claim.timeout,
-            stall_timeout=claim.stall_timeout,
-            limits=limits,
+            output={out_reading.fileno(): feed, err_reading.fileno(): feed_err},
             glance=glance,
             done=done,
         )
@@ -105,7 +103,8 @@ def run_program(
         finally:
             process.end()
         watch.drain()
-        masked_err.close()
+        if masked_err is not None:
+            masked_err.close()
         if glance is not None:
             glance()  # also for programs that end at once
     if interruption is None and limits.cpu is not None and ran_out_of_cpu(process.exit_code):
@@ -155,11 +154,6 @@ def folder_problem(folder: str) -> str:
     return f"The job's folder {folder} {problem}: make it, or correct workdir or the project's path"
 
 
-def missing_folder_end(folder: str) -> AttemptEnd:
-    """Return the end of a job whose folder is missing or cannot be entered."""
-    return refusal_end(folder_problem(folder))
-
-
 def program_problem(name: str, *, folder: str, path: str) -> str | None:
     """Return why a program cannot be found, and what to do; None when it is found. Paths are relative to *folder*."""
     place = os.path.join(folder, name) if "/" in name else name  # noqa: PTH118 - as the system does
@@ -196,21 +190,6 @@ def _start_problem(error: OSError, name: str, folder: str) -> str:
     return f"{name} cannot be started: {(error.strerror or str(error)).lower()}"
 
 
-class _Descriptor:
-    """A file descriptor that is closed only once."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self._open = True
-
-    def close(self) -> None:
-        if self._open:
-            self._open = False
-            os.close(self.fd)
-
-
-def _pipe(stack: contextlib.ExitStack) -> tuple[_Descriptor, _Descriptor]:
-    reading, writing = (_Descriptor(fd) for fd in os.pipe2(os.O_CLOEXEC))
-    stack.callback(reading.close)
-    stack.callback(writing.close)
-    return reading, writing
+def _open_pipe(stack: contextlib.ExitStack) -> list[FileIO]:
+    """Return the reading and the writing end of a new pipe, which *stack* closes."""
+    return [stack.enter_context(FileIO(fd, mode)) for fd, mode in zip(os.pipe2(os.O_CLOEXEC), "rw", strict=True)]

@@ -5,25 +5,17 @@ With an account, none of the variables that decide which provider is used, and w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol
 
 from coordination.adapters.account_store import Accounts
 from coordination.base import inherited_variables
 from coordination.base.errors import Refused
 from coordination.base.host import host
+from coordination.domain.jobs import AgentCall, ChatCall
+from coordination.domain.jobs.kinds.http_call import HttpCall
 from coordination.settings import load_settings
 from workers.runners.secret_masking import Secrets
-
-
-class ProviderCall(Protocol):
-    """A job that needs variables."""
-
-    @property
-    def account(self) -> str | None: ...
-    @property
-    def env(self) -> Mapping[str, str]: ...
 
 
 class ProviderVariables(Secrets):
@@ -55,11 +47,7 @@ class ProviderVariables(Secrets):
 
 
 class ProviderEnvironment:
-    """Provides the variables of jobs. *accounts*: None: those in the home folder of the settings."""
-
-    def __init__(self, accounts: Accounts | None = None) -> None:
-        if accounts is not None:
-            self._accounts = accounts
+    """Provides the variables of jobs, from the worker's environment and the accounts in its home folder."""
 
     @cached_property
     def _accounts(self) -> Accounts:
@@ -67,7 +55,7 @@ class ProviderEnvironment:
 
     def variables_for(
         self,
-        call: ProviderCall,
+        call: AgentCall | ChatCall | HttpCall,
         *,
         program: str,
         passes_on: Sequence[str],

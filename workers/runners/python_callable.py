@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from coordination.base.errors import Refused
 from coordination.domain.jobs import PythonCall
@@ -29,12 +29,20 @@ from workers.runners import environment, usage_file
 from workers.runners.base import BatchRun, Control
 from workers.runners.interpreter import Interpreter, InterpreterAnswers, InterpreterKey, PrintedOutput
 from workers.runners.pool import InterpreterPool
-from workers.runners.process_watch import OutputReader, ProcessWatch
-from workers.runners.program import can_be_entered, cannot_start, missing_folder_end, refusal_end
-from workers.runners.python_answer import end_of_answer
+from workers.runners.process import death_sentence
+from workers.runners.process_watch import Interruption, OutputReader, ProcessWatch
+from workers.runners.program import (
+    TRY_LATER_STATUS,
+    can_be_entered,
+    cannot_start,
+    end_if_stopped,
+    folder_problem,
+    refusal_end,
+)
 from workers.runners.shared import RunnerResources
 
 _STALE = "stale"
+_OUTCOMES = {"completed": Outcome.COMPLETED, "deferred": Outcome.DEFERRED}
 
 _MOMENT = 0.02  # seconds; a job that takes longer is watched alone
 _STARTING = 2.0  # seconds that a new process has to begin its first job before that job is watched alone
@@ -55,13 +63,13 @@ class _Job:
 class PythonRunner:
     """Executes Python jobs."""
 
-    def __init__(self, pool: InterpreterPool) -> None:
-        self._pool = pool
+    def __init__(self, resources: RunnerResources) -> None:
+        self._pool = resources.pool
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Call the function in a process of the pool and return how it ended."""
-        if control.stop_reason is not None:
-            return AttemptEnd(control.stop_reason.outcome, error=_STOPPED, job_started=False)
+        if (stopped := end_if_stopped(control)) is not None:
+            return stopped
         job = _prepare(claim, control, _PathCache(), confined=self._pool.confined)
         if isinstance(job, AttemptEnd):
             return job
@@ -233,7 +241,7 @@ class _BatchCall:
                 self._reusable = False
                 return
             job = self._batch[self._done]
-            result = end_of_answer(None, answer, None, self._printed.take(), is_invalid=False)
+            result = _end(None, answer, None, self._printed.take())
             if answer.get("spent"):
                 result = _with_usage(result, job)
             else:
@@ -258,17 +266,11 @@ class _BatchCall:
             return self._done, False
         job = self._batch[self._done]
         with batch_run.control(first + self._done, began=self._began) as control:
-            if begun <= self._done:
-                # Not even this job has begun: the process is starting, or slow.
-                if control.stop_reason is not None:
-                    result: AttemptEnd | None = AttemptEnd(
-                        control.stop_reason.outcome, error=_STOPPED, job_started=False
-                    )
-                elif not self._send([job]):
+            is_waiting = begun <= self._done  # not even this job has begun: the process is starting, or slow
+            result = end_if_stopped(control) if is_waiting else None
+            if result is None:
+                if is_waiting and not self._send([job]):
                     return self._done, False
-                else:
-                    result = self._watch(job, control)
-            else:
                 result = self._watch(job, control)
         if result is None:
             return self._done, False
@@ -281,13 +283,11 @@ class _BatchCall:
         interpreter.process.set_job_marker(_marker(job))
         watch = ProcessWatch(
             interpreter.process,
+            job.claim,
             control,
             output={interpreter.output: self._printed.feed},
             answer=(interpreter.channel, self._answers.read),
-            timeout=job.claim.timeout,
-            stall_timeout=job.claim.stall_timeout,
             began=self._began,
-            limits=control.limits_for(job.claim),
             glance=usage_file.UsageFile(job.scratch.costs, control.record_usage).poll,
         )
         control.note_start(replace(interpreter.process.record, marker=_marker(job)))
@@ -307,13 +307,8 @@ class _BatchCall:
             return None
         if answer is not None and answer.get("traceback"):
             control.show_output(Stream.OUT, answer["traceback"].encode(errors="replace"))
-        result = end_of_answer(
-            interruption,
-            answer,
-            interpreter.process.exit_code,
-            self._printed.take(),
-            is_invalid=self._answers.malformed,
-        )
+        printed, exit_code = self._printed.take(), interpreter.process.exit_code
+        result = _end(interruption, answer, exit_code, printed, is_invalid=self._answers.malformed)
         return _with_usage(result, job)
 
     def _give_back(self) -> None:
@@ -323,7 +318,6 @@ class _BatchCall:
             self._interpreter.close()
 
 
-_STOPPED = "stopped before it began"
 _NO_INTERPRETER = AttemptEnd(Outcome.DEFERRED, error="The interpreter for the job ended before it took the job")
 
 
@@ -342,24 +336,17 @@ class _PathCache:
     def call(self, claim: Claim) -> PythonCall:
         """Return the parsed job; raises Refused. Claims of one statement share equal jobs, so parse each job once."""
         if self._call is None or self._stored is not claim.work:
-            call = claim.job
-            if not isinstance(call, PythonCall):
-                raise Refused(f"A {call.kind} job is not a Python call")
-            self._stored, self._call = claim.work, call
+            self._stored, self._call = claim.work, cast("PythonCall", claim.job)
         return self._call
 
     def path(self, folder: str, claim: Claim) -> tuple[str, ...] | None:
         """Return the module path of a job in *folder*, or None when the folder cannot be entered."""
         key = (folder, claim.python_path)
         if key not in self._paths:
-            self._paths[key] = self._make_path(folder, claim) if can_be_entered(folder) else None
+            path = [os.path.join(folder, entry) for entry in claim.python_path]  # noqa: PTH118
+            path += [claim.workdir] if claim.workdir is not None and claim.workdir not in path else []
+            self._paths[key] = tuple(path) if can_be_entered(folder) else None
         return self._paths[key]
-
-    def _make_path(self, folder: str, claim: Claim) -> tuple[str, ...]:
-        path = [os.path.join(folder, entry) for entry in claim.python_path]  # noqa: PTH118
-        if claim.workdir is not None and claim.workdir not in path:
-            path.append(claim.workdir)
-        return tuple(path)
 
 
 def _prepare(claim: Claim, control: Control, paths: _PathCache, *, confined: bool) -> _Job | AttemptEnd:
@@ -372,7 +359,7 @@ def _prepare(claim: Claim, control: Control, paths: _PathCache, *, confined: boo
     folder = claim.workdir or scratch.make_folder()
     path = paths.path(folder, claim)
     if path is None:
-        return missing_folder_end(folder)
+        return refusal_end(folder_problem(folder))
     request = {
         "target": REGISTERED_FUNCTIONS.get(call.target, call.target),
         "args": dict(call.args),
@@ -388,13 +375,42 @@ def _prepare(claim: Claim, control: Control, paths: _PathCache, *, confined: boo
     return _Job(claim, key, json.dumps(request), scratch)
 
 
+def _end(
+    interruption: Interruption | None,
+    answer: Mapping[str, Any] | None,
+    exit_code: int | None,
+    printed: str,
+    *,
+    is_invalid: bool = False,
+) -> AttemptEnd:
+    """Return the end of a job. *exit_code*: of its ended process; *is_invalid*: its answer is unreadable."""
+    if interruption is not None:
+        return AttemptEnd(interruption.outcome, exit_code=exit_code, error=interruption.error, log=printed or None)
+    if answer is not None:
+        traceback = answer.get("traceback", "")
+        separator = "\n" if printed and traceback and not printed.endswith("\n") else ""
+        return AttemptEnd(
+            _OUTCOMES.get(answer["state"], Outcome.FAILED),
+            output=answer.get("output"),
+            exit_code=answer.get("exit_code"),
+            error=answer.get("error"),
+            log=f"{printed}{separator}{traceback}" or None,
+            retryable=answer.get("retryable", True),
+        )
+    outcome = Outcome.FAILED
+    if is_invalid:
+        error = "its process sent an invalid answer: something else wrote on its channel"
+    elif exit_code == TRY_LATER_STATUS:
+        outcome, error = Outcome.DEFERRED, f"exit status {exit_code}"
+    elif exit_code is not None and exit_code < 0:
+        error = death_sentence(exit_code)
+    else:
+        error = f"its process ended with exit status {exit_code} before the function returned"
+    return AttemptEnd(outcome, exit_code=exit_code, error=error, log=printed or None)
+
+
 def _with_usage(result: AttemptEnd, job: _Job) -> AttemptEnd:
     spent, warnings = usage_file.read_usage(job.scratch.costs)
     if not spent and not warnings:
         return result
     return replace(result, usage=spent, log=usage_file.with_warnings(result.log or "", warnings))
-
-
-def make_runner(resources: RunnerResources) -> PythonRunner:
-    """Return the runner of this kind."""
-    return PythonRunner(resources.pool)

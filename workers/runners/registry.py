@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, cast
+from typing import cast
 
-from coordination.domain.jobs import KINDS, job_class
+from coordination.domain.jobs import JOBS, Job, PythonCall
 from workers.runners.base import Runner
 from workers.runners.pool import InterpreterPool
 from workers.runners.process import Launcher
@@ -19,26 +18,24 @@ _MODULES = {"python": "python_callable", "chat": "chat.runner"}
 
 
 class Runners:
-    """The runners of one worker process, each made by ``make_runner`` of its module. *sandbox*: of the Launcher.
+    """The runners of one worker process. *sandbox*: of the Launcher. Close it when no job runs any more.
 
-    Close it when no job runs any more.
+    ``by_kind``: by the class of the job. The runner of the kind ``shell`` is the class ShellRunner of its module.
     """
 
     def __init__(self, worker_id: str | None = None, *, sandbox: SandboxPolicy | None = None) -> None:
         self.launcher = Launcher(worker_id, sandbox=sandbox)
         self.pool = InterpreterPool(self.launcher)
         resources = RunnerResources(self.launcher, self.pool)
-        modules = {kind: import_module(f"workers.runners.{_MODULES.get(kind, kind)}") for kind in KINDS}
-        self._by_kind: dict[str, Runner] = {kind: module.make_runner(resources) for kind, module in modules.items()}
-        self.python = cast("PythonRunner", self._by_kind["python"])
-
-    def runner_for(self, work: Mapping[str, Any]) -> Runner:
-        """Return the runner of a stored job. Raises Refused for an unknown kind."""
-        return self._by_kind[job_class(work).kind]
+        self.by_kind: dict[type[Job], Runner] = {}
+        for kind, job in JOBS.items():
+            module = import_module(f"workers.runners.{_MODULES.get(kind, kind)}")
+            self.by_kind[job] = getattr(module, f"{kind.capitalize()}Runner")(resources)
+        self.python = cast("PythonRunner", self.by_kind[PythonCall])
 
     def close(self) -> None:
         """Close the runners that have resources, then the idle interpreters and the warden."""
-        for runner in self._by_kind.values():
+        for runner in self.by_kind.values():
             if (close := getattr(runner, "close", None)) is not None:
                 close()
         self.pool.close()

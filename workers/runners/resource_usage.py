@@ -54,7 +54,8 @@ class _Host:
     def scan(self) -> dict[int, _ProcessStat]:
         with self._lock:
             if time.monotonic() - self._at > _FRESH:
-                self._processes = {pid: stat for pid in _pids() if (stat := _read_stat(pid)) is not None}
+                pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - only names are needed
+                self._processes = {pid: stat for pid in pids if (stat := _read_stat(pid)) is not None}
                 self._at = time.monotonic()
             return self._processes
 
@@ -69,12 +70,12 @@ class ResourceMeter:
         self._record = process.record
         self._markers = process.markers
         self._limits = limits
-        before = _read_stat(self._record.pid) if reused and limits.cpu else None
+        before = _read_stat(self._record.pid) if reused else None
         self._before = 0 if before is None else before.ticks
         self._ticks = 0
         self._resident = 0
         self._unrelated: set[tuple[int, int]] = set()
-        self.next_poll = time.monotonic() + _SOON if limits.memory or limits.cpu else math.inf
+        self.next_poll = time.monotonic() + _SOON
 
     def exceeded(self, now: float) -> tuple[str, bool] | None:
         """Return a sentence on the exceeded limit and whether to kill the job at once, or None."""
@@ -108,10 +109,6 @@ class ResourceMeter:
             else:
                 self._unrelated.add(key)
         return mine
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - names are all that is needed
 
 
 def _read_stat(pid: int) -> _ProcessStat | None:

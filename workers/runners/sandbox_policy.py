@@ -14,7 +14,7 @@ from typing import Any
 
 from coordination.base.errors import SettingsError
 from workers.runners import sandbox_exec, untrusted_files
-from workers.runners.namespaces import Namespaces, SandboxView, private_places, program_places
+from workers.runners.namespaces import Namespaces, private_places, program_places
 
 _PROGRAM = str(Path(sandbox_exec.__file__))
 # Variables with which a job's code could be loaded into sandbox_exec before it has dropped its rights.
@@ -141,8 +141,9 @@ class SandboxPolicy:
             return ConfinedCommand([*_INTERPRETER, _PROGRAM, json.dumps(order), *arguments], early)
         status = os.memfd_create("bwrap")
         try:
-            view = SandboxView(folder, places, visible, self._hide)
-            command, order["strict"] = self._namespaces.around([], view, status=status)
+            command, order["strict"] = self._namespaces.command(
+                folder, write=places, read=visible, hide=self._hide, status=status
+            )
         except BaseException:
             os.close(status)
             raise

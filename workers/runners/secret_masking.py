@@ -26,6 +26,7 @@ SHORTEST = 6
 
 _SECRETIVE = re.compile(r"(?i)(key|token|secret|passw|credential)")
 _LONG_WORD = 16
+_TEXTS = ("output", "error", "log", "question", "budget_shortage", "carry_over")
 _MASK = "***"
 _PASSWORD = re.compile(r"\w+://[^\s/@:]*:(\S+)@")
 _ESCAPED_LINE_END = re.compile(r"(?:\\r)?\\n")
@@ -75,12 +76,7 @@ class Secrets:
         hide = self.hide
         return replace(
             result,
-            output=hide(result.output),
-            error=hide(result.error),
-            log=hide(result.log),
-            question=hide(result.question),
-            budget_shortage=hide(result.budget_shortage),
-            carry_over=hide(result.carry_over),
+            **{name: hide(getattr(result, name)) for name in _TEXTS},
             usage=self.hide_usage(result.usage),
             discovered=tuple(replace(each, task=hide(each.task), role=hide(each.role)) for each in result.discovered),
             artifacts=tuple(replace(each, path=hide(each.path)) for each in result.artifacts),
@@ -98,10 +94,6 @@ class Secrets:
     def mask_stream(self, feed: Callable[[bytes], None]) -> MaskedStream:
         """Return a masking *feed* for a stream that arrives in arbitrary parts."""
         return MaskedStream(feed, self._bytes)
-
-
-NO_SECRETS = Secrets(environ={})
-"""For jobs without secrets."""
 
 
 class MaskedStream:

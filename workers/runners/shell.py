@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 from coordination.base.errors import Refused
 from coordination.domain.jobs import Shell
@@ -11,7 +12,6 @@ from coordination.domain.tasks.attempts import AttemptEnd, Claim
 from workers.runners import environment, program, usage_file
 from workers.runners.base import Control
 from workers.runners.output import Capture, last_line, without_line_break
-from workers.runners.process import Launcher
 from workers.runners.shared import RunnerResources
 
 _ERROR_LIMIT = 300
@@ -20,23 +20,21 @@ _ERROR_LIMIT = 300
 class ShellRunner:
     """Executes shell jobs."""
 
-    def __init__(self, launcher: Launcher) -> None:
-        self._launcher = launcher
+    def __init__(self, resources: RunnerResources) -> None:
+        self._launcher = resources.launcher
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Run the command to its end, in a session of its own."""
         if (stopped := program.end_if_stopped(control)) is not None:
             return stopped
         try:
-            call = claim.job
+            call = cast("Shell", claim.job)
         except Refused as refusal:
             return program.refusal_end(refusal.sentence())
-        if not isinstance(call, Shell):
-            return program.refusal_end(f"A {call.kind} job is not for the shell")
         with environment.Scratch(control.scratch, claim) as scratch:
             folder = claim.workdir or scratch.make_folder()
             if not program.can_be_entered(folder):
-                return program.missing_folder_end(folder)
+                return program.refusal_end(program.folder_problem(folder))
             variables = environment.base_variables() | dict(call.env) | environment.attempt_variables(claim, scratch)
             variables |= environment.report_variables(control.report_address, variables["PATH"])
             variables["COORD_INPUT"] = scratch.write_input(claim)
@@ -76,8 +74,3 @@ class ShellRunner:
             log=usage_file.with_warnings(ran.log, warnings),
             usage=usage,
         )
-
-
-def make_runner(resources: RunnerResources) -> ShellRunner:
-    """Return the runner of this kind."""
-    return ShellRunner(resources.launcher)

@@ -65,8 +65,8 @@ class UsageFile:
         self._usage: list[Usage] = []
 
     def poll(self) -> None:
-        """Read new complete lines, if there are any."""
-        with self._lock:
+        """Read new complete lines, if there are any. ``end`` returns a warning of an unreadable file."""
+        with self._lock, contextlib.suppress(OSError):
             self._poll()
 
     def end(self) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
@@ -77,15 +77,12 @@ class UsageFile:
         return usage, warnings
 
     def _poll(self) -> None:
-        try:
-            size = os.lstat(self._path).st_size  # in most cases there is none
-            if size == self._size:
-                return
-            if size < self._size:  # it was overwritten
-                self._read_to, self._lines, self._usage = 0, 0, []
-            data = _bytes(self._path, MAX_BYTES - self._read_to, start=self._read_to)
-        except OSError:
-            return  # ``end`` returns a warning
+        size = os.lstat(self._path).st_size  # in most cases there is none
+        if size == self._size:
+            return
+        if size < self._size:  # it was overwritten
+            self._read_to, self._lines, self._usage = 0, 0, []
+        data = _bytes(self._path, MAX_BYTES - self._read_to, start=self._read_to)
         self._size = size
         whole = data[: data.rfind(b"\n") + 1]
         usage, _ = _read(self._path, whole, lines_before=self._lines)
@@ -182,7 +179,7 @@ def _usage(record: dict[str, Any]) -> Usage:
         id=_name(fields, "id"),
         session_id=_name(fields, "session_id"),
         at=_moment(fields.get("timestamp")),
-        extra=clean_json({name: _plain(value) for name, value in fields.items() if name not in _NOT_EXTRA}),
+        extra=clean_json({name: value for name, value in fields.items() if name not in _NOT_EXTRA}),
     )
 
 
@@ -222,23 +219,6 @@ def _moment(value: Any) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
         raise Refused("timestamp is not a moment in ISO 8601", field="timestamp") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise Refused("timestamp is not a moment in ISO 8601", field="timestamp") from None
-
-
-def _plain(value: Any) -> Any:
-    match value:
-        case Decimal():
-            return float(value)
-        case list():
-            return [_plain(item) for item in value]
-        case dict():
-            return {name: _plain(item) for name, item in value.items()}
-        case _:
-            return value

@@ -133,7 +133,7 @@ class MergeQueue:
     def _move(self, candidate: MergeCandidate, head: str, merged: str) -> bool:
         repository = self.worktree.repository
         merge = Merge(self.claim.attempt, repository.branch, head, merged, result_to_json(candidate.result))
-        if self.control.stop_requested or not self.is_ours() or not self.records.write(self.claim, merge):
+        if self.control.stop_reason is not None or not self.is_ours() or not self.records.write(self.claim, merge):
             reason = self.control.stop_reason
             outcome = Outcome.LOST if reason is None else reason.outcome
             raise GitInterrupted(Interruption(outcome, "it had to stop before its change was merged"))

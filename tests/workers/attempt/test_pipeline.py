@@ -113,7 +113,7 @@ def steps(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[list[Cond
         runners = Runners()
         made = make_steps(context, runners)
         yield made
-        Pipeline(made, runners.runner_for).close()
+        Pipeline(made, lambda claim: runners.by_kind[claim.job_kind]).close()
         runners.close()
 
 

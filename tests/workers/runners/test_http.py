@@ -18,6 +18,7 @@ import pytest
 from coordination.base.errors import Refused
 from coordination.domain.access.authority import Rights, check_within
 from coordination.domain.jobs import kind_label, parse_job, templates
+from coordination.domain.jobs.kinds.http_call import HttpCall
 from coordination.domain.jobs.network import Network, NetworkMode, parse_network
 from coordination.domain.tasks.attempts import Outcome
 from coordination.formats.plan import read_plan, write_plan
@@ -25,8 +26,6 @@ from tests.support.jobs import Bench
 from tests.support.refusals import refuses
 from tests.support.speed import patience
 from workers.runners.base import StopReason
-from workers.runners.http import HttpRunner
-from workers.runners.provider_environment import ProviderEnvironment
 
 TOKEN = "t0p-secret-token-value"
 
@@ -234,10 +233,12 @@ class TestPlaces:
         ("network", "reached"),
         [(Network(NetworkMode.OFF), False), (parse_network("example.com:80"), False), (None, True)],
     )
-    def test_the_workers_own_list_comes_first(self, bench: Bench, network: Network | None, *, reached: bool) -> None:
+    def test_the_workers_own_list_comes_first(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, network: Network | None, *, reached: bool
+    ) -> None:
         with serving(says(1)) as server:
             listed = parse_network(server.place) if network is None else network
-            bench.runners._by_kind["http"] = HttpRunner(ProviderEnvironment(), listed)
+            monkeypatch.setattr(bench.runners.by_kind[HttpCall], "_network", listed)
 
             result = bench.run(server.work())
 

@@ -81,7 +81,7 @@ def test_an_idle_process_that_was_killed_does_not_stay_a_zombie(launcher: Launch
     os.kill(second.process.record.pid, signal.SIGKILL)
 
     until(lambda: not Path(f"/proc/{second.process.record.pid}").exists(), what="it is reaped")
-    assert pool.idle_count() == 1
+    assert len(pool._idle) == 1
     assert pool.take(KEY) is first
     first.close()
     pool.close()
@@ -102,7 +102,7 @@ def test_the_janitor_sees_a_process_that_became_idle_after_it_had_seen_none(
         os.kill(child.process.record.pid, signal.SIGKILL)
 
     until(lambda: not Path(f"/proc/{child.process.record.pid}").exists(), what="it is reaped")
-    assert pool.idle_count() == 0
+    assert len(pool._idle) == 0
     pool.close()
 
 
@@ -112,7 +112,7 @@ def test_idle_processes_grow_old_and_go(launcher: Launcher) -> None:
 
     pool.give_back(child)
 
-    until(lambda: pool.idle_count() == 0)
+    until(lambda: len(pool._idle) == 0)
     until(lambda: not orphan_reaper.is_running(child.process.record.pid))
     pool.close()
 
@@ -125,7 +125,7 @@ def test_no_more_than_a_few_stay_idle_and_the_oldest_goes(launcher: Launcher) ->
     pool.give_back(second)
 
     until(lambda: not orphan_reaper.is_running(first.process.record.pid))
-    assert (pool.idle_count(), second.is_alive()) == (1, True)
+    assert (len(pool._idle), second.is_alive()) == (1, True)
     pool.close()
 
 

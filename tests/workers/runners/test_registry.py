@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from coordination.base.errors import Refused
+from coordination.domain.jobs import PythonCall, Shell
+from tests.support.jobs import claim_of
 from tests.support.refusals import refuses
 from workers.runners.python_callable import PythonRunner
 from workers.runners.registry import Runners
@@ -17,17 +19,14 @@ ROOT = Path(__file__).parents[3]
 
 def test_each_kind_of_job_has_its_runner() -> None:
     runners = Runners()
-    assert isinstance(runners.runner_for({"shell": "true"}), ShellRunner)
-    assert isinstance(runners.runner_for({"python": "time:time"}), PythonRunner)
+    assert isinstance(runners.by_kind[Shell], ShellRunner)
+    assert isinstance(runners.by_kind[PythonCall], PythonRunner)
     runners.close()
 
 
 def test_a_kind_that_nobody_can_run_is_refused_in_words() -> None:
-    runners = Runners()
     with refuses(Refused):
-        runners.runner_for({"song": "la"})
-
-    runners.close()
+        _ = claim_of({"song": "la"}).job_kind
 
 
 def test_runners_load_neither_the_store_nor_celery() -> None:

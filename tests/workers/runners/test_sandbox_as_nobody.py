@@ -42,7 +42,7 @@ launcher = Launcher(sandbox=sandbox)
 reading, writing = os.pipe()
 process = launcher.start(
     ["/bin/sh", "-c", asked["command"]],
-    markers=["COORD_ATTEMPT_ID"],
+    marker="COORD_ATTEMPT_ID",
     environment={"COORD_ATTEMPT_ID": f"{uuid.uuid4()}.1.x", "PATH": "/usr/bin:/bin"},
     folder=asked["folder"],
     stdout=writing,

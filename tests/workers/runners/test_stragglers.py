@@ -12,8 +12,7 @@ from uuid import uuid4
 import pytest
 
 from workers.runners import orphan_reaper
-from workers.runners.base import ProcessRecord
-from workers.runners.process import death_sentence, end_recorded
+from workers.runners.process import death_sentence
 
 
 @pytest.fixture
@@ -98,28 +97,6 @@ def test_a_zombie_is_not_running(marked: tuple[subprocess.Popen[bytes], str]) ->
 
     assert not orphan_reaper.is_running(process.pid)
     assert orphan_reaper.find([marker.encode()], group=process.pid) == []
-
-
-def test_what_a_record_names_is_ended(marked: tuple[subprocess.Popen[bytes], str]) -> None:
-    process, marker = marked
-    started = orphan_reaper.start_time(process.pid)
-    assert started is not None
-
-    hit = end_recorded(ProcessRecord(process.pid, process.pid, started, marker))
-
-    assert (hit, process.wait(10)) == (1, -9)
-
-
-def test_a_record_of_a_pid_that_has_another_owner_by_now_ends_nothing(
-    marked: tuple[subprocess.Popen[bytes], str],
-) -> None:
-    process, _ = marked
-    started = orphan_reaper.start_time(process.pid)
-    assert started is not None
-
-    hit = end_recorded(ProcessRecord(process.pid, process.pid, started - 1, "TEST_MARKER=somebody-else"))
-
-    assert (hit, process.poll()) == (0, None)
 
 
 def test_a_death_is_told_in_words() -> None:

@@ -16,9 +16,14 @@ from tests.support.processes import until
 from tests.support.speed import patience
 from tests.support.strict import needs_bubblewrap
 from workers.runners import orphan_reaper
-from workers.runners.warden import Warden
+from workers.runners.process import Warden
 
 ROOT = Path(__file__).parents[3]
+
+
+def pid_of(warden: Warden) -> int | None:
+    process = warden.process
+    return None if process is None else process.pid
 
 
 @pytest.fixture(params=[(), ("strict",)], ids=["open", "strict"])
@@ -116,13 +121,13 @@ def test_everything_may_be_said_twice() -> None:
     warden.close()
     warden.close()
 
-    assert warden.pid is None
+    assert pid_of(warden) is None
 
 
 def test_a_warden_that_stands_still_does_not_hold_up_its_worker() -> None:
     warden = Warden("NOBODY_HAS=this")
     warden.start()
-    first = warden.pid
+    first = pid_of(warden)
     assert first is not None
     os.kill(first, signal.SIGSTOP)
     began = time.monotonic()
@@ -132,19 +137,19 @@ def test_a_warden_that_stands_still_does_not_hold_up_its_worker() -> None:
         warden.forget(4_000_000)
 
     assert time.monotonic() - began < patience(10)
-    until(lambda: warden.pid not in (None, first), what="the next warden")
+    until(lambda: pid_of(warden) not in (None, first), what="the next warden")
     warden.close()
 
 
 def test_the_next_warden_is_told_of_groups_that_run_already() -> None:
     warden = Warden("NOBODY_HAS=this")
     warden.start()
-    first = warden.pid
+    first = pid_of(warden)
     assert first is not None
     sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True, env={})
     warden.register(sleeper.pid, orphan_reaper.start_time(sleeper.pid) or 0)
     os.kill(first, signal.SIGKILL)
-    until(lambda: warden.pid not in (None, first), what="the next warden")
+    until(lambda: pid_of(warden) not in (None, first), what="the next warden")
 
     warden.close()
 

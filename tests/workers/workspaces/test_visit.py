@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from coordination.domain.jobs import Shell
 from coordination.domain.jobs.checkouts import task_branch
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from coordination.domain.tasks.events import EventType
@@ -471,7 +472,7 @@ class TestStopping:
         def fails(*_: object) -> AttemptEnd:
             raise LookupError("a bug")
 
-        monkeypatch.setattr(site.runners.runner_for({"shell": ""}), "run", fails)
+        monkeypatch.setattr(site.runners.by_kind[Shell], "run", fails)
 
         result = site.run("a", "true")
 

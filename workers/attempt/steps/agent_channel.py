@@ -135,7 +135,7 @@ class AgentChannelStep:
         return self._act(reports, request)
 
     def _act(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
-        hide = reports.control.secrets.hide
+        hide = reports.control.mask
         request = {name: value if name == "do" else hide(value) for name, value in request.items()}
         reports.count += 1
         if reports.count > MOST_REPORTS:

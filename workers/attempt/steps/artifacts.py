@@ -154,7 +154,7 @@ class _Copying:
                     raise _Stopped from None
 
     def _name(self, path: str) -> str:
-        name = stored_name(self._control.secrets.hide(path), self._names)
+        name = stored_name(self._control.mask(path), self._names)
         if name in self._names:  # names that differ only in a secret
             name = stored_name(f"{name}~{len(self._names)}", self._names)
         if (size := len(name.encode())) > LONGEST_PATH:
@@ -172,7 +172,7 @@ class _Copying:
                 self._limits.store.forget(self._place)
 
     def _count(self, size: int) -> None:
-        if self._control.stop_requested:
+        if self._control.stop_reason is not None:
             raise _Stopped
         self._control.progress()
         self._copied += size

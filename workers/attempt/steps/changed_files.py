@@ -76,7 +76,7 @@ class EffectsStep:
         result = proceed(attempt)
         if before is None or not result.job_started:
             return result
-        if control.stop_requested:  # its next attempt may find that everything is done
+        if control.stop_reason is not None:  # its next attempt may find that everything is done
             return replace(result, carry_over={**result.carry_over, _BEFORE: first}) if first else result
         after = self._read_state(claim, control)
         if after is None:

@@ -1,1 +1,1 @@
-"""Coding agents as programs: how each is started, and what its output means. One module an agent, one protocol."""
+"""Coding agents: how each program is started, and what its output means. One adapter per agent."""

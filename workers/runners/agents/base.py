@@ -7,10 +7,11 @@ waits for none, so that it can also read a file.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any
 
 from coordination.base.errors import Refused
 from coordination.base.money import usd
@@ -44,9 +45,10 @@ class Transcript:
 
     *add_event* writes to the task's event log, *show* to the live output; *on_usage* is called when ``usage`` changes.
 
-    ``result``: the last answer. ``ended``: the agent reported its end, successful or not. ``remarks``: notes for people
-    below the log. ``synthetic``: the last message, if it is of the program and not of the model. ``limit``: the limit
-    that the provider reports as reached. ``refused``: ids of tool calls that were not permitted.
+    ``result``: the last answer. ``ended``: the agent reported its end, successful or not. ``is_done``: it reported
+    success, and nothing followed. ``overcome``: an error did not end the work, or came after its end. ``remarks``:
+    notes for people below the log. ``synthetic``: the last message, if it is of the program and not of the model.
+    ``limit``: the limit that the provider reports as reached. ``refused``: ids of tool calls that were not permitted.
     """
 
     def __init__(
@@ -70,23 +72,23 @@ class Transcript:
         self.usage: dict[str, Usage] = {}
         self.remarks: list[str] = []
         self.synthetic: str | None = None
-        self.synthetic_type: str | None = None
+        self.synthetic_type: object = None  # of its error
         self.limit: ProviderLimit | None = None
         self.refused: set[str] = set()
-        self.overcome = False  # an error did not end the work, or came after its end
-        self._done = False  # the agent reported success, and nothing followed
+        self.overcome = False
+        self.is_done = False
         self._last_error: AgentFailure | None = None  # the agent may recover from it
 
     def add_text(self, text: str) -> None:
         """Add a text of the agent."""
-        self._done = False
+        self.is_done = False
         if text.strip():
             self._event(EventType.PROGRESS, {"text": self._short(text)})
             self._show(self._hide(clean_text(text)).rstrip("\n"))
 
     def add_tool_call(self, tool: object, arguments: object, *, id_: object = None) -> None:
         """Add a call of a tool."""
-        self._done, self.synthetic = False, None
+        self.is_done, self.synthetic = False, None
         name, short_input = self._short(tool), self._short(arguments)
         self._event(EventType.TOOL_CALL, _without_none(tool=name, input=short_input, id=self._short(id_)))
         self._show(f"\N{RIGHTWARDS ARROW} {name or 'a tool'} {short_input or ''}".rstrip())
@@ -109,15 +111,6 @@ class Transcript:
             self.usage[key] = usage
         self._on_usage()
 
-    def set_synthetic(self, text: str, *, type_: object = None) -> None:
-        """Set a message of the program in place of the model. *type_*: the type of its error, if any."""
-        self.synthetic, self.synthetic_type = text, type_ if isinstance(type_, str) else None
-
-    @property
-    def is_done(self) -> bool:
-        """Return whether the agent reported success and nothing followed."""
-        return self._done
-
     def add_refusal(self, id_: object) -> None:
         """Add a tool call that was not permitted, with or without an id."""
         self.refused.add(str(id_ or f"number {len(self.refused)}"))
@@ -125,7 +118,7 @@ class Transcript:
     def finish(self) -> None:
         """Note that the agent reported success, which clears earlier errors."""
         self.overcome = self.overcome or self.failure is not None or self._last_error is not None
-        self.ended = self._done = True
+        self.ended = self.is_done = True
         self.failure = self._last_error = None
 
     def recover(self) -> None:
@@ -137,22 +130,22 @@ class Transcript:
         """Note that the agent continues, so an earlier error or end was that of a step."""
         if self.failure is not None:
             self._last_error, self.failure = self.failure, None
-        self.ended = self._done = False
+        self.ended = self.is_done = False
 
-    def note_error(self, sentence: object, **known: Any) -> None:
-        """Note an error that fails the attempt only if nothing follows."""
-        if self._done:
+    def note_error(self, sentence: object, **details: Any) -> None:
+        """Note an error that fails the attempt only if nothing follows. *details*: as for ``fail``."""
+        if self.is_done:
             self._remark_after_end(str(sentence or ""))
         else:
-            self._last_error = self._failure(sentence, **known)
+            self._last_error = self._failure(sentence, **details)
 
-    def fail(self, sentence: object, **known: Any) -> None:
-        """Note that the agent gave up. *known*: further arguments of ``classify_failure``. Directly after a reported
-        success, the error is only a remark."""
-        if self._done:
+    def fail(self, sentence: object, **details: Any) -> None:
+        """Note that the agent gave up. *details*: further arguments of ``classify_failure``; values of a wrong type
+        are ignored. Directly after a reported success, the error is only a remark."""
+        if self.is_done:
             self._remark_after_end(str(sentence or ""))
         else:
-            self.ended, self.failure = True, self._failure(sentence, **known)
+            self.ended, self.failure = True, self._failure(sentence, **details)
 
     @property
     def unresolved(self) -> AgentFailure | None:
@@ -166,10 +159,16 @@ class Transcript:
             if self.failure is None and self.synthetic:
                 self.failure = self._failure(self.synthetic, type_=self.synthetic_type)
 
-    def _failure(self, sentence: object, *, status: object = None, words: object = None, **known: Any) -> AgentFailure:
-        number = status if isinstance(status, int) and not isinstance(status, bool) else None
-        text = self._hide(str(sentence or "it gave no reason"))
-        failure = classify_failure(text, status=number, words=None if words is None else str(words), **known)
+    def _failure(
+        self, sentence: object, *, status: object = None, type_: object = None, words: object = None, **details: Any
+    ) -> AgentFailure:
+        failure = classify_failure(
+            self._hide(str(sentence or "it gave no reason")),
+            status=status if isinstance(status, int) and not isinstance(status, bool) else None,
+            type_=type_ if isinstance(type_, str) else None,
+            words=None if words is None else str(words),
+            **details,
+        )
         return with_limit(failure, self.limit)
 
     def _remark_after_end(self, sentence: str) -> None:
@@ -191,46 +190,30 @@ class Transcript:
         return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}… ({len(text):,} characters)"
 
 
-class Adapter(Protocol):
-    """Starts one agent's program and reads its output."""
+class Adapter(ABC):
+    """Starts one agent's program and reads its output.
 
-    @property
-    def name(self) -> str:
-        """The agent's name in jobs, and its program by default."""
-        ...
+    ``name``: of the agent in jobs, and of its program by default. ``passes_on``: the worker's variables that it needs.
+    ``login``: how it is logged in, for advice when it is not. ``resumes``: whether it can resume a conversation by its
+    session id, without support by the job. ``counts_anew``: whether the usage of a resumed conversation is only that of
+    its new part. ``takes_servers``: arguments that set the MCP servers to those of ``{file}`` and permit ours; empty:
+    not supported.
+    """
 
-    @property
-    def passes_on(self) -> Sequence[str]:
-        """The worker's variables that the program needs."""
-        ...
+    name: str
+    passes_on: Sequence[str] = ()
+    login = Login()
+    resumes: bool = True
+    counts_anew: bool = True
+    takes_servers: Sequence[str] = ()
 
-    @property
-    def login(self) -> Login:
-        """How the program is logged in, for advice when it is not."""
-        ...
-
-    @property
-    def resumes(self) -> bool:
-        """Whether it can resume a conversation by its session id, without support by the job."""
-        ...
-
-    @property
-    def counts_anew(self) -> bool:
-        """Whether the usage of a resumed conversation is only that of its new part."""
-        ...
-
-    @property
-    def takes_servers(self) -> Sequence[str]:
-        """Arguments that set the MCP servers to those of ``{file}`` and permit ours; empty: not supported."""
-        ...
-
+    @abstractmethod
     def start(self, call: AgentCall, session: str | None = None) -> StartCommand:
         """Return how to start the job, or with *session*, how to resume that conversation."""
-        ...
 
+    @abstractmethod
     def read(self, line: Mapping[str, Any], transcript: Transcript, call: AgentCall) -> None:
         """Read one JSON object of the output into *transcript*."""
-        ...
 
 
 def parse_json_line(line: bytes) -> dict[str, Any] | None:

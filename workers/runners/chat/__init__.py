@@ -1,1 +1,1 @@
-"""Conversations with models as jobs: many wait at once, on one loop, in threads that sleep."""
+"""Chats with models: one asyncio loop runs all conversations of a worker process, while the threads of jobs sleep."""

@@ -7,7 +7,9 @@ import re
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -33,22 +35,27 @@ from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
+from pydantic_ai.usage import RequestUsage
 
 from coordination.domain.jobs import ChatCall
 from coordination.domain.jobs.provider_error_table import ProviderErrorClass
-from workers.runners.agents.base import Transcript
+from coordination.domain.money.pricing import PROVIDER
+from coordination.domain.tasks.attempts import Usage
+from workers.runners.agents.base import Transcript, usage_record
 from workers.runners.agents.failures import AgentFailure, classify_failure
 from workers.runners.chat import http, output_schema
-from workers.runners.chat.errors import ChatGaveUp, failure_from_error, retry_after, root_cause, was_sent
+from workers.runners.chat.errors import ChatGaveUp, failure_from_error, root_cause, was_sent
 from workers.runners.chat.model_factory import make_model
 from workers.runners.chat.providers import Access
 from workers.runners.chat.servers import ToolServer
-from workers.runners.chat.spending import ChatUsage
+from workers.runners.output import clean_text
 
 if TYPE_CHECKING:
     from workers.runners.chat.tools import Toolbox
 
 log = structlog.get_logger()
+
+OpenStream = Callable[[], AbstractAsyncContextManager[StreamedResponse]]
 
 LONGEST_ANSWER = 8 * 1024 * 1024
 """Characters of one answer of a model; a longer one ends the attempt."""
@@ -60,6 +67,8 @@ _STEP_RETRIES = 3  # after the first step, where giving up would lose paid work
 _LONGEST_WAIT = 30.0
 _FIRST_POLL, _LONGEST_POLL = 0.02, 1.0  # seconds
 _TEXT_EVERY = 5.0  # seconds: a long text is logged in parts
+_MAKERS = ("openai", "openai-chat", "openai-responses", "anthropic", "google", "azure")
+"""Providers that serve their own models under the usual names. (Azure serves those of OpenAI.)"""
 
 
 class ChatConversation:
@@ -80,16 +89,18 @@ class ChatConversation:
         self._limit = limit
         self._is_settled = is_settled
         self._usage = ChatUsage(transcript, provider=call.provider, model=call.model)
+        self._note_progress: Callable[[], None] = lambda: None
         self._mismatches = 0
         self.value: Any = None
 
     async def run(self, access: Access, servers: list[ToolServer], note_progress: Callable[[], None]) -> None:
         """Run the conversation to its end, which the transcript has afterwards."""
+        self._note_progress = note_progress
         try:
             async with AsyncExitStack() as stack:
                 client = await stack.enter_async_context(http.make_client(of_model=True))
-                tools = await self._toolbox(stack, servers, note_progress)
-                await self._run_steps(make_model(self._call, access, client), tools, note_progress)
+                tools = await self._toolbox(stack, servers) if servers else None
+                await self._run_steps(make_model(self._call, access, client), tools)
         except Exception as error:  # noqa: BLE001 - logged without values of variables
             # A provider or a tool server may send anything.
             cause = root_cause(error)
@@ -98,16 +109,12 @@ class ChatConversation:
                 frames = "".join(traceback.format_tb(cause.__traceback__, -5))
                 log.warning("a chat failed", chat=self._call.chat, error=type(cause).__name__, where=frames)
 
-    async def _toolbox(
-        self, stack: AsyncExitStack, servers: list[ToolServer], note_progress: Callable[[], None]
-    ) -> Toolbox | None:
-        if not servers:
-            return None
+    async def _toolbox(self, stack: AsyncExitStack, servers: list[ToolServer]) -> Toolbox:
         from workers.runners.chat.tools import Toolbox  # imported late: a quarter of the memory of chats
 
-        return await stack.enter_async_context(Toolbox(servers, note_progress=note_progress, limit=self._limit))
+        return await stack.enter_async_context(Toolbox(servers, note_progress=self._note_progress, limit=self._limit))
 
-    async def _run_steps(self, model: Model, tools: Toolbox | None, note_progress: Callable[[], None]) -> None:
+    async def _run_steps(self, model: Model, tools: Toolbox | None) -> None:
         call = self._call
         parameters = self._parameters(tools.definitions if tools is not None else [])
         settings: ModelSettings = {"max_retries": 0}  # the scheduler waits, and the slot is free meanwhile
@@ -117,9 +124,12 @@ class ChatConversation:
             settings["max_tokens"] = most
         first: list[ModelRequestPart] = [SystemPromptPart(call.system)] if call.system else []
         messages: list[ModelMessage] = [ModelRequest([*first, UserPromptPart(call.prompt)])]
+        open_stream = partial(
+            model_request_stream, model, messages, model_settings=settings, model_request_parameters=parameters
+        )
         for step in range(call.max_steps):
             await self._wait_until_settled()
-            response = await self._step(model, messages, settings, parameters, note_progress, first=step == 0)
+            response = await self._step(open_stream, first=step == 0)
             replies = await self._replies(response, tools)
             if replies is None:
                 self._transcript.ended = True
@@ -148,46 +158,29 @@ class ChatConversation:
             output_object=OutputObjectDefinition(self._schema.for_model, **fields),
         )
 
-    async def _step(
-        self,
-        model: Model,
-        messages: list[ModelMessage],
-        settings: ModelSettings,
-        parameters: ModelRequestParameters,
-        note_progress: Callable[[], None],
-        *,
-        first: bool,
-    ) -> ModelResponse:
+    async def _step(self, open_stream: OpenStream, *, first: bool) -> ModelResponse:
         """Call the model once; after the first step, retry a few times while its provider is unavailable."""
         retries = 0
         while True:
             try:
-                return await self._request(model, messages, settings, parameters, note_progress)
+                return await self._request(open_stream)
             except Exception as error:
                 failure = failure_from_error(error, chat=self._call.chat)
                 if first or failure.error_class is not ProviderErrorClass.TRANSIENT or retries == _STEP_RETRIES:
                     raise
                 retries += 1
-                wait = min(retry_after(error) or 2.0**retries, _LONGEST_WAIT)
+                requested = error.retry_after if isinstance(error, ModelAPIError) else None
+                wait = min(requested or 2.0**retries, _LONGEST_WAIT)
                 self._transcript.add_text(f"… {failure.sentence}; trying again in {wait:g} s")
                 await asyncio.sleep(wait)
 
-    async def _request(
-        self,
-        model: Model,
-        messages: list[ModelMessage],
-        settings: ModelSettings,
-        parameters: ModelRequestParameters,
-        note_progress: Callable[[], None],
-    ) -> ModelResponse:
+    async def _request(self, open_stream: OpenStream) -> ModelResponse:
         is_open = False
         try:
-            async with model_request_stream(
-                model, messages, model_settings=settings, model_request_parameters=parameters
-            ) as stream:
+            async with open_stream() as stream:
                 is_open = True
                 try:
-                    await self._read_stream(stream, note_progress)
+                    await self._read_stream(stream)
                 finally:
                     response = stream.get()
                     self._usage.add(response)
@@ -200,10 +193,10 @@ class ChatConversation:
         self._transcript.result = None
         return response
 
-    async def _read_stream(self, stream: StreamedResponse, note_progress: Callable[[], None]) -> None:
+    async def _read_stream(self, stream: StreamedResponse) -> None:
         text_stream = _TextStream(self._transcript)
         async for event in stream:
-            note_progress()
+            self._note_progress()
             match event:
                 case PartStartEvent(part=TextPart(content=text)):
                     text_stream.feed(text)
@@ -263,7 +256,7 @@ class ChatConversation:
             if call is None:
                 self.value = await asyncio.to_thread(schema.of_text, response.text or "")
             else:
-                self.value = await asyncio.to_thread(schema.of_call, _arguments(call))
+                self.value = await asyncio.to_thread(schema.check, _arguments(call))
         except output_schema.SchemaMismatchError as mismatch:
             self._mismatches += 1
             if self._mismatches > MISMATCH_RETRIES:
@@ -296,6 +289,58 @@ class ChatConversation:
                 text, failed = await tools.call(call.tool_name, arguments)
         self._transcript.add_tool_result(text, id_=id_, failed=failed)
         return ToolReturnPart(call.tool_name, text, id_, outcome="failed" if failed else "success")
+
+
+class ChatUsage:
+    """Adds up usage in the transcript after each step, one record for each model, so that a stop loses nothing."""
+
+    def __init__(self, transcript: Transcript, *, provider: str, model: str) -> None:
+        self._transcript = transcript
+        self._provider = provider
+        self._model = model
+        self._used: dict[str, RequestUsage] = {}
+        self._cost: dict[str, Decimal | None] = {}
+
+    def add(self, response: ModelResponse) -> None:
+        """Add one call of the model, also with a partial answer."""
+        model = clean_text(response.model_name or self._model)[:200]
+        usage = response.usage
+        if not usage.input_tokens and not usage.output_tokens and not usage.unmeasured_requests:
+            # A call without usage (stopped, or not reported) is unmeasured, not free.
+            usage = usage + RequestUsage(unmeasured_requests=1)
+        cost = _cost(response)
+        before = self._cost.get(model, Decimal(0))
+        self._used[model] = self._used.get(model, RequestUsage()) + usage
+        self._cost[model] = None if cost is None or before is None else before + cost
+        self._transcript.set_usage(model, self._record(model))
+
+    def _record(self, model: str) -> Usage:
+        used = self._used[model]
+        extra: dict[str, Any] = {
+            "provider": self._provider,
+            "reasoning_output_tokens": used.output_reasoning_tokens,
+            "cache_write_input_tokens": used.cache_write_tokens,
+            "unmeasured_requests": used.unmeasured_requests,
+        }
+        record = usage_record(
+            model,
+            input_tokens=used.input_tokens,
+            output_tokens=used.output_tokens,
+            cached_tokens=used.cache_read_tokens,
+            cost=self._cost[model],
+        ) or Usage(model, total_tokens=0)
+        record.extra.update({name: value for name, value in extra.items() if value})
+        if self._provider not in _MAKERS:
+            record.extra[PROVIDER] = self._provider
+        return record
+
+
+def _cost(response: ModelResponse) -> Decimal | None:
+    """Return the dollars that the provider reports, or None. Price lists are applied elsewhere."""
+    if response.usage.cost is not None:
+        return response.usage.cost
+    cost = (response.provider_details or {}).get("cost")
+    return Decimal(repr(cost)) if isinstance(cost, int | float) and not isinstance(cost, bool) and cost >= 0 else None
 
 
 class _TextStream:

@@ -136,11 +136,6 @@ def was_sent(error: BaseException) -> bool:
     )
 
 
-def retry_after(error: Exception) -> float | None:
-    """Return the seconds to wait that the provider requested."""
-    return error.retry_after if isinstance(error, ModelAPIError) else None
-
-
 def _gave_up(error: Exception) -> bool:
     return isinstance(error, ChatGaveUp) or (isinstance(error, ExceptionGroup) and any(map(_gave_up, error.exceptions)))
 

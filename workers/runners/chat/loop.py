@@ -13,13 +13,13 @@ import select
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
 from typing import Any
 
 import structlog
 
+from coordination.domain.tasks.attempts import Claim
 from workers.runners.base import Control
-from workers.runners.process_watch import Interruption, glance_every
+from workers.runners.process_watch import Interruption, check_limits, glance_every
 
 log = structlog.get_logger()
 
@@ -129,11 +129,10 @@ class ChatLoop:
 
 def wait_for(
     conversation: ConversationTask,
+    claim: Claim,
     control: Control,
     *,
     began: float,
-    timeout: timedelta | None,
-    stall_timeout: timedelta | None,
     glance: Callable[[], None] | None = None,
 ) -> Interruption | None:
     """Sleep until the conversation has ended. Return what interrupted it, if anything did.
@@ -156,9 +155,7 @@ def wait_for(
         if glance is not None and now >= glance_at:
             glance()
             glance_at = now + every
-        reached, due = _check_limits(
-            conversation, control, now, began=began, timeout=timeout, stall_timeout=stall_timeout
-        )
+        reached, due = check_limits(claim, control, now, began=began, moved_at=conversation.progress_at)
         if reached is not None and (interruption is None or interruption.yields_to(reached)):
             if interruption is None:
                 end_by = now + _CANCEL_PATIENCE
@@ -169,28 +166,3 @@ def wait_for(
             if fd != conversation.fileno():
                 control.acknowledge()
     return interruption if conversation.canceled or conversation.error is not None else None
-
-
-def _check_limits(
-    conversation: ConversationTask,
-    control: Control,
-    now: float,
-    *,
-    began: float,
-    timeout: timedelta | None,
-    stall_timeout: timedelta | None,
-) -> tuple[Interruption | None, float]:
-    """Return the interruption by a reached limit or a stop request, and when the next limit is due."""
-    if (reason := control.stop_reason) is not None:
-        return Interruption.stopped(reason), math.inf
-    due = math.inf
-    if timeout is not None:
-        due = began + timeout.total_seconds()
-        if now >= due:
-            return Interruption.timed_out(timeout), math.inf
-    if stall_timeout is not None:
-        stalled_at = conversation.progress_at + stall_timeout.total_seconds()
-        if now >= stalled_at:
-            return Interruption.stalled(stall_timeout), math.inf
-        due = min(due, stalled_at)
-    return None, due

@@ -6,7 +6,6 @@ matching blocks the whole process.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from referencing.exceptions import Unresolvable
 
 from coordination.base.errors import Refused
 from coordination.base.json_values import json_problem
+from coordination.formats import jsonl
 from workers.runners.output import one_line
 
 NAME = "final_result"
@@ -60,22 +60,19 @@ class OutputSchema:
         inner = {key: value for key, value in self._schema.items() if key not in definitions}
         return {"type": "object", "properties": {_WRAP: inner}, "required": [_WRAP], **definitions}
 
-    def of_call(self, arguments: Mapping[str, Any]) -> Any:
-        """Return the value in the arguments of a call. Raises SchemaMismatchError."""
-        return self._check(arguments)
-
     def of_text(self, text: str) -> Any:
         """Return the value of a JSON *text*, fenced or not. Raises SchemaMismatchError."""
         bare = text.strip()
         if bare.startswith("```") and bare.endswith("```"):
             bare = bare.strip("`").removeprefix("json")
         try:
-            value = json.loads(bare, parse_constant=_refuse)
+            value = jsonl.parse_json(bare)
         except (ValueError, RecursionError):
             raise SchemaMismatchError("it is not JSON") from None
-        return self._check(value)
+        return self.check(value)
 
-    def _check(self, value: Any) -> Any:
+    def check(self, value: Any) -> Any:
+        """Return the value, or the one in the arguments of a call. Raises SchemaMismatchError."""
         if self._wrapped and isinstance(value, Mapping) and set(value) == {_WRAP}:
             value = value[_WRAP]
         if problem := json_problem(value):
@@ -88,10 +85,6 @@ class OutputSchema:
             path = "/".join(map(str, error.absolute_path))
             raise SchemaMismatchError(one_line(error.message, _LONGEST) + (f" (at {path})" if path else ""))
         return value
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(constant)
 
 
 def _unsafe_part(schema: Mapping[str, Any]) -> str | None:

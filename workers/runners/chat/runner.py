@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from coordination.base.errors import NotFound, Refused
 from coordination.base.extras import install_command
@@ -24,18 +24,16 @@ from workers.runners.chat.providers import find_access, variable_names_of
 from workers.runners.chat.servers import ToolServers
 from workers.runners.login_help import Login
 from workers.runners.output import clean_json, shorten
-from workers.runners.process import Launcher
 from workers.runners.process_watch import Interruption
-from workers.runners.provider_environment import ProviderEnvironment, ProviderVariables
+from workers.runners.provider_environment import ProviderVariables
 from workers.runners.shared import RunnerResources
 
 
 class ChatRunner:
     """Executes chats; all conversations of a process share one loop."""
 
-    def __init__(self, launcher: Launcher, provider_environment: ProviderEnvironment) -> None:
-        self._launcher = launcher
-        self._provider_environment = provider_environment
+    def __init__(self, resources: RunnerResources) -> None:
+        self._resources = resources
         self._loop = ChatLoop()
 
     def run(self, claim: Claim, control: Control) -> AttemptEnd:
@@ -52,9 +50,9 @@ class ChatRunner:
             return program.refusal_end(refusal.sentence())
         began = time.monotonic()  # without the imports of the first chat of a process
         if claim.workdir is not None and not program.can_be_entered(claim.workdir):
-            return program.missing_folder_end(claim.workdir)
+            return program.refusal_end(program.folder_problem(claim.workdir))
         with environment.Scratch(control.scratch, claim) as scratch:
-            with ToolServers(self._launcher, call.tools, secrets) as servers:
+            with ToolServers(self._resources.launcher, call.tools, secrets) as servers:
                 try:
                     servers.start(claim, control, env=call.env, scratch=scratch)
                 except Refused as refusal:
@@ -90,14 +88,11 @@ class ChatRunner:
         return secrets.hide_in(result)
 
     def _check(self, claim: Claim) -> tuple[ChatCall, ProviderVariables]:
-        call = claim.job
-        if not isinstance(call, ChatCall):
-            raise Refused(f"A {call.kind} job is not a chat")
-        tool_secrets = (
-            name for server in call.tools if not isinstance(server, str) for name in server.get("secrets", ())
-        )
-        variables = self._provider_environment.variables_for(
-            call, program=call.provider, passes_on=variable_names_of(call).names, named=[*call.secrets, *tool_secrets]
+        call = cast("ChatCall", claim.job)
+        servers = [server for server in call.tools if not isinstance(server, str)]
+        named = [*call.secrets, *(name for server in servers for name in server.get("secrets", ()))]
+        variables = self._resources.provider_environment.variables_for(
+            call, program=call.provider, passes_on=variable_names_of(call).names, named=named
         )
         if any("\0" in text for text in (*call.env, *call.env.values())):
             raise Refused("env has a NUL character, which environments cannot hold")
@@ -111,9 +106,8 @@ class ChatRunner:
         self, make: MakeConversation, claim: Claim, control: Control, *, began: float, glance: Callable[[], None] | None
     ) -> Interruption | None:
         conversation = self._loop.start(make, control.progress)
-        limits = {"timeout": claim.timeout, "stall_timeout": claim.stall_timeout}
         try:
-            interruption = wait_for(conversation, control, began=began, glance=glance, **limits)
+            interruption = wait_for(conversation, claim, control, began=began, glance=glance)
         finally:
             conversation.close()
         if conversation.error is not None and interruption is None:
@@ -186,8 +180,3 @@ def _with_failure(
     if failure.error_class is ProviderErrorClass.LOG_IN:
         fields["error"] = f"{Login(keys).advice(call.chat, variables, call.secrets)} (it said: {failure.sentence})"
     return replace(result, **fields)
-
-
-def make_runner(resources: RunnerResources) -> ChatRunner:
-    """Return the runner of this kind."""
-    return ChatRunner(resources.launcher, resources.provider_environment)

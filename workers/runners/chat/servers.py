@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from coordination.base.errors import Refused
 from coordination.domain.jobs import OURS
 from coordination.domain.tasks.attempts import Claim
-from workers.runners import environment
+from workers.runners import environment, orphan_reaper
 from workers.runners.base import Control
 from workers.runners.output import Capture
 from workers.runners.process import Launcher, Process, death_sentence
@@ -33,8 +31,6 @@ class ServerPipes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ours: list[int] = []
-        self._its: list[int] = []
         self.its_input, self.to_it = os.pipe2(os.O_CLOEXEC)
         self.from_it, self.its_output = os.pipe2(os.O_CLOEXEC)
         self.errors, self.its_errors = os.pipe2(os.O_CLOEXEC)
@@ -97,7 +93,9 @@ class ToolServers:
 
     def start(self, claim: Claim, control: Control, *, env: Mapping[str, str], scratch: environment.Scratch) -> None:
         """Start the programs. Raises Refused, OSError or ValueError when one cannot be started."""
-        bodies = [self._ours(control) if isinstance(body, str) else body for body in self._bodies]
+        command, variables = environment.mcp_server(control.report_address)
+        ours = {"name": OURS, "command": command, "env": variables}  # reports with the attempt's token
+        bodies = [ours if isinstance(body, str) else body for body in self._bodies]
         self.all = [ToolServer(body, self._secrets, limit=control.output_limit) for body in bodies]
         programs = [server for server in self.all if server.command]
         if not programs:
@@ -113,7 +111,6 @@ class ToolServers:
             server.pipes = ServerPipes()
             server.process = self._launcher.start(
                 server.command,
-                markers=[environment.MARKER],
                 environment=variables,
                 folder=folder,
                 stdin=server.pipes.its_input,
@@ -126,16 +123,6 @@ class ToolServers:
             if server is programs[0]:
                 control.note_start(server.process.record)
 
-    @staticmethod
-    def _ours(control: Control) -> Mapping[str, Any]:
-        """Return our own server, which reports with the attempt's token."""
-        env = environment.report_variables(control.report_address, "")
-        return {
-            "name": OURS,
-            "command": environment.mcp_server_command(),
-            "env": {k: env[k] for k in env if k != "PATH"},
-        }
-
     def log(self) -> str:
         """Return the servers' stderr, after their end."""
         for server in self.all:
@@ -145,9 +132,7 @@ class ToolServers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         for server in self.all:
             if server.pipes is not None:
                 server.pipes.close()
@@ -175,16 +160,5 @@ def describe_exit(server: ToolServer) -> str | None:
 
 def _await_exits(processes: Sequence[Process], seconds: float) -> list[Process]:
     """Wait for at most *seconds*; return the processes that have not exited."""
-    running = {process.exit_fd: process for process in processes}
-    waiter = select.poll()
-    for fd in running:
-        waiter.register(fd, select.POLLIN)
-    deadline = time.monotonic() + seconds
-    while running:
-        ready = waiter.poll(max(deadline - time.monotonic(), 0) * 1000)
-        for fd, _ in ready:
-            waiter.unregister(fd)
-            del running[fd]
-        if not ready and time.monotonic() >= deadline:
-            break
-    return list(running.values())
+    running = orphan_reaper.wait_for_exits((process.exit_fd for process in processes), time.monotonic() + seconds)
+    return [process for process in processes if process.exit_fd in running]

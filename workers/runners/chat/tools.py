@@ -95,10 +95,8 @@ class Toolbox:
     async def _connect(self, server: ToolServer, streams: Any) -> None:
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                client = await self._stack.enter_async_context(
-                    Client(_as_context(streams), cache=None, client_info=_CLIENT_INFO)
-                )
-                await self._list(server, client)
+                client = Client(contextlib.nullcontext(streams), cache=None, client_info=_CLIENT_INFO)
+                await self._list(server, await self._stack.enter_async_context(client))
         except TimeoutError:
             sentence = f"The tool server {server.name} did not answer within {_CONNECT_SECONDS} s"
             raise ChatGaveUp(AgentFailure(sentence)) from None
@@ -119,11 +117,9 @@ class Toolbox:
             for tool in page.tools:
                 name = self._unique_name(tool.name)
                 self._tools[name] = _Tool(client, server, tool.name)
-                schema = dict(tool.input_schema)
+                schema, description = dict(tool.input_schema), clean_text(tool.description or "")
                 self.definitions.append(
-                    ToolDefinition(
-                        name=name, parameters_json_schema=schema, description=clean_text(tool.description or "")
-                    )
+                    ToolDefinition(name=name, parameters_json_schema=schema, description=description)
                 )
             cursor = page.next_cursor
             if not cursor:
@@ -141,11 +137,6 @@ class Toolbox:
         last_line = one_line(server.printed.text().strip().rpartition("\n")[2], 200)
         reasons = ", ".join(filter(None, [describe_exit(server), last_line]))
         return AgentFailure(f"The tool server {server.name} ended" + (f" ({reasons})" if reasons else ""))
-
-
-@contextlib.asynccontextmanager
-async def _as_context(streams: Any) -> AsyncIterator[Any]:
-    yield streams
 
 
 class _PipeProtocol(asyncio.Protocol):

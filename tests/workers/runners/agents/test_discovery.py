@@ -41,7 +41,7 @@ def smith(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(adapters, "__path__", [*adapters.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, f"{adapters.__name__}.smith", raising=False)
-    monkeypatch.setitem(adapters.ADAPTERS, "smith", adapters.load_adapters(["smith"])["smith"])
+    monkeypatch.setitem(adapters.ADAPTERS, "smith", adapters.load_adapter("smith"))
 
 
 def test_every_module_of_adapters_is_an_agent_that_jobs_may_name() -> None:
@@ -103,4 +103,4 @@ def test_a_module_without_an_adapter_of_its_name_is_an_error(
     monkeypatch.delitem(sys.modules, f"{adapters.__name__}.anvil", raising=False)
 
     with pytest.raises(LookupError):
-        adapters.load_adapters(["anvil"])
+        adapters.load_adapter("anvil")

@@ -22,9 +22,9 @@ from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.jobs import Bench
 from tests.support.sources import ROOT
 from tests.support.stand_in import StandIn
+from workers.runners.agent import agent_end
 from workers.runners.agents.adapters import ADAPTERS
 from workers.runners.agents.base import Transcript
-from workers.runners.agents.ends import AgentEnd, agent_end
 from workers.runners.agents.failures import classify_failure
 from workers.runners.agents.lines import JsonLines
 from workers.runners.process_watch import Interruption
@@ -45,7 +45,7 @@ def recorded() -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def read(agent: str, *lines: object, code: int | None = 0, stderr: str = "") -> tuple[Transcript, AgentEnd]:
+def read(agent: str, *lines: object, code: int | None = 0, stderr: str = "") -> tuple[Transcript, dict[str, Any]]:
     """What becomes of an agent whose program printed these lines; *code* None: it said nothing more for too long."""
     call, adapter = AgentCall(agent, "work"), ADAPTERS[agent]
     told = Transcript(lambda _type, _payload: None)
@@ -55,12 +55,12 @@ def read(agent: str, *lines: object, code: int | None = 0, stderr: str = "") -> 
     cut.close()
     told.cut_off()
     advice = adapter.login.advice(agent, ProviderVariables(Accounts(HOME), None, (), named=()))
-    ran = ProgramResult(code, Interruption.stalled(TOO_LONG) if code is None else None, stderr)
-    return told, agent_end(ran, told, call, advice=advice, account="somebody", printed="", complaints=stderr)
+    ran = ProgramResult(code, Interruption.stalled(TOO_LONG.total_seconds()) if code is None else None, stderr)
+    return told, agent_end(ran, told, call, advice=advice, account="somebody", printed="", complaints=stderr)[0]
 
 
 def fields(agent: str, *lines: object, code: int | None = 0, stderr: str = "") -> dict[str, Any]:
-    return read(agent, *lines, code=code, stderr=stderr)[1].fields
+    return read(agent, *lines, code=code, stderr=stderr)[1]
 
 
 # What became of the recorded ones: the outcome, and whether it is repeated. claude says itself that a 403 is a log-in.
@@ -85,13 +85,13 @@ def test_recorded_streams_of_the_tried_versions(agent: str, one: Mapping[str, An
     outcome, repeatable = EXPECTED[one["case"]]
     if (agent, one["case"]) == ("opencode", "nokey"):
         repeatable = True  # it does not say what it is, only where to look
-        assert "opencode auth list" in end.fields["error"]
-    assert (end.fields["outcome"], end.fields.get("retryable", True)) == (outcome, repeatable)
+        assert "opencode auth list" in end["error"]
+    assert (end["outcome"], end.get("retryable", True)) == (outcome, repeatable)
     if one["case"] == "hello":
         assert told.result == "Done"
     elif one["case"] in {"401", "nokey", "nosetup"} and not repeatable:
-        assert f"{agent} is not logged in where this worker runs: " in end.fields["error"]
-        assert "(it said: " in end.fields["error"]
+        assert f"{agent} is not logged in where this worker runs: " in end["error"]
+        assert "(it said: " in end["error"]
 
 
 S = {"session_id": "s"}
@@ -124,7 +124,7 @@ class TestClaude:
     def test_a_second_empty_result_changes_nothing(self, lines: tuple[object, ...], code: int) -> None:
         told, end = read("claude", *lines, code=code)
 
-        assert (end.fields["outcome"], told.result) == (DONE, "All done.")
+        assert (end["outcome"], told.result) == (DONE, "All done.")
         assert [used.cost_usd for used in told.usage.values()] == [Decimal("4.73")]
 
     def test_a_second_result_after_more_was_said_counts(self) -> None:
@@ -145,10 +145,10 @@ class TestClaude:
 
         told, end = read("claude", *lines, code=int(is_error))
 
-        assert (end.fields["outcome"], told.result) == (WAITS, None)
-        limit = end.fields["limit"]
+        assert (end["outcome"], told.result) == (WAITS, None)
+        limit = end["limit"]
         assert (limit.account, limit.window) == ("somebody", "5-hour")
-        assert end.fields["not_before"] == limit.resets_at is not None
+        assert end["not_before"] == limit.resets_at is not None
 
     def test_an_answer_after_a_synthetic_message_is_one(self) -> None:
         lines = [said("API Error: 500", "m1", "<synthetic>", error="server_error"), said("All done.", "m2"), GOOD]
@@ -162,7 +162,7 @@ class TestClaude:
 
         told, end = read("claude", said("x"), GOOD, said(words, "m2", "<synthetic>"), last)
 
-        assert (end.fields["outcome"], told.result) == (DONE, "All done.")
+        assert (end["outcome"], told.result) == (DONE, "All done.")
 
     def test_what_was_said_in_its_place_counts_where_no_result_came(self) -> None:
         end = fields("claude", said("x"), said("API Error: 529 Overloaded", "m2", "<synthetic>"), code=1)
@@ -188,7 +188,7 @@ class TestClaude:
         for torn in ((line[:20] + event + line[20:],), (line[:20] + event, line[20:])):
             told, end = read("claude", *torn)
 
-            assert (end.fields["outcome"], told.result) == (DONE, "All done.")
+            assert (end["outcome"], told.result) == (DONE, "All done.")
 
     def test_a_message_that_is_told_again_is_paid_once(self) -> None:
         told, _ = read("claude", said("a"), said("b"), said("c", "m2"))
@@ -237,7 +237,7 @@ class TestCodex:
 
         told, end = read("codex", *self.STARTED, self.ANSWER, self.COMPLETED, error, code=1)
 
-        assert end.fields["outcome"] is DONE
+        assert end["outcome"] is DONE
         assert any("after it was done: failed to send" in remark for remark in told.remarks)
 
 
@@ -257,7 +257,7 @@ class TestOpenCode:
 
         told, end = read("opencode", self.START, long, self.START, self.TEXT, self.finish("stop"), code=code)
 
-        assert (end.fields["outcome"], told.result) == (DONE, "All done.")
+        assert (end["outcome"], told.result) == (DONE, "All done.")
 
     def test_an_error_of_a_request_on_the_side_after_its_end_is_a_remark(self) -> None:
         side = self.error(message="Forbidden", statusCode=403)

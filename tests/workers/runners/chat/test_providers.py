@@ -121,7 +121,7 @@ class TestKeys:
         from pydantic_ai.usage import RequestUsage
 
         from workers.runners.agents.base import Transcript
-        from workers.runners.chat.spending import ChatUsage
+        from workers.runners.chat.conversation import ChatUsage
 
         told = Transcript(lambda *_: None)
         spending = ChatUsage(told, provider="openrouter", model="m")

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib import import_module
 
 from coordination.domain.jobs.agent_programs import AGENTS
 from workers.runners.agents.base import Adapter
 
 
-def load_adapters(names: Sequence[str]) -> dict[str, Adapter]:
-    """Return the adapters in the modules *names* of this package."""
-    return {name: _load_adapter(name) for name in names}
-
-
-def _load_adapter(name: str) -> Adapter:
+def load_adapter(name: str) -> Adapter:
+    """Return the adapter in the module *name* of this package."""
     module = import_module(f"{__name__}.{name}")
     classes = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
     adapters = [value for value in classes if isinstance(value, type) and getattr(value, "name", None) == name]
@@ -24,5 +19,5 @@ def _load_adapter(name: str) -> Adapter:
     return adapter
 
 
-ADAPTERS = load_adapters(AGENTS)
+ADAPTERS = {name: load_adapter(name) for name in AGENTS}
 """All adapters by the agent's name in jobs."""

@@ -34,8 +34,6 @@ class Claude(Adapter):
     """Starts and reads Claude Code."""
 
     name = "claude"
-    resumes = True
-    counts_anew = True
     login = Login(
         ("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"),
         "claude auth login",
@@ -67,9 +65,7 @@ class Claude(Adapter):
         match line.get("type"):
             case "system" if line.get("subtype") == "api_retry":
                 error, status = line.get("error"), line.get("error_status")
-                transcript.note_error(
-                    f"API Error: {status or 'no answer'} ({error})", status=status, type_=_text(error)
-                )
+                transcript.note_error(f"API Error: {status or 'no answer'} ({error})", status=status, type_=error)
             case "assistant":
                 self._assistant(line, transcript)
             case "user":
@@ -89,7 +85,8 @@ class Claude(Adapter):
         message = line.get("message")
         model = value_at(message, "model")
         if model == _SYNTHETIC or line.get("isApiErrorMessage") is True:
-            transcript.set_synthetic(join_texts(value_at(message, "content")), type_=line.get("error"))
+            transcript.synthetic = join_texts(value_at(message, "content"))
+            transcript.synthetic_type = line.get("error")
             return
         transcript.recover()
         transcript.model = str(model)
@@ -140,21 +137,17 @@ class Claude(Adapter):
             transcript.finish()
 
     def _failed(self, line: Mapping[str, Any], text: str, transcript: Transcript) -> None:
-        errors = [str(one) for one in line.get("errors") or ()] if isinstance(line.get("errors"), list) else []
+        errors = line["errors"] if isinstance(line.get("errors"), list) else []
         subtype = str(line.get("subtype") or "").replace("_", " ")
         # An API error without a status is one of the connection.
         is_connection_error = line.get("terminal_reason") == "api_error" and line.get("api_error_status") is None
         transcript.fail(
-            text or "; ".join(errors) or subtype,
-            words=text or "\n".join(errors) or subtype,
+            text or "; ".join(map(str, errors)) or subtype,
+            words=text or "\n".join(map(str, errors)) or subtype,
             status=line.get("api_error_status"),
             type_=transcript.synthetic_type,
             otherwise=ProviderErrorClass.TRANSIENT if is_connection_error else ProviderErrorClass.FAILED,
         )
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _limit(info: object) -> ProviderLimit | None:

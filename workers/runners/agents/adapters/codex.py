@@ -22,10 +22,8 @@ class Codex(Adapter):
     """Starts and reads Codex."""
 
     name = "codex"
-    resumes = True
     counts_anew = False
     login = Login(("CODEX_API_KEY", "OPENAI_API_KEY"), "codex login", "CODEX_HOME")
-    takes_servers = ()
     passes_on = ("OPENAI_API_KEY", "CODEX_API_KEY", "CODEX_HOME", "OPENAI_BASE_URL")
 
     def start(self, call: AgentCall, session: str | None = None) -> StartCommand:

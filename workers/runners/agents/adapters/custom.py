@@ -9,7 +9,6 @@ from typing import Any
 
 from coordination.domain.jobs import COUNTS, CUSTOM, AgentCall
 from workers.runners.agents.base import Adapter, StartCommand, Transcript, usage_record, value_at
-from workers.runners.login_help import Login
 
 _PROMPT = "{prompt}"
 _PLACEHOLDER = re.compile(r"\{(?:prompt|model|session)\}")
@@ -20,10 +19,6 @@ class Custom(Adapter):
 
     name = CUSTOM
     resumes = False
-    counts_anew = True
-    login = Login()
-    takes_servers = ()
-    passes_on = ()
 
     def start(self, call: AgentCall, session: str | None = None) -> StartCommand:
         """Fill in ``{prompt}``, ``{model}`` and ``{session}``; without ``{prompt}``, pass the prompt on stdin."""

@@ -20,14 +20,11 @@ class Gemini(Adapter):
     """Starts and reads Gemini CLI."""
 
     name = "gemini"
-    resumes = True
-    counts_anew = True
     login = Login(
         ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
         "gemini",
         others=("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_GENAI_USE_VERTEXAI", "HOME"),
     )
-    takes_servers = ()
     passes_on = (
         *("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_CLOUD_PROJECT"),
         *("GOOGLE_CLOUD_LOCATION", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_GENAI_USE_VERTEXAI"),
@@ -65,10 +62,8 @@ class Gemini(Adapter):
                 self._add_text(transcript)
                 self._set_usage(line.get("stats"), transcript)
                 if line.get("status") != "success":
-                    error = line.get("error")
-                    transcript.fail(
-                        value_at(error, "message"), type_=_text(value_at(error, "type")), status=value_at(error, "code")
-                    )
+                    message, type_, status = (value_at(line, "error", name) for name in ("message", "type", "code"))
+                    transcript.fail(message, type_=type_, status=status)
                 else:
                     transcript.finish()
 
@@ -81,12 +76,10 @@ class Gemini(Adapter):
         if not isinstance(by_model, Mapping) or not by_model:
             by_model = {transcript.model: stats}
         for model, used in by_model.items():
-            input_tokens, output_tokens = (
-                sum_counts(value_at(used, "input_tokens")),
-                sum_counts(value_at(used, "output_tokens")),
-            )
+            names = ("input_tokens", "output_tokens", "total_tokens")
+            input_tokens, output_tokens, total = (sum_counts(value_at(used, name)) for name in names)
             # Thoughts are billed as output, but counted only in the total.
-            thoughts = max(0, sum_counts(value_at(used, "total_tokens")) - input_tokens - output_tokens)
+            thoughts = max(0, total - input_tokens - output_tokens)
             transcript.set_usage(
                 str(model),
                 usage_record(
@@ -99,7 +92,3 @@ class Gemini(Adapter):
                     reasoning_output_tokens=thoughts,
                 ),
             )
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

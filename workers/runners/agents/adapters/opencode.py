@@ -16,6 +16,7 @@ from workers.runners.agents.base import Adapter, StartCommand, Transcript, sum_c
 from workers.runners.login_help import Login
 
 _DEFAULT = "opencode-default"
+_TRANSIENT = ProviderErrorClass.TRANSIENT
 _KEYS = (
     *("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "GOOGLE_GENERATIVE_AI_API_KEY"),
     *("OPENROUTER_API_KEY", "GROQ_API_KEY", "MISTRAL_API_KEY", "XAI_API_KEY", "DEEPSEEK_API_KEY"),
@@ -27,10 +28,7 @@ class OpenCode(Adapter):
     """Starts and reads OpenCode."""
 
     name = "opencode"
-    resumes = True
-    counts_anew = True
     login = Login(command="opencode auth login", folder="XDG_DATA_HOME", others=_KEYS)
-    takes_servers = ()
     passes_on = (*_KEYS, "OPENCODE_CONFIG", "OPENCODE_CONFIG_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
 
     def start(self, call: AgentCall, session: str | None = None) -> StartCommand:
@@ -63,9 +61,9 @@ class OpenCode(Adapter):
                     transcript.add_refusal(id_)
             case "step_finish":
                 transcript.set_usage(f"step {value_at(part, 'id')}", _usage(part, transcript, call))
-                _finish_step(
-                    value_at(part, "reason"), transcript, has_usage=sum_counts(*_values(value_at(part, "tokens"))) > 0
-                )
+                tokens = value_at(part, "tokens")
+                has_usage = isinstance(tokens, Mapping) and sum_counts(*tokens.values()) > 0
+                _finish_step(value_at(part, "reason"), transcript, has_usage=has_usage)
             case "error":
                 self._failed(line.get("error"), transcript)
 
@@ -75,15 +73,14 @@ class OpenCode(Adapter):
         if name == "UnknownError" and _OWN_LOG.search(str(message)):
             transcript.fail(f"{message} {_ADVICE}", words="")
             return
-        parts = [message, value_at(data, "responseBody"), _header(value_at(data, "responseHeaders"))]
+        wait = value_at(data, "responseHeaders", "retry-after")
+        parts = [message, value_at(data, "responseBody"), f"retry-after: {wait}" if isinstance(wait, str) else None]
         transcript.fail(
             message,
             words="\n".join(str(each) for each in parts if each),
             status=value_at(data, "statusCode"),
-            type_=name if isinstance(name, str) else None,
-            otherwise=ProviderErrorClass.TRANSIENT
-            if value_at(data, "isRetryable") is True
-            else ProviderErrorClass.FAILED,
+            type_=name,
+            otherwise=_TRANSIENT if value_at(data, "isRetryable") is True else ProviderErrorClass.FAILED,
         )
 
 
@@ -93,33 +90,17 @@ def _finish_step(reason: object, transcript: Transcript, *, has_usage: bool) -> 
         case "tool-calls":
             transcript.go_on()
         case "error":
-            transcript.fail(
-                "its provider reports that the answer failed (error)", words="", otherwise=ProviderErrorClass.TRANSIENT
-            )
+            transcript.fail("its provider reports that the answer failed (error)", words="", otherwise=_TRANSIENT)
         case "length":
-            transcript.fail(
-                "the answer was cut off because it became too long", words="", otherwise=ProviderErrorClass.REFUSED
-            )
+            sentence = "the answer was cut off because it became too long"
+            transcript.fail(sentence, words="", otherwise=ProviderErrorClass.REFUSED)
         case "content-filter":
-            transcript.fail(
-                "the provider's content filter stopped the answer", words="", otherwise=ProviderErrorClass.FAILED
-            )
-        case "stop":
-            transcript.finish()
-        case _ if has_usage:  # some providers give no reason
+            transcript.fail("the provider's content filter stopped the answer", words="")
+        case _ if reason == "stop" or has_usage:  # some providers give no reason
             transcript.finish()
         case _:
             transcript.go_on()
-            transcript.note_error("the answer broke off", words="", otherwise=ProviderErrorClass.TRANSIENT)
-
-
-def _values(used: object) -> list[object]:
-    return list(used.values()) if isinstance(used, Mapping) else []
-
-
-def _header(headers: object) -> str | None:
-    value = value_at(headers, "retry-after")
-    return f"retry-after: {value}" if isinstance(value, str) else None
+            transcript.note_error("the answer broke off", words="", otherwise=_TRANSIENT)
 
 
 _OWN_LOG = re.compile(r"check (?:the )?server logs", re.IGNORECASE)  # of its own server, not of its provider
