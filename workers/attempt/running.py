@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
-from workers.attempt.folders import AttemptFolder
 from workers.runners.base import Control
 from workers.workspaces.change import Change
 
@@ -17,8 +16,8 @@ class RunningAttempt:
     """An attempt on its way to its runner. A step passes a changed copy on to the steps inside it.
 
     ``claim``: for the runner, as changed by the steps so far. ``rendered``: before any step. ``stored``: before its
-    templates were rendered. ``is_ours``: whether the lease is valid, as far as this process knows. ``folder``: the
-    private scratch folder. ``change``: the change in the attempt's own worktree.
+    templates were rendered. ``is_ours``: whether the lease is valid, as far as this process knows. ``change``: the
+    change in the attempt's own worktree.
     """
 
     claim: Claim
@@ -26,7 +25,6 @@ class RunningAttempt:
     stored: Claim
     control: Control
     is_ours: Callable[[], bool]
-    folder: AttemptFolder | None = None
     change: Change | None = None
 
 

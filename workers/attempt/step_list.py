@@ -1,6 +1,6 @@
 """The list of the steps around every runner, from the outermost to the innermost.
 
-A new step is a module in ``steps`` and a line here.
+A new step is a function or class in ``steps`` and a line here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from coordination.domain.plans.plan_expansion import VARIANT
 from coordination.domain.tasks.attempts import Claim
 from workers.attempt.folders import AttemptFolders
 from workers.attempt.host_leases import HostResources
-from workers.attempt.merge_records import SqlMergeRecords
 from workers.attempt.pipeline import ConditionalStep
 from workers.attempt.steps.agent_channel import AgentChannelStep, add_discovered
 from workers.attempt.steps.artifacts import ArtifactLimits, ArtifactsStep
@@ -25,11 +24,9 @@ from workers.attempt.steps.gates import GatesStep
 from workers.attempt.steps.job_folder import make_job_folder
 from workers.attempt.steps.model_policy import ModelPolicyStep
 from workers.attempt.steps.prompt import PromptStep
-from workers.attempt.steps.review import review_answer
-from workers.attempt.steps.scratch_folder import ScratchFolderStep
-from workers.attempt.steps.subtasks import add_subtasks
+from workers.attempt.steps.review import add_subtasks, review_answer
 from workers.attempt.steps.variants import VariantsStep
-from workers.attempt.steps.worktree import WorktreeStep
+from workers.attempt.steps.worktree import SqlMergeRecords, WorktreeStep
 from workers.attempt.steps.worktree_commit import commit_worktree
 from workers.attempt.token_issuer import TokenIssuer
 from workers.context import Context
@@ -48,7 +45,7 @@ def make_steps(context: Context, runners: Runners) -> list[ConditionalStep]:
     return [
         ConditionalStep(lambda claim: claim.job_kind.asks_a_model, ModelPolicyStep(context)),
         ConditionalStep(lambda claim: "role" in claim.options, add_subtasks),
-        ConditionalStep(lambda _: True, ScratchFolderStep(folders)),
+        ConditionalStep(lambda _: True, folders),
         ConditionalStep(needs_folder, make_job_folder),
         ConditionalStep(is_in_worktree, worktrees),
         ConditionalStep(lambda claim: VARIANT in claim.options.get("role", ()), VariantsStep(context)),
@@ -58,7 +55,7 @@ def make_steps(context: Context, runners: Runners) -> list[ConditionalStep]:
         ConditionalStep(is_in_worktree, commit_worktree),
         ConditionalStep(lambda claim: claim.job_kind.asks_a_model, add_feedback),
         ConditionalStep(lambda claim: "role" in claim.options, review_answer),
-        ConditionalStep(lambda _: True, AgentChannelStep(add, TokenIssuer(store).issue)),
+        ConditionalStep(lambda _: True, AgentChannelStep(add, TokenIssuer(store).issue, folders)),
         ConditionalStep(lambda claim: claim.job_kind.asks_a_model, PromptStep(store)),
     ]
 

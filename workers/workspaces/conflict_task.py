@@ -11,7 +11,14 @@ from datetime import timedelta
 from typing import Any
 
 from coordination.base.wording import excerpt
-from coordination.domain.jobs.checkouts import Checkout, CheckoutKind, Gate, HalfMerged, merge_key, run_branch
+from coordination.domain.jobs.checkouts import (
+    Checkout,
+    CheckoutKind,
+    HalfMerged,
+    merge_key,
+    parse_gates,
+    run_branch,
+)
 from coordination.domain.jobs.templates import escape_template
 from coordination.domain.plans.plans import MAX_KEY, MAX_TITLE
 from coordination.domain.tasks.attempts import Claim, DiscoveredTask, Outcome
@@ -44,7 +51,6 @@ The last attempt's folder was saved as commit {0}. Reuse what it had resolved: "
 def make_conflict_task(
     claim: Claim,
     checkout: Checkout,
-    gates: tuple[Gate, ...],
     commit: str,
     conflict: MergeConflicted,
     *,
@@ -69,7 +75,7 @@ def make_conflict_task(
             merge=HalfMerged(commit, claim.key),
             prepare=checkout.prepare,
         ).to_json(),
-        "gates": [gate.to_json() for gate in gates],
+        "gates": [gate.to_json() for gate in parse_gates(claim.options.get("gates"))],
         "supervised": False,  # the change itself was reviewed
     }
     fields = {name: value for name, value in task.items() if value not in (None, [])}

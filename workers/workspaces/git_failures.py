@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from coordination.base.errors import Refused, Unavailable
-from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from workers.runners.output import clean_text
 from workers.runners.program import is_transient
 from workers.workspaces import conflict_task
@@ -19,44 +19,38 @@ EXPECTED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class GitFailure:
-    """The end of an attempt after an error. ``feedback``: for the agent's next attempt. ``log``: for its log."""
+def failure_of(error: BaseException, *, missing: str | None) -> AttemptEnd:
+    """Return the end of an attempt after one of the EXPECTED errors. *missing*: what the worktree lacks, if any.
 
-    outcome: Outcome
-    error: str
-    retryable: bool = True
-    feedback: str | None = None
-    log: str = ""
-
-
-def failure_of(error: BaseException, *, missing: str | None) -> GitFailure:
-    """Return the end of an attempt after one of the EXPECTED errors. *missing*: what the worktree lacks, if any."""
+    It carries feedback for the agent's next attempt.
+    """
     match error:
         case Refused():
-            failure = GitFailure(Outcome.FAILED, error.sentence(), retryable=False)
+            failure = AttemptEnd(Outcome.FAILED, error=error.sentence(), retryable=False)
         case GitInterrupted():
-            failure = GitFailure(error.interruption.outcome, error.interruption.error)
+            failure = AttemptEnd(error.interruption.outcome, error=error.interruption.error)
         case Unavailable():  # of a port, or of the variant that may have been first
-            failure = GitFailure(Outcome.DEFERRED, error.sentence())
+            failure = AttemptEnd(Outcome.DEFERRED, error=error.sentence())
         case Unresolved():
             why, feedback = conflict_task.explain_unresolved(error)
-            failure = GitFailure(Outcome.FAILED, why, feedback=feedback)
+            failure = AttemptEnd(Outcome.FAILED, error=why, carry_over={"feedback": feedback})
         case _ if missing:
             failure = _collection_failure(missing)
         case GitFailed() if error.transient:
-            failure = GitFailure(Outcome.DEFERRED, error.sentence)
+            failure = AttemptEnd(Outcome.DEFERRED, error=error.sentence)
         case GitFailed():
             failure = replace(_collection_failure(error.sentence), log=error.log)
         case NotCollected():
             failure = _collection_failure(error.sentence)
         case _:
-            passing = is_transient(error) if isinstance(error, OSError | ValueError) else False
+            passing = isinstance(error, OSError | ValueError) and is_transient(error)
             outcome = Outcome.DEFERRED if passing else Outcome.FAILED
-            failure = GitFailure(outcome, f"the workspace cannot be used: {error}", retryable=passing)
+            failure = AttemptEnd(outcome, error=f"the workspace cannot be used: {error}", retryable=passing)
     return failure
 
 
-def _collection_failure(why: str) -> GitFailure:
+def _collection_failure(why: str) -> AttemptEnd:
     why = clean_text(why)
-    return GitFailure(Outcome.FAILED, why, feedback=f"What you left could not be committed: {why}")
+    return AttemptEnd(
+        Outcome.FAILED, error=why, carry_over={"feedback": f"What you left could not be committed: {why}"}
+    )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from workers.runners import untrusted_files
-from workers.workspaces.git import LONG, Git
+from workers.workspaces.git import LONG, Git, ids_in
 
 MARKER = re.compile(rb"^(<{7,} |>{7,} )", re.MULTILINE)
 
@@ -140,7 +140,7 @@ class ConflictResolution:
         if not self.conflicts and not more:
             return []
         open_now = set(unmerged)
-        tree = _read_auto_merge(record) or self.tree
+        tree = next(iter(ids_in(record / "AUTO_MERGE")), self.tree)  # that of the merge in progress
         own = _paths_of([*self.conflicts, *more], self._unmerged | open_now)
         changed = _find_changed(git, top, record, tree, sorted(own & open_now)) if own & open_now and tree else set()
         return [
@@ -175,20 +175,10 @@ def _paths_of(conflicts: Iterable[MergeConflict], among: Iterable[str]) -> set[s
     return {path for conflict in conflicts for path in conflict.paths}.intersection(among)
 
 
-def _read_auto_merge(record: Path) -> str:
-    """Return the tree that git recorded for the merge in progress."""
-    try:
-        return untrusted_files.read(record / "AUTO_MERGE").decode("ascii").strip()
-    except (OSError, ValueError):
-        return ""
-
-
 def _find_changed(git: Git, top: Path, record: Path, tree: str, paths: Sequence[str]) -> set[str]:
     """Return those of *paths* that differ from *tree*: changed, deleted or created."""
-    index = record / "coordination-index"
-    scratch_git = git.at(top, GIT_INDEX_FILE=str(index))
     differing: set[str] = set()
-    try:
+    with git.with_own_index(top, record) as scratch_git:
         scratch_git("read-tree", tree, limit=LONG)
         for start in range(0, len(paths), _AT_ONCE):
             page = paths[start : start + _AT_ONCE]
@@ -196,7 +186,4 @@ def _find_changed(git: Git, top: Path, record: Path, tree: str, paths: Sequence[
             differing.update(scratch_git(*compare, "--", *page, limit=LONG).words)
             in_tree = set(scratch_git("ls-files", "-z", "--", *page).words)
             differing.update(path for path in page if path not in in_tree and os.path.lexists(top / path))
-    finally:
-        untrusted_files.unlink(index)
-        untrusted_files.unlink(index.with_name(f"{index.name}.lock"))
     return differing

@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 
-from workers.runners import untrusted_files as files_of_jobs
+from workers.runners import untrusted_files
 from workers.runners.base import Control
 from workers.runners.process_watch import Interruption
-from workers.runners.untrusted_files import delete_tree
 from workers.workspaces.git import GitInterrupted
+from workers.workspaces.worktree_folder import names_in
 
 FOLDER = ".warm"
 """Below the folder of worktrees."""
@@ -66,7 +66,7 @@ class SetupCache:
         """Store *entries* of the worktree *top*, those in *share* read-only."""
         new = self.path.with_name(self.path.name + _NEW)
         if new.exists():
-            delete_tree(new)
+            untrusted_files.delete_tree(new)
         files = new / _FILES
         files.mkdir(parents=True)
         copy_entries(top, files, entries, copy)
@@ -91,7 +91,7 @@ class SetupCache:
             for text in relocation.below(relocation.texts, name):
                 relocation.rewrite(top / text)
                 for compiled in _compiled_files(top / text):
-                    files_of_jobs.unlink(compiled)
+                    untrusted_files.unlink(compiled)
             for link in relocation.below(relocation.links, name):
                 relocation.relink(top / link)
         for name in linked:
@@ -142,7 +142,7 @@ def sweep(root: Path, *, keep: timedelta, now: float | None = None) -> int:
     moment = time.time() if now is None else now
     store = root / FOLDER
     swept = 0
-    for name in _names(store):
+    for name in names_in(store):
         if not name.endswith(_LOCK):
             continue
         with contextlib.suppress(OSError):
@@ -153,7 +153,7 @@ def sweep(root: Path, *, keep: timedelta, now: float | None = None) -> int:
                     path = store / name.removesuffix(_LOCK)
                     for place in (path, path.with_name(path.name + _NEW)):
                         if place.exists():
-                            delete_tree(place)
+                            untrusted_files.delete_tree(place)
                             swept += place == path
                     (store / name).unlink()
             finally:
@@ -205,7 +205,7 @@ def _open_empty(path: Path, fd: int) -> SetupCache | None:
     if not _is_current(path, fd) or _about(path) is not None:
         return None  # swept, or filled by another process: the caller retries
     if path.exists():
-        delete_tree(path)
+        untrusted_files.delete_tree(path)
     return SetupCache(path, fd, None)
 
 
@@ -261,11 +261,8 @@ def _compiled_files(module: Path) -> list[Path]:
     """Return the compiled files of a Python module."""
     if module.suffix != ".py":
         return []
-    return [
-        module.parent / _COMPILED / name
-        for name in _names(module.parent / _COMPILED)
-        if name.startswith(f"{module.stem}.")
-    ]
+    folder = module.parent / _COMPILED
+    return [folder / name for name in names_in(folder) if name.startswith(f"{module.stem}.")]
 
 
 def _outside(files: Path, name: str, linked: Sequence[str]) -> Iterator[str]:
@@ -275,15 +272,8 @@ def _outside(files: Path, name: str, linked: Sequence[str]) -> Iterator[str]:
     if not any(is_inside(link, name) for link in linked):
         yield name
         return
-    for child in _names(files / name):
+    for child in names_in(files / name):
         yield from _outside(files, f"{name}/{child}", linked)
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(folder))
-    except OSError:
-        return []
 
 
 class _Relocation:
@@ -304,8 +294,8 @@ class _Relocation:
 
     def rewrite(self, path: Path, source: Path | None = None) -> None:
         """Rewrite *path* with replaced paths, from *source* or in place."""
-        data, mode = files_of_jobs.read_with_mode(source or path)  # safe against links that setup commands made
-        files_of_jobs.write_new(path, self._pattern.sub(lambda _: self._top, data), mode=mode)
+        data, mode = untrusted_files.read_with_mode(source or path)  # safe against links that setup commands made
+        untrusted_files.write_new(path, self._pattern.sub(lambda _: self._top, data), mode=mode)
 
     def relink(self, path: Path, source: Path | None = None) -> None:
         target = str((source or path).readlink())

@@ -27,7 +27,7 @@ from coordination.domain.tasks.attempts import AttemptEnd, Claim, DiscoveredTask
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.questions import MAX_QUESTION_LENGTH
 from coordination.flows.tasks.add_discovered_tasks import add_tasks_of_attempt
-from workers.attempt.folders import AttemptFolder
+from workers.attempt.folders import AttemptFolders
 from workers.attempt.report_socket import LONGEST_REQUEST, ReportListener, ReportPeer, ReportServer
 from workers.attempt.running import Proceed, RunningAttempt
 from workers.context import Context
@@ -78,28 +78,28 @@ class JobReports:
 class AgentChannelStep:
     """Receives the reports of this process's jobs while they run. *issue* makes an attempt's token."""
 
-    def __init__(self, add: Add, issue: Callable[[Claim], str]) -> None:
+    def __init__(self, add: Add, issue: Callable[[Claim], str], folders: AttemptFolders) -> None:
         self._add = add
         self._issue = issue
+        self._folders = folders
         self._lock = threading.Lock()
         self._open: dict[int, JobReports] = {}
         self._server = ReportServer()
 
     def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
-        assert attempt.folder is not None  # noqa: S101 - an earlier step makes it
-        with self.open(attempt.rendered, attempt.control, attempt.folder) as reports:
+        with self.open(attempt.rendered, attempt.control) as reports:
             return reports.settle(proceed(attempt))
 
     @contextlib.contextmanager
-    def open(self, claim: Claim, control: Control, folder: AttemptFolder) -> Iterator[JobReports]:
+    def open(self, claim: Claim, control: Control) -> Iterator[JobReports]:
         """Accept the attempt's reports. Its socket is opened when a runner first needs the address."""
-        reports = JobReports(claim, control)
+        reports, folder = JobReports(claim, control), control.scratch
         listeners: list[ReportListener] = []
 
         def open_reports() -> ReportAddress:
-            token, address = self._issue(claim), folder.address()
+            token, address = self._issue(claim), self._folders.address(folder)
             listeners.append(self._server.listen(address, partial(self._answer, reports, token)))
-            return ReportAddress(f"unix:{address}", token, folder.programs())
+            return ReportAddress(f"unix:{address}", token, self._folders.programs(folder))
 
         control.offer_reports(open_reports)
         with self._lock:

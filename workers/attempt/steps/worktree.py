@@ -9,16 +9,20 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from coordination.base.errors import DatabaseUnavailable, Refused
-from coordination.domain.jobs.checkouts import CHECKOUT_OPTION, Checkout, parse_checkout, parse_gates, run_slug, slug
+from coordination.domain.jobs.checkouts import CHECKOUT_OPTION, Checkout, parse_checkout, run_slug, slug
+from coordination.domain.jobs.merges import Merge
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
+from coordination.flows.jobs.record_merge import record_merge
+from coordination.store.engine import Store
+from coordination.store.queries.jobs import merges as merge_rows
 from workers.attempt.running import Proceed, RunningAttempt, with_log_line
 from workers.runners import environment, program
 from workers.runners.base import Control
@@ -46,6 +50,23 @@ from workers.workspaces.worktree import Unresolved, Worktree, is_gone
 _SHORT = 12
 _FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT)
 _UNDONE = (Outcome.HANDED_BACK, Outcome.DEFERRED)  # the next attempt continues with what is carried
+
+
+class SqlMergeRecords:
+    """The MergeRecords of one store, for all threads of a worker process."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def write(self, claim: Claim, merge: Merge) -> bool:
+        return self._store.transact(lambda tx: record_merge(tx, claim.workspace_id, claim.task_id, merge))
+
+    def unfinished(self, claim: Claim) -> Sequence[Merge]:
+        with self._store.read() as tx:
+            return merge_rows.unfinished(tx, claim.workspace_id, claim.task_id, before=claim.attempt)
+
+    def forget(self, claim: Claim) -> None:
+        self._store.transact(lambda tx: merge_rows.delete_for_task(tx, claim.workspace_id, claim.task_id))
 
 
 class WorktreeStep:
@@ -262,10 +283,7 @@ class _AttemptInWorktree:
         if self._rounds > ROUNDS:
             where = f"{why}, after {ROUNDS} rounds of merging; it stays on {worktree.repository.task_branch}"
             return self._ended(Outcome.FAILED, where, retryable=False, carry={"merge": None})
-        gates = parse_gates(self._claim.options.get("gates"))
-        task = conflict_task.make_conflict_task(
-            self._claim, self._checkout, gates, commit, conflict, round_=self._rounds
-        )
+        task = conflict_task.make_conflict_task(self._claim, self._checkout, commit, conflict, round_=self._rounds)
         ended = self._ended(Outcome.DEFERRED, why, carry={"merge": self._pending(change, commit)})
         return replace(ended, discovered=(*ended.discovered, task))
 
@@ -283,8 +301,9 @@ class _AttemptInWorktree:
         change = self._change
         is_missing = None if change is None else change.worktree.find_missing()
         failure = failure_of(error, missing=is_missing)
-        feedback = None if change is None or change.result is None else failure.feedback
-        why, carry = failure.error, {} if feedback is None else dict[str, Any](feedback=feedback)
+        why, carry = failure.error or "", dict[str, Any]()
+        if change is not None and change.result is not None:
+            carry |= failure.carry_over
         if isinstance(error, Unresolved):
             carry |= self._save_half_resolved()
         if change is not None and is_missing and (commit := change.worktree.branch_commit()):
@@ -325,9 +344,8 @@ class _AttemptInWorktree:
 
     def _keep_branch(self, worktree: Worktree, commit: str) -> None:
         """Move the task's branch to *commit*, also when the worktree is gone."""
-        replace(worktree.repository, git=worktree.repository.git.under(self._unstoppable())).move(
-            worktree.repository.task_branch, commit
-        )
+        repository = worktree.repository.under(self._unstoppable())
+        repository.move(repository.task_branch, commit)
         self._branch_is_needed = True
 
     def _pending(self, change: Change, commit: str) -> dict[str, Any]:
@@ -341,22 +359,20 @@ class _AttemptInWorktree:
         """Return an end other than the job's own, with the job's usage and log."""
         job_end = None if self._change is None else self._change.result
         base = job_end or AttemptEnd(outcome, job_started=False)
-        return base.ending_as(
-            outcome, error=error, retryable=retryable, carry_over={**base.carry_over, **(carry or {})}
-        )
+        carry_over = {**base.carry_over, **(carry or {})}
+        return base.ending_as(outcome, error=error, retryable=retryable, carry_over=carry_over)
 
     # --- cleanup
 
     def _clean_up(self, repository: Repository, result: AttemptEnd) -> AttemptEnd:
         """Remove what is not needed; keep a failed attempt's worktree for inspection."""
-        unstoppable, change = replace(repository, git=repository.git.under(self._unstoppable())), self._change
+        unstoppable, change = repository.under(self._unstoppable()), self._change
         worktree = None if change is None else change.worktree.under(self._unstoppable())
         try:
             if worktree is not None and change is not None and change.commit is not None and result.outcome in _UNDONE:
                 self._keep_branch(worktree, change.commit)
-                result = replace(
-                    result, carry_over={**result.carry_over, "merge": self._pending(change, change.commit)}
-                )
+                pending = self._pending(change, change.commit)
+                result = replace(result, carry_over={**result.carry_over, "merge": pending})
             is_safe = True  # the commits of the task's branch are reachable elsewhere
             if worktree is not None and result.outcome in _FAILURES and not is_gone(worktree.worktree_folder.path):
                 if self._is_last(result) and "work" in result.carry_over:
@@ -369,18 +385,15 @@ class _AttemptInWorktree:
             if is_done and is_safe and not self._branch_is_needed and result.outcome is not Outcome.LOST and is_ours():
                 unstoppable.drop(repository.task_branch)
             if result.outcome is Outcome.COMPLETED and is_ours():
-                worktree_folder.delete_earlier(
-                    self._step.root.resolve(), run_slug(self._claim.run_id), slug(self._claim.key)
-                )
+                run = run_slug(self._claim.run_id)
+                worktree_folder.delete_earlier(self._step.root.resolve(), run, slug(self._claim.key))
         except (GitFailed, OSError) as error:
             return with_log_line(result, f"[worktree] could not be cleaned up: {error}")
         return result
 
     def _keep_worktree(self, worktree: Worktree, result: AttemptEnd) -> AttemptEnd:
-        until, work = (
-            time.time() + self._keep_for.total_seconds(),
-            merge_queue.carried_mapping(result.carry_over, "work"),
-        )
+        until = time.time() + self._keep_for.total_seconds()
+        work = merge_queue.carried_mapping(result.carry_over, "work")
         worktree.keep(until, branch_goes=bool(work) or not self._branch_is_needed, at=work.get("commit"))
         self._prepared.keep(until)
         day = datetime.fromtimestamp(until, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
