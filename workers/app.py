@@ -22,7 +22,8 @@ from coordination.services.fleet.broker_keys import signatures_at
 from coordination.settings import Settings, broker_url, load_settings
 from coordination.stack.home import Home
 from workers.broker import queues, remote_control
-from workers.broker.redis_transport import SIGNATURES, install, name_of
+from workers.broker.redis_transport import install
+from workers.broker.signed_channel import SIGNATURES, name_of
 from workers.shutdown import Shutdown
 
 app: Celery

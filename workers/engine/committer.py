@@ -168,7 +168,8 @@ class Committer:
         context = self._context
         scope = place.workspace_id, place.project_id
         ends = [end for request in requests for end in request.ends]
-        self._write_notes(tx, place.workspace_id, ends)
+        if noted := [(ended.claim, notes) for ended, notes in ends if notes]:
+            write_notes(tx, place.workspace_id, context.worker_id, noted)
         effects = finish(
             tx,
             *scope,
@@ -187,13 +188,3 @@ class Committer:
         work = next_work(tx, *scope, effects, terms)
         close_ended_runs(tx, place.workspace_id, effects, continuing=work.runs)
         return effects, work
-
-    def _write_notes(self, tx: Connection, workspace_id: str, ends: Ends) -> None:
-        """Write the events and output of these attempts, unless they have been ended elsewhere."""
-        if any(notes for _, notes in ends):
-            write_notes(
-                tx,
-                workspace_id,
-                self._context.worker_id,
-                [(ended.claim, notes) for ended, notes in ends if notes],
-            )

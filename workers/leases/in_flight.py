@@ -65,6 +65,11 @@ class InFlightAttempt:
     lapsed: bool = False  # its lease was not renewed in time: it is lost, whatever its job returns
     is_transferred: bool = False  # another process owns its lease
 
+    @property
+    def fence(self) -> tuple[str, int]:
+        """The task id and the attempt number."""
+        return self.claim.task_id, self.claim.attempt
+
 
 @dataclass(frozen=True, slots=True)
 class UnwrittenBatch:
@@ -121,7 +126,7 @@ class InFlightAttempts:
         added = [InFlightAttempt(claim, sent) for claim in claims]
         with self._lock:
             for attempt in added:
-                self._attempts[attempt.claim.task_id, attempt.claim.attempt] = attempt
+                self._attempts[attempt.fence] = attempt
         return added
 
     def drop(self, *claims: Claim) -> None:
@@ -230,11 +235,8 @@ class InFlightAttempts:
             for _, attempt in sorted(self._attempts.items()):
                 if attempt.is_ending:
                     continue
-                notes = (
-                    list(attempt.notes)
-                    if attempt.output_buffer is None
-                    else [*attempt.notes, *attempt.output_buffer.due(now)]
-                )
+                output = [] if attempt.output_buffer is None else attempt.output_buffer.due(now)
+                notes = [*attempt.notes, *output]
                 process = None if attempt.process_written else attempt.process
                 if not notes and process is None and attempt.carry_written:
                     continue

@@ -35,7 +35,7 @@ _CHUNK = 1 << 16
 def main() -> int:
     """Run the job. Return 0 when its end is written or there was nothing to do."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, _ignore_signal)  # jobs would inherit SIG_IGN, but not a handler
+        signal.signal(number, lifecycle.ignore_signal)  # jobs would inherit SIG_IGN, but not a handler
     answers = os.dup(1)
     os.dup2(2, 1)  # prints go to the log
     try:
@@ -96,10 +96,6 @@ def _stop_with_parent(process: lifecycle.WorkerProcess) -> None:
     os.read(0, 1)
     process.context.draining.set()
     process.context.in_flight.stop_all(StopReason.SHUTDOWN)
-
-
-def _ignore_signal(_number: int, _frame: object) -> None:
-    """Do nothing: a terminal or a service manager signals the whole group, and the parent decides."""
 
 
 if __name__ == "__main__":

@@ -103,12 +103,12 @@ def _install_interrupt_handler() -> None:
     """
     global _interruptible  # noqa: PLW0603
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _ignore_signal)
+        signal.signal(signal.SIGINT, ignore_signal)
         _interruptible = True
 
 
-def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: a terminal interrupts the whole group, and the parent decides."""
+def ignore_signal(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: a terminal or a service manager signals the whole group, and the parent decides."""
 
 
 def begin(name: str, *, slots: int, alone: bool = False) -> WorkerProcess:
