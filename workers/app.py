@@ -30,13 +30,7 @@ app: Celery
 """The app of this process, made from its settings on first use. Raises SettingsError when it cannot be made."""
 
 # Imported by workers and beat at their start, not by processes that only send messages.
-_MODULES = [
-    "workers.process.lifecycle",
-    "workers.tasks.run_tasks",
-    "workers.tasks.tick",
-    "workers.tasks.sweep",
-    "workers.tasks.retain",
-]
+_MODULES = ["workers.process.lifecycle", "workers.tasks.run_tasks", "workers.tasks.supervise"]
 _lock = threading.RLock()
 
 

@@ -122,9 +122,7 @@ def make_control(context: Context, in_flight: InFlightAttempt | None, *, began: 
         return False
 
     usage_meter = in_flight.usage_meter = UsageMeter(
-        in_flight.claim,
-        context.prices,
-        CostJournal(context.scratch, in_flight.fence),
+        in_flight.claim, context.prices, CostJournal(context.scratch, in_flight.fence)
     )
     output = in_flight.output_buffer = OutputBuffer(
         settings.output_limit,

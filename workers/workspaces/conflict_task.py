@@ -11,14 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from coordination.base.wording import excerpt
-from coordination.domain.jobs.checkouts import (
-    Checkout,
-    CheckoutKind,
-    HalfMerged,
-    merge_key,
-    parse_gates,
-    run_branch,
-)
+from coordination.domain.jobs.checkouts import Checkout, CheckoutKind, HalfMerged, merge_key, parse_gates, run_branch
 from coordination.domain.jobs.templates import escape_template
 from coordination.domain.plans.plans import MAX_KEY, MAX_TITLE
 from coordination.domain.tasks.attempts import Claim, DiscoveredTask, Outcome
@@ -49,12 +42,7 @@ The last attempt's folder was saved as commit {0}. Reuse what it had resolved: "
 
 
 def make_conflict_task(
-    claim: Claim,
-    checkout: Checkout,
-    commit: str,
-    conflict: MergeConflicted,
-    *,
-    round_: int,
+    claim: Claim, checkout: Checkout, commit: str, conflict: MergeConflicted, *, round_: int
 ) -> DiscoveredTask:
     """Return a task that merges *commit*, the change of *claim*, to the run's branch; the task of *claim* waits."""
     suffix = f"-merge-{claim.attempt}"  # attempt numbers are unique

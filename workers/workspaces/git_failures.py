@@ -13,10 +13,7 @@ from workers.workspaces.git import GitFailed, GitInterrupted
 from workers.workspaces.nested_repositories import NotCollected
 from workers.workspaces.worktree import Unresolved
 
-EXPECTED = (
-    *(Refused, GitInterrupted, GitFailed, Unavailable, NotCollected, Unresolved),
-    *(OSError, ValueError),
-)
+EXPECTED = (*(Refused, GitInterrupted, GitFailed, Unavailable, NotCollected, Unresolved), *(OSError, ValueError))
 
 
 def failure_of(error: BaseException, *, missing: str | None) -> AttemptEnd:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import Protocol, Self
+from typing import Protocol
 
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
@@ -96,12 +96,6 @@ class PreparedWorktree:
             self._lender.release()
         if self._cache is not None:
             self._cache.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,11 +88,11 @@ class SetupCache:
         own = [part for name in absent for part in _outside(files, name, linked)]
         copy_entries(files, top, own, copy)
         for name in own:
-            for text in relocation.below(relocation.texts, name):
+            for text in [path for path in self.about.texts if is_inside(path, name)]:
                 relocation.rewrite(top / text)
                 for compiled in _compiled_files(top / text):
                     untrusted_files.unlink(compiled)
-            for link in relocation.below(relocation.links, name):
+            for link in [path for path in self.about.links if is_inside(path, name)]:
                 relocation.relink(top / link)
         for name in linked:
             make_parents(top, name)
@@ -280,17 +280,12 @@ class _Relocation:
     """Replaces the path of the original worktree in files and links by that of the worktree *top*."""
 
     def __init__(self, about: SetupContents, top: str) -> None:
-        self.texts = about.texts
-        self.links = about.links
         self._special = {
             str(place) for name in (*about.texts, *about.links) for place in (name, *PurePosixPath(name).parents)
         }
         self._made_in = about.made_in
         self._pattern = re.compile(re.escape(os.fsencode(about.made_in)) + rb"(?![\w.-])")
         self._top = os.fsencode(top)
-
-    def below(self, names: Sequence[str], entry: str) -> list[str]:
-        return [name for name in names if is_inside(name, entry)]
 
     def rewrite(self, path: Path, source: Path | None = None) -> None:
         """Rewrite *path* with replaced paths, from *source* or in place."""

@@ -17,7 +17,7 @@ from workers.runners import untrusted_files
 from workers.runners.base import Control
 from workers.workspaces import nested_repositories, worktree_folder
 from workers.workspaces.git import LONG, Git, GitFailed, GitTimeout, identity_of, ids_in
-from workers.workspaces.merge_conflicts import ConflictResolution, MergeConflict, trial
+from workers.workspaces.merge_conflicts import MergeConflict, TrialMerge, trial
 from workers.workspaces.merge_lock import records_lock
 from workers.workspaces.nested_repositories import NotCollected
 from workers.workspaces.repository import Repository
@@ -62,7 +62,7 @@ class Worktree:
     git: Git
     record: Path
     start: str
-    resolving: ConflictResolution = field(default_factory=ConflictResolution)  # of a merge that the job completes
+    resolving: TrialMerge = field(default_factory=TrialMerge)  # the merge that the job completes
     is_kept: bool = False
 
     @property
@@ -89,11 +89,11 @@ class Worktree:
 
     def merge(self, commit: str) -> bool:
         """Merge *commit* without committing. Return whether there are conflicts, which ``resolving`` describes."""
-        preview = trial(self.git, "HEAD", commit)
+        resolving = trial(self.git, "HEAD", commit)
         output = self.git("merge", "--no-commit", "--no-ff", "--quiet", commit, limit=LONG, may_fail=True)
         if output.code and not self._merge_heads():
             raise GitFailed(f"git could not begin to merge {commit}: files that are not committed may be in the way")
-        self.resolving = ConflictResolution(preview.tree, preview.conflicts, preview.entries)
+        self.resolving = resolving
         return output.code != 0
 
     def add_merge_parent(self, commit: str) -> None:
@@ -169,10 +169,6 @@ class Worktree:
             commit = self.repository.commit_of(f"refs/heads/{self.repository.task_branch}")
             return None if commit == self.start else commit
         return None
-
-    def remove(self) -> None:
-        """Delete the worktree."""
-        self.worktree_folder.leave()
 
     def keep(self, until: float, *, branch_goes: bool, at: str | None = None) -> None:
         """Keep it for people to inspect, with a detached HEAD at the commit *at* or where it is.

@@ -10,7 +10,7 @@ import contextlib
 import hmac
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -172,33 +172,39 @@ class AgentChannelStep:
         return {}
 
     def _ask(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
-        reports.question, reports.escalated = _question(request, "question"), False
+        escalated = request["do"] == "escalate"
+        name = "why" if escalated else "question"
+        text = _text(request, name)
+        if len(text) > MAX_QUESTION_LENGTH:
+            why = f"The {name} has {len(text):,} characters; at most {MAX_QUESTION_LENGTH:,} are possible"
+            raise Refused(why, field=name)
+        reports.question, reports.escalated = text, escalated
         return {"end": True}
 
-    def _escalate(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
-        reports.question, reports.escalated = _question(request, "why"), True
-        return {"end": True}
+    _escalate = _ask
 
     def _discovered(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
         tasks = request.get("tasks")
         if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
             raise Refused("tasks must be a list of tasks in the form of plans", field="tasks")
-        first = request.get("first") is True
-        work = reports.claim.work
-        discovered = tuple(
-            DiscoveredTask(_with_agent(task, reports.claim), blocks_finder=first, work=work) for task in tasks
-        )
-        return self._add_discovered(reports, discovered)
+        return self._add_discovered(reports, request, [_with_agent(task, reports.claim) for task in tasks])
 
     def _delegate(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
         run = {"agent": _text(request, "to"), "prompt": escape_template(_text(request, "prompt"))}
         fields = {name: request[name] for name in ("key", "title", "needs") if request.get(name) is not None}
-        first = request.get("first") is True
-        task = DiscoveredTask({**fields, "run": run}, blocks_finder=first, work=reports.claim.work, delegated=True)
-        return self._add_discovered(reports, (task,))
+        return self._add_discovered(reports, request, [{**fields, "run": run}], delegated=True)
 
-    def _add_discovered(self, reports: JobReports, discovered: tuple[DiscoveredTask, ...]) -> dict[str, Any]:
-        ids, first = self._add(reports.claim, discovered), discovered[0].blocks_finder
+    def _add_discovered(
+        self,
+        reports: JobReports,
+        request: Mapping[str, Any],
+        tasks: Sequence[Mapping[str, Any]],
+        *,
+        delegated: bool = False,
+    ) -> dict[str, Any]:
+        first, work = request.get("first") is True, reports.claim.work
+        discovered = tuple(DiscoveredTask(task, first, work=work, delegated=delegated) for task in tasks)
+        ids = self._add(reports.claim, discovered)
         if first:
             # A task that is reported twice is waited for once.
             reports.first.update({str(task.task["key"]): task for task in discovered})
@@ -263,15 +269,6 @@ def _text(request: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise Refused(f"{name} must be a text", field=name)
     return value.replace("\0", "")
-
-
-def _question(request: Mapping[str, Any], name: str) -> str:
-    text = _text(request, name)
-    if len(text) > MAX_QUESTION_LENGTH:
-        raise Refused(
-            f"The {name} has {len(text):,} characters; at most {MAX_QUESTION_LENGTH:,} are possible", field=name
-        )
-    return text
 
 
 def _with_agent(task: Mapping[str, Any], claim: Claim) -> Mapping[str, Any]:

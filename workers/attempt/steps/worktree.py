@@ -137,7 +137,7 @@ class _AttemptInWorktree:
 
     def run(self) -> AttemptEnd:
         """Run the attempt and return its end; leave only what the next attempt needs."""
-        with git_of_attempt(self._step.launcher, self._claim, self._control) as git, self._prepared:
+        with git_of_attempt(self._step.launcher, self._claim, self._control) as git, contextlib.closing(self._prepared):
             repository: Repository | None = None
             try:
                 require(git, environment.base_variables()["PATH"])
@@ -149,7 +149,7 @@ class _AttemptInWorktree:
                 # A bug of ours or of the runner: the pipeline catches it and does not remove the worktree.
                 if self._change is not None:
                     with contextlib.suppress(GitFailed, OSError):
-                        self._change.worktree.remove()
+                        self._change.worktree.worktree_folder.leave()
                 raise
             return result if repository is None else self._clean_up(repository, result)
 
@@ -380,7 +380,7 @@ class _AttemptInWorktree:
                 if self._keep_for:
                     result, is_safe = self._keep_worktree(worktree, result), worktree.holds_branch()
             if worktree is not None and not worktree.is_kept:
-                worktree.remove()
+                worktree.worktree_folder.leave()
             is_done, is_ours = worktree is not None or result.outcome is Outcome.COMPLETED, self._attempt.is_ours
             if is_done and is_safe and not self._branch_is_needed and result.outcome is not Outcome.LOST and is_ours():
                 unstoppable.drop(repository.task_branch)
