@@ -170,13 +170,8 @@ class Committer:
         ends = [end for request in requests for end in request.ends]
         if noted := [(ended.claim, notes) for ended, notes in ends if notes]:
             write_notes(tx, place.workspace_id, context.worker_id, noted)
-        effects = finish(
-            tx,
-            *scope,
-            [ended for ended, _ in ends],
-            actor=f"worker:{context.worker_id}",
-            deferral_limit=context.settings.deferral_limit,
-        )
+        attempts, limit = [ended for ended, _ in ends], context.settings.deferral_limit
+        effects = finish(tx, *scope, attempts, actor=f"worker:{context.worker_id}", deferral_limit=limit)
         terms = DispatchTerms(
             window,
             partial(context.duration_stats.bundle, place.project_id),

@@ -146,14 +146,8 @@ class Heartbeat:
                     carried = {**claim.carried_over, **carry}
                     tasks.set_carried_by_attempt(tx, claim.workspace_id, claim.task_id, claim.attempt, carried)
                 for claim, process in batch.processes:
-                    attempts.record_process(
-                        tx,
-                        claim.workspace_id,
-                        claim.task_id,
-                        claim.attempt,
-                        pgid=process.pgid,
-                        pg_start=float(process.start_time),
-                    )
+                    owner = claim.workspace_id, claim.task_id, claim.attempt
+                    attempts.record_process(tx, *owner, pgid=process.pgid, pg_start=float(process.start_time))
                 number, ends = workers.transaction_id(tx) if batch.notes else 0, True
         except Exception:
             if ends and number:

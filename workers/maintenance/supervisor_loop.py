@@ -244,22 +244,18 @@ class SupervisorLoop:
                 log.warning("ended processes of an attempt whose lease ran out", task=lease.task_id, processes=ended)
 
     def _rescue(self, worker_id: str, *, is_here: bool) -> None:
-        context = self._context
-        started = started_jobs.read(scratch_root(context.settings), worker_id) if is_here else None
+        context, scratch = self._context, scratch_root(self._context.settings)
+        started = started_jobs.read(scratch, worker_id) if is_here else None
 
         def end_jobs() -> None:
             if is_here:
                 ended = end_worker(worker_id)
                 log.warning("ended processes of a silent worker of this host", worker=worker_id, processes=ended)
 
-        scratch = scratch_root(context.settings)
         if is_here:
             context.settling.settle_worker(scratch, worker_id, alive=True)  # before other tasks reserve that money
-        touched = context.store.transact(
-            lambda tx: rescue_silent_worker(
-                tx, worker_id, silent_after=context.terms.ttl, started=started, end_jobs=end_jobs
-            )
-        )
+        rescue = partial(rescue_silent_worker, silent_after=context.terms.ttl, started=started, end_jobs=end_jobs)
+        touched = context.store.transact(lambda tx: rescue(tx, worker_id))
         if touched and is_here:
             context.settling.settle_worker(scratch, worker_id, alive=True)  # reports since then
         if touched:
@@ -279,15 +275,11 @@ class SupervisorLoop:
             log.warning("workers have gone silent", workers=silent)
         end = monotonic() + _SWEEP_FOR
         self.tick_quiet()
+        every, lease, served = context.settings.tick, context.terms.ttl, context.workspaces
         while monotonic() < end and not self._ended.is_set():
+            owner = self._holder()
             with context.store.write() as tx:
-                begun = supervisors.begin_due_tick(
-                    tx,
-                    every=context.settings.tick,
-                    owner=self._holder(),
-                    lease=context.terms.ttl,
-                    workspaces=context.workspaces,
-                )
+                begun = supervisors.begin_due_tick(tx, every=every, owner=owner, lease=lease, workspaces=served)
             if begun is None:
                 return False
             self._tick(begun)

@@ -16,6 +16,7 @@ import pickle
 import signal
 import sys
 import threading
+from functools import partial
 
 from coordination.base.clock import monotonic
 from coordination.base.errors import CoordinationError
@@ -60,18 +61,8 @@ def main() -> int:
 
 def _run(process: lifecycle.WorkerProcess, claim: Claim, former_id: str) -> None:
     context, sent = process.context, monotonic()
-    is_ours = context.store.transact(
-        lambda tx: attempts.take_over(
-            tx,
-            claim.workspace_id,
-            claim.task_id,
-            claim.attempt,
-            former_id=former_id,
-            worker_id=context.worker_id,
-            lease=context.terms.ttl,
-        )
-    )
-    if is_ours:
+    take_over = partial(attempts.take_over, former_id=former_id, worker_id=context.worker_id, lease=context.terms.ttl)
+    if context.store.transact(lambda tx: take_over(tx, claim.workspace_id, claim.task_id, claim.attempt)):
         threading.Thread(target=_stop_with_parent, args=(process,), name="coord-hurry", daemon=True).start()
         process.executor.run_claim(claim, sent=sent)
 

@@ -14,12 +14,11 @@ from coordination.base.wording import excerpt
 from coordination.domain.jobs.checkouts import Checkout, CheckoutKind, HalfMerged, merge_key, parse_gates, run_branch
 from coordination.domain.jobs.templates import escape_template
 from coordination.domain.plans.plans import MAX_KEY, MAX_TITLE
-from coordination.domain.tasks.attempts import Claim, DiscoveredTask, Outcome
+from coordination.domain.tasks.attempts import Claim, DiscoveredTask
 from workers.runners.output import clean_text
 from workers.workspaces.git import Git, GitFailed
 from workers.workspaces.merge_conflicts import MergeConflict
 from workers.workspaces.merge_queue import MergeConflicted
-from workers.workspaces.repository import Repository
 from workers.workspaces.worktree import Unresolved, Worktree
 
 ROUNDS = 3
@@ -90,27 +89,6 @@ What the task was asked to do:
 
 {_cut(original, _TASK)}
 """
-
-
-def rerun_end(claim: Claim, why: str) -> tuple[Outcome, str, int | None]:
-    """Return outcome, error and number of conflicts in a row for a job without an agent, which runs again."""
-    count = claim.carried_over.get("conflicts")
-    times = count + 1 if isinstance(count, int) else 1
-    if times > ROUNDS:
-        return Outcome.FAILED, f"{why}, {times} times in a row", None
-    return Outcome.DEFERRED, f"{why}; it runs again on top of these", times
-
-
-def commit_to_merge(repository: Repository, carried: Mapping[str, Any], commit: str) -> str:
-    """Return what a conflict task merges: *commit*, or its own earlier result if others have merged since."""
-    resolved = carried.get("resolved")
-    return str(resolved) if repository.has(resolved) and repository.contains(commit, str(resolved)) else commit
-
-
-def carry_after_conflict(branch: str, files: str, commit: str) -> dict[str, Any]:
-    """Return what to carry to the next attempt when *commit*, the result of this one, conflicts too."""
-    feedback = f"While you resolved it, {branch} has changed, and your result conflicts with it again, in {files}."
-    return {"feedback": feedback, "merge": None, "work": None, "left": None, "resolved": commit}
 
 
 def describe_conflict(worktree: Worktree, commit: str, carried: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -210,16 +211,9 @@ class WorktreePreparation:
             environment.Scratch(self.control.scratch, self.claim) as scratch,
             usage_file.meter_side_command(scratch.costs, self.control) as glance,
         ):
-            ran = run_side_command(
-                self.launcher,
-                setup,
-                self.claim,
-                self.control,
-                variables=environment.base_variables() | environment.attempt_variables(self.claim, scratch),
-                folder=self.worktree.folder,
-                timeout=SETUP_LIMIT,
-                glance=glance,
-            )
+            variables = environment.base_variables() | environment.attempt_variables(self.claim, scratch)
+            run = partial(run_side_command, self.launcher, setup, self.claim, self.control)
+            ran = run(variables=variables, folder=self.worktree.folder, timeout=SETUP_LIMIT, glance=glance)
         if ran.interruption is not None:
             raise GitInterrupted(ran.interruption)
         name = short_name(setup)
@@ -292,15 +286,8 @@ class WorktreePreparation:
         text = "\n".join([*self._user_excludes(), *lines, ""])
         # Write a new file: a job may have left a link there.
         untrusted_files.write_new(excludes, text.encode("utf-8", errors="surrogateescape"))
-        number = int(self.claim.work.get("env", {}).get("GIT_CONFIG_COUNT") or 0)
-        config = {f"GIT_CONFIG_KEY_{number}": "core.excludesFile", f"GIT_CONFIG_VALUE_{number}": str(excludes)}
-        our_git = {
-            "GIT_CONFIG_KEY_0": "core.excludesFile",
-            "GIT_CONFIG_VALUE_0": str(excludes),
-            "GIT_CONFIG_COUNT": "1",
-        }
-        self.worktree.git = self.worktree.git.at(self.worktree.worktree_folder.path, **our_git)
-        return config | {"GIT_CONFIG_COUNT": str(number + 1)}
+        self.worktree.git = self.worktree.git.at(self.worktree.worktree_folder.path, **_excludes_config(excludes, 0))
+        return _excludes_config(excludes, int(self.claim.work.get("env", {}).get("GIT_CONFIG_COUNT") or 0))
 
     def _user_excludes(self) -> list[str]:
         """Return the lines of the user's excludes file, which ours replaces.
@@ -320,6 +307,12 @@ class WorktreePreparation:
             return untrusted_files.read(path).decode("utf-8", errors="surrogateescape").splitlines()
         except OSError:
             return []
+
+
+def _excludes_config(excludes: Path, number: int) -> dict[str, str]:
+    """Return the variables that make *excludes* git's excludes file, after *number* other settings."""
+    setting = {f"GIT_CONFIG_KEY_{number}": "core.excludesFile", f"GIT_CONFIG_VALUE_{number}": str(excludes)}
+    return setting | {"GIT_CONFIG_COUNT": str(number + 1)}
 
 
 def claim_in_worktree(worktree: Worktree, claim: Claim) -> Claim:

@@ -10,12 +10,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from coordination.base.errors import DatabaseUnavailable, Refused
+from coordination.base.errors import DatabaseUnavailable, Refused, Unavailable
 from coordination.domain.jobs.checkouts import CHECKOUT_OPTION, Checkout, parse_checkout, run_slug, slug
 from coordination.domain.jobs.merges import Merge
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
@@ -26,13 +26,13 @@ from coordination.store.queries.jobs import merges as merge_rows
 from workers.attempt.running import Proceed, RunningAttempt, with_log_line
 from workers.runners import environment, program
 from workers.runners.base import Control
+from workers.runners.output import clean_text
 from workers.runners.process import Launcher
 from workers.workspaces import conflict_task, merge_queue, merged_changes, worktree_folder
 from workers.workspaces import worktree as worktrees
 from workers.workspaces.change import Change
 from workers.workspaces.conflict_task import ROUNDS
-from workers.workspaces.git import GitFailed, git_of_attempt, require
-from workers.workspaces.git_failures import EXPECTED, failure_of
+from workers.workspaces.git import GitFailed, GitInterrupted, git_of_attempt, require
 from workers.workspaces.merge_lock import delete_stale
 from workers.workspaces.merge_queue import (
     MergeCandidate,
@@ -49,6 +49,10 @@ from workers.workspaces.worktree import Unresolved, Worktree, is_gone
 
 _SHORT = 12
 _FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT)
+_EXPECTED = (
+    *(Refused, GitInterrupted, GitFailed, Unavailable, NotCollected, Unresolved),
+    *(OSError, ValueError),
+)
 _UNDONE = (Outcome.HANDED_BACK, Outcome.DEFERRED)  # the next attempt continues with what is carried
 
 
@@ -69,6 +73,7 @@ class SqlMergeRecords:
         self._store.transact(lambda tx: merge_rows.delete_for_task(tx, claim.workspace_id, claim.task_id))
 
 
+@dataclass(eq=False)
 class WorktreeStep:
     """Makes the worktree before the job and merges its change afterwards.
 
@@ -76,22 +81,13 @@ class WorktreeStep:
     *lender*: makes, for a claim and its scratch folder, the lender of ports and databases.
     """
 
-    def __init__(
-        self,
-        launcher: Launcher,
-        merges: MergeRecords,
-        *,
-        root: Path,
-        keep: timedelta,
-        lender: Callable[[Claim, Path], ResourceLender] | None = None,
-    ) -> None:
-        self.launcher = launcher
-        self.merges = merges
-        self.root = root
-        self.keep = keep
-        self.lender = lender
-        self._lock = threading.Lock()
-        self._merged: dict[tuple[str, int], Path] = {}
+    launcher: Launcher
+    merges: MergeRecords
+    root: Path
+    keep: timedelta
+    lender: Callable[[Claim, Path], ResourceLender] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _merged: dict[tuple[str, int], Path] = field(default_factory=dict)
 
     def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
         claim, control = attempt.claim, attempt.control
@@ -143,7 +139,7 @@ class _AttemptInWorktree:
                 require(git, environment.base_variables()["PATH"])
                 repository = repository_of(git, self._claim)
                 result = self._run(repository)
-            except EXPECTED as error:
+            except _EXPECTED as error:
                 result = self._failed(error)
             except BaseException:
                 # A bug of ours or of the runner: the pipeline catches it and does not remove the worktree.
@@ -183,7 +179,9 @@ class _AttemptInWorktree:
             change = self._begin(repository, head)  # a job may have merged it; the gates decide
             change.result, change.commit = AttemptEnd(Outcome.COMPLETED, output="It is merged already"), head
             return self._finish(change)
-        commit = conflict_task.commit_to_merge(repository, self._claim.carried_over, commit)
+        resolved = self._claim.carried_over.get("resolved")
+        if repository.has(resolved) and repository.contains(commit, str(resolved)):
+            commit = str(resolved)  # its own earlier result, since which others have merged
         change = self._begin(repository, str(work.get("commit", head)))
         worktree, change.merges = change.worktree, commit
         if work:
@@ -275,7 +273,9 @@ class _AttemptInWorktree:
         why = f"its change conflicts with what others have merged to {branch}, in {files}"
         if self._checkout.merge is not None:
             self._keep_branch(worktree, commit)  # others merged meanwhile, so it does not count as a failure
-            return self._ended(Outcome.DEFERRED, why, carry=conflict_task.carry_after_conflict(branch, files, commit))
+            again = f"While you resolved it, {branch} has changed, and your result conflicts with it again, in {files}."
+            carry = {"feedback": again, "merge": None, "work": None, "left": None, "resolved": commit}
+            return self._ended(Outcome.DEFERRED, why, carry=carry)
         if not self._is_agent:
             return self._rerun_on_new_head(worktree, commit, why)
         self._rounds += 1
@@ -293,14 +293,17 @@ class _AttemptInWorktree:
             self._keep_branch(worktree, commit)
             where = f"{why}, and the task is not repeatable; the change is on {worktree.repository.task_branch}"
             return self._ended(Outcome.FAILED, where, retryable=False)
-        outcome, why, times = conflict_task.rerun_end(self._claim, why)
-        return self._ended(outcome, why, carry={"conflicts": times})
+        count = self._claim.carried_over.get("conflicts")
+        times = count + 1 if isinstance(count, int) else 1
+        if times > ROUNDS:
+            return self._ended(Outcome.FAILED, f"{why}, {times} times in a row", carry={"conflicts": None})
+        return self._ended(Outcome.DEFERRED, f"{why}; it runs again on top of these", carry={"conflicts": times})
 
     def _failed(self, error: BaseException) -> AttemptEnd:
         """Return the end after an error of git or the worktree. Its commits stay on the branch."""
         change = self._change
         is_missing = None if change is None else change.worktree.find_missing()
-        failure = failure_of(error, missing=is_missing)
+        failure = _failure_of(error, missing=is_missing)
         why, carry = failure.error or "", dict[str, Any]()
         if change is not None and change.result is not None:
             carry |= failure.carry_over
@@ -407,3 +410,40 @@ class _AttemptInWorktree:
     def _unstoppable(self) -> Control:
         """Return a Control without stop requests, for cleanup after the attempt was told to stop."""
         return Control(scratch=self._control.scratch)
+
+
+def _failure_of(error: BaseException, *, missing: str | None) -> AttemptEnd:
+    """Return the end of an attempt after one of the expected errors. *missing*: what the worktree lacks, if any.
+
+    It carries feedback for the agent's next attempt.
+    """
+    match error:
+        case Refused():
+            failure = AttemptEnd(Outcome.FAILED, error=error.sentence(), retryable=False)
+        case GitInterrupted():
+            failure = AttemptEnd(error.interruption.outcome, error=error.interruption.error)
+        case Unavailable():  # of a port, or of the variant that may have been first
+            failure = AttemptEnd(Outcome.DEFERRED, error=error.sentence())
+        case Unresolved():
+            why, feedback = conflict_task.explain_unresolved(error)
+            failure = AttemptEnd(Outcome.FAILED, error=why, carry_over={"feedback": feedback})
+        case _ if missing:
+            failure = _collection_failure(missing)
+        case GitFailed() if error.transient:
+            failure = AttemptEnd(Outcome.DEFERRED, error=error.sentence)
+        case GitFailed():
+            failure = replace(_collection_failure(error.sentence), log=error.log)
+        case NotCollected():
+            failure = _collection_failure(error.sentence)
+        case _:
+            passing = isinstance(error, OSError | ValueError) and program.is_transient(error)
+            outcome = Outcome.DEFERRED if passing else Outcome.FAILED
+            failure = AttemptEnd(outcome, error=f"the workspace cannot be used: {error}", retryable=passing)
+    return failure
+
+
+def _collection_failure(why: str) -> AttemptEnd:
+    why = clean_text(why)
+    return AttemptEnd(
+        Outcome.FAILED, error=why, carry_over={"feedback": f"What you left could not be committed: {why}"}
+    )
