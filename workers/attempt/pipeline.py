@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,7 @@ class Pipeline:
     def __init__(self, steps: Sequence[ConditionalStep], runner_for: Callable[[Mapping[str, Any]], Runner]) -> None:
         self._steps = steps
         self._runner_for = runner_for
-        self._listeners = [each.step for each in steps if isinstance(each.step, CommitListener)]
+        self._listeners = [(each, each.step) for each in steps if isinstance(each.step, CommitListener)]
 
     def run(self, attempt: RunningAttempt) -> AttemptEnd:
         """Run *attempt* to its end. A bug of a step or runner fails the attempt, not the worker."""
@@ -39,9 +40,13 @@ class Pipeline:
         return attempt.control.secrets.hide_in(result)  # the runner has set the secrets
 
     def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
-        """Notify the steps that the attempt's *end* was written, or *refused* because the task has changed."""
-        for listener in self._listeners:
-            listener.committed(claim, end, refused=refused)
+        """Notify its steps that the attempt's *end* was written, or *refused* because the task has changed."""
+        for each, listener in self._listeners:
+            applies = False
+            with contextlib.suppress(Refused):  # such an attempt has ended before the step
+                applies = each.applies(claim)
+            if applies:
+                listener.committed(claim, end, refused=refused)
 
     def close(self) -> None:
         """Close all steps. No attempt may run any more."""

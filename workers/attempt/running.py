@@ -42,7 +42,7 @@ class AttemptStep(Protocol):
 
 @runtime_checkable
 class CommitListener(Protocol):
-    """A step that is called when an attempt's end was written to the store."""
+    """A step that is called when the end of an attempt that it applies to was written to the store."""
 
     def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
         """Handle *end*, which was written, or *refused* because the task has changed."""
