@@ -64,7 +64,7 @@ class SupervisorLoop:
         self._lock = threading.Lock()
         self._next_sweep = 0.0
         self._next_tidy = monotonic() + _TIDY_EVERY
-        self.clearing = Cleanup(context)
+        self.cleanup = Cleanup(context)
 
     def start(self, *, cancels_only: bool = False) -> None:
         """Start both threads. The first sweep runs at once, for tasks that became ready while no worker ran."""
@@ -85,7 +85,7 @@ class SupervisorLoop:
             waker = threading.Thread(target=self._wake, name="coord-wake", daemon=True)
             waker.start()
             self._threads.append(waker)
-        self.clearing.request_stop()
+        self.cleanup.request_stop()
 
     def _wake(self) -> None:
         """Wake up both threads."""
@@ -95,7 +95,7 @@ class SupervisorLoop:
     def stop(self) -> None:
         """End all threads."""
         self.request_stop()
-        self.clearing.stop()
+        self.cleanup.stop()
         for thread in self._threads:
             thread.join(timeout=_POP_WAIT + 5)
 
@@ -299,7 +299,7 @@ class SupervisorLoop:
             self._next_sweep = now + self._context.terms.sweep.total_seconds()
             if self.sweep():
                 self._next_sweep = now  # after wakeups that have arrived meanwhile
-            self.clearing.poll()
+            self.cleanup.poll()
         if now >= self._next_tidy:
             self._next_tidy = now + _TIDY_EVERY
             gc_tuning.collect_cycles()

@@ -20,7 +20,7 @@ def sweep() -> None:
     """
     process = lifecycle.process()
     every = process.context.settings.tick
-    process.housekeeper.tick_quiet()
+    process.supervisor_loop.tick_quiet()
     with process.context.store.read() as tx:
         due = supervisors.list_due(tx, every=every, workspaces=process.context.workspaces)
     for workspace_id, project_id in due:
@@ -32,10 +32,10 @@ def tick(workspace_id: Any, project_id: Any) -> None:
     """Tick the project, unless another worker does or did since the sweep."""
     if isinstance(workspace_id, str) and isinstance(project_id, str) and is_id(workspace_id) and is_id(project_id):
         process = lifecycle.process()
-        process.housekeeper.tick(workspace_id, project_id, every=process.context.settings.tick)
+        process.supervisor_loop.tick(workspace_id, project_id, every=process.context.settings.tick)
 
 
 @shared_task(name="coordination.retain", ignore_result=True)  # type: ignore[untyped-decorator]
 def retain() -> None:
     """Run a round of retention, unless another worker does or one was done recently."""
-    lifecycle.process().housekeeper.clearing.clear()
+    lifecycle.process().supervisor_loop.cleanup.clear()

@@ -360,5 +360,5 @@ def _merge_tree(git: Git, ours: str, theirs: str) -> tuple[str | None, str]:
     return None, f" in {', '.join(paths[:_MOST_NAMED])}"
 
 
-def _is_related(git: Git, one: str, other: str) -> bool:
-    return git("merge-base", one, other, may_fail=True).code == 0
+def _is_related(git: Git, first: str, second: str) -> bool:
+    return git("merge-base", first, second, may_fail=True).code == 0

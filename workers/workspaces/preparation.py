@@ -222,15 +222,15 @@ class WorktreePreparation:
             last_lines = "\n".join(ran.output.rstrip().splitlines()[-_LAST_LINES:])
             log = ran.log_of(f"setup {name}", last_lines)
             raise GitFailed(f"setup {name!r} failed: {ran.problem}", log=log)
-        made = self.worktree.git("ls-files", "--others", "--directory", "-z", limit=LONG).words
+        created = self.worktree.git("ls-files", "--others", "--directory", "-z", limit=LONG).words
         for name in share:
-            self._check_made(name, made)
-        for path in made:
+            self._check_created(name, created)
+        for path in created:
             yield from self._without(path.rstrip("/"), copied)
 
-    def _check_made(self, name: str, made: Sequence[str]) -> None:
+    def _check_created(self, name: str, created: Sequence[str]) -> None:
         top = self.worktree.worktree_folder.path
-        if not any(is_inside(name, path) for path in made) or not (top / name).exists():
+        if not any(is_inside(name, path) for path in created) or not (top / name).exists():
             raise Refused(
                 f"checkout.share names {excerpt(name)}, which the setup command did not create",
                 hint="Name files that it creates and git does not track, such as .venv or node_modules",
