@@ -117,7 +117,6 @@ class _Handler(socketserver.BaseRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        """Handle one request."""
         job: socket.socket = self.request
         with contextlib.suppress(OSError), self.server.connection_of(read_peer(job)) as accepted:
             if not accepted:

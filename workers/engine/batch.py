@@ -139,24 +139,20 @@ class BatchWatch:
         self._thread = threading.Thread(target=self._loop, name="coord-batches", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
         self._stopped.set()
         self._has_batches.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
 
     def watch(self, batch: Batch) -> None:
-        """Start to check *batch*."""
         with self._lock:
             self._batches.add(batch)
             self._has_batches.set()
 
     def remove(self, batch: Batch) -> None:
-        """Stop checking *batch*."""
         with self._lock:
             self._batches.discard(batch)
             if not self._batches:

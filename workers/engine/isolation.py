@@ -188,6 +188,5 @@ class _Helper:
                 view = view[os.write(self._to, view) :]
 
     def close(self) -> None:
-        """Close the pipes."""
         os.close(self._to)
         os.close(self._from)

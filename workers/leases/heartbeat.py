@@ -53,7 +53,6 @@ class Heartbeat:
         self._unconfirmed: tuple[int, UnwrittenBatch] | None = None  # a transaction whose commit was not confirmed
 
     def start(self) -> None:
-        """Start both threads."""
         for name, body in (("coord-heartbeat", self._renew_loop), ("coord-fence", self._fence_loop)):
             thread = threading.Thread(target=body, name=name, daemon=True)
             thread.start()

@@ -146,7 +146,6 @@ class InFlightAttempts:
             return list(self._attempts)
 
     def count(self) -> int:
-        """Count the attempts."""
         with self._lock:
             return len(self._attempts)
 
@@ -192,7 +191,6 @@ class InFlightAttempts:
         return notes if attempt.output_buffer is None else [*notes, *attempt.output_buffer.drain()]
 
     def stop_all(self, reason: StopReason) -> None:
-        """Request every attempt to stop."""
         for key in self.all_keys():
             self.stop(key, reason)
 

@@ -128,7 +128,6 @@ class Git:
         return replace(self, control=control)
 
     def tree_of(self, commit: str) -> str:
-        """Return the tree of *commit*."""
         return self("rev-parse", f"{commit}^{{tree}}").text
 
     def head(self) -> str | None:

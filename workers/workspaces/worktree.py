@@ -79,7 +79,6 @@ class Worktree:
         return str(self.worktree_folder.path / real.relative_to(top)) if real.is_relative_to(top) else path
 
     def under(self, control: Control) -> Worktree:
-        """Return a copy with another control."""
         return replace(self, git=self.git.under(control))
 
     def resume(self, base: str) -> None:

@@ -114,7 +114,6 @@ class AgentChannelStep:
                 del self._open[id(reports)]
 
     def close(self) -> None:
-        """Close all sockets."""
         self._server.close()
 
     def _answer(self, reports: JobReports, token: str, line: bytes, peer: ReportPeer) -> dict[str, Any]:
