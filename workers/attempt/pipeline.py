@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 import structlog
 
 from coordination.base.errors import Refused
+from coordination.domain.jobs import AgentCall
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from workers.attempt.running import AttemptStep, ClosableStep, CommitListener, Proceed, RunningAttempt
 from workers.runners.base import Runner
@@ -24,6 +24,26 @@ class ConditionalStep:
 
     applies: Callable[[Claim], bool]
     step: AttemptStep
+
+
+def always(_claim: Claim) -> bool:
+    """Return True: the step applies to every attempt."""
+    return True
+
+
+def asks_a_model(claim: Claim) -> bool:
+    """Return whether the job calls a model."""
+    return claim.job_kind.asks_a_model
+
+
+def runs_an_agent(claim: Claim) -> bool:
+    """Return whether the job is a coding agent."""
+    return claim.job_kind is AgentCall
+
+
+def has_option(*names: str) -> Callable[[Claim], bool]:
+    """Return the condition that the task has one of these options."""
+    return lambda claim: any(name in claim.options for name in names)
 
 
 class Pipeline:
@@ -42,10 +62,7 @@ class Pipeline:
     def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
         """Notify its steps that the attempt's *end* was written, or *refused* because the task has changed."""
         for each, listener in self._listeners:
-            applies = False
-            with contextlib.suppress(Refused):  # such an attempt has ended before the step
-                applies = each.applies(claim)
-            if applies:
+            if each.applies(claim):
                 listener.committed(claim, end, refused=refused)
 
     def close(self) -> None:

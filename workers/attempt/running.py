@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+from coordination.domain.jobs.checkouts import CHECKOUT_OPTION, CheckoutKind, parse_checkout
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from workers.runners.base import Control
 from workers.workspaces.change import Change
@@ -54,6 +55,12 @@ class ClosableStep(Protocol):
 
     def close(self) -> None:
         """Release the resources. No attempt may run any more."""
+
+
+def is_in_worktree(claim: Claim) -> bool:
+    """Return whether the job works in its own git worktree. Raises Refused."""
+    checkout = claim.options.get(CHECKOUT_OPTION)
+    return checkout is not None and parse_checkout(checkout).kind is CheckoutKind.GIT_WORKTREE
 
 
 def is_unfinished(result: AttemptEnd) -> bool:

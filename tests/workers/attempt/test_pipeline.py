@@ -126,8 +126,8 @@ def steps(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[list[Cond
             {"agent": "claude", "prompt": "x"},
             {"checkout": {"kind": "git-worktree"}, "outputs": ["x"], "gates": ["true"], "role": {"variant": 1}},
             (
-                "ModelPolicyStep add_subtasks AttemptFolders WorktreeStep VariantsStep ArtifactsStep GatesStep "
-                "EffectsStep commit_worktree add_feedback review_answer AgentChannelStep PromptStep"
+                "ModelPolicyStep add_subtasks AttemptFolders make_job_folder WorktreeStep VariantsStep ArtifactsStep "
+                "GatesStep EffectsStep commit_worktree add_feedback review_answer AgentChannelStep PromptStep"
             ),
         ),
     ],

@@ -23,7 +23,7 @@ from coordination.domain.tasks.events import EventType
 from coordination.flows.jobs.record_merge import record_merge
 from coordination.store.engine import Store
 from coordination.store.queries.jobs import merges as merge_rows
-from workers.attempt.running import Proceed, RunningAttempt, with_log_line
+from workers.attempt.running import Proceed, RunningAttempt, is_in_worktree, with_log_line
 from workers.runners import environment, program
 from workers.runners.base import Control
 from workers.runners.output import clean_text
@@ -49,7 +49,7 @@ from workers.workspaces.worktree import Unresolved, Worktree, is_gone
 
 _SHORT = 12
 _FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT)
-_EXPECTED = (
+_EXPECTED = (  # errors that end the attempt; any other is a bug
     *(Refused, GitInterrupted, GitFailed, Unavailable, NotCollected, Unresolved),
     *(OSError, ValueError),
 )
@@ -90,8 +90,10 @@ class WorktreeStep:
     _merged: dict[tuple[str, int], Path] = field(default_factory=dict)
 
     def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
-        claim, control = attempt.claim, attempt.control
-        if (stopped := program.end_if_stopped(control)) is not None:
+        claim = attempt.claim
+        if not is_in_worktree(claim):
+            return proceed(attempt)
+        if (stopped := program.end_if_stopped(attempt.control)) is not None:
             return stopped
         in_worktree = _AttemptInWorktree(self, attempt, proceed, parse_checkout(claim.options[CHECKOUT_OPTION]))
         result = in_worktree.run()
