@@ -27,7 +27,7 @@ from coordination.store.engine import Store, is_transient
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.jobs import output
 from coordination.store.queries.tasks import attempts, events, tasks
-from workers.leases.in_flight import EventOrOutput, InFlightAttempts, PendingEvent, UnwrittenBatch
+from workers.leases.in_flight import EventOrOutput, InFlightAttempts, PendingEvent, UnwrittenData
 from workers.leases.usage_meter import UsageMeter
 from workers.runners.base import STOPPED, StopReason
 
@@ -50,7 +50,9 @@ class Heartbeat:
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._last_beat = monotonic()
-        self._unconfirmed: tuple[int, UnwrittenBatch] | None = None  # a transaction whose commit was not confirmed
+        self._unconfirmed: tuple[int, Sequence[UnwrittenData]] | None = (
+            None  # a transaction whose commit was not confirmed
+        )
 
     def start(self) -> None:
         for name, body in (("coord-heartbeat", self._renew_loop), ("coord-fence", self._fence_loop)):
@@ -121,40 +123,46 @@ class Heartbeat:
             if self._unconfirmed is None:
                 self._in_flight.finish_write(batch)
 
-    def _write_or_drop(self, batch: UnwrittenBatch) -> None:
+    def _write_or_drop(self, batch: Sequence[UnwrittenData]) -> None:
         try:
             self._write(batch)
         except Exception as error:
             if isinstance(error, DatabaseUnavailable) or is_transient(error):
                 raise
-            if len(batch.entries) == 1:
+            if len(batch) == 1:
                 log.exception("the events or output of a job cannot be stored")
                 self._in_flight.mark_written(batch)
                 return
-            for part in batch.split():  # the store refuses the data of one attempt: write the others without it
-                self._write_or_drop(part)
+            for data in batch:  # the store refuses the data of one attempt: write the others without it
+                self._write_or_drop([data])
 
-    def _write(self, batch: UnwrittenBatch) -> None:
+    def _write(self, batch: Sequence[UnwrittenData]) -> None:
         """Write *batch* in one transaction, in the order of locks: output and events, tasks, attempts."""
         number, ends = 0, False
+        by_workspace: dict[str, list[tuple[Claim, Sequence[EventOrOutput]]]] = {}
+        for data in batch:
+            if data.notes:
+                by_workspace.setdefault(data.attempt.claim.workspace_id, []).append((data.attempt.claim, data.notes))
         try:
             with self._store.write() as tx:
-                for workspace_id, notes in batch.by_workspace():
+                for workspace_id, notes in sorted(by_workspace.items()):
                     write_notes(tx, workspace_id, self._worker_id, notes)
-                for claim, carry in batch.carry:
+                for claim, carry in ((data.attempt.claim, data.carry) for data in batch if data.carry is not None):
                     carried = {**claim.carried_over, **carry}
                     tasks.set_carried_by_attempt(tx, claim.workspace_id, claim.task_id, claim.attempt, carried)
-                for claim, process in batch.processes:
+                for claim, process in (
+                    (data.attempt.claim, data.process) for data in batch if data.process is not None
+                ):
                     owner = claim.workspace_id, claim.task_id, claim.attempt
                     attempts.record_process(tx, *owner, pgid=process.pgid, pg_start=float(process.start_time))
-                number, ends = workers.transaction_id(tx) if batch.notes else 0, True
+                number, ends = workers.transaction_id(tx) if by_workspace else 0, True
         except Exception:
             if ends and number:
                 self._unconfirmed = (number, batch)  # perhaps committed: events must not be written twice
             raise
         self._in_flight.mark_written(batch)
 
-    def _resolve_commit(self, number: int, batch: UnwrittenBatch) -> bool:
+    def _resolve_commit(self, number: int, batch: Sequence[UnwrittenData]) -> bool:
         """Find out whether an unconfirmed commit happened. Return False while the server cannot tell yet."""
         with self._store.read() as tx:
             committed = workers.is_committed(tx, number)
