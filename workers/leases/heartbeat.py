@@ -140,21 +140,22 @@ class Heartbeat:
         """Write *batch* in one transaction, in the order of locks: output and events, tasks, attempts."""
         number, ends = 0, False
         by_workspace: dict[str, list[tuple[Claim, Sequence[EventOrOutput]]]] = {}
-        for data in batch:
+        written = [(data.attempt.claim, data) for data in batch]
+        for claim, data in written:
             if data.notes:
-                by_workspace.setdefault(data.attempt.claim.workspace_id, []).append((data.attempt.claim, data.notes))
+                by_workspace.setdefault(claim.workspace_id, []).append((claim, data.notes))
         try:
             with self._store.write() as tx:
                 for workspace_id, notes in sorted(by_workspace.items()):
                     write_notes(tx, workspace_id, self._worker_id, notes)
-                for claim, carry in ((data.attempt.claim, data.carry) for data in batch if data.carry is not None):
-                    carried = {**claim.carried_over, **carry}
-                    tasks.set_carried_by_attempt(tx, claim.workspace_id, claim.task_id, claim.attempt, carried)
-                for claim, process in (
-                    (data.attempt.claim, data.process) for data in batch if data.process is not None
-                ):
-                    owner = claim.workspace_id, claim.task_id, claim.attempt
-                    attempts.record_process(tx, *owner, pgid=process.pgid, pg_start=float(process.start_time))
+                for claim, data in written:
+                    if data.carry is not None:
+                        carried = {**claim.carried_over, **data.carry}
+                        tasks.set_carried_by_attempt(tx, claim.workspace_id, *data.attempt.fence, carried)
+                for claim, data in written:
+                    if (process := data.process) is not None:
+                        owner, start = (claim.workspace_id, *data.attempt.fence), float(process.start_time)
+                        attempts.record_process(tx, *owner, pgid=process.pgid, pg_start=start)
                 number, ends = workers.transaction_id(tx) if by_workspace else 0, True
         except Exception:
             if ends and number:
