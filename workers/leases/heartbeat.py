@@ -50,9 +50,8 @@ class Heartbeat:
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._last_beat = monotonic()
-        self._unconfirmed: tuple[int, Sequence[UnwrittenData]] | None = (
-            None  # a transaction whose commit was not confirmed
-        )
+        # A transaction whose commit was not confirmed.
+        self._unconfirmed: tuple[int, Sequence[UnwrittenData]] | None = None
 
     def start(self) -> None:
         for name, body in (("coord-heartbeat", self._renew_loop), ("coord-fence", self._fence_loop)):
