@@ -13,7 +13,6 @@ from sqlalchemy import Connection
 
 from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable
-from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import Claim
 from coordination.flows.attempts.dispatch import DispatchTerms, NextWork, next_work
 from coordination.flows.attempts.finish import finish
@@ -24,20 +23,19 @@ from coordination.services.tasks import dispatch_window
 from coordination.store.queries.tasks.claims import still_enqueued
 from coordination.store.queries.tasks.ready import ReadyTask
 from workers.context import Context
+from workers.engine.batch import WaitingEnd
 from workers.engine.group_commit import GroupCommit
 from workers.leases.heartbeat import write_notes
-from workers.leases.in_flight import AttemptLocation, EventOrOutput
+from workers.leases.in_flight import AttemptLocation
 
 log = structlog.get_logger()
 
 _MOST_PROJECTS = 1000  # whose group commits are kept
 
-Ends = Sequence[tuple[EndedAttempt, Sequence[EventOrOutput]]]
-
 
 @dataclass(frozen=True, slots=True)
 class _EndRequest:
-    ends: Ends
+    ends: Sequence[WaitingEnd]
     go_on: bool
     refill: bool
 
@@ -70,7 +68,7 @@ class Committer:
         """Claim those of *ids* that are ready. ``locked`` has those to try again a moment later."""
         return self._claims.submit((workspace_id, ids))
 
-    def end(self, place: AttemptLocation, ends: Ends, *, go_on: bool, refill: bool) -> CommitResult:
+    def end(self, place: AttemptLocation, ends: Sequence[WaitingEnd], *, go_on: bool, refill: bool) -> CommitResult:
         """Write these ends; return claims for the thread to run next, if it would *go_on*.
 
         *refill*: the project's window has room, because the thread took a message or is about to stop. Retries until

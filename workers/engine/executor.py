@@ -16,7 +16,6 @@ import structlog
 
 from coordination.base.clock import monotonic, utc_now
 from coordination.base.errors import CoordinationError, DatabaseUnavailable
-from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.tasks import needs_own_batch
 from coordination.flows.attempts.dispatch import NextWork
@@ -29,7 +28,7 @@ from workers.attempt.rendering import render_claims
 from workers.attempt.running import RunningAttempt
 from workers.attempt.step_list import make_steps
 from workers.context import Context
-from workers.engine.batch import Batch, BatchWatch
+from workers.engine.batch import Batch, BatchWatch, WaitingEnd
 from workers.engine.batch_control import BatchControl, collect_result, make_control
 from workers.engine.committer import CommitResult, Committer
 from workers.engine.isolation import Isolation
@@ -232,9 +231,7 @@ class Executor:
             self._write(batch, finished, go_on=False)
         return True
 
-    def _write(
-        self, batch: Batch, ends: Sequence[tuple[EndedAttempt, list[EventOrOutput]]], *, go_on: bool
-    ) -> CommitResult | None:
+    def _write(self, batch: Batch, ends: Sequence[WaitingEnd], *, go_on: bool) -> CommitResult | None:
         """Write these ends and enqueue the tasks they made ready. With *go_on*, the result has claims to run next."""
         context = self._context
         try:
@@ -282,7 +279,7 @@ class Executor:
             self._context.store.transact(lambda tx: close_runs(tx, workspace_id, [run_id]))
 
     def _write_separately(
-        self, batch: Batch, ends: Sequence[tuple[EndedAttempt, list[EventOrOutput]]], error: CoordinationError
+        self, batch: Batch, ends: Sequence[WaitingEnd], error: CoordinationError
     ) -> CommitResult | None:
         """Write each end alone because a result cannot be stored, and fail the attempt that returned it."""
         if len(ends) > 1:
