@@ -22,20 +22,15 @@ from coordination.services.fleet.broker_keys import signatures_at
 from coordination.settings import Settings, broker_url, load_settings
 from coordination.stack.home import Home
 from workers.broker import queues, remote_control
-from workers.broker.redis_transport import SIGNATURES, install, name_of
+from workers.broker.redis_transport import install
+from workers.broker.signed_channel import SIGNATURES, name_of
 from workers.shutdown import Shutdown
 
 app: Celery
 """The app of this process, made from its settings on first use. Raises SettingsError when it cannot be made."""
 
 # Imported by workers and beat at their start, not by processes that only send messages.
-_MODULES = [
-    "workers.process.lifecycle",
-    "workers.tasks.run_tasks",
-    "workers.tasks.tick",
-    "workers.tasks.sweep",
-    "workers.tasks.retain",
-]
+_MODULES = ["workers.process.lifecycle", "workers.tasks.run_tasks", "workers.tasks.supervise"]
 _lock = threading.RLock()
 
 

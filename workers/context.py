@@ -47,7 +47,6 @@ class Context:
     wakeups: Wakeups
     worker_id: str
     row: dict[str, Any]  # of the table ``workers``
-    name: str
     slots: int
     terms: LeaseTerms
     in_flight: InFlightAttempts
@@ -129,7 +128,6 @@ def make_context(settings: Settings, *, name: str, slots: int, publisher: Callab
         wakeups=Wakeups(client_url(url), signatures_in(store)),
         worker_id=worker_id,
         row=row,
-        name=name,
         slots=slots,
         terms=terms,
         in_flight=in_flight,

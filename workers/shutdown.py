@@ -62,7 +62,7 @@ class Shutdown(bootsteps.StartStopStep):  # type: ignore[misc]
     def wake(cls) -> None:
         """Wake up Celery's event loop, which sleeps up to a second, so that it stops at once."""
         if cls.loop is not None:
-            cls.loop.call_soon(_do_nothing)
+            cls.loop.call_soon(lambda: None)
 
     def start(self, parent: Any) -> None:
         """Install the handlers. Celery has installed its own and started the pool's children before."""
@@ -93,7 +93,3 @@ class Shutdown(bootsteps.StartStopStep):  # type: ignore[misc]
         """Do nothing: ``close`` has done it."""
 
     terminate = stop
-
-
-def _do_nothing() -> None:
-    """Do nothing, as the callback that wakes the loop up."""

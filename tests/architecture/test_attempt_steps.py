@@ -35,9 +35,10 @@ def test_every_step_module_is_in_the_list() -> None:
 
 
 def test_each_step_is_one_line_of_the_list() -> None:
-    lines = re.findall(r"^        ConditionalStep\(.*\),$", LIST.read_text(encoding="utf-8"), re.MULTILINE)
+    text = LIST.read_text(encoding="utf-8")
+    lines = re.findall(r"^        ConditionalStep\(.*\),$", text, re.MULTILINE)
 
-    assert len(lines) == len(step_modules())
+    assert len(lines) == text.count("ConditionalStep(") > len(step_modules())
 
 
 def test_no_other_module_imports_a_step() -> None:

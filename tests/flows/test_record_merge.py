@@ -9,7 +9,7 @@ import pytest
 from coordination.domain.jobs.merges import Merge
 from coordination.domain.tasks.attempts import Claim, Outcome
 from tests.support.world import World
-from workers.attempt.merge_records import SqlMergeRecords
+from workers.attempt.steps.worktree import SqlMergeRecords
 
 
 def merge_of(claim: Claim, new: str = "new") -> Merge:

@@ -108,8 +108,7 @@ class Bench:
             job.control.stop(stopped)
 
         def run() -> None:
-            with self.folders.make(claim) as own, job.control:
-                job.control.scratch = own.path
+            with self.folders.make(claim) as job.control.scratch, job.control:
                 job.result = runner.run(claim, job.control)
 
         job.thread = threading.Thread(target=run)

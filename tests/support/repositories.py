@@ -17,9 +17,8 @@ from coordination.domain.jobs.merges import Merge
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
 from tests.support.jobs import claim_of
-from workers.attempt.pipeline import ConditionalStep, Pipeline
+from workers.attempt.pipeline import ConditionalStep, Pipeline, has_option
 from workers.attempt.running import AttemptStep, RunningAttempt
-from workers.attempt.step_list import is_in_worktree, needs_folder
 from workers.attempt.steps.changed_files import EffectsStep
 from workers.attempt.steps.gates import GatesStep
 from workers.attempt.steps.job_folder import make_job_folder
@@ -155,12 +154,12 @@ class Site:
         """Run one attempt to its end; *ours*: whether its lease still holds; *more*: steps between merge and gates."""
         launcher = self.runners.launcher
         steps = [
-            ConditionalStep(needs_folder, make_job_folder),
-            ConditionalStep(is_in_worktree, self.worktrees),
+            ConditionalStep(has_option("gates"), make_job_folder),
+            ConditionalStep(has_option("checkout"), self.worktrees),
             *(ConditionalStep(lambda _: True, step) for step in more),
-            ConditionalStep(lambda claim: "gates" in claim.options, GatesStep(launcher)),
+            ConditionalStep(has_option("gates"), GatesStep(launcher)),
             ConditionalStep(lambda claim: "agent" in claim.work, EffectsStep(launcher)),
-            ConditionalStep(is_in_worktree, commit_worktree),
+            ConditionalStep(has_option("checkout"), commit_worktree),
         ]
         pipeline = Pipeline(steps, lambda each: runner or self.runners.by_kind[each.job_kind])
         return pipeline.run(RunningAttempt(claim, claim, claim, control, is_ours=lambda: ours))

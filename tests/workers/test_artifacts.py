@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,6 @@ from coordination.base.errors import Unavailable
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.jobs import claim_of
 from workers.attempt.running import RunningAttempt
-from workers.attempt.step_list import needs_folder
 from workers.attempt.steps import artifacts
 from workers.attempt.steps.artifacts import ArtifactLimits, ArtifactsStep
 from workers.attempt.steps.job_folder import make_job_folder
@@ -278,9 +278,22 @@ def test_a_job_without_a_folder_gets_one_that_outlives_it_and_then_goes(tmp_path
         make_job_folder(RunningAttempt(wants, wants, wants, control, is_ours=lambda: True), proceed)
 
     assert not made[0].exists()
-    assert needs_folder(wants)
-    assert not needs_folder(claim_of({"shell": "true"}))
-    assert not needs_folder(replace(wants, workdir="/"))
+
+
+@pytest.mark.parametrize("changes", [{"workdir": "/"}, {"options": {"checkout": {"kind": "git-worktree"}}}])
+def test_a_job_with_a_folder_or_a_worktree_gets_no_other(tmp_path: Path, changes: dict[str, Any]) -> None:
+    claim = claim_of({"shell": "true"}, **changes)
+    workdirs: list[str | None] = []
+
+    def proceed(attempt: RunningAttempt) -> AttemptEnd:
+        workdirs.append(attempt.claim.workdir)
+        return DONE
+
+    with Control(scratch=tmp_path) as control:
+        make_job_folder(RunningAttempt(claim, claim, claim, control, is_ours=lambda: True), proceed)
+
+    assert workdirs == [changes.get("workdir")]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("link", ["file", "folder"])

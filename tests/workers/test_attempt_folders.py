@@ -38,9 +38,9 @@ from tests.support.jobs import claim_of
 
 folders, server = AttemptFolders(create(Path(sys.argv[1]), IN_HOME).path), ReportServer()
 with folders.make(claim_of({"shell": "true"})) as folder:
-    server.listen(folder.address(), lambda line, peer: {})
-    (folder.path / "file").touch()
-    print("listens at", folder.address(), flush=True)
+    server.listen(folders.address(folder), lambda line, peer: {})
+    (folder / "file").touch()
+    print("listens at", folders.address(folder), flush=True)
     signal.pause()
 """
 
@@ -76,9 +76,9 @@ def test_a_job_that_finds_coord_on_its_path_gets_no_other(tmp_path: Path) -> Non
     folders = AttemptFolders(tmp_path)
     folders.program = None
     with folders.make(claim_of({"shell": "true"})) as folder:
-        assert folder.programs() is None
+        assert folders.programs(folder) is None
         folders.program = Path(sys.executable)
-        bin_ = folder.programs()
+        bin_ = folders.programs(folder)
         assert bin_ is not None
         assert (Path(bin_) / "coord").resolve() == Path(sys.executable).resolve()
     assert list(tmp_path.iterdir()) == []

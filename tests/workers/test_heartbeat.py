@@ -33,7 +33,7 @@ from tests.support.broken_stores import Around, Away, Failing, Unanswered
 from tests.support.world import World
 from workers.leases import heartbeat as module
 from workers.leases.heartbeat import Heartbeat
-from workers.leases.in_flight import InFlightAttempt, InFlightAttempts, PendingEvent, UnwrittenBatch
+from workers.leases.in_flight import InFlightAttempt, InFlightAttempts, PendingEvent, UnwrittenData
 from workers.leases.output_buffer import OutputBuffer
 from workers.leases.usage_meter import UsageMeter
 from workers.runners.base import Control, ProcessRecord, StopReason
@@ -573,7 +573,7 @@ class Rounds(InFlightAttempts):
         self.left = many
         self.over = threading.Event()
 
-    def collect_unwritten(self) -> UnwrittenBatch:
+    def collect_unwritten(self) -> list[UnwrittenData]:
         self.left -= 1
         if self.left <= 0:
             self.over.set()

@@ -199,7 +199,7 @@ class TestReports:
         attempts.mark_written(found)
         attempts.finish_write(found)
 
-        ((owner, notes),) = found.notes
+        ((owner, notes),) = [(data.attempt, data.notes) for data in found]
         assert owner is entry
         assert [(note.type, note.payload, note.at) for note in notes] == [(EventType.STARTED, {"pid": 7}, 5.0)]  # type: ignore[union-attr]
         assert [note.type for note in attempts.begin_end(entry)] == [EventType.PROGRESS]  # type: ignore[union-attr]
@@ -262,7 +262,7 @@ class TestReports:
         found = attempts.collect_unwritten()
         attempts.mark_written(found)
 
-        assert found.processes == [(entry.claim, PROCESS)]
+        assert [(data.attempt, data.process) for data in found] == [(entry, PROCESS)]
         assert not attempts.collect_unwritten()
 
     def test_progress_is_handed_out_once_for_each_move(self, attempts: InFlightAttempts) -> None:
@@ -281,12 +281,12 @@ class TestReports:
         entry = add(attempts)
         attempts.add_carry(entry, {"a": 1})
         first = attempts.collect_unwritten()
-        assert first.carry == [(entry.claim, {"a": 1})]
+        assert [(data.attempt, data.carry) for data in first] == [(entry, {"a": 1})]
 
         attempts.add_carry(entry, {"b": 2})
         attempts.mark_written(first)
 
         second = attempts.collect_unwritten()
-        assert second.carry == [(entry.claim, {"a": 1, "b": 2})]
+        assert [(data.attempt, data.carry) for data in second] == [(entry, {"a": 1, "b": 2})]
         attempts.mark_written(second)
         assert not attempts.collect_unwritten()

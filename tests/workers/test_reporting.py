@@ -39,14 +39,15 @@ class Desk:
         self.added: list[tuple[DiscoveredTask, ...]] = []
         self.events: list[Mapping[str, Any]] = []
         self.folders = AttemptFolders(folder)
-        self.channel = AgentChannelStep(self._add, lambda claim: f"token of {claim.task_id}")
+        self.channel = AgentChannelStep(self._add, lambda claim: f"token of {claim.task_id}", self.folders)
         self.control = Control(scratch=folder, on_event=lambda _, payload: self.events.append(payload))
         self.control.note_start(ProcessRecord(os.getpid(), os.getpid(), 0, "X=y"))
 
     @contextlib.contextmanager
     def of(self, claim: Claim, control: Control | None = None) -> Iterator[JobReports]:
         """While this attempt runs."""
-        with self.folders.make(claim) as own, self.channel.open(claim, control or self.control, own) as report:
+        control = control or self.control
+        with self.folders.make(claim) as control.scratch, self.channel.open(claim, control) as report:
             yield report
 
     def close(self) -> None:
@@ -164,11 +165,11 @@ def test_a_token_counts_on_the_socket_of_its_own_attempt_only(desk: Desk, report
 
 def test_a_folder_goes_with_its_attempt_whatever_the_job_left_there(desk: Desk, tmp_path: Path) -> None:
     with desk.folders.make(claim_of({"shell": "true"})) as own:
-        deep = own.path / "deep"
+        deep = own / "deep"
         deep.mkdir()
         (deep / "file").write_text("x")
         deep.chmod(0o500)
-        (own.path / "link").symlink_to("/etc")
+        (own / "link").symlink_to("/etc")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -57,7 +57,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.all: list[Any] = []
         self.printed = bytearray()
-        self.channel = AgentChannelStep(self._add, lambda _: "token")
+        self.channel = AgentChannelStep(self._add, lambda _: "token", AttemptFolders(folder))
         self.control = Control(
             scratch=folder,
             on_event=lambda type_, payload: self.all.append((type_, payload)),
@@ -152,8 +152,7 @@ def test_the_pipeline_hides_what_a_job_reports_and_returns(tmp_path: Path) -> No
     claim = claim_of({"agent": "claude", "prompt": "x"})
     pipeline = Pipeline([ConditionalStep(lambda _: True, store.channel)], lambda _: Runner())
 
-    with AttemptFolders(tmp_path).make(claim) as folder:
-        result = pipeline.run(RunningAttempt(claim, claim, claim, store.control, lambda: True, folder))
+    result = pipeline.run(RunningAttempt(claim, claim, claim, store.control, lambda: True))
 
     assert (result.question, result.output, result.log) == ("Is *** right?", "*** it is", "prints ***")
 

@@ -20,7 +20,7 @@ from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.store.engine import Store
 from tests.flows.test_budgets import costing, counted, use
 from tests.support.world import World
-from workers.attempt.folders import AttemptFolder, AttemptFolders
+from workers.attempt.folders import AttemptFolders
 from workers.leases.cost_settling import CostSettling
 from workers.leases.usage_meter import UsageMeter
 from workers.leases.usage_prices import UsagePrices
@@ -42,7 +42,6 @@ class Dead:
         self.scratch = scratch
         self.folder = scratch / "w-1"
         self.folder.mkdir(parents=True)
-        self.folders = AttemptFolders(self.folder)
         StartedJobs(self.folder, world.worker, 4)
         self.prices = UsagePrices(world.store)
         self.settling = CostSettling(world.store, self.prices)
@@ -58,8 +57,9 @@ class Dead:
 
     def folder_of(self, claim: Claim) -> Path:
         """The folder of an attempt, as it is left by a worker that was killed."""
-        folder = AttemptFolder(self.folders, folder_name(claim.task_id, claim.attempt, 1))
-        return folder.path
+        folder = self.folder / folder_name(claim.task_id, claim.attempt, 1)
+        folder.mkdir(mode=0o700)
+        return folder
 
     def heartbeat(self, claim: Claim, usage_meter: UsageMeter) -> None:
         due = usage_meter.due()
@@ -261,7 +261,7 @@ class TestKept:
     def test_where_nothing_was_reported_nothing_stays(self, dead: Dead) -> None:
         claim = dead.claim()
         cost_reports.keep_in(dead.folder)
-        with dead.folders.make(claim) as own, Scratch(own.path, claim) as scratch:
+        with AttemptFolders(dead.folder).make(claim) as own, Scratch(own, claim) as scratch:
             Path(scratch.costs).touch()
 
         assert [path.name for path in dead.folder.iterdir() if not path.name.startswith("started-")] == []

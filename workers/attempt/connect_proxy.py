@@ -13,6 +13,7 @@ import os
 import socket
 import socketserver
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -89,7 +90,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         self.network = network
         self.idle = idle
         self._lock = threading.Lock()
-        self._connections: dict[int, int] = {}
+        self._connections: Counter[int] = Counter()
         super().__init__(path, _Handler)
         os.chmod(path, 0o600)  # noqa: PTH101
 
@@ -97,18 +98,15 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     def connection_of(self, peer: ReportPeer) -> Iterator[bool]:
         """Count a connection of the peer's job; yield False when the job has too many."""
         with self._lock:
-            count = self._connections.get(peer.job, 0)
-            accepted = count < MOST_CONNECTIONS
-            if accepted:
-                self._connections[peer.job] = count + 1
+            accepted = self._connections[peer.job] < MOST_CONNECTIONS
+            self._connections[peer.job] += accepted
         try:
             yield accepted
         finally:
-            if accepted:
-                with self._lock:
-                    self._connections[peer.job] -= 1
-                    if not self._connections[peer.job]:
-                        del self._connections[peer.job]
+            with self._lock:
+                self._connections[peer.job] -= accepted
+                if not self._connections[peer.job]:
+                    del self._connections[peer.job]
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - as socketserver calls it
         """Log the error: it must not affect other connections."""
@@ -119,7 +117,6 @@ class _Handler(socketserver.BaseRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        """Handle one request."""
         job: socket.socket = self.request
         with contextlib.suppress(OSError), self.server.connection_of(read_peer(job)) as accepted:
             if not accepted:

@@ -50,23 +50,18 @@ def copy_sqlite_file(url: str, folder: str | None, target: Path) -> None:
     source = _source_path(folder or "/", str(sqlite_path(url)))
     _check_no_link(source, folder)
     if not source.is_file():
-        raise Refused(
-            f"checkout.database names {source}, and there is no such file", hint="Create it, or correct the URL"
-        )
+        why = f"checkout.database names {source}, and there is no such file"
+        raise Refused(why, hint="Create it, or correct the URL")
     try:
         with (
             closing(sqlite3.connect(f"file:{quote(str(source))}?mode=ro", uri=True, timeout=60)) as original,
             closing(sqlite3.connect(target)) as copy,
         ):
             original.backup(copy)
-        original.close()
-        copy.close()
         _check_no_link(source, folder)  # a job may have made one meanwhile
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error):
-            raise Unavailable(f"The database {source} is locked, so it cannot be copied now") from None
-        raise Refused(f"The database {source} cannot be copied: {error}") from None
     except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            raise Unavailable(f"The database {source} is locked, so it cannot be copied now") from None
         raise Refused(f"The database {source} cannot be copied: {error}") from None
 
 

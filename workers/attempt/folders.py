@@ -1,4 +1,4 @@
-"""A folder for each attempt: scratch files, the usage file, ``bin`` and the socket on which its job reports.
+"""A private folder for each attempt: scratch files, the usage file, ``bin`` and the socket on which its job reports.
 
 They are in the folder of the worker process, which a cleanup deletes after the process was killed.
 """
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import structlog
 
-from coordination.domain.tasks.attempts import Claim
+from coordination.domain.tasks.attempts import AttemptEnd, Claim
+from workers.attempt.running import Proceed, RunningAttempt
 from workers.runners import cost_reports, scratch_dirs, untrusted_files
 from workers.runners.scratch_dirs import ScratchDir
 
@@ -28,46 +29,8 @@ _LONGEST_NAME = 34  # of an attempt's folder, with separators
 _LINK = "w"
 
 
-class AttemptFolder:
-    """The folder ``path`` of one attempt, which only this user may read (0700)."""
-
-    def __init__(self, folders: AttemptFolders, name: str) -> None:
-        self._folders = folders
-        self.path = folders.root / name
-        self.path.mkdir(mode=0o700)
-
-    def address(self) -> str:
-        """Return a path of the socket that is short enough for the kernel."""
-        return f"{self._folders.short_root()}{os.sep}{self.path.name}{os.sep}{_SOCKET}"
-
-    def programs(self) -> str | None:
-        """Return a folder with ``coord`` in it for the job's PATH; None when the PATH has ``coord`` already."""
-        program = self._folders.program
-        if program is None:
-            return None
-        folder = self.path / "bin"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            (folder / "coord").symlink_to(program)
-        return str(folder)
-
-    def close(self) -> None:
-        """Delete the folder with its content."""
-        with contextlib.suppress(OSError):
-            return os.rmdir(self.path)  # noqa: PTH106 - in most cases it is empty
-        try:
-            untrusted_files.delete_tree(self.path)
-        except OSError as error:
-            log.warning(
-                "an attempt's folder could not be deleted; the cleanup of its worker does it",
-                folder=str(self.path),
-                why=str(error),
-            )
-        return None
-
-
 class AttemptFolders:
-    """The folders of a worker process's attempts, in its private folder *root*.
+    """The step that makes the folders of a worker process's attempts, in its private folder *root*.
 
     *show*: makes a path visible in the sandbox of jobs.
     """
@@ -80,16 +43,44 @@ class AttemptFolders:
         self._lock = threading.Lock()
         self._short: ScratchDir | None = None
 
+    def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
+        """Make the folder before all steps that need it and delete it at the end."""
+        with self.make(attempt.claim) as folder:
+            attempt.control.scratch = folder
+            return proceed(attempt)
+
     @contextlib.contextmanager
-    def make(self, claim: Claim) -> Iterator[AttemptFolder]:
-        """Make a folder that is deleted when its attempt ends."""
-        folder = AttemptFolder(self, cost_reports.folder_name(claim.task_id, claim.attempt, next(self._numbers)))
+    def make(self, claim: Claim) -> Iterator[Path]:
+        """Make a folder that only this user may read and that is deleted when its attempt ends."""
+        folder = self.root / cost_reports.folder_name(claim.task_id, claim.attempt, next(self._numbers))
+        folder.mkdir(mode=0o700)
         try:
             yield folder
         finally:
-            folder.close()
+            _delete(folder)
 
-    def short_root(self) -> str:
+    def address(self, folder: Path) -> str:
+        """Return a path of the socket in *folder* that is short enough for the kernel."""
+        return f"{self._short_root()}{os.sep}{folder.name}{os.sep}{_SOCKET}"
+
+    def programs(self, folder: Path) -> str | None:
+        """Return a folder in *folder* with ``coord`` in it for the job's PATH; None when the PATH has ``coord``."""
+        if self.program is None:
+            return None
+        programs = folder / "bin"
+        programs.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            (programs / "coord").symlink_to(self.program)
+        return str(programs)
+
+    def close(self) -> None:
+        """Delete the link to the folders, if there is one."""
+        with self._lock:
+            short, self._short = self._short, None
+        if short is not None:
+            short.close()
+
+    def _short_root(self) -> str:
         """Return *root*, or a link to it when its path is too long for the sockets."""
         root = str(self.root)
         if len(os.fsencode(root)) + _LONGEST_NAME + len(_SOCKET) <= _LONGEST_ADDRESS:
@@ -102,12 +93,19 @@ class AttemptFolders:
                 self._short = short
             return str(self._short.path / _LINK)
 
-    def close(self) -> None:
-        """Delete the link, if there is one."""
-        with self._lock:
-            short, self._short = self._short, None
-        if short is not None:
-            short.close()
+
+def _delete(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # in most cases it is empty
+        return
+    try:
+        untrusted_files.delete_tree(folder)
+    except OSError as error:
+        log.warning(
+            "an attempt's folder could not be deleted; the cleanup of its worker does it",
+            folder=str(folder),
+            why=str(error),
+        )
 
 
 def _find_program() -> Path | None:

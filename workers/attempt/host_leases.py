@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -31,25 +32,15 @@ class HostResources:
     def __init__(self, store: Store, claim: Claim, scratch: Path, *, ports: range) -> None:
         self._store = store
         self._claim = claim
+        self._owner = claim.workspace_id, claim.task_id, claim.attempt
         self._ports = ports
         self._scratch = scratch
         self._copies: list[tuple[str, str]] = []  # URL of the original, name of the copy
 
     def ports(self, count: int) -> list[int]:
         """Lease *count* free ports until the attempt ends. Raises Unavailable or Refused."""
-        claim = self._claim
-        return self._store.transact(
-            lambda tx: lease_ports(
-                tx,
-                claim.workspace_id,
-                claim.task_id,
-                claim.attempt,
-                host=host(),
-                count=count,
-                ports=self._ports,
-                is_free=is_port_free,
-            )
-        )
+        lease = partial(lease_ports, host=host(), count=count, ports=self._ports, is_free=is_port_free)
+        return self._store.transact(lambda tx: lease(tx, *self._owner))
 
     def database(self, database: Database) -> str:
         """Copy the database and return the URL of the copy. Raises Unavailable or Refused."""
@@ -60,18 +51,8 @@ class HostResources:
             folder.mkdir(mode=0o700)
             self._copies.append((url, str(folder)))
             name = str(folder / "copy.db")
-        self._store.transact(
-            lambda tx: host_leases.add(
-                tx,
-                claim.workspace_id,
-                claim.task_id,
-                claim.attempt,
-                host=host(),
-                kind=LeaseKind.DATABASE,
-                name=name,
-                origin=database.clone,
-            )
-        )
+        add = partial(host_leases.add, host=host(), kind=LeaseKind.DATABASE, name=name, origin=database.clone)
+        self._store.transact(lambda tx: add(tx, *self._owner))
         if is_sqlite(url):
             database_copies.copy_sqlite_file(url, claim.workdir, Path(name))
         else:

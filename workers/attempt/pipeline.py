@@ -9,6 +9,7 @@ from functools import partial
 import structlog
 
 from coordination.base.errors import Refused
+from coordination.domain.jobs import AgentCall
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from workers.attempt.running import AttemptStep, ClosableStep, CommitListener, Proceed, RunningAttempt
 from workers.runners.base import Runner
@@ -24,13 +25,33 @@ class ConditionalStep:
     step: AttemptStep
 
 
+def always(_claim: Claim) -> bool:
+    """Return True: the step applies to every attempt."""
+    return True
+
+
+def asks_a_model(claim: Claim) -> bool:
+    """Return whether the job calls a model."""
+    return claim.job_kind.asks_a_model
+
+
+def runs_an_agent(claim: Claim) -> bool:
+    """Return whether the job is a coding agent."""
+    return claim.job_kind is AgentCall
+
+
+def has_option(*names: str) -> Callable[[Claim], bool]:
+    """Return the condition that the task has one of these options."""
+    return lambda claim: any(name in claim.options for name in names)
+
+
 class Pipeline:
     """Runs attempts through *steps* to the runner of their job; one instance serves all threads of a worker process."""
 
     def __init__(self, steps: Sequence[ConditionalStep], runner_for: Callable[[Claim], Runner]) -> None:
         self._steps = steps
         self._runner_for = runner_for
-        self._listeners = [each.step for each in steps if isinstance(each.step, CommitListener)]
+        self._listeners = [(each, each.step) for each in steps if isinstance(each.step, CommitListener)]
 
     def run(self, attempt: RunningAttempt) -> AttemptEnd:
         """Run *attempt* to its end. A bug of a step or runner fails the attempt, not the worker."""
@@ -38,9 +59,10 @@ class Pipeline:
         return result if secrets is None else secrets.hide_in(result)
 
     def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
-        """Notify the steps that the attempt's *end* was written, or *refused* because the task has changed."""
-        for listener in self._listeners:
-            listener.committed(claim, end, refused=refused)
+        """Notify its steps that the attempt's *end* was written, or *refused* because the task has changed."""
+        for each, listener in self._listeners:
+            if each.applies(claim):
+                listener.committed(claim, end, refused=refused)
 
     def close(self) -> None:
         """Close all steps. No attempt may run any more."""

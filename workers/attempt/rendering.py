@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from coordination.base.errors import Refused
+from coordination.domain.access.authority import Rights, check_within, rights_of
 from coordination.domain.agents import prompts
+from coordination.domain.jobs.resource_limits import limits_of
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.tasks import needs_own_batch
-from workers.attempt.lent_authority import check_authority
 from workers.leases.in_flight import InFlightAttempt
 from workers.runners.base import Runner
 from workers.runners.registry import Runners
@@ -36,7 +39,8 @@ def render_claims(
             break
         if claim.work is not plain or claim.authority is not None:
             try:
-                check_authority(claim)
+                if claim.authority is not None:
+                    check_authority(claim)
                 claim = prompts.render_job(claim)
                 runner = runners.by_kind[claim.job_kind]
             except Exception as error:
@@ -54,3 +58,26 @@ def render_claims(
             break
         claims.append(claim)
     return claims, None
+
+
+def check_authority(claim: Claim) -> None:
+    """Raise Refused if a discovered task exceeds the authority of the job that added it. *claim*: not rendered.
+
+    Folders are compared by their real paths now, because a job may have made a link since the task was added. The
+    priority is not checked: a person may have raised it.
+    """
+    allowed = rights_of(claim.authority)
+    if allowed is None:
+        return
+    requested = Rights(
+        claim.work,
+        () if claim.workdir is None else (os.path.realpath(claim.workdir),),
+        claim.options.get("checkout", {}),
+        claim.timeout,
+        claim.stall_timeout,
+        limits_of(claim.options),
+        claim.agent,
+        max_attempts=claim.max_attempts,
+    )
+    folders = [os.path.realpath(folder) for folder in allowed.folders]
+    check_within(replace(allowed, folders=folders), requested, models=False)

@@ -210,11 +210,11 @@ class ReportServer:
             listener, is_full = self._listeners.get(fd), False
             if listener is None:
                 return
-            connection: socket.socket | None
+            connection: socket.socket | None = None
             try:
                 connection, _ = listener.socket.accept()
             except OSError as error:
-                connection, is_full = None, error.errno in _FULL
+                is_full = error.errno in _FULL
         if connection is None:
             if is_full:
                 time.sleep(_PAUSE)  # the socket stays readable: without a pause this thread would spin

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+from coordination.domain.jobs.checkouts import CHECKOUT_OPTION, CheckoutKind, parse_checkout
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
-from workers.attempt.folders import AttemptFolder
 from workers.runners.base import Control
 from workers.workspaces.change import Change
 
@@ -17,8 +17,8 @@ class RunningAttempt:
     """An attempt on its way to its runner. A step passes a changed copy on to the steps inside it.
 
     ``claim``: for the runner, as changed by the steps so far. ``rendered``: before any step. ``stored``: before its
-    templates were rendered. ``is_ours``: whether the lease is valid, as far as this process knows. ``folder``: the
-    private scratch folder. ``change``: the change in the attempt's own worktree.
+    templates were rendered. ``is_ours``: whether the lease is valid, as far as this process knows. ``change``: the
+    change in the attempt's own worktree.
     """
 
     claim: Claim
@@ -26,7 +26,6 @@ class RunningAttempt:
     stored: Claim
     control: Control
     is_ours: Callable[[], bool]
-    folder: AttemptFolder | None = None
     change: Change | None = None
 
 
@@ -44,7 +43,7 @@ class AttemptStep(Protocol):
 
 @runtime_checkable
 class CommitListener(Protocol):
-    """A step that is called when an attempt's end was written to the store."""
+    """A step that is called when the end of an attempt that it applies to was written to the store."""
 
     def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
         """Handle *end*, which was written, or *refused* because the task has changed."""
@@ -56,6 +55,12 @@ class ClosableStep(Protocol):
 
     def close(self) -> None:
         """Release the resources. No attempt may run any more."""
+
+
+def is_in_worktree(claim: Claim) -> bool:
+    """Return whether the job works in its own git worktree. Raises Refused."""
+    checkout = claim.options.get(CHECKOUT_OPTION)
+    return checkout is not None and parse_checkout(checkout).kind is CheckoutKind.GIT_WORKTREE
 
 
 def is_unfinished(result: AttemptEnd) -> bool:

@@ -20,9 +20,7 @@ import structlog
 from celery.worker import state
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 
-from workers.broker.signed_channel import SIGNATURES, SignedChannel, name_of
-
-__all__ = ["SIGNATURES", "InstalledTransport", "PollingChannel", "TolerantQoS", "install", "name_of"]
+from workers.broker.signed_channel import SignedChannel
 
 log = structlog.get_logger()
 

@@ -92,22 +92,16 @@ class SignedChannel(redis.Channel):
         self._with_repair([(queue, _LIST)], lambda: push(queue, text))
 
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
-        if self.signatures is None or self._expires.get(queue):
-            self._put_expiring(queue, message, **kwargs)
-        elif (batch := kwargs.get("_publish_batch")) is not None:
+        batch, expires = kwargs.get("_publish_batch"), self._expires.get(queue)
+        if self.signatures is None:
+            super()._put(queue, message, **kwargs)  # type: ignore[no-untyped-call]
+        elif batch is not None and not expires:
             batch.add("lpush", queue, self._signed(queue, message))
         else:
             with self.conn_or_acquire() as client:
                 self.put_signed(client, queue, message, last=True)
-
-    def _put_expiring(self, queue: str, message: Any, **kwargs: Any) -> None:
-        """Send the reply to a control command, which kombu lets expire."""
-        if self.signatures is None:
-            super()._put(queue, message, **kwargs)  # type: ignore[no-untyped-call]
-            return
-        with self.conn_or_acquire() as client:
-            self.put_signed(client, queue, message, last=True)
-            client.pexpire(queue, self._expires[queue])
+                if expires:  # it is the reply to a control command
+                    client.pexpire(queue, expires)
 
     def _put_fanout(self, exchange: str, message: Any, routing_key: str, **kwargs: Any) -> None:
         if self.signatures is None:

@@ -20,6 +20,9 @@ SPLIT_AFTER = timedelta(milliseconds=100)
 _EVERY = 0.05  # seconds
 _LARGE = 4_000_000  # bytes
 
+WaitingEnd = tuple[EndedAttempt, list[EventOrOutput]]
+"""The end of an attempt that waits to be written, with the events and output to write before it."""
+
 
 class Batch:
     """Claims of one project that wait to run, and ends that wait to be written. Thread-safe."""
@@ -29,7 +32,7 @@ class Batch:
         self.sent = sent  # when the claims were requested, in monotonic seconds
         self._lock = threading.Lock()
         self._pending = deque(claims)
-        self._finished: list[tuple[EndedAttempt, list[EventOrOutput]]] = []
+        self._finished: list[WaitingEnd] = []
         self._size = 0  # of the results that wait to be written, in bytes, estimated
         self._taken: list[InFlightAttempt] = []
         self._alone_since: float | None = None  # when the job began that runs alone
@@ -106,13 +109,13 @@ class Batch:
             self._finished.clear()
         return claims
 
-    def take_finished(self) -> list[tuple[EndedAttempt, list[EventOrOutput]]]:
+    def take_finished(self) -> list[WaitingEnd]:
         """Remove and return the ends that wait to be written."""
         with self._lock:
             finished, self._finished, self._size = self._finished, [], 0
         return finished
 
-    def split(self) -> tuple[list[InFlightAttempt], list[tuple[EndedAttempt, list[EventOrOutput]]]] | None:
+    def split(self) -> tuple[list[InFlightAttempt], list[WaitingEnd]] | None:
         """If the running job takes long, remove and return the claims behind it and the waiting ends; else None."""
         with self._lock:
             if self._alone_since is None or monotonic() - self._alone_since < SPLIT_AFTER.total_seconds():
@@ -139,24 +142,20 @@ class BatchWatch:
         self._thread = threading.Thread(target=self._loop, name="coord-batches", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
         self._stopped.set()
         self._has_batches.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
 
     def watch(self, batch: Batch) -> None:
-        """Start to check *batch*."""
         with self._lock:
             self._batches.add(batch)
             self._has_batches.set()
 
     def remove(self, batch: Batch) -> None:
-        """Stop checking *batch*."""
         with self._lock:
             self._batches.discard(batch)
             if not self._batches:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import os
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from coordination.base.clock import monotonic, utc_now
@@ -14,7 +18,6 @@ from coordination.domain.tasks.events import EventType
 from coordination.services.attempts.decide import decide_end
 from workers.context import Context
 from workers.engine.batch import Batch
-from workers.engine.thread_wakeup import thread_wakeup_fd
 from workers.leases.in_flight import InFlightAttempt
 from workers.leases.output_buffer import OutputBuffer
 from workers.leases.usage_meter import UsageMeter
@@ -38,16 +41,14 @@ class BatchControl:
 
     def close(self) -> None:
         """Note that no job of the group runs any more."""
-        self._context.started.end([(each.claim.task_id, each.claim.attempt) for each in self._group])
+        self._context.started.end([each.fence for each in self._group])
 
     def _note_running(self, index: int) -> None:
         """Note which job runs now, so that a crash of this process can be blamed on it."""
         if index:
-            ended = self._group[index - 1].claim
-            self._context.started.end([(ended.task_id, ended.attempt)])
+            self._context.started.end([self._group[index - 1].fence])
         if index < len(self._group):
-            claim = self._group[index].claim
-            self._context.started.begin(claim.task_id, claim.attempt)
+            self._context.started.begin(*self._group[index].fence)
 
     def control(self, index: int, *, began: float) -> Control:
         """Return a Control for a job that takes long; the claims behind it may be split off from now on."""
@@ -93,13 +94,15 @@ def collect_result(
 def make_control(context: Context, in_flight: InFlightAttempt | None, *, began: float | None = None) -> Control:
     """Return the Control of *in_flight*; None: one that only carries the settings, for a batch."""
     settings = context.settings
+    new_control = partial(
+        Control,
+        scratch=context.scratch,
+        cancel_grace=settings.cancel_grace,
+        output_limit=settings.output_limit,
+        limits=settings.limits(),
+    )
     if in_flight is None:
-        return Control(
-            scratch=context.scratch,
-            cancel_grace=settings.cancel_grace,
-            output_limit=settings.output_limit,
-            limits=settings.limits(),
-        )
+        return new_control()
 
     def note_start(process: ProcessRecord) -> None:
         in_flight.process = process
@@ -112,9 +115,6 @@ def make_control(context: Context, in_flight: InFlightAttempt | None, *, began: 
         in_flight.made_progress = True
         context.in_flight.note(in_flight, type_, payload, at=monotonic())
 
-    def remember(carry: Mapping[str, Any]) -> None:
-        context.in_flight.add_carry(in_flight, carry)
-
     def is_settled() -> bool:
         if usage_meter.is_settled:
             return True
@@ -122,21 +122,15 @@ def make_control(context: Context, in_flight: InFlightAttempt | None, *, began: 
         return False
 
     usage_meter = in_flight.usage_meter = UsageMeter(
-        in_flight.claim,
-        context.prices,
-        CostJournal(context.scratch, (in_flight.claim.task_id, in_flight.claim.attempt)),
+        in_flight.claim, context.prices, CostJournal(context.scratch, in_flight.fence)
     )
     output = in_flight.output_buffer = OutputBuffer(
         settings.output_limit,
         began=monotonic() if began is None else began,
         elsewhere=not in_flight.claim.job_kind.asks_a_model,
     )
-    return Control(
-        scratch=context.scratch,
-        cancel_grace=settings.cancel_grace,
-        output_limit=settings.output_limit,
-        on_remember=remember,
-        limits=settings.limits(),
+    return new_control(
+        on_remember=partial(context.in_flight.add_carry, in_flight),
         on_output=output.feed,
         on_usage=usage_meter.set_usage,
         is_settled=is_settled if in_flight.claim.budgeted else None,
@@ -144,3 +138,26 @@ def make_control(context: Context, in_flight: InFlightAttempt | None, *, began: 
         on_progress=note_progress,
         on_event=note_event,
     )
+
+
+class _EventFd:
+    """Closes its descriptor with its thread: threads of prefetch recovery live for one task only."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+_thread_data = threading.local()
+
+
+def thread_wakeup_fd() -> int:
+    """Return the calling thread's descriptor, unreadable until the next stop request. All its batches share it."""
+    if not hasattr(_thread_data, "event"):
+        _thread_data.event = _EventFd()
+    descriptor: int = _thread_data.event.fd
+    with contextlib.suppress(BlockingIOError):
+        os.eventfd_read(descriptor)  # a request that the last batch did not handle
+    return descriptor

@@ -13,7 +13,6 @@ from sqlalchemy import Connection
 
 from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable
-from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import Claim
 from coordination.flows.attempts.dispatch import DispatchTerms, NextWork, next_work
 from coordination.flows.attempts.finish import finish
@@ -24,20 +23,19 @@ from coordination.services.tasks import dispatch_window
 from coordination.store.queries.tasks.claims import still_enqueued
 from coordination.store.queries.tasks.ready import ReadyTask
 from workers.context import Context
+from workers.engine.batch import WaitingEnd
 from workers.engine.group_commit import GroupCommit
 from workers.leases.heartbeat import write_notes
-from workers.leases.in_flight import AttemptLocation, EventOrOutput
+from workers.leases.in_flight import AttemptLocation
 
 log = structlog.get_logger()
 
 _MOST_PROJECTS = 1000  # whose group commits are kept
 
-Ends = Sequence[tuple[EndedAttempt, Sequence[EventOrOutput]]]
-
 
 @dataclass(frozen=True, slots=True)
 class _EndRequest:
-    ends: Ends
+    ends: Sequence[WaitingEnd]
     go_on: bool
     refill: bool
 
@@ -70,7 +68,7 @@ class Committer:
         """Claim those of *ids* that are ready. ``locked`` has those to try again a moment later."""
         return self._claims.submit((workspace_id, ids))
 
-    def end(self, place: AttemptLocation, ends: Ends, *, go_on: bool, refill: bool) -> CommitResult:
+    def end(self, place: AttemptLocation, ends: Sequence[WaitingEnd], *, go_on: bool, refill: bool) -> CommitResult:
         """Write these ends; return claims for the thread to run next, if it would *go_on*.
 
         *refill*: the project's window has room, because the thread took a message or is about to stop. Retries until
@@ -168,14 +166,10 @@ class Committer:
         context = self._context
         scope = place.workspace_id, place.project_id
         ends = [end for request in requests for end in request.ends]
-        self._write_notes(tx, place.workspace_id, ends)
-        effects = finish(
-            tx,
-            *scope,
-            [ended for ended, _ in ends],
-            actor=f"worker:{context.worker_id}",
-            deferral_limit=context.settings.deferral_limit,
-        )
+        if noted := [(ended.claim, notes) for ended, notes in ends if notes]:
+            write_notes(tx, place.workspace_id, context.worker_id, noted)
+        attempts, limit = [ended for ended, _ in ends], context.settings.deferral_limit
+        effects = finish(tx, *scope, attempts, actor=f"worker:{context.worker_id}", deferral_limit=limit)
         terms = DispatchTerms(
             window,
             partial(context.duration_stats.bundle, place.project_id),
@@ -187,13 +181,3 @@ class Committer:
         work = next_work(tx, *scope, effects, terms)
         close_ended_runs(tx, place.workspace_id, effects, continuing=work.runs)
         return effects, work
-
-    def _write_notes(self, tx: Connection, workspace_id: str, ends: Ends) -> None:
-        """Write the events and output of these attempts, unless they have been ended elsewhere."""
-        if any(notes for _, notes in ends):
-            write_notes(
-                tx,
-                workspace_id,
-                self._context.worker_id,
-                [(ended.claim, notes) for ended, notes in ends if notes],
-            )

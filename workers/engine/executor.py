@@ -16,7 +16,6 @@ import structlog
 
 from coordination.base.clock import monotonic, utc_now
 from coordination.base.errors import CoordinationError, DatabaseUnavailable
-from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.tasks import needs_own_batch
 from coordination.flows.attempts.dispatch import NextWork
@@ -29,7 +28,7 @@ from workers.attempt.rendering import render_claims
 from workers.attempt.running import RunningAttempt
 from workers.attempt.step_list import make_steps
 from workers.context import Context
-from workers.engine.batch import Batch, BatchWatch
+from workers.engine.batch import Batch, BatchWatch, WaitingEnd
 from workers.engine.batch_control import BatchControl, collect_result, make_control
 from workers.engine.committer import CommitResult, Committer
 from workers.engine.isolation import Isolation
@@ -73,9 +72,8 @@ class Executor:
         """Claim those of *ids* that are still ready and run them one after the other."""
         context = self._context
         if not context.serves(workspace_id):
-            log.debug(
-                "ignored tasks of a workspace that this worker does not serve", workspace=workspace_id, tasks=len(ids)
-            )
+            why = "ignored tasks of a workspace that this worker does not serve"
+            log.debug(why, workspace=workspace_id, tasks=len(ids))
             return
         if context.draining.is_set() or not self._slots.acquire(blocking=False):
             with context.store.write() as tx:  # so that the next tick enqueues them again at once
@@ -98,16 +96,12 @@ class Executor:
             first = self._committer.claim(workspace_id, unclaimed)
             result: CommitResult | None = first
             while result is not None and result.claims:
-                batch = self._make_batch(result, enqueued=enqueued)
-                enqueued = False
+                attempts = self._context.in_flight.add(result.claims, sent=result.sent)
+                batch, enqueued = Batch(attempts, sent=result.sent, enqueued=enqueued), False
                 result = self._run_batch(batch, go_on_until=began + CONTINUE_FOR.total_seconds())
             unclaimed = first.locked
             if not unclaimed or pause is None or self._context.draining.wait(pause):
                 return
-
-    def _make_batch(self, result: CommitResult, *, enqueued: bool) -> Batch:
-        claims = self._context.in_flight.add(result.claims, sent=result.sent)
-        return Batch(claims, sent=result.sent, enqueued=enqueued)
 
     def _run_batch(self, batch: Batch, *, go_on_until: float) -> CommitResult | None:
         """Run a batch to its end. Return its last commit, which may have claimed short jobs to continue with."""
@@ -146,11 +140,11 @@ class Executor:
                     return self._run_together(batch, group[: len(claims)], claims, runner)
                 began = monotonic()
                 batch.run_alone(begun=1, began=began)
-                self._context.started.begin(first.claim.task_id, first.claim.attempt)
+                self._context.started.begin(*first.fence)
                 try:
                     result = self._run(first, claims[0])
                 finally:
-                    self._context.started.end([(first.claim.task_id, first.claim.attempt)])
+                    self._context.started.end([first.fence])
                 collect_result(self._context, batch, first, result, timedelta(seconds=monotonic() - began))
                 return 1
         assert result is not None  # noqa: S101 - render_claims returns claims or a result
@@ -202,17 +196,14 @@ class Executor:
             with make_control(self._context, None) as settings:
                 return runner.run_batch(claims, batch_run, settings=settings)
         except Exception as error:
+            # A bug of the runner fails the running attempt, not the worker.
             log.exception("the runner failed", task=claims[0].key, project=claims[0].project)
-            return self._fail_running(batch, group, error)
+            ended = sum(each.is_ending for each in group)
+            result = AttemptEnd(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
+            collect_result(self._context, batch, group[ended], result, timedelta(0))
+            return ended + 1
         finally:
             batch_run.close()
-
-    def _fail_running(self, batch: Batch, group: Sequence[InFlightAttempt], error: Exception) -> int:
-        """Fail the running attempt when its runner raised: a bug ends the attempt, not the worker."""
-        ended = sum(each.is_ending for each in group)
-        result = AttemptEnd(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
-        collect_result(self._context, batch, group[ended], result, timedelta(0))
-        return ended + 1
 
     def _run(self, in_flight: InFlightAttempt, claim: Claim) -> AttemptEnd:
         with make_control(self._context, in_flight) as control:
@@ -240,9 +231,7 @@ class Executor:
             self._write(batch, finished, go_on=False)
         return True
 
-    def _write(
-        self, batch: Batch, ends: Sequence[tuple[EndedAttempt, list[EventOrOutput]]], *, go_on: bool
-    ) -> CommitResult | None:
+    def _write(self, batch: Batch, ends: Sequence[WaitingEnd], *, go_on: bool) -> CommitResult | None:
         """Write these ends and enqueue the tasks they made ready. With *go_on*, the result has claims to run next."""
         context = self._context
         try:
@@ -290,7 +279,7 @@ class Executor:
             self._context.store.transact(lambda tx: close_runs(tx, workspace_id, [run_id]))
 
     def _write_separately(
-        self, batch: Batch, ends: Sequence[tuple[EndedAttempt, list[EventOrOutput]]], error: CoordinationError
+        self, batch: Batch, ends: Sequence[WaitingEnd], error: CoordinationError
     ) -> CommitResult | None:
         """Write each end alone because a result cannot be stored, and fail the attempt that returned it."""
         if len(ends) > 1:

@@ -14,7 +14,6 @@ import sys
 import threading
 import uuid
 from datetime import timedelta
-from typing import Self
 
 import structlog
 
@@ -64,7 +63,7 @@ class Isolation:
                 helper = _Helper(self._launcher)
             except OSError as error:
                 return _not_begun(str(error))
-            with helper, _HandBackControl(self._context, helper) as control:
+            with contextlib.closing(helper), _HandBackControl(self._context, helper) as control:
                 worker_id = helper.ready(_START)
                 if worker_id is not None:
                     self._context.in_flight.transfer(in_flight, control)
@@ -150,7 +149,7 @@ class _Helper:
                 stderr=_STDERR,
             )
         except BaseException:
-            self._close()
+            self.close()
             raise
         finally:
             os.close(helper_stdin)
@@ -188,12 +187,6 @@ class _Helper:
             while view:
                 view = view[os.write(self._to, view) :]
 
-    def _close(self) -> None:
+    def close(self) -> None:
         os.close(self._to)
         os.close(self._from)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()

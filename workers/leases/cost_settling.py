@@ -96,8 +96,14 @@ class CostSettling:
                 cost_reports.discard(page)
 
     def _write_or_drop(self, workspace_id: str, reports: list[AttemptReport]) -> None:
+        def settle(tx: Connection) -> int:
+            return settle_reports(tx, workspace_id, reports, price=self._prices.add_cost, record=record)
+
+        def record(by: AttemptIdentity, used: Usage) -> CostRecord:
+            return build_cost_record(by, used, utc_now())
+
         try:
-            self._write(workspace_id, reports)
+            records = self._store.transact(settle)
         except DatabaseUnavailable:
             raise
         except Exception:
@@ -106,17 +112,9 @@ class CostSettling:
                 return
             for report in reports:  # so that one failing attempt does not affect the others
                 self._write_or_drop(workspace_id, [report])
-
-    def _write(self, workspace_id: str, reports: list[AttemptReport]) -> None:
-        def settle(tx: Connection) -> int:
-            return settle_reports(tx, workspace_id, reports, price=self._prices.add_cost, record=_record)
-
-        if records := self._store.transact(settle):
-            log.warning("recorded costs of lost attempts", attempts=len(reports), records=records)
-
-
-def _record(by: AttemptIdentity, used: Usage) -> CostRecord:
-    return build_cost_record(by, used, utc_now())
+        else:
+            if records:
+                log.warning("recorded costs of lost attempts", attempts=len(reports), records=records)
 
 
 def _read_usage(attempt: BilledAttempt, unsettled: Mapping[Fence, UnsettledReports]) -> list[Usage]:

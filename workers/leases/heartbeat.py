@@ -27,7 +27,7 @@ from coordination.store.engine import Store, is_transient
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.jobs import output
 from coordination.store.queries.tasks import attempts, events, tasks
-from workers.leases.in_flight import EventOrOutput, InFlightAttempts, PendingEvent, UnwrittenBatch
+from workers.leases.in_flight import EventOrOutput, InFlightAttempts, PendingEvent, UnwrittenData
 from workers.leases.usage_meter import UsageMeter
 from workers.runners.base import STOPPED, StopReason
 
@@ -41,19 +41,19 @@ _PATIENCE = timedelta(seconds=2)  # short, because the same thread renews the le
 class Heartbeat:
     """Renews leases every ``terms.heartbeat``. Stops jobs that are canceled or whose lease is lost."""
 
-    def __init__(self, store: Store, held: InFlightAttempts, row: dict[str, Any], *, terms: LeaseTerms) -> None:
+    def __init__(self, store: Store, in_flight: InFlightAttempts, row: dict[str, Any], *, terms: LeaseTerms) -> None:
         self._store = store
-        self._held = held
+        self._in_flight = in_flight
         self._row = row
         self._worker_id: str = row["id"]
         self._terms = terms
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._last_beat = monotonic()
-        self._unconfirmed: tuple[int, UnwrittenBatch] | None = None  # a transaction whose commit was not confirmed
+        # A transaction whose commit was not confirmed.
+        self._unconfirmed: tuple[int, Sequence[UnwrittenData]] | None = None
 
     def start(self) -> None:
-        """Start both threads."""
         for name, body in (("coord-heartbeat", self._renew_loop), ("coord-fence", self._fence_loop)):
             thread = threading.Thread(target=body, name=name, daemon=True)
             thread.start()
@@ -62,16 +62,16 @@ class Heartbeat:
     def stop(self) -> None:
         """End both threads. Leases are no longer renewed."""
         self._ended.set()
-        self._held.hurry.set()
+        self._in_flight.hurry.set()
         for thread in self._threads:
             thread.join(timeout=5)
 
     def beat(self) -> None:
         """Renew all leases once, and stop the jobs of those that are canceled or lost."""
         sent = monotonic()
-        keys = sorted(self._held.keys())
+        keys = sorted(self._in_flight.keys())
         renewed: set[tuple[str, int]] = set()
-        progressed = self._held.take_progress()
+        progressed = self._in_flight.take_progress()
         try:
             with self._store.write() as tx:
                 self._renew(tx, keys, renewed)
@@ -79,14 +79,14 @@ class Heartbeat:
                     workers.note_progress(tx, active)
                 self._update_worker(tx, sent)  # last: a rescue locks a worker's attempts before its row
         except BaseException:
-            self._held.restore_progress(progressed)
+            self._in_flight.restore_progress(progressed)
             raise
         for key in keys:
             if key in renewed:
-                if not self._held.record_renewal(key, sent=sent, ttl=self._terms.ttl):
+                if not self._in_flight.record_renewal(key, sent=sent, ttl=self._terms.ttl):
                     log.warning("the lease was renewed too late: ending the job", task=key[0], attempt=key[1])
-                    self._held.stop(key, StopReason.LEASE_LOST)
-            elif self._held.stop(key, StopReason.LEASE_LOST):
+                    self._in_flight.stop(key, StopReason.LEASE_LOST)
+            elif self._in_flight.stop(key, StopReason.LEASE_LOST):
                 log.warning("lease lost", task=key[0], attempt=key[1])
         self._last_beat = sent
 
@@ -100,9 +100,9 @@ class Heartbeat:
                 renewed.add(key)
                 if renewal.state != TaskState.RUNNING:
                     # Canceled, and perhaps retried since: the next attempt waits until this one has ended.
-                    self._held.stop(key, StopReason.CANCELED)
+                    self._in_flight.stop(key, StopReason.CANCELED)
                 elif renewal.stopped is not None:
-                    self._held.stop(key, STOPPED[bool(renewal.stopped)])
+                    self._in_flight.stop(key, STOPPED[bool(renewal.stopped)])
 
     def _update_worker(self, tx: Connection, now: float) -> None:
         if not workers.beat(tx, self._worker_id, clock=utc_now()):
@@ -113,57 +113,56 @@ class Heartbeat:
         """Write new events, output, carried data and process groups of running attempts."""
         if self._unconfirmed is not None and not self._resolve_commit(*self._unconfirmed):
             return
-        batch = self._held.collect_unwritten()
+        batch = self._in_flight.collect_unwritten()
         if not batch:
             return
         try:
-            self._write(batch)
-        except Exception as error:
-            if isinstance(error, DatabaseUnavailable) or is_transient(error):
-                raise
-            # The store refuses the data of one attempt: write the others without it.
-            for part in batch.split():
-                self._write_or_drop(part)
+            self._write_or_drop(batch)
         finally:
             if self._unconfirmed is None:
-                self._held.finish_write(batch)
+                self._in_flight.finish_write(batch)
 
-    def _write_or_drop(self, batch: UnwrittenBatch) -> None:
+    def _write_or_drop(self, batch: Sequence[UnwrittenData]) -> None:
         try:
             self._write(batch)
         except Exception as error:
             if isinstance(error, DatabaseUnavailable) or is_transient(error):
                 raise
-            log.exception("the events or output of a job cannot be stored")
-            self._held.mark_written(batch)
+            if len(batch) == 1:
+                log.exception("the events or output of a job cannot be stored")
+                self._in_flight.mark_written(batch)
+                return
+            for data in batch:  # the store refuses the data of one attempt: write the others without it
+                self._write_or_drop([data])
 
-    def _write(self, batch: UnwrittenBatch) -> None:
+    def _write(self, batch: Sequence[UnwrittenData]) -> None:
         """Write *batch* in one transaction, in the order of locks: output and events, tasks, attempts."""
         number, ends = 0, False
+        by_workspace: dict[str, list[tuple[Claim, Sequence[EventOrOutput]]]] = {}
+        written = [(data.attempt.claim, data) for data in batch]
+        for claim, data in written:
+            if data.notes:
+                by_workspace.setdefault(claim.workspace_id, []).append((claim, data.notes))
         try:
             with self._store.write() as tx:
-                for workspace_id, notes in batch.by_workspace():
+                for workspace_id, notes in sorted(by_workspace.items()):
                     write_notes(tx, workspace_id, self._worker_id, notes)
-                for claim, carry in batch.carry:
-                    carried = {**claim.carried_over, **carry}
-                    tasks.set_carried_by_attempt(tx, claim.workspace_id, claim.task_id, claim.attempt, carried)
-                for claim, process in batch.processes:
-                    attempts.record_process(
-                        tx,
-                        claim.workspace_id,
-                        claim.task_id,
-                        claim.attempt,
-                        pgid=process.pgid,
-                        pg_start=float(process.start_time),
-                    )
-                number, ends = workers.transaction_id(tx) if batch.notes else 0, True
+                for claim, data in written:
+                    if data.carry is not None:
+                        carried = {**claim.carried_over, **data.carry}
+                        tasks.set_carried_by_attempt(tx, claim.workspace_id, *data.attempt.fence, carried)
+                for claim, data in written:
+                    if (process := data.process) is not None:
+                        owner, start = (claim.workspace_id, *data.attempt.fence), float(process.start_time)
+                        attempts.record_process(tx, *owner, pgid=process.pgid, pg_start=start)
+                number, ends = workers.transaction_id(tx) if by_workspace else 0, True
         except Exception:
             if ends and number:
                 self._unconfirmed = (number, batch)  # perhaps committed: events must not be written twice
             raise
-        self._held.mark_written(batch)
+        self._in_flight.mark_written(batch)
 
-    def _resolve_commit(self, number: int, batch: UnwrittenBatch) -> bool:
+    def _resolve_commit(self, number: int, batch: Sequence[UnwrittenData]) -> bool:
         """Find out whether an unconfirmed commit happened. Return False while the server cannot tell yet."""
         with self._store.read() as tx:
             committed = workers.is_committed(tx, number)
@@ -171,14 +170,14 @@ class Heartbeat:
             return False
         self._unconfirmed = None
         if committed:
-            self._held.mark_written(batch)
-        self._held.finish_write(batch)
+            self._in_flight.mark_written(batch)
+        self._in_flight.finish_write(batch)
         return True
 
     def checkpoint(self, *, all_: bool) -> None:
         """Write the costs of running jobs: those with a budget, or *all_*. Stop jobs whose budget is exhausted."""
         by_workspace: dict[str, list[tuple[Claim, UsageMeter]]] = {}
-        for claim, usage_meter in self._held.usage_meters(all_=all_):
+        for claim, usage_meter in self._in_flight.usage_meters(all_=all_):
             by_workspace.setdefault(claim.workspace_id, []).append((claim, usage_meter))
         for workspace_id, spending in by_workspace.items():
             due = [(claim, usage_meter, records) for claim, usage_meter in spending if (records := usage_meter.due())]
@@ -202,7 +201,7 @@ class Heartbeat:
             key = (claim.task_id, claim.attempt)
             if (shortage := stops.get(key)) is not None and usage_meter.must_stop_for(shortage):
                 usage_meter.set_shortage(shortage)  # first: a job that waits for its costs to be written must not go on
-                self._held.stop(key, StopReason.BUDGET)
+                self._in_flight.stop(key, StopReason.BUDGET)
             usage_meter.mark_written(records)
 
     def _renew_loop(self) -> None:
@@ -210,8 +209,8 @@ class Heartbeat:
         every = min(_NOTES_EVERY, self._terms.heartbeat.total_seconds())
         next_round = monotonic() + every
         while not self._ended.is_set():
-            hurried = self._held.hurry.wait(max(next_round - monotonic(), 0))
-            self._held.hurry.clear()
+            hurried = self._in_flight.hurry.wait(max(next_round - monotonic(), 0))
+            self._in_flight.hurry.clear()
             if self._ended.is_set():
                 return
             if hurried and monotonic() < next_round:
@@ -230,9 +229,9 @@ class Heartbeat:
     def _fence_loop(self) -> None:
         pause = min(1.0, (self._terms.ttl - self._terms.fence_after).total_seconds() / 4)
         while not self._ended.wait(pause):
-            for key in self._held.overdue(self._terms.fence_after):
+            for key in self._in_flight.overdue(self._terms.fence_after):
                 log.error("cannot renew the lease: stopping the job before another worker may claim it", task=key[0])
-                self._held.stop(key, StopReason.LEASE_LOST)
+                self._in_flight.stop(key, StopReason.LEASE_LOST)
 
     def _safely(self, what: str, act: Callable[[], None]) -> bool:
         """Call *act* and log its errors, so that the loop continues. Return whether it succeeded."""
@@ -259,27 +258,17 @@ def write_notes(
     ]
     if printed:
         output.write(tx, workspace_id, printed)
-    pending = [
-        (claim, of_claim)
-        for claim, items in notes
-        if (of_claim := [item for item in items if isinstance(item, PendingEvent)])
-    ]
+    pending = [(claim, item) for claim, items in notes for item in items if isinstance(item, PendingEvent)]
     if not pending:
         return
-    live = attempts.unfinished(tx, workspace_id, [(claim.task_id, claim.attempt) for claim, _ in pending])
-    events.append_aged(
-        tx,
-        workspace_id,
-        [
-            NewEvent.of_attempt(
-                claim,
-                event.type,
-                actor=f"worker:{worker_id}",
-                payload=event.payload,
-                age=timedelta(seconds=now - event.at),
-            )
-            for claim, of_claim in pending
-            if (claim.task_id, claim.attempt) in live
-            for event in of_claim
-        ],
-    )
+    keys = dict.fromkeys((claim.task_id, claim.attempt) for claim, _ in pending)
+    live = attempts.unfinished(tx, workspace_id, list(keys))
+    actor = f"worker:{worker_id}"
+    aged = [
+        NewEvent.of_attempt(
+            claim, event.type, actor=actor, payload=event.payload, age=timedelta(seconds=now - event.at)
+        )
+        for claim, event in pending
+        if (claim.task_id, claim.attempt) in live
+    ]
+    events.append_aged(tx, workspace_id, aged)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -65,40 +65,23 @@ class InFlightAttempt:
     lapsed: bool = False  # its lease was not renewed in time: it is lost, whatever its job returns
     is_transferred: bool = False  # another process owns its lease
 
+    @property
+    def fence(self) -> tuple[str, int]:
+        """The task id and the attempt number."""
+        return self.claim.task_id, self.claim.attempt
+
 
 @dataclass(frozen=True, slots=True)
-class UnwrittenBatch:
-    """Data of running attempts for one transaction, sorted by task. They keep it until ``mark_written``.
+class UnwrittenData:
+    """Data of one running attempt for a transaction; the attempt keeps it until ``mark_written``.
 
-    ``carry``: what attempts leave to the next attempt of their task.
+    ``process`` and ``carry`` (for the task's next attempt) are None if there is nothing to write.
     """
 
-    entries: list[InFlightAttempt] = field(default_factory=list)
-    notes: list[tuple[InFlightAttempt, list[EventOrOutput]]] = field(default_factory=list)
-    processes: list[tuple[Claim, ProcessRecord]] = field(default_factory=list)
-    carry: list[tuple[Claim, dict[str, Any]]] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.entries)
-
-    def by_workspace(self) -> list[tuple[str, list[tuple[Claim, list[EventOrOutput]]]]]:
-        """Group the notes by workspace id."""
-        groups: dict[str, list[tuple[Claim, list[EventOrOutput]]]] = {}
-        for attempt, notes in self.notes:
-            groups.setdefault(attempt.claim.workspace_id, []).append((attempt.claim, notes))
-        return sorted(groups.items())
-
-    def split(self) -> list[UnwrittenBatch]:
-        """Return one batch per attempt."""
-        return [
-            UnwrittenBatch(
-                [attempt],
-                [item for item in self.notes if item[0] is attempt],
-                [item for item in self.processes if item[0] is attempt.claim],
-                [item for item in self.carry if item[0] is attempt.claim],
-            )
-            for attempt in self.entries
-        ]
+    attempt: InFlightAttempt
+    notes: list[EventOrOutput]
+    process: ProcessRecord | None
+    carry: dict[str, Any] | None
 
 
 MOST_NOTES = 1_000
@@ -121,7 +104,7 @@ class InFlightAttempts:
         added = [InFlightAttempt(claim, sent) for claim in claims]
         with self._lock:
             for attempt in added:
-                self._attempts[attempt.claim.task_id, attempt.claim.attempt] = attempt
+                self._attempts[attempt.fence] = attempt
         return added
 
     def drop(self, *claims: Claim) -> None:
@@ -141,7 +124,6 @@ class InFlightAttempts:
             return list(self._attempts)
 
     def count(self) -> int:
-        """Count the attempts."""
         with self._lock:
             return len(self._attempts)
 
@@ -187,7 +169,6 @@ class InFlightAttempts:
         return notes if attempt.output_buffer is None else [*notes, *attempt.output_buffer.drain()]
 
     def stop_all(self, reason: StopReason) -> None:
-        """Request every attempt to stop."""
         for key in self.all_keys():
             self.stop(key, reason)
 
@@ -222,51 +203,41 @@ class InFlightAttempts:
                 if attempt.renewed_at < oldest and not attempt.is_transferred
             ]
 
-    def collect_unwritten(self) -> UnwrittenBatch:
-        """Return the data to write, and return it again until ``mark_written``. ``finish_write`` must follow."""
+    def collect_unwritten(self) -> list[UnwrittenData]:
+        """Return the data to write, sorted by task, again until ``mark_written``. ``finish_write`` must follow."""
         now = monotonic()
-        unwritten = UnwrittenBatch()
+        unwritten = []
         with self._lock:
             for _, attempt in sorted(self._attempts.items()):
                 if attempt.is_ending:
                     continue
-                notes = (
-                    list(attempt.notes)
-                    if attempt.output_buffer is None
-                    else [*attempt.notes, *attempt.output_buffer.due(now)]
-                )
+                output = [] if attempt.output_buffer is None else attempt.output_buffer.due(now)
                 process = None if attempt.process_written else attempt.process
-                if not notes and process is None and attempt.carry_written:
-                    continue
-                unwritten.entries.append(attempt)
-                if notes:
+                carry = None if attempt.carry_written else dict(attempt.carry)
+                data = UnwrittenData(attempt, [*attempt.notes, *output], process, carry)
+                if data.notes or process is not None or carry is not None:
                     attempt.notes_in_write = len(attempt.notes)
-                    unwritten.notes.append((attempt, notes))
-                if process is not None:
-                    unwritten.processes.append((attempt.claim, process))
-                if not attempt.carry_written:
-                    unwritten.carry.append((attempt.claim, dict(attempt.carry)))
+                    unwritten.append(data)
         return unwritten
 
-    def mark_written(self, batch: UnwrittenBatch) -> None:
+    def mark_written(self, batch: Sequence[UnwrittenData]) -> None:
         """Forget data that is in the store or that the store refuses."""
-        carries = {id(claim): carry for claim, carry in batch.carry}
         with self._lock:
-            for attempt, notes in batch.notes:
+            for data in batch:
+                attempt = data.attempt
                 del attempt.notes[: attempt.notes_in_write]
                 attempt.notes_in_write = 0
                 if attempt.output_buffer is not None:
-                    attempt.output_buffer.mark_written([item for item in notes if isinstance(item, StoredChunk)])
-            for attempt in batch.entries:
-                attempt.process_written |= any(claim is attempt.claim for claim, _ in batch.processes)
-                if id(attempt.claim) in carries:
-                    attempt.carry_written = attempt.carry == carries[id(attempt.claim)]
+                    attempt.output_buffer.mark_written([item for item in data.notes if isinstance(item, StoredChunk)])
+                attempt.process_written |= data.process is not None
+                if data.carry is not None:
+                    attempt.carry_written = attempt.carry == data.carry
 
-    def finish_write(self, batch: UnwrittenBatch) -> None:
+    def finish_write(self, batch: Sequence[UnwrittenData]) -> None:
         """End a write. What it did not write is collected again."""
         with self._lock:
-            for attempt in batch.entries:
-                attempt.notes_in_write = 0
+            for data in batch:
+                data.attempt.notes_in_write = 0
             self._write_finished.notify_all()
 
     def note(

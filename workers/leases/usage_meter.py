@@ -11,7 +11,6 @@ from coordination.base.money import show_usd
 from coordination.base.wording import plural
 from coordination.domain.money.budgets import NEEDS, BudgetShortage, sum_amounts
 from coordination.domain.money.costs import CostRecord
-from coordination.domain.money.estimates import asks_a_model
 from coordination.domain.money.usage_deltas import UsageDeltas
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome, Usage
 from coordination.services.attempts.decide import build_cost_record
@@ -31,7 +30,7 @@ class UsageMeter:
     def __init__(self, claim: Claim, prices: UsagePrices, journal: CostJournal | None = None) -> None:
         """*journal*: keeps reported usage on disk until it is in the ledger."""
         self._lock = threading.Lock()
-        self._resumable = asks_a_model(claim.work)  # continues where it was stopped; a command or function starts over
+        self._resumable = claim.job_kind.asks_a_model  # goes on where it was stopped; others start over
         self._repeatable = claim.repeatable
         self._meter = UsageDeltas(
             lambda used: prices.add_cost(claim, used), lambda used: build_cost_record(claim, used, utc_now())

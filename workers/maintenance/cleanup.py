@@ -17,7 +17,6 @@ from coordination.base.clock import monotonic
 from coordination.base.errors import CoordinationError
 from coordination.domain.tasks.tasks import OPEN, TaskState
 from coordination.flows.projects import retain as flow
-from coordination.settings import Settings
 from coordination.store.queries.projects import projects, retention
 from coordination.store.queries.tasks import tasks
 from workers.attempt import host_leases
@@ -52,11 +51,14 @@ class Cleanup:
 
     def clear(self) -> None:
         """Run one round. Errors are logged, and the round is due again."""
-        context = self._context
+        context, settings = self._context, self._context.settings
+        ages = flow.RetentionAges(
+            runs=settings.retention_runs, workers=settings.retention_workers, costs=settings.retention_costs
+        )
         try:
             self.clear_folders()
             self.clear_worktrees()
-            if swept := setup_cache.sweep(context.worktrees, keep=context.settings.warm_kept):
+            if swept := setup_cache.sweep(context.worktrees, keep=settings.warm_kept):
                 log.info("deleted unused results of setup commands", folders=swept)
             if dropped := host_leases.drop_ended_leases(context.store):
                 log.info("dropped the databases of attempts that have ended", databases=dropped)
@@ -64,9 +66,9 @@ class Cleanup:
                 done = flow.retain(
                     context.store,
                     workspace_id,
-                    ages_of(context.settings),
-                    archive=context.settings.retention_archive,
-                    artifacts=ArtifactStore(context.settings.artifacts_url),
+                    ages,
+                    archive=settings.retention_archive,
+                    artifacts=ArtifactStore(settings.artifacts_url),
                     every=self._every,
                     rest=self._ended.wait,
                     budget=_ROUND,
@@ -131,10 +133,3 @@ class Cleanup:
             self.clear_worktrees()
         except (CoordinationError, OSError) as error:
             log.warning("cleanup failed", why=str(error))
-
-
-def ages_of(settings: Settings) -> flow.RetentionAges:
-    """Return the retention ages of the settings."""
-    return flow.RetentionAges(
-        runs=settings.retention_runs, workers=settings.retention_workers, costs=settings.retention_costs
-    )

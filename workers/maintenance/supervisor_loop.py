@@ -11,6 +11,7 @@ import heapq
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import redis
@@ -63,13 +64,16 @@ class SupervisorLoop:
         self._lock = threading.Lock()
         self._next_sweep = 0.0
         self._next_tidy = monotonic() + _TIDY_EVERY
-        self.clearing = Cleanup(context)
+        self.cleanup = Cleanup(context)
 
     def start(self, *, cancels_only: bool = False) -> None:
         """Start both threads. The first sweep runs at once, for tasks that became ready while no worker ran."""
-        duties = (("coord-housekeeping", self._keep_house), ("coord-cancels", self._receive_stops))
-        for name, body in duties[1:] if cancels_only else duties:
-            thread = threading.Thread(target=body, name=name, daemon=True)
+        duties = (
+            ("coord-housekeeping", "housekeeping", self._once),
+            ("coord-cancels", "listening for cancels", self._listen),
+        )
+        for name, what, act in duties[1:] if cancels_only else duties:
+            thread = threading.Thread(target=self._repeat, args=(what, act), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
@@ -81,7 +85,7 @@ class SupervisorLoop:
             waker = threading.Thread(target=self._wake, name="coord-wake", daemon=True)
             waker.start()
             self._threads.append(waker)
-        self.clearing.request_stop()
+        self.cleanup.request_stop()
 
     def _wake(self) -> None:
         """Wake up both threads."""
@@ -91,7 +95,7 @@ class SupervisorLoop:
     def stop(self) -> None:
         """End all threads."""
         self.request_stop()
-        self.clearing.stop()
+        self.cleanup.stop()
         for thread in self._threads:
             thread.join(timeout=_POP_WAIT + 5)
 
@@ -136,18 +140,12 @@ class SupervisorLoop:
             names: dict[str, str] = {}
             for workspace_id in sorted({workspace_id for workspace_id, _ in pairs}):
                 names |= projects.names_of(tx, workspace_id, [project for its, project in pairs if its == workspace_id])
-            return [
-                (
-                    AttemptLocation(workspace_id, project_id, names.get(project_id, "")),
-                    dispatch_window.fill_window(
-                        tx, workspace_id, project_id, window=window, bundle=self._bundles(project_id)
-                    ),
-                )
-                for workspace_id, project_id in pairs
-            ]
+            places = [AttemptLocation(*pair, names.get(pair[1], "")) for pair in pairs]
+            fill = partial(dispatch_window.fill_window, tx, window=window)
+            return [(at, fill(at.workspace_id, at.project_id, bundle=self._bundles(at.project_id))) for at in places]
 
     def _bundles(self, project_id: str) -> Callable[[str], int]:
-        return lambda kind: self._context.duration_stats.bundle(project_id, kind)
+        return partial(self._context.duration_stats.bundle, project_id)
 
     def tick(self, workspace_id: str, project_id: str, *, every: timedelta | None = None) -> None:
         """Tick one project and enqueue its tasks, unless it was ticked within *every*. Logs errors."""
@@ -178,11 +176,8 @@ class SupervisorLoop:
                     ids = [project_id for _, project_id in pairs[start : start + AT_ONCE]]
                     done |= set(tick_quiet(context.store, projects=ids, enqueue_again_after=again, lifetime=lifetime))
                 return done
-            every = context.settings.tick
-            served = context.workspaces
-            while page := tick_quiet(
-                context.store, every=every, workspaces=served, enqueue_again_after=again, lifetime=lifetime
-            ):
+            of_all = partial(tick_quiet, context.store, every=context.settings.tick, workspaces=context.workspaces)
+            while page := of_all(enqueue_again_after=again, lifetime=lifetime):
                 done |= set(page)
                 if len(page) < AT_ONCE or self._ended.is_set():
                     break
@@ -249,22 +244,18 @@ class SupervisorLoop:
                 log.warning("ended processes of an attempt whose lease ran out", task=lease.task_id, processes=ended)
 
     def _rescue(self, worker_id: str, *, is_here: bool) -> None:
-        context = self._context
-        started = started_jobs.read(scratch_root(context.settings), worker_id) if is_here else None
+        context, scratch = self._context, scratch_root(self._context.settings)
+        started = started_jobs.read(scratch, worker_id) if is_here else None
 
         def end_jobs() -> None:
             if is_here:
                 ended = end_worker(worker_id)
                 log.warning("ended processes of a silent worker of this host", worker=worker_id, processes=ended)
 
-        scratch = scratch_root(context.settings)
         if is_here:
             context.settling.settle_worker(scratch, worker_id, alive=True)  # before other tasks reserve that money
-        touched = context.store.transact(
-            lambda tx: rescue_silent_worker(
-                tx, worker_id, silent_after=context.terms.ttl, started=started, end_jobs=end_jobs
-            )
-        )
+        rescue = partial(rescue_silent_worker, silent_after=context.terms.ttl, started=started, end_jobs=end_jobs)
+        touched = context.store.transact(lambda tx: rescue(tx, worker_id))
         if touched and is_here:
             context.settling.settle_worker(scratch, worker_id, alive=True)  # reports since then
         if touched:
@@ -284,15 +275,11 @@ class SupervisorLoop:
             log.warning("workers have gone silent", workers=silent)
         end = monotonic() + _SWEEP_FOR
         self.tick_quiet()
+        every, lease, served = context.settings.tick, context.terms.ttl, context.workspaces
         while monotonic() < end and not self._ended.is_set():
+            owner = self._holder()
             with context.store.write() as tx:
-                begun = supervisors.begin_due_tick(
-                    tx,
-                    every=context.settings.tick,
-                    owner=self._holder(),
-                    lease=context.terms.ttl,
-                    workspaces=context.workspaces,
-                )
+                begun = supervisors.begin_due_tick(tx, every=every, owner=owner, lease=lease, workspaces=served)
             if begun is None:
                 return False
             self._tick(begun)
@@ -306,17 +293,13 @@ class SupervisorLoop:
             return REST
         return _LOST_MESSAGE if length == 0 else REST
 
-    def _keep_house(self) -> None:
-        while not self._ended.is_set():
-            self._run_safely("housekeeping", self._once)
-
     def _once(self) -> None:
         now = monotonic()
         if now >= self._next_sweep:
             self._next_sweep = now + self._context.terms.sweep.total_seconds()
             if self.sweep():
                 self._next_sweep = now  # after wakeups that have arrived meanwhile
-            self.clearing.poll()
+            self.cleanup.poll()
         if now >= self._next_tidy:
             self._next_tidy = now + _TIDY_EVERY
             gc_tuning.collect_cycles()
@@ -358,10 +341,6 @@ class SupervisorLoop:
             return ""
         return checked.decode()
 
-    def _receive_stops(self) -> None:
-        while not self._ended.is_set():
-            self._run_safely("listening for cancels", self._listen)
-
     def _listen(self) -> None:
         url = self._context.settings.redis_url
         assert url is not None  # noqa: S101 - no app is made without one
@@ -381,16 +360,16 @@ class SupervisorLoop:
                 for key in read_cancels(self._verify(CANCELS, message["data"], once=True)):
                     self._context.in_flight.stop(key, StopReason.CANCELED)
 
-    def _run_safely(self, what: str, act: Callable[[], None]) -> None:
-        """Call *act* and log its errors, so that the loop continues."""
-        try:
-            act()
-        except redis.RedisError as error:
-            log.warning("Redis is unavailable", what=what, why=str(error))
-            self._ended.wait(_RECONNECT)
-        except CoordinationError as error:
-            log.warning("a round failed", what=what, why=error.message)
-            self._ended.wait(_RECONNECT)
-        except Exception:
-            log.exception("a round failed", what=what)
+    def _repeat(self, what: str, act: Callable[[], None]) -> None:
+        """Call *act* again and again until the loop ends. Log its errors."""
+        while not self._ended.is_set():
+            try:
+                act()
+                continue
+            except redis.RedisError as error:
+                log.warning("Redis is unavailable", what=what, why=str(error))
+            except CoordinationError as error:
+                log.warning("a round failed", what=what, why=error.message)
+            except Exception:
+                log.exception("a round failed", what=what)
             self._ended.wait(_RECONNECT)

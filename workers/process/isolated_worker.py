@@ -16,6 +16,7 @@ import pickle
 import signal
 import sys
 import threading
+from functools import partial
 
 from coordination.base.clock import monotonic
 from coordination.base.errors import CoordinationError
@@ -35,7 +36,7 @@ _CHUNK = 1 << 16
 def main() -> int:
     """Run the job. Return 0 when its end is written or there was nothing to do."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, _ignore_signal)  # jobs would inherit SIG_IGN, but not a handler
+        signal.signal(number, lifecycle.ignore_signal)  # jobs would inherit SIG_IGN, but not a handler
     answers = os.dup(1)
     os.dup2(2, 1)  # prints go to the log
     try:
@@ -60,18 +61,8 @@ def main() -> int:
 
 def _run(process: lifecycle.WorkerProcess, claim: Claim, former_id: str) -> None:
     context, sent = process.context, monotonic()
-    is_ours = context.store.transact(
-        lambda tx: attempts.take_over(
-            tx,
-            claim.workspace_id,
-            claim.task_id,
-            claim.attempt,
-            former_id=former_id,
-            worker_id=context.worker_id,
-            lease=context.terms.ttl,
-        )
-    )
-    if is_ours:
+    take_over = partial(attempts.take_over, former_id=former_id, worker_id=context.worker_id, lease=context.terms.ttl)
+    if context.store.transact(lambda tx: take_over(tx, claim.workspace_id, claim.task_id, claim.attempt)):
         threading.Thread(target=_stop_with_parent, args=(process,), name="coord-hurry", daemon=True).start()
         process.executor.run_claim(claim, sent=sent)
 
@@ -96,10 +87,6 @@ def _stop_with_parent(process: lifecycle.WorkerProcess) -> None:
     os.read(0, 1)
     process.context.draining.set()
     process.context.in_flight.stop_all(StopReason.SHUTDOWN)
-
-
-def _ignore_signal(_number: int, _frame: object) -> None:
-    """Do nothing: a terminal or a service manager signals the whole group, and the parent decides."""
 
 
 if __name__ == "__main__":

@@ -71,9 +71,9 @@ class WorkerProcess:
     context: Context
     runners: Runners
     confinement: Confinement
-    housekeeper: SupervisorLoop
+    supervisor_loop: SupervisorLoop
     executor: Executor
-    spare: PrefetchRecovery
+    prefetch_recovery: PrefetchRecovery
     watchdog: ConsumerWatchdog
     restarting: bool = False
 
@@ -103,12 +103,12 @@ def _install_interrupt_handler() -> None:
     """
     global _interruptible  # noqa: PLW0603
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _ignore_signal)
+        signal.signal(signal.SIGINT, ignore_signal)
         _interruptible = True
 
 
-def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: a terminal interrupts the whole group, and the parent decides."""
+def ignore_signal(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: a terminal or a service manager signals the whole group, and the parent decides."""
 
 
 def begin(name: str, *, slots: int, alone: bool = False) -> WorkerProcess:
@@ -138,20 +138,20 @@ def begin(name: str, *, slots: int, alone: bool = False) -> WorkerProcess:
             if alone:
                 workers.drain(tx, context.worker_id)  # its slot is not available to other tasks
         runners = Runners(context.worker_id, sandbox=confinement.sandbox)
-        housekeeper = SupervisorLoop(context)
+        supervisor_loop = SupervisorLoop(context)
         watchdog = ConsumerWatchdog(context, start_anew, lives=context.settings.watchdog_lives or 0)
         isolation = None if alone else Isolation(context)
-        executor = Executor(context, runners, housekeeper, isolation=isolation)
-        spare = PrefetchRecovery(context, free=executor.free_slots, work_off=executor.run_tasks)
-        _process = WorkerProcess(context, runners, confinement, housekeeper, executor, spare, watchdog)
+        executor = Executor(context, runners, supervisor_loop, isolation=isolation)
+        prefetch_recovery = PrefetchRecovery(context, free=executor.free_slots, work_off=executor.run_tasks)
+        _process = WorkerProcess(context, runners, confinement, supervisor_loop, executor, prefetch_recovery, watchdog)
         if not alone:
             _rescue_dead_workers(context)
-            housekeeper.clearing.clear_folders()
+            supervisor_loop.cleanup.clear_folders()
         context.heartbeat.start()
         _process.executor.watch.start()
-        housekeeper.start(cancels_only=alone)
+        supervisor_loop.start(cancels_only=alone)
         if not alone:
-            spare.start()
+            prefetch_recovery.start()
         if _orders is not None:
             leaving = threading.Thread(
                 target=_drain_on_order, args=(_process, _orders), name="coord-drain", daemon=True
@@ -216,7 +216,7 @@ def _drain_on_order(running: WorkerProcess, orders: ShutdownOrders) -> None:
     deadline = monotonic() + context.settings.shutdown_grace.total_seconds()
     context.draining.set()
     # Heartbeats continue until the last job has ended, and stop canceled ones; this process supervises no project now.
-    running.housekeeper.request_stop()
+    running.supervisor_loop.request_stop()
     log.info("draining", running=context.in_flight.count(), grace=context.settings.shutdown_grace.total_seconds())
     with contextlib.suppress(CoordinationError), context.store.write() as tx:
         workers.drain(tx, context.worker_id)
@@ -277,8 +277,8 @@ def end() -> None:
         return
     context = running.context
     running.watchdog.stop()
-    running.housekeeper.stop()
-    running.spare.stop()
+    running.supervisor_loop.stop()
+    running.prefetch_recovery.stop()
     _wait_for_jobs(context)
     running.executor.watch.stop()
     running.executor.close()

@@ -37,7 +37,6 @@ class PrefetchRecovery:
         self._thread = threading.Thread(target=self._loop, name="coord-spare", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -6,6 +6,7 @@ table of states.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 from coordination.domain.tasks.attempts import Claim
 from workers.runners import untrusted_files
 from workers.workspaces import head_history, stash
-from workers.workspaces.git import LONG, Git, identity_of
+from workers.workspaces.git import LONG, Git, identity_of, ids_in
 from workers.workspaces.head_history import HeadHistory
 from workers.workspaces.nested_repositories import NestedLocation, NotCollected, check_gitlinks, head_of_worktree
 from workers.workspaces.repository import Repository
@@ -82,7 +83,7 @@ def collect(place: Worktree, was: HeadBefore, claim: Claim) -> CollectedChanges:
     refs = _refs(place.git)
     _check_branch(place, refs)
     past = head_history.read(place.record, was.log, place.start)
-    stood = _head(place)
+    stood = place.git.head()
     onto = None if _is_on_its_history(place, stood) else _last_related(place, past)
     snapshot = place.commit(message, onto=onto)
     if onto is not None:
@@ -92,20 +93,22 @@ def collect(place: Worktree, was: HeadBefore, claim: Claim) -> CollectedChanges:
         )
     head: str | None = snapshot.commit
     is_known = head == past.at and head not in {*past.created, place.start}
-    if is_known and _author(place.git, snapshot.commit) != author:
+    if is_known and place.git("log", "-1", "--format=%ce", snapshot.commit).text != author:
         head = None  # the job only checked out that commit
     elsewhere = _made_elsewhere(place, was, refs, past, author)
     alone = not has_other_attempts(place.worktree_folder.path, place.repository.common, author, since=was.at)
     others = _worktrees_beside(place, was, author=author) if alone else {}
     tips = [*_tips(place, was, refs, past), *snapshot.inside, *others.values(), *(elsewhere.values() if alone else ())]
-    remarks += [] if alone else [_skipped_remark(ref, commit) for ref, commit in elsewhere.items()]
+    several = "several jobs of its agent were at work, any may have made it"
+    skipped = {} if alone else elsewhere
+    remarks += [f"[merge] did not take {commit[:_SHORT]} on {ref}: {several}" for ref, commit in skipped.items()]
     if onto is not None and stood is not None:
         tips = [tip for tip in tips if not place.repository.contains(tip, stood)]
     final, merged_tips = _merge_tips(place, head, tips)
     remarks += [f"[merge] took {tip[:_SHORT]} too, which HEAD did not hold" for tip in merged_tips]
     own = [commit for commit in reversed(stash.entries(place.git, refs)) if commit not in was.stashes]
     own = [commit for commit in own if stash.is_from(place, commit, past, author=author, alone=alone)]
-    for commit in [*stash.autostash(place.record), *own]:
+    for commit in [*ids_in(place.record / "MERGE_AUTOSTASH"), *own]:
         merged = _with_stash(place, final, commit, message)
         remarks += [] if merged == final else [f"[merge] took the stash {commit[:_SHORT]} too"]
         final = merged
@@ -115,7 +118,7 @@ def collect(place: Worktree, was: HeadBefore, claim: Claim) -> CollectedChanges:
     place.settle()
     _reset_run_branch(place, refs, past, final)
     delete_others(others, place.worktree_folder.root, place.repository.common)
-    if final != snapshot.commit and _tree(place.git, final) != snapshot.tree:
+    if final != snapshot.commit and place.git.tree_of(final) != snapshot.tree:
         place.stand_at(final)
     stash.drop(place, own)
     return CollectedChanges(final, remarks)
@@ -129,22 +132,11 @@ def _worktrees_beside(place: Worktree, was: HeadBefore, *, author: str) -> dict[
     for name in sorted(record_names(common) - was.records):
         record = common / "worktrees" / name
         path = place_of(record)
-        if (
-            path is None
-            or path.is_relative_to(place.worktree_folder.path)
-            or is_worktree_folder(path)
-            or not path.is_dir()
-        ):
+        if path is None or path.is_relative_to(nested_in.top) or is_worktree_folder(path) or not path.is_dir():
             continue
         if head_history.created_by(record) == author and (head := head_of_worktree(nested_in, path)) is not None:
             heads[path] = head
     return heads
-
-
-def _skipped_remark(ref: str, commit: str) -> str:
-    return (
-        f"[merge] did not take {commit[:_SHORT]} on {ref}: several jobs of its agent were at work, any may have made it"
-    )
 
 
 def _reset_run_branch(place: Worktree, refs: Mapping[str, str], past: HeadHistory, final: str) -> None:
@@ -161,24 +153,21 @@ def _reset_run_branch(place: Worktree, refs: Mapping[str, str], past: HeadHistor
 
 def _check_operation(place: Worktree) -> None:
     """Raise NotCollected for a stopped rebase or series of commits, because its missing part is unknown."""
-    record = place.record
-    at = _head(place)
-    for name, what in (("rebase-merge", "rebase"), ("rebase-apply", "rebase or git am")):
-        if (record / name).exists():
-            raise NotCollected(_stopped_sentence(place, what, at), commit=at)
-    try:
+    record, steps = place.record, list[bytes]()
+    with contextlib.suppress(OSError):
         steps = [line for line in untrusted_files.read(record / "sequencer" / "todo").splitlines() if line.strip()]
-    except OSError:
-        return
-    if len(steps) > 1:
-        raise NotCollected(_stopped_sentence(place, "cherry-pick or revert of several commits", at), commit=at)
-
-
-def _stopped_sentence(place: Worktree, what: str, at: str | None) -> str:
-    return (
-        f"a {what} has stopped halfway in {place.worktree_folder.path}, at {at[:_SHORT] if at else 'no commit'}: "
-        "finish it (--continue) or give it up (--abort)"
-    )
+    for is_stopped, what in (
+        ((record / "rebase-merge").exists(), "rebase"),
+        ((record / "rebase-apply").exists(), "rebase or git am"),
+        (len(steps) > 1, "cherry-pick or revert of several commits"),
+    ):
+        if is_stopped:
+            at = place.git.head()
+            raise NotCollected(
+                f"a {what} has stopped halfway in {place.worktree_folder.path}, at {at[:_SHORT] if at else 'no commit'}"
+                ": finish it (--continue) or give it up (--abort)",
+                commit=at,
+            )
 
 
 def _check_branch(place: Worktree, refs: Mapping[str, str]) -> None:
@@ -277,7 +266,7 @@ def _merge_tips(place: Worktree, head: str | None, tips: list[str]) -> tuple[str
                 "merge it, or remove it",
                 commit=tip,
             )
-        if tree != _tree(git, final):
+        if tree != git.tree_of(final):
             final = git("commit-tree", tree, "-p", final, "-p", tip, "-m", f"Merge {tip[:_SHORT]}").text
             merged_tips.append(tip)
     return final, merged_tips
@@ -293,7 +282,7 @@ def _with_stash(place: Worktree, final: str, commit: str, message: str) -> str:
             f"{conflicts}: apply it, or drop it",
             commit=commit,
         )
-    if tree == _tree(place.git, final):
+    if tree == place.git.tree_of(final):
         return final
     return place.git("commit-tree", tree, "-p", final, "-m", message).text
 
@@ -308,9 +297,9 @@ def _check_dropped(place: Worktree, past: HeadHistory, final: str) -> list[str]:
         if place.git("for-each-ref", "--count=1", f"--contains={commit}").text:
             continue  # another ref contains it
         tree, _ = _merge_tree(place.git, final, commit)
-        if tree == _tree(place.git, final):
+        if tree == place.git.tree_of(final):
             continue
-        if _tree(place.git, final) == _tree(place.git, place.start):
+        if place.git.tree_of(final) == place.git.tree_of(place.start):
             raise NotCollected(
                 f"the commit {commit[:_SHORT]}, made in {place.worktree_folder.path}, was dropped with git reset, and "
                 "nothing else was changed: bring it back, or take it back with git revert if nothing should change",
@@ -371,19 +360,5 @@ def _merge_tree(git: Git, ours: str, theirs: str) -> tuple[str | None, str]:
     return None, f" in {', '.join(paths[:_MOST_NAMED])}"
 
 
-def _is_related(git: Git, one: str, other: str) -> bool:
-    return git("merge-base", one, other, may_fail=True).code == 0
-
-
-def _tree(git: Git, commit: str) -> str:
-    return git("rev-parse", f"{commit}^{{tree}}").text
-
-
-def _author(git: Git, commit: str) -> str:
-    """Return the committer's e-mail address."""
-    return git("log", "-1", "--format=%ce", commit).text
-
-
-def _head(place: Worktree) -> str | None:
-    output = place.git("rev-parse", "--quiet", "--verify", "HEAD^{commit}", may_fail=True)
-    return output.text if output.code == 0 else None
+def _is_related(git: Git, first: str, second: str) -> bool:
+    return git("merge-base", first, second, may_fail=True).code == 0

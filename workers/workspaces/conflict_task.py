@@ -11,15 +11,14 @@ from datetime import timedelta
 from typing import Any
 
 from coordination.base.wording import excerpt
-from coordination.domain.jobs.checkouts import Checkout, CheckoutKind, Gate, HalfMerged, merge_key, run_branch
+from coordination.domain.jobs.checkouts import Checkout, CheckoutKind, HalfMerged, merge_key, parse_gates, run_branch
 from coordination.domain.jobs.templates import escape_template
 from coordination.domain.plans.plans import MAX_KEY, MAX_TITLE
-from coordination.domain.tasks.attempts import Claim, DiscoveredTask, Outcome
+from coordination.domain.tasks.attempts import Claim, DiscoveredTask
 from workers.runners.output import clean_text
 from workers.workspaces.git import Git, GitFailed
 from workers.workspaces.merge_conflicts import MergeConflict
 from workers.workspaces.merge_queue import MergeConflicted
-from workers.workspaces.repository import Repository
 from workers.workspaces.worktree import Unresolved, Worktree
 
 ROUNDS = 3
@@ -42,13 +41,7 @@ The last attempt's folder was saved as commit {0}. Reuse what it had resolved: "
 
 
 def make_conflict_task(
-    claim: Claim,
-    checkout: Checkout,
-    gates: tuple[Gate, ...],
-    commit: str,
-    conflict: MergeConflicted,
-    *,
-    round_: int,
+    claim: Claim, checkout: Checkout, commit: str, conflict: MergeConflicted, *, round_: int
 ) -> DiscoveredTask:
     """Return a task that merges *commit*, the change of *claim*, to the run's branch; the task of *claim* waits."""
     suffix = f"-merge-{claim.attempt}"  # attempt numbers are unique
@@ -69,7 +62,7 @@ def make_conflict_task(
             merge=HalfMerged(commit, claim.key),
             prepare=checkout.prepare,
         ).to_json(),
-        "gates": [gate.to_json() for gate in gates],
+        "gates": [gate.to_json() for gate in parse_gates(claim.options.get("gates"))],
         "supervised": False,  # the change itself was reviewed
     }
     fields = {name: value for name, value in task.items() if value not in (None, [])}
@@ -96,27 +89,6 @@ What the task was asked to do:
 
 {_cut(original, _TASK)}
 """
-
-
-def rerun_end(claim: Claim, why: str) -> tuple[Outcome, str, int | None]:
-    """Return outcome, error and number of conflicts in a row for a job without an agent, which runs again."""
-    count = claim.carried_over.get("conflicts")
-    times = count + 1 if isinstance(count, int) else 1
-    if times > ROUNDS:
-        return Outcome.FAILED, f"{why}, {times} times in a row", None
-    return Outcome.DEFERRED, f"{why}; it runs again on top of these", times
-
-
-def commit_to_merge(repository: Repository, carried: Mapping[str, Any], commit: str) -> str:
-    """Return what a conflict task merges: *commit*, or its own earlier result if others have merged since."""
-    resolved = carried.get("resolved")
-    return str(resolved) if repository.has(resolved) and repository.contains(commit, str(resolved)) else commit
-
-
-def carry_after_conflict(branch: str, files: str, commit: str) -> dict[str, Any]:
-    """Return what to carry to the next attempt when *commit*, the result of this one, conflicts too."""
-    feedback = f"While you resolved it, {branch} has changed, and your result conflicts with it again, in {files}."
-    return {"feedback": feedback, "merge": None, "work": None, "left": None, "resolved": commit}
 
 
 def describe_conflict(worktree: Worktree, commit: str, carried: Mapping[str, Any]) -> str:

@@ -98,6 +98,7 @@ class GitOutput:
         return [os.fsdecode(word) for word in self.out.split(b"\0") if word]
 
 
+@dataclass(frozen=True, slots=True)
 class Git:
     """git in one directory for one attempt. Raises GitInterrupted when the attempt is requested to stop.
 
@@ -106,45 +107,48 @@ class Git:
     *glance*: called regularly while a command runs, and after it.
     """
 
-    def __init__(
-        self,
-        launcher: Launcher,
-        claim: Claim,
-        control: Control,
-        folder: str | Path,
-        variables: Mapping[str, str],
-        *,
-        write: Sequence[str] = (),
-        glance: Callable[[], None] | None = None,
-    ) -> None:
-        self._launcher = launcher
-        self._claim = claim
-        self._control = control
-        self._folder = str(folder)
-        self._variables = dict(variables)
-        self._write = tuple(write)
-        self._glance = glance
+    launcher: Launcher
+    claim: Claim
+    control: Control
+    folder: str | Path
+    variables: Mapping[str, str]
+    write: Sequence[str] = ()
+    glance: Callable[[], None] | None = None
 
     def at(self, folder: str | Path, **variables: str) -> Git:
         """Return a copy for another directory, with additional variables."""
-        return self._with(self._control, folder, {**self._variables, **variables}, self._write)
+        return replace(self, folder=folder, variables={**self.variables, **variables})
 
     def allow_writing(self, *places: str | Path) -> Git:
         """Return a copy that may also change *places*."""
-        return self._with(self._control, self._folder, self._variables, (*self._write, *map(str, places)))
+        return replace(self, write=(*self.write, *map(str, places)))
 
     def under(self, control: Control) -> Git:
         """Return a copy with another control, for commands that must run even if the attempt is requested to stop."""
-        return self._with(control, self._folder, self._variables, self._write)
+        return replace(self, control=control)
 
-    def _with(self, control: Control, folder: str | Path, variables: Mapping[str, str], write: Sequence[str]) -> Git:
-        launcher, claim = self._launcher, self._claim
-        return Git(launcher, claim, control, folder, variables, write=write, glance=self._glance)
+    def tree_of(self, commit: str) -> str:
+        return self("rev-parse", f"{commit}^{{tree}}").text
+
+    def head(self) -> str | None:
+        """Return the commit of HEAD, or None on a branch without commits."""
+        output = self("rev-parse", "--quiet", "--verify", "HEAD^{commit}", may_fail=True)
+        return output.text or None if output.code == 0 else None
+
+    @contextlib.contextmanager
+    def with_own_index(self, folder: Path, record: Path) -> Iterator[Git]:
+        """Provide a copy for *folder* with an empty index in *record*, which is deleted afterwards."""
+        index = record / "coordination-index"
+        try:
+            yield self.at(folder, GIT_INDEX_FILE=str(index))
+        finally:
+            untrusted_files.unlink(index)
+            untrusted_files.unlink(index.with_name(f"{index.name}.lock"))
 
     @property
     def patience(self) -> timedelta:
         """The limit for reading the job's files: the job's own limit, between QUICK and LONG."""
-        return LONG if self._claim.timeout is None else min(LONG, max(QUICK, self._claim.timeout))
+        return LONG if self.claim.timeout is None else min(LONG, max(QUICK, self.claim.timeout))
 
     def __call__(
         self, *arguments: str, limit: timedelta = QUICK, may_fail: bool = False, stdin: bytes | None = None
@@ -166,18 +170,18 @@ class Git:
 
         try:
             ran = run_program(
-                self._launcher,
+                self.launcher,
                 ["git", *_SETTINGS, *arguments],
-                replace(self._claim, timeout=limit, stall_timeout=None),
-                self._control,
-                variables=self._variables,
-                folder=self._folder,
+                replace(self.claim, timeout=limit, stall_timeout=None),
+                self.control,
+                variables=self.variables,
+                folder=str(self.folder),
                 feed=keep,
-                glance=self._glance,
+                glance=self.glance,
                 stdin=stdin,
                 announced=False,
-                write=self._write,
-                read=_configuration(self._variables),
+                write=self.write,
+                read=_configuration(self.variables),
             )
         except (OSError, ValueError) as error:
             raise GitFailed(f"git cannot be started: {error}", transient=is_transient(error)) from None
@@ -245,6 +249,14 @@ def identity_of(claim: Claim) -> dict[str, str]:
         "GIT_COMMITTER_NAME": _SYSTEM,
         "GIT_COMMITTER_EMAIL": "coordination@coordination.invalid",
     }
+
+
+def ids_in(path: Path) -> list[str]:
+    """Return the object ids in a file in which git keeps the state of an operation; none without a readable file."""
+    try:
+        return untrusted_files.read(path).decode("ascii").split()
+    except (OSError, ValueError):
+        return []
 
 
 _checked: set[str] = set()

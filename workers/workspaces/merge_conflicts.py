@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from workers.runners import untrusted_files
-from workers.workspaces.git import LONG, Git
+from workers.workspaces.git import LONG, Git, ids_in
 
 MARKER = re.compile(rb"^(<{7,} |>{7,} )", re.MULTILINE)
 
@@ -52,12 +52,51 @@ class MergeConflict:
 
 @dataclass(frozen=True, slots=True)
 class TrialMerge:
-    """The result of a merge without a worktree. *tree*: as the merge would leave it. *clean*: without conflicts."""
+    """The result of a merge: its *tree*, as the merge leaves it, and its *conflicts* with their *entries*."""
 
-    tree: str
-    clean: bool
+    tree: str = ""
+    clean: bool = True
     entries: tuple[IndexEntry, ...] = ()
     conflicts: tuple[MergeConflict, ...] = ()
+
+    def unresolved(self, git: Git, top: Path, record: Path, unmerged: Sequence[str]) -> list[MergeConflict]:
+        """Return the unresolved conflicts, including those of a merge by the job. *unmerged*: paths in the index.
+
+        *git* works in the worktree at *top*; *record* is its directory in the repository.
+        """
+        expected = {path for conflict in self.conflicts for path in conflict.paths}
+        more = [MergeConflict((path,), "") for path in unmerged if path not in expected]
+        if not self.conflicts and not more:
+            return []
+        open_now, with_entry = set(unmerged), {entry.path for entry in self.entries} | set(unmerged)
+        tree = next(iter(ids_in(record / "AUTO_MERGE")), self.tree)  # that of the merge in progress
+        own = {path for conflict in [*self.conflicts, *more] for path in conflict.paths} & open_now
+        changed = _find_changed(git, top, record, tree, sorted(own)) if own and tree else set()
+
+        def is_unresolved(conflict: MergeConflict) -> bool:
+            if any(self._has_markers(git, top / path, path) for path in conflict.paths):
+                return True
+            entries = with_entry.intersection(conflict.paths)
+            return bool(entries) and all(path in open_now and path not in changed for path in entries)
+
+        return [
+            conflict if conflict.kind else MergeConflict(conflict.paths)
+            for conflict in [*self.conflicts, *more]
+            if is_unresolved(conflict)
+        ]
+
+    def _has_markers(self, git: Git, file: Path, path: str) -> bool:
+        """Return whether a file has more conflict markers than either of its sides."""
+        if file.is_symlink():
+            return False
+        try:
+            count = len(MARKER.findall(untrusted_files.read(file, most=_LARGEST)))
+        except OSError:
+            return False  # deleted, or a directory now
+        if not count:
+            return False
+        sides = {entry.oid for entry in self.entries if entry.path == path and entry.stage in _SIDES}
+        return not any(len(MARKER.findall(git("cat-file", "blob", oid).out)) >= count for oid in sides)
 
 
 def trial(git: Git, ours: str, theirs: str) -> TrialMerge:
@@ -118,77 +157,10 @@ def _kind_of(entries: Sequence[IndexEntry]) -> str:
     return "content" if _BASE in stages else "add/add"
 
 
-@dataclass(slots=True)
-class ConflictResolution:
-    """The *conflicts* that a job has to resolve in its worktree, with their *entries*. *tree*: as the merge left it."""
-
-    tree: str = ""
-    conflicts: tuple[MergeConflict, ...] = ()
-    entries: tuple[IndexEntry, ...] = ()
-    _unmerged: frozenset[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._unmerged = frozenset(entry.path for entry in self.entries)
-
-    def unresolved(self, git: Git, top: Path, record: Path, unmerged: Sequence[str]) -> list[MergeConflict]:
-        """Return the unresolved conflicts, including those of a merge by the job. *unmerged*: paths in the index.
-
-        *git* works in the worktree at *top*; *record* is its directory in the repository.
-        """
-        expected = {path for conflict in self.conflicts for path in conflict.paths}
-        more = [MergeConflict((path,), "") for path in unmerged if path not in expected]
-        if not self.conflicts and not more:
-            return []
-        open_now = set(unmerged)
-        tree = _read_auto_merge(record) or self.tree
-        own = _paths_of([*self.conflicts, *more], self._unmerged | open_now)
-        changed = _find_changed(git, top, record, tree, sorted(own & open_now)) if own & open_now and tree else set()
-        return [
-            conflict if conflict.kind else MergeConflict(conflict.paths)
-            for conflict in [*self.conflicts, *more]
-            if self._is_unresolved(git, top, conflict, open_now, changed)
-        ]
-
-    def _is_unresolved(
-        self, git: Git, top: Path, conflict: MergeConflict, open_now: set[str], changed: set[str]
-    ) -> bool:
-        if any(self._has_markers(git, top / path, path) for path in conflict.paths):
-            return True
-        entries = [path for path in conflict.paths if path in self._unmerged or path in open_now]
-        return bool(entries) and all(path in open_now and path not in changed for path in entries)
-
-    def _has_markers(self, git: Git, file: Path, path: str) -> bool:
-        """Return whether a file has more conflict markers than either of its sides."""
-        if file.is_symlink():
-            return False
-        try:
-            count = len(MARKER.findall(untrusted_files.read(file, most=_LARGEST)))
-        except OSError:
-            return False  # deleted, or a directory now
-        if not count:
-            return False
-        sides = {entry.oid for entry in self.entries if entry.path == path and entry.stage in _SIDES}
-        return not any(len(MARKER.findall(git("cat-file", "blob", oid).out)) >= count for oid in sides)
-
-
-def _paths_of(conflicts: Iterable[MergeConflict], among: Iterable[str]) -> set[str]:
-    return {path for conflict in conflicts for path in conflict.paths}.intersection(among)
-
-
-def _read_auto_merge(record: Path) -> str:
-    """Return the tree that git recorded for the merge in progress."""
-    try:
-        return untrusted_files.read(record / "AUTO_MERGE").decode("ascii").strip()
-    except (OSError, ValueError):
-        return ""
-
-
 def _find_changed(git: Git, top: Path, record: Path, tree: str, paths: Sequence[str]) -> set[str]:
     """Return those of *paths* that differ from *tree*: changed, deleted or created."""
-    index = record / "coordination-index"
-    scratch_git = git.at(top, GIT_INDEX_FILE=str(index))
     differing: set[str] = set()
-    try:
+    with git.with_own_index(top, record) as scratch_git:
         scratch_git("read-tree", tree, limit=LONG)
         for start in range(0, len(paths), _AT_ONCE):
             page = paths[start : start + _AT_ONCE]
@@ -196,7 +168,4 @@ def _find_changed(git: Git, top: Path, record: Path, tree: str, paths: Sequence[
             differing.update(scratch_git(*compare, "--", *page, limit=LONG).words)
             in_tree = set(scratch_git("ls-files", "-z", "--", *page).words)
             differing.update(path for path in page if path not in in_tree and os.path.lexists(top / path))
-    finally:
-        untrusted_files.unlink(index)
-        untrusted_files.unlink(index.with_name(f"{index.name}.lock"))
     return differing

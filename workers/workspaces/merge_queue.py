@@ -93,11 +93,10 @@ class MergeQueue:
 
     def merge(self, candidate: MergeCandidate) -> Merged | MergeConflicted | MergeRejected:
         """Wait for the turn and merge; raises GitFailed or GitInterrupted."""
-        repository = self.worktree.repository
+        git, repository = self.worktree.git, self.worktree.repository
         queue = queue_folder(self.worktree.worktree_folder.root, repository.common, run_slug(self.claim.run_id))
-        with hold_lock(
-            queue, self.control, limit=min(self.claim.timeout or PATIENCE, PATIENCE), first=candidate.always
-        ):
+        limit = min(self.claim.timeout or PATIENCE, PATIENCE)
+        with hold_lock(queue, self.control, limit=limit, first=candidate.always):
             while True:
                 if (head := repository.head()) is None:
                     raise GitFailed(f"the branch {repository.branch} is gone")
@@ -108,7 +107,7 @@ class MergeQueue:
                     return merged
                 if merged is None:
                     return Merged(None)  # the branch has the same content already
-                if merged != candidate.commit and self._tree(merged) != self._tree(candidate.commit):
+                if merged != candidate.commit and git.tree_of(merged) != git.tree_of(candidate.commit):
                     self.worktree.stand_at(merged)
                     if not self.run_checks():
                         return MergeRejected(head, merged)
@@ -126,7 +125,7 @@ class MergeQueue:
         result = trial(git, head, commit)
         if not result.clean:
             return MergeConflicted(head, result.conflicts)
-        if result.tree == self._tree(head) and not candidate.always:
+        if result.tree == git.tree_of(head) and not candidate.always:
             return None
         return git("commit-tree", result.tree, "-p", head, "-p", commit, "-m", candidate.message).text
 
@@ -138,9 +137,6 @@ class MergeQueue:
             outcome = Outcome.LOST if reason is None else reason.outcome
             raise GitInterrupted(Interruption(outcome, "it had to stop before its change was merged"))
         return repository.move(repository.branch, merged, was=head)
-
-    def _tree(self, commit: str) -> str:
-        return self.worktree.git("rev-parse", f"{commit}^{{tree}}").text
 
 
 def find_earlier_merge(repository: Repository, claim: Claim, records: MergeRecords) -> AttemptEnd | None:

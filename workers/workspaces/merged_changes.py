@@ -31,16 +31,17 @@ def describe_missed(place: Worktree, work: Mapping[str, Any], head: str) -> str:
 
 
 @contextlib.contextmanager
-def announce(place: Worktree, control: Control, calm: Control) -> Iterator[None]:
-    """Add news of merges to the answers to a job's reports while it runs in *place*. *calm*: for git's calls."""
-    listener = _Listener(place.under(calm), control)
+def announce(place: Worktree, control: Control) -> Iterator[None]:
+    """Add news of merges to the answers to a job's reports while it runs in *place*."""
+    own_control = Control(scratch=control.scratch)  # a request to stop the job does not end git
+    listener = _Listener(place.under(own_control), control)
     control.news = listener.look
     try:
         yield
     finally:
         control.news = None
         listener.close()
-        calm.close()
+        own_control.close()
 
 
 class _Listener:

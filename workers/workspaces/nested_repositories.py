@@ -95,14 +95,13 @@ def as_files(place: NestedLocation, *, checked: bool = True) -> Iterator[NestedS
     inside: dict[str, str | None] = {}  # the commits of worktrees of the same repository, by path
     modules, seen = _modules(place), set[str]()
     if checked and (own := _in_place_of(place)) is not None:
-        _check(own, _commit(own.git, "HEAD"), is_submodule=False)
+        _check(own, own.git.head(), is_submodule=False)
     try:
-        while new := [
-            repo for repo in find_nested(place) if repo.path not in seen
-        ]:  # deeper ones appear in the next round
+        # Deeper ones appear in the next round.
+        while new := [repo for repo in find_nested(place) if repo.path not in seen]:
             for repo in new:
                 seen.add(repo.path)
-                head = _commit(repo.git, "HEAD") if repo.valid else None
+                head = repo.git.head() if repo.valid else None
                 if checked and repo.valid:
                     _check(repo, head, is_submodule=repo.path in modules)
                 if repo.path in modules:
@@ -155,9 +154,10 @@ def check_gitlinks(git: Git, before: str, after: str) -> None:
 def head_of_worktree(place: NestedLocation, path: Path) -> str | None:
     """Return the HEAD commit of the repository's worktree *path*. Raises NotCollected when it has changes."""
     repo = _open_nested(place, str(path))
-    head = _commit(repo.git, "HEAD") if repo.valid else None
-    if repo.valid:
-        _check_worktree(repo, head)
+    if not repo.valid:
+        return None
+    head = repo.git.head()
+    _check_worktree(repo, head)
     return head
 
 
@@ -223,12 +223,11 @@ def _open_nested(place: NestedLocation, path: str) -> NestedRepository:
     folder = place.top / path
     dot = folder / ".git"
     git = place.git.at(folder, GIT_DIR=str(dot), GIT_WORK_TREE=str(folder))
-    try:
+    common = ""
+    with contextlib.suppress(GitFailed):
         common = git("rev-parse", "--path-format=absolute", "--git-common-dir").text
-    except GitFailed:
-        return NestedRepository(path, dot, git, same=False, valid=False)
-    same = os.path.realpath(common) == os.path.realpath(place.common)
-    return NestedRepository(path, dot, git, same=same, valid=True)
+    same = bool(common) and os.path.realpath(common) == os.path.realpath(place.common)
+    return NestedRepository(path, dot, git, same=same, valid=bool(common))
 
 
 def _gitlinks(place: NestedLocation, paths: list[str]) -> set[str]:
@@ -257,11 +256,6 @@ def _changed_paths(git: Git) -> str:
 
 def _first(git: Git, *revisions: str) -> str | None:
     return git("rev-list", "--max-count=1", *revisions, limit=LONG).text or None
-
-
-def _commit(git: Git, name: str) -> str | None:
-    output = git("rev-parse", "--quiet", "--verify", f"{name}^{{commit}}", may_fail=True)
-    return output.text if output.code == 0 and output.text else None
 
 
 def _short(commit: str | None) -> str:

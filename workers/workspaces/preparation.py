@@ -14,9 +14,9 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
@@ -97,14 +97,6 @@ class PreparedWorktree:
             self._lender.release()
         if self._cache is not None:
             self._cache.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,16 +211,9 @@ class WorktreePreparation:
             environment.Scratch(self.control.scratch, self.claim) as scratch,
             usage_file.meter_side_command(scratch.costs, self.control) as glance,
         ):
-            ran = run_side_command(
-                self.launcher,
-                setup,
-                self.claim,
-                self.control,
-                variables=environment.base_variables() | environment.attempt_variables(self.claim, scratch),
-                folder=self.worktree.folder,
-                timeout=SETUP_LIMIT,
-                glance=glance,
-            )
+            variables = environment.base_variables() | environment.attempt_variables(self.claim, scratch)
+            run = partial(run_side_command, self.launcher, setup, self.claim, self.control)
+            ran = run(variables=variables, folder=self.worktree.folder, timeout=SETUP_LIMIT, glance=glance)
         if ran.interruption is not None:
             raise GitInterrupted(ran.interruption)
         name = short_name(setup)
@@ -237,15 +222,15 @@ class WorktreePreparation:
             last_lines = "\n".join(ran.output.rstrip().splitlines()[-_LAST_LINES:])
             log = ran.log_of(f"setup {name}", last_lines)
             raise GitFailed(f"setup {name!r} failed: {ran.problem}", log=log)
-        made = self.worktree.git("ls-files", "--others", "--directory", "-z", limit=LONG).words
+        created = self.worktree.git("ls-files", "--others", "--directory", "-z", limit=LONG).words
         for name in share:
-            self._check_made(name, made)
-        for path in made:
+            self._check_created(name, created)
+        for path in created:
             yield from self._without(path.rstrip("/"), copied)
 
-    def _check_made(self, name: str, made: Sequence[str]) -> None:
+    def _check_created(self, name: str, created: Sequence[str]) -> None:
         top = self.worktree.worktree_folder.path
-        if not any(is_inside(name, path) for path in made) or not (top / name).exists():
+        if not any(is_inside(name, path) for path in created) or not (top / name).exists():
             raise Refused(
                 f"checkout.share names {excerpt(name)}, which the setup command did not create",
                 hint="Name files that it creates and git does not track, such as .venv or node_modules",
@@ -301,15 +286,8 @@ class WorktreePreparation:
         text = "\n".join([*self._user_excludes(), *lines, ""])
         # Write a new file: a job may have left a link there.
         untrusted_files.write_new(excludes, text.encode("utf-8", errors="surrogateescape"))
-        number = int(self.claim.work.get("env", {}).get("GIT_CONFIG_COUNT") or 0)
-        config = {f"GIT_CONFIG_KEY_{number}": "core.excludesFile", f"GIT_CONFIG_VALUE_{number}": str(excludes)}
-        our_git = {
-            "GIT_CONFIG_KEY_0": "core.excludesFile",
-            "GIT_CONFIG_VALUE_0": str(excludes),
-            "GIT_CONFIG_COUNT": "1",
-        }
-        self.worktree.git = self.worktree.git.at(self.worktree.worktree_folder.path, **our_git)
-        return config | {"GIT_CONFIG_COUNT": str(number + 1)}
+        self.worktree.git = self.worktree.git.at(self.worktree.worktree_folder.path, **_excludes_config(excludes, 0))
+        return _excludes_config(excludes, int(self.claim.work.get("env", {}).get("GIT_CONFIG_COUNT") or 0))
 
     def _user_excludes(self) -> list[str]:
         """Return the lines of the user's excludes file, which ours replaces.
@@ -329,6 +307,12 @@ class WorktreePreparation:
             return untrusted_files.read(path).decode("utf-8", errors="surrogateescape").splitlines()
         except OSError:
             return []
+
+
+def _excludes_config(excludes: Path, number: int) -> dict[str, str]:
+    """Return the variables that make *excludes* git's excludes file, after *number* other settings."""
+    setting = {f"GIT_CONFIG_KEY_{number}": "core.excludesFile", f"GIT_CONFIG_VALUE_{number}": str(excludes)}
+    return setting | {"GIT_CONFIG_COUNT": str(number + 1)}
 
 
 def claim_in_worktree(worktree: Worktree, claim: Claim) -> Claim:

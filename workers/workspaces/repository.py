@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from coordination.base.errors import Refused
@@ -14,6 +14,7 @@ from coordination.base.wording import excerpt
 from coordination.domain.jobs.checkouts import Checkout, run_branch, task_branch
 from coordination.domain.tasks.attempts import Claim
 from workers.runners import untrusted_files
+from workers.runners.base import Control
 from workers.runners.program import can_be_entered, folder_problem
 from workers.runners.sandbox_exec import repository_of as repository_folder
 from workers.workspaces.git import Git, GitFailed
@@ -36,6 +37,10 @@ class Repository:
     prefix: str
     branch: str  # of the run
     task_branch: str
+
+    def under(self, control: Control) -> Repository:
+        """Return a copy whose git has another control."""
+        return replace(self, git=self.git.under(control))
 
     def head(self) -> str | None:
         """Return the commit of the run's branch, or None before its first use."""

@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 
-from workers.runners import untrusted_files as files_of_jobs
+from workers.runners import untrusted_files
 from workers.runners.base import Control
 from workers.runners.process_watch import Interruption
-from workers.runners.untrusted_files import delete_tree
 from workers.workspaces.git import GitInterrupted
+from workers.workspaces.worktree_folder import names_in
 
 FOLDER = ".warm"
 """Below the folder of worktrees."""
@@ -66,7 +66,7 @@ class SetupCache:
         """Store *entries* of the worktree *top*, those in *share* read-only."""
         new = self.path.with_name(self.path.name + _NEW)
         if new.exists():
-            delete_tree(new)
+            untrusted_files.delete_tree(new)
         files = new / _FILES
         files.mkdir(parents=True)
         copy_entries(top, files, entries, copy)
@@ -88,11 +88,11 @@ class SetupCache:
         own = [part for name in absent for part in _outside(files, name, linked)]
         copy_entries(files, top, own, copy)
         for name in own:
-            for text in relocation.below(relocation.texts, name):
+            for text in [path for path in self.about.texts if is_inside(path, name)]:
                 relocation.rewrite(top / text)
                 for compiled in _compiled_files(top / text):
-                    files_of_jobs.unlink(compiled)
-            for link in relocation.below(relocation.links, name):
+                    untrusted_files.unlink(compiled)
+            for link in [path for path in self.about.links if is_inside(path, name)]:
                 relocation.relink(top / link)
         for name in linked:
             make_parents(top, name)
@@ -142,7 +142,7 @@ def sweep(root: Path, *, keep: timedelta, now: float | None = None) -> int:
     moment = time.time() if now is None else now
     store = root / FOLDER
     swept = 0
-    for name in _names(store):
+    for name in names_in(store):
         if not name.endswith(_LOCK):
             continue
         with contextlib.suppress(OSError):
@@ -153,7 +153,7 @@ def sweep(root: Path, *, keep: timedelta, now: float | None = None) -> int:
                     path = store / name.removesuffix(_LOCK)
                     for place in (path, path.with_name(path.name + _NEW)):
                         if place.exists():
-                            delete_tree(place)
+                            untrusted_files.delete_tree(place)
                             swept += place == path
                     (store / name).unlink()
             finally:
@@ -205,7 +205,7 @@ def _open_empty(path: Path, fd: int) -> SetupCache | None:
     if not _is_current(path, fd) or _about(path) is not None:
         return None  # swept, or filled by another process: the caller retries
     if path.exists():
-        delete_tree(path)
+        untrusted_files.delete_tree(path)
     return SetupCache(path, fd, None)
 
 
@@ -261,11 +261,8 @@ def _compiled_files(module: Path) -> list[Path]:
     """Return the compiled files of a Python module."""
     if module.suffix != ".py":
         return []
-    return [
-        module.parent / _COMPILED / name
-        for name in _names(module.parent / _COMPILED)
-        if name.startswith(f"{module.stem}.")
-    ]
+    folder = module.parent / _COMPILED
+    return [folder / name for name in names_in(folder) if name.startswith(f"{module.stem}.")]
 
 
 def _outside(files: Path, name: str, linked: Sequence[str]) -> Iterator[str]:
@@ -275,23 +272,14 @@ def _outside(files: Path, name: str, linked: Sequence[str]) -> Iterator[str]:
     if not any(is_inside(link, name) for link in linked):
         yield name
         return
-    for child in _names(files / name):
+    for child in names_in(files / name):
         yield from _outside(files, f"{name}/{child}", linked)
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(folder))
-    except OSError:
-        return []
 
 
 class _Relocation:
     """Replaces the path of the original worktree in files and links by that of the worktree *top*."""
 
     def __init__(self, about: SetupContents, top: str) -> None:
-        self.texts = about.texts
-        self.links = about.links
         self._special = {
             str(place) for name in (*about.texts, *about.links) for place in (name, *PurePosixPath(name).parents)
         }
@@ -299,13 +287,10 @@ class _Relocation:
         self._pattern = re.compile(re.escape(os.fsencode(about.made_in)) + rb"(?![\w.-])")
         self._top = os.fsencode(top)
 
-    def below(self, names: Sequence[str], entry: str) -> list[str]:
-        return [name for name in names if is_inside(name, entry)]
-
     def rewrite(self, path: Path, source: Path | None = None) -> None:
         """Rewrite *path* with replaced paths, from *source* or in place."""
-        data, mode = files_of_jobs.read_with_mode(source or path)  # safe against links that setup commands made
-        files_of_jobs.write_new(path, self._pattern.sub(lambda _: self._top, data), mode=mode)
+        data, mode = untrusted_files.read_with_mode(source or path)  # safe against links that setup commands made
+        untrusted_files.write_new(path, self._pattern.sub(lambda _: self._top, data), mode=mode)
 
     def relink(self, path: Path, source: Path | None = None) -> None:
         target = str((source or path).readlink())

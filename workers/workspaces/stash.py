@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workers.runners import untrusted_files
 from workers.runners.base import Control
 from workers.workspaces.git import LONG, Git, GitFailed
 from workers.workspaces.merge_lock import records_lock
@@ -49,29 +47,17 @@ def is_from(place: Worktree, commit: str, past: HeadHistory, *, author: str, alo
     return any(abs(reset - int(moment)) <= 1 for reset in past.resets)
 
 
-def autostash(record: Path) -> list[str]:
-    """Return the autostash of a stopped merge."""
-    try:
-        return untrusted_files.read(record / "MERGE_AUTOSTASH").decode("ascii").split()
-    except (OSError, ValueError):
-        return []
-
-
 def as_change(place: Worktree, commit: str) -> str:
     """Return a commit with the content of a stash, including untracked files, on top of its base."""
     git = place.git
     parents = git("rev-parse", f"{commit}^@").text.split()
-    tree = git("rev-parse", f"{commit}^{{tree}}").text
+    tree = git.tree_of(commit)
     if len(parents) >= _WITH_UNTRACKED:
-        index = place.record / "index.stash"
-        own = git.at(place.worktree_folder.path, GIT_INDEX_FILE=str(index))
-        try:
+        with git.with_own_index(place.worktree_folder.path, place.record) as own:
             own("read-tree", tree, limit=LONG)
             untracked = git("ls-tree", "-r", "-z", "--full-tree", parents[2], limit=LONG).out
             own("update-index", "-z", "--index-info", stdin=untracked, limit=LONG)
             tree = own("write-tree").text
-        finally:
-            untrusted_files.unlink(index)
     return git("commit-tree", tree, "-p", parents[0], "-m", "stash").text
 
 

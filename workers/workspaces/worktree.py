@@ -16,8 +16,8 @@ from coordination.domain.tasks.attempts import Claim
 from workers.runners import untrusted_files
 from workers.runners.base import Control
 from workers.workspaces import nested_repositories, worktree_folder
-from workers.workspaces.git import LONG, Git, GitFailed, GitTimeout, identity_of
-from workers.workspaces.merge_conflicts import ConflictResolution, MergeConflict, trial
+from workers.workspaces.git import LONG, Git, GitFailed, GitTimeout, identity_of, ids_in
+from workers.workspaces.merge_conflicts import MergeConflict, TrialMerge, trial
 from workers.workspaces.merge_lock import records_lock
 from workers.workspaces.nested_repositories import NotCollected
 from workers.workspaces.repository import Repository
@@ -62,7 +62,7 @@ class Worktree:
     git: Git
     record: Path
     start: str
-    resolving: ConflictResolution = field(default_factory=ConflictResolution)  # of a merge that the job completes
+    resolving: TrialMerge = field(default_factory=TrialMerge)  # the merge that the job completes
     is_kept: bool = False
 
     @property
@@ -79,7 +79,6 @@ class Worktree:
         return str(self.worktree_folder.path / real.relative_to(top)) if real.is_relative_to(top) else path
 
     def under(self, control: Control) -> Worktree:
-        """Return a copy with another control."""
         return replace(self, git=self.git.under(control))
 
     def resume(self, base: str) -> None:
@@ -89,11 +88,11 @@ class Worktree:
 
     def merge(self, commit: str) -> bool:
         """Merge *commit* without committing. Return whether there are conflicts, which ``resolving`` describes."""
-        preview = trial(self.git, "HEAD", commit)
+        resolving = trial(self.git, "HEAD", commit)
         output = self.git("merge", "--no-commit", "--no-ff", "--quiet", commit, limit=LONG, may_fail=True)
         if output.code and not self._merge_heads():
             raise GitFailed(f"git could not begin to merge {commit}: files that are not committed may be in the way")
-        self.resolving = ConflictResolution(preview.tree, preview.conflicts, preview.entries)
+        self.resolving = resolving
         return output.code != 0
 
     def add_merge_parent(self, commit: str) -> None:
@@ -109,22 +108,20 @@ class Worktree:
         for lock in self.record.glob("*.lock"):  # its owner has ended with the job
             untrusted_files.unlink(lock)
         self._reset_index_flags(onto or "HEAD")
-        status = self._status()
-        folder = self.worktree_folder.path
-        if conflicts := self.resolving.unresolved(self.git, folder, self.record, self._unmerged_paths(status)):
+        status, folder = self._status(), self.worktree_folder.path
+        unmerged = [word.split(" ", _FIELDS_BEFORE_PATH)[-1] for word in status if word.startswith("u ")]
+        if conflicts := self.resolving.unresolved(self.git, folder, self.record, unmerged):
             raise Unresolved(conflicts)
         head = onto or next((word.split()[-1] for word in status if word.startswith("# branch.oid ")), "")
         if head == "(initial)":
             raise GitFailed("the worktree is on a branch without commits")
-        place, merging = (
-            nested_repositories.NestedLocation(self.git, self.worktree_folder.path, self.repository.common),
-            self._merge_heads(),
-        )
+        place = nested_repositories.NestedLocation(self.git, folder, self.repository.common)
+        merging = self._merge_heads()
         changed = merging or onto or any(not word.startswith("#") for word in status)
         with nested_repositories.as_files(place, checked=checked) as inside:
             if changed or inside.any:
                 self._add_all()
-        tree = before = self.git("rev-parse", f"{head}^{{tree}}").text
+        tree = before = self.git.tree_of(head)
         if changed or inside.any:
             tree = self.git("write-tree").text
         if merging or tree != before:
@@ -139,14 +136,10 @@ class Worktree:
 
     def snapshot(self, message: str) -> str:
         """Commit all files, with conflicts as they are, without changing HEAD or the index. Return the commit."""
-        index = self.record / "coordination-index"
-        apart = self.git.at(self.worktree_folder.path, GIT_INDEX_FILE=str(index))
-        try:
+        with self.git.with_own_index(self.worktree_folder.path, self.record) as apart:
             apart("read-tree", self.start)
             apart("add", "--all", limit=LONG)
             return apart("commit-tree", apart("write-tree").text, "-p", self.start, "-m", message).text
-        finally:
-            untrusted_files.unlink(index)
 
     def detach(self, commit: str) -> None:
         """Move a detached HEAD to *commit*, which was just made, so that a commit of a gate is on no branch."""
@@ -160,12 +153,12 @@ class Worktree:
         """Return a sentence on what the job has deleted and what to do, or None when nothing is missing."""
         if is_gone(self.repository.common):
             return f"its repository {self.repository.common} is gone: bring it back, then retry the task"
-        if is_gone(self.worktree_folder.path):
+        path = self.worktree_folder.path
+        if is_gone(path):
             now = worktree_folder.place_of(self.record)
-            what = f"was moved to {now}" if now not in (None, self.worktree_folder.path) else "is gone"
-            return f"its worktree {self.worktree_folder.path} {what}: a job must leave its folder where it is"
+            what = f"was moved to {now}" if now not in (None, path) else "is gone"
+            return f"its worktree {path} {what}: a job must leave its folder where it is"
         if is_gone(self.record / "HEAD"):
-            path = self.worktree_folder.path
             return f"git's record {self.record} of its worktree {path} is gone: a job must leave it there"
         return None
 
@@ -175,10 +168,6 @@ class Worktree:
             commit = self.repository.commit_of(f"refs/heads/{self.repository.task_branch}")
             return None if commit == self.start else commit
         return None
-
-    def remove(self) -> None:
-        """Delete the worktree."""
-        self.worktree_folder.leave()
 
     def keep(self, until: float, *, branch_goes: bool, at: str | None = None) -> None:
         """Keep it for people to inspect, with a detached HEAD at the commit *at* or where it is.
@@ -200,20 +189,22 @@ class Worktree:
 
     def _reset_index_flags(self, head: str) -> None:
         """Clear index flags that hide changes of files from git, and rebuild a damaged index."""
-        if (self.record / "index").exists():
+        folder, index = self.worktree_folder.path, self.record / "index"
+        if index.exists():
             try:
                 words = self.git("ls-files", "-v", "-z", limit=LONG).words
             except GitFailed as failed:
                 if failed.transient:
                     raise
-                untrusted_files.unlink(self.record / "index")
-        if not (self.record / "index").exists():
+                untrusted_files.unlink(index)
+        if not index.exists():
             self.git("read-tree", head, limit=LONG)
             return
+        skipped = [word[2:] for word in words if word[0] in "Ss"]
         for option, paths in (
             ("--no-assume-unchanged", [word[2:] for word in words if word[0].islower()]),
             # A missing file was left out on purpose, as in a sparse checkout.
-            ("--no-skip-worktree", [word[2:] for word in words if word[0] in "Ss" and self._is_there(word[2:])]),
+            ("--no-skip-worktree", [path for path in skipped if os.path.lexists(folder / path)]),
         ):
             if paths:
                 names = b"".join(os.fsencode(path) + b"\0" for path in paths)
@@ -229,9 +220,6 @@ class Worktree:
                 "take away what is large, or name it in .gitignore"
             ) from None
 
-    def _is_there(self, path: str) -> bool:
-        return os.path.lexists(self.worktree_folder.path / path)
-
     def _status(self) -> list[str]:
         output = self.git(
             *("status", "--porcelain=v2", "--branch", "-z", "--no-renames"),
@@ -244,14 +232,8 @@ class Worktree:
             )
         return output.words
 
-    def _unmerged_paths(self, status: list[str]) -> list[str]:
-        return [word.split(" ", _FIELDS_BEFORE_PATH)[-1] for word in status if word.startswith("u ")]
-
     def _merge_heads(self) -> list[str]:
-        try:
-            return untrusted_files.read(self.record / "MERGE_HEAD").decode("ascii").split()
-        except (OSError, ValueError):
-            return []
+        return ids_in(self.record / "MERGE_HEAD")
 
 
 def message_of(claim: Claim) -> str:
@@ -271,13 +253,6 @@ def is_gone(path: Path) -> bool:
     return False
 
 
-def _record_of(place: WorktreeFolder) -> Path:
-    record = worktree_folder.record_of(place.path, place.common)
-    if record is None:
-        raise GitFailed("git created a worktree without a record")
-    return record
-
-
 def _worktree_folder(root: Path, claim: Claim, repository: Repository) -> WorktreeFolder:
     """Take the folder of an earlier attempt if it is free, because some agents identify a conversation by its path."""
     run, name = run_slug(claim.run_id), f"{slug(claim.key)}.{claim.attempt}"
@@ -289,8 +264,8 @@ def _worktree_folder(root: Path, claim: Claim, repository: Repository) -> Worktr
         "branch": repository.task_branch,
         "author": identity_of(claim)["GIT_AUTHOR_EMAIL"],
     }
-    ours = before.startswith(f"{slug(claim.key)}.") and "/" not in before
-    if ours and not (root / run / before).exists():
+    is_ours = before.startswith(f"{slug(claim.key)}.") and "/" not in before
+    if is_ours and not (root / run / before).exists():
         with contextlib.suppress(BlockingIOError):  # another attempt still runs there
             return worktree_folder.acquire(root, run, before, common=repository.common, owner=owner)
     return worktree_folder.acquire(root, run, name, common=repository.common, owner=owner)
@@ -309,12 +284,11 @@ def create(repository: Repository, root: Path, claim: Claim, start: str, control
         # --force: an earlier attempt's worktree may still be there, on this machine or another.
         with records_lock(place.root, repository.common, control):
             place.path.mkdir(mode=0o755)  # a sandbox can only make existing paths writable
-            add = repository.git.allow_writing(place.path)
-            add("worktree", "add", "--no-checkout", "--force", str(place.path), repository.task_branch)
-        record = _record_of(place)
-        git = repository.git.allow_writing(place.path).at(
-            place.path, GIT_DIR=str(record), GIT_WORK_TREE=str(place.path)
-        )
+            allowed = repository.git.allow_writing(place.path)
+            allowed("worktree", "add", "--no-checkout", "--force", str(place.path), repository.task_branch)
+        if (record := worktree_folder.record_of(place.path, place.common)) is None:
+            raise GitFailed("git created a worktree without a record")  # noqa: TRY301 - deletes the folder, as others do
+        git = allowed.at(place.path, GIT_DIR=str(record), GIT_WORK_TREE=str(place.path))
         git("reset", "--quiet", "--hard", limit=LONG)
     except BaseException:
         place.leave()

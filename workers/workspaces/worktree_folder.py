@@ -101,12 +101,12 @@ def acquire(root: Path, run: str, name: str, *, common: Path, owner: Mapping[str
 
 def delete_earlier(root: Path, run: str, task: str) -> None:
     """Delete what earlier attempts left. *task*: the stem of the names of its folders."""
-    for name in _names(root / run):
-        stem, _, number = name.removesuffix(_NOTE).rpartition(".")
-        if name.endswith(_NOTE) and stem == task and number.isdecimal():
-            with _try_lock(root / run / name) as fd:
+    for note_path in _notes_in(root / run):
+        stem, _, number = note_path.name.removesuffix(_NOTE).rpartition(".")
+        if stem == task and number.isdecimal():
+            with _try_lock(note_path) as fd:
                 if fd is not None:
-                    _clear(root / run / name, _read(fd))
+                    _clear(note_path, _read(fd))
 
 
 def sweep(root: Path, *, keep: timedelta, ends: Ends | None = None, now: float | None = None) -> int:
@@ -118,10 +118,8 @@ def sweep(root: Path, *, keep: timedelta, ends: Ends | None = None, now: float |
     swept = 0
     ended = {} if ends is None else ends(_owners(root))
     for run in _folders(root):
-        for name in _names(run):
-            if not name.endswith(_NOTE):
-                continue
-            with _try_lock(run / name) as fd:
+        for note_path in _notes_in(run):
+            with _try_lock(note_path) as fd:
                 if fd is None:
                     continue  # an attempt is running there
                 note = _read(fd)
@@ -133,7 +131,7 @@ def sweep(root: Path, *, keep: timedelta, ends: Ends | None = None, now: float |
                     until = 0
                 if moment >= until:
                     is_last = end is not None and end.attempt == note.get("attempt")
-                    swept += _clear(run / name, note, with_branch=is_last)
+                    swept += _clear(note_path, note, with_branch=is_last)
         _drop_if_empty(run)
     return swept
 
@@ -141,12 +139,10 @@ def sweep(root: Path, *, keep: timedelta, ends: Ends | None = None, now: float |
 def _owners(root: Path) -> dict[str, list[str]]:
     """Return the task ids in the notes below *root*, by workspace id."""
     owners: dict[str, list[str]] = {}
-    for run in _folders(root):
-        for name in _names(run):
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-                if name.endswith(_NOTE):
-                    note = json.loads(untrusted_files.read(run / name))
-                    owners.setdefault(str(note["workspace"]), []).append(str(note["task"]))
+    for note_path in _all_notes(root):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            note = json.loads(untrusted_files.read(note_path))
+            owners.setdefault(str(note["workspace"]), []).append(str(note["task"]))
     return owners
 
 
@@ -164,15 +160,8 @@ def _clear(note_path: Path, note: Mapping[str, Any], *, with_branch: bool = Fals
 
 
 def _drop_branch(common: Path, branch: str) -> None:
-    command = [
-        "git",
-        "-c",
-        "core.hooksPath=/dev/null",
-        f"--git-dir={common}",
-        "update-ref",
-        "-d",
-        f"refs/heads/{branch}",
-    ]
+    git = ["git", "-c", "core.hooksPath=/dev/null", f"--git-dir={common}"]
+    command = [*git, "update-ref", "-d", f"refs/heads/{branch}"]
     subprocess.run(command, check=False, capture_output=True, timeout=_GIT_PATIENCE)
 
 
@@ -183,17 +172,14 @@ def record_of(path: Path, common: Path) -> Path | None:
 
 def has_other_attempts(path: Path, common: Path, author: str, *, since: float) -> bool:
     """Return whether other attempts of the agent *author* run in the repository or have failed *since*."""
-    for run in _folders(path.parent.parent):
-        for name in _names(run):
-            note_path = run / name
-            if not name.endswith(_NOTE) or note_path == _note_of(path):
-                continue
-            with contextlib.suppress(OSError, ValueError):
-                note = json.loads(untrusted_files.read(note_path))
-                if (note.get("common"), note.get("author")) == (str(common), author) and (
-                    "until" not in note or note_path.stat().st_mtime >= since
-                ):
-                    return True
+    for note_path in _all_notes(path.parent.parent):
+        if note_path == _note_of(path):
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            note = json.loads(untrusted_files.read(note_path))
+            is_of_author = (note.get("common"), note.get("author")) == (str(common), author)
+            if is_of_author and ("until" not in note or note_path.stat().st_mtime >= since):
+                return True
     return False
 
 
@@ -281,7 +267,8 @@ def _read(fd: int) -> dict[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
-def _names(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
+    """Return the sorted names in *folder*; none when it cannot be read."""
     try:
         return sorted(entry.name for entry in os.scandir(folder))
     except OSError:
@@ -289,7 +276,15 @@ def _names(folder: Path) -> list[str]:
 
 
 def _folders(root: Path) -> list[Path]:
-    return [root / name for name in _names(root) if (root / name).is_dir() and not (root / name).is_symlink()]
+    return [path for name in names_in(root) if (path := root / name).is_dir() and not path.is_symlink()]
+
+
+def _notes_in(run: Path) -> list[Path]:
+    return [run / name for name in names_in(run) if name.endswith(_NOTE)]
+
+
+def _all_notes(root: Path) -> Iterator[Path]:
+    return (note_path for run in _folders(root) for note_path in _notes_in(run))
 
 
 def _drop_if_empty(folder: Path) -> None:

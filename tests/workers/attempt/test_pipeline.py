@@ -120,14 +120,14 @@ def steps(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[list[Cond
 @pytest.mark.parametrize(
     ("work", "options", "names"),
     [
-        ({"shell": "true"}, {}, "ScratchFolderStep AgentChannelStep"),
-        ({"shell": "true"}, {"gates": ["true"]}, "ScratchFolderStep make_job_folder GatesStep AgentChannelStep"),
+        ({"shell": "true"}, {}, "AttemptFolders AgentChannelStep"),
+        ({"shell": "true"}, {"gates": ["true"]}, "AttemptFolders make_job_folder GatesStep AgentChannelStep"),
         (
             {"agent": "claude", "prompt": "x"},
             {"checkout": {"kind": "git-worktree"}, "outputs": ["x"], "gates": ["true"], "role": {"variant": 1}},
             (
-                "ModelPolicyStep add_subtasks ScratchFolderStep WorktreeStep VariantsStep ArtifactsStep GatesStep "
-                "EffectsStep commit_worktree add_feedback review_answer AgentChannelStep PromptStep"
+                "ModelPolicyStep add_subtasks AttemptFolders make_job_folder WorktreeStep VariantsStep ArtifactsStep "
+                "GatesStep EffectsStep commit_worktree add_feedback review_answer AgentChannelStep PromptStep"
             ),
         ),
     ],

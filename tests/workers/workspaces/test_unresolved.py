@@ -71,7 +71,7 @@ def conflicting(site: Site, checkout: Checkout, kind: str) -> Mapping[str, Any]:
 
 
 def resolved(site: Site, task: Mapping[str, Any], script: str) -> AttemptEnd:
-    return site.run(task["key"], agent(script), workspace=task["checkout"])
+    return site.run(task["key"], agent(script), checkout=task["checkout"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,8 +84,8 @@ def test_an_agent_that_does_nothing_has_resolved_nothing(site: Site, checkout: C
     assert result.outcome is Outcome.FAILED
     assert (result.error or "").startswith("conflicts are left in ")
     assert KINDS[kind][3] in (result.error or "")
-    assert KINDS[kind][3] in result.carry["feedback"]
-    assert "git add PATH" in result.carry["feedback"]
+    assert KINDS[kind][3] in result.carry_over["feedback"]
+    assert "git add PATH" in result.carry_over["feedback"]
     assert checkout.git("rev-parse", site.branch) == before
 
 
@@ -205,14 +205,14 @@ class TestWhatTheAgentIsTold:
         task = site.run("ours", work).discovered[0].task
         read = {"agent": "custom", "prompt": task["run"]["prompt"], "command": ["cat"]}
 
-        said = str(site.run(task["key"], read, workspace=task["checkout"]).output)
+        said = str(site.run(task["key"], read, checkout=task["checkout"]).output)
 
         commit = task["checkout"]["merge"]["commit"]
         for piece in (
             "- f (binary, add/add)\n- readme.txt (content)",
             "CONFLICT (content): Merge conflict in readme.txt",
             f"HEAD is {checkout.git('rev-parse', site.branch)[:12]} of {site.branch}",
-            f"merged into it is {commit[:12]}",
+            f"commit {commit[:12]} is merged into it",
             "dave/vc: Do ours",
             "Do theirs",
             "-hello\n+theirs",
@@ -227,7 +227,7 @@ class TestWhatTheAgentIsTold:
         site.run("third", "echo mine > other.txt; echo third > readme.txt")
         read = {"agent": "custom", "prompt": "", "command": ["cat"]}
 
-        said = str(site.run(task["key"], read, workspace=task["checkout"]).output)
+        said = str(site.run(task["key"], read, checkout=task["checkout"]).output)
 
         assert "+third" in said
         assert "other.txt" not in said
@@ -245,7 +245,7 @@ class TestWhatWasResolvedInPart:
 
         first = site.run(task["key"], agent("echo both > a; echo more > more.txt"), **where)
         second = site.again(task["key"], read, first, **where)
-        left = first.carry["left"][:12]
+        left = first.carry_over["left"][:12]
         take = agent(f"git checkout {left} -- a more.txt; echo all > readme.txt")
         third = site.again(task["key"], take, first, **where, attempt=3)
 
@@ -258,7 +258,7 @@ class TestWhatWasResolvedInPart:
     def test_it_stays_on_the_branch_of_the_conflict_task(
         self, site: Site, checkout: Checkout, task: Mapping[str, Any]
     ) -> None:
-        site.run(task["key"], agent("echo both > a"), workspace=task["checkout"])
+        site.run(task["key"], agent("echo both > a"), checkout=task["checkout"])
 
         assert checkout.shows("a", on=task_branch(site.run_id, task["key"])) == "both"
 
@@ -270,10 +270,10 @@ class TestOthersMergeMeanwhile:
         third = merged_meanwhile(site, "third", "echo third > readme.txt")
 
         result = resolved(site, task, f"echo both > readme.txt; echo both > a; {third}")
-        again = site.again(task["key"], agent("cat a; echo all > readme.txt"), result, workspace=task["checkout"])
+        again = site.again(task["key"], agent("cat a; echo all > readme.txt"), result, checkout=task["checkout"])
 
         assert (result.outcome, again.outcome, again.output) == (Outcome.DEFERRED, Outcome.COMPLETED, "both")
-        assert "has moved on" in result.carry["feedback"]
+        assert "has changed" in result.carry_over["feedback"]
         assert [checkout.shows(name, on=site.branch) for name in ("a", "readme.txt")] == ["both", "all"]
         assert checkout.branches() == [task_branch(site.run_id, "ours"), site.branch]
 
@@ -284,7 +284,7 @@ class TestOthersMergeMeanwhile:
         result = resolved(site, task, f"echo both > readme.txt; {third}")
         checkout.git("update-ref", f"refs/heads/{site.branch}", f"{site.branch}~1")
 
-        again = site.again(task["key"], agent("echo ran > ran"), result, workspace=task["checkout"])
+        again = site.again(task["key"], agent("echo ran > ran"), result, checkout=task["checkout"])
 
         assert (again.outcome, again.output) == (Outcome.COMPLETED, "It was merged without conflicts")
         assert checkout.shows("readme.txt", on=site.branch) == "both"

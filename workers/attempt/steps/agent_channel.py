@@ -10,7 +10,7 @@ import contextlib
 import hmac
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from coordination.domain.tasks.attempts import AttemptEnd, Claim, DiscoveredTask
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.questions import MAX_QUESTION_LENGTH
 from coordination.flows.tasks.add_discovered_tasks import add_tasks_of_attempt
-from workers.attempt.folders import AttemptFolder
+from workers.attempt.folders import AttemptFolders
 from workers.attempt.report_socket import LONGEST_REQUEST, ReportListener, ReportPeer, ReportServer
 from workers.attempt.running import Proceed, RunningAttempt
 from workers.context import Context
@@ -78,28 +78,28 @@ class JobReports:
 class AgentChannelStep:
     """Receives the reports of this process's jobs while they run. *issue* makes an attempt's token."""
 
-    def __init__(self, add: Add, issue: Callable[[Claim], str]) -> None:
+    def __init__(self, add: Add, issue: Callable[[Claim], str], folders: AttemptFolders) -> None:
         self._add = add
         self._issue = issue
+        self._folders = folders
         self._lock = threading.Lock()
         self._open: dict[int, JobReports] = {}
         self._server = ReportServer()
 
     def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
-        assert attempt.folder is not None  # noqa: S101 - an earlier step makes it
-        with self.open(attempt.rendered, attempt.control, attempt.folder) as reports:
+        with self.open(attempt.rendered, attempt.control) as reports:
             return reports.settle(proceed(attempt))
 
     @contextlib.contextmanager
-    def open(self, claim: Claim, control: Control, folder: AttemptFolder) -> Iterator[JobReports]:
+    def open(self, claim: Claim, control: Control) -> Iterator[JobReports]:
         """Accept the attempt's reports. Its socket is opened when a runner first needs the address."""
-        reports = JobReports(claim, control)
+        reports, folder = JobReports(claim, control), control.scratch
         listeners: list[ReportListener] = []
 
         def open_reports() -> ReportAddress:
-            token, address = self._issue(claim), folder.address()
+            token, address = self._issue(claim), self._folders.address(folder)
             listeners.append(self._server.listen(address, partial(self._answer, reports, token)))
-            return ReportAddress(f"unix:{address}", token, folder.programs())
+            return ReportAddress(f"unix:{address}", token, self._folders.programs(folder))
 
         control.offer_reports(open_reports)
         with self._lock:
@@ -114,7 +114,6 @@ class AgentChannelStep:
                 del self._open[id(reports)]
 
     def close(self) -> None:
-        """Close all sockets."""
         self._server.close()
 
     def _answer(self, reports: JobReports, token: str, line: bytes, peer: ReportPeer) -> dict[str, Any]:
@@ -172,33 +171,39 @@ class AgentChannelStep:
         return {}
 
     def _ask(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
-        reports.question, reports.escalated = _question(request, "question"), False
+        escalated = request["do"] == "escalate"
+        name = "why" if escalated else "question"
+        text = _text(request, name)
+        if len(text) > MAX_QUESTION_LENGTH:
+            why = f"The {name} has {len(text):,} characters; at most {MAX_QUESTION_LENGTH:,} are possible"
+            raise Refused(why, field=name)
+        reports.question, reports.escalated = text, escalated
         return {"end": True}
 
-    def _escalate(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
-        reports.question, reports.escalated = _question(request, "why"), True
-        return {"end": True}
+    _escalate = _ask
 
     def _discovered(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
         tasks = request.get("tasks")
         if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
             raise Refused("tasks must be a list of tasks in the form of plans", field="tasks")
-        first = request.get("first") is True
-        work = reports.claim.work
-        discovered = tuple(
-            DiscoveredTask(_with_agent(task, reports.claim), blocks_finder=first, work=work) for task in tasks
-        )
-        return self._add_discovered(reports, discovered)
+        return self._add_discovered(reports, request, [_with_agent(task, reports.claim) for task in tasks])
 
     def _delegate(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
         run = {"agent": _text(request, "to"), "prompt": escape_template(_text(request, "prompt"))}
         fields = {name: request[name] for name in ("key", "title", "needs") if request.get(name) is not None}
-        first = request.get("first") is True
-        task = DiscoveredTask({**fields, "run": run}, blocks_finder=first, work=reports.claim.work, delegated=True)
-        return self._add_discovered(reports, (task,))
+        return self._add_discovered(reports, request, [{**fields, "run": run}], delegated=True)
 
-    def _add_discovered(self, reports: JobReports, discovered: tuple[DiscoveredTask, ...]) -> dict[str, Any]:
-        ids, first = self._add(reports.claim, discovered), discovered[0].blocks_finder
+    def _add_discovered(
+        self,
+        reports: JobReports,
+        request: Mapping[str, Any],
+        tasks: Sequence[Mapping[str, Any]],
+        *,
+        delegated: bool = False,
+    ) -> dict[str, Any]:
+        first, work = request.get("first") is True, reports.claim.work
+        discovered = tuple(DiscoveredTask(task, first, work=work, delegated=delegated) for task in tasks)
+        ids = self._add(reports.claim, discovered)
         if first:
             # A task that is reported twice is waited for once.
             reports.first.update({str(task.task["key"]): task for task in discovered})
@@ -263,15 +268,6 @@ def _text(request: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise Refused(f"{name} must be a text", field=name)
     return value.replace("\0", "")
-
-
-def _question(request: Mapping[str, Any], name: str) -> str:
-    text = _text(request, name)
-    if len(text) > MAX_QUESTION_LENGTH:
-        raise Refused(
-            f"The {name} has {len(text):,} characters; at most {MAX_QUESTION_LENGTH:,} are possible", field=name
-        )
-    return text
 
 
 def _with_agent(task: Mapping[str, Any], claim: Claim) -> Mapping[str, Any]:

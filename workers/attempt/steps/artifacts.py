@@ -94,9 +94,8 @@ def _find_outputs(root: str, outputs: Iterable[str], limits: ArtifactLimits) -> 
                 )
         if not has_match:
             raise Unavailable(f"Its output {excerpt(pattern)} is missing: the job left no such file in its folder")
-    return sorted(
-        paths, key=lambda path: stored_name(path) != path
-    )  # unchanged names first, so that they stay unchanged
+    # Unchanged names first, so that they stay unchanged.
+    return sorted(paths, key=lambda path: stored_name(path) != path)
 
 
 def _matches(root: str, pattern: str) -> Iterator[str]:

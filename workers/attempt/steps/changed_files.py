@@ -65,7 +65,7 @@ class EffectsStep:
         result = proceed(attempt)
         if not has_job or change.commit is None:
             return result
-        return with_effect(result, attempt.claim, changed=change.commit != change.worktree.start)
+        return _with_effect(result, attempt.claim, changed=change.commit != change.worktree.start)
 
     def _run_in_folder(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
         claim, control = attempt.claim, attempt.control
@@ -85,7 +85,7 @@ class EffectsStep:
         if changed:
             result = replace(result, carry_over={**result.carry_over, _CHANGED: True})
         changed = changed or bool(claim.carried_over.get(_CHANGED)) or (bool(first) and first["files"] != after.files)
-        return with_effect(result, claim, changed=changed)
+        return _with_effect(result, claim, changed=changed)
 
     def _read_state(self, claim: Claim, control: Control) -> _State | None:
         """Return the state of the folder; None when it cannot be read."""
@@ -132,21 +132,17 @@ def _first_state(claim: Claim, now: _State | None) -> dict[str, str]:
     return dict(carried) if isinstance(carried, dict) and carried.get("folder") == current["folder"] else current
 
 
-def with_effect(result: AttemptEnd, claim: Claim, *, changed: bool) -> AttemptEnd:
+def _with_effect(result: AttemptEnd, claim: Claim, *, changed: bool) -> AttemptEnd:
     """Return *result* with the agent's effect; failed if its plan expects changes and it made none."""
     effect = replace(result.effect or ChangeSummary(), changed=changed)
     if changed:
         return replace(result, effect=effect)
     if is_unfinished(result):
         return result  # a later attempt may change something
-    return with_log_line(_check_expected(replace(result, effect=effect), claim), f"[agent] {effect.sentence()}")
-
-
-def _check_expected(result: AttemptEnd, claim: Claim) -> AttemptEnd:
+    result = with_log_line(replace(result, effect=effect), f"[agent] {effect.sentence()}")
     if claim.options.get(EXPECTS) != CHANGES:
         return result
-    summary = (result.effect or ChangeSummary()).sentence() or "changed nothing"
-    error = f"it {summary}, and its plan says expects: {CHANGES}"
+    error = f"it {effect.sentence()}, and its plan says expects: {CHANGES}"
     feedback = f"{error[0].upper()}{error[1:]}. Make the changes that the task asks for, or report why you cannot."
     return replace(result, outcome=Outcome.FAILED, error=error, carry_over={**result.carry_over, "feedback": feedback})
 

@@ -78,18 +78,10 @@ class GatesStep:
             return SideCommandEnd(None, "", timedelta(0), Interruption.stopped(control.stop_reason))
         if not os.path.isdir(folder):  # noqa: PTH112 - as in runners
             return SideCommandEnd(f"the folder {folder} is gone", "", timedelta(0))
-        return run_side_command(
-            self._launcher,
-            gate.run,
-            claim,
-            control,
-            variables=environment.base_variables()
-            | claim.work.get("env", {})
-            | environment.attempt_variables(claim, scratch),
-            folder=folder,
-            timeout=gate.timeout,
-            glance=glance,
-        )
+        own, of_attempt = claim.work.get("env", {}), environment.attempt_variables(claim, scratch)
+        variables = environment.base_variables() | own | of_attempt
+        run = partial(run_side_command, self._launcher, gate.run, claim, control)
+        return run(variables=variables, folder=folder, timeout=gate.timeout, glance=glance)
 
 
 def _feedback(gate: Gate, why: str, printed: str) -> str:

@@ -58,14 +58,8 @@ class PromptStep:
         project = self._prompt_context(claim)
         if prompts.mentions_run(project, kind):
             project = self._with_run(project, claim)
-        text = prompts.build_prompt(
-            claim.work["prompt"],
-            claim,
-            project,
-            kind=kind,
-            shows_needs=shows_needs,
-            reports=True,
-        )
+        own = claim.work["prompt"]
+        text = prompts.build_prompt(own, claim, project, kind=kind, shows_needs=shows_needs, reports=True)
         return replace(claim, work={**claim.work, "prompt": text})
 
     def _with_run(self, project: PromptContext, claim: Claim) -> PromptContext:

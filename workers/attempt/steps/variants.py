@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coordination.base.errors import DatabaseUnavailable
+from coordination.domain.plans.plan_expansion import VARIANT
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from coordination.flows.tasks.choose_variant import choose_variant
 from workers.attempt.running import Proceed, RunningAttempt, is_unfinished
@@ -19,7 +20,7 @@ class VariantsStep:
 
     def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
         result, claim = proceed(attempt), attempt.claim
-        if is_unfinished(result):
+        if is_unfinished(result) or VARIANT not in claim.options["role"]:
             return result
         try:
             choice = self._context.store.transact(

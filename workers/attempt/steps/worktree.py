@@ -9,26 +9,30 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from coordination.base.errors import DatabaseUnavailable, Refused
-from coordination.domain.jobs.checkouts import CHECKOUT_OPTION, Checkout, parse_checkout, parse_gates, run_slug, slug
+from coordination.base.errors import DatabaseUnavailable, Refused, Unavailable
+from coordination.domain.jobs.checkouts import CHECKOUT_OPTION, Checkout, parse_checkout, run_slug, slug
+from coordination.domain.jobs.merges import Merge
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
-from workers.attempt.running import Proceed, RunningAttempt, with_log_line
+from coordination.flows.jobs.record_merge import record_merge
+from coordination.store.engine import Store
+from coordination.store.queries.jobs import merges as merge_rows
+from workers.attempt.running import Proceed, RunningAttempt, is_in_worktree, with_log_line
 from workers.runners import environment, program
 from workers.runners.base import Control
+from workers.runners.output import clean_text
 from workers.runners.process import Launcher
 from workers.workspaces import conflict_task, merge_queue, merged_changes, worktree_folder
 from workers.workspaces import worktree as worktrees
 from workers.workspaces.change import Change
 from workers.workspaces.conflict_task import ROUNDS
-from workers.workspaces.git import GitFailed, git_of_attempt, require
-from workers.workspaces.git_failures import EXPECTED, failure_of
+from workers.workspaces.git import GitFailed, GitInterrupted, git_of_attempt, require
 from workers.workspaces.merge_lock import delete_stale
 from workers.workspaces.merge_queue import (
     MergeCandidate,
@@ -45,9 +49,31 @@ from workers.workspaces.worktree import Unresolved, Worktree, is_gone
 
 _SHORT = 12
 _FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT)
+_EXPECTED = (  # errors that end the attempt; any other is a bug
+    *(Refused, GitInterrupted, GitFailed, Unavailable, NotCollected, Unresolved),
+    *(OSError, ValueError),
+)
 _UNDONE = (Outcome.HANDED_BACK, Outcome.DEFERRED)  # the next attempt continues with what is carried
 
 
+class SqlMergeRecords:
+    """The MergeRecords of one store, for all threads of a worker process."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def write(self, claim: Claim, merge: Merge) -> bool:
+        return self._store.transact(lambda tx: record_merge(tx, claim.workspace_id, claim.task_id, merge))
+
+    def unfinished(self, claim: Claim) -> Sequence[Merge]:
+        with self._store.read() as tx:
+            return merge_rows.unfinished(tx, claim.workspace_id, claim.task_id, before=claim.attempt)
+
+    def forget(self, claim: Claim) -> None:
+        self._store.transact(lambda tx: merge_rows.delete_for_task(tx, claim.workspace_id, claim.task_id))
+
+
+@dataclass(eq=False)
 class WorktreeStep:
     """Makes the worktree before the job and merges its change afterwards.
 
@@ -55,26 +81,19 @@ class WorktreeStep:
     *lender*: makes, for a claim and its scratch folder, the lender of ports and databases.
     """
 
-    def __init__(
-        self,
-        launcher: Launcher,
-        merges: MergeRecords,
-        *,
-        root: Path,
-        keep: timedelta,
-        lender: Callable[[Claim, Path], ResourceLender] | None = None,
-    ) -> None:
-        self.launcher = launcher
-        self.merges = merges
-        self.root = root
-        self.keep = keep
-        self.lender = lender
-        self._lock = threading.Lock()
-        self._merged: dict[tuple[str, int], Path] = {}
+    launcher: Launcher
+    merges: MergeRecords
+    root: Path
+    keep: timedelta
+    lender: Callable[[Claim, Path], ResourceLender] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _merged: dict[tuple[str, int], Path] = field(default_factory=dict)
 
     def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
-        claim, control = attempt.claim, attempt.control
-        if (stopped := program.end_if_stopped(control)) is not None:
+        claim = attempt.claim
+        if not is_in_worktree(claim):
+            return proceed(attempt)
+        if (stopped := program.end_if_stopped(attempt.control)) is not None:
             return stopped
         in_worktree = _AttemptInWorktree(self, attempt, proceed, parse_checkout(claim.options[CHECKOUT_OPTION]))
         result = in_worktree.run()
@@ -116,19 +135,19 @@ class _AttemptInWorktree:
 
     def run(self) -> AttemptEnd:
         """Run the attempt and return its end; leave only what the next attempt needs."""
-        with git_of_attempt(self._step.launcher, self._claim, self._control) as git, self._prepared:
+        with git_of_attempt(self._step.launcher, self._claim, self._control) as git, contextlib.closing(self._prepared):
             repository: Repository | None = None
             try:
                 require(git, environment.base_variables()["PATH"])
                 repository = repository_of(git, self._claim)
                 result = self._run(repository)
-            except EXPECTED as error:
+            except _EXPECTED as error:
                 result = self._failed(error)
             except BaseException:
                 # A bug of ours or of the runner: the pipeline catches it and does not remove the worktree.
                 if self._change is not None:
                     with contextlib.suppress(GitFailed, OSError):
-                        self._change.worktree.remove()
+                        self._change.worktree.worktree_folder.leave()
                 raise
             return result if repository is None else self._clean_up(repository, result)
 
@@ -162,7 +181,9 @@ class _AttemptInWorktree:
             change = self._begin(repository, head)  # a job may have merged it; the gates decide
             change.result, change.commit = AttemptEnd(Outcome.COMPLETED, output="It is merged already"), head
             return self._finish(change)
-        commit = conflict_task.commit_to_merge(repository, self._claim.carried_over, commit)
+        resolved = self._claim.carried_over.get("resolved")
+        if repository.has(resolved) and repository.contains(commit, str(resolved)):
+            commit = str(resolved)  # its own earlier result, since which others have merged
         change = self._begin(repository, str(work.get("commit", head)))
         worktree, change.merges = change.worktree, commit
         if work:
@@ -254,7 +275,9 @@ class _AttemptInWorktree:
         why = f"its change conflicts with what others have merged to {branch}, in {files}"
         if self._checkout.merge is not None:
             self._keep_branch(worktree, commit)  # others merged meanwhile, so it does not count as a failure
-            return self._ended(Outcome.DEFERRED, why, carry=conflict_task.carry_after_conflict(branch, files, commit))
+            again = f"While you resolved it, {branch} has changed, and your result conflicts with it again, in {files}."
+            carry = {"feedback": again, "merge": None, "work": None, "left": None, "resolved": commit}
+            return self._ended(Outcome.DEFERRED, why, carry=carry)
         if not self._is_agent:
             return self._rerun_on_new_head(worktree, commit, why)
         self._rounds += 1
@@ -262,10 +285,7 @@ class _AttemptInWorktree:
         if self._rounds > ROUNDS:
             where = f"{why}, after {ROUNDS} rounds of merging; it stays on {worktree.repository.task_branch}"
             return self._ended(Outcome.FAILED, where, retryable=False, carry={"merge": None})
-        gates = parse_gates(self._claim.options.get("gates"))
-        task = conflict_task.make_conflict_task(
-            self._claim, self._checkout, gates, commit, conflict, round_=self._rounds
-        )
+        task = conflict_task.make_conflict_task(self._claim, self._checkout, commit, conflict, round_=self._rounds)
         ended = self._ended(Outcome.DEFERRED, why, carry={"merge": self._pending(change, commit)})
         return replace(ended, discovered=(*ended.discovered, task))
 
@@ -275,16 +295,20 @@ class _AttemptInWorktree:
             self._keep_branch(worktree, commit)
             where = f"{why}, and the task is not repeatable; the change is on {worktree.repository.task_branch}"
             return self._ended(Outcome.FAILED, where, retryable=False)
-        outcome, why, times = conflict_task.rerun_end(self._claim, why)
-        return self._ended(outcome, why, carry={"conflicts": times})
+        count = self._claim.carried_over.get("conflicts")
+        times = count + 1 if isinstance(count, int) else 1
+        if times > ROUNDS:
+            return self._ended(Outcome.FAILED, f"{why}, {times} times in a row", carry={"conflicts": None})
+        return self._ended(Outcome.DEFERRED, f"{why}; it runs again on top of these", carry={"conflicts": times})
 
     def _failed(self, error: BaseException) -> AttemptEnd:
         """Return the end after an error of git or the worktree. Its commits stay on the branch."""
         change = self._change
         is_missing = None if change is None else change.worktree.find_missing()
-        failure = failure_of(error, missing=is_missing)
-        feedback = None if change is None or change.result is None else failure.feedback
-        why, carry = failure.error, {} if feedback is None else dict[str, Any](feedback=feedback)
+        failure = _failure_of(error, missing=is_missing)
+        why, carry = failure.error or "", dict[str, Any]()
+        if change is not None and change.result is not None:
+            carry |= failure.carry_over
         if isinstance(error, Unresolved):
             carry |= self._save_half_resolved()
         if change is not None and is_missing and (commit := change.worktree.branch_commit()):
@@ -325,9 +349,8 @@ class _AttemptInWorktree:
 
     def _keep_branch(self, worktree: Worktree, commit: str) -> None:
         """Move the task's branch to *commit*, also when the worktree is gone."""
-        replace(worktree.repository, git=worktree.repository.git.under(self._unstoppable())).move(
-            worktree.repository.task_branch, commit
-        )
+        repository = worktree.repository.under(self._unstoppable())
+        repository.move(repository.task_branch, commit)
         self._branch_is_needed = True
 
     def _pending(self, change: Change, commit: str) -> dict[str, Any]:
@@ -341,22 +364,20 @@ class _AttemptInWorktree:
         """Return an end other than the job's own, with the job's usage and log."""
         job_end = None if self._change is None else self._change.result
         base = job_end or AttemptEnd(outcome, job_started=False)
-        return base.ending_as(
-            outcome, error=error, retryable=retryable, carry_over={**base.carry_over, **(carry or {})}
-        )
+        carry_over = {**base.carry_over, **(carry or {})}
+        return base.ending_as(outcome, error=error, retryable=retryable, carry_over=carry_over)
 
     # --- cleanup
 
     def _clean_up(self, repository: Repository, result: AttemptEnd) -> AttemptEnd:
         """Remove what is not needed; keep a failed attempt's worktree for inspection."""
-        unstoppable, change = replace(repository, git=repository.git.under(self._unstoppable())), self._change
+        unstoppable, change = repository.under(self._unstoppable()), self._change
         worktree = None if change is None else change.worktree.under(self._unstoppable())
         try:
             if worktree is not None and change is not None and change.commit is not None and result.outcome in _UNDONE:
                 self._keep_branch(worktree, change.commit)
-                result = replace(
-                    result, carry_over={**result.carry_over, "merge": self._pending(change, change.commit)}
-                )
+                pending = self._pending(change, change.commit)
+                result = replace(result, carry_over={**result.carry_over, "merge": pending})
             is_safe = True  # the commits of the task's branch are reachable elsewhere
             if worktree is not None and result.outcome in _FAILURES and not is_gone(worktree.worktree_folder.path):
                 if self._is_last(result) and "work" in result.carry_over:
@@ -364,23 +385,20 @@ class _AttemptInWorktree:
                 if self._keep_for:
                     result, is_safe = self._keep_worktree(worktree, result), worktree.holds_branch()
             if worktree is not None and not worktree.is_kept:
-                worktree.remove()
+                worktree.worktree_folder.leave()
             is_done, is_ours = worktree is not None or result.outcome is Outcome.COMPLETED, self._attempt.is_ours
             if is_done and is_safe and not self._branch_is_needed and result.outcome is not Outcome.LOST and is_ours():
                 unstoppable.drop(repository.task_branch)
             if result.outcome is Outcome.COMPLETED and is_ours():
-                worktree_folder.delete_earlier(
-                    self._step.root.resolve(), run_slug(self._claim.run_id), slug(self._claim.key)
-                )
+                run = run_slug(self._claim.run_id)
+                worktree_folder.delete_earlier(self._step.root.resolve(), run, slug(self._claim.key))
         except (GitFailed, OSError) as error:
             return with_log_line(result, f"[worktree] could not be cleaned up: {error}")
         return result
 
     def _keep_worktree(self, worktree: Worktree, result: AttemptEnd) -> AttemptEnd:
-        until, work = (
-            time.time() + self._keep_for.total_seconds(),
-            merge_queue.carried_mapping(result.carry_over, "work"),
-        )
+        until = time.time() + self._keep_for.total_seconds()
+        work = merge_queue.carried_mapping(result.carry_over, "work")
         worktree.keep(until, branch_goes=bool(work) or not self._branch_is_needed, at=work.get("commit"))
         self._prepared.keep(until)
         day = datetime.fromtimestamp(until, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
@@ -394,3 +412,40 @@ class _AttemptInWorktree:
     def _unstoppable(self) -> Control:
         """Return a Control without stop requests, for cleanup after the attempt was told to stop."""
         return Control(scratch=self._control.scratch)
+
+
+def _failure_of(error: BaseException, *, missing: str | None) -> AttemptEnd:
+    """Return the end of an attempt after one of the expected errors. *missing*: what the worktree lacks, if any.
+
+    It carries feedback for the agent's next attempt.
+    """
+    match error:
+        case Refused():
+            failure = AttemptEnd(Outcome.FAILED, error=error.sentence(), retryable=False)
+        case GitInterrupted():
+            failure = AttemptEnd(error.interruption.outcome, error=error.interruption.error)
+        case Unavailable():  # of a port, or of the variant that may have been first
+            failure = AttemptEnd(Outcome.DEFERRED, error=error.sentence())
+        case Unresolved():
+            why, feedback = conflict_task.explain_unresolved(error)
+            failure = AttemptEnd(Outcome.FAILED, error=why, carry_over={"feedback": feedback})
+        case _ if missing:
+            failure = _collection_failure(missing)
+        case GitFailed() if error.transient:
+            failure = AttemptEnd(Outcome.DEFERRED, error=error.sentence)
+        case GitFailed():
+            failure = replace(_collection_failure(error.sentence), log=error.log)
+        case NotCollected():
+            failure = _collection_failure(error.sentence)
+        case _:
+            passing = isinstance(error, OSError | ValueError) and program.is_transient(error)
+            outcome = Outcome.DEFERRED if passing else Outcome.FAILED
+            failure = AttemptEnd(outcome, error=f"the workspace cannot be used: {error}", retryable=passing)
+    return failure
+
+
+def _collection_failure(why: str) -> AttemptEnd:
+    why = clean_text(why)
+    return AttemptEnd(
+        Outcome.FAILED, error=why, carry_over={"feedback": f"What you left could not be committed: {why}"}
+    )

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from workers.attempt.running import Proceed, RunningAttempt, is_unfinished, with_log_line
-from workers.runners.base import Control
 from workers.workspaces import changes, merged_changes
 from workers.workspaces.preparation import claim_in_worktree
 
@@ -19,12 +18,12 @@ def commit_worktree(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
         return proceed(attempt)
     if change.result is not None:  # the job is done already
         return change.result
-    worktree, control = change.worktree, attempt.control
+    worktree = change.worktree
     before = changes.record_state(worktree)
     inside = claim_in_worktree(worktree, claim)
     if change.briefing:
         inside = replace(inside, work={**inside.work, "prompt": f"{inside.work['prompt']}{change.briefing}"})
-    news_of_merges = merged_changes.announce(worktree, control, Control(scratch=control.scratch))
+    news_of_merges = merged_changes.announce(worktree, attempt.control)
     with news_of_merges if claim.job_kind.asks_a_model else contextlib.nullcontext():
         result = change.result = proceed(replace(attempt, claim=inside))
     if is_unfinished(result):
@@ -36,6 +35,6 @@ def commit_worktree(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
     if change.merges is not None and not worktree.repository.contains(change.merges, collected.commit):
         change.saves_work = False
         why = "the merge was aborted"
-        feedback = {"feedback": f"{why}. Resolve the conflicts instead."}
-        return replace(result, outcome=Outcome.FAILED, error=why, carry_over={**result.carry_over, **feedback})
+        carry = {**result.carry_over, "feedback": f"{why}. Resolve the conflicts instead."}
+        return replace(result, outcome=Outcome.FAILED, error=why, carry_over=carry)
     return result
