@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordination.base.errors import Ambiguous, NotFound
+from coordination.cli import hints
+
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
     from coordination.api.runs import Run
@@ -47,8 +50,6 @@ def find_task(co: Coordination, name: str, run: str | None, project: str | None 
 
 def aim_hints(co: Coordination, project_id: str) -> None:
     """Make the commands in later output work for this project, whose folder may be another one."""
-    from coordination.cli import hints
-
     project = co.project(project_id)
     if project.path is not None:
         hints.set_project(project.path, project.identity)
@@ -61,7 +62,6 @@ def newest_run(co: Coordination, project: str | None) -> Run:
     """
     from coordination.api.names import project_of_current_folder
     from coordination.api.runs import Run
-    from coordination.base.errors import Ambiguous, NotFound
     from coordination.store.reports.tasks import task_list
 
     runtime = co.runtime

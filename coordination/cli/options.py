@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.errors import NotFound
 from coordination.base.json_values import to_json_types
 from coordination.cli.suggestions import Commands
 from coordination.cli.terminal import json_text
+from coordination.settings import load_settings
 
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
@@ -60,7 +62,6 @@ def chosen_project(co: Coordination, project: str | None) -> Project:
     """Return the named project, or that of the current folder. Raises NotFound when the workspace does not have it."""
     from coordination.adapters import git_checkout
     from coordination.api.names import project_of_current_folder
-    from coordination.base.errors import NotFound
 
     if project is not None:
         return co.project(project)
@@ -85,7 +86,6 @@ def open_connection(*, migrate: bool = True) -> Iterator[Coordination]:
     """Connect to the store of the settings. The embedded store is created at its first use."""
     from coordination.api.connection import Coordination
     from coordination.runtime import open_runtime
-    from coordination.settings import load_settings
 
     settings = load_settings()
     own = not settings.sources.get("database_url")

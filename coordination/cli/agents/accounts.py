@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordination.base.errors import CoordinationError, Refused
+from coordination.base.host import host
 from coordination.cli.options import AsJson, add_group, print_json
-from coordination.domain.jobs.accounts import SecretPlace
+from coordination.cli.tables import show as table
+from coordination.domain.jobs import parse_job
+from coordination.domain.jobs.accounts import SecretPlace, check_account, check_secret, check_setting, check_variable
+from coordination.settings import load_settings
 from coordination.views import agents as views
 
 if TYPE_CHECKING:
@@ -27,9 +33,6 @@ def add_to(app: typer.Typer) -> None:
 
 def list_(*, as_json: AsJson = False) -> None:
     """List the accounts of this machine with the names of their variables."""
-    from coordination.base.errors import CoordinationError
-    from coordination.cli.tables import show as table
-
     accounts = _accounts()
     usable: list[Account] = []
     problems: dict[str, str] = {}
@@ -60,8 +63,6 @@ def list_(*, as_json: AsJson = False) -> None:
 
 def show(account: Name, *, as_json: AsJson = False) -> None:
     """Show the variables of an account, and where each is stored. Secrets are never shown."""
-    from coordination.cli.tables import show as table
-
     accounts = _accounts()
     record = accounts.get(account)
     if as_json:
@@ -97,10 +98,7 @@ def set_(
     On a terminal, prompts for the values without echo. Elsewhere stdin has the value of a single variable.
     """
     from coordination.adapters.account_store import Account
-    from coordination.base.errors import Refused
     from coordination.callers import check_caller
-    from coordination.domain.jobs.accounts import check_account, check_secret, check_setting, check_variable
-    from coordination.settings import load_settings
 
     check_account(account)
     settings = [text.partition("=")[::2] for text in variables if "=" in text]
@@ -138,7 +136,6 @@ def unset(
 ) -> None:
     """Delete a variable of an account, or the account. Running jobs keep their variables."""
     from coordination.callers import check_caller
-    from coordination.settings import load_settings
 
     accounts = _accounts()
     check_caller(load_settings().database_url)
@@ -151,8 +148,6 @@ def unset(
 
 def unknown_accounts(plan: Plan) -> list[PlanWarning]:
     """Return a warning for each account in a checked plan that this machine does not have."""
-    from coordination.base.host import host
-    from coordination.domain.jobs import parse_job
     from coordination.domain.plans.plan_warnings import PlanWarning, WarningCode
 
     jobs = [parse_job(task.run) for task in plan.tasks]
@@ -170,22 +165,18 @@ def unknown_accounts(plan: Plan) -> list[PlanWarning]:
 
 def _accounts() -> Accounts:
     from coordination.adapters.account_store import Accounts
-    from coordination.settings import load_settings
 
     return Accounts(load_settings().home)
 
 
 def _read_value(account: str, name: str) -> str:
     """Return the value for a variable, from the terminal without echo, or from stdin."""
-    from coordination.base.errors import Refused
-
     if not sys.stdin.isatty():
         try:
             return sys.stdin.buffer.read().decode().rstrip("\r\n")
         except UnicodeDecodeError:
             raise Refused(f"The value for {name} is not UTF-8 text", field="value") from None
     import getpass
-    import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", getpass.GetPassWarning)

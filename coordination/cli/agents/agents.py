@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.errors import Refused
 from coordination.base.wording import plural
 from coordination.cli.options import AsJson, add_group, open_connection, print_json
+from coordination.cli.tables import fields
+from coordination.cli.tables import show as table
 from coordination.cli.terminal import json_text
+from coordination.domain.agents.agents import Agent, Profile, parse_profile
 from coordination.views import agents as views
 from coordination.views.fields import listing
 
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
-    from coordination.domain.agents.agents import Agent, Profile
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The agent's name, such as dave/vc.")]
 Runner = Annotated[
@@ -58,8 +61,6 @@ def add_to(app: typer.Typer) -> None:
 
 def list_(*, as_json: AsJson = False) -> None:
     """List agents with their work so far."""
-    from coordination.cli.tables import show as table
-
     with open_connection() as co:
         agents = co.agents.list_with_records()
     if as_json:
@@ -87,8 +88,6 @@ def list_(*, as_json: AsJson = False) -> None:
 
 def show(name: Name, *, as_json: AsJson = False) -> None:
     """Show an agent: its runner, identity and work so far."""
-    from coordination.cli.tables import fields
-
     with open_connection() as co:
         agent, record = co.agents.get(name), co.agents.record(name)
     if as_json:
@@ -127,8 +126,6 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create an agent."""
-    from coordination.domain.agents.agents import Profile
-
     changes = _changes(runner, model, role, label, description, default, active, settings)
     with open_connection() as co:
         agent = co.agents.create(_with(Profile(name), changes))
@@ -203,8 +200,6 @@ def import_(
     ],
 ) -> None:
     """Create or replace agents from a file; if one is invalid, none."""
-    from coordination.base.errors import Refused
-
     try:
         document = json.loads(sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -247,8 +242,6 @@ def _runner(name: str | None) -> _Changes:
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    from coordination.base.errors import Refused
-
     place, equals, value = text.partition("=")
     if not equals:
         raise Refused(f"--set {text} has no value", hint="Write it like --set objective='Keep the tests green'")
@@ -260,9 +253,6 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _with(profile: Profile, changes: _Changes) -> Profile:
     """Return the profile with these changes; an empty text and null remove a value."""
-    from coordination.base.errors import Refused
-    from coordination.domain.agents.agents import parse_profile
-
     document = profile.to_json()
     for place, value in changes:
         first, point, key = place.partition(".")

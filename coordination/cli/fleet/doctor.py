@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordination.base.errors import NOT_COMPLETED
+from coordination.base.durations import show_duration
+from coordination.base.errors import NOT_COMPLETED, CoordinationError
+from coordination.base.extras import install_command
+from coordination.base.host import host
 from coordination.base.wording import plural
+from coordination.cli.fleet import health
 from coordination.cli.options import AsJson, print_json
+from coordination.cli.tables import shown
+from coordination.domain.tasks.runs import RunState
+from coordination.settings import Settings, client_url, load_settings, masked
 from coordination.views import fleet as views
 
 if TYPE_CHECKING:
-    from coordination.settings import Settings
     from coordination.store.engine import Store
 
 _LIBRARIES = ("celery", "redis", "sqlalchemy", "psycopg", "typer", "rich", "PyYAML", "jinja2")
@@ -56,15 +63,8 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check settings, database, Redis, workers and supervisors. Exit code 1 when something is wrong."""
-    import platform
-
     if live:
-        from coordination.cli.fleet import health
-
         raise typer.Exit(health.examine(as_json=as_json))
-
-    from coordination.cli.tables import shown
-    from coordination.settings import load_settings
 
     settings = load_settings()
     checks = list(_checks(settings))
@@ -105,10 +105,6 @@ def _versions() -> dict[str, str | None]:
 
 
 def _checks(settings: Settings) -> Iterator[Check]:
-    import platform
-
-    from coordination.base.extras import install_command
-
     versions = _versions()
     installed = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
     yield Check("versions", Verdict.OK, f"Python {platform.python_version()}, {installed}")
@@ -162,8 +158,6 @@ def _sandbox(settings: Settings) -> Check:
 
 
 def _database(settings: Settings) -> Iterator[Check]:
-    from coordination.base.errors import CoordinationError
-    from coordination.settings import masked
     from coordination.store import schema
     from coordination.store.engine import open_store, sqlite_path
 
@@ -219,7 +213,6 @@ def _pooler(store: Store) -> Check | None:
 
 
 def _work(settings: Settings, store: Store) -> Iterator[Check]:
-    from coordination.domain.tasks.runs import RunState
     from coordination.store.queries.fleet import serving, workers
     from coordination.store.queries.projects import projects, stops
     from coordination.store.reports.projects import overview
@@ -266,7 +259,6 @@ def _work(settings: Settings, store: Store) -> Iterator[Check]:
 
 def _sums(settings: Settings, store: Store) -> Iterator[Check]:
     """Check that the sums of costs exist, and those of yesterday and today; checking all would take too long."""
-    from datetime import date
 
     from coordination.api.costs import check_costs
     from coordination.store.queries.money import rollups
@@ -290,8 +282,6 @@ def _sums(settings: Settings, store: Store) -> Iterator[Check]:
 
 def _host_leases(settings: Settings, store: Store) -> Iterator[Check]:
     """Check the ports and databases of attempts on this machine, and the cached results of setup commands."""
-    from coordination.base.durations import show_duration
-    from coordination.base.host import host
     from coordination.store.queries.fleet import host_leases
     from coordination.store.queries.fleet.host_leases import LeaseKind
 
@@ -327,8 +317,6 @@ def _supervisor(line: Any) -> Check:
 
 
 def _redis(settings: Settings) -> Iterator[Check]:
-    from coordination.base.errors import CoordinationError
-    from coordination.settings import client_url, masked
     from coordination.store.redis.queues import read_status
 
     url = settings.redis_url

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.clock import utc_now
+from coordination.base.durations import parse_duration, show_duration
+from coordination.base.money import show_usd
 from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.plan_files import PlanFile, Repo, read_plan
+from coordination.cli.tables import fields, show, shown
+from coordination.domain.tasks.runs import RunRecord
 from coordination.views import plans as views
 
 if TYPE_CHECKING:
     from coordination.domain.forecast.predictions import Prediction
-    from coordination.domain.tasks.runs import RunRecord
 
 _MOST_LEGS = 40
 _MOST_KINDS = 40
@@ -41,8 +46,6 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Predict duration and cost of a plan from similar jobs. Nothing is run or stored."""
-    from coordination.base.durations import parse_duration
-
     assumed = None if assume is None else parse_duration(assume)
     checked_plan = read_plan(plan, repo)
     with open_connection() as co:
@@ -54,10 +57,6 @@ def simulate(
 
 
 def _show(prediction: Prediction) -> None:
-    from coordination.base.durations import show_duration
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import fields, show
-
     at_least = "at least " if prediction.untimed else ""
     fields(
         [
@@ -120,8 +119,6 @@ def _show(prediction: Prediction) -> None:
 
 
 def _kind_names(kinds: tuple[str, ...]) -> str:
-    from coordination.cli.tables import shown
-
     more = f" and {len(kinds) - _MOST_KINDS:,} more" if len(kinds) > _MOST_KINDS else ""
     return ", ".join(map(shown, kinds[:_MOST_KINDS])) + more
 
@@ -133,8 +130,6 @@ def _range(quantiles: Any, show: Any) -> str:
 
 
 def _budget(prediction: Prediction) -> str | None:
-    from coordination.base.money import show_usd
-
     if prediction.budget is None or prediction.within_budget is None:
         return None
     share = f"{prediction.within_budget:.0%} of {prediction.rounds:,} rounds"
@@ -143,13 +138,6 @@ def _budget(prediction: Prediction) -> str | None:
 
 def beside(run: RunRecord) -> None:
     """Print the predicted duration and cost of a run beside the actual ones, if it has a prediction."""
-    from decimal import Decimal
-
-    from coordination.base.clock import utc_now
-    from coordination.base.durations import show_duration
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show
-
     expected = run.predicted
     if expected is None:
         return

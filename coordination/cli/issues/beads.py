@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.clock import utc_now
+from coordination.base.errors import NotFound, Refused
 from coordination.base.wording import excerpt, plural
-from coordination.cli.options import AsJson, ProjectName, add_group, chosen_project, open_connection, print_json
+from coordination.cli.options import (
+    AsJson,
+    ProjectName,
+    add_group,
+    chosen_project,
+    open_connection,
+    print_json,
+    target_project,
+)
+from coordination.cli.tables import show
+from coordination.domain.jobs import parse_job
 from coordination.views import issues as views
 from coordination.views import tasks as task_views
 from coordination.views.fields import listing
@@ -49,8 +63,6 @@ def import_beads(
     as_json: AsJson = False,
 ) -> None:
     """Import the issues of a file into the project. They replace all that were imported before."""
-    from coordination.cli.options import target_project
-
     notes: list[str] = []
     issues = issues_in(file, notes)
     with open_connection() as co:
@@ -106,8 +118,6 @@ def ready(
 
 def plan_of(path: Path, *, agent: str | None, rules: str) -> Plan:
     """Return a plan for the open issues of a file; print excluded issues with the reason to stderr."""
-    from coordination.base.clock import utc_now
-    from coordination.base.errors import Refused
     from coordination.domain.issues import plan_from_issues, rule_set
 
     if agent is None:
@@ -137,7 +147,6 @@ def submit(co: Coordination, plan: Plan, path: Path, *, replace: bool = False) -
 def _confirm_replacement(co: Coordination, plan: Plan, path: Path, ids: set[str]) -> None:
     """Ask before issues of another file are replaced. Raises Refused without a terminal, or when the answer is no."""
     from coordination.api.plan_origin import find_origin
-    from coordination.base.errors import Refused
     from coordination.store.queries.issues import issues
     from coordination.store.queries.projects import projects
 
@@ -164,7 +173,6 @@ def issues_in(path: Path, notes: list[str] | None = None) -> list[Issue]:
 
     Notes on changed dependencies are added to *notes*, or printed to stderr without it.
     """
-    from coordination.base.errors import Refused
     from coordination.formats.beads import MOST_BYTES, read_issues
     from coordination.formats.jsonl import read_lines
 
@@ -188,11 +196,6 @@ def _show_notes(notes: Sequence[str]) -> None:
 
 def moment_of(text: str | None) -> datetime:
     """Return the given moment, or now."""
-    from datetime import UTC
-
-    from coordination.base.clock import utc_now
-    from coordination.base.errors import Refused
-
     if text is None:
         return utc_now()
     try:
@@ -209,10 +212,6 @@ def write_bytes(path: Path | None, lines: Any) -> None:
             sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
         return
-    import os
-    import tempfile
-
-    from coordination.base.errors import Refused
 
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
@@ -232,9 +231,7 @@ def write_bytes(path: Path | None, lines: Any) -> None:
 
 def _job(agent: str) -> Callable[[Issue], Mapping[str, Any]]:
     """Return a function that makes the job of an issue. The job gets the issue in variables, or as an argument."""
-    from coordination.base.errors import Refused
     from coordination.domain.issues import shell_job
-    from coordination.domain.jobs import parse_job
 
     kind, _, what = agent.partition(":")
     if kind == "shell":
@@ -265,8 +262,6 @@ def _print_excluded(excluded: Sequence[ExcludedIssue], planned: int) -> None:
 
 def _imported_issues(co: Coordination, project: str | None) -> tuple[list[Issue], str]:
     """Return the project's imported issues and its name. Raises NotFound when it has none."""
-    from coordination.base.errors import NotFound
-
     here = chosen_project(co, project)
     issues = co.issues.list(here.id)
     if not issues:
@@ -275,7 +270,6 @@ def _imported_issues(co: Coordination, project: str | None) -> tuple[list[Issue]
 
 
 def _show_issues(issues: Sequence[Issue], rules: str, now: datetime, *, as_json: bool) -> None:
-    from coordination.cli.tables import show
     from coordination.domain.issues import ready as ready_issues
     from coordination.domain.issues import rule_set
 
@@ -291,7 +285,6 @@ def _show_issues(issues: Sequence[Issue], rules: str, now: datetime, *, as_json:
 
 
 def _show_tasks(co: Coordination, project_id: str, *, as_json: bool) -> None:
-    from coordination.cli.tables import show
     from coordination.store.queries.tasks import tasks
 
     ready_tasks = co.runtime.read(tasks.ready_of_project, project_id)

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.errors import NOT_COMPLETED, OK, NotFound, Refused
+from coordination.base.money import show_usd
 from coordination.base.wording import excerpt, plural
+from coordination.cli.names import find_run, find_task
 from coordination.cli.options import AsJson, add_group, open_connection, print_json
+from coordination.cli.tables import show as table
 from coordination.views import money as views
 from coordination.views.fields import listing
 
@@ -52,8 +56,6 @@ def list_(
 
 def show(scope: Scope, name: Name = None, *, run: OfRun = None, as_json: AsJson = False) -> None:
     """Show the budgets of one subject, and the tasks that wait for them."""
-    from coordination.base.errors import NotFound
-
     with open_connection() as co:
         budgets = co.budgets.of(scope, _subject(co, scope, name, run))
         if not budgets:
@@ -116,8 +118,6 @@ def set_(
 
     Only the given options change; "none" removes a cap. Waiting tasks are checked again at once.
     """
-    from coordination.base.errors import Refused
-
     fields: dict[str, Any] = {}
     if usd is not None:
         fields["usd"] = None if usd == _NONE else usd
@@ -196,9 +196,6 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Verify all budgets against the ledger and the running attempts. Exit code 1 when some differ."""
-    from coordination.base.errors import NOT_COMPLETED, OK
-    from coordination.cli.tables import show as table
-
     with open_connection() as co:
         checks = co.budgets.check(repair=repair)
     wrong = [check for check in checks if not check.right]
@@ -230,8 +227,6 @@ def check(
 
 def budget_table(budgets: Sequence[BudgetStatus]) -> None:
     """Print budgets as a table."""
-    from coordination.cli.tables import show as table
-
     table(
         ["scope", "name", "period", "cap", "spent", "reserved", "left", "%", "then", "waiting", "id"],
         [
@@ -257,7 +252,6 @@ def budget_table(budgets: Sequence[BudgetStatus]) -> None:
 def caps_of_project(options: Mapping[str, Any]) -> dict[BudgetPeriod, dict[str, Any] | None]:
     """Return a project's budgets of these options, by period; None: remove the budget of that period."""
     from coordination.api.budgets import parse_period
-    from coordination.base.errors import Refused
 
     caps: dict[BudgetPeriod, dict[str, Any] | None] = {}
     for key, value in options.items():
@@ -269,8 +263,6 @@ def caps_of_project(options: Mapping[str, Any]) -> dict[BudgetPeriod, dict[str, 
 
 def usage_of(status: BudgetStatus) -> str:
     """Return the usage in words: $12.00 of $50.00 of the month, $1.00 reserved; 3 tasks wait for it."""
-    from coordination.base.money import show_usd
-
     parts = []
     if status.usd is not None:
         parts.append(f"{show_usd(status.spent.usd)} of {show_usd(status.usd)}")
@@ -312,8 +304,6 @@ def _effect(status: BudgetStatus) -> str:
 
 
 def _amount(amount: Any) -> str:
-    from coordination.base.money import show_usd
-
     parts = [show_usd(amount.usd)]
     if amount.tokens:
         parts.append(f"{amount.tokens:,} tokens")
@@ -325,8 +315,6 @@ def _amount(amount: Any) -> str:
 
 
 def _left(status: BudgetStatus) -> str:
-    from coordination.base.money import show_usd
-
     parts = []
     if status.left_usd is not None:
         parts.append(show_usd(status.left_usd))
@@ -346,9 +334,6 @@ def _waiting(co: Coordination, budgets: Sequence[BudgetStatus]) -> list[dict[str
 
 def _subject(co: Coordination, scope: str, name: str | None, run: str | None) -> str | None:
     """Return the subject; for a run or a task, its id."""
-    from coordination.base.errors import Refused
-    from coordination.cli.names import find_run, find_task
-
     if run is not None and (scope != "task" or name is None):
         raise Refused("--run is for the budget of a task", hint="coord budgets set task KEY --run RUN --usd 1")
     if name is None or scope not in {"run", "task"}:

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordination.base.money import show_usd
 from coordination.base.wording import plural
+from coordination.cli.issues.beads import write_bytes
 from coordination.cli.options import AsJson, Limit, OfProject, ProjectName, open_connection, print_json
+from coordination.cli.tables import show
 from coordination.views import money as views
 from coordination.views.fields import listing
 
@@ -48,9 +51,6 @@ def list_(
 
 def record_table(records: Sequence[CostRecord]) -> None:
     """Print cost records as a table."""
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show
-
     show(
         ["time", "model", "agent", "account", "tokens in", "out", "cost", "price", "session", "id"],
         [
@@ -136,8 +136,6 @@ def export(
     run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only this run.")] = None,
 ) -> None:
     """Export the ledger as JSON Lines, oldest record first."""
-    from coordination.cli.issues.beads import write_bytes
-
     with open_connection() as co:
         run_id = co.run(run).id if run else None
         write_bytes(file, co.costs.export(shape.value, project=project, run_id=run_id))

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordination.base.errors import NOT_COMPLETED
+from coordination.base.money import show_usd
 from coordination.base.wording import plural
 from coordination.cli.money.cost_records import warn_of_free_calls
 from coordination.cli.options import AsJson, OfProject, open_connection, print_json
+from coordination.cli.tables import fields, show
 from coordination.views import money as views
 from coordination.views import projects
 
@@ -48,8 +51,6 @@ def summary(
 ) -> None:
     """Show the sums of the ledger. Days and months are those of the workspace's time zone."""
     from coordination.api.user_times import describe
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show
 
     with open_connection() as co:
         span, zone = co.costs.span(since, until), co.costs.timezone
@@ -91,8 +92,6 @@ def summary(
 
 def forecast(*, project: OfProject = None, as_json: AsJson = False) -> None:
     """Show the costs of today and this month, and the forecast for the month."""
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import fields
     from coordination.domain.forecast.forecasts import CONFIDENCE, MIN_DAYS
 
     with open_connection() as co:
@@ -127,8 +126,6 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Verify the sums against the ledger's records. Exit code 1 when they differ."""
-    from coordination.base.errors import NOT_COMPLETED
-
     with open_connection() as co:
         result = co.costs.check(repair=repair)
     if as_json:
@@ -140,9 +137,6 @@ def check(
 
 
 def _print_result(result: CheckedSums) -> None:
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show
-
     rows = [
         (cell.dimension, cell.key or "(none)", cell.grain, cell.starts, missing.calls, show_usd(missing.cost_usd))
         for cell, missing in result.examples
@@ -154,9 +148,7 @@ def _print_result(result: CheckedSums) -> None:
     elif result.wrong:
         print(f"{result.wrong:,} sums do not match the records. Correct them: coord costs check --repair")
     elif not result.complete:
-        print(
-            "The sums are incomplete, so every summary reads the ledger. Compute them: coord costs check --repair"
-        )
+        print("The sums are incomplete, so every summary reads the ledger. Compute them: coord costs check --repair")
     else:
         print("All sums match the records.")
 

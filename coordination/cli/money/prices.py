@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordination.cli.options import AsJson, add_group, open_connection, print_json
+from coordination.cli.tables import fields
+from coordination.cli.tables import show as table
 from coordination.views import money as views
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ def add_to(app: typer.Typer) -> None:
 def list_(*, as_json: AsJson = False) -> None:
     """List the prices that were set. Other models have the price of the included list."""
     from coordination.adapters import price_list
-    from coordination.cli.tables import show as table
 
     with open_connection() as co:
         overrides = co.prices.list_with_projects()
@@ -53,7 +54,6 @@ def list_(*, as_json: AsJson = False) -> None:
 
 def show(model: Model, *, project: OfProject = None, as_json: AsJson = False) -> None:
     """Show the present price of a model, and its source."""
-    from coordination.cli.tables import fields
     from coordination.domain.money.pricing import UnknownPrice
 
     with open_connection() as co:

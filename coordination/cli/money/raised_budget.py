@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from coordination.base.errors import Ambiguous, NotFound, Refused
+from coordination.base.money import usd as dollars
 from coordination.base.wording import excerpt
 
 if TYPE_CHECKING:
@@ -13,7 +16,6 @@ if TYPE_CHECKING:
 
 def split_arguments(words: Sequence[str]) -> tuple[str | None, str | None, str]:
     """Return scope (None: not given), name (None: the workspace) and amount."""
-    from coordination.base.errors import Refused
     from coordination.domain.money.budgets import BudgetScope
 
     match words:
@@ -30,11 +32,8 @@ def split_arguments(words: Sequence[str]) -> tuple[str | None, str | None, str]:
 
 def scope_of(co: Coordination, name: str, usd: str) -> str:
     """Return ``run`` or ``project``, the scope that has the name. Raises Ambiguous where both have it."""
-    import shlex
 
     from coordination.api.raised_budgets import raise_command
-    from coordination.base.errors import Ambiguous, NotFound
-    from coordination.base.money import usd as dollars
 
     cap = dollars(usd)
     try:

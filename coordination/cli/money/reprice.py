@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from coordination.base.money import show_usd
 from coordination.base.wording import plural
 from coordination.cli.options import AsJson, OfProject, open_connection, print_json
+from coordination.cli.tables import show
 from coordination.views import money as views
 
 
@@ -28,9 +30,6 @@ def reprice(
     as_json: AsJson = False,
 ) -> None:
     """Correct the costs of calls whose price has become known. Safe to repeat."""
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show
-
     with open_connection() as co:
         result = co.costs.reprice(project=project, since=since, zero=zero, computed=computed, dry_run=dry_run)
     corrected = [(*key, calls, result.usd[key]) for key, calls in sorted(result.calls.items())]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -9,7 +11,9 @@ from typing import Annotated
 import typer
 
 from coordination.base.wording import plural
+from coordination.cli.agents.accounts import unknown_accounts
 from coordination.cli.options import AsJson, add_group, print_json
+from coordination.cli.plan_files import read_plan_file
 from coordination.views import plans as views
 
 
@@ -34,11 +38,7 @@ def check(
     Warns of agents that may work in one folder at the same time, and of programs, keys and accounts that are missing
     here. Warnings do not change the exit code, because the workers may have them.
     """
-    import os
-    import shutil
 
-    from coordination.cli.agents.accounts import unknown_accounts
-    from coordination.cli.plan_files import read_plan_file
     from coordination.domain.plans import graph
     from coordination.domain.plans.plan_warnings import warnings_of
 

@@ -6,16 +6,30 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordination.base.errors import INTERRUPTED, NOT_COMPLETED, OK, WAITS_FOR_PERSON
+from coordination.base.errors import (
+    INTERRUPTED,
+    NOT_COMPLETED,
+    OK,
+    WAITS_FOR_PERSON,
+    Refused,
+    StackGoneError,
+    StackStoppedError,
+)
 from coordination.base.wording import plural
-from coordination.cli.names import InProject, aim_hints
+from coordination.cli.issues import beads as issues
+from coordination.cli.names import InProject, aim_hints, find_run
+from coordination.cli.next_steps import name_of_run
 from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.plan_files import PlanFile, Repo, for_repository, read_plan
 from coordination.cli.projects.stopping import warn_if_stopped
+from coordination.cli.tasks import live, summary
+from coordination.domain.tasks.runs import RunState
+from coordination.settings import Settings, load_settings
 from coordination.views import tasks as views
 
 if TYPE_CHECKING:
@@ -23,7 +37,6 @@ if TYPE_CHECKING:
     from coordination.api.runs import Run
     from coordination.cli.stack.embedded import UsedStack
     from coordination.domain.plans.plans import Plan
-    from coordination.settings import Settings
 
 _OWN_GRACE = "2s"
 
@@ -69,7 +82,6 @@ def run(
     def begin(co: Coordination) -> Run:
         if beads is None:
             return co.submit(checked_plan)
-        from coordination.cli.issues import beads as issues
 
         return issues.submit(co, checked_plan, beads, replace=replace)
 
@@ -94,18 +106,12 @@ def submit(
         if beads is None:
             submitted = co.submit(checked_plan)
         else:
-            from coordination.cli.issues import beads as issues
-
             submitted = issues.submit(co, checked_plan, beads, replace=replace)
         aim_hints(co, submitted.record.project_id)
         warn_if_stopped(co, submitted.record.project_id)
         if as_json:
             print_json(views.about_run(submitted.record, tasks=submitted.record.total))
         else:
-            from shlex import quote
-
-            from coordination.cli.next_steps import name_of_run
-
             tasks = plural(submitted.record.total, "task")
             see = f"coord runs show {quote(name_of_run(submitted))}"
             print(f"Run {submitted.id} of {submitted.record.project}: {tasks}. See: {see}")
@@ -126,7 +132,6 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Resume an interrupted or waiting run. Follows it to its end; exit codes: see coord run."""
-    from coordination.cli.names import find_run
 
     def begin(co: Coordination) -> Run:
         run = find_run(co, name, project)
@@ -140,8 +145,6 @@ def resume(
 
 def _settings(slots: int | None) -> Settings:
     """Return the settings; a stack of this command hands running jobs back soon after Ctrl-C."""
-    from coordination.settings import load_settings
-
     settings = load_settings(slots=slots)
     if "shutdown_grace" not in settings.sources and settings.embedded:
         settings = load_settings(slots=slots, shutdown_grace=_OWN_GRACE)
@@ -150,13 +153,9 @@ def _settings(slots: int | None) -> Settings:
 
 def _read_plan(plan: Path | None, beads: Path | None, agent: str | None, rules: str, repo: Path | None) -> Plan:
     """Return the plan of these options, checked."""
-    from coordination.base.errors import Refused
-
     if (plan is None) == (beads is None):
         raise Refused("Name a plan file, or a Beads file with --beads", hint="See: coord run --help")
     if beads is not None:
-        from coordination.cli.issues import beads as issues
-
         return for_repository(issues.plan_of(beads, agent=agent, rules=rules), repo)
     return read_plan(plan, repo)
 
@@ -167,7 +166,6 @@ def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], comman
     When the process of the stack is killed, the run continues on a new stack.
     """
     from coordination.api.connection import Coordination
-    from coordination.base.errors import StackGoneError, StackStoppedError
     from coordination.cli.stack.embedded import stack_for
     from coordination.runtime import open_runtime
 
@@ -222,9 +220,6 @@ def _interruption_message(run: str | None, stack: UsedStack | None) -> str:
 
 
 def _follow(run: Run, stack: UsedStack, *, as_json: bool) -> int:
-    from coordination.cli.tasks import live, summary
-    from coordination.domain.tasks.runs import RunState
-
     # An embedded stack restarts its worker.
     waits = live.follow(run, problem=stack.problem, quiet=as_json, needs_worker=stack.joined is None)
     if as_json:

@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
+from coordination.base.durations import parse_duration, show_duration
+from coordination.base.errors import Refused
 from coordination.cli.options import AsJson, open_connection, print_json
+from coordination.cli.tables import show as table
 from coordination.views import projects as views
 
 
@@ -24,9 +27,6 @@ def gates(
 
     Without commands, shows them. They run for tasks of agents and tasks with a git worktree, in plans submitted later.
     """
-    from coordination.base.durations import parse_duration, show_duration
-    from coordination.base.errors import Refused
-    from coordination.cli.tables import show as table
     from coordination.domain.jobs.checkouts import GATE_TIMEOUT, Gate, parse_gates
 
     if none and commands:

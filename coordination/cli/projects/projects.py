@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.errors import Refused
+from coordination.base.money import ZERO, show_usd
 from coordination.base.wording import excerpt, plural
 from coordination.cli.money.budgets import caps_of_project, usage_of
 from coordination.cli.options import AsJson, add_group, open_connection, print_json
 from coordination.cli.projects.gates import gates
 from coordination.cli.projects.stopping import warn_if_stopped
+from coordination.cli.tables import fields
+from coordination.cli.tables import show as table
 from coordination.views import projects as views
 
 if TYPE_CHECKING:
@@ -52,9 +56,6 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List projects with their totals."""
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show as table
-
     with open_connection() as co:
         rows = co.projects.list_with_totals(archived=archived)
         budgets = [each for each in co.budgets.list() if each.scope == "project"] if as_json else []
@@ -93,10 +94,6 @@ def show(name: Name, *, as_json: AsJson = False) -> None:
 
 
 def _show_for_people(project: Project, budgets: Sequence[BudgetStatus], details: ProjectDetails) -> None:
-    from coordination.base.money import ZERO, show_usd
-    from coordination.cli.tables import fields
-    from coordination.cli.tables import show as table
-
     totals, supervisor = details.totals, details.orchestrator
     unknown = f" and {plural(totals.unpriced_calls, 'call')} of unknown price" if totals.unpriced_calls else ""
     failing = f"since {supervisor['failingSince']}: {supervisor['error']}" if supervisor["error"] else None
@@ -260,8 +257,6 @@ def limit(
     as_json: AsJson = False,
 ) -> None:
     """Set how many tasks of a project run in parallel. Without options, shows the limits."""
-    from coordination.cli.tables import show as table
-
     caps: dict[str, int | None] = {f"agent:{agent_name}": cap for agent_name, cap in _numbers(agent)}
     caps |= {f"key:{key_name}": cap for key_name, cap in _numbers(key)}
     if project is not None:
@@ -279,8 +274,6 @@ def limit(
 
 
 def _numbers(pairs: list[str] | None) -> list[tuple[str, int]]:
-    from coordination.base.errors import Refused
-
     numbers = []
     for pair in pairs or []:
         name, separator, number = pair.rpartition("=")
@@ -291,8 +284,6 @@ def _numbers(pairs: list[str] | None) -> list[tuple[str, int]]:
 
 
 def _pairs(pairs: list[str] | None) -> dict[str, Any]:
-    from coordination.base.errors import Refused
-
     values: dict[str, Any] = {}
     for pair in pairs or []:
         key, separator, value = pair.partition("=")

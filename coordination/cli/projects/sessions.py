@@ -6,8 +6,14 @@ from typing import Annotated
 
 import typer
 
+from coordination.base.errors import NotFound
+from coordination.base.ids import is_id
+from coordination.base.money import show_usd
 from coordination.base.wording import excerpt, plural
+from coordination.cli.money.cost_records import record_table
 from coordination.cli.options import AsJson, Limit, add_group, open_connection, print_json
+from coordination.cli.tables import fields
+from coordination.cli.tables import show as table
 from coordination.views import projects as views
 from coordination.views.fields import listing
 
@@ -24,7 +30,6 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List sessions, the most recently active first."""
-    from coordination.cli.tables import show as table
     from coordination.store.queries.tasks import runs
 
     with open_connection() as co:
@@ -47,11 +52,6 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a session with its latest cost records."""
-    from coordination.base.errors import NotFound
-    from coordination.base.ids import is_id
-    from coordination.base.money import show_usd
-    from coordination.cli.money.cost_records import record_table
-    from coordination.cli.tables import fields
     from coordination.store.queries.money import costs
     from coordination.store.queries.tasks import runs
 

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordination.base.durations import parse_duration
 from coordination.base.errors import NOT_COMPLETED
+from coordination.base.money import show_usd
 from coordination.base.wording import plural
 from coordination.cli.options import AsJson, OfProject, open_connection, print_json
+from coordination.cli.tables import show
 from coordination.views import projects as views
 
 if TYPE_CHECKING:
@@ -44,8 +47,6 @@ def stop(
     Running jobs are handed back. Lists each in-flight attempt with its end. Exit code: 0 nothing is running, 1 some
     attempt has not ended (repeat the command to check again).
     """
-    from coordination.base.durations import parse_duration
-
     patience = parse_duration(timeout)
     with open_connection() as co:
         if project is not None:
@@ -93,9 +94,6 @@ def show_stops(stops: Sequence[Stop]) -> None:
 
 
 def _show(stopped: StopResult) -> None:
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show
-
     already = "" if stopped.new else " already"
     print(f"{stopped.stop.sentence().replace(' is stopped', f' is stopped{already}')}.")
     if stopped.attempts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from datetime import timedelta
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordination.base import inherited_variables
 from coordination.base.durations import show_duration
-from coordination.base.errors import INTERRUPTED
+from coordination.base.errors import INTERRUPTED, StackGoneError, StackStoppedError
+from coordination.settings import Settings, load_settings, masked
 
 if TYPE_CHECKING:
-    from coordination.settings import Settings
     from coordination.stack.joining import JoinedStack
 
 _UP = "coord up"
@@ -36,9 +38,7 @@ def up(
     ] = None,
 ) -> None:
     """Start the embedded stack: Redis, a worker and beat. Keeps it running until Ctrl-C or `coord down`."""
-    from coordination.base.errors import StackGoneError, StackStoppedError
     from coordination.cli.stack.embedded import join_stack
-    from coordination.settings import load_settings
     from coordination.stack.interrupts import interruptible
 
     settings = load_settings(slots=slots)
@@ -99,7 +99,6 @@ def down(
     from coordination.callers import check_caller
     from coordination.cli.stack.embedded import rescue_from
     from coordination.cli.stack.stopping import StopMessages
-    from coordination.settings import load_settings
     from coordination.stack import running
     from coordination.stack.home import Home
 
@@ -120,7 +119,6 @@ def down(
 def worker(context: typer.Context) -> None:
     """Run a worker: a Celery worker with our defaults. Other options are those of Celery (-c 16, -P prefork, …)."""
     from coordination.callers import check_caller
-    from coordination.settings import load_settings
 
     check_caller(load_settings().database_url)
     _become(["-m", "workers", *context.args])
@@ -128,9 +126,7 @@ def worker(context: typer.Context) -> None:
 
 def beat(context: typer.Context) -> None:
     """Run Celery's beat with our schedule. Any number of them may run."""
-    from coordination.base import inherited_variables
     from coordination.callers import check_caller
-    from coordination.settings import load_settings
     from coordination.stack.home import Home
 
     settings = load_settings()
@@ -143,8 +139,6 @@ def beat(context: typer.Context) -> None:
 
 def _become(arguments: list[str]) -> None:
     """Replace this process, so that signals reach the worker directly."""
-    import os
-
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - our own interpreter, no shell
 
@@ -152,7 +146,6 @@ def _become(arguments: list[str]) -> None:
 def migrate() -> None:
     """Create or update the database's tables. Safe to run any number of times, from any number of machines."""
     from coordination.api.stack import prepare_store
-    from coordination.settings import load_settings, masked
     from coordination.store import schema
     from coordination.store.engine import open_store
 

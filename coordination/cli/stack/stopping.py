@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from coordination.base.durations import show_duration
 from coordination.base.errors import CoordinationError
+from coordination.base.host import boot_id, host
 from coordination.base.wording import plural
+from coordination.settings import Settings
 
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
 
-    from coordination.settings import Settings
     from coordination.stack.home import Home, RunningStack
 
 _MOST_NAMED = 8
@@ -61,7 +62,6 @@ class StopMessages:
             print("To stop without waiting: coord down --now", flush=True)
 
     def _jobs(self, record: RunningStack) -> Sequence[RowMapping]:
-        from coordination.base.host import boot_id, host
         from coordination.stack.stack import WORKER
         from coordination.store.engine import open_store
         from coordination.store.queries.fleet import serving, workers

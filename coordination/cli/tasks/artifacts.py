@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from coordination.base.sizes import show_size
 from coordination.cli.names import InProject, OfRun, TaskName, find_task
 from coordination.cli.options import AsJson, open_connection, print_json
+from coordination.cli.tables import show
 from coordination.views import tasks as views
 from coordination.views.fields import listing
 
@@ -26,8 +28,6 @@ def artifacts(
 ) -> None:
     """List the output files of a task's latest attempt, with size, SHA-256 and URL."""
     from coordination.adapters.artifact_store import fetch_artifact
-    from coordination.base.sizes import show_size
-    from coordination.cli.tables import show
 
     with open_connection() as co:
         task = find_task(co, name, run, project)

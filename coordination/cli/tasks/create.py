@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.errors import Refused
 from coordination.cli.names import OfRun, TaskName, find_run, find_task, place_of
 from coordination.cli.options import AsJson, open_connection, print_json
+from coordination.domain.jobs import job_class
 from coordination.views import tasks as views
 
 if TYPE_CHECKING:
@@ -74,8 +76,6 @@ def assign(
     as_json: AsJson = False,
 ) -> None:
     """Assign a waiting task to another agent, another model, or a person."""
-    from coordination.domain.jobs import job_class
-
     with open_connection() as co:
         task = find_task(co, name, run)
         assigned, place = task.assign(to, model=model, person=person), place_of(task)
@@ -90,8 +90,6 @@ def assign(
 
 
 def _work(shell: str | None, agent: str | None, prompt: str | None, model: str | None) -> dict[str, Any]:
-    from coordination.base.errors import Refused
-
     if (shell is None) == (agent is None):
         raise Refused("Give a command or an agent", hint="Use --shell COMMAND, or --agent NAME with --prompt TEXT")
     if shell is not None:

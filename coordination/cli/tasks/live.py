@@ -17,12 +17,11 @@ from coordination.cli.hints import rewrite
 from coordination.cli.tasks.stalled_run import StalledRun
 from coordination.domain.jobs.changed_files import sentence_of
 from coordination.domain.tasks.events import Event, EventType
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.runs import RunRecord, RunState
 from coordination.domain.tasks.tasks import TaskState
 
 if TYPE_CHECKING:
     from coordination.api.runs import Run
-    from coordination.domain.tasks.runs import RunRecord
 
 _REDRAW = 0.2
 _MOST_RUNNING = 12

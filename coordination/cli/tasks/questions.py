@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordination.base.errors import Refused
 from coordination.cli.names import InProject, OfRun, TaskName, find_task, place_of
 from coordination.cli.next_steps import after_change, name_of_task
 from coordination.cli.options import AsJson, OfProject, open_connection, print_json
+from coordination.cli.tables import show
 from coordination.cli.texts import read_text
 from coordination.domain.agents.agents import PERSON
-from coordination.domain.tasks.next_steps import join_steps
+from coordination.domain.tasks.next_steps import Situation, join_steps, steps
 from coordination.views import tasks as views
 from coordination.views.fields import listing
 
@@ -29,8 +31,6 @@ def add_to(app: typer.Typer) -> None:
 
 def questions(*, project: OfProject = None, as_json: AsJson = False) -> None:
     """List the open questions of agents, in all projects or in one."""
-    from coordination.cli.tables import show
-
     with open_connection() as co:
         open_questions = co.questions.list(project=project)
         first = _answer_command(co, open_questions[0]) if open_questions else None
@@ -47,8 +47,6 @@ def questions(*, project: OfProject = None, as_json: AsJson = False) -> None:
 
 def _answer_command(co: Coordination, question: Question) -> str:
     """Return the command that answers a question."""
-    from coordination.domain.tasks.next_steps import Situation, steps
-
     return f"{question.key}: {join_steps(steps(Situation.QUESTION, task=name_of_task(co.task(question.task_id))))}"
 
 
@@ -68,8 +66,6 @@ def answer(
     as_json: AsJson = False,
 ) -> None:
     """Answer the open question of a task. Its agent continues with the answer."""
-    from coordination.base.errors import Refused
-
     if (text is None) == (file is None):
         raise Refused("Give the answer, or --file")
     if file is not None:

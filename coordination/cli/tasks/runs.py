@@ -6,9 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordination.base.json_values import to_json_types
+from coordination.base.money import show_usd
 from coordination.base.wording import plural
+from coordination.cli.forecast import simulate
 from coordination.cli.names import InProject, find_run, place
 from coordination.cli.options import AsJson, Limit, OfProject, add_group, open_connection, print_json
+from coordination.cli.tables import show as table
+from coordination.cli.tables import shown
+from coordination.cli.tasks import summary
 from coordination.cli.terminal import json_text
 from coordination.views import tasks as views
 from coordination.views.fields import listing
@@ -29,9 +35,6 @@ def add_to(app: typer.Typer) -> None:
 
 def list_(*, project: OfProject = None, limit: Limit = 20, as_json: AsJson = False) -> None:
     """List the newest runs."""
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show as table
-
     with open_connection() as co:
         records = co.runs(project=project, limit=limit)
     if as_json:
@@ -57,9 +60,6 @@ def list_(*, project: OfProject = None, limit: Limit = 20, as_json: AsJson = Fal
 
 def show(name: RunName, *, project: InProject = None, as_json: AsJson = False) -> None:
     """Show a run with its tasks, and why some are not running."""
-    from coordination.cli.forecast import simulate
-    from coordination.cli.tasks import summary
-
     with open_connection() as co:
         run = find_run(co, name, project)
         if as_json:
@@ -113,9 +113,6 @@ def events(name: RunName, *, project: InProject = None, follow: Follow = False, 
 
 def show_events(stream: Iterable[Event], *, follow: bool, as_json: bool) -> None:
     """Print events as they come, or as one document."""
-    from coordination.base.json_values import to_json_types
-    from coordination.cli.tables import shown
-
     if as_json and not follow:
         print_json(listing("events", views.event, stream))
         return

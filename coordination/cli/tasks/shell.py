@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
+from coordination.base.errors import Refused
 from coordination.cli.names import InProject, OfRun, TaskName, find_task
 from coordination.cli.options import open_connection
 
@@ -30,10 +32,7 @@ def shell(
 
     A worktree exists while its attempt runs, and for some days after a failure. Without one, the job's folder is used.
     """
-    import os
     import sys
-
-    from coordination.base.errors import Refused
 
     with open_connection() as co:
         task = find_task(co, name, run, project)

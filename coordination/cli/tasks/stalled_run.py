@@ -9,13 +9,12 @@ from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable
 from coordination.base.wording import plural
 from coordination.domain.tasks.explanations import Obstacle, describe_missing_worker
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.runs import RunRecord, RunState
 from coordination.domain.tasks.tasks import TaskState
 
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
     from coordination.api.runs import Run
-    from coordination.domain.tasks.runs import RunRecord
 
 _EVERY = 2.0
 _WORKERS_BACK_WITHIN = 15.0

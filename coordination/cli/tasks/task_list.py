@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,8 +111,6 @@ def _print(lines: Iterator[str]) -> None:
 
     Many lines are kept in a temporary file meanwhile.
     """
-    import tempfile
-
     with tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8", errors="surrogatepass", newline="") as file:
         file.writelines(lines)
         file.seek(0)

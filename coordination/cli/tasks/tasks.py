@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from coordination.base.durations import show_duration
+from coordination.base.errors import NotFound, Refused
+from coordination.base.money import show_usd
 from coordination.base.wording import excerpt, plural
 from coordination.cli.hints import Exact
 from coordination.cli.issues.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
 from coordination.cli.names import InProject, OfRun, TaskName, find_task, place_of
-from coordination.cli.next_steps import after_change
-from coordination.cli.options import AsJson, ProjectName, add_group, open_connection, print_json
+from coordination.cli.next_steps import after_change, name_of_task
+from coordination.cli.options import AsJson, ProjectName, add_group, chosen_project, open_connection, print_json
+from coordination.cli.tables import fields
+from coordination.cli.tables import show as table
 from coordination.cli.tasks.artifacts import artifacts
 from coordination.cli.tasks.create import assign, create
 from coordination.cli.tasks.logs import logs
@@ -26,15 +31,13 @@ from coordination.domain.access.authority import delegators
 from coordination.domain.fleet.leases import MAX_DEFERRALS
 from coordination.domain.jobs.changed_files import sentence_of
 from coordination.domain.jobs.provider_errors import limit_of
+from coordination.domain.tasks.tasks import TaskRecord, TaskState
 from coordination.views import tasks as views
 from coordination.views.fields import fields_of
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from coordination.api.connection import Coordination
     from coordination.domain.tasks.attempts import Attempt
-    from coordination.domain.tasks.tasks import TaskRecord
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,10 +50,6 @@ def add_to(app: typer.Typer) -> None:
 
 def show(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
     """Show a task: its work, its attempts, and why it is not running."""
-    from coordination.base.money import show_usd
-    from coordination.cli.next_steps import name_of_task
-    from coordination.cli.tables import fields
-    from coordination.cli.tables import show as table
     from coordination.cli.tasks.summary import show_last_lines
     from coordination.domain.tasks.attempts import Outcome
     from coordination.store.queries.money import costs
@@ -235,9 +234,6 @@ def _value(text: str | None) -> Any:
 
 def output(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
     """Print the output of a completed task: text unchanged, other values as JSON."""
-    from coordination.base.errors import Refused
-    from coordination.domain.tasks.tasks import TaskState
-
     with open_connection() as co:
         task = find_task(co, name, run, project)
         value = task.output
@@ -260,7 +256,6 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Explain why a task or an issue is not running, and what helps."""
-    from coordination.base.errors import NotFound
     from coordination.domain.issues import explain as explain_issue
 
     moment = moment_of(now)
@@ -292,8 +287,6 @@ def _answer(of_task: Any, of_issue: Any, *, as_json: bool) -> None:
 
 
 def _task_or_none(co: Coordination, name: str, run: str | None, project: str | None) -> Any:
-    from coordination.base.errors import NotFound
-
     try:
         return find_task(co, name, run, project).explain()
     except NotFound:
@@ -301,9 +294,6 @@ def _task_or_none(co: Coordination, name: str, run: str | None, project: str | N
 
 
 def _issues_or_none(co: Coordination, project: str | None) -> list[Any]:
-    from coordination.base.errors import NotFound
-    from coordination.cli.options import chosen_project
-
     try:
         here = chosen_project(co, project)
     except NotFound:
