@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from coordination.base import gc_tuning
 from coordination.base.errors import INTERNAL, INTERRUPTED, OUTPUT_CLOSED, Ambiguous, CoordinationError
@@ -64,10 +65,10 @@ def _enter(folder: Path | None) -> None:
 
 @app.callback()
 def _global(
-    folder: Annotated[Path | None, typer.Option("-C", metavar="DIR", help="Run as if started in this folder.")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    folder: Annotated[Path | None, Option("-C", metavar="DIR", help="Run as if started in this folder.")] = None,
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[  # noqa: ARG001 - its callback acts
-        bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
+        bool, Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Options of every command."""

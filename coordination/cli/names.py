@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from coordination.base.errors import Ambiguous, NotFound
 from coordination.cli import hints
@@ -14,14 +14,13 @@ if TYPE_CHECKING:
     from coordination.api.runs import Run
     from coordination.api.tasks import TaskHandle
 
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task: its key, or a part of its id.")]
+TaskName = Annotated[str, Argument(metavar="TASK", help="The task: its key, or a part of its id.")]
 OfRun = Annotated[
     str | None,
-    typer.Option("--run", metavar="RUN", help="The task's run (default: the newest of the project that has the key)."),
+    Option("--run", metavar="RUN", help="The task's run (default: the newest of the project that has the key)."),
 ]
 InProject = Annotated[
-    str | None,
-    typer.Option("--project", "-p", metavar="NAME", help="The project (default: that of the current folder)."),
+    str | None, Option("--project", "-p", metavar="NAME", help="The project (default: that of the current folder).")
 ]
 
 

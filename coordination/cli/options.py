@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from coordination.base.errors import NotFound
 from coordination.base.json_values import to_json_types
@@ -29,13 +30,12 @@ class Shared:
 
 shared = Shared()
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else on stdout.")]
+AsJson = Annotated[bool, Option("--json", help="Print one JSON document and nothing else on stdout.")]
 ProjectName = Annotated[
-    str | None,
-    typer.Option("--project", "-p", metavar="NAME", help="The project (default: that of the current folder)."),
+    str | None, Option("--project", "-p", metavar="NAME", help="The project (default: that of the current folder).")
 ]
-OfProject = Annotated[str | None, typer.Option("--project", "-p", metavar="NAME", help="Only this project.")]
-Limit = Annotated[int, typer.Option("--limit", "-n", help="The maximum number of rows.", min=1, max=100_000)]
+OfProject = Annotated[str | None, Option("--project", "-p", metavar="NAME", help="Only this project.")]
+Limit = Annotated[int, Option("--limit", "-n", help="The maximum number of rows.", min=1, max=100_000)]
 
 
 @dataclass(frozen=True, slots=True)

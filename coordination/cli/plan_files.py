@@ -6,19 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from coordination.base.errors import Refused
 
 if TYPE_CHECKING:
     from coordination.domain.plans.plans import Plan
 
-PlanFile = Annotated[Path | None, typer.Argument(metavar="PLAN", help="The plan file (YAML).", show_default=False)]
+PlanFile = Annotated[Path | None, Argument(metavar="PLAN", help="The plan file (YAML).", show_default=False)]
 Repo = Annotated[
     Path | None,
-    typer.Option(
-        "--repo", "-C", metavar="DIR", help="The repository to work on (default: that of the current folder)."
-    ),
+    Option("--repo", "-C", metavar="DIR", help="The repository to work on (default: that of the current folder)."),
 ]
 
 

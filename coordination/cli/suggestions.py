@@ -96,10 +96,7 @@ GUESSES: Mapping[str, Mapping[str, Sequence[str]]] = {
         **dict.fromkeys(("add", "create", "change", "login"), ("accounts set …",)),
         **dict.fromkeys(("get", "describe"), ("accounts show …",)),
     },
-    "costs": {
-        "ls": ("costs list …",),
-        **dict.fromkeys(("show", "total", "today", "sum", "by"), ("costs summary …",)),
-    },
+    "costs": {"ls": ("costs list …",), **dict.fromkeys(("show", "total", "today", "sum", "by"), ("costs summary …",))},
     "sessions": {"ls": ("sessions list …",), "get": ("sessions show …",)},
     "prices": {"ls": ("prices list …",), **dict.fromkeys(("rm", "remove"), ("prices delete …",))},
 }

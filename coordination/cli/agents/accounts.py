@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from coordination.base.errors import CoordinationError, Refused
 from coordination.base.host import host
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from coordination.domain.plans.plan_warnings import PlanWarning
     from coordination.domain.plans.plans import Plan
 
-Name = Annotated[str, typer.Argument(metavar="ACCOUNT", help="NAME, or the agent and a label: claude@work.")]
+Name = Annotated[str, Argument(metavar="ACCOUNT", help="NAME, or the agent and a label: claude@work.")]
 _IN_WORDS = {SecretPlace.FILE: "file", SecretPlace.KEYRING: "keyring", SecretPlace.SETTING: "file (no secret)"}
 
 
@@ -81,15 +82,14 @@ def set_(
     account: Name,
     variables: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="VARIABLE…",
             help="A variable, whose value is prompted for or read from stdin; NAME=VALUE for one that is not secret.",
         ),
     ],
     *,
     keep: Annotated[
-        SecretPlace | None,
-        typer.Option("--keep", help="Where to store secrets (default: the keyring if one works, else a file)."),
+        SecretPlace | None, Option(help="Where to store secrets (default: the keyring if one works, else a file).")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -130,7 +130,7 @@ def set_(
 
 def unset(
     account: Name,
-    variable: Annotated[str | None, typer.Argument(metavar="[VARIABLE]", help="Only this variable.")] = None,
+    variable: Annotated[str | None, Argument(metavar="[VARIABLE]", help="Only this variable.")] = None,
     *,
     as_json: AsJson = False,
 ) -> None:

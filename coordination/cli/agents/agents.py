@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from coordination.base.errors import Refused
 from coordination.base.wording import plural
@@ -22,30 +23,25 @@ from coordination.views.fields import listing
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The agent's name, such as dave/vc.")]
+Name = Annotated[str, Argument(metavar="NAME", help="The agent's name, such as dave/vc.")]
 Runner = Annotated[
     str | None,
-    typer.Option(
-        "--runner",
-        help="The program: claude, codex, gemini, opencode or custom; or a chat model: openai:gpt-5-mini.",
+    Option(
+        "--runner", help="The program: claude, codex, gemini, opencode or custom; or a chat model: openai:gpt-5-mini."
     ),
 ]
-Model = Annotated[str | None, typer.Option("--model", help="The model, as the runner calls it.")]
-Role = Annotated[str | None, typer.Option("--role", help="A role, by which tasks choose it; part of its prompts.")]
+Model = Annotated[str | None, Option("--model", help="The model, as the runner calls it.")]
+Role = Annotated[str | None, Option("--role", help="A role, by which tasks choose it; part of its prompts.")]
 Label = Annotated[
     list[str] | None,
-    typer.Option(
-        "--label", help="A label, by which tasks choose it; repeat the option for several. Replaces all labels."
-    ),
+    Option("--label", help="A label, by which tasks choose it; repeat the option for several. Replaces all labels."),
 ]
-Description = Annotated[str | None, typer.Option("--description", help="A description.")]
-Default = Annotated[
-    bool | None, typer.Option("--default/--no-default", help="Whether it gets tasks with agent: default.")
-]
-Active = Annotated[bool | None, typer.Option("--active/--inactive", help="Whether it gets tasks.")]
+Description = Annotated[str | None, Option("--description", help="A description.")]
+Default = Annotated[bool | None, Option("--default/--no-default", help="Whether it gets tasks with agent: default.")]
+Active = Annotated[bool | None, Option("--active/--inactive", help="Whether it gets tasks.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--set",
         metavar="KEY=VALUE",
         help="Other fields: type, objective, identity.personality, identity.behaviour, runner.args='[\"--x\"]', "
@@ -153,10 +149,7 @@ def change(
 
 
 def rename(
-    name: Name,
-    new_name: Annotated[str, typer.Argument(metavar="NEW", help="The new name.")],
-    *,
-    as_json: AsJson = False,
+    name: Name, new_name: Annotated[str, Argument(metavar="NEW", help="The new name.")], *, as_json: AsJson = False
 ) -> None:
     """Rename an agent. Its tasks, costs and budgets show the new name."""
     with open_connection() as co:
@@ -170,7 +163,7 @@ def rename(
 
 def clone(
     name: Name,
-    new_name: Annotated[str, typer.Argument(metavar="NEW", help="The name of the copy.")],
+    new_name: Annotated[str, Argument(metavar="NEW", help="The name of the copy.")],
     *,
     as_json: AsJson = False,
 ) -> None:
@@ -187,7 +180,7 @@ def delete(name: Name) -> None:
 
 
 def export(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="The agents (default: all).")] = None,
+    names: Annotated[list[str] | None, Argument(metavar="[NAME]…", help="The agents (default: all).")] = None,
 ) -> None:
     """Print agents as JSON for coord agents import. The JSON has names of variables but no secrets."""
     with open_connection() as co:
@@ -196,7 +189,7 @@ def export(
 
 def import_(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="The output of coord agents export; - is stdin.", allow_dash=True)
+        Path, Argument(metavar="FILE", help="The output of coord agents export; - is stdin.", allow_dash=True)
     ],
 ) -> None:
     """Create or replace agents from a file; if one is invalid, none."""

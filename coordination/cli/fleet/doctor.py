@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from coordination.base.durations import show_duration
 from coordination.base.errors import NOT_COMPLETED, CoordinationError
@@ -58,7 +59,7 @@ def add_to(app: typer.Typer) -> None:
 def doctor(
     *,
     live: Annotated[
-        bool, typer.Option("--live", help="Check the running work instead: what is stuck, late, lost or wrong.")
+        bool, Option("--live", help="Check the running work instead: what is stuck, late, lost or wrong.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

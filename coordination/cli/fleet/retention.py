@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.views import fleet as views
@@ -36,11 +37,10 @@ def add_to(app: typer.Typer) -> None:
 
 def retain(
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only show what would be deleted.")] = False,
     archive: Annotated[
         Path | None,
-        typer.Option(
-            "--archive",
+        Option(
             metavar="FOLDER",
             help="Write each run to a file there before it is deleted (default: COORD_RETENTION_ARCHIVE).",
         ),

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from coordination.base.clock import utc_now
 from coordination.base.durations import parse_duration, show_duration
@@ -35,14 +36,12 @@ def simulate(
     repo: Repo = None,
     slots: Annotated[
         int | None,
-        typer.Option(
-            help="The number of parallel jobs (default: as many as the living workers run).", min=1, max=1_000_000
-        ),
+        Option(help="The number of parallel jobs (default: as many as the living workers run).", min=1, max=1_000_000),
     ] = None,
     assume: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="The assumed duration of jobs without history, such as 30s.")
+        str | None, Option(metavar="DURATION", help="The assumed duration of jobs without history, such as 30s.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="The random seed.")] = 0,
+    seed: Annotated[int, Option(help="The random seed.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Predict duration and cost of a plan from similar jobs. Nothing is run or stored."""

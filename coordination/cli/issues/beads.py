@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from coordination.base.clock import utc_now
 from coordination.base.errors import NotFound, Refused
@@ -41,12 +42,10 @@ _MOST_EXCLUDED = 20
 _MOST_MISSING = 3
 
 BeadsFile = Annotated[
-    Path | None, typer.Option("--beads", metavar="FILE", help="Use the issues of this file instead of imported ones.")
+    Path | None, Option("--beads", metavar="FILE", help="Use the issues of this file instead of imported ones.")
 ]
-Rules = Annotated[str | None, typer.Option("--rules", help="The rules for ready issues: beads-1.0 or beads-0.47.")]
-Now = Annotated[
-    str | None, typer.Option("--now", metavar="TIME", help="The assumed time, such as 2027-01-01T00:00:00Z.")
-]
+Rules = Annotated[str | None, Option("--rules", help="The rules for ready issues: beads-1.0 or beads-0.47.")]
+Now = Annotated[str | None, Option("--now", metavar="TIME", help="The assumed time, such as 2027-01-01T00:00:00Z.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -57,7 +56,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def import_beads(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An issues.jsonl of Beads.")],
+    file: Annotated[Path, Argument(metavar="FILE", help="An issues.jsonl of Beads.")],
     *,
     project: ProjectName = None,
     as_json: AsJson = False,
@@ -77,7 +76,7 @@ def import_beads(
 
 
 def export_beads(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The output file (default: stdout).")] = None,
+    file: Annotated[Path | None, Argument(metavar="[FILE]", help="The output file (default: stdout).")] = None,
     *,
     project: ProjectName = None,
 ) -> None:

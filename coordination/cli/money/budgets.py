@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from coordination.base.errors import NOT_COMPLETED, OK, NotFound, Refused
 from coordination.base.money import show_usd
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from coordination.domain.money.budget_status import BudgetStatus
     from coordination.domain.money.budgets import BudgetPeriod
 
-Scope = Annotated[str, typer.Argument(metavar="SCOPE", help="workspace, project, agent, session, run or task.")]
+Scope = Annotated[str, Argument(metavar="SCOPE", help="workspace, project, agent, session, run or task.")]
 Name = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="The subject; the workspace has no name.", show_default=False)
+    str | None, Argument(metavar="[NAME]", help="The subject; the workspace has no name.", show_default=False)
 ]
-OfRun = Annotated[str | None, typer.Option("--run", metavar="RUN", help="With task: the run of the task.")]
+OfRun = Annotated[str | None, Option("--run", metavar="RUN", help="With task: the run of the task.")]
 _NONE = "none"
 _MOST_TASKS = 20
 _MOST_DIGITS = 18
@@ -39,10 +40,10 @@ def add_to(app: typer.Typer) -> None:
 def list_(
     *,
     project: Annotated[
-        str | None, typer.Option("--project", "-p", metavar="NAME", help="Only this project, its runs and tasks.")
+        str | None, Option("--project", "-p", metavar="NAME", help="Only this project, its runs and tasks.")
     ] = None,
-    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only this run and its tasks.")] = None,
-    ended: Annotated[bool, typer.Option("--ended", help="Include budgets of ended runs.")] = False,
+    run: Annotated[str | None, Option(metavar="RUN", help="Only this run and its tasks.")] = None,
+    ended: Annotated[bool, Option("--ended", help="Include budgets of ended runs.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List budgets: spent, reserved, left, and the number of waiting tasks."""
@@ -85,29 +86,21 @@ def set_(
     scope: Scope,
     name: Name = None,
     *,
-    usd: Annotated[str | None, typer.Option("--usd", metavar="N", help="US dollars.")] = None,
-    tokens: Annotated[str | None, typer.Option("--tokens", metavar="N", help="Tokens.")] = None,
+    usd: Annotated[str | None, Option(metavar="N", help="US dollars.")] = None,
+    tokens: Annotated[str | None, Option(metavar="N", help="Tokens.")] = None,
     starts: Annotated[
-        str | None, typer.Option("--starts", metavar="N", help="Starts of agents and chats, whatever their result.")
+        str | None, Option(metavar="N", help="Starts of agents and chats, whatever their result.")
     ] = None,
     unpriced_calls: Annotated[
-        str | None,
-        typer.Option(
-            "--unpriced-calls",
-            metavar="N",
-            help="Calls of models without a known price (with --usd, the default is 0).",
-        ),
+        str | None, Option(metavar="N", help="Calls of models without a known price (with --usd, the default is 0).")
     ] = None,
-    period: Annotated[str, typer.Option("--period", help="total, day or month.")] = "total",
-    on_exceed: Annotated[
-        str | None,
-        typer.Option("--on-exceed", metavar="WHAT", help="block (new work waits), warn or downgrade."),
-    ] = None,
+    period: Annotated[str, Option(help="total, day or month.")] = "total",
+    on_exceed: Annotated[str | None, Option(metavar="WHAT", help="block (new work waits), warn or downgrade.")] = None,
     warn_at: Annotated[
-        str | None, typer.Option("--warn-at", metavar="PERCENT", help="Warn at this percentage of a cap (default: 80).")
+        str | None, Option(metavar="PERCENT", help="Warn at this percentage of a cap (default: 80).")
     ] = None,
     downgrade_to: Annotated[
-        str | None, typer.Option("--downgrade-to", metavar="MODEL", help="The cheaper model to use from --warn-at on.")
+        str | None, Option(metavar="MODEL", help="The cheaper model to use from --warn-at on.")
     ] = None,
     run: OfRun = None,
     as_json: AsJson = False,
@@ -140,15 +133,13 @@ def set_(
 def raise_(
     words: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="[SCOPE] NAME USD",
             help="The subject (without SCOPE: a run, if nothing else has that name) and its new cap.",
         ),
     ],
     *,
-    period: Annotated[
-        str | None, typer.Option("--period", help="The budget's period, if it has one: total, day or month.")
-    ] = None,
+    period: Annotated[str | None, Option(help="The budget's period, if it has one: total, day or month.")] = None,
     run: OfRun = None,
     as_json: AsJson = False,
 ) -> None:
@@ -175,9 +166,7 @@ def remove(
     scope: Scope,
     name: Name = None,
     *,
-    period: Annotated[
-        str | None, typer.Option("--period", help="The period, if there are several budgets: total, day or month.")
-    ] = None,
+    period: Annotated[str | None, Option(help="The period, if there are several budgets: total, day or month.")] = None,
     run: OfRun = None,
     as_json: AsJson = False,
 ) -> None:
@@ -192,7 +181,7 @@ def remove(
 
 def check(
     *,
-    repair: Annotated[bool, typer.Option("--repair", help="Correct budgets that differ from the ledger.")] = False,
+    repair: Annotated[bool, Option("--repair", help="Correct budgets that differ from the ledger.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify all budgets against the ledger and the running attempts. Exit code 1 when some differ."""

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from coordination.base.money import show_usd
 from coordination.base.wording import plural
@@ -32,7 +32,7 @@ class Shape(StrEnum):
 def list_(
     *,
     project: OfProject = None,
-    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only this run.")] = None,
+    run: Annotated[str | None, Option(metavar="RUN", help="Only this run.")] = None,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -92,7 +92,7 @@ def _reported_amounts(record: CostRecord) -> str:
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A costs.jsonl file.")],
+    file: Annotated[Path, Argument(metavar="FILE", help="A costs.jsonl file.")],
     *,
     project: ProjectName = None,
     as_json: AsJson = False,
@@ -129,11 +129,11 @@ def warn_of_free_calls(free: Mapping[str, int]) -> None:
 
 
 def export(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The output file (default: stdout).")] = None,
+    file: Annotated[Path | None, Argument(metavar="[FILE]", help="The output file (default: stdout).")] = None,
     *,
-    shape: Annotated[Shape, typer.Option("--shape", help="The format of a record.")] = Shape.NESTED,
+    shape: Annotated[Shape, Option(help="The format of a record.")] = Shape.NESTED,
     project: OfProject = None,
-    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only this run.")] = None,
+    run: Annotated[str | None, Option(metavar="RUN", help="Only this run.")] = None,
 ) -> None:
     """Export the ledger as JSON Lines, oldest record first."""
     with open_connection() as co:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from coordination.base.errors import NOT_COMPLETED
 from coordination.base.money import show_usd
@@ -38,15 +39,11 @@ _TIME = "today, yesterday, monday, 7d, a month (2027-01), a day or a time"
 
 def summary(
     *,
-    by: Annotated[By, typer.Option("--by", help="The dimension.")] = By.PROJECT,
+    by: Annotated[By, Option(help="The dimension.")] = By.PROJECT,
     project: OfProject = None,
-    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help=f"From this time on: {_TIME}.")] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="Until this time; a month or day is included.")
-    ] = None,
-    top: Annotated[
-        int | None, typer.Option("--top", help="Only this many, the most expensive.", min=1, max=100_000)
-    ] = None,
+    since: Annotated[str | None, Option(metavar="TIME", help=f"From this time on: {_TIME}.")] = None,
+    until: Annotated[str | None, Option(metavar="TIME", help="Until this time; a month or day is included.")] = None,
+    top: Annotated[int | None, Option(help="Only this many, the most expensive.", min=1, max=100_000)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the sums of the ledger. Days and months are those of the workspace's time zone."""
@@ -122,7 +119,7 @@ def forecast(*, project: OfProject = None, as_json: AsJson = False) -> None:
 
 def check(
     *,
-    repair: Annotated[bool, typer.Option("--repair", help="Correct wrong sums. Safe while work is running.")] = False,
+    repair: Annotated[bool, Option("--repair", help="Correct wrong sums. Safe while work is running.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify the sums against the ledger's records. Exit code 1 when they differ."""
@@ -154,7 +151,7 @@ def _print_result(result: CheckedSums) -> None:
 
 
 def timezone(
-    zone: Annotated[str | None, typer.Argument(metavar="[ZONE]", help="Such as Europe/Berlin.")] = None,
+    zone: Annotated[str | None, Argument(metavar="[ZONE]", help="Such as Europe/Berlin.")] = None,
     *,
     as_json: AsJson = False,
 ) -> None:

@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from coordination.cli.options import AsJson, add_group, open_connection, print_json
 from coordination.cli.tables import fields
@@ -15,9 +16,9 @@ from coordination.views import money as views
 if TYPE_CHECKING:
     from coordination.domain.money.pricing import Rate
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model, as in coord costs list.")]
+Model = Annotated[str, Argument(metavar="MODEL", help="The model, as in coord costs list.")]
 OfProject = Annotated[
-    str | None, typer.Option("--project", "-p", metavar="NAME", help="Only for this project (default: all).")
+    str | None, Option("--project", "-p", metavar="NAME", help="Only for this project (default: all).")
 ]
 
 
@@ -84,23 +85,16 @@ def show(model: Model, *, project: OfProject = None, as_json: AsJson = False) ->
 def set_(
     model: Model,
     *,
-    input_: Annotated[str, typer.Option("--input", metavar="USD", help="Per million input tokens.")],
-    output: Annotated[str, typer.Option("--output", metavar="USD", help="Per million output tokens.")],
+    input_: Annotated[str, Option("--input", metavar="USD", help="Per million input tokens.")],
+    output: Annotated[str, Option(metavar="USD", help="Per million output tokens.")],
     cached_input: Annotated[
-        str | None,
-        typer.Option(
-            "--cached-input", metavar="USD", help="Per million input tokens from a cache (default: as input)."
-        ),
+        str | None, Option(metavar="USD", help="Per million input tokens from a cache (default: as input).")
     ] = None,
     cache_write: Annotated[
-        str | None,
-        typer.Option(
-            "--cache-write", metavar="USD", help="Per million input tokens written to a cache (default: as input)."
-        ),
+        str | None, Option(metavar="USD", help="Per million input tokens written to a cache (default: as input).")
     ] = None,
     reasoning: Annotated[
-        str | None,
-        typer.Option("--reasoning", metavar="USD", help="Per million reasoning tokens (default: as output)."),
+        str | None, Option(metavar="USD", help="Per million reasoning tokens (default: as output).")
     ] = None,
     project: OfProject = None,
     as_json: AsJson = False,

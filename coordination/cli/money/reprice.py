@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from coordination.base.money import show_usd
 from coordination.base.wording import plural
@@ -17,16 +17,13 @@ def reprice(
     *,
     project: OfProject = None,
     since: Annotated[
-        str | None,
-        typer.Option("--since", metavar="TIME", help="Only calls since this month (2027-01), day or time."),
+        str | None, Option(metavar="TIME", help="Only calls since this month (2027-01), day or time.")
     ] = None,
-    zero: Annotated[
-        bool, typer.Option("--zero", help="Include calls that used tokens and were reported as free.")
-    ] = False,
+    zero: Annotated[bool, Option("--zero", help="Include calls that used tokens and were reported as free.")] = False,
     computed: Annotated[
-        bool, typer.Option("--computed", help="Include calls whose cost was computed, by prices that may have changed.")
+        bool, Option("--computed", help="Include calls whose cost was computed, by prices that may have changed.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be corrected.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only show what would be corrected.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Correct the costs of calls whose price has become known. Safe to repeat."""

@@ -9,6 +9,7 @@ from shlex import quote
 from typing import Annotated
 
 import typer
+from typer import Argument
 
 from coordination.base.wording import plural
 from coordination.cli.agents.accounts import unknown_accounts
@@ -31,7 +32,7 @@ def plan() -> None:
 
 
 def check(
-    file: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan file (YAML).")], *, as_json: AsJson = False
+    file: Annotated[Path, Argument(metavar="PLAN", help="The plan file (YAML).")], *, as_json: AsJson = False
 ) -> None:
     """Validate a plan file without a store. Whether its agents exist is checked when it is submitted.
 

@@ -10,6 +10,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from coordination.base.errors import (
     INTERRUPTED,
@@ -41,14 +42,13 @@ if TYPE_CHECKING:
 _OWN_GRACE = "2s"
 
 Beads = Annotated[
-    Path | None, typer.Option("--beads", metavar="FILE", help="Create a task for each open issue of this file.")
+    Path | None, Option("--beads", metavar="FILE", help="Create a task for each open issue of this file.")
 ]
 Agent = Annotated[
-    str | None,
-    typer.Option("--agent", help="The job for an issue: shell:'COMMAND' or python:module:function."),
+    str | None, Option("--agent", help="The job for an issue: shell:'COMMAND' or python:module:function.")
 ]
-Replace = Annotated[bool, typer.Option("--replace", help="With --beads: delete imported issues missing from the file.")]
-Rules = Annotated[str, typer.Option("--rules", help="The rules for ready issues: beads-1.0 or beads-0.47.")]
+Replace = Annotated[bool, Option("--replace", help="With --beads: delete imported issues missing from the file.")]
+Rules = Annotated[str, Option("--rules", help="The rules for ready issues: beads-1.0 or beads-0.47.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -66,9 +66,7 @@ def run(
     agent: Agent = None,
     rules: Rules = "beads-1.0",
     replace: Replace = False,
-    slots: Annotated[
-        int | None, typer.Option(help="The number of parallel jobs, if this starts a stack.", min=1)
-    ] = None,
+    slots: Annotated[int | None, Option(help="The number of parallel jobs, if this starts a stack.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a plan to its end: live progress, results and cost. Starts an embedded stack when none is configured.
@@ -122,13 +120,11 @@ def submit(
 
 
 def resume(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="The run: its id, a part of it, or its name.")],
+    name: Annotated[str, Argument(metavar="RUN", help="The run: its id, a part of it, or its name.")],
     *,
     project: InProject = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Retry failed and canceled tasks first.")] = False,
-    slots: Annotated[
-        int | None, typer.Option(help="The number of parallel jobs, if this starts a stack.", min=1)
-    ] = None,
+    retry: Annotated[bool, Option("--retry", help="Retry failed and canceled tasks first.")] = False,
+    slots: Annotated[int | None, Option(help="The number of parallel jobs, if this starts a stack.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Resume an interrupted or waiting run. Follows it to its end; exit codes: see coord run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from coordination.base.durations import parse_duration, show_duration
 from coordination.base.errors import Refused
@@ -14,13 +14,11 @@ from coordination.views import projects as views
 
 
 def gates(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The project: its name, identity, alias or id.")],
-    commands: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]...", help="The gates, in order.")] = None,
+    name: Annotated[str, Argument(metavar="NAME", help="The project: its name, identity, alias or id.")],
+    commands: Annotated[list[str] | None, Argument(metavar="[COMMAND]...", help="The gates, in order.")] = None,
     *,
-    timeout: Annotated[
-        str | None, typer.Option("--timeout", metavar="TIME", help="The time limit of each gate.")
-    ] = None,
-    none: Annotated[bool, typer.Option("--none", help="Remove all gates.")] = False,
+    timeout: Annotated[str | None, Option(metavar="TIME", help="The time limit of each gate.")] = None,
+    none: Annotated[bool, Option("--none", help="Remove all gates.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Set the commands that must succeed before a task is completed.

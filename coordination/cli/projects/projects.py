@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from coordination.base.errors import Refused
 from coordination.base.money import ZERO, show_usd
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from coordination.domain.money.budget_status import BudgetStatus
     from coordination.domain.projects.projects import Project
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The project: its name, identity, alias or id.")]
+Name = Annotated[str, Argument(metavar="NAME", help="The project: its name, identity, alias or id.")]
 _MOST_DIGITS = 9
 _JSON_HINT = "Write it like key=true, key=12 or key='{\"a\": 1}'; key=null removes it"
 
@@ -52,7 +53,7 @@ def add_to(app: typer.Typer) -> None:
 
 def list_(
     *,
-    archived: Annotated[bool, typer.Option("--archived", help="Include archived projects.")] = False,
+    archived: Annotated[bool, Option("--archived", help="Include archived projects.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List projects with their totals."""
@@ -143,12 +144,10 @@ def _show_for_people(project: Project, budgets: Sequence[BudgetStatus], details:
 
 
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the project.")],
+    name: Annotated[str, Argument(metavar="NAME", help="The name of the project.")],
     *,
-    remote: Annotated[
-        str | None, typer.Option("--remote", metavar="URL", help="The git remote (default: the current folder).")
-    ] = None,
-    description: Annotated[str | None, typer.Option("--description", help="A description.")] = None,
+    remote: Annotated[str | None, Option(metavar="URL", help="The git remote (default: the current folder).")] = None,
+    description: Annotated[str | None, Option(help="A description.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a project for a git remote, or for the current folder.
@@ -166,18 +165,17 @@ def create(
 def change(
     name: Name,
     *,
-    rename: Annotated[str | None, typer.Option("--name", help="A new name.")] = None,
-    description: Annotated[str | None, typer.Option("--description", help="A description.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=JSON", help="A setting.")] = None,
+    rename: Annotated[str | None, Option("--name", help="A new name.")] = None,
+    description: Annotated[str | None, Option(help="A description.")] = None,
+    settings: Annotated[list[str] | None, Option("--set", metavar="KEY=JSON", help="A setting.")] = None,
     budgets: Annotated[
         list[str] | None,
-        typer.Option("--budget", metavar="PERIOD=JSON", help='A budget: month=50, total={"usd": 5, "tokens": 100000}.'),
+        Option("--budget", metavar="PERIOD=JSON", help='A budget: month=50, total={"usd": 5, "tokens": 100000}.'),
     ] = None,
     models: Annotated[
-        list[str] | None,
-        typer.Option("--models", metavar="KEY=JSON", help="allow or deny, with a list of model names."),
+        list[str] | None, Option(metavar="KEY=JSON", help="allow or deny, with a list of model names.")
     ] = None,
-    metadata: Annotated[list[str] | None, typer.Option("--meta", metavar="KEY=JSON", help="Any other data.")] = None,
+    metadata: Annotated[list[str] | None, Option("--meta", metavar="KEY=JSON", help="Any other data.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Change the name, description, settings or budgets of a project.
@@ -232,7 +230,7 @@ def archive(name: Name) -> None:
     print(f"{project.name} is {project.status}.")
 
 
-def alias(name: Name, remote: Annotated[str, typer.Argument(metavar="REMOTE", help="The other git remote.")]) -> None:
+def alias(name: Name, remote: Annotated[str, Argument(metavar="REMOTE", help="The other git remote.")]) -> None:
     """Add a renamed or moved git remote to a project."""
     with open_connection() as co:
         project = co.project(name)
@@ -243,16 +241,11 @@ def alias(name: Name, remote: Annotated[str, typer.Argument(metavar="REMOTE", he
 def limit(
     name: Name,
     *,
-    project: Annotated[int | None, typer.Option("--project", metavar="N", help="Parallel tasks in all.", min=0)] = None,
-    agent: Annotated[
-        list[str] | None, typer.Option("--agent", metavar="NAME=N", help="Parallel tasks of an agent.")
-    ] = None,
-    key: Annotated[
-        list[str] | None, typer.Option("--key", metavar="NAME=N", help="Parallel tasks with a concurrency key.")
-    ] = None,
+    project: Annotated[int | None, Option(metavar="N", help="Parallel tasks in all.", min=0)] = None,
+    agent: Annotated[list[str] | None, Option(metavar="NAME=N", help="Parallel tasks of an agent.")] = None,
+    key: Annotated[list[str] | None, Option(metavar="NAME=N", help="Parallel tasks with a concurrency key.")] = None,
     drop: Annotated[
-        list[str] | None,
-        typer.Option("--drop", metavar="LIMIT", help="Remove a limit: project, agent:NAME or key:NAME."),
+        list[str] | None, Option(metavar="LIMIT", help="Remove a limit: project, agent:NAME or key:NAME.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

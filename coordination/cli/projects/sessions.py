@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from coordination.base.errors import NotFound
 from coordination.base.ids import is_id
@@ -25,7 +26,7 @@ def add_to(app: typer.Typer) -> None:
 
 def list_(
     *,
-    project: Annotated[str | None, typer.Option("--project", "-p", metavar="NAME", help="Only this project.")] = None,
+    project: Annotated[str | None, Option("--project", "-p", metavar="NAME", help="Only this project.")] = None,
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
@@ -46,7 +47,7 @@ def list_(
 
 
 def show(
-    session: Annotated[str, typer.Argument(metavar="ID", help="The session's id.")],
+    session: Annotated[str, Argument(metavar="ID", help="The session's id.")],
     *,
     limit: Limit = 50,
     as_json: AsJson = False,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from coordination.base.durations import parse_duration
 from coordination.base.errors import NOT_COMPLETED
@@ -33,13 +34,9 @@ def add_to(app: typer.Typer) -> None:
 def stop(
     project: OfProject = None,
     *,
-    now: Annotated[bool, typer.Option("--now", help="Kill running jobs without a grace period.")] = False,
-    timeout: Annotated[
-        str, typer.Option("--timeout", metavar="TIME", help="How long to wait for running jobs.")
-    ] = _PATIENCE,
-    reason: Annotated[
-        str | None, typer.Option("--reason", metavar="TEXT", help="A reason, shown by coord status.")
-    ] = None,
+    now: Annotated[bool, Option("--now", help="Kill running jobs without a grace period.")] = False,
+    timeout: Annotated[str, Option(metavar="TIME", help="How long to wait for running jobs.")] = _PATIENCE,
+    reason: Annotated[str | None, Option(metavar="TEXT", help="A reason, shown by coord status.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Stop all work: end running jobs and start nothing more. Resume it with `coord start`.

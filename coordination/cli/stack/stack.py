@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from coordination.base import inherited_variables
 from coordination.base.durations import show_duration
@@ -32,9 +33,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def up(
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when the stack is running.")] = False,
+    detach: Annotated[bool, Option("--detach", "-d", help="Return when the stack is running.")] = False,
     slots: Annotated[
-        int | None, typer.Option(help="The number of parallel jobs (default: COORD_SLOTS, or 8).", min=1)
+        int | None, Option(help="The number of parallel jobs (default: COORD_SLOTS, or 8).", min=1)
     ] = None,
 ) -> None:
     """Start the embedded stack: Redis, a worker and beat. Keeps it running until Ctrl-C or `coord down`."""
@@ -90,7 +91,7 @@ def _join_others(joined: JoinedStack, slots: int | None) -> None:
 
 
 def down(
-    now: Annotated[bool, typer.Option("--now", help="Hand running jobs back at once, without a grace period.")] = False,
+    now: Annotated[bool, Option("--now", help="Hand running jobs back at once, without a grace period.")] = False,
 ) -> None:
     """Stop the embedded stack. Running jobs get a grace period and are handed back.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from coordination.base.sizes import show_size
 from coordination.cli.names import InProject, OfRun, TaskName, find_task
@@ -21,8 +21,7 @@ def artifacts(
     run: OfRun = None,
     project: InProject = None,
     get: Annotated[
-        Path | None,
-        typer.Option("--get", metavar="DIR", help="Copy them to this folder, each checked against its SHA-256."),
+        Path | None, Option(metavar="DIR", help="Copy them to this folder, each checked against its SHA-256.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

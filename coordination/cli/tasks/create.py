@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from coordination.base.errors import Refused
 from coordination.cli.names import OfRun, TaskName, find_run, find_task, place_of
@@ -15,27 +15,21 @@ from coordination.views import tasks as views
 if TYPE_CHECKING:
     from coordination.domain.plans.plans import Task
 
-Model = Annotated[str | None, typer.Option("--model", help="The model, by the name that its program uses.")]
+Model = Annotated[str | None, Option("--model", help="The model, by the name that its program uses.")]
 
 
 def create(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The key of the task: letters, digits and -.")],
+    key: Annotated[str, Argument(metavar="KEY", help="The key of the task: letters, digits and -.")],
     *,
-    shell: Annotated[str | None, typer.Option("--shell", metavar="COMMAND", help="A command to run.")] = None,
-    agent: Annotated[str | None, typer.Option("--agent", help="An agent or a program.")] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="The prompt of the agent.")] = None,
+    shell: Annotated[str | None, Option(metavar="COMMAND", help="A command to run.")] = None,
+    agent: Annotated[str | None, Option(help="An agent or a program.")] = None,
+    prompt: Annotated[str | None, Option(help="The prompt of the agent.")] = None,
     model: Model = None,
-    title: Annotated[str | None, typer.Option("--title", help="A title for people.")] = None,
-    run: Annotated[
-        str | None, typer.Option("--run", metavar="RUN", help="The run of the task (default: a new one).")
-    ] = None,
-    needs: Annotated[
-        str | None, typer.Option("--needs", metavar="A,B", help="Tasks of the run that must complete first.")
-    ] = None,
-    checkout: Annotated[
-        str | None, typer.Option("--checkout", help="Where it works: folder, or worktree (its own git worktree).")
-    ] = None,
-    priority: Annotated[int, typer.Option("--priority", help="Higher runs earlier.", min=-1000, max=1000)] = 0,
+    title: Annotated[str | None, Option(help="A title for people.")] = None,
+    run: Annotated[str | None, Option(metavar="RUN", help="The run of the task (default: a new one).")] = None,
+    needs: Annotated[str | None, Option(metavar="A,B", help="Tasks of the run that must complete first.")] = None,
+    checkout: Annotated[str | None, Option(help="Where it works: folder, or worktree (its own git worktree).")] = None,
+    priority: Annotated[int, Option(help="Higher runs earlier.", min=-1000, max=1000)] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Create a single task without a plan file: a command, or a prompt for an agent."""
@@ -65,13 +59,11 @@ def create(
 def assign(
     name: TaskName,
     to: Annotated[
-        str | None, typer.Argument(metavar="[AGENT]", help="An agent, role:NAME, label:NAME, or a program.")
+        str | None, Argument(metavar="[AGENT]", help="An agent, role:NAME, label:NAME, or a program.")
     ] = None,
     *,
     model: Model = None,
-    person: Annotated[
-        str | None, typer.Option("--person", metavar="NAME", help="A person, whose answer completes it.")
-    ] = None,
+    person: Annotated[str | None, Option(metavar="NAME", help="A person, whose answer completes it.")] = None,
     run: OfRun = None,
     as_json: AsJson = False,
 ) -> None:

@@ -59,10 +59,7 @@ def follow(
 
 
 def _wait_for_end(
-    run: Run,
-    problem: Callable[[], CoordinationError | None],
-    each: Callable[[RunRecord], None],
-    stall: StalledRun,
+    run: Run, problem: Callable[[], CoordinationError | None], each: Callable[[RunRecord], None], stall: StalledRun
 ) -> bool:
     """Wait until the run has ended (True), or has stalled finally (False)."""
     while True:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from coordination.base.json_values import to_json_types
 from coordination.cli.hints import Exact
@@ -26,13 +27,10 @@ def logs(
     run: OfRun = None,
     project: InProject = None,
     follow: Annotated[
-        bool,
-        typer.Option("--follow", "-f", help="Follow the output of all attempts until the task ends."),
+        bool, Option("--follow", "-f", help="Follow the output of all attempts until the task ends.")
     ] = False,
-    attempt: Annotated[
-        int | None, typer.Option("--attempt", metavar="N", help="The attempt (default: the latest).", min=1)
-    ] = None,
-    as_it_is: Annotated[bool, typer.Option("--raw", help="Keep terminal control sequences such as colours.")] = False,
+    attempt: Annotated[int | None, Option(metavar="N", help="The attempt (default: the latest).", min=1)] = None,
+    as_it_is: Annotated[bool, Option("--raw", help="Keep terminal control sequences such as colours.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the output of a task's job, also while it runs.

@@ -7,6 +7,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from coordination.base.errors import Refused
 from coordination.cli.names import InProject, OfRun, TaskName, find_task, place_of
@@ -56,11 +57,9 @@ def _text(question: Question) -> str:
 
 def answer(
     name: TaskName,
-    text: Annotated[str | None, typer.Argument(metavar="ANSWER", help="The answer.")] = None,
+    text: Annotated[str | None, Argument(metavar="ANSWER", help="The answer.")] = None,
     *,
-    file: Annotated[
-        Path | None, typer.Option("--file", help="A file with the answer; - is stdin.", allow_dash=True)
-    ] = None,
+    file: Annotated[Path | None, Option(help="A file with the answer; - is stdin.", allow_dash=True)] = None,
     run: OfRun = None,
     project: InProject = None,
     as_json: AsJson = False,

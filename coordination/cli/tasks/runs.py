@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from coordination.base.json_values import to_json_types
 from coordination.base.money import show_usd
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
     from coordination.domain.tasks.events import Event
 
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run: its id, a part of it, or its name.")]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Follow new events until the run ends.")]
+RunName = Annotated[str, Argument(metavar="RUN", help="The run: its id, a part of it, or its name.")]
+Follow = Annotated[bool, Option("--follow", "-f", help="Follow new events until the run ends.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -75,9 +76,7 @@ def cancel(
     name: RunName,
     *,
     project: InProject = None,
-    why: Annotated[
-        str, typer.Option("--why", help="The reason, kept in the events of the tasks.")
-    ] = "canceled by its owner",
+    why: Annotated[str, Option(help="The reason, kept in the events of the tasks.")] = "canceled by its owner",
     as_json: AsJson = False,
 ) -> None:
     """Cancel every open task of a run. Running jobs are stopped at once."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from coordination.base.errors import Refused
 from coordination.cli.names import InProject, OfRun, TaskName, find_task
 from coordination.cli.options import open_connection
 
 Command = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[-- COMMAND...]", help="Run this instead of a shell.", show_default=False),
+    list[str] | None, Argument(metavar="[-- COMMAND...]", help="Run this instead of a shell.", show_default=False)
 ]
 
 
@@ -24,8 +23,7 @@ def shell(
     run: OfRun = None,
     project: InProject = None,
     attempt: Annotated[
-        int | None,
-        typer.Option("--attempt", metavar="N", help="The attempt (default: the newest that has one).", min=1),
+        int | None, Option(metavar="N", help="The attempt (default: the newest that has one).", min=1)
     ] = None,
 ) -> None:
     """Open a shell in the checkout of a task, with the variables of its job.

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument
 
 from coordination.cli.hints import Exact
 from coordination.cli.names import InProject, find_run, newest_run
@@ -28,7 +28,7 @@ _AT_ONCE = 64_000
 
 MaybeRun = Annotated[
     str | None,
-    typer.Argument(
+    Argument(
         metavar="RUN",
         help="The run: its id, a part of it, or its name (default: the newest of the project).",
         show_default=False,

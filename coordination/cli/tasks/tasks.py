@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from coordination.base.durations import show_duration
 from coordination.base.errors import NotFound, Refused
@@ -140,9 +141,7 @@ def cancel(
     *,
     run: OfRun = None,
     project: InProject = None,
-    why: Annotated[
-        str, typer.Option("--why", help="The reason, kept in the events of the task.")
-    ] = "canceled by its owner",
+    why: Annotated[str, Option(help="The reason, kept in the events of the task.")] = "canceled by its owner",
     as_json: AsJson = False,
 ) -> None:
     """Cancel a task, and the tasks that depend on it as the plan says."""
@@ -172,7 +171,7 @@ def retry(name: TaskName, *, run: OfRun = None, project: InProject = None, as_js
 
 def priority(
     name: TaskName,
-    number: Annotated[int, typer.Argument(metavar="N", help="Higher runs earlier.", min=-1000, max=1000)],
+    number: Annotated[int, Argument(metavar="N", help="Higher runs earlier.", min=-1000, max=1000)],
     *,
     run: OfRun = None,
     project: InProject = None,
@@ -195,15 +194,10 @@ def priority(
 
 def force(
     name: TaskName,
-    state: Annotated[str, typer.Argument(metavar="STATE", help="queued, completed, failed or canceled.")],
+    state: Annotated[str, Argument(metavar="STATE", help="queued, completed, failed or canceled.")],
     *,
-    reason: Annotated[
-        str, typer.Option("--reason", metavar="TEXT", help="The reason, kept in the events of the task.")
-    ],
-    output: Annotated[
-        str | None,
-        typer.Option("--output", metavar="TEXT", help="With completed: its output (JSON or text)."),
-    ] = None,
+    reason: Annotated[str, Option(metavar="TEXT", help="The reason, kept in the events of the task.")],
+    output: Annotated[str | None, Option(metavar="TEXT", help="With completed: its output (JSON or text).")] = None,
     run: OfRun = None,
     project: InProject = None,
     as_json: AsJson = False,
@@ -246,7 +240,7 @@ def output(name: TaskName, *, run: OfRun = None, project: InProject = None, as_j
 
 
 def explain(
-    name: Annotated[str, typer.Argument(metavar="TASK|ISSUE", help="A task's key or id, or an issue's id.")],
+    name: Annotated[str, Argument(metavar="TASK|ISSUE", help="A task's key or id, or an issue's id.")],
     *,
     run: OfRun = None,
     beads: BeadsFile = None,
