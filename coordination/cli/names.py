@@ -19,9 +19,6 @@ OfRun = Annotated[
     str | None,
     Option("--run", metavar="RUN", help="The task's run (default: the newest of the project that has the key)."),
 ]
-InProject = Annotated[
-    str | None, Option("--project", "-p", metavar="NAME", help="The project (default: that of the current folder).")
-]
 
 
 def find_run(co: Coordination, name: str, project: str | None = None) -> Run:

@@ -23,9 +23,9 @@ from coordination.base.errors import (
 )
 from coordination.base.wording import plural
 from coordination.cli.issues import beads as issues
-from coordination.cli.names import InProject, aim_hints, find_run
+from coordination.cli.names import aim_hints, find_run
 from coordination.cli.next_steps import name_of_run
-from coordination.cli.options import AsJson, open_connection, print_json
+from coordination.cli.options import AsJson, ProjectName, open_connection, print_json
 from coordination.cli.plan_files import PlanFile, Repo, for_repository, read_plan
 from coordination.cli.projects.stopping import warn_if_stopped
 from coordination.cli.tasks import live, summary
@@ -122,7 +122,7 @@ def submit(
 def resume(
     name: Annotated[str, Argument(metavar="RUN", help="The run: its id, a part of it, or its name.")],
     *,
-    project: InProject = None,
+    project: ProjectName = None,
     retry: Annotated[bool, Option("--retry", help="Retry failed and canceled tasks first.")] = False,
     slots: Annotated[int | None, Option(help="The number of parallel jobs, if this starts a stack.", min=1)] = None,
     as_json: AsJson = False,

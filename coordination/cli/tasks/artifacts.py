@@ -8,8 +8,8 @@ from typing import Annotated
 from typer import Option
 
 from coordination.base.sizes import show_size
-from coordination.cli.names import InProject, OfRun, TaskName, find_task
-from coordination.cli.options import AsJson, open_connection, print_json
+from coordination.cli.names import OfRun, TaskName, find_task
+from coordination.cli.options import AsJson, ProjectName, open_connection, print_json
 from coordination.cli.tables import show
 from coordination.views import tasks as views
 from coordination.views.fields import listing
@@ -19,7 +19,7 @@ def artifacts(
     name: TaskName,
     *,
     run: OfRun = None,
-    project: InProject = None,
+    project: ProjectName = None,
     get: Annotated[
         Path | None, Option(metavar="DIR", help="Copy them to this folder, each checked against its SHA-256.")
     ] = None,

@@ -11,8 +11,8 @@ from typer import Option
 
 from coordination.base.json_values import to_json_types
 from coordination.cli.hints import Exact
-from coordination.cli.names import InProject, OfRun, TaskName, find_task
-from coordination.cli.options import AsJson, open_connection, print_json
+from coordination.cli.names import OfRun, TaskName, find_task
+from coordination.cli.options import AsJson, ProjectName, open_connection, print_json
 from coordination.cli.terminal import json_text, raw
 from coordination.views import tasks as views
 from coordination.views.fields import listing
@@ -25,7 +25,7 @@ def logs(
     name: TaskName,
     *,
     run: OfRun = None,
-    project: InProject = None,
+    project: ProjectName = None,
     follow: Annotated[
         bool, Option("--follow", "-f", help="Follow the output of all attempts until the task ends.")
     ] = False,

@@ -10,9 +10,9 @@ import typer
 from typer import Argument, Option
 
 from coordination.base.errors import Refused
-from coordination.cli.names import InProject, OfRun, TaskName, find_task, place_of
+from coordination.cli.names import OfRun, TaskName, find_task, place_of
 from coordination.cli.next_steps import after_change, name_of_task
-from coordination.cli.options import AsJson, OfProject, open_connection, print_json
+from coordination.cli.options import AsJson, OfProject, ProjectName, open_connection, print_json
 from coordination.cli.tables import show
 from coordination.cli.texts import read_text
 from coordination.domain.agents.agents import PERSON
@@ -61,7 +61,7 @@ def answer(
     *,
     file: Annotated[Path | None, Option(help="A file with the answer; - is stdin.", allow_dash=True)] = None,
     run: OfRun = None,
-    project: InProject = None,
+    project: ProjectName = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer the open question of a task. Its agent continues with the answer."""
@@ -83,7 +83,7 @@ def answer(
         print(f"Answer saved; {task.key} {effect} ({place}).\n{next_step}")
 
 
-def prompt(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
+def prompt(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Print the prompt that the agent of a task would get now."""
     with open_connection() as co:
         task = find_task(co, name, run, project)

@@ -11,8 +11,8 @@ from coordination.base.json_values import to_json_types
 from coordination.base.money import show_usd
 from coordination.base.wording import plural
 from coordination.cli.forecast import simulate
-from coordination.cli.names import InProject, find_run, place
-from coordination.cli.options import AsJson, Limit, OfProject, add_group, open_connection, print_json
+from coordination.cli.names import find_run, place
+from coordination.cli.options import AsJson, Limit, OfProject, ProjectName, add_group, open_connection, print_json
 from coordination.cli.tables import show as table
 from coordination.cli.tables import shown
 from coordination.cli.tasks import summary
@@ -59,7 +59,7 @@ def list_(*, project: OfProject = None, limit: Limit = 20, as_json: AsJson = Fal
     )
 
 
-def show(name: RunName, *, project: InProject = None, as_json: AsJson = False) -> None:
+def show(name: RunName, *, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Show a run with its tasks, and why some are not running."""
     with open_connection() as co:
         run = find_run(co, name, project)
@@ -75,7 +75,7 @@ def show(name: RunName, *, project: InProject = None, as_json: AsJson = False) -
 def cancel(
     name: RunName,
     *,
-    project: InProject = None,
+    project: ProjectName = None,
     why: Annotated[str, Option(help="The reason, kept in the events of the tasks.")] = "canceled by its owner",
     as_json: AsJson = False,
 ) -> None:
@@ -91,7 +91,7 @@ def cancel(
         print(f"{answer} ({where}).")
 
 
-def retry(name: RunName, *, project: InProject = None, as_json: AsJson = False) -> None:
+def retry(name: RunName, *, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Retry the failed and canceled tasks of a run on the running workers."""
     with open_connection() as co:
         run = find_run(co, name, project)
@@ -104,7 +104,7 @@ def retry(name: RunName, *, project: InProject = None, as_json: AsJson = False) 
         print(f"{retried} ({where}).")
 
 
-def events(name: RunName, *, project: InProject = None, follow: Follow = False, as_json: AsJson = False) -> None:
+def events(name: RunName, *, project: ProjectName = None, follow: Follow = False, as_json: AsJson = False) -> None:
     """Print the events of a run. With --follow and --json: one JSON document per line."""
     with open_connection() as co:
         show_events(find_run(co, name, project).events(follow=follow), follow=follow, as_json=as_json)

@@ -8,8 +8,8 @@ from typing import Annotated
 from typer import Argument, Option
 
 from coordination.base.errors import Refused
-from coordination.cli.names import InProject, OfRun, TaskName, find_task
-from coordination.cli.options import open_connection
+from coordination.cli.names import OfRun, TaskName, find_task
+from coordination.cli.options import ProjectName, open_connection
 
 Command = Annotated[
     list[str] | None, Argument(metavar="[-- COMMAND...]", help="Run this instead of a shell.", show_default=False)
@@ -21,7 +21,7 @@ def shell(
     command: Command = None,
     *,
     run: OfRun = None,
-    project: InProject = None,
+    project: ProjectName = None,
     attempt: Annotated[
         int | None, Option(metavar="N", help="The attempt (default: the newest that has one).", min=1)
     ] = None,

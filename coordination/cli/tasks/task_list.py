@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument
 
 from coordination.cli.hints import Exact
-from coordination.cli.names import InProject, find_run, newest_run
-from coordination.cli.options import AsJson, open_connection
+from coordination.cli.names import find_run, newest_run
+from coordination.cli.options import AsJson, ProjectName, open_connection
 from coordination.cli.tables import shown
 from coordination.cli.terminal import json_writer
 from coordination.views import tasks as views
@@ -36,7 +36,7 @@ MaybeRun = Annotated[
 ]
 
 
-def list_(run: MaybeRun = None, *, project: InProject = None, as_json: AsJson = False) -> None:
+def list_(run: MaybeRun = None, *, project: ProjectName = None, as_json: AsJson = False) -> None:
     """List the tasks of a run in the order of its plan.
 
     Without RUN: of the newest run of the project. For all details of one task: coord tasks show TASK.

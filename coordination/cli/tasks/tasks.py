@@ -15,7 +15,7 @@ from coordination.base.money import show_usd
 from coordination.base.wording import excerpt, plural
 from coordination.cli.hints import Exact
 from coordination.cli.issues.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
-from coordination.cli.names import InProject, OfRun, TaskName, find_task, place_of
+from coordination.cli.names import OfRun, TaskName, find_task, place_of
 from coordination.cli.next_steps import after_change, name_of_task
 from coordination.cli.options import AsJson, ProjectName, add_group, chosen_project, open_connection, print_json
 from coordination.cli.tables import fields
@@ -49,7 +49,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("explain")(explain)
 
 
-def show(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
+def show(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Show a task: its work, its attempts, and why it is not running."""
     from coordination.cli.tasks.summary import show_last_lines
     from coordination.domain.tasks.attempts import Outcome
@@ -130,7 +130,7 @@ def _deferral_words(record: TaskRecord, limit: timedelta) -> str | None:
     return f"{record.deferrals} of {MAX_DEFERRALS} times in a row; since {since}"
 
 
-def events(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
+def events(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Print the events of a task."""
     with open_connection() as co:
         show_events(find_task(co, name, run, project).events(), follow=False, as_json=as_json)
@@ -140,7 +140,7 @@ def cancel(
     name: TaskName,
     *,
     run: OfRun = None,
-    project: InProject = None,
+    project: ProjectName = None,
     why: Annotated[str, Option(help="The reason, kept in the events of the task.")] = "canceled by its owner",
     as_json: AsJson = False,
 ) -> None:
@@ -154,7 +154,7 @@ def cancel(
         print(f"Canceled {task.key} ({place})." if was_open else f"{task.key} is {task.state} already ({place}).")
 
 
-def retry(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
+def retry(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Retry a failed or canceled task, or resume one at its limit.
 
     Tasks that were canceled because of it are retried, too.
@@ -174,7 +174,7 @@ def priority(
     number: Annotated[int, Argument(metavar="N", help="Higher runs earlier.", min=-1000, max=1000)],
     *,
     run: OfRun = None,
-    project: InProject = None,
+    project: ProjectName = None,
     as_json: AsJson = False,
 ) -> None:
     """Change the priority of an open task."""
@@ -199,7 +199,7 @@ def force(
     reason: Annotated[str, Option(metavar="TEXT", help="The reason, kept in the events of the task.")],
     output: Annotated[str | None, Option(metavar="TEXT", help="With completed: its output (JSON or text).")] = None,
     run: OfRun = None,
-    project: InProject = None,
+    project: ProjectName = None,
     as_json: AsJson = False,
 ) -> None:
     """Set a task's state manually, as a last resort. A running attempt is stopped.
@@ -226,7 +226,7 @@ def _value(text: str | None) -> Any:
         return text
 
 
-def output(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
+def output(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Print the output of a completed task: text unchanged, other values as JSON."""
     with open_connection() as co:
         task = find_task(co, name, run, project)
