@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +14,7 @@ from typer import Argument, Option
 from coordination.base.durations import show_duration
 from coordination.base.errors import NotFound, Refused
 from coordination.base.money import show_usd
+from coordination.base.sizes import show_size
 from coordination.base.wording import excerpt, plural
 from coordination.cli.hints import Exact
 from coordination.cli.issues.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
@@ -20,12 +23,10 @@ from coordination.cli.next_steps import after_change, name_of_task
 from coordination.cli.options import AsJson, ProjectName, add_group, chosen_project, open_connection, print_json
 from coordination.cli.tables import fields
 from coordination.cli.tables import show as table
-from coordination.cli.tasks.artifacts import artifacts
 from coordination.cli.tasks.create import assign, create
 from coordination.cli.tasks.logs import logs
 from coordination.cli.tasks.questions import answer, prompt
 from coordination.cli.tasks.runs import show_events
-from coordination.cli.tasks.shell import shell
 from coordination.cli.tasks.task_list import list_
 from coordination.cli.terminal import json_text
 from coordination.domain.access.authority import delegators
@@ -34,7 +35,7 @@ from coordination.domain.jobs.changed_files import sentence_of
 from coordination.domain.jobs.provider_errors import limit_of
 from coordination.domain.tasks.tasks import TaskRecord, TaskState
 from coordination.views import tasks as views
-from coordination.views.fields import fields_of
+from coordination.views.fields import fields_of, listing
 
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
@@ -237,6 +238,73 @@ def output(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as
     if task.state is not TaskState.COMPLETED:
         raise Refused(f"{task.key} is {task.state} and has no output", hint=f"See: coord tasks show {task.key}")
     print(Exact(value) if isinstance(value, str) else json_text(value, indent=2))
+
+
+def artifacts(
+    name: TaskName,
+    *,
+    run: OfRun = None,
+    project: ProjectName = None,
+    get: Annotated[
+        Path | None, Option(metavar="DIR", help="Copy them to this folder, each checked against its SHA-256.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the output files of a task's latest attempt, with size, SHA-256 and URL."""
+    from coordination.adapters.artifact_store import fetch_artifact
+
+    with open_connection() as co:
+        task = find_task(co, name, run, project)
+        records = task.artifacts()
+    copied = [] if get is None else [fetch_artifact(artifact, get) for artifact in records]
+    if as_json:
+        files = listing("artifacts", views.artifact, records) | ({} if get is None else {"files": copied})
+        print_json(views.about_task(task.record, attempt=task.record.attempt, **files))
+    elif get is not None and copied:
+        print("\n".join(map(str, copied)))
+    else:
+        table(
+            ["path", "size", "sha256", "url"],
+            [(file.path, show_size(file.size), file.sha256, file.url) for file in records],
+            empty=f"{task.key} has no artifacts.",
+        )
+
+
+def shell(
+    name: TaskName,
+    command: Annotated[
+        list[str] | None, Argument(metavar="[-- COMMAND...]", help="Run this instead of a shell.", show_default=False)
+    ] = None,
+    *,
+    run: OfRun = None,
+    project: ProjectName = None,
+    attempt: Annotated[
+        int | None, Option(metavar="N", help="The attempt (default: the newest that has one).", min=1)
+    ] = None,
+) -> None:
+    """Open a shell in the checkout of a task, with the variables of its job.
+
+    A worktree exists while its attempt runs, and for some days after a failure. Without one, the job's folder is used.
+    """
+    import sys
+
+    with open_connection() as co:
+        task = find_task(co, name, run, project)
+        checkout = task.checkout(attempt=attempt)
+        home = str(co.runtime.settings.home)  # a relative COORD_HOME would change its meaning in another folder
+    arguments = command or [os.environ.get("SHELL") or "/bin/sh"]
+    if command is None:
+        owner = "" if checkout.attempt is None else f" of attempt {checkout.attempt}"
+        state = ", which is running" if checkout.running else ""
+        print(f"{task.key}: {checkout.path}{owner}{state}. Leave with: exit", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        environment = {**os.environ, "COORD_HOME": home, **checkout.variables, "COORD_TASK_KEY": task.key}
+        os.chdir(checkout.path)
+        os.execvpe(arguments[0], arguments, environment)  # noqa: S606
+    except OSError as error:
+        raise Refused(f"{arguments[0]} cannot be started in {checkout.path}: {error.strerror}") from None
 
 
 def explain(
