@@ -26,6 +26,11 @@ def find_project(runtime: Runtime, name: str) -> Project:
     return runtime.read(project_service.find, name)
 
 
+def find_project_id(runtime: Runtime, name: str | None) -> str | None:
+    """Return the id of the project of that name, identity, alias or id; None for None."""
+    return None if name is None else find_project(runtime, name).id
+
+
 def find_run(runtime: Runtime, name: str, *, project_id: str | None = None) -> str:
     """Return the id of the run with that id, name (the newest of the project), or unique part of an id.
 

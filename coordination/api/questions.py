@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from coordination.api.names import find_project
+from coordination.api.names import find_project_id
 from coordination.base.errors import Refused
 from coordination.domain.agents import prompts
 from coordination.domain.agents.agents import PERSON
@@ -27,8 +27,7 @@ class Questions:
 
     def list(self, *, project: str | None = None) -> Sequence[Question]:
         """Return the open questions, oldest first, of one project or of all."""
-        project_id = None if project is None else find_project(self._runtime, project).id
-        return self._runtime.read(questions.list_unanswered, project_id=project_id)
+        return self._runtime.read(questions.list_unanswered, project_id=find_project_id(self._runtime, project))
 
 
 def answer(runtime: Runtime, task: TaskRecord, text: str) -> bool:

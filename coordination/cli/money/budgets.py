@@ -183,7 +183,7 @@ def split_arguments(words: Sequence[str]) -> tuple[str | None, str | None, str]:
 def scope_of(co: Coordination, name: str, usd: str) -> str:
     """Return ``run`` or ``project``, the scope that has the name. Raises Ambiguous where both have it."""
 
-    from coordination.api.raised_budgets import raise_command
+    from coordination.api.budgets import raise_command
 
     cap = dollars(usd)
     try:

@@ -35,8 +35,7 @@ def list_(
 
     with open_connection() as co:
         project_id = co.project(project).id if project else None
-        with co.runtime.store.read() as tx:
-            records = runs.list_sessions(tx, co.runtime.workspace_id, project_id=project_id, limit=limit)
+        records = co.runtime.read(runs.list_sessions, project_id=project_id, limit=limit)
     if as_json:
         print_json(listing("sessions", views.session, records))
         return

@@ -27,14 +27,16 @@ if TYPE_CHECKING:
 
 _UP = "coord up"
 _LOOK_AGAIN = 0.2
+_MOST_NAMED = 8
+_OPTIONS_OF_CELERY = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("up")(up)
     app.command("down")(down)
-    app.command("worker", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(worker)
-    app.command("beat", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(beat)
+    app.command("worker", context_settings=_OPTIONS_OF_CELERY)(worker)
+    app.command("beat", context_settings=_OPTIONS_OF_CELERY)(beat)
     app.command("migrate")(migrate)
 
 
@@ -162,9 +164,6 @@ def migrate() -> None:
         print(f"{masked(settings.database_url)} has schema {schema.current(store)}.")
     finally:
         store.close()
-
-
-_MOST_NAMED = 8
 
 
 class StopMessages:

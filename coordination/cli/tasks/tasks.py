@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -286,8 +287,6 @@ def shell(
 
     A worktree exists while its attempt runs, and for some days after a failure. Without one, the job's folder is used.
     """
-    import sys
-
     with open_connection() as co:
         task = find_task(co, name, run, project)
         checkout = task.checkout(attempt=attempt)
