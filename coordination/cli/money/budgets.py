@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,7 +23,7 @@ from coordination.views.fields import listing
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
     from coordination.domain.money.budget_status import BudgetStatus
-    from coordination.domain.money.budgets import BudgetPeriod
+    from coordination.domain.money.budgets import Amount, BudgetPeriod
 
 Scope = Annotated[str, Argument(metavar="SCOPE", help="workspace, project, agent, session, run or task.")]
 Name = Annotated[
@@ -62,10 +63,9 @@ def show(scope: Scope, name: Name = None, *, run: OfRun = None, as_json: AsJson 
     with open_connection() as co:
         budgets = co.budgets.of(scope, _subject(co, scope, name, run))
         if not budgets:
-            raise NotFound(
-                f"The {scope}{f' {name}' if name else ''} has no budget",
-                hint=f"Set one with: coord budgets set {scope}{f' {name}' if name else ''} --usd N",
-            )
+            subject = f"{scope} {name}" if name else scope
+            hint = f"Set one with: coord budgets set {subject} --usd N"
+            raise NotFound(f"The {subject} has no budget", hint=hint)
         waiting = _waiting(co, budgets)
     if as_json:
         print_json(views.budgets_of_subject(budgets, waiting))
@@ -113,20 +113,14 @@ def set_(
 
     Only the given options change; "none" removes a cap. Waiting tasks are checked again at once.
     """
-    fields: dict[str, Any] = {}
-    if usd is not None:
-        fields["usd"] = None if usd == _NONE else usd
+    fields: dict[str, Any] = {} if usd is None else {"usd": None if usd == _NONE else usd}
     numbers = {"tokens": tokens, "starts": starts, "max_unpriced_calls": unpriced_calls, "warn_at": warn_at}
-    for key, text in numbers.items():
-        if text is not None:
-            fields[key] = None if text == _NONE else _number(text)
-    fields |= {
-        key: text for key, text in (("on_exceed", on_exceed), ("downgrade_to", downgrade_to)) if text is not None
-    }
+    fields |= {key: None if text == _NONE else _number(text) for key, text in numbers.items() if text is not None}
+    words = {"on_exceed": on_exceed, "downgrade_to": downgrade_to}
+    fields |= {key: text for key, text in words.items() if text is not None}
     if not fields:
-        raise Refused(
-            "Give at least one cap or option", hint="Such as --usd 5, --tokens 100000, --starts 20 or --on-exceed warn"
-        )
+        hint = "Such as --usd 5, --tokens 100000, --starts 20 or --on-exceed warn"
+        raise Refused("Give at least one cap or option", hint=hint)
     with open_connection() as co:
         budget = co.budgets.set(scope, _subject(co, scope, name, run), period=period, **fields)
     _answer(budget, "Set", as_json=as_json)
@@ -150,12 +144,10 @@ def raise_(
     Examples: coord budgets raise nightly 5; coord budgets raise project shop 80 --period month;
     coord budgets raise workspace 200 --period month
     """
-    from coordination.cli.money.raised_budget import scope_of, split_arguments
-
-    scope, name, usd = split_arguments(words)
+    scope, name, usd = _split_arguments(words)
     with open_connection() as co:
         if scope is None:
-            scope = scope_of(co, name or "", usd)
+            scope = _scope_of(co, name or "", usd)
         budget = co.budgets.raise_to(_subject(co, scope, name, run), usd, scope=scope, period=period)
         shortages = co.budgets.shortages(budget.budget.subject) if budget.scope == "run" else ()
     _answer(budget, "Raised", as_json=as_json)
@@ -164,7 +156,7 @@ def raise_(
         print(f"{waiting} anyway: {shortages[0].sentence()}. {shortages[0].hint()}")
 
 
-def split_arguments(words: Sequence[str]) -> tuple[str | None, str | None, str]:
+def _split_arguments(words: Sequence[str]) -> tuple[str | None, str | None, str]:
     """Return scope (None: not given), name (None: the workspace) and amount."""
     from coordination.domain.money.budgets import BudgetScope
 
@@ -180,9 +172,8 @@ def split_arguments(words: Sequence[str]) -> tuple[str | None, str | None, str]:
     raise Refused("Give the subject of the budget and its new cap", hint="coord budgets raise run NAME 5")
 
 
-def scope_of(co: Coordination, name: str, usd: str) -> str:
+def _scope_of(co: Coordination, name: str, usd: str) -> str:
     """Return ``run`` or ``project``, the scope that has the name. Raises Ambiguous where both have it."""
-
     from coordination.api.budgets import raise_command
 
     cap = dollars(usd)
@@ -237,22 +228,12 @@ def check(
         print_json(views.budget_checks(checks, repaired=repair))
     else:
         if wrong:
-            table(
-                ["scope", "name", "period", "stored: spent", "reserved", "counted: spent", "reserved"],
-                [
-                    (
-                        check.budget.scope,
-                        check.name,
-                        check.budget.period,
-                        *(
-                            _amount(amount)
-                            for use in (check.kept, check.counted)
-                            for amount in (use.spent, use.reserved)
-                        ),
-                    )
-                    for check in wrong
-                ],
-            )
+            headers = ["scope", "name", "period", "stored: spent", "reserved", "counted: spent", "reserved"]
+            rows = []
+            for check in wrong:
+                amounts = (check.kept.spent, check.kept.reserved, check.counted.spent, check.counted.reserved)
+                rows.append((check.budget.scope, check.name, check.budget.period, *map(_amount, amounts)))
+            table(headers, rows)
         repaired = " and corrected" if repair else "; correct them with: coord budgets check --repair"
         checked, differing = plural(len(checks), "budget"), plural(len(wrong), "differs", "differ")
         print(f"{checked} checked, {differing}{repaired if wrong else ''}.")
@@ -337,25 +318,20 @@ def _effect(status: BudgetStatus) -> str:
     return f"{warns}, " + ("blocks nothing" if budget.action == "warn" else "then blocks new work")
 
 
-def _amount(amount: Any) -> str:
-    parts = [show_usd(amount.usd)]
-    if amount.tokens:
-        parts.append(f"{amount.tokens:,} tokens")
-    if amount.starts:
-        parts.append(plural(amount.starts, "start"))
-    if amount.unpriced:
-        parts.append(f"{plural(amount.unpriced, 'call')} of unknown price")
-    return ", ".join(parts)
+def _amount(amount: Amount) -> str:
+    unpriced = [f"{plural(amount.unpriced, 'call')} of unknown price"] if amount.unpriced else []
+    return ", ".join([_in_words(amount.usd, amount.tokens or None, amount.starts or None), *unpriced])
 
 
 def _left(status: BudgetStatus) -> str:
-    parts = []
-    if status.left_usd is not None:
-        parts.append(show_usd(status.left_usd))
-    if status.left_tokens is not None:
-        parts.append(f"{status.left_tokens:,} tokens")
-    if status.left_starts is not None:
-        parts.append(plural(status.left_starts, "start"))
+    return _in_words(status.left_usd, status.left_tokens, status.left_starts)
+
+
+def _in_words(usd: Decimal | None, tokens: int | None, starts: int | None) -> str:
+    """Return the amounts that are not None."""
+    parts = [] if usd is None else [show_usd(usd)]
+    parts += [] if tokens is None else [f"{tokens:,} tokens"]
+    parts += [] if starts is None else [plural(starts, "start")]
     return ", ".join(parts)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
@@ -19,14 +18,6 @@ from coordination.views.fields import listing
 
 if TYPE_CHECKING:
     from coordination.domain.money.costs import CostRecord
-
-
-class Shape(StrEnum):
-    """A format of exported records."""
-
-    NESTED = "nested"
-    FLAT = "flat"
-    AS_READ = "as-read"
 
 
 def list_(
@@ -131,13 +122,13 @@ def warn_of_free_calls(free: Mapping[str, int]) -> None:
 def export(
     file: Annotated[Path | None, Argument(metavar="[FILE]", help="The output file (default: stdout).")] = None,
     *,
-    shape: Annotated[Shape, Option(help="The format of a record.")] = Shape.NESTED,
+    shape: Annotated[Literal["nested", "flat", "as-read"], Option(help="The format of a record.")] = "nested",
     project: OfProject = None,
     run: Annotated[str | None, Option(metavar="RUN", help="Only this run.")] = None,
 ) -> None:
     """Export the ledger as JSON Lines, oldest record first."""
     with open_connection() as co:
         run_id = co.run(run).id if run else None
-        write_bytes(file, co.costs.export(shape.value, project=project, run_id=run_id))
+        write_bytes(file, co.costs.export(shape, project=project, run_id=run_id))
     if file is not None:
         print(f"Wrote {file}.")

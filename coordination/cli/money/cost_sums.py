@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer import Argument, Option
@@ -21,25 +20,13 @@ if TYPE_CHECKING:
     from coordination.api.costs import CheckedSums
 
 
-class By(StrEnum):
-    """A dimension of the sums."""
-
-    PROJECT = "project"
-    SESSION = "session"
-    MODEL = "model"
-    RUN = "run"
-    AGENT = "agent"
-    ACCOUNT = "account"
-    DAY = "day"
-    MONTH = "month"
-
-
+By = Literal["project", "session", "model", "run", "agent", "account", "day", "month"]
 _TIME = "today, yesterday, monday, 7d, a month (2027-01), a day or a time"
 
 
 def summary(
     *,
-    by: Annotated[By, Option(help="The dimension.")] = By.PROJECT,
+    by: Annotated[By, Option(help="The dimension.")] = "project",
     project: OfProject = None,
     since: Annotated[str | None, Option(metavar="TIME", help=f"From this time on: {_TIME}.")] = None,
     until: Annotated[str | None, Option(metavar="TIME", help="Until this time; a month or day is included.")] = None,
@@ -52,19 +39,16 @@ def summary(
     with open_connection() as co:
         span, zone = co.costs.span(since, until), co.costs.timezone
         begin, end = span.since or span.first, span.until or span.last
-        groups = co.costs.summary(by.value, project=project, since=begin, until=end, top=top)
+        groups = co.costs.summary(by, project=project, since=begin, until=end, top=top)
         total = co.costs.total(project=project, since=begin, until=end)
         free = co.costs.free_but_priced(project=project, asked=span)
     if as_json:
         begins, ends = span.moments(zone)
-        print_json(
-            views.cost_summary(
-                by=by.value, since=begins, until=ends, timezone=zone, groups=groups, total=total, free=free
-            )
-        )
+        times = {"since": begins, "until": ends}
+        print_json(views.cost_summary(by=by, **times, timezone=zone, groups=groups, total=total, free=free))
         return
     show(
-        [by.value, "calls", "tokens in", "out", "cost", "of unknown price"],
+        [by, "calls", "tokens in", "out", "cost", "of unknown price"],
         [
             (
                 group.name or group.key or "(none)",
