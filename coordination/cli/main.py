@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +14,7 @@ import typer
 from typer import Option
 
 from coordination.base import gc_tuning
-from coordination.base.errors import INTERNAL, INTERRUPTED, OUTPUT_CLOSED, Ambiguous, CoordinationError
+from coordination.base.errors import INTERNAL, INTERRUPTED, OUTPUT_CLOSED, Ambiguous, CoordinationError, Refused
 from coordination.base.host import ensure_utf8
 from coordination.cli import hints
 from coordination.cli.agents import accounts, agents
@@ -28,6 +30,7 @@ from coordination.cli.stack import stack
 from coordination.cli.suggestions import Commands, OutputClosedError, commands_for_choices
 from coordination.cli.tasks import questions, runs, tasks
 from coordination.cli.terminal import clean_streams, discard_output
+from coordination.settings import unknown_variables
 
 app = typer.Typer(
     name="coord",
@@ -43,16 +46,12 @@ app = typer.Typer(
 
 def _show_version(requested: bool) -> None:
     if requested:
-        from importlib.metadata import version
-
-        print(f"coord {version('coordination')}")
+        print(f"coord {installed_version('coordination')}")
         raise typer.Exit
 
 
 def _enter(folder: Path | None) -> None:
     """Change into *folder*; a relative COORD_HOME keeps its meaning."""
-    from coordination.base.errors import Refused
-
     if folder is None:
         return
     if home := os.environ.get("COORD_HOME"):
@@ -79,8 +78,6 @@ def _global(
 
 def _warn_of_unknown_variables() -> None:
     """Warn of COORD_ variables that are not settings: a mistyped one would be silently ignored."""
-    from coordination.settings import unknown_variables
-
     for name, meant in unknown_variables().items():
         hint = f"; did you mean {meant}?" if meant else "; it is ignored"
         print(f"coord: {name} is not a setting{hint}", file=sys.stderr)
@@ -149,8 +146,6 @@ def _exit_code(end: SystemExit) -> int:
 
 def _print_error(error: CoordinationError, typed: Sequence[str]) -> int:
     if shared.debug:
-        import traceback
-
         traceback.print_exception(error)
     if isinstance(error, Ambiguous):
         error.commands = (*error.commands, *commands_for_choices(typed, error.choices))

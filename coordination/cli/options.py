@@ -38,26 +38,6 @@ OfProject = Annotated[str | None, Option("--project", "-p", metavar="NAME", help
 Limit = Annotated[int, Option("--limit", "-n", help="The maximum number of rows.", min=1, max=100_000)]
 
 
-@dataclass(frozen=True, slots=True)
-class TargetProject:
-    """The project on which a command acts; it need not exist yet."""
-
-    identity: str
-    name: str
-    path: str | None
-
-
-def target_project(co: Coordination, project: str | None) -> TargetProject:
-    """Return the named project, which must exist, or that of the current folder, which may be new."""
-    if project is not None:
-        target = co.project(project)
-        return TargetProject(target.identity, target.name, target.path)
-    from coordination.adapters import git_checkout
-
-    here = git_checkout.checkout_of()
-    return TargetProject(here.identity, here.name, str(here.root))
-
-
 def chosen_project(co: Coordination, project: str | None) -> Project:
     """Return the named project, or that of the current folder. Raises NotFound when the workspace does not have it."""
     from coordination.adapters import git_checkout

@@ -28,7 +28,6 @@ _IN_WORDS = {SecretPlace.FILE: "file", SecretPlace.KEYRING: "keyring", SecretPla
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
     add_group(app, "accounts", "Manage accounts: named keys and log-ins of this machine.", list_, show, set_, unset)
 
 

@@ -51,7 +51,6 @@ Set = Annotated[
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
     add_group(app, "agents", "Manage agents.", list_, show, create, change, rename, clone, delete, export, import_)
 
 
@@ -122,10 +121,10 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create an agent."""
-    changes = _changes(runner, model, role, label, description, default, active, settings)
+    changes = _changes(runner, settings, model, role, label, description, default, active)
     with open_connection() as co:
         agent = co.agents.create(_with(Profile(name), changes))
-        _answer(co, agent, "Created", as_json=as_json)
+        _answer(co, agent, f"Created agent {agent.profile.name}", as_json=as_json)
 
 
 def change(
@@ -142,10 +141,10 @@ def change(
     as_json: AsJson = False,
 ) -> None:
     """Change an agent. Tasks that are already assigned keep its earlier fields."""
-    changes = _changes(runner, model, role, label, description, default, active, settings)
+    changes = _changes(runner, settings, model, role, label, description, default, active)
     with open_connection() as co:
         changed = co.agents.edit(name, lambda profile: _with(profile, changes))
-        _answer(co, changed, "Changed", as_json=as_json)
+        _answer(co, changed, f"Changed agent {changed.profile.name}", as_json=as_json)
 
 
 def rename(
@@ -153,12 +152,7 @@ def rename(
 ) -> None:
     """Rename an agent. Its tasks, costs and budgets show the new name."""
     with open_connection() as co:
-        agent = co.agents.rename(name, new_name)
-        record = co.agents.record(new_name)
-    if as_json:
-        print_json(views.agent(agent, record))
-    else:
-        print(f"Agent {name} is now {new_name}. See: coord agents show {new_name}")
+        _answer(co, co.agents.rename(name, new_name), f"Agent {name} is now {new_name}", as_json=as_json)
 
 
 def clone(
@@ -169,7 +163,8 @@ def clone(
 ) -> None:
     """Copy an agent under a new name."""
     with open_connection() as co:
-        _answer(co, co.agents.clone(name, new_name), "Created", as_json=as_json)
+        agent = co.agents.clone(name, new_name)
+        _answer(co, agent, f"Created agent {agent.profile.name}", as_json=as_json)
 
 
 def delete(name: Name) -> None:
@@ -203,27 +198,13 @@ def import_(
 
 
 _Changes = list[tuple[str, Any]]
+_PLACES = ("model", "identity.role", "labels", "description", "default", "active")
 
 
-def _changes(  # noqa: PLR0917 - the options of two commands, in their order
-    runner: str | None,
-    model: str | None,
-    role: str | None,
-    label: list[str] | None,
-    description: str | None,
-    default: bool | None,
-    active: bool | None,
-    settings: list[str] | None,
-) -> _Changes:
-    """Return the options as pairs of a place in an agent's document and a value."""
-    options = [
-        *_runner(runner),
-        *(("model", model), ("identity.role", role), ("labels", label)),
-        *(("description", description), ("default", default), ("active", active)),
-    ]
-    return [(place, value) for place, value in options if value is not None] + [
-        _setting(text) for text in settings or ()
-    ]
+def _changes(runner: str | None, settings: list[str] | None, *options: Any) -> _Changes:
+    """Return the options as pairs of a place in an agent's document and a value. *options*: for ``_PLACES``."""
+    pairs = [*_runner(runner), *zip(_PLACES, options, strict=True)]
+    return [(place, value) for place, value in pairs if value is not None] + [_setting(text) for text in settings or ()]
 
 
 def _runner(name: str | None) -> _Changes:
@@ -258,11 +239,11 @@ def _with(profile: Profile, changes: _Changes) -> Profile:
     return parse_profile({key: value for key, value in document.items() if value not in (None, {}, [])})
 
 
-def _answer(co: Coordination, agent: Agent, verb: str, *, as_json: bool) -> None:
+def _answer(co: Coordination, agent: Agent, sentence: str, *, as_json: bool) -> None:
     if as_json:
         print_json(views.agent(agent, co.agents.record(agent.profile.name)))
     else:
-        print(f"{verb} agent {agent.profile.name}. See: coord agents show {agent.profile.name}")
+        print(f"{sentence}. See: coord agents show {agent.profile.name}")
 
 
 def _state(profile: Profile) -> str:

@@ -52,7 +52,6 @@ class Check:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the command."""
     app.command("doctor")(doctor)
 
 
@@ -71,15 +70,8 @@ def doctor(
     checks = list(_checks(settings))
     healthy = all(check.verdict is not Verdict.WRONG for check in checks)
     if as_json:
-        print_json(
-            views.diagnosis(
-                healthy=healthy,
-                python=platform.python_version(),
-                versions=_versions(),
-                settings=settings.shown(),
-                checks=checks,
-            )
-        )
+        python, versions, values = platform.python_version(), _versions(), settings.shown()
+        print_json(views.diagnosis(healthy=healthy, python=python, versions=versions, settings=values, checks=checks))
     else:
         print("settings")
         for name, value in settings.shown().items():
@@ -320,22 +312,17 @@ def _supervisor(line: Any) -> Check:
 def _redis(settings: Settings) -> Iterator[Check]:
     from coordination.store.redis.queues import read_status
 
-    url = settings.redis_url
+    url = health.find_redis_url(settings)
     if url is None:
-        from coordination.stack.home import Home
         from coordination.stack.redis_server import find_server
 
-        home = Home(settings.home)
-        record = home.read() if settings.home.is_dir() and home.is_owned() else None
-        if record is None:
-            try:
-                program = find_server()
-            except CoordinationError as error:
-                yield Check("redis", Verdict.WRONG, error.message, error.hint)
-            else:
-                yield Check("redis", Verdict.NOTE, f"no stack runs on {settings.home}; coord up would start {program}")
-            return
-        url = record.redis_url
+        try:
+            program = find_server()
+        except CoordinationError as error:
+            yield Check("redis", Verdict.WRONG, error.message, error.hint)
+        else:
+            yield Check("redis", Verdict.NOTE, f"no stack runs on {settings.home}; coord up would start {program}")
+        return
     try:
         facts = read_status(client_url(url))
     except CoordinationError as error:

@@ -75,19 +75,23 @@ def _unknown_settings() -> Iterator[Finding]:
         yield Finding("setting_unknown", name, "There is no such setting, so it does nothing", hint)
 
 
+def find_redis_url(settings: Settings) -> str | None:
+    """Return the URL of the configured Redis, or of that of the running stack; None when no stack runs."""
+    from coordination.stack.home import Home
+
+    home = Home(settings.home)
+    record = home.read() if settings.redis_url is None and home.is_owned() else None
+    return settings.redis_url if record is None else record.redis_url
+
+
 def _queue_length(settings: Settings) -> tuple[int | None, list[Finding]]:
     """Return the number of messages that wait for a worker (None: unknown), and a finding when Redis fails."""
     from coordination.domain.fleet.health import Finding
-    from coordination.stack.home import Home
     from coordination.store.redis.queues import read_status
 
-    url = settings.redis_url
+    url = find_redis_url(settings)
     if url is None:
-        home = Home(settings.home)
-        record = home.read() if settings.home.is_dir() and home.is_owned() else None
-        if record is None:
-            return None, []  # no stack is running, so no Redis is expected
-        url = record.redis_url
+        return None, []  # no stack is running, so no Redis is expected
     try:
         return read_status(client_url(url)).lengths["jobs"], []
     except CoordinationError as error:

@@ -31,7 +31,6 @@ _WORDS = {
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the command."""
     app.command("retain")(retain)
 
 

@@ -31,7 +31,6 @@ _LONGEST_REPORT = 60
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the command."""
     app.command("status")(status)
 
 

@@ -26,7 +26,6 @@ _MOST_KINDS = 40
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the command."""
     app.command("simulate")(simulate)
 
 

@@ -23,7 +23,6 @@ from coordination.cli.options import (
     chosen_project,
     open_connection,
     print_json,
-    target_project,
 )
 from coordination.cli.tables import show
 from coordination.domain.jobs import parse_job
@@ -49,7 +48,6 @@ Now = Annotated[str | None, Option("--now", metavar="TIME", help="The assumed ti
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
     add_group(app, "import", "Import data of other programs.", beads=import_beads)
     add_group(app, "export", "Export data for other programs.", beads=export_beads)
     app.command("ready")(ready)
@@ -62,11 +60,18 @@ def import_beads(
     as_json: AsJson = False,
 ) -> None:
     """Import the issues of a file into the project. They replace all that were imported before."""
+    from coordination.adapters import git_checkout
+
     notes: list[str] = []
     issues = issues_in(file, notes)
     with open_connection() as co:
-        target = target_project(co, project)
-        result = co.issues.replace(issues, identity=target.identity, name=target.name, path=target.path)
+        if project is None:  # that of the current folder, which may be new
+            here = git_checkout.checkout_of()
+            identity, project_name, path = here.identity, here.name, str(here.root)
+        else:
+            target = co.project(project)
+            identity, project_name, path = target.identity, target.name, target.path
+        result = co.issues.replace(issues, identity=identity, name=project_name, path=path)
     if as_json:
         print_json(views.issue_import(result, notes))
     else:

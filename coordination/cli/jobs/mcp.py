@@ -13,7 +13,6 @@ from coordination.cli.options import open_connection
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the command."""
     app.command("mcp")(mcp)
 
 

@@ -19,7 +19,6 @@ _END = "Noted. End now: the task starts again {}."
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
     help_ = "Inside a job: report progress, ask, add tasks, fail."
     add_group(app, "task", help_, progress, ask, escalate, discovered, delegate, done, fail, context)
 

@@ -36,7 +36,6 @@ _MOST_DIGITS = 18
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
     add_group(app, "budgets", "Manage budgets: caps on spending.", list_, show, set_, raise_, remove, check)
 
 

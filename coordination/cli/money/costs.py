@@ -17,19 +17,9 @@ from coordination.views import money as views
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    add_group(
-        app,
-        "costs",
-        "Show costs: every model call, exactly.",
-        records.list_,
-        sums.summary,
-        sums.forecast,
-        sums.check,
-        records.import_,
-        records.export,
-        reprice,
-    )
+    help_ = "Show costs: every model call, exactly."
+    commands = (sums.summary, sums.forecast, sums.check, records.import_, records.export, reprice)
+    add_group(app, "costs", help_, records.list_, *commands)
 
 
 def reprice(

@@ -23,7 +23,6 @@ OfProject = Annotated[
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
     add_group(app, "prices", "Manage prices of models.", list_, show, set_, delete)
 
 

@@ -19,7 +19,6 @@ from coordination.views import plans as views
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
     add_group(app, "schema", "Print schemas of files, for editors.", plan)
     app.command("check")(check)
 

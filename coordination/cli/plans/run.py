@@ -52,7 +52,6 @@ Rules = Annotated[str, Option("--rules", help="The rules for ready issues: beads
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
     app.command("run")(run)
     app.command("submit")(submit)
     app.command("resume")(resume)

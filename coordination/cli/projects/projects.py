@@ -32,23 +32,8 @@ _JSON_HINT = "Write it like key=true, key=12 or key='{\"a\": 1}'; key=null remov
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    add_group(
-        app,
-        "projects",
-        "Manage projects.",
-        list_,
-        show,
-        create,
-        change,
-        pause,
-        resume,
-        complete,
-        archive,
-        alias,
-        limit,
-        gates,
-    )
+    states = (pause, resume, complete, archive)
+    add_group(app, "projects", "Manage projects.", list_, show, create, change, *states, alias, limit, gates)
 
 
 def list_(

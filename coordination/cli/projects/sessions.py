@@ -20,7 +20,6 @@ from coordination.views.fields import listing
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
     add_group(app, "sessions", "Show sessions, which group costs over runs.", list_, show)
 
 

@@ -26,7 +26,6 @@ _PATIENCE = "60s"
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
     app.command("stop")(stop)
     app.command("start")(start)
 

@@ -9,7 +9,6 @@ from coordination.cli.options import add_group, open_connection
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
     add_group(app, "workspace", "Manage the workspace.", timezone)
     app.command("rekey")(rekey)
 

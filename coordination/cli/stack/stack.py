@@ -32,7 +32,6 @@ _OPTIONS_OF_CELERY = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
     app.command("up")(up)
     app.command("down")(down)
     app.command("worker", context_settings=_OPTIONS_OF_CELERY)(worker)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
     app.command("questions")(questions)
 
 

@@ -30,7 +30,6 @@ Follow = Annotated[bool, Option("--follow", "-f", help="Follow new events until 
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
     add_group(app, "runs", "Manage runs: submitted plans.", list_, show, cancel, retry, events)
 
 

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
     changes = (cancel, retry, priority, force)
     outputs = (output, prompt, shell, answer, create, assign, logs, artifacts)
     add_group(app, "tasks", "Manage tasks: the jobs of runs.", list_, show, events, *changes, *outputs)
