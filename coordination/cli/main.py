@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated
 
 import typer
@@ -23,7 +24,6 @@ from coordination.cli.forecast import simulate
 from coordination.cli.issues import beads
 from coordination.cli.jobs import mcp, task
 from coordination.cli.money import budgets, costs, prices
-from coordination.cli.options import shared
 from coordination.cli.plans import check, run
 from coordination.cli.projects import projects, sessions, stopping, workspaces
 from coordination.cli.stack import stack
@@ -42,6 +42,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+_options = SimpleNamespace(debug=False)  # those before the command
 
 
 def _show_version(requested: bool) -> None:
@@ -71,7 +73,7 @@ def _global(
     ] = False,
 ) -> None:
     """Options of every command."""
-    shared.debug = debug
+    _options.debug = debug
     _enter(folder)
     _warn_of_unknown_variables()
 
@@ -113,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    shared.debug = False
+    _options.debug = False
     try:
         app(argv, prog_name="coord")
     except SystemExit as end:  # how typer ends a command, also a completed one
@@ -126,7 +128,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except (OutputClosedError, BrokenPipeError):
         raise
     except Exception as error:
-        if shared.debug:
+        if _options.debug:
             raise
         print(
             f"coord: unexpected {type(error).__name__}: {' '.join(str(error).split())[:500]} "
@@ -145,7 +147,7 @@ def _exit_code(end: SystemExit) -> int:
 
 
 def _print_error(error: CoordinationError, typed: Sequence[str]) -> int:
-    if shared.debug:
+    if _options.debug:
         traceback.print_exception(error)
     if isinstance(error, Ambiguous):
         error.commands = (*error.commands, *commands_for_choices(typed, error.choices))

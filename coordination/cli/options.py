@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,15 +19,6 @@ if TYPE_CHECKING:
     from coordination.api.connection import Coordination
     from coordination.domain.projects.projects import Project
 
-
-@dataclass(slots=True)
-class Shared:
-    """Options given before the command."""
-
-    debug: bool = False
-
-
-shared = Shared()
 
 AsJson = Annotated[bool, Option("--json", help="Print one JSON document and nothing else on stdout.")]
 ProjectName = Annotated[

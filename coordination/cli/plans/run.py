@@ -12,15 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from coordination.base.errors import (
-    INTERRUPTED,
-    NOT_COMPLETED,
-    OK,
-    WAITS_FOR_PERSON,
-    Refused,
-    StackGoneError,
-    StackStoppedError,
-)
+from coordination.base.errors import INTERRUPTED, NOT_COMPLETED, OK, WAITS_FOR_PERSON, Refused
 from coordination.base.wording import plural
 from coordination.cli.issues import beads as issues
 from coordination.cli.names import aim_hints, find_run
@@ -28,7 +20,6 @@ from coordination.cli.next_steps import name_of_run
 from coordination.cli.options import AsJson, ProjectName, open_connection, print_json
 from coordination.cli.plan_files import PlanFile, Repo, for_repository, read_plan
 from coordination.cli.projects.stopping import warn_if_stopped
-from coordination.cli.tasks import live, summary
 from coordination.domain.tasks.runs import RunState
 from coordination.settings import Settings, load_settings
 from coordination.views import tasks as views
@@ -49,6 +40,7 @@ Agent = Annotated[
 ]
 Replace = Annotated[bool, Option("--replace", help="With --beads: delete imported issues missing from the file.")]
 Rules = Annotated[str, Option("--rules", help="The rules for ready issues: beads-1.0 or beads-0.47.")]
+Slots = Annotated[int | None, Option(help="The number of parallel jobs, if this starts a stack.", min=1)]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -65,7 +57,7 @@ def run(
     agent: Agent = None,
     rules: Rules = "beads-1.0",
     replace: Replace = False,
-    slots: Annotated[int | None, Option(help="The number of parallel jobs, if this starts a stack.", min=1)] = None,
+    slots: Slots = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a plan to its end: live progress, results and cost. Starts an embedded stack when none is configured.
@@ -77,10 +69,7 @@ def run(
     checked_plan = _read_plan(plan, beads, agent, rules, repo)
 
     def begin(co: Coordination) -> Run:
-        if beads is None:
-            return co.submit(checked_plan)
-
-        return issues.submit(co, checked_plan, beads, replace=replace)
+        return _submit(co, checked_plan, beads, replace=replace)
 
     raise typer.Exit(_on_a_stack(settings, begin, f"coord run {plan or beads}", as_json=as_json))
 
@@ -100,10 +89,7 @@ def submit(
     with open_connection() as co:
         if co.runtime.wakeups is not None:
             co.runtime.wakeups.ping()  # reports an unreachable Redis before anything is stored
-        if beads is None:
-            submitted = co.submit(checked_plan)
-        else:
-            submitted = issues.submit(co, checked_plan, beads, replace=replace)
+        submitted = _submit(co, checked_plan, beads, replace=replace)
         aim_hints(co, submitted.record.project_id)
         warn_if_stopped(co, submitted.record.project_id)
         if as_json:
@@ -123,7 +109,7 @@ def resume(
     *,
     project: ProjectName = None,
     retry: Annotated[bool, Option("--retry", help="Retry failed and canceled tasks first.")] = False,
-    slots: Annotated[int | None, Option(help="The number of parallel jobs, if this starts a stack.", min=1)] = None,
+    slots: Slots = None,
     as_json: AsJson = False,
 ) -> None:
     """Resume an interrupted or waiting run. Follows it to its end; exit codes: see coord run."""
@@ -155,12 +141,17 @@ def _read_plan(plan: Path | None, beads: Path | None, agent: str | None, rules: 
     return read_plan(plan, repo)
 
 
+def _submit(co: Coordination, plan: Plan, beads: Path | None, *, replace: bool) -> Run:
+    return co.submit(plan) if beads is None else issues.submit(co, plan, beads, replace=replace)
+
+
 def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], command: str, *, as_json: bool) -> int:
     """Start a run on the running stack or a new one, follow it to its end and return the exit code.
 
     When the process of the stack is killed, the run continues on a new stack.
     """
     from coordination.api.connection import Coordination
+    from coordination.base.errors import StackGoneError, StackStoppedError
     from coordination.cli.stack.embedded import stack_for
     from coordination.runtime import open_runtime
 
@@ -215,6 +206,8 @@ def _interruption_message(run: str | None, stack: UsedStack | None) -> str:
 
 
 def _follow(run: Run, stack: UsedStack, *, as_json: bool) -> int:
+    from coordination.cli.tasks import live, summary
+
     # An embedded stack restarts its worker.
     waits = live.follow(run, problem=stack.problem, quiet=as_json, needs_worker=stack.joined is None)
     if as_json:

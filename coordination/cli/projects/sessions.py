@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from typer import Argument, Option
+from typer import Argument
 
 from coordination.base.errors import NotFound
 from coordination.base.ids import is_id
 from coordination.base.money import show_usd
 from coordination.base.wording import excerpt, plural
 from coordination.cli.money.cost_records import record_table
-from coordination.cli.options import AsJson, Limit, add_group, open_connection, print_json
+from coordination.cli.options import AsJson, Limit, OfProject, add_group, open_connection, print_json
 from coordination.cli.tables import fields
 from coordination.cli.tables import show as table
 from coordination.views import projects as views
@@ -25,7 +25,7 @@ def add_to(app: typer.Typer) -> None:
 
 def list_(
     *,
-    project: Annotated[str | None, Option("--project", "-p", metavar="NAME", help="Only this project.")] = None,
+    project: OfProject = None,
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:

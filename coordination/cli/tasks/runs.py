@@ -15,7 +15,6 @@ from coordination.cli.names import find_run, place
 from coordination.cli.options import AsJson, Limit, OfProject, ProjectName, add_group, open_connection, print_json
 from coordination.cli.tables import show as table
 from coordination.cli.tables import shown
-from coordination.cli.tasks import summary
 from coordination.cli.terminal import json_text
 from coordination.views import tasks as views
 from coordination.views.fields import listing
@@ -60,6 +59,8 @@ def list_(*, project: OfProject = None, limit: Limit = 20, as_json: AsJson = Fal
 
 def show(name: RunName, *, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Show a run with its tasks, and why some are not running."""
+    from coordination.cli.tasks import summary
+
     with open_connection() as co:
         run = find_run(co, name, project)
         if as_json:
