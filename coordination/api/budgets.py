@@ -84,7 +84,7 @@ class Budgets:
             "downgrade_to": downgrade_to,
         }
         which, when = parse_scope(scope), parse_period(period)
-        whose = self._subject(which, subject, known=True)
+        whose = self._subject(which, subject, must_exist=True)
         changes, actor = _changes(fields), self._runtime.actor
         return self._changed(
             self._runtime.transact(amend_budget, changes, scope=which, subject=whose, period=when, actor=actor)
@@ -105,7 +105,7 @@ class Budgets:
         """
         which = parse_scope(scope)
         when = None if period is None else parse_period(period)
-        whose = self._subject(which, subject, known=True)
+        whose = self._subject(which, subject, must_exist=True)
         budget = self._runtime.transact(
             _raise_cap, which, subject, whose, cap=usd(cap), period=when, actor=self._runtime.actor
         )
@@ -130,21 +130,15 @@ class Budgets:
         runtime = self._runtime
         project_id = find_project(runtime, project).id if project else None
         run_id = find_run(runtime, run) if run else None
-        with runtime.store.read() as tx:
-            records = budgets.list_budgets(
-                tx,
-                runtime.workspace_id,
-                project_id=project_id,
-                run_id=run_id,
-                unfinished=not ended and run_id is None,
-                most=most,
-            )
-            return _in_order(self._read_statuses(tx, records))
+        unfinished = not ended and run_id is None
+        place = {"project_id": project_id, "run_id": run_id}
+        records = runtime.read(budgets.list_budgets, **place, unfinished=unfinished, most=most)
+        return _in_order(self._statuses(records))
 
     def of(self, scope: BudgetScope | str, subject: str | None = None) -> Sequence[BudgetStatus]:
         """Return the subject's own budgets: total, month and day."""
         which = parse_scope(scope)
-        whose = self._subject(which, subject, known=False) or self._runtime.workspace_id
+        whose = self._subject(which, subject, must_exist=False) or self._runtime.workspace_id
         return self._statuses(self._runtime.read(budgets.of_subject, which, whose))
 
     def remove(
@@ -213,7 +207,7 @@ class Budgets:
         for project_id in runtime.read(budget_usage.list_waiting_projects):
             runtime.wake_project(project_id)
 
-    def _subject(self, scope: BudgetScope, name: str | None, *, known: bool) -> str | None:
+    def _subject(self, scope: BudgetScope, name: str | None, *, must_exist: bool) -> str | None:
         if scope is BudgetScope.WORKSPACE:
             if name is not None:
                 raise Refused("The workspace has no name", hint="coord budgets set workspace --usd 50")
@@ -227,17 +221,14 @@ class Budgets:
                 return find_run(self._runtime, name)
             case BudgetScope.TASK:
                 return find_task(self._runtime, name).id
-            case BudgetScope.SESSION if known and not is_id(name):
+            case BudgetScope.SESSION if must_exist and not is_id(name):
                 raise NotFound(f"There is no session {excerpt(name)}", hint="See: coord sessions list")
         return name
 
     def _statuses(self, records: Sequence[Budget]) -> Sequence[BudgetStatus]:
-        with self._runtime.store.read() as tx:
-            return self._read_statuses(tx, records)
-
-    def _read_statuses(self, tx: Connection, records: Sequence[Budget]) -> Sequence[BudgetStatus]:
         workspace_id = self._runtime.workspace_id
-        return service.read_statuses(tx, workspace_id, records, lacking(tx, workspace_id) if records else {})
+        with self._runtime.store.read() as tx:
+            return service.read_statuses(tx, workspace_id, records, lacking(tx, workspace_id) if records else {})
 
     def _hint_without_budget(self, scope: BudgetScope, name: str | None, subject: str | None) -> str:
         """Return the other budget that holds a run's tasks, or the command that gives the subject one."""

@@ -32,33 +32,20 @@ class Questions:
 
 def answer(runtime: Runtime, task: TaskRecord, text: str) -> bool:
     """Answer the open question of *task*; True if the task can run now. Raises Refused when it has none."""
-    person = task.options.get(PERSON)
-    if person is not None:
-        _complete_for_person(runtime, task, str(person), text)
+    person, actor = task.options.get(PERSON), runtime.actor
+
+    def store(tx: Connection, workspace_id: str) -> bool:
+        if person is None:
+            return question_service.answer(tx, workspace_id, task, text, by=actor)[1]
+        question_service.answer(tx, workspace_id, task, text, by=actor, agent=str(person))
+        lifetime, reason = runtime.settings.supervisor_lifetime, f"{person} has done it"
+        completed = TaskState.COMPLETED
+        force_task(tx, workspace_id, task.id, completed, actor=actor, reason=reason, output=text, lifetime=lifetime)
         return True
-    _, ready = runtime.transact(question_service.answer, task, text, by=runtime.actor)
+
+    ready = runtime.transact(store)
     runtime.wake_project(task.project_id)
     return ready
-
-
-def _complete_for_person(runtime: Runtime, task: TaskRecord, person: str, text: str) -> None:
-    """Complete the task of *person* with *text* as its output."""
-
-    def store(tx: Connection) -> None:
-        question_service.answer(tx, runtime.workspace_id, task, text, by=runtime.actor, agent=person)
-        force_task(
-            tx,
-            runtime.workspace_id,
-            task.id,
-            TaskState.COMPLETED,
-            actor=runtime.actor,
-            reason=f"{person} has done it",
-            output=text,
-            lifetime=runtime.settings.supervisor_lifetime,
-        )
-
-    runtime.store.transact(store)
-    runtime.wake_project(task.project_id)
 
 
 def prompt_of(runtime: Runtime, task: TaskRecord) -> str:

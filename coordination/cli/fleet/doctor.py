@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, timedelta
 from enum import StrEnum
@@ -154,8 +155,7 @@ def _database(settings: Settings) -> Iterator[Check]:
     from coordination.store import schema
     from coordination.store.engine import open_store, sqlite_path
 
-    store = open_store(settings.database_url)
-    try:
+    with closing(open_store(settings.database_url)) as store:
         path = sqlite_path(store.url)
         if path is not None and not path.exists():
             own = not settings.sources.get("database_url")
@@ -175,8 +175,6 @@ def _database(settings: Settings) -> Iterator[Check]:
         yield from _work(settings, store)
         yield from _sums(settings, store)
         yield from _host_leases(settings, store)
-    finally:
-        store.close()
 
 
 def _pooler(store: Store) -> Check | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -50,8 +51,7 @@ def findings_of(settings: Settings) -> Iterator[Finding]:
     yield from _unknown_settings()
     messages, findings = _queue_length(settings)
     yield from findings
-    store = open_store(settings.database_url)
-    try:
+    with closing(open_store(settings.database_url)) as store:
         path = sqlite_path(store.url)
         if path is not None and not path.exists():
             yield Finding(
@@ -63,8 +63,6 @@ def findings_of(settings: Settings) -> Iterator[Finding]:
             yield from _of_store(settings, store, messages)
         except CoordinationError as error:
             yield Finding(error.code, "database", error.message, error.hint or "See: coord doctor")
-    finally:
-        store.close()
 
 
 def _unknown_settings() -> Iterator[Finding]:

@@ -65,10 +65,8 @@ def _show(deleted: RetentionResult, *, dry_run: bool) -> None:
     counted = [f"{deleted.rows[name]:,} {words}" for name, words in _WORDS.items() if deleted.rows[name]]
     if not counted:
         print("Nothing is old enough to be deleted.")
-    elif dry_run:
-        print("Would delete: " + ", ".join(counted) + ".")
     else:
-        print("Deleted: " + ", ".join(counted) + ".")
+        print(f"{'Would delete' if dry_run else 'Deleted'}: {', '.join(counted)}.")
     if deleted.needed:
         print(f"{len(deleted.needed):,} old runs are kept because open work or an open issue refers to them.")
     for path in deleted.archives:

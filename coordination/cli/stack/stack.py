@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -158,11 +159,8 @@ def migrate() -> None:
 
     settings = load_settings()
     prepare_store(settings)
-    store = open_store(settings.database_url)
-    try:
+    with closing(open_store(settings.database_url)) as store:
         print(f"{masked(settings.database_url)} has schema {schema.current(store)}.")
-    finally:
-        store.close()
 
 
 class StopMessages:
@@ -214,12 +212,9 @@ class StopMessages:
         worker = record.services.get(WORKER)
         if worker is None:
             return []
-        store = open_store(self._settings.database_url)
         try:
-            with store.read() as tx:
+            with closing(open_store(self._settings.database_url)) as store, store.read() as tx:
                 ids = workers.by_process(tx, host=host(), boot_id=boot_id(), pid=worker.pid)
                 return serving.list_running_on(tx, ids)
         except CoordinationError:
             return []  # the stack is stopped without the database, too
-        finally:
-            store.close()
