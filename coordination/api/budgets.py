@@ -131,8 +131,9 @@ class Budgets:
         project_id = find_project(runtime, project).id if project else None
         run_id = find_run(runtime, run) if run else None
         unfinished = not ended and run_id is None
-        place = {"project_id": project_id, "run_id": run_id}
-        records = runtime.read(budgets.list_budgets, **place, unfinished=unfinished, most=most)
+        records = runtime.read(
+            budgets.list_budgets, project_id=project_id, run_id=run_id, unfinished=unfinished, most=most
+        )
         return _in_order(self._statuses(records))
 
     def of(self, scope: BudgetScope | str, subject: str | None = None) -> Sequence[BudgetStatus]:
