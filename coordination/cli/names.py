@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
 from coordination.base.errors import Ambiguous, NotFound
 from coordination.cli import hints
+from coordination.cli.options import open_connection
 
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
@@ -42,6 +45,13 @@ def find_task(co: Coordination, name: str, run: str | None, project: str | None 
     task = co.task(name, project=project)
     aim_hints(co, task.record.project_id)
     return task
+
+
+@contextmanager
+def open_task(name: str, run: str | None, project: str | None = None) -> Iterator[TaskHandle]:
+    """Connect to the store, and find a task there by ``find_task``."""
+    with open_connection() as co:
+        yield find_task(co, name, run, project)
 
 
 def aim_hints(co: Coordination, project_id: str) -> None:

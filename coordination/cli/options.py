@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer import Option
 
 from coordination.base.errors import NotFound
 from coordination.base.json_values import to_json_types
-from coordination.cli.suggestions import Commands
 from coordination.cli.terminal import json_text
 from coordination.settings import load_settings
 
@@ -39,16 +37,6 @@ def chosen_project(co: Coordination, project: str | None) -> Project:
         return here
     root = git_checkout.checkout_of().root
     raise NotFound(f"{root} is not a project yet", hint="Name one with --project; see: coord projects list")
-
-
-def add_group(
-    app: typer.Typer, name: str, help_: str, *commands: Callable[..., None], **named: Callable[..., None]
-) -> None:
-    """Register a group of commands: functions with the names of the commands (``list_``: list), or *named*."""
-    group = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None, help=help_)
-    for command, function in ({each.__name__.strip("_"): each for each in commands} | named).items():
-        group.command(command)(function)
-    app.add_typer(group, name=name)
 
 
 @contextmanager

@@ -6,12 +6,11 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from typer import Argument, Option
 
 from coordination.base.errors import CoordinationError, Refused
 from coordination.base.host import host
-from coordination.cli.options import AsJson, add_group, print_json
+from coordination.cli.options import AsJson, print_json
 from coordination.cli.tables import show as table
 from coordination.domain.jobs import parse_job
 from coordination.domain.jobs.accounts import SecretPlace, check_account, check_secret, check_setting, check_variable
@@ -25,10 +24,6 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, Argument(metavar="ACCOUNT", help="NAME, or the agent and a label: claude@work.")]
 _IN_WORDS = {SecretPlace.FILE: "file", SecretPlace.KEYRING: "keyring", SecretPlace.SETTING: "file (no secret)"}
-
-
-def add_to(app: typer.Typer) -> None:
-    add_group(app, "accounts", "Manage accounts: named keys and log-ins of this machine.", list_, show, set_, unset)
 
 
 def list_(*, as_json: AsJson = False) -> None:

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer import Argument, Option
 
 from coordination.base.errors import Refused
 from coordination.base.wording import plural
-from coordination.cli.options import AsJson, add_group, open_connection, print_json
+from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.tables import fields
 from coordination.cli.tables import show as table
 from coordination.cli.terminal import json_text
@@ -48,10 +47,6 @@ Set = Annotated[
         "runner.secrets, runner.env, runner.command, runner.reads, runner.url, runner.tools; null removes one.",
     ),
 ]
-
-
-def add_to(app: typer.Typer) -> None:
-    add_group(app, "agents", "Manage agents.", list_, show, create, change, rename, clone, delete, export, import_)
 
 
 def list_(*, as_json: AsJson = False) -> None:

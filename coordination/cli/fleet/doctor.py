@@ -52,10 +52,6 @@ class Check:
     hint: str | None = None
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command("doctor")(doctor)
-
-
 def doctor(
     *,
     live: Annotated[

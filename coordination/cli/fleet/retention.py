@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from typer import Option
 
 from coordination.cli.options import AsJson, open_connection, print_json
@@ -28,10 +27,6 @@ _WORDS = {
     "workers": "stopped workers",
     "costs": "cost records",
 }
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command("retain")(retain)
 
 
 def retain(

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from coordination.base.durations import show_duration
 from coordination.base.errors import RedisUnavailable
 from coordination.base.ids import SHORT
@@ -28,10 +26,6 @@ if TYPE_CHECKING:
 
 _MOST_OUTDATED = 10
 _LONGEST_REPORT = 60
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command("status")(status)
 
 
 def status(*, as_json: AsJson = False) -> None:

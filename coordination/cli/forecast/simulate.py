@@ -6,7 +6,6 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer import Option
 
 from coordination.base.clock import utc_now
@@ -23,10 +22,6 @@ if TYPE_CHECKING:
 
 _MOST_LEGS = 40
 _MOST_KINDS = 40
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command("simulate")(simulate)
 
 
 def simulate(

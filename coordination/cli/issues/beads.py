@@ -19,7 +19,6 @@ from coordination.base.wording import excerpt, plural
 from coordination.cli.options import (
     AsJson,
     ProjectName,
-    add_group,
     chosen_project,
     open_connection,
     print_json,
@@ -45,12 +44,6 @@ BeadsFile = Annotated[
 ]
 Rules = Annotated[str | None, Option("--rules", help="The rules for ready issues: beads-1.0 or beads-0.47.")]
 Now = Annotated[str | None, Option("--now", metavar="TIME", help="The assumed time, such as 2027-01-01T00:00:00Z.")]
-
-
-def add_to(app: typer.Typer) -> None:
-    add_group(app, "import", "Import data of other programs.", beads=import_beads)
-    add_group(app, "export", "Export data for other programs.", beads=export_beads)
-    app.command("ready")(ready)
 
 
 def import_beads(

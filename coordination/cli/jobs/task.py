@@ -6,21 +6,14 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from typer import Argument, Option
 
 from coordination.base.errors import Refused
-from coordination.cli.options import add_group
 from coordination.cli.terminal import json_text
 from coordination.cli.texts import read_text
 from coordination.job import NotReported, report
 
 _END = "Noted. End now: the task starts again {}."
-
-
-def add_to(app: typer.Typer) -> None:
-    help_ = "Inside a job: report progress, ask, add tasks, fail."
-    add_group(app, "task", help_, progress, ask, escalate, discovered, delegate, done, fail, context)
 
 
 def progress(

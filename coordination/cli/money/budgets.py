@@ -15,7 +15,7 @@ from coordination.base.money import show_usd
 from coordination.base.money import usd as dollars
 from coordination.base.wording import excerpt, plural
 from coordination.cli.names import find_run, find_task
-from coordination.cli.options import AsJson, add_group, open_connection, print_json
+from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.tables import show as table
 from coordination.views import money as views
 from coordination.views.fields import listing
@@ -33,10 +33,6 @@ OfRun = Annotated[str | None, Option("--run", metavar="RUN", help="With task: th
 _NONE = "none"
 _MOST_TASKS = 20
 _MOST_DIGITS = 18
-
-
-def add_to(app: typer.Typer) -> None:
-    add_group(app, "budgets", "Manage budgets: caps on spending.", list_, show, set_, raise_, remove, check)
 
 
 def list_(

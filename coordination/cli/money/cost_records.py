@@ -1,4 +1,4 @@
-"""``coord costs list``, ``import`` and ``export``: the ledger record by record."""
+"""``coord costs list``, ``import``, ``export`` and ``reprice``: the ledger record by record."""
 
 from __future__ import annotations
 
@@ -132,3 +132,35 @@ def export(
         write_bytes(file, co.costs.export(shape, project=project, run_id=run_id))
     if file is not None:
         print(f"Wrote {file}.")
+
+
+def reprice(
+    *,
+    project: OfProject = None,
+    since: Annotated[
+        str | None, Option(metavar="TIME", help="Only calls since this month (2027-01), day or time.")
+    ] = None,
+    zero: Annotated[bool, Option("--zero", help="Include calls that used tokens and were reported as free.")] = False,
+    computed: Annotated[
+        bool, Option("--computed", help="Include calls whose cost was computed, by prices that may have changed.")
+    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only show what would be corrected.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Correct the costs of calls whose price has become known. Safe to repeat."""
+    with open_connection() as co:
+        result = co.costs.reprice(project=project, since=since, zero=zero, computed=computed, dry_run=dry_run)
+    corrected = [(*key, calls, result.usd[key]) for key, calls in sorted(result.calls.items())]
+    unchanged = [(*key, calls) for key, calls in sorted(result.left.items())]
+    if as_json:
+        print_json(views.repricing(result, dry_run=dry_run))
+        return
+    if corrected:
+        rows = [(model, calls, show_usd(usd), by) for model, by, calls, usd in corrected]
+        show(["model", "calls", "added cost", "price"], rows)
+    if unchanged:
+        show(["unchanged", "calls", "reason"], [(model, calls, why) for model, why, calls in unchanged])
+        print("Set a price: coord prices set MODEL --input USD --output USD")
+    counts = f"{result.corrected:,} of {plural(result.looked_at, 'call')}"
+    would, is_ = ("would be ", "would be") if dry_run else ("", "is")
+    print(f"{counts} {would}corrected; the sum {is_} {show_usd(result.added_usd)} larger.")

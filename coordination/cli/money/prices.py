@@ -5,10 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from typer import Argument, Option
 
-from coordination.cli.options import AsJson, add_group, open_connection, print_json
+from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.tables import fields
 from coordination.cli.tables import show as table
 from coordination.views import money as views
@@ -20,10 +19,6 @@ Model = Annotated[str, Argument(metavar="MODEL", help="The model, as in coord co
 OfProject = Annotated[
     str | None, Option("--project", "-p", metavar="NAME", help="Only for this project (default: all).")
 ]
-
-
-def add_to(app: typer.Typer) -> None:
-    add_group(app, "prices", "Manage prices of models.", list_, show, set_, delete)
 
 
 def list_(*, as_json: AsJson = False) -> None:

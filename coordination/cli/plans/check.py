@@ -8,19 +8,13 @@ from pathlib import Path
 from shlex import quote
 from typing import Annotated
 
-import typer
 from typer import Argument
 
 from coordination.base.wording import plural
 from coordination.cli.agents.accounts import unknown_accounts
-from coordination.cli.options import AsJson, add_group, print_json
+from coordination.cli.options import AsJson, print_json
 from coordination.cli.plan_files import read_plan_file
 from coordination.views import plans as views
-
-
-def add_to(app: typer.Typer) -> None:
-    add_group(app, "schema", "Print schemas of files, for editors.", plan)
-    app.command("check")(check)
 
 
 def plan() -> None:

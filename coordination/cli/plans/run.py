@@ -43,12 +43,6 @@ Rules = Annotated[str, Option("--rules", help="The rules for ready issues: beads
 Slots = Annotated[int | None, Option(help="The number of parallel jobs, if this starts a stack.", min=1)]
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command("run")(run)
-    app.command("submit")(submit)
-    app.command("resume")(resume)
-
-
 def run(
     plan: PlanFile = None,
     *,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer import Argument, Option
 
 from coordination.base.durations import parse_duration, show_duration
@@ -13,7 +12,7 @@ from coordination.base.errors import Refused
 from coordination.base.money import ZERO, show_usd
 from coordination.base.wording import excerpt, plural
 from coordination.cli.money.budgets import caps_of_project, usage_of
-from coordination.cli.options import AsJson, add_group, open_connection, print_json
+from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.projects.stopping import warn_if_stopped
 from coordination.cli.tables import fields
 from coordination.cli.tables import show as table
@@ -29,11 +28,6 @@ if TYPE_CHECKING:
 Name = Annotated[str, Argument(metavar="NAME", help="The project: its name, identity, alias or id.")]
 _MOST_DIGITS = 9
 _JSON_HINT = "Write it like key=true, key=12 or key='{\"a\": 1}'; key=null removes it"
-
-
-def add_to(app: typer.Typer) -> None:
-    states = (pause, resume, complete, archive)
-    add_group(app, "projects", "Manage projects.", list_, show, create, change, *states, alias, limit, gates)
 
 
 def list_(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
 from typer import Argument
 
 from coordination.base.errors import NotFound
@@ -12,15 +11,11 @@ from coordination.base.ids import is_id
 from coordination.base.money import show_usd
 from coordination.base.wording import excerpt, plural
 from coordination.cli.money.cost_records import record_table
-from coordination.cli.options import AsJson, Limit, OfProject, add_group, open_connection, print_json
+from coordination.cli.options import AsJson, Limit, OfProject, open_connection, print_json
 from coordination.cli.tables import fields
 from coordination.cli.tables import show as table
 from coordination.views import projects as views
 from coordination.views.fields import listing
-
-
-def add_to(app: typer.Typer) -> None:
-    add_group(app, "sessions", "Show sessions, which group costs over runs.", list_, show)
 
 
 def list_(

@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 _PATIENCE = "60s"
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command("stop")(stop)
-    app.command("start")(start)
-
-
 def stop(
     project: OfProject = None,
     *,

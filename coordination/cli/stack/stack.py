@@ -29,15 +29,6 @@ if TYPE_CHECKING:
 _UP = "coord up"
 _LOOK_AGAIN = 0.2
 _MOST_NAMED = 8
-_OPTIONS_OF_CELERY = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command("up")(up)
-    app.command("down")(down)
-    app.command("worker", context_settings=_OPTIONS_OF_CELERY)(worker)
-    app.command("beat", context_settings=_OPTIONS_OF_CELERY)(beat)
-    app.command("migrate")(migrate)
 
 
 def up(

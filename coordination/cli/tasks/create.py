@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from coordination.base.errors import Refused
-from coordination.cli.names import OfRun, TaskName, find_run, find_task, place_of
+from coordination.cli.names import OfRun, TaskName, find_run, open_task, place_of
 from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.domain.jobs import job_class
 from coordination.views import tasks as views
@@ -68,8 +68,7 @@ def assign(
     as_json: AsJson = False,
 ) -> None:
     """Assign a waiting task to another agent, another model, or a person."""
-    with open_connection() as co:
-        task = find_task(co, name, run)
+    with open_task(name, run) as task:
         assigned, place = task.assign(to, model=model, person=person), place_of(task)
     if as_json:
         print_json(views.about_task(task.record, agent=assigned.agent, work=assigned.work))

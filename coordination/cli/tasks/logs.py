@@ -11,8 +11,8 @@ from typer import Option
 
 from coordination.base.json_values import to_json_types
 from coordination.cli.hints import Exact
-from coordination.cli.names import OfRun, TaskName, find_task
-from coordination.cli.options import AsJson, ProjectName, open_connection, print_json
+from coordination.cli.names import OfRun, TaskName, open_task
+from coordination.cli.options import AsJson, ProjectName, print_json
 from coordination.cli.terminal import json_text, raw
 from coordination.views import tasks as views
 from coordination.views.fields import listing
@@ -40,8 +40,7 @@ def logs(
     """
     if as_it_is and as_json:
         raise typer.BadParameter("--raw and --json exclude each other")
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         pieces = task.logs(follow=follow, attempt=attempt)
         if not as_json:
             _show(pieces, followed=follow, as_it_is=as_it_is)

@@ -6,11 +6,10 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from typer import Argument, Option
 
 from coordination.base.errors import Refused
-from coordination.cli.names import OfRun, TaskName, find_task, place_of
+from coordination.cli.names import OfRun, TaskName, open_task, place_of
 from coordination.cli.next_steps import after_change, name_of_task
 from coordination.cli.options import AsJson, OfProject, ProjectName, open_connection, print_json
 from coordination.cli.tables import show
@@ -23,10 +22,6 @@ from coordination.views.fields import listing
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
     from coordination.domain.tasks.questions import Question
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command("questions")(questions)
 
 
 def questions(*, project: OfProject = None, as_json: AsJson = False) -> None:
@@ -68,8 +63,7 @@ def answer(
         raise Refused("Give the answer, or --file")
     if file is not None:
         text = read_text(file)
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         ready, place = task.answer(text or ""), place_of(task)
         is_done = PERSON in task.record.options
         next_step = after_change(task) if ready or is_done else f"See: coord explain {quote(name_of_task(task))}"
@@ -84,8 +78,7 @@ def answer(
 
 def prompt(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Print the prompt that the agent of a task would get now."""
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         prompt_text = task.prompt()
     if as_json:
         print_json(views.about_task(task.record, prompt=prompt_text))

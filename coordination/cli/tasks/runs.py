@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from typer import Argument, Option
 
 from coordination.base.json_values import to_json_types
@@ -12,7 +11,7 @@ from coordination.base.money import show_usd
 from coordination.base.wording import plural
 from coordination.cli.forecast import simulate
 from coordination.cli.names import find_run, place
-from coordination.cli.options import AsJson, Limit, OfProject, ProjectName, add_group, open_connection, print_json
+from coordination.cli.options import AsJson, Limit, OfProject, ProjectName, open_connection, print_json
 from coordination.cli.tables import show as table
 from coordination.cli.tables import shown
 from coordination.cli.terminal import json_text
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
 
 RunName = Annotated[str, Argument(metavar="RUN", help="The run: its id, a part of it, or its name.")]
 Follow = Annotated[bool, Option("--follow", "-f", help="Follow new events until the run ends.")]
-
-
-def add_to(app: typer.Typer) -> None:
-    add_group(app, "runs", "Manage runs: submitted plans.", list_, show, cancel, retry, events)
 
 
 def list_(*, project: OfProject = None, limit: Limit = 20, as_json: AsJson = False) -> None:

@@ -9,7 +9,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer import Argument, Option
 
 from coordination.base.durations import show_duration
@@ -19,16 +18,12 @@ from coordination.base.sizes import show_size
 from coordination.base.wording import excerpt, plural
 from coordination.cli.hints import Exact
 from coordination.cli.issues.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
-from coordination.cli.names import OfRun, TaskName, find_task, place_of
+from coordination.cli.names import OfRun, TaskName, find_task, open_task, place_of
 from coordination.cli.next_steps import after_change, name_of_task
-from coordination.cli.options import AsJson, ProjectName, add_group, chosen_project, open_connection, print_json
+from coordination.cli.options import AsJson, ProjectName, chosen_project, open_connection, print_json
 from coordination.cli.tables import fields
 from coordination.cli.tables import show as table
-from coordination.cli.tasks.create import assign, create
-from coordination.cli.tasks.logs import logs
-from coordination.cli.tasks.questions import answer, prompt
 from coordination.cli.tasks.runs import show_events
-from coordination.cli.tasks.task_list import list_
 from coordination.cli.terminal import json_text
 from coordination.domain.access.authority import delegators
 from coordination.domain.fleet.leases import MAX_DEFERRALS
@@ -43,24 +38,16 @@ if TYPE_CHECKING:
     from coordination.domain.tasks.attempts import Attempt
 
 
-def add_to(app: typer.Typer) -> None:
-    changes = (cancel, retry, priority, force)
-    outputs = (output, prompt, shell, answer, create, assign, logs, artifacts)
-    add_group(app, "tasks", "Manage tasks: the jobs of runs.", list_, show, events, *changes, *outputs)
-    app.command("explain")(explain)
-
-
 def show(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Show a task: its work, its attempts, and why it is not running."""
     from coordination.cli.tasks.summary import show_last_lines
     from coordination.domain.tasks.attempts import Outcome
     from coordination.store.queries.money import costs
 
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         attempts = task.attempts()
         why, name, lines = task.explain(), name_of_task(task), task.last_lines()
-        cost, _, unpriced = co.runtime.read(costs.total, task_id=task.id)
+        cost, _, unpriced = task.runtime.read(costs.total, task_id=task.id)
     if as_json:
         print_json(
             views.task_details(
@@ -83,7 +70,7 @@ def show(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_j
             ("runs", json_text(record.work)),
             ("agent", record.agent),
             ("starts", f"{record.starts} of {record.max_starts}" if record.starts else None),
-            ("deferred", _deferral_words(record, co.runtime.settings.deferral_limit)),
+            ("deferred", _deferral_words(record, task.runtime.settings.deferral_limit)),
             ("priority", record.priority),
             ("created by", record.creator),
             ("delegated by", ", by ".join(delegators(record.options)) or None),
@@ -133,8 +120,8 @@ def _deferral_words(record: TaskRecord, limit: timedelta) -> str | None:
 
 def events(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Print the events of a task."""
-    with open_connection() as co:
-        show_events(find_task(co, name, run, project).events(), follow=False, as_json=as_json)
+    with open_task(name, run, project) as task:
+        show_events(task.events(), follow=False, as_json=as_json)
 
 
 def cancel(
@@ -146,8 +133,7 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """Cancel a task, and the tasks that depend on it as the plan says."""
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         was_open, place = task.cancel(why), place_of(task)
     if as_json:
         print_json(views.about_task(task.record, canceled=was_open))
@@ -160,8 +146,7 @@ def retry(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_
 
     Tasks that were canceled because of it are retried, too.
     """
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         task.retry()
         place, next_step = place_of(task), after_change(task)
     if as_json:
@@ -179,8 +164,7 @@ def priority(
     as_json: AsJson = False,
 ) -> None:
     """Change the priority of an open task."""
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         was_open, place = task.set_priority(number), place_of(task)
     if as_json:
         print_json(views.about_task(task.record, priority=number, changed=was_open))
@@ -207,8 +191,7 @@ def force(
 
     Example: coord tasks force fix completed --reason "done by hand" --output '{"files": 3}'
     """
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         forced, place = task.force(state, reason=reason, output=_value(output)), place_of(task)
         next_step = f"\n{after_change(task)}" if forced.state == "queued" else ""
     if as_json:
@@ -229,8 +212,7 @@ def _value(text: str | None) -> Any:
 
 def output(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Print the output of a completed task: text unchanged, other values as JSON."""
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         value = task.output
     if as_json:
         print_json(views.about_task(task.record, state=task.state, output=value))
@@ -253,8 +235,7 @@ def artifacts(
     """List the output files of a task's latest attempt, with size, SHA-256 and URL."""
     from coordination.adapters.artifact_store import fetch_artifact
 
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         records = task.artifacts()
     copied = [] if get is None else [fetch_artifact(artifact, get) for artifact in records]
     if as_json:
@@ -286,10 +267,9 @@ def shell(
 
     A worktree exists while its attempt runs, and for some days after a failure. Without one, the job's folder is used.
     """
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         checkout = task.checkout(attempt=attempt)
-        home = str(co.runtime.settings.home)  # a relative COORD_HOME would change its meaning in another folder
+        home = str(task.runtime.settings.home)  # a relative COORD_HOME would change its meaning in another folder
     arguments = command or [os.environ.get("SHELL") or "/bin/sh"]
     if command is None:
         owner = "" if checkout.attempt is None else f" of attempt {checkout.attempt}"
