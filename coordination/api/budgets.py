@@ -116,12 +116,7 @@ class Budgets:
         return self._changed(budget)
 
     def list(
-        self,
-        *,
-        project: str | None = None,
-        run: str | None = None,
-        ended: bool = False,
-        most: int = MOST,
+        self, *, project: str | None = None, run: str | None = None, ended: bool = False, most: int = MOST
     ) -> Sequence[BudgetStatus]:
         """Return the budgets with their present status: all, or those of a project or run and what belongs to it.
 

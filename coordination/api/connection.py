@@ -83,12 +83,7 @@ class Coordination:
         def store(tx: Connection) -> SubmittedRun:
             with gc_tuning.collection_paused():  # not while it waits for the database
                 return submit_plan(
-                    tx,
-                    runtime.workspace_id,
-                    plan,
-                    origin,
-                    lifetime=runtime.settings.supervisor_lifetime,
-                    issues=issues,
+                    tx, runtime.workspace_id, plan, origin, lifetime=runtime.settings.supervisor_lifetime, issues=issues
                 )
 
         submitted = runtime.store.transact(store, patience=timedelta(seconds=30))

@@ -101,12 +101,7 @@ class _StopRequest:
     def _begin(self, tx: Connection) -> tuple[Stop, bool]:
         runtime = self._runtime
         return flow.stop_work(
-            tx,
-            runtime.workspace_id,
-            self._project_id,
-            actor=runtime.actor,
-            reason=self._reason,
-            at_once=self._at_once,
+            tx, runtime.workspace_id, self._project_id, actor=runtime.actor, reason=self._reason, at_once=self._at_once
         )
 
     def _transact(self, work: Callable[[Connection], T]) -> T:

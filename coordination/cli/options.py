@@ -1,4 +1,4 @@
-"""Shared by all commands: global options, common types of options, groups, the connection, printing JSON."""
+"""Shared by all commands: common options, the project of a command, the connection, printing JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from coordination.settings import load_settings
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
     from coordination.domain.projects.projects import Project
-
 
 AsJson = Annotated[bool, Option("--json", help="Print one JSON document and nothing else on stdout.")]
 ProjectName = Annotated[
@@ -40,7 +39,7 @@ def chosen_project(co: Coordination, project: str | None) -> Project:
 
 
 @contextmanager
-def open_connection(*, migrate: bool = True) -> Iterator[Coordination]:
+def open_connection() -> Iterator[Coordination]:
     """Connect to the store of the settings. The embedded store is created at its first use."""
     from coordination.api.connection import Coordination
     from coordination.runtime import open_runtime
@@ -51,7 +50,7 @@ def open_connection(*, migrate: bool = True) -> Iterator[Coordination]:
         from coordination.stack.home import Home
 
         Home(settings.home).prepare()
-    with Coordination(open_runtime(settings, migrate=migrate and own)) as co:
+    with Coordination(open_runtime(settings, migrate=own)) as co:
         yield co
 
 

@@ -52,13 +52,7 @@ def discovered(
 
 
 def delegate(
-    key: str,
-    *,
-    to: str,
-    prompt: str,
-    title: str | None = None,
-    needs: list[str] | None = None,
-    first: bool = False,
+    key: str, *, to: str, prompt: str, title: str | None = None, needs: list[str] | None = None, first: bool = False
 ) -> str:
     """Delegate your work, or a part of it, to another agent.
 

@@ -13,11 +13,11 @@ from coordination.base.host import host, job_processes
 from coordination.base.ids import is_id
 from coordination.cli.options import print_json
 from coordination.cli.tables import shown
+from coordination.domain.fleet.health import Finding
 from coordination.settings import Settings, client_url, load_settings, unknown_variables
 from coordination.views import fleet as views
 
 if TYPE_CHECKING:
-    from coordination.domain.fleet.health import Finding
     from coordination.store.engine import Store
 
 _STUCK = timedelta(seconds=60)
@@ -44,7 +44,6 @@ def examine(*, as_json: bool) -> int:
 
 def findings_of(settings: Settings) -> Iterator[Finding]:
     """Yield the findings about settings, database, Redis and the processes of this machine."""
-    from coordination.domain.fleet.health import Finding
     from coordination.store import schema
     from coordination.store.engine import open_store, sqlite_path
 
@@ -66,7 +65,6 @@ def findings_of(settings: Settings) -> Iterator[Finding]:
 
 
 def _unknown_settings() -> Iterator[Finding]:
-    from coordination.domain.fleet.health import Finding
 
     for name, meant in unknown_variables().items():
         hint = f"Did you mean {meant}?" if meant else "Remove it; docs/settings.md lists all settings"
@@ -84,7 +82,6 @@ def find_redis_url(settings: Settings) -> str | None:
 
 def _queue_length(settings: Settings) -> tuple[int | None, list[Finding]]:
     """Return the number of messages that wait for a worker (None: unknown), and a finding when Redis fails."""
-    from coordination.domain.fleet.health import Finding
     from coordination.store.redis.queues import read_status
 
     url = find_redis_url(settings)
@@ -97,7 +94,6 @@ def _queue_length(settings: Settings) -> tuple[int | None, list[Finding]]:
 
 
 def _of_store(settings: Settings, store: Store, messages: int | None) -> Iterator[Finding]:
-    from coordination.domain.fleet.health import Finding
     from coordination.store.drift import differences
     from coordination.store.queries.projects import projects
     from coordination.store.reports.fleet import health
@@ -147,7 +143,6 @@ def _clock(store: Store) -> Iterator[Finding]:
 
 def _orphans(store: Store, workspace_id: str) -> Iterator[Finding]:
     """Find processes of jobs on this machine whose attempt has ended, or is unknown."""
-    from coordination.domain.fleet.health import Finding
     from coordination.store.reports.fleet import health
 
     processes = job_processes()

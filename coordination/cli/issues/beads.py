@@ -16,13 +16,7 @@ from typer import Argument, Option
 from coordination.base.clock import utc_now
 from coordination.base.errors import NotFound, Refused
 from coordination.base.wording import excerpt, plural
-from coordination.cli.options import (
-    AsJson,
-    ProjectName,
-    chosen_project,
-    open_connection,
-    print_json,
-)
+from coordination.cli.options import AsJson, ProjectName, chosen_project, open_connection, print_json
 from coordination.cli.tables import show
 from coordination.domain.jobs import parse_job
 from coordination.views import issues as views

@@ -18,12 +18,7 @@ from coordination.views import projects as views
 from coordination.views.fields import listing
 
 
-def list_(
-    *,
-    project: OfProject = None,
-    limit: Limit = 100,
-    as_json: AsJson = False,
-) -> None:
+def list_(*, project: OfProject = None, limit: Limit = 100, as_json: AsJson = False) -> None:
     """List sessions, the most recently active first."""
     from coordination.store.queries.tasks import runs
 
