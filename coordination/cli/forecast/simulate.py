@@ -50,28 +50,17 @@ def simulate(
 
 
 def _show(prediction: Prediction) -> None:
-    at_least = "at least " if prediction.untimed else ""
+    usd, tokens, unpriced = prediction.usd, prediction.tokens, prediction.unpriced
+    failing = f"in {prediction.failing:.0%} of {prediction.rounds:,} rounds a task fails finally"
     fields(
         [
             ("tasks", f"{prediction.tasks:,}, {prediction.slots:,} in parallel"),
-            ("duration", at_least + _range(prediction.duration, show_duration)),
-            (
-                "cost",
-                ("at least " if prediction.uncosted or prediction.unpriced.p90 else "")
-                + _range(prediction.usd, show_usd),
-            ),
-            ("tokens", _range(prediction.tokens, lambda count: f"{count:,}") if prediction.tokens.p90 else None),
-            (
-                "unknown price",
-                _range(prediction.unpriced, lambda count: f"{count:,} calls") if prediction.unpriced.p90 else None,
-            ),
+            ("duration", _bound(_range(prediction.duration, show_duration), bool(prediction.untimed))),
+            ("cost", _bound(_range(usd, show_usd), bool(prediction.uncosted or unpriced.p90))),
+            ("tokens", _range(tokens, "{:,}".format) if tokens.p90 else None),
+            ("unknown price", _range(unpriced, "{:,} calls".format) if unpriced.p90 else None),
             ("budget", _budget(prediction)),
-            (
-                "failing",
-                f"in {prediction.failing:.0%} of {prediction.rounds:,} rounds a task fails finally"
-                if prediction.failing
-                else None,
-            ),
+            ("failing", failing if prediction.failing else None),
         ]
     )
     print("\nthe critical path of the median round")

@@ -53,9 +53,7 @@ def record_table(records: Sequence[CostRecord]) -> None:
                 record.input_tokens,
                 record.output_tokens,
                 "unknown" if record.cost_usd is None else show_usd(record.cost_usd),
-                ", ".join(
-                    filter(None, [_price_source(record), _reported_amounts(record), "stale" if record.stale else ""])
-                ),
+                _price_words(record),
                 record.session_id,
                 record.id,
             )
@@ -66,20 +64,18 @@ def record_table(records: Sequence[CostRecord]) -> None:
     )
 
 
-def _price_source(record: CostRecord) -> str:
-    """Return the source of the cost: the caller, or our prices."""
-    from coordination.domain.money.pricing import PRICED_BY
+def _price_words(record: CostRecord) -> str:
+    """Return the source of the cost, the caller or our prices, and the amounts that the job reported, if several."""
+    from coordination.domain.money.pricing import AMOUNTS, PRICED_BY
 
     by = str(record.extra.get(PRICED_BY) or ("" if record.cost_usd is None else "as reported"))
-    return f"corrects {record.corrects} by {by}" if record.corrects is not None else by
-
-
-def _reported_amounts(record: CostRecord) -> str:
-    """Return all amounts that the job reported for the call, if there are several."""
-    from coordination.domain.money.pricing import AMOUNTS
-
     amounts = record.extra.get(AMOUNTS)
-    return f"reported as {', '.join(f'${amount}' for amount in amounts)}" if isinstance(amounts, list) else ""
+    words = [
+        by if record.corrects is None else f"corrects {record.corrects} by {by}",
+        f"reported as {', '.join(f'${amount}' for amount in amounts)}" if isinstance(amounts, list) else "",
+        "stale" if record.stale else "",
+    ]
+    return ", ".join(filter(None, words))
 
 
 def import_(
