@@ -180,21 +180,13 @@ def _pooler(store: Store) -> Check | None:
     if pooling is PoolingMode.TRANSACTION and not store.pooled:
         option = store.url.query.get(PREPARE)
         url = f"its URL says {PREPARE}={option}" if option else f"its URL does not say {PREPARE}=none"
-        return Check(
-            "pooler",
-            Verdict.WRONG,
-            f"it is in transaction mode, but {url}, so statements would be prepared for other transactions",
-            f"Add {PREPARE}=none to COORD_DATABASE_URL",
-        )
+        problem = f"it is in transaction mode, but {url}, so statements would be prepared for other transactions"
+        return Check("pooler", Verdict.WRONG, problem, f"Add {PREPARE}=none to COORD_DATABASE_URL")
     if pooling is not PoolingMode.NONE:
         return Check("pooler", Verdict.OK, f"the database has a pooler in {pooling} mode")
     if store.pooled:
-        return Check(
-            "pooler",
-            Verdict.NOTE,
-            f"the database has no pooler, but its URL says {PREPARE}=none: every statement is planned anew",
-            f"Remove {PREPARE} from COORD_DATABASE_URL",
-        )
+        effect = f"the database has no pooler, but its URL says {PREPARE}=none: every statement is planned anew"
+        return Check("pooler", Verdict.NOTE, effect, f"Remove {PREPARE} from COORD_DATABASE_URL")
     return None
 
 
@@ -209,13 +201,12 @@ def _work(settings: Settings, store: Store) -> Iterator[Check]:
         serves = not workspace_id or bool(serving.list_live_for(tx, workspace_id, within=settings.lease_ttl))
         stopped = stops.list_active(tx, workspace_id) if workspace_id else []
         unanswered = workers.count_unclaimed(tx, after=_UNANSWERED)
-        overview_now = (
-            overview.overview(
-                tx, workspace_id, thresholds=settings.supervision(), live_within=settings.lease_ttl, most=_MOST_RUNS
+        overview_now = None
+        if workspace_id:
+            thresholds, within = settings.supervision(), settings.lease_ttl
+            overview_now = overview.overview(
+                tx, workspace_id, thresholds=thresholds, live_within=within, most=_MOST_RUNS
             )
-            if workspace_id
-            else None
-        )
     for stop in stopped:
         yield Check("stopped", Verdict.NOTE, stop.sentence(), f"Resume it with: {stop.command}")
     # A stuck run waits for a person, not for a worker.
@@ -232,13 +223,10 @@ def _work(settings: Settings, store: Store) -> Iterator[Check]:
     else:
         yield Check("workers", Verdict.NOTE, "none is alive", "coord run and coord up start some")
     if unanswered and living:
-        yield Check(
-            "messages",
-            Verdict.WRONG,
-            f"{unanswered} queued tasks were enqueued more than {_UNANSWERED.total_seconds():g} s ago "
-            "and no worker has claimed them",
-            "Are the workers full, or do they use another Redis? See: coord status",
-        )
+        since = f"more than {_UNANSWERED.total_seconds():g} s ago"
+        problem = f"{unanswered} queued tasks were enqueued {since} and no worker has claimed them"
+        hint = "Are the workers full, or do they use another Redis? See: coord status"
+        yield Check("messages", Verdict.WRONG, problem, hint)
     for line in waiting:
         yield _supervisor(line)
 
@@ -324,12 +312,8 @@ def _redis(settings: Settings) -> Iterator[Check]:
     lengths = ", ".join(f"{name} {length}" for name, length in facts.lengths.items())
     yield Check("redis", Verdict.OK, f"{masked(url)}, version {facts.version}; waiting: {lengths}")
     if facts.eviction not in (None, "noeviction"):
-        yield Check(
-            "redis policy",
-            Verdict.WRONG,
-            f"it may drop messages when its memory is full (maxmemory-policy {facts.eviction})",
-            "Set maxmemory-policy noeviction",
-        )
+        problem = f"it may drop messages when its memory is full (maxmemory-policy {facts.eviction})"
+        yield Check("redis policy", Verdict.WRONG, problem, "Set maxmemory-policy noeviction")
     if facts.append_only is False:
         # Nothing is lost: the next sweep enqueues the tasks again.
         yield Check("redis persistence", Verdict.NOTE, "appendonly is off: after a restart, tasks are enqueued again")

@@ -112,10 +112,8 @@ def plan_of(path: Path, *, agent: str | None, rules: str) -> Plan:
     from coordination.domain.issues import plan_from_issues, rule_set
 
     if agent is None:
-        raise Refused(
-            "There is no agent for the issues",
-            hint="Add --agent shell:'COMMAND' or --agent python:package.module:function",
-        )
+        hint = "Add --agent shell:'COMMAND' or --agent python:package.module:function"
+        raise Refused("There is no agent for the issues", hint=hint)
     rule_set(rules)
     run_for = _job(agent)
     plan, excluded = plan_from_issues(issues_in(path), rules=rules, now=utc_now(), run_for=run_for)
@@ -236,9 +234,8 @@ def _job(agent: str) -> Callable[[Issue], Mapping[str, Any]]:
             return {"python": what, "args": {"issue": "{{ input.issue }}"}, "env": environment(issue)["env"]}
 
         return call
-    raise Refused(
-        f"{excerpt(agent)} is not an agent for issues", hint="Write shell:'COMMAND' or python:package.module:function"
-    )
+    hint = "Write shell:'COMMAND' or python:package.module:function"
+    raise Refused(f"{excerpt(agent)} is not an agent for issues", hint=hint)
 
 
 def _print_excluded(excluded: Sequence[ExcludedIssue], planned: int) -> None:

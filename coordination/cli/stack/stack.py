@@ -203,9 +203,10 @@ class StopMessages:
         worker = record.services.get(WORKER)
         if worker is None:
             return []
-        try:
-            with closing(open_store(self._settings.database_url)) as store, store.read() as tx:
-                ids = workers.by_process(tx, host=host(), boot_id=boot_id(), pid=worker.pid)
-                return serving.list_running_on(tx, ids)
-        except CoordinationError:
-            return []  # the stack is stopped without the database, too
+        with closing(open_store(self._settings.database_url)) as store:
+            try:
+                with store.read() as tx:
+                    ids = workers.by_process(tx, host=host(), boot_id=boot_id(), pid=worker.pid)
+                    return serving.list_running_on(tx, ids)
+            except CoordinationError:
+                return []  # the stack is stopped without the database, too
