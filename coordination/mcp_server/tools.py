@@ -18,7 +18,13 @@ FLAG = {"type": "boolean"}
 TEXTS = {"type": "array", "items": TEXT}
 ANYTHING: dict[str, Any] = {}
 
-_SCHEMAS = {"str": TEXT, "float": NUMBER, "bool": FLAG, "list[str]": TEXTS, "Any": ANYTHING}
+_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
+    "str": TEXT,
+    "float": NUMBER,
+    "bool": FLAG,
+    "list[str]": TEXTS,
+    "Any": ANYTHING,
+}
 _SHOWN = 60
 
 _NAMES = {"string": "a string", "number": "a number", "boolean": "true or false", "array": "a list of strings"}

@@ -52,12 +52,12 @@ def import_beads(
     notes: list[str] = []
     issues = issues_in(file, notes)
     with open_connection() as co:
-        if project is None:  # that of the current folder, which may be new
-            here = git_checkout.checkout_of()
-            identity, project_name, path = here.identity, here.name, str(here.root)
-        else:
+        if project is not None:
             target = co.project(project)
             identity, project_name, path = target.identity, target.name, target.path
+        else:  # that of the current folder, which may be new
+            here = git_checkout.checkout_of()
+            identity, project_name, path = here.identity, here.name, str(here.root)
         result = co.issues.replace(issues, identity=identity, name=project_name, path=path)
     if as_json:
         print_json(views.issue_import(result, notes))
