@@ -102,9 +102,9 @@ class Agents:
 
     def import_(self, document: Any, *, source: str = "The document") -> Sequence[Agent]:
         """Create or replace the agents of an export: all of them, or none (Refused)."""
-        runtime, profiles = self._runtime, _profiles(document, source)
-        return runtime.store.transact(
-            lambda tx: [service.put(tx, runtime.workspace_id, profile) for profile in profiles]
+        profiles = _profiles(document, source)
+        return self._runtime.transact(
+            lambda tx, workspace_id: [service.put(tx, workspace_id, profile) for profile in profiles]
         )
 
 

@@ -8,6 +8,7 @@ for one in co.budgets.list():
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from enum import Enum
@@ -17,11 +18,10 @@ from sqlalchemy import Connection
 
 from coordination.adapters import price_list
 from coordination.api.names import find_project, find_run, find_task
-from coordination.api.raised_budgets import raise_budget
 from coordination.base.clock import utc_now
-from coordination.base.errors import NotFound, Refused, Unavailable
+from coordination.base.errors import Ambiguous, NotFound, Refused, Unavailable
 from coordination.base.ids import is_id
-from coordination.base.money import usd
+from coordination.base.money import show_usd, usd
 from coordination.base.wording import excerpt
 from coordination.domain.money.budget_status import BudgetCheck, BudgetStatus
 from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope, BudgetShortage
@@ -83,21 +83,12 @@ class Budgets:
             "warn_at": warn_at,
             "downgrade_to": downgrade_to,
         }
-        which = parse_scope(scope)
-        when = parse_period(period)
-        return self._amend(which, self._subject(which, subject, known=True), when, _changes(fields))
-
-    def _amend(
-        self, scope: BudgetScope, subject: str | None, period: BudgetPeriod, fields: Mapping[str, Any]
-    ) -> BudgetStatus:
-        runtime = self._runtime
-        budget = runtime.store.transact(
-            lambda tx: amend_budget(
-                tx, runtime.workspace_id, fields, scope=scope, subject=subject, period=period, actor=runtime.actor
-            )
+        which, when = parse_scope(scope), parse_period(period)
+        whose = self._subject(which, subject, must_exist=True)
+        changes, actor = _changes(fields), self._runtime.actor
+        return self._changed(
+            self._runtime.transact(amend_budget, changes, scope=which, subject=whose, period=when, actor=actor)
         )
-        self._wake(budget)
-        return self._statuses([budget])[0]
 
     def raise_to(
         self,
@@ -114,53 +105,37 @@ class Budgets:
         """
         which = parse_scope(scope)
         when = None if period is None else parse_period(period)
-        whose = self._subject(which, subject, known=True)
-        budget = raise_budget(
-            self._runtime,
-            which,
-            subject,
-            whose,
-            cap=usd(cap),
-            period=when,
-            hint_without_budget=lambda: self._hint_without_budget(whose or ""),
+        whose = self._subject(which, subject, must_exist=True)
+        budget = self._runtime.transact(
+            _raise_cap, which, subject, whose, cap=usd(cap), period=when, actor=self._runtime.actor
         )
-        self._wake(budget)
-        return self._statuses([budget])[0]
+        if budget is None:
+            of = "" if when in (None, BudgetPeriod.TOTAL) else f" of the {when}"
+            hint = self._hint_without_budget(which, subject, whose)
+            raise Refused(f"The {which}{f' {subject}' if subject else ''} has no budget in dollars{of}", hint=hint)
+        return self._changed(budget)
 
     def list(
-        self,
-        *,
-        project: str | None = None,
-        run: str | None = None,
-        ended: bool = False,
-        most: int = MOST,
+        self, *, project: str | None = None, run: str | None = None, ended: bool = False, most: int = MOST
     ) -> Sequence[BudgetStatus]:
         """Return the budgets with their present status: all, or those of a project or run and what belongs to it.
 
         *ended*: include those of ended runs and their tasks.
         """
         runtime = self._runtime
-        project_id = find_project(self._runtime, project).id if project else None
-        run_id = find_run(self._runtime, run) if run else None
-        with runtime.store.read() as tx:
-            records = budgets.list_budgets(
-                tx,
-                runtime.workspace_id,
-                project_id=project_id,
-                run_id=run_id,
-                unfinished=not ended and run_id is None,
-                most=most,
-            )
-            return _in_order(self._read_statuses(tx, records))
+        project_id = find_project(runtime, project).id if project else None
+        run_id = find_run(runtime, run) if run else None
+        unfinished = not ended and run_id is None
+        records = runtime.read(
+            budgets.list_budgets, project_id=project_id, run_id=run_id, unfinished=unfinished, most=most
+        )
+        return _in_order(self._statuses(records))
 
     def of(self, scope: BudgetScope | str, subject: str | None = None) -> Sequence[BudgetStatus]:
         """Return the subject's own budgets: total, month and day."""
         which = parse_scope(scope)
-        runtime = self._runtime
-        with runtime.store.read() as tx:
-            whose = self._subject(which, subject, known=False) or runtime.workspace_id
-            records = budgets.of_subject(tx, runtime.workspace_id, which, whose)
-        return self._statuses(records)
+        whose = self._subject(which, subject, must_exist=False) or self._runtime.workspace_id
+        return self._statuses(self._runtime.read(budgets.of_subject, which, whose))
 
     def remove(
         self, scope: BudgetScope | str, subject: str | None = None, *, period: BudgetPeriod | str | None = None
@@ -172,14 +147,14 @@ class Budgets:
         candidates = self.of(scope, subject)
         named = f"{scope} {subject}" if subject else f"{scope}"
         if period is not None:
-            candidates = [one for one in candidates if one.period is parse_period(period)]
+            candidates = [status for status in candidates if status.period is parse_period(period)]
         if not candidates:
             raise NotFound(f"The {named} has no such budget", hint="See: coord budgets list")
         if len(candidates) > 1:
-            periods = ", ".join(one.period for one in candidates)
+            periods = ", ".join(status.period for status in candidates)
             raise Refused(f"The {named} has {len(candidates)} budgets: {periods}", hint="Give the period")
-        runtime, budget = self._runtime, candidates[0].budget
-        runtime.store.transact(lambda tx: remove_budget(tx, runtime.workspace_id, budget.id))
+        budget = candidates[0].budget
+        self._runtime.transact(remove_budget, budget.id)
         self._wake(budget)
         return candidates[0]
 
@@ -193,13 +168,11 @@ class Budgets:
             records = budgets.list_budgets(tx, runtime.workspace_id)
             names = budgets.read_names(tx, runtime.workspace_id, records)
         checks = []
-        for one in records:
-            kept, counted = runtime.store.transact(
-                lambda tx, one=one: check_budget(tx, runtime.workspace_id, one, repair=repair)  # type: ignore[misc]
-            )
-            checks.append(BudgetCheck(one, names.get(one.id, one.subject), kept, counted))
+        for budget in records:
+            kept, counted = runtime.transact(check_budget, budget, repair=repair)
+            checks.append(BudgetCheck(budget, names.get(budget.id, budget.subject), kept, counted))
             if repair and not checks[-1].right:
-                self._wake(one)
+                self._wake(budget)
         return checks
 
     def lacking(self, *, run: str | None = None, tasks: Collection[str] | None = None) -> dict[str, BudgetShortage]:
@@ -207,9 +180,7 @@ class Budgets:
 
         A waiting task that is missing in the result starts at the next tick.
         """
-        runtime = self._runtime
-        with runtime.store.read() as tx:
-            return lacking(tx, runtime.workspace_id, run=run, tasks=tasks)
+        return self._runtime.read(lacking, run=run, tasks=tasks)
 
     def shortages(self, run: str) -> Sequence[BudgetShortage]:
         """Return what each waiting task of a run's id lacks; nothing when one of them can start."""
@@ -219,18 +190,20 @@ class Budgets:
             waiting = budget_usage.count_waiting_tasks(tx, runtime.workspace_id, run)
         return list(lacks.values()) if len(lacks) == waiting else ()
 
+    def _changed(self, budget: Budget) -> BudgetStatus:
+        self._wake(budget)
+        return self._statuses([budget])[0]
+
     def _wake(self, budget: Budget) -> None:
         """Trigger a tick of the projects of a budget."""
         runtime = self._runtime
         if budget.project_id is not None:
             runtime.wake_project(budget.project_id)
             return
-        with runtime.store.read() as tx:
-            waiting = budget_usage.list_waiting_projects(tx, runtime.workspace_id)
-        for project_id in waiting:
+        for project_id in runtime.read(budget_usage.list_waiting_projects):
             runtime.wake_project(project_id)
 
-    def _subject(self, scope: BudgetScope, name: str | None, *, known: bool) -> str | None:
+    def _subject(self, scope: BudgetScope, name: str | None, *, must_exist: bool) -> str | None:
         if scope is BudgetScope.WORKSPACE:
             if name is not None:
                 raise Refused("The workspace has no name", hint="coord budgets set workspace --usd 50")
@@ -244,24 +217,76 @@ class Budgets:
                 return find_run(self._runtime, name)
             case BudgetScope.TASK:
                 return find_task(self._runtime, name).id
-            case BudgetScope.SESSION if known and not is_id(name):
+            case BudgetScope.SESSION if must_exist and not is_id(name):
                 raise NotFound(f"There is no session {excerpt(name)}", hint="See: coord sessions list")
         return name
 
     def _statuses(self, records: Sequence[Budget]) -> Sequence[BudgetStatus]:
-        with self._runtime.store.read() as tx:
-            return self._read_statuses(tx, records)
-
-    def _read_statuses(self, tx: Connection, records: Sequence[Budget]) -> Sequence[BudgetStatus]:
         workspace_id = self._runtime.workspace_id
-        return service.read_statuses(tx, workspace_id, records, lacking(tx, workspace_id) if records else {})
+        with self._runtime.store.read() as tx:
+            return service.read_statuses(tx, workspace_id, records, lacking(tx, workspace_id) if records else {})
 
-    def _hint_without_budget(self, run_id: str) -> str:
-        """Return the other budget that holds the run's tasks, or the command that gives the run one."""
-        for lack in self.lacking(run=run_id).values():
+    def _hint_without_budget(self, scope: BudgetScope, name: str | None, subject: str | None) -> str:
+        """Return the other budget that holds a run's tasks, or the command that gives the subject one."""
+        if scope is not BudgetScope.RUN:
+            return f"Give it one: coord budgets set {_in_shell(scope, name)} --usd N"
+        for lack in self.lacking(run=subject).values():
             if not lack.passing:
                 return f"It is held by: {lack.sentence()}. {lack.hint()}"
-        return f"Give it one: coord budgets set run {run_id} --usd N"
+        return f"Give it one: coord budgets set run {subject} --usd N"
+
+
+def _raise_cap(
+    tx: Connection,
+    workspace_id: str,
+    scope: BudgetScope,
+    name: str | None,
+    subject: str | None,
+    *,
+    cap: Decimal,
+    period: BudgetPeriod | None,
+    actor: str,
+) -> Budget | None:
+    """Raise the cap in dollars of a budget of *subject*, whose name is *name*; return None when there is none.
+
+    *period* None: the total one, if it is the only one. Raises Ambiguous with the commands if a budget has a period,
+    and Refused if the cap does not grow.
+    """
+    whose = subject or workspace_id
+    all_budgets = budgets.of_subject(tx, workspace_id, scope, whose)
+    candidates = [budget for budget in all_budgets if budget.usd is not None and period in (None, budget.period)]
+    if not candidates:
+        return None
+    if period is None and (len(candidates) > 1 or candidates[0].period is not BudgetPeriod.TOTAL):
+        amounts = (f"{budget.period} ({show_usd(budget.usd)})" for budget in candidates if budget.usd is not None)
+        raise Ambiguous(
+            f"The {scope}{f' {name}' if name else ''} has budgets by period: {', '.join(amounts)}",
+            hint="Choose the budget:",
+            field="period",
+            commands=[raise_command(scope, name, cap, budget.period) for budget in candidates],
+        )
+    which = candidates[0].period
+    present = budgets.lock_budget(tx, workspace_id, scope, whose, which)
+    if present is None or present.usd is None:
+        return None
+    if cap <= present.usd:
+        of_period = "" if which is BudgetPeriod.TOTAL else f" --period {which}"
+        lower = f"To lower it: coord budgets set {_in_shell(scope, name)} --usd {cap:f}{of_period}"
+        raise Refused(
+            f"The {scope}'s budget is {show_usd(present.usd)} already: {show_usd(cap)} does not raise it",
+            hint=lower if cap < present.usd else None,
+        )
+    return amend_budget(tx, workspace_id, {"usd": cap}, scope=scope, subject=subject, period=which, actor=actor)
+
+
+def raise_command(scope: BudgetScope | str, name: str | None, cap: Decimal, period: BudgetPeriod) -> str:
+    """Return the command that raises a budget to *cap*."""
+    return f"coord budgets raise {_in_shell(scope, name)} {cap:f} --period {period}"
+
+
+def _in_shell(scope: BudgetScope | str, name: str | None) -> str:
+    """Return the arguments that name a subject in a command."""
+    return f"{scope} {shlex.quote(name)}" if name else f"{scope}"
 
 
 def budget_of_run(runtime: Runtime, run_id: str) -> BudgetStatus | None:
@@ -354,6 +379,4 @@ def _changes(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _in_order(statuses: Sequence[BudgetStatus]) -> Sequence[BudgetStatus]:
     """Sort by scope, the widest first."""
     order = list(BudgetScope)
-    return sorted(
-        statuses, key=lambda one: (order.index(one.scope), one.name if one.scope is not BudgetScope.RUN else "")
-    )
+    return sorted(statuses, key=lambda each: (order.index(each.scope), "" if each.scope == "run" else each.name))

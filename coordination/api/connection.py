@@ -20,13 +20,12 @@ from coordination.api.agents import Agents
 from coordination.api.budgets import Budgets
 from coordination.api.costs import Costs
 from coordination.api.issues import Issues
-from coordination.api.names import find_project, find_run, find_task
+from coordination.api.names import find_project, find_project_id, find_run, find_task
 from coordination.api.plan_origin import find_origin
 from coordination.api.prices import Prices
 from coordination.api.projects import Projects
 from coordination.api.questions import Questions
 from coordination.api.runs import Run
-from coordination.api.simulate import simulate
 from coordination.api.stops import PATIENCE, current_stop, start_work, stop_and_wait
 from coordination.api.tasks import TaskHandle, add_to_run
 from coordination.base import gc_tuning
@@ -36,6 +35,7 @@ from coordination.domain.plans.plans import Plan, Task
 from coordination.domain.projects.projects import Project
 from coordination.domain.projects.stops import StartResult, Stop, StopResult
 from coordination.domain.tasks.runs import RunRecord as RunRecord
+from coordination.flows.forecast.simulate_plan import simulate_plan
 from coordination.flows.plans.submit_plan import SubmittedRun, submit_plan
 from coordination.runtime import Runtime, open_runtime
 from coordination.services.fleet.broker_keys import rotate
@@ -83,12 +83,7 @@ class Coordination:
         def store(tx: Connection) -> SubmittedRun:
             with gc_tuning.collection_paused():  # not while it waits for the database
                 return submit_plan(
-                    tx,
-                    runtime.workspace_id,
-                    plan,
-                    origin,
-                    lifetime=runtime.settings.supervisor_lifetime,
-                    issues=issues,
+                    tx, runtime.workspace_id, plan, origin, lifetime=runtime.settings.supervisor_lifetime, issues=issues
                 )
 
         submitted = runtime.store.transact(store, patience=timedelta(seconds=30))
@@ -111,18 +106,20 @@ class Coordination:
         Without *project* the project of the current folder is searched; where there is none, only one run may have
         that name. A part of an id has at least four letters. Raises NotFound or Refused.
         """
-        return Run(self.runtime, find_run(self.runtime, name, project_id=self._project_id(project)))
+        return Run(self.runtime, find_run(self.runtime, name, project_id=find_project_id(self.runtime, project)))
 
     def runs(self, *, project: str | None = None, limit: int = 50) -> list[RunRecord]:
         """Return the newest runs, of one project or of all."""
-        return self.runtime.read(runs.list_runs, project_id=self._project_id(project), limit=limit)
+        return self.runtime.read(runs.list_runs, project_id=find_project_id(self.runtime, project), limit=limit)
 
     def task(self, name: str, *, project: str | None = None) -> TaskHandle:
         """Return the task with that id, or that unique part of an id or key (of the newest run) in a project.
 
         See ``run`` for *project*.
         """
-        return TaskHandle(self.runtime, find_task(self.runtime, name, project_id=self._project_id(project)))
+        return TaskHandle(
+            self.runtime, find_task(self.runtime, name, project_id=find_project_id(self.runtime, project))
+        )
 
     def project(self, name: str) -> Project:
         """Return the project of that name, identity, alias or id."""
@@ -136,7 +133,17 @@ class Coordination:
         *slots*: the number of parallel jobs (default: as many as the living workers, else one worker, run). *assume*:
         the duration of jobs without history. The same *seed* gives the same result. Raises PlanError or Refused.
         """
-        return simulate(self.runtime, plan, slots=slots, assume=assume, seed=seed)
+        settings = self.runtime.settings
+        data = self.runtime.read(
+            simulate_plan,
+            plan,
+            find_origin(plan, actor=self.runtime.actor, metadata={}).identity,
+            slots=slots,
+            live_within=settings.lease_ttl,
+            default_slots=settings.slots,
+            assume=assume,
+        )
+        return data.predict(seed=seed)
 
     def stop(
         self,
@@ -152,18 +159,20 @@ class Coordination:
         ``start`` continues the same work. Waits until all have ended, at most *timeout* (seconds): see
         ``StopResult.silent``. Repeating a stop checks again. Raises Refused in a job.
         """
-        return stop_and_wait(self.runtime, self._project_id(project), reason=reason, now=now, timeout=timeout)
+        return stop_and_wait(
+            self.runtime, find_project_id(self.runtime, project), reason=reason, now=now, timeout=timeout
+        )
 
     def start(self, project: str | None = None) -> StartResult:
         """End the stop of the project, or of the workspace (None). Raises Refused in a job.
 
         A stop of the other kind stays in force: see ``StartResult.still``.
         """
-        return start_work(self.runtime, self._project_id(project))
+        return start_work(self.runtime, find_project_id(self.runtime, project))
 
     def stopped(self, project: str | None = None) -> Stop | None:
         """Return the stop of the workspace, or else that of the project; None when nothing is stopped."""
-        return current_stop(self.runtime, self._project_id(project))
+        return current_stop(self.runtime, find_project_id(self.runtime, project))
 
     def replace_broker_key(self) -> None:
         """Replace the key that signs messages; processes use the new one within a minute. Raises Refused in a job."""
@@ -180,6 +189,3 @@ class Coordination:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _project_id(self, name: str | None) -> str | None:
-        return None if name is None else find_project(self.runtime, name).id

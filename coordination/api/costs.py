@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from coordination.adapters import git_checkout, price_list
-from coordination.api.names import find_project
+from coordination.api.names import find_project_id
 from coordination.api.user_times import resolve_time
 from coordination.base import calendars
 from coordination.base.errors import Refused, Unavailable
@@ -63,10 +63,8 @@ class Costs:
         self, *, project: str | None = None, since: str | date | None = None, until: str | date | None = None
     ) -> Total:
         """Return the total of all calls."""
-        span = self.span(since, until)
-        project_id = self._project(project)
-        with self._store.read() as tx:
-            return Total(*report.total(tx, self._workspace_id, project_id=project_id, span=span))
+        span, project_id = self.span(since, until), find_project_id(self._runtime, project)
+        return Total(*self._runtime.read(report.total, project_id=project_id, span=span))
 
     def summary(
         self,
@@ -87,10 +85,8 @@ class Costs:
             )
         if top is not None and top < 1:
             raise Refused("top is at least 1", field="top")
-        span = self.span(since, until)
-        project_id = self._project(project)
-        with self._store.read() as tx:
-            return report.spending(tx, self._workspace_id, by=by, project_id=project_id, span=span, top=top)
+        span, project_id = self.span(since, until), find_project_id(self._runtime, project)
+        return self._runtime.read(report.spending, by=by, project_id=project_id, span=span, top=top)
 
     def span(self, since: str | date | None = None, until: str | date | None = None) -> DateRange:
         """Return the span between two times. Raises Refused for an invalid time."""
@@ -99,9 +95,7 @@ class Costs:
 
     def forecast(self, *, project: str | None = None) -> SpendingOutlook:
         """Return what was spent today and this month, the pace, and the forecast for the month."""
-        project_id = self._project(project)
-        with self._store.read() as tx:
-            return outlook(tx, self._workspace_id, project_id=project_id)
+        return self._runtime.read(outlook, project_id=find_project_id(self._runtime, project))
 
     def check(self, *, repair: bool = False) -> CheckedSums:
         """Compare every sum with its records; *repair*: correct wrong sums."""
@@ -138,7 +132,7 @@ class Costs:
         computed, by prices that may have changed; *dry_run*: only return what would be corrected.
         """
         moment, _ = self.span(since).moments(self.timezone)
-        request = RepricingRequest(self._project(project), moment, zero=zero, computed=computed)
+        request = RepricingRequest(find_project_id(self._runtime, project), moment, zero=zero, computed=computed)
         quote, actor = price_list.quote, self._runtime.actor
         return reprice_costs(self._store, self._workspace_id, request, price_list=quote, actor=actor, dry_run=dry_run)
 
@@ -146,15 +140,14 @@ class Costs:
         self, shape: Shape = "nested", *, project: str | None = None, run_id: str | None = None
     ) -> Iterator[bytes]:
         """Yield the ledger as lines of a costs.jsonl, the oldest record first."""
-        project_id = self._project(project)
+        project_id = find_project_id(self._runtime, project)
         with self._store.read() as tx:
             yield from write_costs(costs.each(tx, self._workspace_id, project_id=project_id, run_id=run_id), shape)
 
     @property
     def timezone(self) -> str:
         """Return the time zone of the workspace's days and months."""
-        with self._store.read() as tx:
-            return rollups.read_zone(tx, self._workspace_id)
+        return self._runtime.read(rollups.read_zone)
 
     def set_timezone(self, name: str) -> CheckedSums:
         """Set the time zone of days and months, such as ``Europe/Berlin``, and recompute every sum."""
@@ -165,7 +158,7 @@ class Costs:
 
         In a very large ledger: only those of days or months in which all calls of the model were free.
         """
-        project_id, when = self._project(project), asked or DateRange()
+        project_id, when = find_project_id(self._runtime, project), asked or DateRange()
         with self._store.read() as tx:
             _, calls, _ = report.total(tx, self._workspace_id, project_id=project_id, span=when)
             use_totals = calls > _FEW and when.of_days and rollups.is_complete(tx, self._workspace_id)
@@ -177,15 +170,14 @@ class Costs:
         free: dict[str, int] = {}
         if not free_calls:
             return free
-        with self._store.read() as tx:
-            book = prices.open_book(tx, self._workspace_id, price_list.quote)
-        for one in free_calls:
+        book = self._runtime.read(prices.open_book, price_list.quote)
+        for group in free_calls:
             try:
-                quote = book.quote(one.model, one.project_id, one.at)
+                quote = book.quote(group.model, group.project_id, group.at)
             except Unavailable:
                 return free  # only a remark: totals do not depend on it
             if isinstance(quote, Quote) and not quote.price.is_free():
-                free[one.model] = free.get(one.model, 0) + one.calls
+                free[group.model] = free.get(group.model, 0) + group.calls
         return free
 
     def _owner(self, tx: Connection, name: str | None) -> Project:
@@ -193,6 +185,3 @@ class Costs:
             return project_service.find(tx, self._workspace_id, name)
         here = git_checkout.checkout_of()
         return cost_project(tx, self._workspace_id, identity=here.identity, name=here.name, path=str(here.root))
-
-    def _project(self, name: str | None) -> str | None:
-        return None if name is None else find_project(self._runtime, name).id

@@ -17,13 +17,17 @@ from coordination.services.projects import projects as project_service
 from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import names
 
-_RUNS, _TASKS = "See: coord runs list", "See: coord tasks list"
 _ELSEWHERE = "Give its id, or its project or run; see: coord runs list"
 
 
 def find_project(runtime: Runtime, name: str) -> Project:
     """Return the project of that name, identity, alias or id. Raises NotFound, or Refused when it fits several."""
     return runtime.read(project_service.find, name)
+
+
+def find_project_id(runtime: Runtime, name: str | None) -> str | None:
+    """Return the id of the project of that name, identity, alias or id; None for None."""
+    return None if name is None else find_project(runtime, name).id
 
 
 def find_run(runtime: Runtime, name: str, *, project_id: str | None = None) -> str:
@@ -38,12 +42,7 @@ def find_run(runtime: Runtime, name: str, *, project_id: str | None = None) -> s
         owners: list[str] = []
         if here is None and project_id is None and not is_id(name):
             owners = names.projects_with_run(tx, runtime.workspace_id, name)
-    if not ids:
-        raise NotFound(f"There is no run {excerpt(name)}{_in(here)}", hint=_ELSEWHERE if here else _RUNS)
-    if len(owners) > 1:
-        raise _in_several(runtime, name, "run", owners)
-    if len(ids) > 1:
-        raise _ambiguous(name, "runs", ids, _RUNS)
+    _require_single(runtime, "run", name, ids, owners=owners, here=here)
     return ids[0]
 
 
@@ -61,14 +60,9 @@ def find_task(runtime: Runtime, name: str, *, run_id: str | None = None, project
             tx, runtime.workspace_id, name, run_id=run_id, project_id=here.id if here else project_id
         )
         owners = names.projects_with_task(tx, runtime.workspace_id, name) if anywhere and here is None else []
-    if not matches:
-        if run_id is not None:
-            raise NotFound(f"The run {run_id} has no task {excerpt(name)}", hint=f"See: coord tasks list {run_id}")
-        raise NotFound(f"There is no task {excerpt(name)}{_in(here)}", hint=_ELSEWHERE if here else _TASKS)
-    if len(owners) > 1:
-        raise _in_several(runtime, name, "task", owners)
-    if len(matches) > 1:
-        raise _ambiguous(name, "tasks", [task.id for task in matches], _TASKS)
+    if not matches and run_id is not None:
+        raise NotFound(f"The run {run_id} has no task {excerpt(name)}", hint=f"See: coord tasks list {run_id}")
+    _require_single(runtime, "task", name, [task.id for task in matches], owners=owners, here=here)
     return matches[0]
 
 
@@ -81,27 +75,26 @@ def project_of_current_folder(runtime: Runtime) -> Project | None:
     return runtime.read(projects.find_by_identity, here.identity)
 
 
-def _in(project: Project | None) -> str:
-    return f" in the project {project.name} of the current folder" if project else ""
-
-
 def _check(name: str, what: str) -> None:
     if not name.strip():
         raise Refused(f"The name of the {what} is empty", hint=f"Give its id, or {SHORTEST_PART} or more letters of it")
 
 
-def _ambiguous(name: str, what: str, ids: list[str], hint: str) -> Ambiguous:
-    return Ambiguous(
-        f"{excerpt(name)} matches several {what}, such as {ids[0]} and {ids[1]}",
-        hint=f"Give more of the id. {hint}",
-        choices=[(name, [id_[-SHORT:]]) for id_ in ids],
-    )
-
-
-def _in_several(runtime: Runtime, name: str, what: str, owners: list[str]) -> Ambiguous:
-    project_names = runtime.read(projects.names_of, owners)
-    return Ambiguous(
-        f"Several projects have a {what} {excerpt(name)}",
-        hint=_ELSEWHERE,
-        choices=[(name, [name, "--project", project_names[id_]]) for id_ in owners if id_ in project_names],
-    )
+def _require_single(
+    runtime: Runtime, what: str, name: str, ids: list[str], *, owners: list[str], here: Project | None
+) -> None:
+    """Raise NotFound when no id matches the name, and Ambiguous when several do or several projects own a match."""
+    see = f"See: coord {what}s list"
+    if not ids:
+        where = f" in the project {here.name} of the current folder" if here else ""
+        raise NotFound(f"There is no {what} {excerpt(name)}{where}", hint=_ELSEWHERE if here else see)
+    if len(owners) > 1:
+        project_names = runtime.read(projects.names_of, owners)
+        choices = [(name, [name, "--project", project_names[id_]]) for id_ in owners if id_ in project_names]
+        raise Ambiguous(f"Several projects have a {what} {excerpt(name)}", hint=_ELSEWHERE, choices=choices)
+    if len(ids) > 1:
+        raise Ambiguous(
+            f"{excerpt(name)} matches several {what}s, such as {ids[0]} and {ids[1]}",
+            hint=f"Give more of the id. {see}",
+            choices=[(name, [id_[-SHORT:]]) for id_ in ids],
+        )

@@ -27,70 +27,60 @@ def read_output(runtime: Runtime, task: TaskRecord, *, follow: bool, attempt: in
     if (number == 0 and not follow) or number > task.attempt:
         missing = "no attempt yet" if attempt is None else f"no attempt {attempt}"
         raise NotFound(f"{task.key} has {missing}", hint=f"See: coord tasks show {task.key}")
-    return _follow(_Follower(runtime, task), number, follow=follow, only=attempt is not None)
+    return _follow(runtime, task, number, follow=follow, only=attempt is not None)
 
 
-def _follow(follower: _Follower, number: int, *, follow: bool, only: bool) -> Iterator[OutputChunk]:
-    pause = _FIRST_POLL
+def _follow(runtime: Runtime, task: TaskRecord, number: int, *, follow: bool, only: bool) -> Iterator[OutputChunk]:
+    cursor, pause = OutputCursor(number), _FIRST_POLL
+    complete = 0  # the latest attempt whose output was returned to its end
+    away_since: float | None = None
     while True:
-        task, ended, chunks = follower.poll(number)
+        try:
+            task, ended, chunks = _poll(runtime, task.id, number, cursor, complete=complete == number)
+            away_since = None
+        except DatabaseUnavailable:
+            away_since = away_since or monotonic()
+            if monotonic() - away_since > _OUTAGE:
+                raise
+            ended, chunks = False, []
         yield from chunks
         if not follow or (ended and (only or (task.attempt <= number and task.state not in OPEN))):
             return
+        complete = number if ended else complete
         if ended and task.attempt > number:
             number += 1
+            cursor = OutputCursor(number)
             continue
         pause = _FIRST_POLL if chunks else min(pause * 1.5, _LAST_POLL)
         time.sleep(pause)
 
 
-class _Follower:
-    """Polls the output of one task."""
+def _poll(
+    runtime: Runtime, task_id: str, number: int, cursor: OutputCursor, *, complete: bool
+) -> tuple[TaskRecord, bool, list[OutputChunk]]:
+    """Return the task, whether its attempt *number* has ended, and the new output of that attempt.
 
-    def __init__(self, runtime: Runtime, task: TaskRecord) -> None:
-        self._runtime = runtime
-        self._task = task
-        self._cursor = OutputCursor(0)
-        self._number = 0
-        self._complete = 0  # the latest attempt whose output was returned to its end
-        self._away_since: float | None = None
-
-    def poll(self, number: int) -> tuple[TaskRecord, bool, list[OutputChunk]]:
-        """Return the task, whether its attempt *number* has ended, and the new output of that attempt."""
-        try:
-            result = self._poll(number)
-        except DatabaseUnavailable:
-            self._away_since = self._away_since or monotonic()
-            if monotonic() - self._away_since > _OUTAGE:
-                raise
-            return self._task, False, []
-        self._away_since = None
-        return result
-
-    def _poll(self, number: int) -> tuple[TaskRecord, bool, list[OutputChunk]]:
-        workspace_id, task_id = self._runtime.workspace_id, self._task.id
-        if number != self._number:
-            self._number, self._cursor = number, OutputCursor(number)
-        with self._runtime.store.read() as tx:
-            task = tasks.get(tx, workspace_id, task_id)
-            if task is None:
-                raise NotFound(f"There is no task {task_id}")
-            if number == 0:
-                return task, True, []
-            outcome = attempts.outcome_of(tx, workspace_id, task_id, number)
-            ended = outcome is None or outcome[0] is not None
-            stored = output.of_attempt(tx, workspace_id, task_id, number, after=self._cursor.after)
-            chunks = list(self._cursor.advance(stored))
-            if ended and number != self._complete:
-                self._complete = number
-                records = [one for one in attempts.of_task(tx, workspace_id, task_id) if one.number == number]
-                if self._cursor.has_read:
-                    whole = output.of_attempt(tx, workspace_id, task_id, number, after=0)
-                    printed = "".join(text for chunk in whole for _, text in chunk.pieces)
-                    chunks += [chunk for record in records for chunk in _remarks(number, record.log or "", printed)]
-                else:
-                    chunks = [chunk for record in records for chunk in _final(task, number, record.output, record.log)]
-        return task, ended, chunks
+    *complete*: its output was returned to its end before.
+    """
+    workspace_id = runtime.workspace_id
+    with runtime.store.read() as tx:
+        task = tasks.get(tx, workspace_id, task_id)
+        if task is None:
+            raise NotFound(f"There is no task {task_id}")
+        if number == 0:
+            return task, True, []
+        outcome = attempts.outcome_of(tx, workspace_id, task_id, number)
+        ended = outcome is None or outcome[0] is not None
+        chunks = list(cursor.advance(output.of_attempt(tx, workspace_id, task_id, number, after=cursor.after)))
+        if ended and not complete:
+            records = [record for record in attempts.of_task(tx, workspace_id, task_id) if record.number == number]
+            if cursor.has_read:
+                whole = output.of_attempt(tx, workspace_id, task_id, number, after=0)
+                printed = "".join(text for chunk in whole for _, text in chunk.pieces)
+                chunks += [chunk for record in records for chunk in _remarks(number, record.log or "", printed)]
+            else:
+                chunks = [chunk for record in records for chunk in _final(task, number, record.output, record.log)]
+    return task, ended, chunks
 
 
 def _remarks(number: int, log: str, printed: str) -> Iterator[OutputChunk]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from coordination.adapters import price_list
-from coordination.api.names import find_project
+from coordination.api.names import find_project_id
 from coordination.base.clock import utc_now
 from coordination.domain.money.pricing import PriceOverride, Quote, UnknownPrice
 from coordination.runtime import Runtime
@@ -24,7 +24,6 @@ class Prices:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._store, self._workspace_id = runtime.store, runtime.workspace_id
 
     def of(self, model: str, *, project: str | None = None) -> Quote | None:
         """Return the present price of *model*'s calls and its source; None: it is unknown."""
@@ -33,10 +32,8 @@ class Prices:
 
     def look_up(self, model: str, *, project: str | None = None) -> Quote | UnknownPrice:
         """Return the same, or why the price is unknown."""
-        project_id = self._project(project)
-        with self._store.read() as tx:
-            book = prices.open_book(tx, self._workspace_id, price_list.quote)
-        return book.quote(model, project_id, utc_now())
+        project_id = find_project_id(self._runtime, project)
+        return self._runtime.read(prices.open_book, price_list.quote).quote(model, project_id, utc_now())
 
     def set(
         self,
@@ -61,28 +58,20 @@ class Prices:
             "reasoning": reasoning,
         }
         texts = {kind: None if rate is None else str(rate) for kind, rate in rates.items()}
-        project_id, actor = self._project(project), self._runtime.actor
-        return self._store.transact(
-            lambda tx: prices.set_price(tx, self._workspace_id, model, texts, project_id=project_id, actor=actor)
-        )
+        runtime, project_id = self._runtime, find_project_id(self._runtime, project)
+        return runtime.transact(prices.set_price, model, texts, project_id=project_id, actor=runtime.actor)
 
     def list(self) -> builtins.list[PriceOverride]:
         """Return the prices that were set; all other models have the price of the included list."""
-        with self._store.read() as tx:
-            return [*rows.list_prices(tx, self._workspace_id)]
+        return [*self._runtime.read(rows.list_prices)]
 
     def list_with_projects(self) -> builtins.list[tuple[PriceOverride, str | None]]:
         """Return the prices that were set, each with the name of the project for which it is; None: all."""
-        with self._store.read() as tx:
-            overrides = rows.list_prices(tx, self._workspace_id)
-            ids = {one.project_id for one in overrides if one.project_id is not None}
-            names = projects.names_of(tx, self._workspace_id, ids)
-        return [(one, names.get(one.project_id or "")) for one in overrides]
+        overrides = self.list()
+        names = self._runtime.read(projects.names_of, {each.project_id for each in overrides if each.project_id})
+        return [(override, names.get(override.project_id or "")) for override in overrides]
 
     def delete(self, model: str, *, project: str | None = None) -> str:
         """Delete a price that was set, and return the model's name. Raises NotFound if none was set."""
-        project_id = self._project(project)
-        return self._store.transact(lambda tx: prices.delete(tx, self._workspace_id, model, project_id=project_id))
-
-    def _project(self, name: str | None) -> str | None:
-        return None if name is None else find_project(self._runtime, name).id
+        project_id = find_project_id(self._runtime, project)
+        return self._runtime.transact(prices.delete, model, project_id=project_id)

@@ -59,7 +59,6 @@ class Projects:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._store, self._workspace_id = runtime.store, runtime.workspace_id
 
     def list(self, *, archived: bool = False) -> builtins.list[Project]:
         """Return all projects; archived ones only with *archived*."""
@@ -73,8 +72,8 @@ class Projects:
 
     def details(self, project: Project) -> ProjectDetails:
         """Return everything that belongs to a project."""
-        workspace_id, thresholds = self._workspace_id, self._runtime.settings.supervision()
-        with self._store.read() as tx:
+        workspace_id, thresholds = self._runtime.workspace_id, self._runtime.settings.supervision()
+        with self._runtime.store.read() as tx:
             totals = project_summary.totals(tx, workspace_id, project_id=project.id)
             spent = spending.spending(tx, workspace_id, by="session", project_id=project.id)
             by_session = {group.key: group for group in spent}
@@ -95,12 +94,12 @@ class Projects:
         identity = here.identity if here else identity_of(remote or "")
         path = str(here.root) if here else None
 
-        def store(tx: Connection) -> str:
-            created = service.create(tx, self._workspace_id, identity=identity, name=name, path=path)
-            service.amend(tx, self._workspace_id, created, description=description)
+        def store(tx: Connection, workspace_id: str) -> str:
+            created = service.create(tx, workspace_id, identity=identity, name=name, path=path)
+            service.amend(tx, workspace_id, created, description=description)
             return created.id
 
-        return find_project(self._runtime, self._store.transact(store))
+        return find_project(self._runtime, self._runtime.transact(store))
 
     def change(
         self,
@@ -117,23 +116,16 @@ class Projects:
 
         *models*: the lists ``allow`` and ``deny`` of model names. *budgets*: by period; each replaces the project's.
         """
-        merged = {"settings": settings or {}, "model_restrictions": models or {}, "metadata": metadata or {}}
+        fields = {"settings": settings or {}, "model_restrictions": models or {}, "metadata": metadata or {}}
+        actor = self._runtime.actor
 
-        def store(tx: Connection) -> str:
-            present = service.find(tx, self._workspace_id, project)
-            change_project(
-                tx,
-                self._workspace_id,
-                present,
-                actor=self._runtime.actor,
-                name=name,
-                description=description,
-                merged=merged,
-            )
+        def store(tx: Connection, workspace_id: str) -> str:
+            present = service.find(tx, workspace_id, project)
+            change_project(tx, workspace_id, present, actor=actor, name=name, description=description, merged=fields)
             replace_project_budgets(tx, self._runtime, present.id, budgets or {})
             return present.id
 
-        project_id = self._store.transact(store)
+        project_id = self._runtime.transact(store)
         if budgets or settings or models:
             self._runtime.wake_project(project_id)
         return find_project(self._runtime, project_id)
@@ -179,12 +171,12 @@ class Projects:
         """Set the commands that must succeed before a task counts as completed; an empty list removes them."""
         value = [gate.to_json() for gate in parse_gates(list(gates))] or None
 
-        def store(tx: Connection) -> Project:
-            present = service.find(tx, self._workspace_id, project)
-            service.amend(tx, self._workspace_id, present, merged={"settings": {"gates": value}})
-            return service.find(tx, self._workspace_id, present.id)
+        def store(tx: Connection, workspace_id: str) -> Project:
+            present = service.find(tx, workspace_id, project)
+            service.amend(tx, workspace_id, present, merged={"settings": {"gates": value}})
+            return service.find(tx, workspace_id, present.id)
 
-        return self._store.transact(store)
+        return self._runtime.transact(store)
 
     def _end(self, project: str, status: ProjectStatus) -> Project:
         target = find_project(self._runtime, project)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from coordination.api.names import find_project
+from coordination.api.names import find_project_id
 from coordination.base.errors import Refused
 from coordination.domain.agents import prompts
 from coordination.domain.agents.agents import PERSON
@@ -27,39 +27,25 @@ class Questions:
 
     def list(self, *, project: str | None = None) -> Sequence[Question]:
         """Return the open questions, oldest first, of one project or of all."""
-        project_id = None if project is None else find_project(self._runtime, project).id
-        return self._runtime.read(questions.list_unanswered, project_id=project_id)
+        return self._runtime.read(questions.list_unanswered, project_id=find_project_id(self._runtime, project))
 
 
 def answer(runtime: Runtime, task: TaskRecord, text: str) -> bool:
     """Answer the open question of *task*; True if the task can run now. Raises Refused when it has none."""
-    person = task.options.get(PERSON)
-    if person is not None:
-        _complete_for_person(runtime, task, str(person), text)
+    person, actor = task.options.get(PERSON), runtime.actor
+
+    def store(tx: Connection, workspace_id: str) -> bool:
+        if person is None:
+            return question_service.answer(tx, workspace_id, task, text, by=actor)[1]
+        question_service.answer(tx, workspace_id, task, text, by=actor, agent=str(person))
+        lifetime, reason = runtime.settings.supervisor_lifetime, f"{person} has done it"
+        completed = TaskState.COMPLETED
+        force_task(tx, workspace_id, task.id, completed, actor=actor, reason=reason, output=text, lifetime=lifetime)
         return True
-    _, ready = runtime.transact(question_service.answer, task, text, by=runtime.actor)
+
+    ready = runtime.transact(store)
     runtime.wake_project(task.project_id)
     return ready
-
-
-def _complete_for_person(runtime: Runtime, task: TaskRecord, person: str, text: str) -> None:
-    """Complete the task of *person* with *text* as its output."""
-
-    def store(tx: Connection) -> None:
-        question_service.answer(tx, runtime.workspace_id, task, text, by=runtime.actor, agent=person)
-        force_task(
-            tx,
-            runtime.workspace_id,
-            task.id,
-            TaskState.COMPLETED,
-            actor=runtime.actor,
-            reason=f"{person} has done it",
-            output=text,
-            lifetime=runtime.settings.supervisor_lifetime,
-        )
-
-    runtime.store.transact(store)
-    runtime.wake_project(task.project_id)
 
 
 def prompt_of(runtime: Runtime, task: TaskRecord) -> str:

@@ -26,12 +26,9 @@ def prepare_store(settings: Settings) -> None:
     check_caller(settings.database_url)
     if not settings.sources.get("database_url"):
         Home(settings.home).prepare()
-    store = open_store(settings.database_url)
-    try:
+    with contextlib.closing(open_store(settings.database_url)) as store:
         schema.prepare(store)
         complete_sums(store)
-    finally:
-        store.close()
 
 
 def rescue(settings: Settings, pid: int) -> bool:
@@ -67,8 +64,5 @@ def rescue(settings: Settings, pid: int) -> bool:
 
 def check_redis(url: str, settings: Settings) -> None:
     """Raise RedisUnavailable when Redis does not answer."""
-    wakeups = Wakeups(client_url(url), signatures_at(settings.database_url))
-    try:
+    with contextlib.closing(Wakeups(client_url(url), signatures_at(settings.database_url))) as wakeups:
         wakeups.ping()
-    finally:
-        wakeups.close()

@@ -1,1 +1,1 @@
-"""The command line. Modules import what they need inside of functions, so that --help is fast."""
+"""The command line. Modules import what is slow to load inside of functions, so that --help is fast."""

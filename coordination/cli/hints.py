@@ -7,11 +7,17 @@ what the terminal lacks: the home, the workspace, the folder of the project, and
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+
+from coordination.base.errors import CoordinationError, SettingsError
+from coordination.settings import load_settings
 
 # These run in the environment that a worker prepares for its job, or that an MCP client has, not in a shell.
 _NOT_FOR_A_SHELL = frozenset({"task", "mcp"})
@@ -79,7 +85,6 @@ def _for_the_terminal(match: re.Match[str]) -> str:
 @cache
 def _is_here(identity: str) -> bool:
     from coordination.adapters import git_checkout
-    from coordination.base.errors import CoordinationError
 
     try:
         return git_checkout.checkout_of().identity == identity
@@ -94,9 +99,6 @@ def _start() -> str:
 
 
 def _assignments() -> list[str]:
-    from coordination.base.errors import SettingsError
-    from coordination.settings import load_settings
-
     try:
         ours = load_settings()
     except SettingsError:
@@ -115,8 +117,6 @@ def _assignments() -> list[str]:
 
 def _environment_of_the_terminal() -> dict[str, str]:
     """Return the environment of this terminal's first process, without later exports of its shell."""
-    import os
-
     try:
         entries = Path(f"/proc/{os.getsid(0)}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -125,9 +125,6 @@ def _environment_of_the_terminal() -> dict[str, str]:
 
 
 def _program() -> str:
-    import shutil
-    import sys
-
     script = Path(sys.argv[0]).absolute()
     if script.name != "coord":  # python -m coordination.cli
         script = Path(sys.executable).parent / "coord"

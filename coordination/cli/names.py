@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
+
+from coordination.base.errors import Ambiguous, NotFound
+from coordination.cli import hints
+from coordination.cli.options import open_connection
 
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
     from coordination.api.runs import Run
     from coordination.api.tasks import TaskHandle
 
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task: its key, or a part of its id.")]
+TaskName = Annotated[str, Argument(metavar="TASK", help="The task: its key, or a part of its id.")]
 OfRun = Annotated[
     str | None,
-    typer.Option("--run", metavar="RUN", help="The task's run (default: the newest of the project that has the key)."),
-]
-InProject = Annotated[
-    str | None,
-    typer.Option("--project", "-p", metavar="NAME", help="The project (default: that of the current folder)."),
+    Option("--run", metavar="RUN", help="The task's run (default: the newest of the project that has the key)."),
 ]
 
 
@@ -45,10 +47,15 @@ def find_task(co: Coordination, name: str, run: str | None, project: str | None 
     return task
 
 
+@contextmanager
+def open_task(name: str, run: str | None, project: str | None = None) -> Iterator[TaskHandle]:
+    """Connect to the store, and find a task there by ``find_task``."""
+    with open_connection() as co:
+        yield find_task(co, name, run, project)
+
+
 def aim_hints(co: Coordination, project_id: str) -> None:
     """Make the commands in later output work for this project, whose folder may be another one."""
-    from coordination.cli import hints
-
     project = co.project(project_id)
     if project.path is not None:
         hints.set_project(project.path, project.identity)
@@ -61,7 +68,6 @@ def newest_run(co: Coordination, project: str | None) -> Run:
     """
     from coordination.api.names import project_of_current_folder
     from coordination.api.runs import Run
-    from coordination.base.errors import Ambiguous, NotFound
     from coordination.store.reports.tasks import task_list
 
     runtime = co.runtime

@@ -23,7 +23,7 @@ def id_of_project_here(runtime: Runtime) -> str | None:
 
 
 def steps_of_ended_tasks(
-    runtime: Runtime, tasks: Sequence[TaskHandle], outdated: Mapping[str, Sequence[OutdatedTask]] | None = None
+    runtime: Runtime, tasks: Sequence[TaskHandle], outdated: Mapping[str, Sequence[OutdatedTask]]
 ) -> list[tuple[NextStep, ...]]:
     """Return the next steps for each of these ended tasks. *outdated*: their outdated inputs, by task id."""
     from coordination.store.reports.tasks import task_steps
@@ -31,7 +31,7 @@ def steps_of_ended_tasks(
     here = id_of_project_here(runtime)
     with runtime.store.read() as tx:
         abouts = [task_steps.TaskSteps(tx, runtime.workspace_id, task.record, here) for task in tasks]
-        return [task_steps.steps_after_end(about, (outdated or {}).get(about.task.id, ())) for about in abouts]
+        return [task_steps.steps_after_end(about, outdated.get(about.task.id, ())) for about in abouts]
 
 
 def steps_of_run(run: Run, situation: Situation) -> tuple[NextStep, ...]:

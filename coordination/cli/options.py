@@ -1,66 +1,34 @@
-"""Shared by all commands: global options, common types of options, groups, the connection, printing JSON."""
+"""Shared by all commands: common options, the project of a command, the connection, printing JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
+from coordination.base.errors import NotFound
 from coordination.base.json_values import to_json_types
-from coordination.cli.suggestions import Commands
 from coordination.cli.terminal import json_text
+from coordination.settings import load_settings
 
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
     from coordination.domain.projects.projects import Project
 
-
-@dataclass(slots=True)
-class Shared:
-    """Options given before the command."""
-
-    debug: bool = False
-
-
-shared = Shared()
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else on stdout.")]
+AsJson = Annotated[bool, Option("--json", help="Print one JSON document and nothing else on stdout.")]
 ProjectName = Annotated[
-    str | None,
-    typer.Option("--project", "-p", metavar="NAME", help="The project (default: that of the current folder)."),
+    str | None, Option("--project", "-p", metavar="NAME", help="The project (default: that of the current folder).")
 ]
-OfProject = Annotated[str | None, typer.Option("--project", "-p", metavar="NAME", help="Only this project.")]
-Limit = Annotated[int, typer.Option("--limit", "-n", help="The maximum number of rows.", min=1, max=100_000)]
-
-
-@dataclass(frozen=True, slots=True)
-class TargetProject:
-    """The project on which a command acts; it need not exist yet."""
-
-    identity: str
-    name: str
-    path: str | None
-
-
-def target_project(co: Coordination, project: str | None) -> TargetProject:
-    """Return the named project, which must exist, or that of the current folder, which may be new."""
-    if project is not None:
-        target = co.project(project)
-        return TargetProject(target.identity, target.name, target.path)
-    from coordination.adapters import git_checkout
-
-    here = git_checkout.checkout_of()
-    return TargetProject(here.identity, here.name, str(here.root))
+OfProject = Annotated[str | None, Option("--project", "-p", metavar="NAME", help="Only this project.")]
+Limit = Annotated[int, Option("--limit", "-n", help="The maximum number of rows.", min=1, max=100_000)]
 
 
 def chosen_project(co: Coordination, project: str | None) -> Project:
     """Return the named project, or that of the current folder. Raises NotFound when the workspace does not have it."""
     from coordination.adapters import git_checkout
     from coordination.api.names import project_of_current_folder
-    from coordination.base.errors import NotFound
 
     if project is not None:
         return co.project(project)
@@ -70,22 +38,11 @@ def chosen_project(co: Coordination, project: str | None) -> Project:
     raise NotFound(f"{root} is not a project yet", hint="Name one with --project; see: coord projects list")
 
 
-def add_group(
-    app: typer.Typer, name: str, help_: str, *commands: Callable[..., None], **named: Callable[..., None]
-) -> None:
-    """Register a group of commands: functions with the names of the commands (``list_``: list), or *named*."""
-    group = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None, help=help_)
-    for command, function in ({each.__name__.strip("_"): each for each in commands} | named).items():
-        group.command(command)(function)
-    app.add_typer(group, name=name)
-
-
 @contextmanager
-def open_connection(*, migrate: bool = True) -> Iterator[Coordination]:
+def open_connection() -> Iterator[Coordination]:
     """Connect to the store of the settings. The embedded store is created at its first use."""
     from coordination.api.connection import Coordination
     from coordination.runtime import open_runtime
-    from coordination.settings import load_settings
 
     settings = load_settings()
     own = not settings.sources.get("database_url")
@@ -93,7 +50,7 @@ def open_connection(*, migrate: bool = True) -> Iterator[Coordination]:
         from coordination.stack.home import Home
 
         Home(settings.home).prepare()
-    with Coordination(open_runtime(settings, migrate=migrate and own)) as co:
+    with Coordination(open_runtime(settings, migrate=own)) as co:
         yield co
 
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
+
+from coordination.base.errors import Refused
 
 if TYPE_CHECKING:
     from coordination.domain.plans.plans import Plan
 
-PlanFile = Annotated[Path | None, typer.Argument(metavar="PLAN", help="The plan file (YAML).", show_default=False)]
+PlanFile = Annotated[Path | None, Argument(metavar="PLAN", help="The plan file (YAML).", show_default=False)]
 Repo = Annotated[
     Path | None,
-    typer.Option(
-        "--repo", "-C", metavar="DIR", help="The repository to work on (default: that of the current folder)."
-    ),
+    Option("--repo", "-C", metavar="DIR", help="The repository to work on (default: that of the current folder)."),
 ]
 
 
 def read_plan(path: Path | None, repo: Path | None) -> Plan:
     """Return the checked plan in a file, for that repository."""
-    from coordination.base.errors import Refused
-
     if path is None:
         raise Refused("Name a plan file")
     return for_repository(read_plan_file(path), repo)
@@ -30,9 +29,7 @@ def read_plan(path: Path | None, repo: Path | None) -> Plan:
 
 def for_repository(plan: Plan, repo: Path | None) -> Plan:
     """Return *plan* with the folder *repo* as its repository, checked."""
-    from dataclasses import replace
 
-    from coordination.base.errors import Refused
     from coordination.domain.plans import graph
 
     if repo is not None:
@@ -45,7 +42,6 @@ def for_repository(plan: Plan, repo: Path | None) -> Plan:
 
 def read_plan_file(path: Path) -> Plan:
     """Return the plan in a file, its paths resolved against the file's folder."""
-    from coordination.base.errors import Refused
     from coordination.formats import plan as plans
 
     try:

@@ -96,10 +96,7 @@ GUESSES: Mapping[str, Mapping[str, Sequence[str]]] = {
         **dict.fromkeys(("add", "create", "change", "login"), ("accounts set …",)),
         **dict.fromkeys(("get", "describe"), ("accounts show …",)),
     },
-    "costs": {
-        "ls": ("costs list …",),
-        **dict.fromkeys(("show", "total", "today", "sum", "by"), ("costs summary …",)),
-    },
+    "costs": {"ls": ("costs list …",), **dict.fromkeys(("show", "total", "today", "sum", "by"), ("costs summary …",))},
     "sessions": {"ls": ("sessions list …",), "get": ("sessions show …",)},
     "prices": {"ls": ("prices list …",), **dict.fromkeys(("rm", "remove"), ("prices delete …",))},
 }
@@ -163,17 +160,11 @@ def commands_for_choices(typed: Sequence[str], choices: Sequence[tuple[str, Sequ
     """Return the *typed* command for each of the *choices* of an ambiguous name."""
     commands = []
     for name, (*words,) in choices:
-        at = next((at for at, word in enumerate(typed) if name and word == name), None)
-        joined = next((at for at, word in enumerate(typed) if name and word.endswith(f"={name}")), None)
-        if at is not None:
-            command = [*typed[:at], words[0], *typed[at + 1 :], *words[1:]]
-        elif joined is not None:
-            command = [
-                *typed[:joined],
-                f"{typed[joined].removesuffix(name)}{words[0]}",
-                *typed[joined + 1 :],
-                *words[1:],
-            ]
+        places = [at for at, word in enumerate(typed) if name and word == name]
+        places += [at for at, word in enumerate(typed) if name and word.endswith(f"={name}")]
+        if places:
+            at = places[0]
+            command = [*typed[:at], f"{typed[at].removesuffix(name)}{words[0]}", *typed[at + 1 :], *words[1:]]
         else:
             command = [*typed, *(words[1:] if name else words)]
         commands.append(f"coord {shlex.join(command)}")

@@ -12,11 +12,7 @@ _UNBROKEN = 400
 
 
 def show(
-    headers: Sequence[str],
-    rows: Iterable[Sequence[Any]],
-    *,
-    empty: str = "(none)",
-    optional: Collection[str] = (),
+    headers: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "(none)", optional: Collection[str] = ()
 ) -> None:
     """Print one table; *empty* where it has no row. *optional*: columns that are left out when all cells are empty."""
     from rich.table import Table

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from coordination.base.json_values import to_json_types
-from coordination.mcp_server.tools import TEXT, Tool
+from coordination.mcp_server.tools import Tool, make_tool
 from coordination.views.fields import compact
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
         system = runtime.read(overview, thresholds=settings.supervision(), live_within=settings.lease_ttl)
         return _json(views.overview(system))
 
-    def runs(project: str | None = None) -> str:
+    def runs(*, project: str | None = None) -> str:
         """List the newest runs with state and cost, of all projects or of one."""
         from coordination.views import tasks as views
 
@@ -47,7 +47,7 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
         rows = [compact(views.task_summary(task.record, task.record.run_id)) for task in handles[:_MOST]]
         return _json(rows if len(handles) <= _MOST else [*rows, f"… {len(handles)} in all"])
 
-    def task(task: str, run: str | None = None) -> str:
+    def task(task: str, *, run: str | None = None) -> str:
         """Show a task (its key or id) with its attempts, questions and output."""
         from coordination.domain.tasks.tasks import TaskState
         from coordination.views import tasks as views
@@ -64,7 +64,7 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
         )
         return _json(compact(view))
 
-    def explain(task: str, run: str | None = None) -> str:
+    def explain(task: str, *, run: str | None = None) -> str:
         """Explain why a task (its key or id) is not running, with the commands that help."""
         return _truncate("\n".join(_task(task, run).explain().lines()))
 
@@ -78,19 +78,10 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
         co = connect()
         return co.run(run).task(name) if run else co.task(name)
 
-    task_arguments = {"task": TEXT, "run": TEXT}
-    return (
-        Tool(status),
-        Tool(runs, {"project": TEXT}),
-        Tool(tasks, {"run": TEXT}, ("run",)),
-        Tool(task, task_arguments, ("task",)),
-        Tool(explain, task_arguments, ("task",)),
-        Tool(questions),
-    )
+    return tuple(map(make_tool, (status, runs, tasks, task, explain, questions)))
 
 
 def _json(value: Any) -> str:
-
     return _truncate(json.dumps(to_json_types(value), ensure_ascii=False))
 
 

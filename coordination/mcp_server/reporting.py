@@ -7,12 +7,12 @@ from typing import Any
 
 from coordination.base.errors import Refused
 from coordination.job import NotReported, report
-from coordination.mcp_server.tools import ANYTHING, FLAG, NUMBER, TEXT, TEXTS, Tool
+from coordination.mcp_server.tools import make_tool
 
 _END = "Noted. End now: the task starts again {}."
 
 
-def progress(text: str, percent: float | None = None) -> str:
+def progress(text: str, *, percent: float | None = None) -> str:
     """Report progress for people who watch."""
     return _with_news("Noted.", _report("progress", text=text, **({} if percent is None else {"percent": percent})))
 
@@ -52,13 +52,7 @@ def discovered(
 
 
 def delegate(
-    key: str,
-    *,
-    to: str,
-    prompt: str,
-    title: str | None = None,
-    needs: list[str] | None = None,
-    first: bool = False,
+    key: str, *, to: str, prompt: str, title: str | None = None, needs: list[str] | None = None, first: bool = False
 ) -> str:
     """Delegate your work, or a part of it, to another agent.
 
@@ -88,24 +82,7 @@ def context() -> str:
     return json.dumps(answer, ensure_ascii=False)
 
 
-TOOLS = (
-    Tool(progress, {"text": TEXT, "percent": NUMBER}, ("text",)),
-    Tool(ask, {"question": TEXT}, ("question",)),
-    Tool(escalate, {"why": TEXT}, ("why",)),
-    Tool(
-        discovered,
-        {"key": TEXT, "title": TEXT, "prompt": TEXT, "shell": TEXT, "needs": TEXTS, "first": FLAG},
-        ("key",),
-    ),
-    Tool(
-        delegate,
-        {"key": TEXT, "to": TEXT, "prompt": TEXT, "title": TEXT, "needs": TEXTS, "first": FLAG},
-        ("key", "to", "prompt"),
-    ),
-    Tool(done, {"output": ANYTHING}, ("output",)),
-    Tool(fail, {"why": TEXT, "final": FLAG}, ("why",)),
-    Tool(context),
-)
+TOOLS = tuple(map(make_tool, (progress, ask, escalate, discovered, delegate, done, fail, context)))
 
 
 def _added_answer(answer: dict[str, Any], *, first: bool) -> str:

@@ -15,10 +15,6 @@ from coordination import __version__
 from coordination.mcp_server.session import NAME, instructions
 from coordination.mcp_server.tools import Tool, call
 
-MOST_TOOLS = 14
-MOST_BYTES = 12 * 1024
-"""The maximum size of all schemas, which are part of every agent's context."""
-
 
 def make_server(reporting: Sequence[Tool], reading: Sequence[Tool]) -> Server:
     """Return a server with these tools."""

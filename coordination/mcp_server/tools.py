@@ -18,6 +18,13 @@ FLAG = {"type": "boolean"}
 TEXTS = {"type": "array", "items": TEXT}
 ANYTHING: dict[str, Any] = {}
 
+_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
+    "str": TEXT,
+    "float": NUMBER,
+    "bool": FLAG,
+    "list[str]": TEXTS,
+    "Any": ANYTHING,
+}
 _SHOWN = 60
 
 _NAMES = {"string": "a string", "number": "a number", "boolean": "true or false", "array": "a list of strings"}
@@ -41,6 +48,13 @@ class Tool(NamedTuple):
         if self.needed:
             schema["required"] = [*self.needed]
         return {"name": self.name, "description": _description(self.call), "inputSchema": schema}
+
+
+def make_tool(function: Any) -> Tool:
+    """Return the tool of a function with an argument for each parameter; keywords with a default can be omitted."""
+    hints = {name: hint.removesuffix(" | None") for name, hint in function.__annotations__.items() if name != "return"}
+    needed = tuple(name for name in hints if name not in (function.__kwdefaults__ or {}))
+    return Tool(function, {name: _SCHEMAS[hint] for name, hint in hints.items()}, needed)
 
 
 def call(tools: Sequence[Tool], name: str, arguments: Mapping[str, Any] | None) -> tuple[str, bool]:

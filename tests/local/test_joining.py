@@ -21,7 +21,7 @@ from coordination.base.errors import (
     StackStoppedError,
     Unavailable,
 )
-from coordination.cli.stack.stopping import StopMessages
+from coordination.cli.stack.stack import StopMessages
 from coordination.stack import joining, running, stack
 from coordination.stack.home import Home
 from coordination.stack.joining import JoinedStack

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from coordination.cli.options import AsJson, add_group, print_json
-from coordination.domain.jobs.accounts import SecretPlace
+from coordination.base.errors import CoordinationError, Refused
+from coordination.base.host import host
+from coordination.cli.options import AsJson, print_json
+from coordination.cli.tables import show as table
+from coordination.domain.jobs import parse_job
+from coordination.domain.jobs.accounts import SecretPlace, check_account, check_secret, check_setting, check_variable
+from coordination.settings import load_settings
 from coordination.views import agents as views
 
 if TYPE_CHECKING:
@@ -16,20 +22,12 @@ if TYPE_CHECKING:
     from coordination.domain.plans.plan_warnings import PlanWarning
     from coordination.domain.plans.plans import Plan
 
-Name = Annotated[str, typer.Argument(metavar="ACCOUNT", help="NAME, or the agent and a label: claude@work.")]
+Name = Annotated[str, Argument(metavar="ACCOUNT", help="NAME, or the agent and a label: claude@work.")]
 _IN_WORDS = {SecretPlace.FILE: "file", SecretPlace.KEYRING: "keyring", SecretPlace.SETTING: "file (no secret)"}
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    add_group(app, "accounts", "Manage accounts: named keys and log-ins of this machine.", list_, show, set_, unset)
 
 
 def list_(*, as_json: AsJson = False) -> None:
     """List the accounts of this machine with the names of their variables."""
-    from coordination.base.errors import CoordinationError
-    from coordination.cli.tables import show as table
-
     accounts = _accounts()
     usable: list[Account] = []
     problems: dict[str, str] = {}
@@ -60,8 +58,6 @@ def list_(*, as_json: AsJson = False) -> None:
 
 def show(account: Name, *, as_json: AsJson = False) -> None:
     """Show the variables of an account, and where each is stored. Secrets are never shown."""
-    from coordination.cli.tables import show as table
-
     accounts = _accounts()
     record = accounts.get(account)
     if as_json:
@@ -80,15 +76,14 @@ def set_(
     account: Name,
     variables: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="VARIABLE…",
             help="A variable, whose value is prompted for or read from stdin; NAME=VALUE for one that is not secret.",
         ),
     ],
     *,
     keep: Annotated[
-        SecretPlace | None,
-        typer.Option("--keep", help="Where to store secrets (default: the keyring if one works, else a file)."),
+        SecretPlace | None, Option(help="Where to store secrets (default: the keyring if one works, else a file).")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -97,10 +92,7 @@ def set_(
     On a terminal, prompts for the values without echo. Elsewhere stdin has the value of a single variable.
     """
     from coordination.adapters.account_store import Account
-    from coordination.base.errors import Refused
     from coordination.callers import check_caller
-    from coordination.domain.jobs.accounts import check_account, check_secret, check_setting, check_variable
-    from coordination.settings import load_settings
 
     check_account(account)
     settings = [text.partition("=")[::2] for text in variables if "=" in text]
@@ -132,13 +124,12 @@ def set_(
 
 def unset(
     account: Name,
-    variable: Annotated[str | None, typer.Argument(metavar="[VARIABLE]", help="Only this variable.")] = None,
+    variable: Annotated[str | None, Argument(metavar="[VARIABLE]", help="Only this variable.")] = None,
     *,
     as_json: AsJson = False,
 ) -> None:
     """Delete a variable of an account, or the account. Running jobs keep their variables."""
     from coordination.callers import check_caller
-    from coordination.settings import load_settings
 
     accounts = _accounts()
     check_caller(load_settings().database_url)
@@ -151,8 +142,6 @@ def unset(
 
 def unknown_accounts(plan: Plan) -> list[PlanWarning]:
     """Return a warning for each account in a checked plan that this machine does not have."""
-    from coordination.base.host import host
-    from coordination.domain.jobs import parse_job
     from coordination.domain.plans.plan_warnings import PlanWarning, WarningCode
 
     jobs = [parse_job(task.run) for task in plan.tasks]
@@ -170,22 +159,18 @@ def unknown_accounts(plan: Plan) -> list[PlanWarning]:
 
 def _accounts() -> Accounts:
     from coordination.adapters.account_store import Accounts
-    from coordination.settings import load_settings
 
     return Accounts(load_settings().home)
 
 
 def _read_value(account: str, name: str) -> str:
     """Return the value for a variable, from the terminal without echo, or from stdin."""
-    from coordination.base.errors import Refused
-
     if not sys.stdin.isatty():
         try:
             return sys.stdin.buffer.read().decode().rstrip("\r\n")
         except UnicodeDecodeError:
             raise Refused(f"The value for {name} is not UTF-8 text", field="value") from None
     import getpass
-    import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", getpass.GetPassWarning)

@@ -7,42 +7,40 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
+from coordination.base.errors import Refused
 from coordination.base.wording import plural
-from coordination.cli.options import AsJson, add_group, open_connection, print_json
+from coordination.cli.options import AsJson, open_connection, print_json
+from coordination.cli.tables import fields
+from coordination.cli.tables import show as table
 from coordination.cli.terminal import json_text
+from coordination.domain.agents.agents import Agent, Profile, parse_profile
 from coordination.views import agents as views
 from coordination.views.fields import listing
 
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
-    from coordination.domain.agents.agents import Agent, Profile
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The agent's name, such as dave/vc.")]
+Name = Annotated[str, Argument(metavar="NAME", help="The agent's name, such as dave/vc.")]
 Runner = Annotated[
     str | None,
-    typer.Option(
-        "--runner",
-        help="The program: claude, codex, gemini, opencode or custom; or a chat model: openai:gpt-5-mini.",
+    Option(
+        "--runner", help="The program: claude, codex, gemini, opencode or custom; or a chat model: openai:gpt-5-mini."
     ),
 ]
-Model = Annotated[str | None, typer.Option("--model", help="The model, as the runner calls it.")]
-Role = Annotated[str | None, typer.Option("--role", help="A role, by which tasks choose it; part of its prompts.")]
+Model = Annotated[str | None, Option("--model", help="The model, as the runner calls it.")]
+Role = Annotated[str | None, Option("--role", help="A role, by which tasks choose it; part of its prompts.")]
 Label = Annotated[
     list[str] | None,
-    typer.Option(
-        "--label", help="A label, by which tasks choose it; repeat the option for several. Replaces all labels."
-    ),
+    Option("--label", help="A label, by which tasks choose it; repeat the option for several. Replaces all labels."),
 ]
-Description = Annotated[str | None, typer.Option("--description", help="A description.")]
-Default = Annotated[
-    bool | None, typer.Option("--default/--no-default", help="Whether it gets tasks with agent: default.")
-]
-Active = Annotated[bool | None, typer.Option("--active/--inactive", help="Whether it gets tasks.")]
+Description = Annotated[str | None, Option("--description", help="A description.")]
+Default = Annotated[bool | None, Option("--default/--no-default", help="Whether it gets tasks with agent: default.")]
+Active = Annotated[bool | None, Option("--active/--inactive", help="Whether it gets tasks.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--set",
         metavar="KEY=VALUE",
         help="Other fields: type, objective, identity.personality, identity.behaviour, runner.args='[\"--x\"]', "
@@ -51,15 +49,8 @@ Set = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    add_group(app, "agents", "Manage agents.", list_, show, create, change, rename, clone, delete, export, import_)
-
-
 def list_(*, as_json: AsJson = False) -> None:
     """List agents with their work so far."""
-    from coordination.cli.tables import show as table
-
     with open_connection() as co:
         agents = co.agents.list_with_records()
     if as_json:
@@ -87,8 +78,6 @@ def list_(*, as_json: AsJson = False) -> None:
 
 def show(name: Name, *, as_json: AsJson = False) -> None:
     """Show an agent: its runner, identity and work so far."""
-    from coordination.cli.tables import fields
-
     with open_connection() as co:
         agent, record = co.agents.get(name), co.agents.record(name)
     if as_json:
@@ -127,12 +116,10 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create an agent."""
-    from coordination.domain.agents.agents import Profile
-
-    changes = _changes(runner, model, role, label, description, default, active, settings)
+    changes = _changes(runner, settings, model, role, label, description, default, active)
     with open_connection() as co:
         agent = co.agents.create(_with(Profile(name), changes))
-        _answer(co, agent, "Created", as_json=as_json)
+        _answer(co, agent, f"Created agent {agent.profile.name}", as_json=as_json)
 
 
 def change(
@@ -149,37 +136,30 @@ def change(
     as_json: AsJson = False,
 ) -> None:
     """Change an agent. Tasks that are already assigned keep its earlier fields."""
-    changes = _changes(runner, model, role, label, description, default, active, settings)
+    changes = _changes(runner, settings, model, role, label, description, default, active)
     with open_connection() as co:
         changed = co.agents.edit(name, lambda profile: _with(profile, changes))
-        _answer(co, changed, "Changed", as_json=as_json)
+        _answer(co, changed, f"Changed agent {changed.profile.name}", as_json=as_json)
 
 
 def rename(
-    name: Name,
-    new_name: Annotated[str, typer.Argument(metavar="NEW", help="The new name.")],
-    *,
-    as_json: AsJson = False,
+    name: Name, new_name: Annotated[str, Argument(metavar="NEW", help="The new name.")], *, as_json: AsJson = False
 ) -> None:
     """Rename an agent. Its tasks, costs and budgets show the new name."""
     with open_connection() as co:
-        agent = co.agents.rename(name, new_name)
-        record = co.agents.record(new_name)
-    if as_json:
-        print_json(views.agent(agent, record))
-    else:
-        print(f"Agent {name} is now {new_name}. See: coord agents show {new_name}")
+        _answer(co, co.agents.rename(name, new_name), f"Agent {name} is now {new_name}", as_json=as_json)
 
 
 def clone(
     name: Name,
-    new_name: Annotated[str, typer.Argument(metavar="NEW", help="The name of the copy.")],
+    new_name: Annotated[str, Argument(metavar="NEW", help="The name of the copy.")],
     *,
     as_json: AsJson = False,
 ) -> None:
     """Copy an agent under a new name."""
     with open_connection() as co:
-        _answer(co, co.agents.clone(name, new_name), "Created", as_json=as_json)
+        agent = co.agents.clone(name, new_name)
+        _answer(co, agent, f"Created agent {agent.profile.name}", as_json=as_json)
 
 
 def delete(name: Name) -> None:
@@ -190,7 +170,7 @@ def delete(name: Name) -> None:
 
 
 def export(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="The agents (default: all).")] = None,
+    names: Annotated[list[str] | None, Argument(metavar="[NAME]…", help="The agents (default: all).")] = None,
 ) -> None:
     """Print agents as JSON for coord agents import. The JSON has names of variables but no secrets."""
     with open_connection() as co:
@@ -199,12 +179,10 @@ def export(
 
 def import_(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="The output of coord agents export; - is stdin.", allow_dash=True)
+        Path, Argument(metavar="FILE", help="The output of coord agents export; - is stdin.", allow_dash=True)
     ],
 ) -> None:
     """Create or replace agents from a file; if one is invalid, none."""
-    from coordination.base.errors import Refused
-
     try:
         document = json.loads(sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -215,27 +193,13 @@ def import_(
 
 
 _Changes = list[tuple[str, Any]]
+_PLACES = ("model", "identity.role", "labels", "description", "default", "active")
 
 
-def _changes(  # noqa: PLR0917 - the options of two commands, in their order
-    runner: str | None,
-    model: str | None,
-    role: str | None,
-    label: list[str] | None,
-    description: str | None,
-    default: bool | None,
-    active: bool | None,
-    settings: list[str] | None,
-) -> _Changes:
-    """Return the options as pairs of a place in an agent's document and a value."""
-    options = [
-        *_runner(runner),
-        *(("model", model), ("identity.role", role), ("labels", label)),
-        *(("description", description), ("default", default), ("active", active)),
-    ]
-    return [(place, value) for place, value in options if value is not None] + [
-        _setting(text) for text in settings or ()
-    ]
+def _changes(runner: str | None, settings: list[str] | None, *options: Any) -> _Changes:
+    """Return the options as pairs of a place in an agent's document and a value. *options*: for ``_PLACES``."""
+    pairs = [*_runner(runner), *zip(_PLACES, options, strict=True)]
+    return [(place, value) for place, value in pairs if value is not None] + [_setting(text) for text in settings or ()]
 
 
 def _runner(name: str | None) -> _Changes:
@@ -247,8 +211,6 @@ def _runner(name: str | None) -> _Changes:
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    from coordination.base.errors import Refused
-
     place, equals, value = text.partition("=")
     if not equals:
         raise Refused(f"--set {text} has no value", hint="Write it like --set objective='Keep the tests green'")
@@ -260,9 +222,6 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _with(profile: Profile, changes: _Changes) -> Profile:
     """Return the profile with these changes; an empty text and null remove a value."""
-    from coordination.base.errors import Refused
-    from coordination.domain.agents.agents import parse_profile
-
     document = profile.to_json()
     for place, value in changes:
         first, point, key = place.partition(".")
@@ -275,11 +234,11 @@ def _with(profile: Profile, changes: _Changes) -> Profile:
     return parse_profile({key: value for key, value in document.items() if value not in (None, {}, [])})
 
 
-def _answer(co: Coordination, agent: Agent, verb: str, *, as_json: bool) -> None:
+def _answer(co: Coordination, agent: Agent, sentence: str, *, as_json: bool) -> None:
     if as_json:
         print_json(views.agent(agent, co.agents.record(agent.profile.name)))
     else:
-        print(f"{verb} agent {agent.profile.name}. See: coord agents show {agent.profile.name}")
+        print(f"{sentence}. See: coord agents show {agent.profile.name}")
 
 
 def _state(profile: Profile) -> str:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
-from coordination.base.errors import NOT_COMPLETED
+from coordination.base.durations import show_duration
+from coordination.base.errors import NOT_COMPLETED, CoordinationError
+from coordination.base.extras import install_command
+from coordination.base.host import host
 from coordination.base.wording import plural
+from coordination.cli.fleet import health
 from coordination.cli.options import AsJson, print_json
+from coordination.cli.tables import shown
+from coordination.domain.tasks.runs import RunState
+from coordination.settings import Settings, client_url, load_settings, masked
 from coordination.views import fleet as views
 
 if TYPE_CHECKING:
-    from coordination.settings import Settings
     from coordination.store.engine import Store
 
 _LIBRARIES = ("celery", "redis", "sqlalchemy", "psycopg", "typer", "rich", "PyYAML", "jinja2")
@@ -43,42 +53,23 @@ class Check:
     hint: str | None = None
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command("doctor")(doctor)
-
-
 def doctor(
     *,
     live: Annotated[
-        bool, typer.Option("--live", help="Check the running work instead: what is stuck, late, lost or wrong.")
+        bool, Option("--live", help="Check the running work instead: what is stuck, late, lost or wrong.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check settings, database, Redis, workers and supervisors. Exit code 1 when something is wrong."""
-    import platform
-
     if live:
-        from coordination.cli.fleet import health
-
         raise typer.Exit(health.examine(as_json=as_json))
-
-    from coordination.cli.tables import shown
-    from coordination.settings import load_settings
 
     settings = load_settings()
     checks = list(_checks(settings))
     healthy = all(check.verdict is not Verdict.WRONG for check in checks)
     if as_json:
-        print_json(
-            views.diagnosis(
-                healthy=healthy,
-                python=platform.python_version(),
-                versions=_versions(),
-                settings=settings.shown(),
-                checks=checks,
-            )
-        )
+        python, versions, values = platform.python_version(), _versions(), settings.shown()
+        print_json(views.diagnosis(healthy=healthy, python=python, versions=versions, settings=values, checks=checks))
     else:
         print("settings")
         for name, value in settings.shown().items():
@@ -93,8 +84,6 @@ def doctor(
 
 
 def _versions() -> dict[str, str | None]:
-    from importlib.metadata import PackageNotFoundError, version
-
     versions: dict[str, str | None] = {}
     for name in ("coordination", *_LIBRARIES, *_EXTRAS):
         try:
@@ -105,10 +94,6 @@ def _versions() -> dict[str, str | None]:
 
 
 def _checks(settings: Settings) -> Iterator[Check]:
-    import platform
-
-    from coordination.base.extras import install_command
-
     versions = _versions()
     installed = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
     yield Check("versions", Verdict.OK, f"Python {platform.python_version()}, {installed}")
@@ -162,13 +147,10 @@ def _sandbox(settings: Settings) -> Check:
 
 
 def _database(settings: Settings) -> Iterator[Check]:
-    from coordination.base.errors import CoordinationError
-    from coordination.settings import masked
     from coordination.store import schema
     from coordination.store.engine import open_store, sqlite_path
 
-    store = open_store(settings.database_url)
-    try:
+    with closing(open_store(settings.database_url)) as store:
         path = sqlite_path(store.url)
         if path is not None and not path.exists():
             own = not settings.sources.get("database_url")
@@ -188,8 +170,6 @@ def _database(settings: Settings) -> Iterator[Check]:
         yield from _work(settings, store)
         yield from _sums(settings, store)
         yield from _host_leases(settings, store)
-    finally:
-        store.close()
 
 
 def _pooler(store: Store) -> Check | None:
@@ -200,26 +180,17 @@ def _pooler(store: Store) -> Check | None:
     if pooling is PoolingMode.TRANSACTION and not store.pooled:
         option = store.url.query.get(PREPARE)
         url = f"its URL says {PREPARE}={option}" if option else f"its URL does not say {PREPARE}=none"
-        return Check(
-            "pooler",
-            Verdict.WRONG,
-            f"it is in transaction mode, but {url}, so statements would be prepared for other transactions",
-            f"Add {PREPARE}=none to COORD_DATABASE_URL",
-        )
+        problem = f"it is in transaction mode, but {url}, so statements would be prepared for other transactions"
+        return Check("pooler", Verdict.WRONG, problem, f"Add {PREPARE}=none to COORD_DATABASE_URL")
     if pooling is not PoolingMode.NONE:
         return Check("pooler", Verdict.OK, f"the database has a pooler in {pooling} mode")
     if store.pooled:
-        return Check(
-            "pooler",
-            Verdict.NOTE,
-            f"the database has no pooler, but its URL says {PREPARE}=none: every statement is planned anew",
-            f"Remove {PREPARE} from COORD_DATABASE_URL",
-        )
+        effect = f"the database has no pooler, but its URL says {PREPARE}=none: every statement is planned anew"
+        return Check("pooler", Verdict.NOTE, effect, f"Remove {PREPARE} from COORD_DATABASE_URL")
     return None
 
 
 def _work(settings: Settings, store: Store) -> Iterator[Check]:
-    from coordination.domain.tasks.runs import RunState
     from coordination.store.queries.fleet import serving, workers
     from coordination.store.queries.projects import projects, stops
     from coordination.store.reports.projects import overview
@@ -230,13 +201,12 @@ def _work(settings: Settings, store: Store) -> Iterator[Check]:
         serves = not workspace_id or bool(serving.list_live_for(tx, workspace_id, within=settings.lease_ttl))
         stopped = stops.list_active(tx, workspace_id) if workspace_id else []
         unanswered = workers.count_unclaimed(tx, after=_UNANSWERED)
-        overview_now = (
-            overview.overview(
-                tx, workspace_id, thresholds=settings.supervision(), live_within=settings.lease_ttl, most=_MOST_RUNS
+        overview_now = None
+        if workspace_id:
+            thresholds, within = settings.supervision(), settings.lease_ttl
+            overview_now = overview.overview(
+                tx, workspace_id, thresholds=thresholds, live_within=within, most=_MOST_RUNS
             )
-            if workspace_id
-            else None
-        )
     for stop in stopped:
         yield Check("stopped", Verdict.NOTE, stop.sentence(), f"Resume it with: {stop.command}")
     # A stuck run waits for a person, not for a worker.
@@ -253,20 +223,16 @@ def _work(settings: Settings, store: Store) -> Iterator[Check]:
     else:
         yield Check("workers", Verdict.NOTE, "none is alive", "coord run and coord up start some")
     if unanswered and living:
-        yield Check(
-            "messages",
-            Verdict.WRONG,
-            f"{unanswered} queued tasks were enqueued more than {_UNANSWERED.total_seconds():g} s ago "
-            "and no worker has claimed them",
-            "Are the workers full, or do they use another Redis? See: coord status",
-        )
+        since = f"more than {_UNANSWERED.total_seconds():g} s ago"
+        problem = f"{unanswered} queued tasks were enqueued {since} and no worker has claimed them"
+        hint = "Are the workers full, or do they use another Redis? See: coord status"
+        yield Check("messages", Verdict.WRONG, problem, hint)
     for line in waiting:
         yield _supervisor(line)
 
 
 def _sums(settings: Settings, store: Store) -> Iterator[Check]:
     """Check that the sums of costs exist, and those of yesterday and today; checking all would take too long."""
-    from datetime import date
 
     from coordination.api.costs import check_costs
     from coordination.store.queries.money import rollups
@@ -290,8 +256,6 @@ def _sums(settings: Settings, store: Store) -> Iterator[Check]:
 
 def _host_leases(settings: Settings, store: Store) -> Iterator[Check]:
     """Check the ports and databases of attempts on this machine, and the cached results of setup commands."""
-    from coordination.base.durations import show_duration
-    from coordination.base.host import host
     from coordination.store.queries.fleet import host_leases
     from coordination.store.queries.fleet.host_leases import LeaseKind
 
@@ -327,26 +291,19 @@ def _supervisor(line: Any) -> Check:
 
 
 def _redis(settings: Settings) -> Iterator[Check]:
-    from coordination.base.errors import CoordinationError
-    from coordination.settings import client_url, masked
     from coordination.store.redis.queues import read_status
 
-    url = settings.redis_url
+    url = health.find_redis_url(settings)
     if url is None:
-        from coordination.stack.home import Home
         from coordination.stack.redis_server import find_server
 
-        home = Home(settings.home)
-        record = home.read() if settings.home.is_dir() and home.is_owned() else None
-        if record is None:
-            try:
-                program = find_server()
-            except CoordinationError as error:
-                yield Check("redis", Verdict.WRONG, error.message, error.hint)
-            else:
-                yield Check("redis", Verdict.NOTE, f"no stack runs on {settings.home}; coord up would start {program}")
-            return
-        url = record.redis_url
+        try:
+            program = find_server()
+        except CoordinationError as error:
+            yield Check("redis", Verdict.WRONG, error.message, error.hint)
+        else:
+            yield Check("redis", Verdict.NOTE, f"no stack runs on {settings.home}; coord up would start {program}")
+        return
     try:
         facts = read_status(client_url(url))
     except CoordinationError as error:
@@ -355,12 +312,8 @@ def _redis(settings: Settings) -> Iterator[Check]:
     lengths = ", ".join(f"{name} {length}" for name, length in facts.lengths.items())
     yield Check("redis", Verdict.OK, f"{masked(url)}, version {facts.version}; waiting: {lengths}")
     if facts.eviction not in (None, "noeviction"):
-        yield Check(
-            "redis policy",
-            Verdict.WRONG,
-            f"it may drop messages when its memory is full (maxmemory-policy {facts.eviction})",
-            "Set maxmemory-policy noeviction",
-        )
+        problem = f"it may drop messages when its memory is full (maxmemory-policy {facts.eviction})"
+        yield Check("redis policy", Verdict.WRONG, problem, "Set maxmemory-policy noeviction")
     if facts.append_only is False:
         # Nothing is lost: the next sweep enqueues the tasks again.
         yield Check("redis persistence", Verdict.NOTE, "appendonly is off: after a restart, tasks are enqueued again")

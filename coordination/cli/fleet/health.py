@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from coordination.base.errors import NOT_COMPLETED, OK
+from coordination.base.clock import utc_now
+from coordination.base.errors import NOT_COMPLETED, OK, CoordinationError
+from coordination.base.host import host, job_processes
+from coordination.base.ids import is_id
 from coordination.cli.options import print_json
+from coordination.cli.tables import shown
+from coordination.domain.fleet.health import Finding
+from coordination.settings import Settings, client_url, load_settings, unknown_variables
 from coordination.views import fleet as views
 
 if TYPE_CHECKING:
-    from coordination.domain.fleet.health import Finding
-    from coordination.settings import Settings
     from coordination.store.engine import Store
 
 _STUCK = timedelta(seconds=60)
@@ -23,9 +28,6 @@ _JUST_ENDED = timedelta(seconds=10)  # processes of an attempt may still be endi
 
 def examine(*, as_json: bool) -> int:
     """Print every finding and return the exit code: 1 when one of them is wrong."""
-    from coordination.cli.tables import shown
-    from coordination.settings import load_settings
-
     findings = list(findings_of(load_settings()))
     healthy = not any(finding.wrong for finding in findings)
     if as_json:
@@ -42,16 +44,13 @@ def examine(*, as_json: bool) -> int:
 
 def findings_of(settings: Settings) -> Iterator[Finding]:
     """Yield the findings about settings, database, Redis and the processes of this machine."""
-    from coordination.base.errors import CoordinationError
-    from coordination.domain.fleet.health import Finding
     from coordination.store import schema
     from coordination.store.engine import open_store, sqlite_path
 
     yield from _unknown_settings()
     messages, findings = _queue_length(settings)
     yield from findings
-    store = open_store(settings.database_url)
-    try:
+    with closing(open_store(settings.database_url)) as store:
         path = sqlite_path(store.url)
         if path is not None and not path.exists():
             yield Finding(
@@ -63,34 +62,31 @@ def findings_of(settings: Settings) -> Iterator[Finding]:
             yield from _of_store(settings, store, messages)
         except CoordinationError as error:
             yield Finding(error.code, "database", error.message, error.hint or "See: coord doctor")
-    finally:
-        store.close()
 
 
 def _unknown_settings() -> Iterator[Finding]:
-    from coordination.domain.fleet.health import Finding
-    from coordination.settings import unknown_variables
 
     for name, meant in unknown_variables().items():
         hint = f"Did you mean {meant}?" if meant else "Remove it; docs/settings.md lists all settings"
         yield Finding("setting_unknown", name, "There is no such setting, so it does nothing", hint)
 
 
+def find_redis_url(settings: Settings) -> str | None:
+    """Return the URL of the configured Redis, or of that of the running stack; None when no stack runs."""
+    from coordination.stack.home import Home
+
+    home = Home(settings.home)
+    record = home.read() if settings.redis_url is None and home.is_owned() else None
+    return settings.redis_url if record is None else record.redis_url
+
+
 def _queue_length(settings: Settings) -> tuple[int | None, list[Finding]]:
     """Return the number of messages that wait for a worker (None: unknown), and a finding when Redis fails."""
-    from coordination.base.errors import CoordinationError
-    from coordination.domain.fleet.health import Finding
-    from coordination.settings import client_url
-    from coordination.stack.home import Home
     from coordination.store.redis.queues import read_status
 
-    url = settings.redis_url
+    url = find_redis_url(settings)
     if url is None:
-        home = Home(settings.home)
-        record = home.read() if settings.home.is_dir() and home.is_owned() else None
-        if record is None:
-            return None, []  # no stack is running, so no Redis is expected
-        url = record.redis_url
+        return None, []  # no stack is running, so no Redis is expected
     try:
         return read_status(client_url(url)).lengths["jobs"], []
     except CoordinationError as error:
@@ -98,8 +94,6 @@ def _queue_length(settings: Settings) -> tuple[int | None, list[Finding]]:
 
 
 def _of_store(settings: Settings, store: Store, messages: int | None) -> Iterator[Finding]:
-    from coordination.base.host import host
-    from coordination.domain.fleet.health import Finding
     from coordination.store.drift import differences
     from coordination.store.queries.projects import projects
     from coordination.store.reports.fleet import health
@@ -133,8 +127,6 @@ def _of_store(settings: Settings, store: Store, messages: int | None) -> Iterato
 
 def _clock(store: Store) -> Iterator[Finding]:
     """Compare this machine's clock with that of the database, without the time of the query."""
-    from coordination.base.clock import utc_now
-    from coordination.base.host import host
     from coordination.store.queries.fleet import workers
     from coordination.store.reports.fleet import health
 
@@ -151,9 +143,6 @@ def _clock(store: Store) -> Iterator[Finding]:
 
 def _orphans(store: Store, workspace_id: str) -> Iterator[Finding]:
     """Find processes of jobs on this machine whose attempt has ended, or is unknown."""
-    from coordination.base.host import host, job_processes
-    from coordination.base.ids import is_id
-    from coordination.domain.fleet.health import Finding
     from coordination.store.reports.fleet import health
 
     processes = job_processes()

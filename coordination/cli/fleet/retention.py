@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.views import fleet as views
@@ -29,18 +29,12 @@ _WORDS = {
 }
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command("retain")(retain)
-
-
 def retain(
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only show what would be deleted.")] = False,
     archive: Annotated[
         Path | None,
-        typer.Option(
-            "--archive",
+        Option(
             metavar="FOLDER",
             help="Write each run to a file there before it is deleted (default: COORD_RETENTION_ARCHIVE).",
         ),
@@ -66,10 +60,8 @@ def _show(deleted: RetentionResult, *, dry_run: bool) -> None:
     counted = [f"{deleted.rows[name]:,} {words}" for name, words in _WORDS.items() if deleted.rows[name]]
     if not counted:
         print("Nothing is old enough to be deleted.")
-    elif dry_run:
-        print("Would delete: " + ", ".join(counted) + ".")
     else:
-        print("Deleted: " + ", ".join(counted) + ".")
+        print(f"{'Would delete' if dry_run else 'Deleted'}: {', '.join(counted)}.")
     if deleted.needed:
         print(f"{len(deleted.needed):,} old runs are kept because open work or an open issue refers to them.")
     for path in deleted.archives:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from coordination.base.durations import show_duration
+from coordination.base.errors import RedisUnavailable
 from coordination.base.ids import SHORT
+from coordination.base.money import show_usd
 from coordination.base.wording import plural
+from coordination.cli.money.budgets import budget_table
 from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.projects.stopping import show_stops
+from coordination.cli.tables import show, shown
 from coordination.domain.tasks.next_steps import Situation, join_steps, steps
 from coordination.domain.tasks.runs import RunState
 from coordination.views import fleet as views
@@ -23,11 +26,6 @@ if TYPE_CHECKING:
 
 _MOST_OUTDATED = 10
 _LONGEST_REPORT = 60
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command("status")(status)
 
 
 def status(*, as_json: AsJson = False) -> None:
@@ -64,10 +62,6 @@ def status(*, as_json: AsJson = False) -> None:
 
 
 def _show_running(system: Overview) -> None:
-    from coordination.base.durations import show_duration
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show, shown
-
     show(
         ["running", "project", "run", "attempt", "since", "last sign", "ago", "cost", "report"],
         [
@@ -92,7 +86,6 @@ def _show_running(system: Overview) -> None:
 
 def _queues(runtime: Runtime) -> dict[str, Any]:
     """Return the lengths of the queues, or why they are unknown."""
-    from coordination.base.errors import RedisUnavailable
     from coordination.store.redis.queues import read_status
 
     if runtime.wakeups is None:
@@ -104,10 +97,6 @@ def _queues(runtime: Runtime) -> dict[str, Any]:
 
 
 def _show(system: Overview, queues: dict[str, Any], waited_for: Sequence[BudgetStatus]) -> None:
-    from coordination.base.money import show_usd
-    from coordination.cli.money.budgets import budget_table
-    from coordination.cli.tables import show, shown
-
     show(
         ["project", "status", "supervisor", "open runs", "open tasks", "cost today", "error"],
         [

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
+from coordination.base.clock import utc_now
+from coordination.base.durations import parse_duration, show_duration
+from coordination.base.money import show_usd
 from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.plan_files import PlanFile, Repo, read_plan
+from coordination.cli.tables import fields, show, shown
+from coordination.domain.tasks.runs import RunRecord
 from coordination.views import plans as views
 
 if TYPE_CHECKING:
     from coordination.domain.forecast.predictions import Prediction
-    from coordination.domain.tasks.runs import RunRecord
 
 _MOST_LEGS = 40
 _MOST_KINDS = 40
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command("simulate")(simulate)
 
 
 def simulate(
@@ -30,19 +30,15 @@ def simulate(
     repo: Repo = None,
     slots: Annotated[
         int | None,
-        typer.Option(
-            help="The number of parallel jobs (default: as many as the living workers run).", min=1, max=1_000_000
-        ),
+        Option(help="The number of parallel jobs (default: as many as the living workers run).", min=1, max=1_000_000),
     ] = None,
     assume: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="The assumed duration of jobs without history, such as 30s.")
+        str | None, Option(metavar="DURATION", help="The assumed duration of jobs without history, such as 30s.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="The random seed.")] = 0,
+    seed: Annotated[int, Option(help="The random seed.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Predict duration and cost of a plan from similar jobs. Nothing is run or stored."""
-    from coordination.base.durations import parse_duration
-
     assumed = None if assume is None else parse_duration(assume)
     checked_plan = read_plan(plan, repo)
     with open_connection() as co:
@@ -54,32 +50,17 @@ def simulate(
 
 
 def _show(prediction: Prediction) -> None:
-    from coordination.base.durations import show_duration
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import fields, show
-
-    at_least = "at least " if prediction.untimed else ""
+    usd, tokens, unpriced = prediction.usd, prediction.tokens, prediction.unpriced
+    failing = f"in {prediction.failing:.0%} of {prediction.rounds:,} rounds a task fails finally"
     fields(
         [
             ("tasks", f"{prediction.tasks:,}, {prediction.slots:,} in parallel"),
-            ("duration", at_least + _range(prediction.duration, show_duration)),
-            (
-                "cost",
-                ("at least " if prediction.uncosted or prediction.unpriced.p90 else "")
-                + _range(prediction.usd, show_usd),
-            ),
-            ("tokens", _range(prediction.tokens, lambda count: f"{count:,}") if prediction.tokens.p90 else None),
-            (
-                "unknown price",
-                _range(prediction.unpriced, lambda count: f"{count:,} calls") if prediction.unpriced.p90 else None,
-            ),
+            ("duration", _bound(_range(prediction.duration, show_duration), bool(prediction.untimed))),
+            ("cost", _bound(_range(usd, show_usd), bool(prediction.uncosted or unpriced.p90))),
+            ("tokens", _range(tokens, "{:,}".format) if tokens.p90 else None),
+            ("unknown price", _range(unpriced, "{:,} calls".format) if unpriced.p90 else None),
             ("budget", _budget(prediction)),
-            (
-                "failing",
-                f"in {prediction.failing:.0%} of {prediction.rounds:,} rounds a task fails finally"
-                if prediction.failing
-                else None,
-            ),
+            ("failing", failing if prediction.failing else None),
         ]
     )
     print("\nthe critical path of the median round")
@@ -120,8 +101,6 @@ def _show(prediction: Prediction) -> None:
 
 
 def _kind_names(kinds: tuple[str, ...]) -> str:
-    from coordination.cli.tables import shown
-
     more = f" and {len(kinds) - _MOST_KINDS:,} more" if len(kinds) > _MOST_KINDS else ""
     return ", ".join(map(shown, kinds[:_MOST_KINDS])) + more
 
@@ -133,8 +112,6 @@ def _range(quantiles: Any, show: Any) -> str:
 
 
 def _budget(prediction: Prediction) -> str | None:
-    from coordination.base.money import show_usd
-
     if prediction.budget is None or prediction.within_budget is None:
         return None
     share = f"{prediction.within_budget:.0%} of {prediction.rounds:,} rounds"
@@ -143,13 +120,6 @@ def _budget(prediction: Prediction) -> str | None:
 
 def beside(run: RunRecord) -> None:
     """Print the predicted duration and cost of a run beside the actual ones, if it has a prediction."""
-    from decimal import Decimal
-
-    from coordination.base.clock import utc_now
-    from coordination.base.durations import show_duration
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show
-
     expected = run.predicted
     if expected is None:
         return

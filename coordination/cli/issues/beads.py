@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
+from coordination.base.clock import utc_now
+from coordination.base.errors import NotFound, Refused
 from coordination.base.wording import excerpt, plural
-from coordination.cli.options import AsJson, ProjectName, add_group, chosen_project, open_connection, print_json
+from coordination.cli.options import AsJson, ProjectName, chosen_project, open_connection, print_json
+from coordination.cli.tables import show
+from coordination.domain.jobs import parse_job
 from coordination.views import issues as views
 from coordination.views import tasks as task_views
 from coordination.views.fields import listing
@@ -28,35 +35,31 @@ _MOST_EXCLUDED = 20
 _MOST_MISSING = 3
 
 BeadsFile = Annotated[
-    Path | None, typer.Option("--beads", metavar="FILE", help="Use the issues of this file instead of imported ones.")
+    Path | None, Option("--beads", metavar="FILE", help="Use the issues of this file instead of imported ones.")
 ]
-Rules = Annotated[str | None, typer.Option("--rules", help="The rules for ready issues: beads-1.0 or beads-0.47.")]
-Now = Annotated[
-    str | None, typer.Option("--now", metavar="TIME", help="The assumed time, such as 2027-01-01T00:00:00Z.")
-]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    add_group(app, "import", "Import data of other programs.", beads=import_beads)
-    add_group(app, "export", "Export data for other programs.", beads=export_beads)
-    app.command("ready")(ready)
+Rules = Annotated[str | None, Option("--rules", help="The rules for ready issues: beads-1.0 or beads-0.47.")]
+Now = Annotated[str | None, Option("--now", metavar="TIME", help="The assumed time, such as 2027-01-01T00:00:00Z.")]
 
 
 def import_beads(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An issues.jsonl of Beads.")],
+    file: Annotated[Path, Argument(metavar="FILE", help="An issues.jsonl of Beads.")],
     *,
     project: ProjectName = None,
     as_json: AsJson = False,
 ) -> None:
     """Import the issues of a file into the project. They replace all that were imported before."""
-    from coordination.cli.options import target_project
+    from coordination.adapters import git_checkout
 
     notes: list[str] = []
     issues = issues_in(file, notes)
     with open_connection() as co:
-        target = target_project(co, project)
-        result = co.issues.replace(issues, identity=target.identity, name=target.name, path=target.path)
+        if project is not None:
+            target = co.project(project)
+            identity, project_name, path = target.identity, target.name, target.path
+        else:  # that of the current folder, which may be new
+            here = git_checkout.checkout_of()
+            identity, project_name, path = here.identity, here.name, str(here.root)
+        result = co.issues.replace(issues, identity=identity, name=project_name, path=path)
     if as_json:
         print_json(views.issue_import(result, notes))
     else:
@@ -66,7 +69,7 @@ def import_beads(
 
 
 def export_beads(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The output file (default: stdout).")] = None,
+    file: Annotated[Path | None, Argument(metavar="[FILE]", help="The output file (default: stdout).")] = None,
     *,
     project: ProjectName = None,
 ) -> None:
@@ -107,16 +110,12 @@ def ready(
 
 def plan_of(path: Path, *, agent: str | None, rules: str) -> Plan:
     """Return a plan for the open issues of a file; print excluded issues with the reason to stderr."""
-    from coordination.base.clock import utc_now
-    from coordination.base.errors import Refused
     from coordination.domain.issues.plan import plan_from_issues
     from coordination.domain.issues.rules import rule_set
 
     if agent is None:
-        raise Refused(
-            "There is no agent for the issues",
-            hint="Add --agent shell:'COMMAND' or --agent python:package.module:function",
-        )
+        hint = "Add --agent shell:'COMMAND' or --agent python:package.module:function"
+        raise Refused("There is no agent for the issues", hint=hint)
     rule_set(rules)
     run_for = _job(agent)
     plan, excluded = plan_from_issues(issues_in(path), rules=rules, now=utc_now(), run_for=run_for)
@@ -139,7 +138,6 @@ def submit(co: Coordination, plan: Plan, path: Path, *, replace: bool = False) -
 def _confirm_replacement(co: Coordination, plan: Plan, path: Path, ids: set[str]) -> None:
     """Ask before issues of another file are replaced. Raises Refused without a terminal, or when the answer is no."""
     from coordination.api.plan_origin import find_origin
-    from coordination.base.errors import Refused
     from coordination.store.queries.issues import issues
     from coordination.store.queries.projects import projects
 
@@ -166,7 +164,6 @@ def issues_in(path: Path, notes: list[str] | None = None) -> list[Issue]:
 
     Notes on changed dependencies are added to *notes*, or printed to stderr without it.
     """
-    from coordination.base.errors import Refused
     from coordination.formats.beads import MOST_BYTES, read_issues
     from coordination.formats.jsonl import read_lines
 
@@ -190,11 +187,6 @@ def _show_notes(notes: Sequence[str]) -> None:
 
 def moment_of(text: str | None) -> datetime:
     """Return the given moment, or now."""
-    from datetime import UTC
-
-    from coordination.base.clock import utc_now
-    from coordination.base.errors import Refused
-
     if text is None:
         return utc_now()
     try:
@@ -211,10 +203,6 @@ def write_bytes(path: Path | None, lines: Any) -> None:
             sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
         return
-    import os
-    import tempfile
-
-    from coordination.base.errors import Refused
 
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
@@ -234,9 +222,7 @@ def write_bytes(path: Path | None, lines: Any) -> None:
 
 def _job(agent: str) -> Callable[[Issue], Mapping[str, Any]]:
     """Return a function that makes the job of an issue. The job gets the issue in variables, or as an argument."""
-    from coordination.base.errors import Refused
     from coordination.domain.issues.plan import shell_job
-    from coordination.domain.jobs import parse_job
 
     kind, _, what = agent.partition(":")
     if kind == "shell":
@@ -250,9 +236,8 @@ def _job(agent: str) -> Callable[[Issue], Mapping[str, Any]]:
             return {"python": what, "args": {"issue": "{{ input.issue }}"}, "env": environment(issue)["env"]}
 
         return call
-    raise Refused(
-        f"{excerpt(agent)} is not an agent for issues", hint="Write shell:'COMMAND' or python:package.module:function"
-    )
+    hint = "Write shell:'COMMAND' or python:package.module:function"
+    raise Refused(f"{excerpt(agent)} is not an agent for issues", hint=hint)
 
 
 def _print_excluded(excluded: Sequence[ExcludedIssue], planned: int) -> None:
@@ -267,8 +252,6 @@ def _print_excluded(excluded: Sequence[ExcludedIssue], planned: int) -> None:
 
 def _imported_issues(co: Coordination, project: str | None) -> tuple[list[Issue], str]:
     """Return the project's imported issues and its name. Raises NotFound when it has none."""
-    from coordination.base.errors import NotFound
-
     here = chosen_project(co, project)
     issues = co.issues.list(here.id)
     if not issues:
@@ -277,7 +260,6 @@ def _imported_issues(co: Coordination, project: str | None) -> tuple[list[Issue]
 
 
 def _show_issues(issues: Sequence[Issue], rules: str, now: datetime, *, as_json: bool) -> None:
-    from coordination.cli.tables import show
     from coordination.domain.issues.readiness import ready as ready_issues
     from coordination.domain.issues.rules import rule_set
 
@@ -293,7 +275,6 @@ def _show_issues(issues: Sequence[Issue], rules: str, now: datetime, *, as_json:
 
 
 def _show_tasks(co: Coordination, project_id: str, *, as_json: bool) -> None:
-    from coordination.cli.tables import show
     from coordination.store.queries.tasks import tasks
 
     ready_tasks = co.runtime.read(tasks.ready_of_project, project_id)

@@ -12,11 +12,6 @@ from coordination.cli.jobs import mcp_in_a_job
 from coordination.cli.options import open_connection
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command("mcp")(mcp)
-
-
 def mcp() -> None:
     """Serve MCP tools to an agent over stdin and stdout.
 

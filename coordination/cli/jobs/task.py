@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from coordination.base.errors import Refused
-from coordination.cli.options import add_group
 from coordination.cli.terminal import json_text
 from coordination.cli.texts import read_text
 from coordination.job import NotReported, report
@@ -17,45 +16,35 @@ from coordination.job import NotReported, report
 _END = "Noted. End now: the task starts again {}."
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    help_ = "Inside a job: report progress, ask, add tasks, fail."
-    add_group(app, "task", help_, progress, ask, escalate, discovered, delegate, done, fail, context)
-
-
 def progress(
-    text: Annotated[str, typer.Argument(help="What you are doing.")],
-    percent: Annotated[float | None, typer.Option(help="How much is done, 0 to 100.")] = None,
+    text: Annotated[str, Argument(help="What you are doing.")],
+    percent: Annotated[float | None, Option(help="How much is done, 0 to 100.")] = None,
 ) -> None:
     """Report progress."""
     _report("progress", text=text, **({} if percent is None else {"percent": percent}))
 
 
-def ask(question: Annotated[str, typer.Argument(help="What you need to know.")]) -> None:
+def ask(question: Annotated[str, Argument(help="What you need to know.")]) -> None:
     """Ask a question, and then end. The task starts again with the answer."""
     _report("ask", question=question)
     print(_END.format("with the answer"))
 
 
-def escalate(why: Annotated[str, typer.Argument(help="What must be decided, and why you cannot.")]) -> None:
+def escalate(why: Annotated[str, Argument(help="What must be decided, and why you cannot.")]) -> None:
     """Ask the run's supervisor or a person to decide, and then end. The task starts again with the answer."""
     _report("escalate", why=why)
     print(_END.format("with the answer"))
 
 
 def discovered(
-    key: Annotated[str | None, typer.Argument(help="A key for the task: letters, digits and -.")] = None,
+    key: Annotated[str | None, Argument(help="A key for the task: letters, digits and -.")] = None,
     *,
-    title: Annotated[str | None, typer.Option(help="A title for people.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="The prompt for an agent like you.")] = None,
-    shell: Annotated[str | None, typer.Option(help="A command, instead of an agent.")] = None,
-    needs: Annotated[list[str] | None, typer.Option(help="Keys of tasks that must complete before it.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(help="A JSON list of tasks as in a plan; - is stdin.", allow_dash=True)
-    ] = None,
-    first: Annotated[
-        bool, typer.Option("--first", help="Wait for it: end now, and start again when it is done.")
-    ] = False,
+    title: Annotated[str | None, Option(help="A title for people.")] = None,
+    prompt: Annotated[str | None, Option(help="The prompt for an agent like you.")] = None,
+    shell: Annotated[str | None, Option(help="A command, instead of an agent.")] = None,
+    needs: Annotated[list[str] | None, Option(help="Keys of tasks that must complete before it.")] = None,
+    file: Annotated[Path | None, Option(help="A JSON list of tasks as in a plan; - is stdin.", allow_dash=True)] = None,
+    first: Annotated[bool, Option("--first", help="Wait for it: end now, and start again when it is done.")] = False,
 ) -> None:
     """Add tasks for discovered work to the run."""
     tasks = _read_tasks(file) if file is not None else [_task(key, title, prompt, shell, needs)]
@@ -63,15 +52,13 @@ def discovered(
 
 
 def delegate(
-    key: Annotated[str, typer.Argument(help="A key for the task: letters, digits and -.")],
+    key: Annotated[str, Argument(help="A key for the task: letters, digits and -.")],
     *,
-    to: Annotated[str, typer.Option(help="The agent that gets the task.")],
-    prompt: Annotated[str, typer.Option(help="The prompt of the task.")],
-    title: Annotated[str | None, typer.Option(help="A title for people.")] = None,
-    needs: Annotated[list[str] | None, typer.Option(help="Keys of tasks that must complete before it.")] = None,
-    first: Annotated[
-        bool, typer.Option("--first", help="Wait for it: end now, and start again when it is done.")
-    ] = False,
+    to: Annotated[str, Option(help="The agent that gets the task.")],
+    prompt: Annotated[str, Option(help="The prompt of the task.")],
+    title: Annotated[str | None, Option(help="A title for people.")] = None,
+    needs: Annotated[list[str] | None, Option(help="Keys of tasks that must complete before it.")] = None,
+    first: Annotated[bool, Option("--first", help="Wait for it: end now, and start again when it is done.")] = False,
 ) -> None:
     """Delegate the work, or a part of it, to another agent."""
     options = {"title": title, "needs": needs}
@@ -81,11 +68,11 @@ def delegate(
 
 def done(
     output: Annotated[
-        str | None, typer.Argument(help="The output for tasks that need this one; default: your last answer.")
+        str | None, Argument(help="The output for tasks that need this one; default: your last answer.")
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="A file with the output; - is stdin.", allow_dash=True)] = None,
+    file: Annotated[Path | None, Option(help="A file with the output; - is stdin.", allow_dash=True)] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="The output is JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="The output is JSON.")] = False,
 ) -> None:
     """Set the task's output. The task is completed when the job ends successfully."""
     text = read_text(file) if file is not None else output
@@ -101,9 +88,9 @@ def done(
 
 
 def fail(
-    why: Annotated[str, typer.Argument(help="Why the task cannot be done.")],
+    why: Annotated[str, Argument(help="Why the task cannot be done.")],
     *,
-    final: Annotated[bool, typer.Option("--final", help="Another attempt would fail, too.")] = False,
+    final: Annotated[bool, Option("--final", help="Another attempt would fail, too.")] = False,
 ) -> None:
     """Report that the task cannot be done, and then end."""
     _report("fail", why=why, final=final)

@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
+from coordination.base.errors import NOT_COMPLETED, OK, Ambiguous, NotFound, Refused
+from coordination.base.money import show_usd
+from coordination.base.money import usd as dollars
 from coordination.base.wording import excerpt, plural
-from coordination.cli.options import AsJson, add_group, open_connection, print_json
+from coordination.cli.names import find_run, find_task
+from coordination.cli.options import AsJson, open_connection, print_json
+from coordination.cli.tables import show as table
 from coordination.views import money as views
 from coordination.views.fields import listing
 
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
     from coordination.domain.money.budget_status import BudgetStatus
-    from coordination.domain.money.budgets import BudgetPeriod
+    from coordination.domain.money.budgets import Amount, BudgetPeriod
 
-Scope = Annotated[str, typer.Argument(metavar="SCOPE", help="workspace, project, agent, session, run or task.")]
+Scope = Annotated[str, Argument(metavar="SCOPE", help="workspace, project, agent, session, run or task.")]
 Name = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="The subject; the workspace has no name.", show_default=False)
+    str | None, Argument(metavar="[NAME]", help="The subject; the workspace has no name.", show_default=False)
 ]
-OfRun = Annotated[str | None, typer.Option("--run", metavar="RUN", help="With task: the run of the task.")]
+OfRun = Annotated[str | None, Option("--run", metavar="RUN", help="With task: the run of the task.")]
 _NONE = "none"
 _MOST_TASKS = 20
 _MOST_DIGITS = 18
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    add_group(app, "budgets", "Manage budgets: caps on spending.", list_, show, set_, raise_, remove, check)
-
-
 def list_(
     *,
     project: Annotated[
-        str | None, typer.Option("--project", "-p", metavar="NAME", help="Only this project, its runs and tasks.")
+        str | None, Option("--project", "-p", metavar="NAME", help="Only this project, its runs and tasks.")
     ] = None,
-    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only this run and its tasks.")] = None,
-    ended: Annotated[bool, typer.Option("--ended", help="Include budgets of ended runs.")] = False,
+    run: Annotated[str | None, Option(metavar="RUN", help="Only this run and its tasks.")] = None,
+    ended: Annotated[bool, Option("--ended", help="Include budgets of ended runs.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List budgets: spent, reserved, left, and the number of waiting tasks."""
@@ -52,15 +55,12 @@ def list_(
 
 def show(scope: Scope, name: Name = None, *, run: OfRun = None, as_json: AsJson = False) -> None:
     """Show the budgets of one subject, and the tasks that wait for them."""
-    from coordination.base.errors import NotFound
-
     with open_connection() as co:
         budgets = co.budgets.of(scope, _subject(co, scope, name, run))
         if not budgets:
-            raise NotFound(
-                f"The {scope}{f' {name}' if name else ''} has no budget",
-                hint=f"Set one with: coord budgets set {scope}{f' {name}' if name else ''} --usd N",
-            )
+            subject = f"{scope} {name}" if name else scope
+            hint = f"Set one with: coord budgets set {subject} --usd N"
+            raise NotFound(f"The {subject} has no budget", hint=hint)
         waiting = _waiting(co, budgets)
     if as_json:
         print_json(views.budgets_of_subject(budgets, waiting))
@@ -83,29 +83,21 @@ def set_(
     scope: Scope,
     name: Name = None,
     *,
-    usd: Annotated[str | None, typer.Option("--usd", metavar="N", help="US dollars.")] = None,
-    tokens: Annotated[str | None, typer.Option("--tokens", metavar="N", help="Tokens.")] = None,
+    usd: Annotated[str | None, Option(metavar="N", help="US dollars.")] = None,
+    tokens: Annotated[str | None, Option(metavar="N", help="Tokens.")] = None,
     starts: Annotated[
-        str | None, typer.Option("--starts", metavar="N", help="Starts of agents and chats, whatever their result.")
+        str | None, Option(metavar="N", help="Starts of agents and chats, whatever their result.")
     ] = None,
     unpriced_calls: Annotated[
-        str | None,
-        typer.Option(
-            "--unpriced-calls",
-            metavar="N",
-            help="Calls of models without a known price (with --usd, the default is 0).",
-        ),
+        str | None, Option(metavar="N", help="Calls of models without a known price (with --usd, the default is 0).")
     ] = None,
-    period: Annotated[str, typer.Option("--period", help="total, day or month.")] = "total",
-    on_exceed: Annotated[
-        str | None,
-        typer.Option("--on-exceed", metavar="WHAT", help="block (new work waits), warn or downgrade."),
-    ] = None,
+    period: Annotated[str, Option(help="total, day or month.")] = "total",
+    on_exceed: Annotated[str | None, Option(metavar="WHAT", help="block (new work waits), warn or downgrade.")] = None,
     warn_at: Annotated[
-        str | None, typer.Option("--warn-at", metavar="PERCENT", help="Warn at this percentage of a cap (default: 80).")
+        str | None, Option(metavar="PERCENT", help="Warn at this percentage of a cap (default: 80).")
     ] = None,
     downgrade_to: Annotated[
-        str | None, typer.Option("--downgrade-to", metavar="MODEL", help="The cheaper model to use from --warn-at on.")
+        str | None, Option(metavar="MODEL", help="The cheaper model to use from --warn-at on.")
     ] = None,
     run: OfRun = None,
     as_json: AsJson = False,
@@ -116,22 +108,14 @@ def set_(
 
     Only the given options change; "none" removes a cap. Waiting tasks are checked again at once.
     """
-    from coordination.base.errors import Refused
-
-    fields: dict[str, Any] = {}
-    if usd is not None:
-        fields["usd"] = None if usd == _NONE else usd
+    fields: dict[str, Any] = {} if usd is None else {"usd": None if usd == _NONE else usd}
     numbers = {"tokens": tokens, "starts": starts, "max_unpriced_calls": unpriced_calls, "warn_at": warn_at}
-    for key, text in numbers.items():
-        if text is not None:
-            fields[key] = None if text == _NONE else _number(text)
-    fields |= {
-        key: text for key, text in (("on_exceed", on_exceed), ("downgrade_to", downgrade_to)) if text is not None
-    }
+    fields |= {key: None if text == _NONE else _number(text) for key, text in numbers.items() if text is not None}
+    words = {"on_exceed": on_exceed, "downgrade_to": downgrade_to}
+    fields |= {key: text for key, text in words.items() if text is not None}
     if not fields:
-        raise Refused(
-            "Give at least one cap or option", hint="Such as --usd 5, --tokens 100000, --starts 20 or --on-exceed warn"
-        )
+        hint = "Such as --usd 5, --tokens 100000, --starts 20 or --on-exceed warn"
+        raise Refused("Give at least one cap or option", hint=hint)
     with open_connection() as co:
         budget = co.budgets.set(scope, _subject(co, scope, name, run), period=period, **fields)
     _answer(budget, "Set", as_json=as_json)
@@ -140,15 +124,13 @@ def set_(
 def raise_(
     words: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="[SCOPE] NAME USD",
             help="The subject (without SCOPE: a run, if nothing else has that name) and its new cap.",
         ),
     ],
     *,
-    period: Annotated[
-        str | None, typer.Option("--period", help="The budget's period, if it has one: total, day or month.")
-    ] = None,
+    period: Annotated[str | None, Option(help="The budget's period, if it has one: total, day or month.")] = None,
     run: OfRun = None,
     as_json: AsJson = False,
 ) -> None:
@@ -157,12 +139,10 @@ def raise_(
     Examples: coord budgets raise nightly 5; coord budgets raise project shop 80 --period month;
     coord budgets raise workspace 200 --period month
     """
-    from coordination.cli.money.raised_budget import scope_of, split_arguments
-
-    scope, name, usd = split_arguments(words)
+    scope, name, usd = _split_arguments(words)
     with open_connection() as co:
         if scope is None:
-            scope = scope_of(co, name or "", usd)
+            scope = _scope_of(co, name or "", usd)
         budget = co.budgets.raise_to(_subject(co, scope, name, run), usd, scope=scope, period=period)
         shortages = co.budgets.shortages(budget.budget.subject) if budget.scope == "run" else ()
     _answer(budget, "Raised", as_json=as_json)
@@ -171,13 +151,53 @@ def raise_(
         print(f"{waiting} anyway: {shortages[0].sentence()}. {shortages[0].hint()}")
 
 
+def _split_arguments(words: Sequence[str]) -> tuple[str | None, str | None, str]:
+    """Return scope (None: not given), name (None: the workspace) and amount."""
+    from coordination.domain.money.budgets import BudgetScope
+
+    match words:
+        case [BudgetScope.WORKSPACE, usd]:
+            return BudgetScope.WORKSPACE, None, usd
+        case [scope, _] if scope in set(BudgetScope):
+            raise Refused(f"Give the {scope} and its new cap", hint=f"coord budgets raise {scope} NAME 5")
+        case [name, usd]:
+            return None, name, usd
+        case [scope, name, usd]:
+            return scope, name, usd
+    raise Refused("Give the subject of the budget and its new cap", hint="coord budgets raise run NAME 5")
+
+
+def _scope_of(co: Coordination, name: str, usd: str) -> str:
+    """Return ``run`` or ``project``, the scope that has the name. Raises Ambiguous where both have it."""
+    from coordination.api.budgets import raise_command
+
+    cap = dollars(usd)
+    try:
+        project = co.project(name)
+    except NotFound:
+        return "run"
+    try:
+        co.run(name)
+    except NotFound:
+        return "project"
+    except Ambiguous:
+        pass  # several runs, and a project
+    budgets = [status.budget for status in co.budgets.of("project", project.id) if status.budget.usd is not None]
+    raise Ambiguous(
+        f"There is a run and a project {excerpt(name)}",
+        hint="Choose the budget:",
+        commands=[
+            f"coord budgets raise run {shlex.quote(name)} {cap:f}",
+            *(raise_command("project", name, cap, budget.period) for budget in budgets),
+        ],
+    )
+
+
 def remove(
     scope: Scope,
     name: Name = None,
     *,
-    period: Annotated[
-        str | None, typer.Option("--period", help="The period, if there are several budgets: total, day or month.")
-    ] = None,
+    period: Annotated[str | None, Option(help="The period, if there are several budgets: total, day or month.")] = None,
     run: OfRun = None,
     as_json: AsJson = False,
 ) -> None:
@@ -192,13 +212,10 @@ def remove(
 
 def check(
     *,
-    repair: Annotated[bool, typer.Option("--repair", help="Correct budgets that differ from the ledger.")] = False,
+    repair: Annotated[bool, Option("--repair", help="Correct budgets that differ from the ledger.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify all budgets against the ledger and the running attempts. Exit code 1 when some differ."""
-    from coordination.base.errors import NOT_COMPLETED, OK
-    from coordination.cli.tables import show as table
-
     with open_connection() as co:
         checks = co.budgets.check(repair=repair)
     wrong = [check for check in checks if not check.right]
@@ -206,22 +223,12 @@ def check(
         print_json(views.budget_checks(checks, repaired=repair))
     else:
         if wrong:
-            table(
-                ["scope", "name", "period", "stored: spent", "reserved", "counted: spent", "reserved"],
-                [
-                    (
-                        check.budget.scope,
-                        check.name,
-                        check.budget.period,
-                        *(
-                            _amount(amount)
-                            for use in (check.kept, check.counted)
-                            for amount in (use.spent, use.reserved)
-                        ),
-                    )
-                    for check in wrong
-                ],
-            )
+            headers = ["scope", "name", "period", "stored: spent", "reserved", "counted: spent", "reserved"]
+            rows = []
+            for check in wrong:
+                amounts = (check.kept.spent, check.kept.reserved, check.counted.spent, check.counted.reserved)
+                rows.append((check.budget.scope, check.name, check.budget.period, *map(_amount, amounts)))
+            table(headers, rows)
         repaired = " and corrected" if repair else "; correct them with: coord budgets check --repair"
         checked, differing = plural(len(checks), "budget"), plural(len(wrong), "differs", "differ")
         print(f"{checked} checked, {differing}{repaired if wrong else ''}.")
@@ -230,8 +237,6 @@ def check(
 
 def budget_table(budgets: Sequence[BudgetStatus]) -> None:
     """Print budgets as a table."""
-    from coordination.cli.tables import show as table
-
     table(
         ["scope", "name", "period", "cap", "spent", "reserved", "left", "%", "then", "waiting", "id"],
         [
@@ -257,7 +262,6 @@ def budget_table(budgets: Sequence[BudgetStatus]) -> None:
 def caps_of_project(options: Mapping[str, Any]) -> dict[BudgetPeriod, dict[str, Any] | None]:
     """Return a project's budgets of these options, by period; None: remove the budget of that period."""
     from coordination.api.budgets import parse_period
-    from coordination.base.errors import Refused
 
     caps: dict[BudgetPeriod, dict[str, Any] | None] = {}
     for key, value in options.items():
@@ -269,8 +273,6 @@ def caps_of_project(options: Mapping[str, Any]) -> dict[BudgetPeriod, dict[str, 
 
 def usage_of(status: BudgetStatus) -> str:
     """Return the usage in words: $12.00 of $50.00 of the month, $1.00 reserved; 3 tasks wait for it."""
-    from coordination.base.money import show_usd
-
     parts = []
     if status.usd is not None:
         parts.append(f"{show_usd(status.spent.usd)} of {show_usd(status.usd)}")
@@ -311,29 +313,20 @@ def _effect(status: BudgetStatus) -> str:
     return f"{warns}, " + ("blocks nothing" if budget.action == "warn" else "then blocks new work")
 
 
-def _amount(amount: Any) -> str:
-    from coordination.base.money import show_usd
-
-    parts = [show_usd(amount.usd)]
-    if amount.tokens:
-        parts.append(f"{amount.tokens:,} tokens")
-    if amount.starts:
-        parts.append(plural(amount.starts, "start"))
-    if amount.unpriced:
-        parts.append(f"{plural(amount.unpriced, 'call')} of unknown price")
-    return ", ".join(parts)
+def _amount(amount: Amount) -> str:
+    unpriced = [f"{plural(amount.unpriced, 'call')} of unknown price"] if amount.unpriced else []
+    return ", ".join([_in_words(amount.usd, amount.tokens or None, amount.starts or None), *unpriced])
 
 
 def _left(status: BudgetStatus) -> str:
-    from coordination.base.money import show_usd
+    return _in_words(status.left_usd, status.left_tokens, status.left_starts)
 
-    parts = []
-    if status.left_usd is not None:
-        parts.append(show_usd(status.left_usd))
-    if status.left_tokens is not None:
-        parts.append(f"{status.left_tokens:,} tokens")
-    if status.left_starts is not None:
-        parts.append(plural(status.left_starts, "start"))
+
+def _in_words(usd: Decimal | None, tokens: int | None, starts: int | None) -> str:
+    """Return the amounts that are not None."""
+    parts = [] if usd is None else [show_usd(usd)]
+    parts += [] if tokens is None else [f"{tokens:,} tokens"]
+    parts += [] if starts is None else [plural(starts, "start")]
     return ", ".join(parts)
 
 
@@ -346,9 +339,6 @@ def _waiting(co: Coordination, budgets: Sequence[BudgetStatus]) -> list[dict[str
 
 def _subject(co: Coordination, scope: str, name: str | None, run: str | None) -> str | None:
     """Return the subject; for a run or a task, its id."""
-    from coordination.base.errors import Refused
-    from coordination.cli.names import find_run, find_task
-
     if run is not None and (scope != "task" or name is None):
         raise Refused("--run is for the budget of a task", hint="coord budgets set task KEY --run RUN --usd 1")
     if name is None or scope not in {"run", "task"}:

@@ -1,16 +1,18 @@
-"""``coord costs list``, ``import`` and ``export``: the ledger record by record."""
+"""``coord costs list``, ``import``, ``export`` and ``reprice``: the ledger record by record."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
+from coordination.base.money import show_usd
 from coordination.base.wording import plural
+from coordination.cli.issues.beads import write_bytes
 from coordination.cli.options import AsJson, Limit, OfProject, ProjectName, open_connection, print_json
+from coordination.cli.tables import show
 from coordination.views import money as views
 from coordination.views.fields import listing
 
@@ -18,18 +20,10 @@ if TYPE_CHECKING:
     from coordination.domain.money.costs import CostRecord
 
 
-class Shape(StrEnum):
-    """A format of exported records."""
-
-    NESTED = "nested"
-    FLAT = "flat"
-    AS_READ = "as-read"
-
-
 def list_(
     *,
     project: OfProject = None,
-    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only this run.")] = None,
+    run: Annotated[str | None, Option(metavar="RUN", help="Only this run.")] = None,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -48,9 +42,6 @@ def list_(
 
 def record_table(records: Sequence[CostRecord]) -> None:
     """Print cost records as a table."""
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show
-
     show(
         ["time", "model", "agent", "account", "tokens in", "out", "cost", "price", "session", "id"],
         [
@@ -62,9 +53,7 @@ def record_table(records: Sequence[CostRecord]) -> None:
                 record.input_tokens,
                 record.output_tokens,
                 "unknown" if record.cost_usd is None else show_usd(record.cost_usd),
-                ", ".join(
-                    filter(None, [_price_source(record), _reported_amounts(record), "stale" if record.stale else ""])
-                ),
+                _price_words(record),
                 record.session_id,
                 record.id,
             )
@@ -75,24 +64,22 @@ def record_table(records: Sequence[CostRecord]) -> None:
     )
 
 
-def _price_source(record: CostRecord) -> str:
-    """Return the source of the cost: the caller, or our prices."""
-    from coordination.domain.money.pricing import PRICED_BY
+def _price_words(record: CostRecord) -> str:
+    """Return the source of the cost, the caller or our prices, and the amounts that the job reported, if several."""
+    from coordination.domain.money.pricing import AMOUNTS, PRICED_BY
 
     by = str(record.extra.get(PRICED_BY) or ("" if record.cost_usd is None else "as reported"))
-    return f"corrects {record.corrects} by {by}" if record.corrects is not None else by
-
-
-def _reported_amounts(record: CostRecord) -> str:
-    """Return all amounts that the job reported for the call, if there are several."""
-    from coordination.domain.money.pricing import AMOUNTS
-
     amounts = record.extra.get(AMOUNTS)
-    return f"reported as {', '.join(f'${amount}' for amount in amounts)}" if isinstance(amounts, list) else ""
+    words = [
+        by if record.corrects is None else f"corrects {record.corrects} by {by}",
+        f"reported as {', '.join(f'${amount}' for amount in amounts)}" if isinstance(amounts, list) else "",
+        "stale" if record.stale else "",
+    ]
+    return ", ".join(filter(None, words))
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A costs.jsonl file.")],
+    file: Annotated[Path, Argument(metavar="FILE", help="A costs.jsonl file.")],
     *,
     project: ProjectName = None,
     as_json: AsJson = False,
@@ -129,17 +116,47 @@ def warn_of_free_calls(free: Mapping[str, int]) -> None:
 
 
 def export(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The output file (default: stdout).")] = None,
+    file: Annotated[Path | None, Argument(metavar="[FILE]", help="The output file (default: stdout).")] = None,
     *,
-    shape: Annotated[Shape, typer.Option("--shape", help="The format of a record.")] = Shape.NESTED,
+    shape: Annotated[Literal["nested", "flat", "as-read"], Option(help="The format of a record.")] = "nested",
     project: OfProject = None,
-    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only this run.")] = None,
+    run: Annotated[str | None, Option(metavar="RUN", help="Only this run.")] = None,
 ) -> None:
     """Export the ledger as JSON Lines, oldest record first."""
-    from coordination.cli.issues.beads import write_bytes
-
     with open_connection() as co:
         run_id = co.run(run).id if run else None
-        write_bytes(file, co.costs.export(shape.value, project=project, run_id=run_id))
+        write_bytes(file, co.costs.export(shape, project=project, run_id=run_id))
     if file is not None:
         print(f"Wrote {file}.")
+
+
+def reprice(
+    *,
+    project: OfProject = None,
+    since: Annotated[
+        str | None, Option(metavar="TIME", help="Only calls since this month (2027-01), day or time.")
+    ] = None,
+    zero: Annotated[bool, Option("--zero", help="Include calls that used tokens and were reported as free.")] = False,
+    computed: Annotated[
+        bool, Option("--computed", help="Include calls whose cost was computed, by prices that may have changed.")
+    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only show what would be corrected.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Correct the costs of calls whose price has become known. Safe to repeat."""
+    with open_connection() as co:
+        result = co.costs.reprice(project=project, since=since, zero=zero, computed=computed, dry_run=dry_run)
+    corrected = [(*key, calls, result.usd[key]) for key, calls in sorted(result.calls.items())]
+    unchanged = [(*key, calls) for key, calls in sorted(result.left.items())]
+    if as_json:
+        print_json(views.repricing(result, dry_run=dry_run))
+        return
+    if corrected:
+        rows = [(model, calls, show_usd(usd), by) for model, by, calls, usd in corrected]
+        show(["model", "calls", "added cost", "price"], rows)
+    if unchanged:
+        show(["unchanged", "calls", "reason"], [(model, calls, why) for model, why, calls in unchanged])
+        print("Set a price: coord prices set MODEL --input USD --output USD")
+    counts = f"{result.corrected:,} of {plural(result.looked_at, 'call')}"
+    would, is_ = ("would be ", "would be") if dry_run else ("", "is")
+    print(f"{counts} {would}corrected; the sum {is_} {show_usd(result.added_usd)} larger.")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
+from coordination.base.errors import NOT_COMPLETED
+from coordination.base.money import show_usd
 from coordination.base.wording import plural
 from coordination.cli.money.cost_records import warn_of_free_calls
 from coordination.cli.options import AsJson, OfProject, open_connection, print_json
+from coordination.cli.tables import fields, show
 from coordination.views import money as views
 from coordination.views import projects
 
@@ -17,56 +20,35 @@ if TYPE_CHECKING:
     from coordination.api.costs import CheckedSums
 
 
-class By(StrEnum):
-    """A dimension of the sums."""
-
-    PROJECT = "project"
-    SESSION = "session"
-    MODEL = "model"
-    RUN = "run"
-    AGENT = "agent"
-    ACCOUNT = "account"
-    DAY = "day"
-    MONTH = "month"
-
-
+By = Literal["project", "session", "model", "run", "agent", "account", "day", "month"]
 _TIME = "today, yesterday, monday, 7d, a month (2027-01), a day or a time"
 
 
 def summary(
     *,
-    by: Annotated[By, typer.Option("--by", help="The dimension.")] = By.PROJECT,
+    by: Annotated[By, Option(help="The dimension.")] = "project",
     project: OfProject = None,
-    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help=f"From this time on: {_TIME}.")] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="Until this time; a month or day is included.")
-    ] = None,
-    top: Annotated[
-        int | None, typer.Option("--top", help="Only this many, the most expensive.", min=1, max=100_000)
-    ] = None,
+    since: Annotated[str | None, Option(metavar="TIME", help=f"From this time on: {_TIME}.")] = None,
+    until: Annotated[str | None, Option(metavar="TIME", help="Until this time; a month or day is included.")] = None,
+    top: Annotated[int | None, Option(help="Only this many, the most expensive.", min=1, max=100_000)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the sums of the ledger. Days and months are those of the workspace's time zone."""
     from coordination.api.user_times import describe
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show
 
     with open_connection() as co:
         span, zone = co.costs.span(since, until), co.costs.timezone
         begin, end = span.since or span.first, span.until or span.last
-        groups = co.costs.summary(by.value, project=project, since=begin, until=end, top=top)
+        groups = co.costs.summary(by, project=project, since=begin, until=end, top=top)
         total = co.costs.total(project=project, since=begin, until=end)
         free = co.costs.free_but_priced(project=project, asked=span)
     if as_json:
         begins, ends = span.moments(zone)
-        print_json(
-            views.cost_summary(
-                by=by.value, since=begins, until=ends, timezone=zone, groups=groups, total=total, free=free
-            )
-        )
+        times = {"since": begins, "until": ends}
+        print_json(views.cost_summary(by=by, **times, timezone=zone, groups=groups, total=total, free=free))
         return
     show(
-        [by.value, "calls", "tokens in", "out", "cost", "of unknown price"],
+        [by, "calls", "tokens in", "out", "cost", "of unknown price"],
         [
             (
                 group.name or group.key or "(none)",
@@ -91,8 +73,6 @@ def summary(
 
 def forecast(*, project: OfProject = None, as_json: AsJson = False) -> None:
     """Show the costs of today and this month, and the forecast for the month."""
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import fields
     from coordination.domain.forecast.forecasts import CONFIDENCE, MIN_DAYS
 
     with open_connection() as co:
@@ -123,12 +103,10 @@ def forecast(*, project: OfProject = None, as_json: AsJson = False) -> None:
 
 def check(
     *,
-    repair: Annotated[bool, typer.Option("--repair", help="Correct wrong sums. Safe while work is running.")] = False,
+    repair: Annotated[bool, Option("--repair", help="Correct wrong sums. Safe while work is running.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify the sums against the ledger's records. Exit code 1 when they differ."""
-    from coordination.base.errors import NOT_COMPLETED
-
     with open_connection() as co:
         result = co.costs.check(repair=repair)
     if as_json:
@@ -140,9 +118,6 @@ def check(
 
 
 def _print_result(result: CheckedSums) -> None:
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show
-
     rows = [
         (cell.dimension, cell.key or "(none)", cell.grain, cell.starts, missing.calls, show_usd(missing.cost_usd))
         for cell, missing in result.examples
@@ -154,15 +129,13 @@ def _print_result(result: CheckedSums) -> None:
     elif result.wrong:
         print(f"{result.wrong:,} sums do not match the records. Correct them: coord costs check --repair")
     elif not result.complete:
-        print(
-            "The sums are incomplete, so every summary reads the ledger. Compute them: coord costs check --repair"
-        )
+        print("The sums are incomplete, so every summary reads the ledger. Compute them: coord costs check --repair")
     else:
         print("All sums match the records.")
 
 
 def timezone(
-    zone: Annotated[str | None, typer.Argument(metavar="[ZONE]", help="Such as Europe/Berlin.")] = None,
+    zone: Annotated[str | None, Argument(metavar="[ZONE]", help="Such as Europe/Berlin.")] = None,
     *,
     as_json: AsJson = False,
 ) -> None:

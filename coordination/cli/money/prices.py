@@ -5,29 +5,25 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from coordination.cli.options import AsJson, add_group, open_connection, print_json
+from coordination.cli.options import AsJson, open_connection, print_json
+from coordination.cli.tables import fields
+from coordination.cli.tables import show as table
 from coordination.views import money as views
 
 if TYPE_CHECKING:
     from coordination.domain.money.pricing import Rate
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model, as in coord costs list.")]
+Model = Annotated[str, Argument(metavar="MODEL", help="The model, as in coord costs list.")]
 OfProject = Annotated[
-    str | None, typer.Option("--project", "-p", metavar="NAME", help="Only for this project (default: all).")
+    str | None, Option("--project", "-p", metavar="NAME", help="Only for this project (default: all).")
 ]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    add_group(app, "prices", "Manage prices of models.", list_, show, set_, delete)
 
 
 def list_(*, as_json: AsJson = False) -> None:
     """List the prices that were set. Other models have the price of the included list."""
     from coordination.adapters import price_list
-    from coordination.cli.tables import show as table
 
     with open_connection() as co:
         overrides = co.prices.list_with_projects()
@@ -53,7 +49,6 @@ def list_(*, as_json: AsJson = False) -> None:
 
 def show(model: Model, *, project: OfProject = None, as_json: AsJson = False) -> None:
     """Show the present price of a model, and its source."""
-    from coordination.cli.tables import fields
     from coordination.domain.money.pricing import UnknownPrice
 
     with open_connection() as co:
@@ -84,23 +79,16 @@ def show(model: Model, *, project: OfProject = None, as_json: AsJson = False) ->
 def set_(
     model: Model,
     *,
-    input_: Annotated[str, typer.Option("--input", metavar="USD", help="Per million input tokens.")],
-    output: Annotated[str, typer.Option("--output", metavar="USD", help="Per million output tokens.")],
+    input_: Annotated[str, Option("--input", metavar="USD", help="Per million input tokens.")],
+    output: Annotated[str, Option(metavar="USD", help="Per million output tokens.")],
     cached_input: Annotated[
-        str | None,
-        typer.Option(
-            "--cached-input", metavar="USD", help="Per million input tokens from a cache (default: as input)."
-        ),
+        str | None, Option(metavar="USD", help="Per million input tokens from a cache (default: as input).")
     ] = None,
     cache_write: Annotated[
-        str | None,
-        typer.Option(
-            "--cache-write", metavar="USD", help="Per million input tokens written to a cache (default: as input)."
-        ),
+        str | None, Option(metavar="USD", help="Per million input tokens written to a cache (default: as input).")
     ] = None,
     reasoning: Annotated[
-        str | None,
-        typer.Option("--reasoning", metavar="USD", help="Per million reasoning tokens (default: as output)."),
+        str | None, Option(metavar="USD", help="Per million reasoning tokens (default: as output).")
     ] = None,
     project: OfProject = None,
     as_json: AsJson = False,

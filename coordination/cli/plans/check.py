@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 from coordination.base.wording import plural
-from coordination.cli.options import AsJson, add_group, print_json
+from coordination.cli.agents.accounts import unknown_accounts
+from coordination.cli.options import AsJson, print_json
+from coordination.cli.plan_files import read_plan_file
 from coordination.views import plans as views
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    add_group(app, "schema", "Print schemas of files, for editors.", plan)
-    app.command("check")(check)
 
 
 def plan() -> None:
@@ -27,18 +25,14 @@ def plan() -> None:
 
 
 def check(
-    file: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan file (YAML).")], *, as_json: AsJson = False
+    file: Annotated[Path, Argument(metavar="PLAN", help="The plan file (YAML).")], *, as_json: AsJson = False
 ) -> None:
     """Validate a plan file without a store. Whether its agents exist is checked when it is submitted.
 
     Warns of agents that may work in one folder at the same time, and of programs, keys and accounts that are missing
     here. Warnings do not change the exit code, because the workers may have them.
     """
-    import os
-    import shutil
 
-    from coordination.cli.agents.accounts import unknown_accounts
-    from coordination.cli.plan_files import read_plan_file
     from coordination.domain.plans import graph
     from coordination.domain.plans.plan_warnings import warnings_of
 

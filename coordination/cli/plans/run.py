@@ -6,16 +6,22 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
-from coordination.base.errors import INTERRUPTED, NOT_COMPLETED, OK, WAITS_FOR_PERSON
+from coordination.base.errors import INTERRUPTED, NOT_COMPLETED, OK, WAITS_FOR_PERSON, Refused
 from coordination.base.wording import plural
-from coordination.cli.names import InProject, aim_hints
-from coordination.cli.options import AsJson, open_connection, print_json
+from coordination.cli.issues import beads as issues
+from coordination.cli.names import aim_hints, find_run
+from coordination.cli.next_steps import name_of_run
+from coordination.cli.options import AsJson, ProjectName, open_connection, print_json
 from coordination.cli.plan_files import PlanFile, Repo, for_repository, read_plan
 from coordination.cli.projects.stopping import warn_if_stopped
+from coordination.domain.tasks.runs import RunState
+from coordination.settings import Settings, load_settings
 from coordination.views import tasks as views
 
 if TYPE_CHECKING:
@@ -23,26 +29,18 @@ if TYPE_CHECKING:
     from coordination.api.runs import Run
     from coordination.cli.stack.embedded import UsedStack
     from coordination.domain.plans.plans import Plan
-    from coordination.settings import Settings
 
 _OWN_GRACE = "2s"
 
 Beads = Annotated[
-    Path | None, typer.Option("--beads", metavar="FILE", help="Create a task for each open issue of this file.")
+    Path | None, Option("--beads", metavar="FILE", help="Create a task for each open issue of this file.")
 ]
 Agent = Annotated[
-    str | None,
-    typer.Option("--agent", help="The job for an issue: shell:'COMMAND' or python:module:function."),
+    str | None, Option("--agent", help="The job for an issue: shell:'COMMAND' or python:module:function.")
 ]
-Replace = Annotated[bool, typer.Option("--replace", help="With --beads: delete imported issues missing from the file.")]
-Rules = Annotated[str, typer.Option("--rules", help="The rules for ready issues: beads-1.0 or beads-0.47.")]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    app.command("run")(run)
-    app.command("submit")(submit)
-    app.command("resume")(resume)
+Replace = Annotated[bool, Option("--replace", help="With --beads: delete imported issues missing from the file.")]
+Rules = Annotated[str, Option("--rules", help="The rules for ready issues: beads-1.0 or beads-0.47.")]
+Slots = Annotated[int | None, Option(help="The number of parallel jobs, if this starts a stack.", min=1)]
 
 
 def run(
@@ -53,9 +51,7 @@ def run(
     agent: Agent = None,
     rules: Rules = "beads-1.0",
     replace: Replace = False,
-    slots: Annotated[
-        int | None, typer.Option(help="The number of parallel jobs, if this starts a stack.", min=1)
-    ] = None,
+    slots: Slots = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a plan to its end: live progress, results and cost. Starts an embedded stack when none is configured.
@@ -67,11 +63,7 @@ def run(
     checked_plan = _read_plan(plan, beads, agent, rules, repo)
 
     def begin(co: Coordination) -> Run:
-        if beads is None:
-            return co.submit(checked_plan)
-        from coordination.cli.issues import beads as issues
-
-        return issues.submit(co, checked_plan, beads, replace=replace)
+        return _submit(co, checked_plan, beads, replace=replace)
 
     raise typer.Exit(_on_a_stack(settings, begin, f"coord run {plan or beads}", as_json=as_json))
 
@@ -91,21 +83,12 @@ def submit(
     with open_connection() as co:
         if co.runtime.wakeups is not None:
             co.runtime.wakeups.ping()  # reports an unreachable Redis before anything is stored
-        if beads is None:
-            submitted = co.submit(checked_plan)
-        else:
-            from coordination.cli.issues import beads as issues
-
-            submitted = issues.submit(co, checked_plan, beads, replace=replace)
+        submitted = _submit(co, checked_plan, beads, replace=replace)
         aim_hints(co, submitted.record.project_id)
         warn_if_stopped(co, submitted.record.project_id)
         if as_json:
             print_json(views.about_run(submitted.record, tasks=submitted.record.total))
         else:
-            from shlex import quote
-
-            from coordination.cli.next_steps import name_of_run
-
             tasks = plural(submitted.record.total, "task")
             see = f"coord runs show {quote(name_of_run(submitted))}"
             print(f"Run {submitted.id} of {submitted.record.project}: {tasks}. See: {see}")
@@ -116,17 +99,14 @@ def submit(
 
 
 def resume(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="The run: its id, a part of it, or its name.")],
+    name: Annotated[str, Argument(metavar="RUN", help="The run: its id, a part of it, or its name.")],
     *,
-    project: InProject = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Retry failed and canceled tasks first.")] = False,
-    slots: Annotated[
-        int | None, typer.Option(help="The number of parallel jobs, if this starts a stack.", min=1)
-    ] = None,
+    project: ProjectName = None,
+    retry: Annotated[bool, Option("--retry", help="Retry failed and canceled tasks first.")] = False,
+    slots: Slots = None,
     as_json: AsJson = False,
 ) -> None:
     """Resume an interrupted or waiting run. Follows it to its end; exit codes: see coord run."""
-    from coordination.cli.names import find_run
 
     def begin(co: Coordination) -> Run:
         run = find_run(co, name, project)
@@ -140,8 +120,6 @@ def resume(
 
 def _settings(slots: int | None) -> Settings:
     """Return the settings; a stack of this command hands running jobs back soon after Ctrl-C."""
-    from coordination.settings import load_settings
-
     settings = load_settings(slots=slots)
     if "shutdown_grace" not in settings.sources and settings.embedded:
         settings = load_settings(slots=slots, shutdown_grace=_OWN_GRACE)
@@ -150,15 +128,15 @@ def _settings(slots: int | None) -> Settings:
 
 def _read_plan(plan: Path | None, beads: Path | None, agent: str | None, rules: str, repo: Path | None) -> Plan:
     """Return the plan of these options, checked."""
-    from coordination.base.errors import Refused
-
     if (plan is None) == (beads is None):
         raise Refused("Name a plan file, or a Beads file with --beads", hint="See: coord run --help")
     if beads is not None:
-        from coordination.cli.issues import beads as issues
-
         return for_repository(issues.plan_of(beads, agent=agent, rules=rules), repo)
     return read_plan(plan, repo)
+
+
+def _submit(co: Coordination, plan: Plan, beads: Path | None, *, replace: bool) -> Run:
+    return co.submit(plan) if beads is None else issues.submit(co, plan, beads, replace=replace)
 
 
 def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], command: str, *, as_json: bool) -> int:
@@ -223,7 +201,6 @@ def _interruption_message(run: str | None, stack: UsedStack | None) -> str:
 
 def _follow(run: Run, stack: UsedStack, *, as_json: bool) -> int:
     from coordination.cli.tasks import live, summary
-    from coordination.domain.tasks.runs import RunState
 
     # An embedded stack restarts its worker.
     waits = live.follow(run, problem=stack.problem, quiet=as_json, needs_worker=stack.joined is None)

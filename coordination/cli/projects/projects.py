@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
+from coordination.base.durations import parse_duration, show_duration
+from coordination.base.errors import Refused
+from coordination.base.money import ZERO, show_usd
 from coordination.base.wording import excerpt, plural
 from coordination.cli.money.budgets import caps_of_project, usage_of
-from coordination.cli.options import AsJson, add_group, open_connection, print_json
-from coordination.cli.projects.gates import gates
+from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.projects.stopping import warn_if_stopped
+from coordination.cli.tables import fields
+from coordination.cli.tables import show as table
 from coordination.views import projects as views
 
 if TYPE_CHECKING:
@@ -21,40 +25,17 @@ if TYPE_CHECKING:
     from coordination.domain.money.budget_status import BudgetStatus
     from coordination.domain.projects.projects import Project
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The project: its name, identity, alias or id.")]
+Name = Annotated[str, Argument(metavar="NAME", help="The project: its name, identity, alias or id.")]
 _MOST_DIGITS = 9
 _JSON_HINT = "Write it like key=true, key=12 or key='{\"a\": 1}'; key=null removes it"
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    add_group(
-        app,
-        "projects",
-        "Manage projects.",
-        list_,
-        show,
-        create,
-        change,
-        pause,
-        resume,
-        complete,
-        archive,
-        alias,
-        limit,
-        gates,
-    )
-
-
 def list_(
     *,
-    archived: Annotated[bool, typer.Option("--archived", help="Include archived projects.")] = False,
+    archived: Annotated[bool, Option("--archived", help="Include archived projects.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List projects with their totals."""
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show as table
-
     with open_connection() as co:
         rows = co.projects.list_with_totals(archived=archived)
         budgets = [each for each in co.budgets.list() if each.scope == "project"] if as_json else []
@@ -93,10 +74,6 @@ def show(name: Name, *, as_json: AsJson = False) -> None:
 
 
 def _show_for_people(project: Project, budgets: Sequence[BudgetStatus], details: ProjectDetails) -> None:
-    from coordination.base.money import ZERO, show_usd
-    from coordination.cli.tables import fields
-    from coordination.cli.tables import show as table
-
     totals, supervisor = details.totals, details.orchestrator
     unknown = f" and {plural(totals.unpriced_calls, 'call')} of unknown price" if totals.unpriced_calls else ""
     failing = f"since {supervisor['failingSince']}: {supervisor['error']}" if supervisor["error"] else None
@@ -146,12 +123,10 @@ def _show_for_people(project: Project, budgets: Sequence[BudgetStatus], details:
 
 
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the project.")],
+    name: Annotated[str, Argument(metavar="NAME", help="The name of the project.")],
     *,
-    remote: Annotated[
-        str | None, typer.Option("--remote", metavar="URL", help="The git remote (default: the current folder).")
-    ] = None,
-    description: Annotated[str | None, typer.Option("--description", help="A description.")] = None,
+    remote: Annotated[str | None, Option(metavar="URL", help="The git remote (default: the current folder).")] = None,
+    description: Annotated[str | None, Option(help="A description.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a project for a git remote, or for the current folder.
@@ -169,18 +144,17 @@ def create(
 def change(
     name: Name,
     *,
-    rename: Annotated[str | None, typer.Option("--name", help="A new name.")] = None,
-    description: Annotated[str | None, typer.Option("--description", help="A description.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=JSON", help="A setting.")] = None,
+    rename: Annotated[str | None, Option("--name", help="A new name.")] = None,
+    description: Annotated[str | None, Option(help="A description.")] = None,
+    settings: Annotated[list[str] | None, Option("--set", metavar="KEY=JSON", help="A setting.")] = None,
     budgets: Annotated[
         list[str] | None,
-        typer.Option("--budget", metavar="PERIOD=JSON", help='A budget: month=50, total={"usd": 5, "tokens": 100000}.'),
+        Option("--budget", metavar="PERIOD=JSON", help='A budget: month=50, total={"usd": 5, "tokens": 100000}.'),
     ] = None,
     models: Annotated[
-        list[str] | None,
-        typer.Option("--models", metavar="KEY=JSON", help="allow or deny, with a list of model names."),
+        list[str] | None, Option(metavar="KEY=JSON", help="allow or deny, with a list of model names.")
     ] = None,
-    metadata: Annotated[list[str] | None, typer.Option("--meta", metavar="KEY=JSON", help="Any other data.")] = None,
+    metadata: Annotated[list[str] | None, Option("--meta", metavar="KEY=JSON", help="Any other data.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Change the name, description, settings or budgets of a project.
@@ -235,7 +209,7 @@ def archive(name: Name) -> None:
     print(f"{project.name} is {project.status}.")
 
 
-def alias(name: Name, remote: Annotated[str, typer.Argument(metavar="REMOTE", help="The other git remote.")]) -> None:
+def alias(name: Name, remote: Annotated[str, Argument(metavar="REMOTE", help="The other git remote.")]) -> None:
     """Add a renamed or moved git remote to a project."""
     with open_connection() as co:
         project = co.project(name)
@@ -246,22 +220,15 @@ def alias(name: Name, remote: Annotated[str, typer.Argument(metavar="REMOTE", he
 def limit(
     name: Name,
     *,
-    project: Annotated[int | None, typer.Option("--project", metavar="N", help="Parallel tasks in all.", min=0)] = None,
-    agent: Annotated[
-        list[str] | None, typer.Option("--agent", metavar="NAME=N", help="Parallel tasks of an agent.")
-    ] = None,
-    key: Annotated[
-        list[str] | None, typer.Option("--key", metavar="NAME=N", help="Parallel tasks with a concurrency key.")
-    ] = None,
+    project: Annotated[int | None, Option(metavar="N", help="Parallel tasks in all.", min=0)] = None,
+    agent: Annotated[list[str] | None, Option(metavar="NAME=N", help="Parallel tasks of an agent.")] = None,
+    key: Annotated[list[str] | None, Option(metavar="NAME=N", help="Parallel tasks with a concurrency key.")] = None,
     drop: Annotated[
-        list[str] | None,
-        typer.Option("--drop", metavar="LIMIT", help="Remove a limit: project, agent:NAME or key:NAME."),
+        list[str] | None, Option(metavar="LIMIT", help="Remove a limit: project, agent:NAME or key:NAME.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Set how many tasks of a project run in parallel. Without options, shows the limits."""
-    from coordination.cli.tables import show as table
-
     caps: dict[str, int | None] = {f"agent:{agent_name}": cap for agent_name, cap in _numbers(agent)}
     caps |= {f"key:{key_name}": cap for key_name, cap in _numbers(key)}
     if project is not None:
@@ -278,9 +245,36 @@ def limit(
         )
 
 
-def _numbers(pairs: list[str] | None) -> list[tuple[str, int]]:
-    from coordination.base.errors import Refused
+def gates(
+    name: Annotated[str, Argument(metavar="NAME", help="The project: its name, identity, alias or id.")],
+    commands: Annotated[list[str] | None, Argument(metavar="[COMMAND]...", help="The gates, in order.")] = None,
+    *,
+    timeout: Annotated[str | None, Option(metavar="TIME", help="The time limit of each gate.")] = None,
+    none: Annotated[bool, Option("--none", help="Remove all gates.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Set the commands that must succeed before a task is completed.
 
+    Without commands, shows them. They run for tasks of agents and tasks with a git worktree, in plans submitted later.
+    """
+    from coordination.domain.jobs.checkouts import GATE_TIMEOUT, Gate, parse_gates
+
+    if none and commands:
+        raise Refused("Give either gates or --none")
+    if timeout is not None and not commands:
+        raise Refused("--timeout needs gates", hint='Write: coord projects gates NAME "make"')
+    limit = GATE_TIMEOUT if timeout is None else parse_duration(timeout)
+    new_gates = parse_gates([Gate(command, limit) for command in commands or []])
+    with open_connection() as co:
+        project = co.projects.set_gates(name, new_gates) if new_gates or none else co.project(name)
+    present = parse_gates(project.settings.get("gates"))
+    if as_json:
+        print_json(views.project_gates(project.name, present))
+        return
+    table(["gate", "timeout"], [(gate.label, show_duration(gate.timeout)) for gate in present], empty="No gates.")
+
+
+def _numbers(pairs: list[str] | None) -> list[tuple[str, int]]:
     numbers = []
     for pair in pairs or []:
         name, separator, number = pair.rpartition("=")
@@ -291,8 +285,6 @@ def _numbers(pairs: list[str] | None) -> list[tuple[str, int]]:
 
 
 def _pairs(pairs: list[str] | None) -> dict[str, Any]:
-    from coordination.base.errors import Refused
-
     values: dict[str, Any] = {}
     for pair in pairs or []:
         key, separator, value = pair.partition("=")

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Argument
 
+from coordination.base.errors import NotFound
+from coordination.base.ids import is_id
+from coordination.base.money import show_usd
 from coordination.base.wording import excerpt, plural
-from coordination.cli.options import AsJson, Limit, add_group, open_connection, print_json
+from coordination.cli.money.cost_records import record_table
+from coordination.cli.options import AsJson, Limit, OfProject, open_connection, print_json
+from coordination.cli.tables import fields
+from coordination.cli.tables import show as table
 from coordination.views import projects as views
 from coordination.views.fields import listing
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    add_group(app, "sessions", "Show sessions, which group costs over runs.", list_, show)
-
-
-def list_(
-    *,
-    project: Annotated[str | None, typer.Option("--project", "-p", metavar="NAME", help="Only this project.")] = None,
-    limit: Limit = 100,
-    as_json: AsJson = False,
-) -> None:
+def list_(*, project: OfProject = None, limit: Limit = 100, as_json: AsJson = False) -> None:
     """List sessions, the most recently active first."""
-    from coordination.cli.tables import show as table
     from coordination.store.queries.tasks import runs
 
     with open_connection() as co:
         project_id = co.project(project).id if project else None
-        with co.runtime.store.read() as tx:
-            records = runs.list_sessions(tx, co.runtime.workspace_id, project_id=project_id, limit=limit)
+        records = co.runtime.read(runs.list_sessions, project_id=project_id, limit=limit)
     if as_json:
         print_json(listing("sessions", views.session, records))
         return
@@ -41,17 +35,12 @@ def list_(
 
 
 def show(
-    session: Annotated[str, typer.Argument(metavar="ID", help="The session's id.")],
+    session: Annotated[str, Argument(metavar="ID", help="The session's id.")],
     *,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
     """Show a session with its latest cost records."""
-    from coordination.base.errors import NotFound
-    from coordination.base.ids import is_id
-    from coordination.base.money import show_usd
-    from coordination.cli.money.cost_records import record_table
-    from coordination.cli.tables import fields
     from coordination.store.queries.money import costs
     from coordination.store.queries.tasks import runs
 

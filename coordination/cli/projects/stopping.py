@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
+from coordination.base.durations import parse_duration
 from coordination.base.errors import NOT_COMPLETED
+from coordination.base.money import show_usd
 from coordination.base.wording import plural
 from coordination.cli.options import AsJson, OfProject, open_connection, print_json
+from coordination.cli.tables import show
 from coordination.views import projects as views
 
 if TYPE_CHECKING:
@@ -21,22 +25,12 @@ if TYPE_CHECKING:
 _PATIENCE = "60s"
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    app.command("stop")(stop)
-    app.command("start")(start)
-
-
 def stop(
     project: OfProject = None,
     *,
-    now: Annotated[bool, typer.Option("--now", help="Kill running jobs without a grace period.")] = False,
-    timeout: Annotated[
-        str, typer.Option("--timeout", metavar="TIME", help="How long to wait for running jobs.")
-    ] = _PATIENCE,
-    reason: Annotated[
-        str | None, typer.Option("--reason", metavar="TEXT", help="A reason, shown by coord status.")
-    ] = None,
+    now: Annotated[bool, Option("--now", help="Kill running jobs without a grace period.")] = False,
+    timeout: Annotated[str, Option(metavar="TIME", help="How long to wait for running jobs.")] = _PATIENCE,
+    reason: Annotated[str | None, Option(metavar="TEXT", help="A reason, shown by coord status.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Stop all work: end running jobs and start nothing more. Resume it with `coord start`.
@@ -44,8 +38,6 @@ def stop(
     Running jobs are handed back. Lists each in-flight attempt with its end. Exit code: 0 nothing is running, 1 some
     attempt has not ended (repeat the command to check again).
     """
-    from coordination.base.durations import parse_duration
-
     patience = parse_duration(timeout)
     with open_connection() as co:
         if project is not None:
@@ -93,9 +85,6 @@ def show_stops(stops: Sequence[Stop]) -> None:
 
 
 def _show(stopped: StopResult) -> None:
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show
-
     already = "" if stopped.new else " already"
     print(f"{stopped.stop.sentence().replace(' is stopped', f' is stopped{already}')}.")
     if stopped.attempts:

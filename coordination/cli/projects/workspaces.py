@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import typer
-
-from coordination.cli.money.cost_sums import timezone
-from coordination.cli.options import add_group, open_connection
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    add_group(app, "workspace", "Manage the workspace.", timezone)
-    app.command("rekey")(rekey)
+from coordination.cli.options import open_connection
 
 
 def rekey() -> None:

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from coordination.base.errors import CoordinationError
+from coordination.base.errors import Conflict, CoordinationError
+from coordination.settings import Settings
 
 if TYPE_CHECKING:
-    from coordination.settings import Settings
     from coordination.stack.joining import JoinedStack
 
 
@@ -48,7 +48,6 @@ class UsedStack:
 def join_stack(settings: Settings, command: str) -> JoinedStack:
     """Join the stack of the home folder; start it if necessary. *command*: this command, as others see it."""
     from coordination.api.stack import prepare_store
-    from coordination.base.errors import Conflict
     from coordination.domain.fleet.served_workspaces import parse_names
     from coordination.stack.joining import join
 

@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
+from coordination.base import inherited_variables
 from coordination.base.durations import show_duration
-from coordination.base.errors import INTERRUPTED
+from coordination.base.errors import INTERRUPTED, CoordinationError, StackGoneError, StackStoppedError
+from coordination.base.host import boot_id, host
+from coordination.base.wording import plural
+from coordination.settings import Settings, load_settings, masked
 
 if TYPE_CHECKING:
-    from coordination.settings import Settings
+    from sqlalchemy import RowMapping
+
+    from coordination.stack.home import Home, RunningStack
     from coordination.stack.joining import JoinedStack
 
 _UP = "coord up"
 _LOOK_AGAIN = 0.2
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    app.command("up")(up)
-    app.command("down")(down)
-    app.command("worker", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(worker)
-    app.command("beat", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(beat)
-    app.command("migrate")(migrate)
+_MOST_NAMED = 8
 
 
 def up(
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when the stack is running.")] = False,
+    detach: Annotated[bool, Option("--detach", "-d", help="Return when the stack is running.")] = False,
     slots: Annotated[
-        int | None, typer.Option(help="The number of parallel jobs (default: COORD_SLOTS, or 8).", min=1)
+        int | None, Option(help="The number of parallel jobs (default: COORD_SLOTS, or 8).", min=1)
     ] = None,
 ) -> None:
     """Start the embedded stack: Redis, a worker and beat. Keeps it running until Ctrl-C or `coord down`."""
-    from coordination.base.errors import StackGoneError, StackStoppedError
     from coordination.cli.stack.embedded import join_stack
-    from coordination.settings import load_settings
     from coordination.stack.interrupts import interruptible
 
     settings = load_settings(slots=slots)
@@ -90,7 +90,7 @@ def _join_others(joined: JoinedStack, slots: int | None) -> None:
 
 
 def down(
-    now: Annotated[bool, typer.Option("--now", help="Hand running jobs back at once, without a grace period.")] = False,
+    now: Annotated[bool, Option("--now", help="Hand running jobs back at once, without a grace period.")] = False,
 ) -> None:
     """Stop the embedded stack. Running jobs get a grace period and are handed back.
 
@@ -98,8 +98,6 @@ def down(
     """
     from coordination.callers import check_caller
     from coordination.cli.stack.embedded import rescue_from
-    from coordination.cli.stack.stopping import StopMessages
-    from coordination.settings import load_settings
     from coordination.stack import running
     from coordination.stack.home import Home
 
@@ -120,7 +118,6 @@ def down(
 def worker(context: typer.Context) -> None:
     """Run a worker: a Celery worker with our defaults. Other options are those of Celery (-c 16, -P prefork, …)."""
     from coordination.callers import check_caller
-    from coordination.settings import load_settings
 
     check_caller(load_settings().database_url)
     _become(["-m", "workers", *context.args])
@@ -128,9 +125,7 @@ def worker(context: typer.Context) -> None:
 
 def beat(context: typer.Context) -> None:
     """Run Celery's beat with our schedule. Any number of them may run."""
-    from coordination.base import inherited_variables
     from coordination.callers import check_caller
-    from coordination.settings import load_settings
     from coordination.stack.home import Home
 
     settings = load_settings()
@@ -143,8 +138,6 @@ def beat(context: typer.Context) -> None:
 
 def _become(arguments: list[str]) -> None:
     """Replace this process, so that signals reach the worker directly."""
-    import os
-
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - our own interpreter, no shell
 
@@ -152,14 +145,68 @@ def _become(arguments: list[str]) -> None:
 def migrate() -> None:
     """Create or update the database's tables. Safe to run any number of times, from any number of machines."""
     from coordination.api.stack import prepare_store
-    from coordination.settings import load_settings, masked
     from coordination.store import schema
     from coordination.store.engine import open_store
 
     settings = load_settings()
     prepare_store(settings)
-    store = open_store(settings.database_url)
-    try:
+    with closing(open_store(settings.database_url)) as store:
         print(f"{masked(settings.database_url)} has schema {schema.current(store)}.")
-    finally:
-        store.close()
+
+
+class StopMessages:
+    """Prints the users and the jobs of a stack, each once."""
+
+    def __init__(self, settings: Settings, *, now: bool) -> None:
+        self._settings = settings
+        self._now = now
+        self._printed: set[tuple[str, int]] = set()
+
+    def print_users(self, home: Home) -> None:
+        """Print the commands that use this stack, and how to continue their runs."""
+        from coordination.stack.users import StackUsers
+
+        if not home.is_owned():
+            return
+        try:
+            users = StackUsers(home).present()
+        except CoordinationError:
+            return  # the stack is stopped all the same
+        for user in users:
+            hint = f"; continue its run later with: coord resume {user.run}" if user.run else ""
+            print(f"This ends {user.sentence()}{hint}", flush=True)
+
+    def print_jobs(self, record: RunningStack) -> None:
+        """Print the running jobs that were not printed yet."""
+        jobs = self._jobs(record)
+        new = [job for job in jobs if (job["task_id"], job["number"]) not in self._printed]
+        if not new:
+            return
+        self._printed |= {(job["task_id"], job["number"]) for job in new}
+        grace = (
+            "no grace period" if self._now else f"a grace period of {show_duration(timedelta(seconds=record.grace))}"
+        )
+        print(f"Waiting for {plural(len(jobs), 'job')}, with {grace}; jobs that still run then are handed back:")
+        for job in new[:_MOST_NAMED]:
+            since = show_duration(job["now"] - job["started_at"])
+            print(f"  {job['key']} of run {job['run_id']} ({job['project']}), running for {since}")
+        if len(new) > _MOST_NAMED:
+            print(f"  … and {len(new) - _MOST_NAMED} more")
+        if not self._now:
+            print("To stop without waiting: coord down --now", flush=True)
+
+    def _jobs(self, record: RunningStack) -> Sequence[RowMapping]:
+        from coordination.stack.stack import WORKER
+        from coordination.store.engine import open_store
+        from coordination.store.queries.fleet import serving, workers
+
+        worker = record.services.get(WORKER)
+        if worker is None:
+            return []
+        with closing(open_store(self._settings.database_url)) as store:
+            try:
+                with store.read() as tx:
+                    ids = workers.by_process(tx, host=host(), boot_id=boot_id(), pid=worker.pid)
+                    return serving.list_running_on(tx, ids)
+            except CoordinationError:
+                return []  # the stack is stopped without the database, too

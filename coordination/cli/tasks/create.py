@@ -4,36 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from coordination.cli.names import OfRun, TaskName, find_run, find_task, place_of
+from coordination.base.errors import Refused
+from coordination.cli.names import OfRun, TaskName, find_run, open_task, place_of
 from coordination.cli.options import AsJson, open_connection, print_json
+from coordination.domain.jobs import job_class
 from coordination.views import tasks as views
 
 if TYPE_CHECKING:
     from coordination.domain.plans.plans import Task
 
-Model = Annotated[str | None, typer.Option("--model", help="The model, by the name that its program uses.")]
+Model = Annotated[str | None, Option("--model", help="The model, by the name that its program uses.")]
 
 
 def create(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The key of the task: letters, digits and -.")],
+    key: Annotated[str, Argument(metavar="KEY", help="The key of the task: letters, digits and -.")],
     *,
-    shell: Annotated[str | None, typer.Option("--shell", metavar="COMMAND", help="A command to run.")] = None,
-    agent: Annotated[str | None, typer.Option("--agent", help="An agent or a program.")] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="The prompt of the agent.")] = None,
+    shell: Annotated[str | None, Option(metavar="COMMAND", help="A command to run.")] = None,
+    agent: Annotated[str | None, Option(help="An agent or a program.")] = None,
+    prompt: Annotated[str | None, Option(help="The prompt of the agent.")] = None,
     model: Model = None,
-    title: Annotated[str | None, typer.Option("--title", help="A title for people.")] = None,
-    run: Annotated[
-        str | None, typer.Option("--run", metavar="RUN", help="The run of the task (default: a new one).")
-    ] = None,
-    needs: Annotated[
-        str | None, typer.Option("--needs", metavar="A,B", help="Tasks of the run that must complete first.")
-    ] = None,
-    checkout: Annotated[
-        str | None, typer.Option("--checkout", help="Where it works: folder, or worktree (its own git worktree).")
-    ] = None,
-    priority: Annotated[int, typer.Option("--priority", help="Higher runs earlier.", min=-1000, max=1000)] = 0,
+    title: Annotated[str | None, Option(help="A title for people.")] = None,
+    run: Annotated[str | None, Option(metavar="RUN", help="The run of the task (default: a new one).")] = None,
+    needs: Annotated[str | None, Option(metavar="A,B", help="Tasks of the run that must complete first.")] = None,
+    checkout: Annotated[str | None, Option(help="Where it works: folder, or worktree (its own git worktree).")] = None,
+    priority: Annotated[int, Option(help="Higher runs earlier.", min=-1000, max=1000)] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Create a single task without a plan file: a command, or a prompt for an agent."""
@@ -63,21 +59,16 @@ def create(
 def assign(
     name: TaskName,
     to: Annotated[
-        str | None, typer.Argument(metavar="[AGENT]", help="An agent, role:NAME, label:NAME, or a program.")
+        str | None, Argument(metavar="[AGENT]", help="An agent, role:NAME, label:NAME, or a program.")
     ] = None,
     *,
     model: Model = None,
-    person: Annotated[
-        str | None, typer.Option("--person", metavar="NAME", help="A person, whose answer completes it.")
-    ] = None,
+    person: Annotated[str | None, Option(metavar="NAME", help="A person, whose answer completes it.")] = None,
     run: OfRun = None,
     as_json: AsJson = False,
 ) -> None:
     """Assign a waiting task to another agent, another model, or a person."""
-    from coordination.domain.jobs import job_class
-
-    with open_connection() as co:
-        task = find_task(co, name, run)
+    with open_task(name, run) as task:
         assigned, place = task.assign(to, model=model, person=person), place_of(task)
     if as_json:
         print_json(views.about_task(task.record, agent=assigned.agent, work=assigned.work))
@@ -90,8 +81,6 @@ def assign(
 
 
 def _work(shell: str | None, agent: str | None, prompt: str | None, model: str | None) -> dict[str, Any]:
-    from coordination.base.errors import Refused
-
     if (shell is None) == (agent is None):
         raise Refused("Give a command or an agent", hint="Use --shell COMMAND, or --agent NAME with --prompt TEXT")
     if shell is not None:

@@ -17,12 +17,11 @@ from coordination.cli.hints import rewrite
 from coordination.cli.tasks.stalled_run import StalledRun
 from coordination.domain.jobs.changed_files import sentence_of
 from coordination.domain.tasks.events import Event, EventType
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.runs import RunRecord, RunState
+from coordination.domain.tasks.tasks import OPEN
 
 if TYPE_CHECKING:
     from coordination.api.runs import Run
-    from coordination.domain.tasks.runs import RunRecord
 
 _REDRAW = 0.2
 _MOST_RUNNING = 12
@@ -60,10 +59,7 @@ def follow(
 
 
 def _wait_for_end(
-    run: Run,
-    problem: Callable[[], CoordinationError | None],
-    each: Callable[[RunRecord], None],
-    stall: StalledRun,
+    run: Run, problem: Callable[[], CoordinationError | None], each: Callable[[RunRecord], None], stall: StalledRun
 ) -> bool:
     """Wait until the run has ended (True), or has stalled finally (False)."""
     while True:
@@ -113,7 +109,7 @@ def _lines(run: Run, problem: Callable[[], CoordinationError | None], stall: Sta
 
 
 def _line(event: Event, started_at: datetime | None, record: RunRecord) -> str:
-    ended = sum(number for state, number in record.counts.items() if state not in _OPEN)
+    ended = sum(number for state, number in record.counts.items() if state not in OPEN)
     details = f" after {show_duration(event.at - started_at)}" if started_at is not None else ""
     names = ("why", "error") if event.type is EventType.BLOCKED else ("error", "why")
     why = next((event.payload[name] for name in names if event.payload.get(name)), "")
@@ -121,9 +117,6 @@ def _line(event: Event, started_at: datetime | None, record: RunRecord) -> str:
         details = f"{details}, {effect}"
     parts = [f"{event.at.astimezone():%H:%M:%S}", f"{ended}/{record.total}", f"{event.key}", f"{event.type}{details}"]
     return "  ".join(parts) + (f": {why}" if why else "")
-
-
-_OPEN = (TaskState.BLOCKED, TaskState.QUEUED, TaskState.RUNNING)
 
 
 def _view(run: Run, problem: Callable[[], CoordinationError | None], stall: StalledRun) -> bool:
@@ -142,7 +135,7 @@ def _draw(run: Run, record: RunRecord, reason: str | None) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    ended = sum(number for state, number in record.counts.items() if state not in _OPEN)
+    ended = sum(number for state, number in record.counts.items() if state not in OPEN)
     head = Table.grid(padding=(0, 1))
     counts = ", ".join(f"{number} {state}" for state, number in record.counts.items() if number)
     head.add_row(

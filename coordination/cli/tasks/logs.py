@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from coordination.base.json_values import to_json_types
 from coordination.cli.hints import Exact
-from coordination.cli.names import InProject, OfRun, TaskName, find_task
-from coordination.cli.options import AsJson, open_connection, print_json
+from coordination.cli.names import OfRun, TaskName, open_task
+from coordination.cli.options import AsJson, ProjectName, print_json
 from coordination.cli.terminal import json_text, raw
 from coordination.views import tasks as views
 from coordination.views.fields import listing
@@ -24,15 +25,12 @@ def logs(
     name: TaskName,
     *,
     run: OfRun = None,
-    project: InProject = None,
+    project: ProjectName = None,
     follow: Annotated[
-        bool,
-        typer.Option("--follow", "-f", help="Follow the output of all attempts until the task ends."),
+        bool, Option("--follow", "-f", help="Follow the output of all attempts until the task ends.")
     ] = False,
-    attempt: Annotated[
-        int | None, typer.Option("--attempt", metavar="N", help="The attempt (default: the latest).", min=1)
-    ] = None,
-    as_it_is: Annotated[bool, typer.Option("--raw", help="Keep terminal control sequences such as colours.")] = False,
+    attempt: Annotated[int | None, Option(metavar="N", help="The attempt (default: the latest).", min=1)] = None,
+    as_it_is: Annotated[bool, Option("--raw", help="Keep terminal control sequences such as colours.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the output of a task's job, also while it runs.
@@ -42,8 +40,7 @@ def logs(
     """
     if as_it_is and as_json:
         raise typer.BadParameter("--raw and --json exclude each other")
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         pieces = task.logs(follow=follow, attempt=attempt)
         if not as_json:
             _show(pieces, followed=follow, as_it_is=as_it_is)

@@ -6,14 +6,16 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from coordination.cli.names import InProject, OfRun, TaskName, find_task, place_of
+from coordination.base.errors import Refused
+from coordination.cli.names import OfRun, TaskName, open_task, place_of
 from coordination.cli.next_steps import after_change, name_of_task
-from coordination.cli.options import AsJson, OfProject, open_connection, print_json
+from coordination.cli.options import AsJson, OfProject, ProjectName, open_connection, print_json
+from coordination.cli.tables import show
 from coordination.cli.texts import read_text
 from coordination.domain.agents.agents import PERSON
-from coordination.domain.tasks.next_steps import join_steps
+from coordination.domain.tasks.next_steps import Situation, join_steps, steps
 from coordination.views import tasks as views
 from coordination.views.fields import listing
 
@@ -22,15 +24,8 @@ if TYPE_CHECKING:
     from coordination.domain.tasks.questions import Question
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    app.command("questions")(questions)
-
-
 def questions(*, project: OfProject = None, as_json: AsJson = False) -> None:
     """List the open questions of agents, in all projects or in one."""
-    from coordination.cli.tables import show
-
     with open_connection() as co:
         open_questions = co.questions.list(project=project)
         first = _answer_command(co, open_questions[0]) if open_questions else None
@@ -47,8 +42,6 @@ def questions(*, project: OfProject = None, as_json: AsJson = False) -> None:
 
 def _answer_command(co: Coordination, question: Question) -> str:
     """Return the command that answers a question."""
-    from coordination.domain.tasks.next_steps import Situation, steps
-
     return f"{question.key}: {join_steps(steps(Situation.QUESTION, task=name_of_task(co.task(question.task_id))))}"
 
 
@@ -58,24 +51,19 @@ def _text(question: Question) -> str:
 
 def answer(
     name: TaskName,
-    text: Annotated[str | None, typer.Argument(metavar="ANSWER", help="The answer.")] = None,
+    text: Annotated[str | None, Argument(metavar="ANSWER", help="The answer.")] = None,
     *,
-    file: Annotated[
-        Path | None, typer.Option("--file", help="A file with the answer; - is stdin.", allow_dash=True)
-    ] = None,
+    file: Annotated[Path | None, Option(help="A file with the answer; - is stdin.", allow_dash=True)] = None,
     run: OfRun = None,
-    project: InProject = None,
+    project: ProjectName = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer the open question of a task. Its agent continues with the answer."""
-    from coordination.base.errors import Refused
-
     if (text is None) == (file is None):
         raise Refused("Give the answer, or --file")
     if file is not None:
         text = read_text(file)
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         ready, place = task.answer(text or ""), place_of(task)
         is_done = PERSON in task.record.options
         next_step = after_change(task) if ready or is_done else f"See: coord explain {quote(name_of_task(task))}"
@@ -88,10 +76,9 @@ def answer(
         print(f"Answer saved; {task.key} {effect} ({place}).\n{next_step}")
 
 
-def prompt(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
+def prompt(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Print the prompt that the agent of a task would get now."""
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         prompt_text = task.prompt()
     if as_json:
         print_json(views.about_task(task.record, prompt=prompt_text))

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
+from coordination.base.json_values import to_json_types
+from coordination.base.money import show_usd
 from coordination.base.wording import plural
-from coordination.cli.names import InProject, find_run, place
-from coordination.cli.options import AsJson, Limit, OfProject, add_group, open_connection, print_json
+from coordination.cli.forecast import simulate
+from coordination.cli.names import find_run, place
+from coordination.cli.options import AsJson, Limit, OfProject, ProjectName, open_connection, print_json
+from coordination.cli.tables import show as table
+from coordination.cli.tables import shown
 from coordination.cli.terminal import json_text
 from coordination.views import tasks as views
 from coordination.views.fields import listing
@@ -18,20 +23,12 @@ if TYPE_CHECKING:
 
     from coordination.domain.tasks.events import Event
 
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run: its id, a part of it, or its name.")]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Follow new events until the run ends.")]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    add_group(app, "runs", "Manage runs: submitted plans.", list_, show, cancel, retry, events)
+RunName = Annotated[str, Argument(metavar="RUN", help="The run: its id, a part of it, or its name.")]
+Follow = Annotated[bool, Option("--follow", "-f", help="Follow new events until the run ends.")]
 
 
 def list_(*, project: OfProject = None, limit: Limit = 20, as_json: AsJson = False) -> None:
     """List the newest runs."""
-    from coordination.base.money import show_usd
-    from coordination.cli.tables import show as table
-
     with open_connection() as co:
         records = co.runs(project=project, limit=limit)
     if as_json:
@@ -55,9 +52,8 @@ def list_(*, project: OfProject = None, limit: Limit = 20, as_json: AsJson = Fal
     )
 
 
-def show(name: RunName, *, project: InProject = None, as_json: AsJson = False) -> None:
+def show(name: RunName, *, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Show a run with its tasks, and why some are not running."""
-    from coordination.cli.forecast import simulate
     from coordination.cli.tasks import summary
 
     with open_connection() as co:
@@ -74,10 +70,8 @@ def show(name: RunName, *, project: InProject = None, as_json: AsJson = False) -
 def cancel(
     name: RunName,
     *,
-    project: InProject = None,
-    why: Annotated[
-        str, typer.Option("--why", help="The reason, kept in the events of the tasks.")
-    ] = "canceled by its owner",
+    project: ProjectName = None,
+    why: Annotated[str, Option(help="The reason, kept in the events of the tasks.")] = "canceled by its owner",
     as_json: AsJson = False,
 ) -> None:
     """Cancel every open task of a run. Running jobs are stopped at once."""
@@ -92,7 +86,7 @@ def cancel(
         print(f"{answer} ({where}).")
 
 
-def retry(name: RunName, *, project: InProject = None, as_json: AsJson = False) -> None:
+def retry(name: RunName, *, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Retry the failed and canceled tasks of a run on the running workers."""
     with open_connection() as co:
         run = find_run(co, name, project)
@@ -105,7 +99,7 @@ def retry(name: RunName, *, project: InProject = None, as_json: AsJson = False) 
         print(f"{retried} ({where}).")
 
 
-def events(name: RunName, *, project: InProject = None, follow: Follow = False, as_json: AsJson = False) -> None:
+def events(name: RunName, *, project: ProjectName = None, follow: Follow = False, as_json: AsJson = False) -> None:
     """Print the events of a run. With --follow and --json: one JSON document per line."""
     with open_connection() as co:
         show_events(find_run(co, name, project).events(follow=follow), follow=follow, as_json=as_json)
@@ -113,9 +107,6 @@ def events(name: RunName, *, project: InProject = None, follow: Follow = False, 
 
 def show_events(stream: Iterable[Event], *, follow: bool, as_json: bool) -> None:
     """Print events as they come, or as one document."""
-    from coordination.base.json_values import to_json_types
-    from coordination.cli.tables import shown
-
     if as_json and not follow:
         print_json(listing("events", views.event, stream))
         return

@@ -9,13 +9,12 @@ from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable
 from coordination.base.wording import plural
 from coordination.domain.tasks.explanations import Obstacle, describe_missing_worker
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.runs import RunRecord, RunState
 from coordination.domain.tasks.tasks import TaskState
 
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
     from coordination.api.runs import Run
-    from coordination.domain.tasks.runs import RunRecord
 
 _EVERY = 2.0
 _WORKERS_BACK_WITHIN = 15.0
@@ -36,12 +35,14 @@ class StalledRun:
 
     def words(self, record: RunRecord) -> str | None:
         """Return why the run has stalled and which command helps, or None while it has not."""
+        from coordination.api.explanations import obstacles_of
+
         if record.counts.get(TaskState.RUNNING) or record.state is not RunState.OPEN:
             self._set_obstacles([])
         elif monotonic() >= self._next_check:
             self._next_check = monotonic() + _EVERY
             try:
-                self._set_obstacles(self._find_obstacles(record))
+                self._set_obstacles(obstacles_of(self._run.runtime, record, needs_worker=self._needs_worker))
             except DatabaseUnavailable:  # the command that follows the run waits for the database
                 self._set_obstacles([])
         return self._sentences() if self.obstacles else None
@@ -68,11 +69,6 @@ class StalledRun:
         if [obstacle.kind for obstacle in obstacles] != [obstacle.kind for obstacle in self.obstacles]:
             self._since = monotonic() if obstacles else None
         self.obstacles = obstacles
-
-    def _find_obstacles(self, record: RunRecord) -> list[Obstacle]:
-        from coordination.api.explanations import obstacles_of
-
-        return obstacles_of(self._run.runtime, record, needs_worker=self._needs_worker)
 
     def _sentences(self) -> str:
         missing = {obstacle.missing for obstacle in self.obstacles}

@@ -74,8 +74,8 @@ def show(run: Run, *, ended: bool = True) -> None:
     console.print(_closing_line(run))
     if (changes := _changes(record.branch, tasks)) is not None:
         console.print(f"{changes} on {record.branch}; merge them with: git merge {record.branch}")
-    _show_failed(run, failed)
-    _show_outdated(run, [task for task in tasks if task.id in old], old)
+    _show_steps(run, "failed", failed, {})
+    _show_steps(run, "outdated", [task for task in tasks if task.id in old], old)
     if record.state is RunState.STUCK and ended:
         console.print("\nThis run cannot continue without a person.", style="yellow")
         explain_open(run)
@@ -83,15 +83,17 @@ def show(run: Run, *, ended: bool = True) -> None:
         show_next(run)
 
 
-def _show_failed(run: Run, failed: list[TaskHandle]) -> None:
-    """Print the next commands for failed tasks."""
-    if not failed:
+def _show_steps(run: Run, state: str, tasks: list[TaskHandle], old: Mapping[str, Sequence[OutdatedTask]]) -> None:
+    """Print the tasks in a state with their outdated inputs, and the commands that continue them."""
+    if not tasks:
         return
-    print("\nfailed tasks, and what to do")
-    for task, then in zip(failed, next_steps.steps_of_ended_tasks(run.runtime, failed[:_MOST_FAILED]), strict=False):
-        print(f"  {task.key}: {join_steps(then)}")
-    if len(failed) > _MOST_FAILED:
-        print(f"  and {len(failed) - _MOST_FAILED} more; see: coord tasks list {run.id}")
+    print(f"\n{state} tasks, and what to do")
+    for task, then in zip(tasks, next_steps.steps_of_ended_tasks(run.runtime, tasks[:_MOST_FAILED], old), strict=False):
+        inputs = [outdated.sentence() for outdated in old.get(task.id, ())]
+        commands = [] if inputs and task.state is not TaskState.COMPLETED else [join_steps(then)]
+        print(f"  {task.key}: {'; '.join([*inputs, *commands])}")
+    if len(tasks) > _MOST_FAILED:
+        print(f"  and {len(tasks) - _MOST_FAILED} more; see: coord tasks list {run.id}")
 
 
 def outdated_in(run: Run) -> dict[str, list[OutdatedTask]]:
@@ -102,18 +104,6 @@ def outdated_in(run: Run) -> dict[str, list[OutdatedTask]]:
     for task in run.runtime.read(outdated.of_run, run.id):
         by_task.setdefault(task.task_id, []).append(task)
     return by_task
-
-
-def _show_outdated(run: Run, tasks: list[TaskHandle], old: Mapping[str, Sequence[OutdatedTask]]) -> None:
-    """Print tasks with outdated inputs, and the commands that run them again."""
-    if not tasks:
-        return
-    print("\noutdated tasks, and what to do")
-    for task, then in zip(tasks, next_steps.steps_of_ended_tasks(run.runtime, tasks[:_MOST_FAILED], old), strict=False):
-        why = "; ".join(one.sentence() for one in old[task.id])
-        print(f"  {task.key}: {why}" + (f"; {join_steps(then)}" if task.state is TaskState.COMPLETED else ""))
-    if len(tasks) > _MOST_FAILED:
-        print(f"  and {len(tasks) - _MOST_FAILED} more; see: coord tasks list {run.id}")
 
 
 def show_next(run: Run) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument
 
 from coordination.cli.hints import Exact
-from coordination.cli.names import InProject, find_run, newest_run
-from coordination.cli.options import AsJson, open_connection
+from coordination.cli.names import find_run, newest_run
+from coordination.cli.options import AsJson, ProjectName, open_connection
 from coordination.cli.tables import shown
 from coordination.cli.terminal import json_writer
 from coordination.views import tasks as views
@@ -27,7 +28,7 @@ _AT_ONCE = 64_000
 
 MaybeRun = Annotated[
     str | None,
-    typer.Argument(
+    Argument(
         metavar="RUN",
         help="The run: its id, a part of it, or its name (default: the newest of the project).",
         show_default=False,
@@ -35,7 +36,7 @@ MaybeRun = Annotated[
 ]
 
 
-def list_(run: MaybeRun = None, *, project: InProject = None, as_json: AsJson = False) -> None:
+def list_(run: MaybeRun = None, *, project: ProjectName = None, as_json: AsJson = False) -> None:
     """List the tasks of a run in the order of its plan.
 
     Without RUN: of the newest run of the project. For all details of one task: coord tasks show TASK.
@@ -110,8 +111,6 @@ def _print(lines: Iterator[str]) -> None:
 
     Many lines are kept in a temporary file meanwhile.
     """
-    import tempfile
-
     with tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8", errors="surrogatepass", newline="") as file:
         file.writelines(lines)
         file.seek(0)

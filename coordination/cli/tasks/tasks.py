@@ -3,63 +3,51 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from coordination.base.durations import show_duration
+from coordination.base.errors import NotFound, Refused
+from coordination.base.money import show_usd
+from coordination.base.sizes import show_size
 from coordination.base.wording import excerpt, plural
 from coordination.cli.hints import Exact
 from coordination.cli.issues.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
-from coordination.cli.names import InProject, OfRun, TaskName, find_task, place_of
-from coordination.cli.next_steps import after_change
-from coordination.cli.options import AsJson, ProjectName, add_group, open_connection, print_json
-from coordination.cli.tasks.artifacts import artifacts
-from coordination.cli.tasks.create import assign, create
-from coordination.cli.tasks.logs import logs
-from coordination.cli.tasks.questions import answer, prompt
+from coordination.cli.names import OfRun, TaskName, find_task, open_task, place_of
+from coordination.cli.next_steps import after_change, name_of_task
+from coordination.cli.options import AsJson, ProjectName, chosen_project, open_connection, print_json
+from coordination.cli.tables import fields
+from coordination.cli.tables import show as table
 from coordination.cli.tasks.runs import show_events
-from coordination.cli.tasks.shell import shell
-from coordination.cli.tasks.task_list import list_
 from coordination.cli.terminal import json_text
 from coordination.domain.access.authority import delegators
 from coordination.domain.fleet.leases import MAX_DEFERRALS
 from coordination.domain.jobs.changed_files import sentence_of
 from coordination.domain.jobs.provider_errors import limit_of
+from coordination.domain.tasks.tasks import TaskRecord, TaskState
 from coordination.views import tasks as views
-from coordination.views.fields import fields_of
+from coordination.views.fields import fields_of, listing
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from coordination.api.connection import Coordination
     from coordination.domain.tasks.attempts import Attempt
-    from coordination.domain.tasks.tasks import TaskRecord
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    changes = (cancel, retry, priority, force)
-    outputs = (output, prompt, shell, answer, create, assign, logs, artifacts)
-    add_group(app, "tasks", "Manage tasks: the jobs of runs.", list_, show, events, *changes, *outputs)
-    app.command("explain")(explain)
-
-
-def show(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
+def show(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Show a task: its work, its attempts, and why it is not running."""
-    from coordination.base.money import show_usd
-    from coordination.cli.next_steps import name_of_task
-    from coordination.cli.tables import fields
-    from coordination.cli.tables import show as table
     from coordination.cli.tasks.summary import show_last_lines
     from coordination.domain.tasks.attempts import Outcome
     from coordination.store.queries.money import costs
 
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         attempts = task.attempts()
         why, name, lines = task.explain(), name_of_task(task), task.last_lines()
-        cost, _, unpriced = co.runtime.read(costs.total, task_id=task.id)
+        cost, _, unpriced = task.runtime.read(costs.total, task_id=task.id)
     if as_json:
         print_json(
             views.task_details(
@@ -82,7 +70,7 @@ def show(name: TaskName, *, run: OfRun = None, project: InProject = None, as_jso
             ("runs", json_text(record.work)),
             ("agent", record.agent),
             ("starts", f"{record.starts} of {record.max_starts}" if record.starts else None),
-            ("deferred", _deferral_words(record, co.runtime.settings.deferral_limit)),
+            ("deferred", _deferral_words(record, task.runtime.settings.deferral_limit)),
             ("priority", record.priority),
             ("created by", record.creator),
             ("delegated by", ", by ".join(delegators(record.options)) or None),
@@ -130,25 +118,22 @@ def _deferral_words(record: TaskRecord, limit: timedelta) -> str | None:
     return f"{record.deferrals} of {MAX_DEFERRALS} times in a row; since {since}"
 
 
-def events(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
+def events(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Print the events of a task."""
-    with open_connection() as co:
-        show_events(find_task(co, name, run, project).events(), follow=False, as_json=as_json)
+    with open_task(name, run, project) as task:
+        show_events(task.events(), follow=False, as_json=as_json)
 
 
 def cancel(
     name: TaskName,
     *,
     run: OfRun = None,
-    project: InProject = None,
-    why: Annotated[
-        str, typer.Option("--why", help="The reason, kept in the events of the task.")
-    ] = "canceled by its owner",
+    project: ProjectName = None,
+    why: Annotated[str, Option(help="The reason, kept in the events of the task.")] = "canceled by its owner",
     as_json: AsJson = False,
 ) -> None:
     """Cancel a task, and the tasks that depend on it as the plan says."""
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         was_open, place = task.cancel(why), place_of(task)
     if as_json:
         print_json(views.about_task(task.record, canceled=was_open))
@@ -156,13 +141,12 @@ def cancel(
         print(f"Canceled {task.key} ({place})." if was_open else f"{task.key} is {task.state} already ({place}).")
 
 
-def retry(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
+def retry(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Retry a failed or canceled task, or resume one at its limit.
 
     Tasks that were canceled because of it are retried, too.
     """
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         task.retry()
         place, next_step = place_of(task), after_change(task)
     if as_json:
@@ -173,15 +157,14 @@ def retry(name: TaskName, *, run: OfRun = None, project: InProject = None, as_js
 
 def priority(
     name: TaskName,
-    number: Annotated[int, typer.Argument(metavar="N", help="Higher runs earlier.", min=-1000, max=1000)],
+    number: Annotated[int, Argument(metavar="N", help="Higher runs earlier.", min=-1000, max=1000)],
     *,
     run: OfRun = None,
-    project: InProject = None,
+    project: ProjectName = None,
     as_json: AsJson = False,
 ) -> None:
     """Change the priority of an open task."""
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         was_open, place = task.set_priority(number), place_of(task)
     if as_json:
         print_json(views.about_task(task.record, priority=number, changed=was_open))
@@ -196,25 +179,19 @@ def priority(
 
 def force(
     name: TaskName,
-    state: Annotated[str, typer.Argument(metavar="STATE", help="queued, completed, failed or canceled.")],
+    state: Annotated[str, Argument(metavar="STATE", help="queued, completed, failed or canceled.")],
     *,
-    reason: Annotated[
-        str, typer.Option("--reason", metavar="TEXT", help="The reason, kept in the events of the task.")
-    ],
-    output: Annotated[
-        str | None,
-        typer.Option("--output", metavar="TEXT", help="With completed: its output (JSON or text)."),
-    ] = None,
+    reason: Annotated[str, Option(metavar="TEXT", help="The reason, kept in the events of the task.")],
+    output: Annotated[str | None, Option(metavar="TEXT", help="With completed: its output (JSON or text).")] = None,
     run: OfRun = None,
-    project: InProject = None,
+    project: ProjectName = None,
     as_json: AsJson = False,
 ) -> None:
     """Set a task's state manually, as a last resort. A running attempt is stopped.
 
     Example: coord tasks force fix completed --reason "done by hand" --output '{"files": 3}'
     """
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         forced, place = task.force(state, reason=reason, output=_value(output)), place_of(task)
         next_step = f"\n{after_change(task)}" if forced.state == "queued" else ""
     if as_json:
@@ -233,13 +210,9 @@ def _value(text: str | None) -> Any:
         return text
 
 
-def output(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
+def output(name: TaskName, *, run: OfRun = None, project: ProjectName = None, as_json: AsJson = False) -> None:
     """Print the output of a completed task: text unchanged, other values as JSON."""
-    from coordination.base.errors import Refused
-    from coordination.domain.tasks.tasks import TaskState
-
-    with open_connection() as co:
-        task = find_task(co, name, run, project)
+    with open_task(name, run, project) as task:
         value = task.output
     if as_json:
         print_json(views.about_task(task.record, state=task.state, output=value))
@@ -249,8 +222,71 @@ def output(name: TaskName, *, run: OfRun = None, project: InProject = None, as_j
     print(Exact(value) if isinstance(value, str) else json_text(value, indent=2))
 
 
+def artifacts(
+    name: TaskName,
+    *,
+    run: OfRun = None,
+    project: ProjectName = None,
+    get: Annotated[
+        Path | None, Option(metavar="DIR", help="Copy them to this folder, each checked against its SHA-256.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the output files of a task's latest attempt, with size, SHA-256 and URL."""
+    from coordination.adapters.artifact_store import fetch_artifact
+
+    with open_task(name, run, project) as task:
+        records = task.artifacts()
+    copied = [] if get is None else [fetch_artifact(artifact, get) for artifact in records]
+    if as_json:
+        files = listing("artifacts", views.artifact, records) | ({} if get is None else {"files": copied})
+        print_json(views.about_task(task.record, attempt=task.record.attempt, **files))
+    elif get is not None and copied:
+        print("\n".join(map(str, copied)))
+    else:
+        table(
+            ["path", "size", "sha256", "url"],
+            [(file.path, show_size(file.size), file.sha256, file.url) for file in records],
+            empty=f"{task.key} has no artifacts.",
+        )
+
+
+def shell(
+    name: TaskName,
+    command: Annotated[
+        list[str] | None, Argument(metavar="[-- COMMAND...]", help="Run this instead of a shell.", show_default=False)
+    ] = None,
+    *,
+    run: OfRun = None,
+    project: ProjectName = None,
+    attempt: Annotated[
+        int | None, Option(metavar="N", help="The attempt (default: the newest that has one).", min=1)
+    ] = None,
+) -> None:
+    """Open a shell in the checkout of a task, with the variables of its job.
+
+    A worktree exists while its attempt runs, and for some days after a failure. Without one, the job's folder is used.
+    """
+    with open_task(name, run, project) as task:
+        checkout = task.checkout(attempt=attempt)
+        home = str(task.runtime.settings.home)  # a relative COORD_HOME would change its meaning in another folder
+    arguments = command or [os.environ.get("SHELL") or "/bin/sh"]
+    if command is None:
+        owner = "" if checkout.attempt is None else f" of attempt {checkout.attempt}"
+        state = ", which is running" if checkout.running else ""
+        print(f"{task.key}: {checkout.path}{owner}{state}. Leave with: exit", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        environment = {**os.environ, "COORD_HOME": home, **checkout.variables, "COORD_TASK_KEY": task.key}
+        os.chdir(checkout.path)
+        os.execvpe(arguments[0], arguments, environment)  # noqa: S606
+    except OSError as error:
+        raise Refused(f"{arguments[0]} cannot be started in {checkout.path}: {error.strerror}") from None
+
+
 def explain(
-    name: Annotated[str, typer.Argument(metavar="TASK|ISSUE", help="A task's key or id, or an issue's id.")],
+    name: Annotated[str, Argument(metavar="TASK|ISSUE", help="A task's key or id, or an issue's id.")],
     *,
     run: OfRun = None,
     beads: BeadsFile = None,
@@ -260,7 +296,6 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Explain why a task or an issue is not running, and what helps."""
-    from coordination.base.errors import NotFound
     from coordination.domain.issues.explain import explain as explain_issue
 
     moment = moment_of(now)
@@ -292,8 +327,6 @@ def _answer(of_task: Any, of_issue: Any, *, as_json: bool) -> None:
 
 
 def _task_or_none(co: Coordination, name: str, run: str | None, project: str | None) -> Any:
-    from coordination.base.errors import NotFound
-
     try:
         return find_task(co, name, run, project).explain()
     except NotFound:
@@ -301,9 +334,6 @@ def _task_or_none(co: Coordination, name: str, run: str | None, project: str | N
 
 
 def _issues_or_none(co: Coordination, project: str | None) -> list[Any]:
-    from coordination.base.errors import NotFound
-    from coordination.cli.options import chosen_project
-
     try:
         here = chosen_project(co, project)
     except NotFound:
