@@ -16,7 +16,7 @@ def simulate(runtime: Runtime, plan: Plan, *, slots: int | None, assume: timedel
     settings = runtime.settings
     origin = find_origin(plan, actor=runtime.actor, metadata={})
     with runtime.store.read() as tx:
-        data = simulate_plan(
+        predict = simulate_plan(
             tx,
             runtime.workspace_id,
             plan,
@@ -26,4 +26,4 @@ def simulate(runtime: Runtime, plan: Plan, *, slots: int | None, assume: timedel
             default_slots=settings.slots,
             assume=assume,
         )
-    return data.predict(seed=seed)
+    return predict(seed=seed)

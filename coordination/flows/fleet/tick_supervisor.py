@@ -13,12 +13,10 @@ from datetime import timedelta
 from sqlalchemy import Connection
 
 from coordination.base.clock import monotonic
-from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
 from coordination.services.attempts.close_runs import close_runs
 from coordination.services.attempts.end import close_ended_runs
 from coordination.services.attempts.end_effects import EndEffects
 from coordination.services.attempts.rescue import rescue_expired
-from coordination.services.forecast.cost_estimates import unpriced_estimator
 from coordination.services.holds import HOLDS
 from coordination.services.money import ledger
 from coordination.services.money.budgets import Estimator
@@ -33,14 +31,7 @@ from coordination.store.reports.fleet import supervision
 REST = timedelta(seconds=15)
 """A task that was enqueued this long ago and not claimed is enqueued again, whatever is in the queue."""
 
-TICK_LEASE = timedelta(seconds=60)
-REST_AFTER_ERROR = timedelta(seconds=5)
 _RESCUE_ROUNDS = 50
-
-
-def _one_per_message(_kind: str) -> int:
-    """Return a bundle size of one, for kinds without statistics."""
-    return 1
 
 
 @dataclass(slots=True)
@@ -54,51 +45,16 @@ class TickResult:
     ended: bool = False
 
 
-def tick_supervisor(
-    store: Store,
-    workspace_id: str,
-    project_id: str,
-    *,
-    owner: str,
-    window: int,
-    bundle: Callable[[str], int] = _one_per_message,
-    enqueue_again_after: timedelta = REST,
-    lifetime: timedelta = DEFAULT_LIFETIME,
-    lease: timedelta = TICK_LEASE,
-    every: timedelta | None = None,
-    rest: timedelta = REST_AFTER_ERROR,
-    estimator: Estimator = unpriced_estimator,
-) -> TickResult | None:
-    """Tick the project once. Return None when it is ticking already or its supervisor has ended.
-
-    ``every``: None also when the last tick is less than that ago. The rest is as in ``run_tick``.
-    """
-    with store.write() as tx:
-        start = supervisors.begin_tick(tx, workspace_id, project_id, owner=owner, lease=lease, every=every)
-    if start is None:
-        return None
-    return run_tick(
-        store,
-        start,
-        window=window,
-        bundle=bundle,
-        enqueue_again_after=enqueue_again_after,
-        lifetime=lifetime,
-        rest=rest,
-        estimator=estimator,
-    )
-
-
 def run_tick(
     store: Store,
     start: TickStart,
     *,
     window: int,
-    bundle: Callable[[str], int] = _one_per_message,
-    enqueue_again_after: timedelta = REST,
-    lifetime: timedelta = DEFAULT_LIFETIME,
-    rest: timedelta = REST_AFTER_ERROR,
-    estimator: Estimator = unpriced_estimator,
+    bundle: Callable[[str], int],
+    enqueue_again_after: timedelta,
+    lifetime: timedelta,
+    rest: timedelta,
+    estimator: Estimator,
 ) -> TickResult | None:
     """Run a tick that has begun. Return None when its lease was lost on the way.
 
@@ -146,7 +102,9 @@ def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
         if not ended.moved_tasks:
             break
     lease.keep()
-    result.healed = store.transact(lambda tx: _heal(tx, workspace_id, project_id))
+    result.healed = store.transact(
+        lambda tx: [name for hold in HOLDS for name in hold.repair(tx, workspace_id, project_id)]
+    )
     result.closed_runs += store.transact(lambda tx: _lift_holds(tx, workspace_id, project_id, estimator))
     lease.keep()
 
@@ -200,19 +158,12 @@ def _rescue(tx: Connection, workspace_id: str, project_id: str) -> EndEffects:
     return ended
 
 
-def _heal(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
-    """Correct the counters of holds, and return the names of those that were wrong."""
-    return [name for hold in HOLDS for name in hold.repair(tx, workspace_id, project_id)]
-
-
 def _lift_holds(tx: Connection, workspace_id: str, project_id: str, estimator: Estimator) -> list[str]:
-    """Unblock tasks without a hold, and close runs that have ended. Return the runs."""
+    """Unblock tasks without a hold, and close runs that have ended. Return the runs.
+
+    A process that dies after it has ended the last task of a run leaves the run open.
+    """
     for hold in HOLDS:
         lifted = hold.lift(tx, workspace_id, project_id, estimator)
         events.append_unblocked(tx, workspace_id, project_id, lifted, actor="supervisor")
-    return _close_runs(tx, workspace_id, project_id)
-
-
-def _close_runs(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
-    """Close runs that a process left open because it died after it had ended the last task."""
     return close_runs(tx, workspace_id, runs.list_unfinished(tx, workspace_id, project_id), actor="supervisor")

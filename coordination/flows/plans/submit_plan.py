@@ -9,15 +9,19 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from coordination.base.clock import utc_now
 from coordination.base.errors import NotFound, Refused
 from coordination.base.ids import is_id, new_id
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.fleet.supervisor_settings import SupervisorSettings
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
+from coordination.domain.forecast.forecast_inputs import ForecastInputs
 from coordination.domain.issues import Issue
 from coordination.domain.jobs import AGENTS, Job
 from coordination.domain.jobs.accounts import DEFAULT_ACCOUNT
 from coordination.domain.jobs.checkouts import CheckoutKind, parse_gates, run_branch
+from coordination.domain.money.estimates import history_key
+from coordination.domain.money.pricing import UnknownPrice
 from coordination.domain.money.sessions import SessionTarget
 from coordination.domain.plans import graph
 from coordination.domain.plans.plan_expansion import (
@@ -33,14 +37,21 @@ from coordination.domain.plans.plans import Plan
 from coordination.domain.projects.projects import Project, ProjectStatus
 from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.services.agents import agents as agent_service
-from coordination.services.issues import issues as issue_service
 from coordination.services.plans import task_rows
 from coordination.services.plans.expand import expand_for_project
-from coordination.services.plans.expected_costs import expect_costs
 from coordination.services.plans.store_graph import prepare_graph, store_graph
 from coordination.services.projects import projects as project_service
-from coordination.store.queries.fleet import supervisors
+from coordination.store.queries.fleet import supervisors, workers
+from coordination.store.queries.forecast import job_history
+from coordination.store.queries.issues import issues as issue_rows
 from coordination.store.queries.tasks import events, runs, slots
+
+MOST_SIMULATED = 1_000
+"""The most tasks of a plan that is simulated on submission, so that this takes at most a tenth of a second."""
+
+_EFFORT = 20_000
+_LIVE_WITHIN = timedelta(seconds=30)
+_DEFAULT_SLOTS = 8  # where no worker runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +111,7 @@ def submit_plan(
             "budget_usd": plan.budget.usd if plan.budget else None,
             "budget_on_exceed": plan.budget.on_exceed if plan.budget else None,
             "metadata": dict(origin.metadata) | _branch(run_id, plan) | _plan_metadata(plan) | answerer,
-            "predicted": expect_costs(tx, project, graph_),
+            "predicted": _expected_costs(tx, project, graph_),
         },
     )
     ids = {task.key: new_id() for task in plan.tasks}
@@ -112,12 +123,33 @@ def submit_plan(
     _limits(tx, scope, plan)
     store_graph(tx, scope, graph_, ids, is_new_run=True)
     if issues is not None:
+        issue_rows.replace_all(tx, workspace_id, project.id, [(issue.id, issue.raw) for issue in issues])
         linked = [(str(task.metadata["issue"]), ids[task.key]) for task in plan.tasks if "issue" in task.metadata]
-        issue_service.replace(tx, workspace_id, project.id, issues, jobs=linked)
+        issue_rows.link(tx, workspace_id, project.id, linked)
     supervisors.ensure(
         tx, workspace_id, project.id, session_key=f"supervisor:{project.name}:{run_id}", lifetime=lifetime
     )
     return SubmittedRun(run_id, project.id, ids)
+
+
+def _expected_costs(tx: Connection, project: Project, graph_: task_rows.Graph) -> dict[str, Any] | None:
+    """Return the forecast that is stored with the run; None if no similar job has run, or the plan is too large."""
+    plan, bodies = graph_.plan, graph_.bodies
+    if project.status is ProjectStatus.PLANNING or len(plan.tasks) > MOST_SIMULATED:
+        return None
+    kinds = {history_key(body) for body in {id(body): body for body in bodies.values()}.values()}
+    history = job_history.samples_of(tx, project.workspace_id, [(project.id, kind) for kind in sorted(kinds)])
+    if not history:
+        return None
+    samples = {kind: values for (_, kind), values in history.items()}
+    inputs = ForecastInputs(plan, bodies, graph_.agents, known=samples, recent={}, quote=_no_quote)
+    slot_count = workers.count_live_slots(tx, within=_LIVE_WITHIN) or _DEFAULT_SLOTS
+    caps, effort = task_rows.slot_caps(tx, project, plan), min(_EFFORT, 100 * len(plan.tasks))
+    return inputs.predict(slots=slot_count, caps=caps, now=utc_now(), effort=effort).to_json()
+
+
+def _no_quote(_model: str) -> UnknownPrice:
+    return UnknownPrice("loading a price list takes longer than submitting a plan")
 
 
 def _branch(run_id: str, plan: Plan) -> dict[str, str]:

@@ -26,7 +26,6 @@ def claim_tasks(
     *,
     worker_id: str,
     lease: timedelta,
-    limit: int | None = None,
     estimator: Estimator = unpriced_estimator,
     limited: bool = False,
     wait: bool = True,
@@ -39,10 +38,8 @@ def claim_tasks(
     """
     claimed: list[Claim] = []
     if not limited:
-        claimed = claims.claim_free(
-            tx, workspace_id, ids, held_if=CONDITIONS, worker_id=worker_id, lease=lease, limit=limit
-        )
-    if len(claimed) == (len(ids) if limit is None else min(limit, len(ids))):
+        claimed = claims.claim_free(tx, workspace_id, ids, held_if=CONDITIONS, worker_id=worker_id, lease=lease)
+    if len(claimed) == len(ids):
         return claimed
     # The others are claimed by another worker, or a hold may apply.
     claimed_ids = {claim.task_id for claim in claimed}
@@ -51,7 +48,7 @@ def claim_tasks(
     if not rows:
         return claimed
     request = ClaimRequest(tx, workspace_id, estimator, wait)
-    selection = _select(request, rows, None if limit is None else limit - len(claimed))
+    selection = _select(request, rows)
     if not selection.uses:
         return claimed
     return claimed + _claim_selected(request, selection, worker_id=worker_id, lease=lease)
@@ -65,12 +62,10 @@ class _Selection:
     decisions: list[tuple[Hold, HoldDecision]] = field(default_factory=list)
 
 
-def _select(request: ClaimRequest, rows: Sequence[Candidate], limit: int | None) -> _Selection:
+def _select(request: ClaimRequest, rows: Sequence[Candidate]) -> _Selection:
     """Evaluate the holds in order; a task that one of them stops is not passed to the next ones."""
     selection, remaining = _Selection(), list(rows)
     for number, hold in enumerate(AT_CLAIM):
-        if hold.consumes_resources:
-            remaining = _limit_to(request, remaining, limit)
         concerned = [row for row in remaining if row.conditions[number]]
         if not concerned:
             continue
@@ -78,20 +73,11 @@ def _select(request: ClaimRequest, rows: Sequence[Candidate], limit: int | None)
         selection.decisions.append((hold, decision))
         _apply(request, hold, concerned, decision)
         remaining = [row for row in remaining if row.id not in decision.not_starting]
-    remaining = _limit_to(request, remaining, limit)
     selection.uses = {row.id: {} for row in remaining}
     for _, decision in selection.decisions:
         for task_id in selection.uses.keys() & decision.uses.keys():
             selection.uses[task_id].update(decision.uses[task_id])
     return selection
-
-
-def _limit_to(request: ClaimRequest, rows: list[Candidate], limit: int | None) -> list[Candidate]:
-    """Return the first *limit* of *rows*; the others will be enqueued again."""
-    if limit is None or len(rows) <= limit:
-        return rows
-    ready.unmark_enqueued(request.tx, request.workspace_id, [row.id for row in rows[limit:]])
-    return rows[:limit]
 
 
 def _apply(request: ClaimRequest, hold: Hold, rows: Sequence[Candidate], decision: HoldDecision) -> None:

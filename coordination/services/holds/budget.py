@@ -31,7 +31,6 @@ class BudgetHold(Hold):
     name = "budget"
     reason = BlockReason.BUDGET
     condition = BUDGETED
-    consumes_resources = True
     tick_condition = idle_supervisors.has_blocked(BlockReason.BUDGET)
 
     def decide(self, request: ClaimRequest, rows: Sequence[Candidate]) -> HoldDecision:

@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any, Protocol
 
+from sqlalchemy import Connection
+
 from coordination.base.errors import PlanError, Refused
 from coordination.base.ids import new_id
 from coordination.base.wording import did_you_mean, excerpt
@@ -15,23 +17,19 @@ from coordination.domain.agents.agents import Profile
 from coordination.domain.jobs import AGENTS, IN_WORKTREE, AgentCall, ChatCall, Job, kind_label
 from coordination.domain.jobs.accounts import account_fits
 from coordination.domain.jobs.changed_files import EXPECTS
-from coordination.domain.jobs.checkouts import (
-    CHECKOUT_OPTION,
-    FOLDER,
-    Gate,
-    gates_for,
-    parse_gates,
-)
+from coordination.domain.jobs.checkouts import CHECKOUT_OPTION, FOLDER, Gate, gates_for, parse_gates
 from coordination.domain.jobs.resource_limits import NO_LIMITS, limits_of
 from coordination.domain.money.budgets import Budget, BudgetScope
 from coordination.domain.money.caps import parse_caps, with_caps
 from coordination.domain.money.estimates import parse_estimate
 from coordination.domain.plans.plan_expansion import VARIANT, WORK
 from coordination.domain.plans.plans import Plan, Task
+from coordination.domain.projects.projects import Project
 from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.task_limits import max_starts
 from coordination.domain.tasks.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
+from coordination.store.queries.tasks import slots
 
 _NOTHING: dict[str, Any] = {}  # shared, so that it is serialized once
 _DEFAULT_BACKOFF = Backoff()
@@ -289,6 +287,13 @@ def concurrency_caps(plan: Plan) -> dict[str, int]:
 def limited_keys(plan: Plan) -> set[str]:
     """Return the stored names of the limits of the tasks' concurrency keys, whose default is one."""
     return {f"key:{task.concurrency_key}" for task in plan.tasks if task.concurrency_key}
+
+
+def slot_caps(tx: Connection, project: Project, plan: Plan) -> dict[str, int]:
+    """Return how many tasks may run at once by the limits of the project and the plan, by the names of the limits."""
+    caps = dict.fromkeys(limited_keys(plan), 1)
+    caps |= {row["name"]: row["cap"] for row in slots.list_slots(tx, project.workspace_id, project.id)}
+    return caps | concurrency_caps(plan)
 
 
 def creation_events(

@@ -14,8 +14,11 @@ from coordination.store.types import db_now
 i = issues.c
 
 
-def replace_all(tx: Connection, workspace_id: str, project_id: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Replace the project's issues with these (id, raw), in this order. Keep the links of ids to tasks."""
+def replace_all(tx: Connection, workspace_id: str, project_id: str, rows: Sequence[tuple[str, str]]) -> int:
+    """Replace the project's issues with these (id, raw), in this order, and return how many there were.
+
+    Issues that exist already keep their tasks.
+    """
     task_ids = {
         row.id: row.task_id
         for row in tx.execute(
@@ -24,7 +27,7 @@ def replace_all(tx: Connection, workspace_id: str, project_id: str, rows: Sequen
             )
         )
     }
-    tx.execute(delete(issues).where(i.workspace_id == workspace_id, i.project_id == project_id))
+    replaced = tx.execute(delete(issues).where(i.workspace_id == workspace_id, i.project_id == project_id)).rowcount
     now = tx.execute(select(db_now())).scalar_one()
     insert_rows(
         tx,
@@ -42,6 +45,7 @@ def replace_all(tx: Connection, workspace_id: str, project_id: str, rows: Sequen
             for position, (issue_id, raw) in enumerate(rows)
         ],
     )
+    return replaced
 
 
 def list_all(tx: Connection, workspace_id: str, project_id: str) -> list[RowMapping]:
