@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Self
 
 from sqlalchemy import Connection
 
@@ -64,67 +65,41 @@ def run_tick(
     promised. A longer tick renews it between its steps. ``rest``: after an error, nobody ticks the project for that
     long. *estimator*: the expected costs of tasks that wait for money.
     """
-    try:
-        return _tick(store, start, window, bundle, enqueue_again_after, lifetime, estimator)
-    except _LeaseLost:
-        return None
-    except Exception as error:
-        # Stored in the row for people; the heartbeat stays old, so the status becomes stale.
-        with store.write() as tx:
-            supervisors.note_error(
-                tx,
-                start.workspace_id,
-                start.project_id,
-                owner=start.owner,
-                error=f"{type(error).__name__}: {error}",
-                rest=rest,
-            )
-        raise
-
-
-def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
-    store: Store,
-    start: TickStart,
-    window: int,
-    bundle: Callable[[str], int],
-    enqueue_again_after: timedelta,
-    lifetime: timedelta,
-    estimator: Estimator,
-) -> TickResult:
     workspace_id, project_id, owner = start.workspace_id, start.project_id, start.owner
-    lease = _Lease(store, start)
     result = TickResult()
-    for _ in range(_RESCUE_ROUNDS):
+    with _Lease(store, start, rest) as lease:
+        for _ in range(_RESCUE_ROUNDS):
+            lease.keep()
+            ended = store.transact(lambda tx: _rescue(tx, workspace_id, project_id))
+            result.rescued += sorted(ended.moved_tasks)
+            result.closed_runs += ended.closed_runs
+            if not ended.moved_tasks:
+                break
         lease.keep()
-        ended = store.transact(lambda tx: _rescue(tx, workspace_id, project_id))
-        result.rescued += sorted(ended.moved_tasks)
-        result.closed_runs += ended.closed_runs
-        if not ended.moved_tasks:
-            break
-    lease.keep()
-    result.healed = store.transact(
-        lambda tx: [name for hold in HOLDS for name in hold.repair(tx, workspace_id, project_id)]
-    )
-    result.closed_runs += store.transact(lambda tx: _lift_holds(tx, workspace_id, project_id, estimator))
-    lease.keep()
+        result.healed = store.transact(
+            lambda tx: [name for hold in HOLDS for name in hold.repair(tx, workspace_id, project_id)]
+        )
+        result.closed_runs += store.transact(lambda tx: _lift_holds(tx, workspace_id, project_id, estimator))
+        lease.keep()
 
-    def fill(tx: Connection) -> list[ReadyTask]:
-        # All at once: the messages of a dead worker must not keep the window full.
-        ready.unmark_stale(tx, workspace_id, project_id, age=enqueue_again_after)
-        return dispatch_window.fill_window(tx, workspace_id, project_id, window=window, bundle=bundle)
+        def fill(tx: Connection) -> list[ReadyTask]:
+            # All at once: the messages of a dead worker must not keep the window full.
+            ready.unmark_stale(tx, workspace_id, project_id, age=enqueue_again_after)
+            return dispatch_window.fill_window(tx, workspace_id, project_id, window=window, bundle=bundle)
 
-    result.ring = store.transact(fill)
-    with store.write() as tx:
-        state = supervision.state_json(tx, workspace_id, project_id)
-        idle = not runs.list_unfinished(tx, workspace_id, project_id)
-        idle = idle and attempts.count_open(tx, workspace_id, project_id) == 0
-        if idle:
-            result.ended = supervisors.end(
-                tx, workspace_id, project_id, owner=owner, state=state, submissions=start.submissions
-            )
-        if not result.ended:
-            supervisors.end_tick(tx, workspace_id, project_id, owner=owner, state=state, lifetime=lifetime)
-    return result
+        result.ring = store.transact(fill)
+        with store.write() as tx:
+            state = supervision.state_json(tx, workspace_id, project_id)
+            idle = not runs.list_unfinished(tx, workspace_id, project_id)
+            idle = idle and attempts.count_open(tx, workspace_id, project_id) == 0
+            if idle:
+                result.ended = supervisors.end(
+                    tx, workspace_id, project_id, owner=owner, state=state, submissions=start.submissions
+                )
+            if not result.ended:
+                supervisors.end_tick(tx, workspace_id, project_id, owner=owner, state=state, lifetime=lifetime)
+        return result
+    return None
 
 
 class _LeaseLost(Exception):
@@ -132,11 +107,22 @@ class _LeaseLost(Exception):
 
 
 class _Lease:
-    """The tick's lease, renewed between its steps once a third of it is over."""
+    """The tick's lease, renewed between its steps once a third of it is over. Leaving the block stores an error."""
 
-    def __init__(self, store: Store, start: TickStart) -> None:
-        self._store, self._start = store, start
+    def __init__(self, store: Store, start: TickStart, rest: timedelta) -> None:
+        self._store, self._start, self._rest = store, start, rest
         self._renewed = monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> bool:
+        if isinstance(error, Exception) and not isinstance(error, _LeaseLost):
+            # Stored in the row for people; the heartbeat stays old, so the status becomes stale.
+            why, scope = f"{type(error).__name__}: {error}", (self._start.workspace_id, self._start.project_id)
+            with self._store.write() as tx:
+                supervisors.note_error(tx, *scope, owner=self._start.owner, error=why, rest=self._rest)
+        return isinstance(error, _LeaseLost)
 
     def keep(self) -> None:
         """Renew the lease when it is time. Raises _LeaseLost."""

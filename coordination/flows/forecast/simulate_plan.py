@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
@@ -13,16 +13,14 @@ from coordination.base.clock import utc_now
 from coordination.base.errors import Unavailable
 from coordination.domain.forecast.forecast_inputs import ForecastInputs
 from coordination.domain.forecast.predictions import Prediction
-from coordination.domain.jobs import Job
 from coordination.domain.money.estimates import JobSample, QuoteModel, asks_a_model, history_key
 from coordination.domain.money.pricing import Quote, UnknownPrice
-from coordination.domain.plans import graph
+from coordination.domain.plans.graph import check_plan
 from coordination.domain.plans.plans import Plan
 from coordination.services.agents.agents import AgentLookup
 from coordination.services.money import prices as price_service
 from coordination.services.plans import task_rows
-from coordination.services.plans.expand import expand_for_project
-from coordination.services.plans.store_graph import prepare_graph
+from coordination.services.plans.store_graph import prepare_plan
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.forecast import job_history
 from coordination.store.queries.projects import projects
@@ -46,12 +44,10 @@ def simulate_plan(
     None: those of workers with a heartbeat within *live_within*, or *default_slots* without workers. *assume*: the
     duration of unknown jobs. Raises PlanError or Refused.
     """
-    works: Mapping[str, Job] = graph.check_plan(plan)
+    works = check_plan(plan)
     project = projects.find_by_identity(tx, workspace_id, identity)
-    plan, works = expand_for_project(plan, works, project.settings if project is not None else {})
-    restrictions = project.model_restrictions if project is not None else {}
-    graph_ = prepare_graph(plan, works, AgentLookup(tx, workspace_id), restrictions)
-    bodies = graph_.bodies
+    graph = prepare_plan(plan, works, project, AgentLookup(tx, workspace_id))
+    plan, bodies = graph.plan, graph.bodies
     kinds = {history_key(body): body for body in {id(body): body for body in bodies.values()}.values()}
     known: dict[str, tuple[JobSample, ...]] = {}
     recent: dict[str, list[JobSample]] = {}
@@ -65,7 +61,7 @@ def simulate_plan(
     inputs = ForecastInputs(
         plan,
         bodies,
-        graph_.agents,
+        graph.agents,
         known=known,
         recent=recent,
         quote=_make_quote(tx, workspace_id, None if project is None else project.id),

@@ -17,29 +17,20 @@ from coordination.domain.fleet.supervisor_settings import SupervisorSettings
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
 from coordination.domain.forecast.forecast_inputs import ForecastInputs
 from coordination.domain.issues import Issue
-from coordination.domain.jobs import AGENTS, Job
+from coordination.domain.jobs import AGENTS
 from coordination.domain.jobs.accounts import DEFAULT_ACCOUNT
-from coordination.domain.jobs.checkouts import CheckoutKind, parse_gates, run_branch
+from coordination.domain.jobs.checkouts import parse_gates
 from coordination.domain.money.estimates import history_key
 from coordination.domain.money.pricing import UnknownPrice
 from coordination.domain.money.sessions import SessionTarget
-from coordination.domain.plans import graph
-from coordination.domain.plans.plan_expansion import (
-    ANALYZE,
-    ANSWERER,
-    ASSESS,
-    SUPERVISION,
-    VARIANT,
-    VARIANTS,
-    check_supervisor,
-)
+from coordination.domain.plans.graph import check_plan
+from coordination.domain.plans.plan_expansion import ANALYZE, ANSWERER, ASSESS, SUPERVISION, check_supervisor
 from coordination.domain.plans.plans import Plan
 from coordination.domain.projects.projects import Project, ProjectStatus
 from coordination.domain.tasks.events import EventType, NewEvent
-from coordination.services.agents import agents as agent_service
+from coordination.services.agents.agents import AgentLookup
 from coordination.services.plans import task_rows
-from coordination.services.plans.expand import expand_for_project
-from coordination.services.plans.store_graph import prepare_graph, store_graph
+from coordination.services.plans.store_graph import prepare_plan, store_graph
 from coordination.services.projects import projects as project_service
 from coordination.store.queries.fleet import supervisors, workers
 from coordination.store.queries.forecast import job_history
@@ -87,13 +78,13 @@ def submit_plan(
 
     *issues*: of another tracker, which replace those of the project. Tasks with ``issue`` in their metadata are linked.
     """
-    works: Mapping[str, Job] = graph.check_plan(plan)
+    works = check_plan(plan)
     project = project_service.resolve(tx, workspace_id, identity=origin.identity, name=origin.name, path=origin.path)
     if project.status is ProjectStatus.ARCHIVED:
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects resume {project.name}")
-    plan, works = expand_for_project(plan, works, project.settings)
-    agents = agent_service.AgentLookup(tx, workspace_id)
-    graph_ = prepare_graph(plan, works, agents, project.model_restrictions)
+    agents = AgentLookup(tx, workspace_id)
+    graph = prepare_plan(plan, works, project, agents)
+    plan = graph.plan
     project_service.activate(tx, workspace_id, project)
     run_id = new_id()
     answerer = _answerer(plan, project, agents)
@@ -110,8 +101,8 @@ def submit_plan(
             "python_path": list(plan.python_path),
             "budget_usd": plan.budget.usd if plan.budget else None,
             "budget_on_exceed": plan.budget.on_exceed if plan.budget else None,
-            "metadata": dict(origin.metadata) | _branch(run_id, plan) | _plan_metadata(plan) | answerer,
-            "predicted": _expected_costs(tx, project, graph_),
+            "metadata": dict(origin.metadata) | task_rows.run_metadata(plan, run_id) | _plan_metadata(plan) | answerer,
+            "predicted": _expected_costs(tx, project, graph),
         },
     )
     ids = {task.key: new_id() for task in plan.tasks}
@@ -121,7 +112,7 @@ def submit_plan(
     submission = NewEvent(EventType.RUN_SUBMITTED, project.id, run_id, actor=origin.creator, payload=counts)
     events.append(tx, workspace_id, [submission])
     _limits(tx, scope, plan)
-    store_graph(tx, scope, graph_, ids, is_new_run=True)
+    store_graph(tx, scope, graph, ids, is_new_run=True)
     if issues is not None:
         issue_rows.replace_all(tx, workspace_id, project.id, [(issue.id, issue.raw) for issue in issues])
         linked = [(str(task.metadata["issue"]), ids[task.key]) for task in plan.tasks if "issue" in task.metadata]
@@ -132,9 +123,9 @@ def submit_plan(
     return SubmittedRun(run_id, project.id, ids)
 
 
-def _expected_costs(tx: Connection, project: Project, graph_: task_rows.Graph) -> dict[str, Any] | None:
+def _expected_costs(tx: Connection, project: Project, graph: task_rows.Graph) -> dict[str, Any] | None:
     """Return the forecast that is stored with the run; None if no similar job has run, or the plan is too large."""
-    plan, bodies = graph_.plan, graph_.bodies
+    plan, bodies = graph.plan, graph.bodies
     if project.status is ProjectStatus.PLANNING or len(plan.tasks) > MOST_SIMULATED:
         return None
     kinds = {history_key(body) for body in {id(body): body for body in bodies.values()}.values()}
@@ -142,7 +133,7 @@ def _expected_costs(tx: Connection, project: Project, graph_: task_rows.Graph) -
     if not history:
         return None
     samples = {kind: values for (_, kind), values in history.items()}
-    inputs = ForecastInputs(plan, bodies, graph_.agents, known=samples, recent={}, quote=_no_quote)
+    inputs = ForecastInputs(plan, bodies, graph.agents, known=samples, recent={}, quote=_no_quote)
     slot_count = workers.count_live_slots(tx, within=_LIVE_WITHIN) or _DEFAULT_SLOTS
     caps, effort = task_rows.slot_caps(tx, project, plan), min(_EFFORT, 100 * len(plan.tasks))
     return inputs.predict(slots=slot_count, caps=caps, now=utc_now(), effort=effort).to_json()
@@ -152,15 +143,9 @@ def _no_quote(_model: str) -> UnknownPrice:
     return UnknownPrice("loading a price list takes longer than submitting a plan")
 
 
-def _branch(run_id: str, plan: Plan) -> dict[str, str]:
-    """Return the run's metadata with the branch that worktrees are merged into, if any task has one."""
-    worktrees = any(plan.checkout_of(task).kind is CheckoutKind.GIT_WORKTREE for task in plan.tasks)
-    return {"branch": run_branch(run_id)} if worktrees else {}
-
-
 def _plan_metadata(plan: Plan) -> dict[str, Any]:
-    """Return the run's metadata for tasks that are reported later: variants, default account, supervision."""
-    metadata: dict[str, Any] = {VARIANTS: True} if any(VARIANT in task.role for task in plan.tasks) else {}
+    """Return the run's metadata for tasks that are reported later: default account, supervision."""
+    metadata: dict[str, Any] = {}
     if plan.defaults.account is not None:
         metadata[DEFAULT_ACCOUNT] = plan.defaults.account
     if plan.supervision is not None:
@@ -169,7 +154,7 @@ def _plan_metadata(plan: Plan) -> dict[str, Any]:
     return metadata
 
 
-def _answerer(plan: Plan, project: Project, agents: agent_service.AgentLookup) -> dict[str, Any]:
+def _answerer(plan: Plan, project: Project, agents: AgentLookup) -> dict[str, Any]:
     """Return the run's metadata with the agent that answers questions. Raises Refused for an unknown agent."""
     answerer = project.settings.get(ANSWERER) if plan.questions is None else plan.questions
     if answerer is None:

@@ -5,7 +5,7 @@ The costs of a running attempt move from reserved to spent in its budgets. When 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 
@@ -55,31 +55,27 @@ class SettleResult:
 
 def append_records(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
     """Append records, and return those that were new, in their order. Skips ids that exist."""
-    return _settle(tx, workspace_id, records, (), _append).new
+    return settle(tx, workspace_id, records, reported=False).new
 
 
 def settle(
-    tx: Connection, workspace_id: str, records: Sequence[CostRecord], *, closing: Collection[Fence] = ()
-) -> SettleResult:
-    """Append the costs of attempts, and release the reservations of those that end.
-
-    Skips records that exist. If the same id belongs to another attempt's call, the record gets another id.
-    *closing*: attempts that this transaction has ended.
-    """
-    return _settle(tx, workspace_id, records, closing, _append_reported)
-
-
-def _settle(
     tx: Connection,
     workspace_id: str,
     records: Sequence[CostRecord],
-    closing: Collection[Fence],
-    append: Callable[[Connection, str, Sequence[CostRecord]], list[CostRecord]],
+    *,
+    closing: Collection[Fence] = (),
+    reported: bool = True,
 ) -> SettleResult:
+    """Append the costs of attempts, and release the reservations of those that end.
+
+    Skips records that exist. If the id of a *reported* record belongs to another attempt's call, it gets another id.
+    *closing*: attempts that this transaction has ended.
+    """
     if not records and not closing:
         return SettleResult([])
     records = costs.with_agents(tx, workspace_id, records)
     settling = _Settling(tx, workspace_id, records, closing)
+    append = _append_reported if reported else _append
     return settling.settle(append(tx, workspace_id, records))
 
 

@@ -17,12 +17,20 @@ from coordination.domain.agents.agents import Profile
 from coordination.domain.jobs import AGENTS, IN_WORKTREE, AgentCall, ChatCall, Job, kind_label
 from coordination.domain.jobs.accounts import account_fits
 from coordination.domain.jobs.changed_files import EXPECTS
-from coordination.domain.jobs.checkouts import CHECKOUT_OPTION, FOLDER, Gate, gates_for, parse_gates
+from coordination.domain.jobs.checkouts import (
+    CHECKOUT_OPTION,
+    FOLDER,
+    CheckoutKind,
+    Gate,
+    gates_for,
+    parse_gates,
+    run_branch,
+)
 from coordination.domain.jobs.resource_limits import NO_LIMITS, limits_of
 from coordination.domain.money.budgets import Budget, BudgetScope
 from coordination.domain.money.caps import parse_caps, with_caps
 from coordination.domain.money.estimates import parse_estimate
-from coordination.domain.plans.plan_expansion import VARIANT, WORK
+from coordination.domain.plans.plan_expansion import VARIANT, VARIANTS, WORK
 from coordination.domain.plans.plans import Plan, Task
 from coordination.domain.projects.projects import Project
 from coordination.domain.tasks.events import EventType, NewEvent
@@ -274,6 +282,13 @@ def _add_rare_options(options: dict[str, Any], task: Task) -> None:
         options[EXPECTS] = task.expects
     if task.metadata:
         options["metadata"] = dict(task.metadata)
+
+
+def run_metadata(plan: Plan, run_id: str) -> dict[str, Any]:
+    """Return the run's metadata that follows from tasks: the branch where worktrees are merged, and variants."""
+    worktrees = any(plan.checkout_of(task).kind is CheckoutKind.GIT_WORKTREE for task in plan.tasks)
+    variants = any(VARIANT in task.role for task in plan.tasks)
+    return ({"branch": run_branch(run_id)} if worktrees else {}) | ({VARIANTS: True} if variants else {})
 
 
 def concurrency_caps(plan: Plan) -> dict[str, int]:

@@ -35,8 +35,8 @@ def fill_window(
     room = window - sum(number * _part(bundle(kind)) for kind, number in enqueued.items())
     if room <= 0:
         return []
-    found_places = (hold.find_free_places(tx, workspace_id, project_id) for hold in WITH_PLACES)
-    free_places = [places for places in found_places if places is not None]
+    places_by_hold = (hold.find_free_places(tx, workspace_id, project_id) for hold in WITH_PLACES)
+    free_places = [places for places in places_by_hold if places is not None]
     startable = min((each.limit for each in free_places if each.limit is not None), default=None)
     if startable is not None and startable <= 0:
         return []
