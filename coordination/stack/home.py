@@ -80,7 +80,8 @@ class Home:
         """
         with self.clear_errors():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shared = any(self.folder.samefile(place) for place in _shared_directories() if os.path.isdir(place))  # noqa: PTH112
+            places = ("/", "/tmp", "/var/tmp", "/dev/shm", tempfile.gettempdir())  # noqa: S108 - they are refused
+            shared = any(self.folder.samefile(place) for place in places if os.path.isdir(place))  # noqa: PTH112
             if not shared and _close(self.folder):
                 return
             writable = self.folder.stat().st_mode & stat.S_IWOTH
@@ -216,11 +217,6 @@ class Home:
         else:
             problem = f"The home folder {self.folder} cannot be used ({_reason(error)})"
         return SettingsError(problem, hint="Set COORD_HOME to a folder that you may write to", field="COORD_HOME")
-
-
-def _shared_directories() -> tuple[str, ...]:
-    """Return the directories that all users share."""
-    return ("/", "/tmp", "/var/tmp", "/dev/shm", tempfile.gettempdir())  # noqa: S108 - they are refused
 
 
 def _close(folder: Path) -> bool:

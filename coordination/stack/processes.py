@@ -137,12 +137,6 @@ class Service:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"stack-{program.name}", daemon=True)
 
-    @property
-    def pid(self) -> int | None:
-        """The pid of the current child."""
-        child = self._child
-        return None if child is None else child.record.pid
-
     def begin(self) -> None:
         """Start it without waiting."""
         self._thread.start()

@@ -116,11 +116,6 @@ class Stack(contextlib.AbstractContextManager["Stack"]):
         )
 
     @property
-    def worker_pid(self) -> int | None:
-        """The pid of the current worker process."""
-        return self._services[WORKER].pid
-
-    @property
     def failure(self) -> CoordinationError | None:
         """The error of a service that died too often to be restarted."""
         return next((service.failure for service in self._services.values() if service.failure is not None), None)
