@@ -208,7 +208,9 @@ class Stack(contextlib.AbstractContextManager["Stack"]):
         up_first = [name for name in (REDIS, WORKER) if name in self._services]
         for name in up_first:
             self._services[name].begin()
-        version = _program_version()
+        version = "unknown"
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version("coordination")
         for name in up_first:
             self._services[name].wait_until_up()
         if BEAT in self._services:
@@ -336,10 +338,3 @@ def absolute_imports(env: dict[str, str]) -> dict[str, str]:
         # An empty entry means the current directory.
         env["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep))
     return env
-
-
-def _program_version() -> str:
-    try:
-        return importlib.metadata.version("coordination")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

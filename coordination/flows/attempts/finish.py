@@ -101,14 +101,11 @@ def add_discovered_tasks(tx: Connection, workspace_id: str, project_id: str, eff
 
 
 def store_questions(tx: Connection, workspace_id: str, _project_id: str, effects: EndEffects) -> None:
-    """Store the questions, each with a task in which the run's answer_task agent answers it, if it has one."""
-    lookup = None
+    """Store the questions, each with a task in which the run's answering agent answers it, if it has one."""
+    lookup = agents.AgentLookup(tx, workspace_id)
     for ended in effects.effective_ends():
         if ended.end.question is not None and isinstance(ended.decision, Wait):
-            lookup = lookup or agents.AgentLookup(tx, workspace_id)
-            effects.newly_ready += _ask(
-                tx, workspace_id, ended.claim, ended.end.question, lookup, escalated=ended.end.escalated
-            )
+            effects.newly_ready += _ask(tx, workspace_id, ended, ended.end.question, lookup)
 
 
 def deliver_answers(tx: Connection, workspace_id: str, _project_id: str, effects: EndEffects) -> None:
@@ -128,13 +125,12 @@ LISTENERS: tuple[Listener, ...] = (
 """All listeners in their order. Runs are closed later, because the same commit may claim further tasks of them."""
 
 
-def _ask(
-    tx: Connection, workspace_id: str, claim: Claim, question: str, lookup: agents.AgentLookup, *, escalated: bool
-) -> int:
+def _ask(tx: Connection, workspace_id: str, ended: EndedAttempt, question: str, lookup: agents.AgentLookup) -> int:
     """Store a question, add the task in which an agent answers it, and return the number of tasks that became ready.
 
     An escalated question goes to the run's supervising agent: the analyzing one, else the assessing one.
     """
+    claim, escalated = ended.claim, ended.end.escalated
     question_id = questions.ask(tx, workspace_id, claim, question, escalated=escalated)
     metadata = runs.metadata_of(tx, workspace_id, claim.run_id)
     agent = metadata.get(ANSWERER)

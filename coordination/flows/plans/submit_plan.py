@@ -182,6 +182,7 @@ def _limits(tx: Connection, scope: task_rows.GraphScope, plan: Plan) -> None:
 def _session(tx: Connection, workspace_id: str, project_id: str, plan: Plan) -> str:
     """Return the id of the run's session: the one in the plan, a new one (isolated), or the ongoing one."""
     target = SessionTarget.ISOLATED if plan.session == SessionTarget.ISOLATED else SessionTarget.MAIN
+    session, agent = None, plan.defaults.agent
     if plan.session is not None and plan.session not in tuple(SessionTarget):
         session = runs.get_session(tx, workspace_id, plan.session) if is_id(plan.session) else None
         if session is None or session.project_id != project_id:
@@ -189,13 +190,11 @@ def _session(tx: Connection, workspace_id: str, project_id: str, plan: Plan) -> 
                 f"The project has no session {plan.session}",
                 hint="Write main (the ongoing one), isolated (a new one) or a session's id: coord sessions list",
             )
+    elif target is SessionTarget.MAIN:
+        session = runs.get_main_session(tx, workspace_id, project_id, agent)
+    if session is not None:
         runs.touch_sessions(tx, workspace_id, [session.id])
         return session.id
-    agent = plan.defaults.agent
-    ongoing = runs.get_main_session(tx, workspace_id, project_id, agent) if target is SessionTarget.MAIN else None
-    if ongoing is not None:
-        runs.touch_sessions(tx, workspace_id, [ongoing.id])
-        return ongoing.id
     session_id = new_id()
     runs.insert_session(
         tx,

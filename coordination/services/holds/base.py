@@ -195,12 +195,9 @@ class Hold:
             + (f"why: coord explain {key}" if self.situation is None else join_steps(steps(self.situation, task=key)))
             for key in keys
         ]
-        more = number - len(keys)
-        return [
-            Obstacle(
-                self.name, number, keys, "\n".join([*lines, *([f"and {more} more"] if more > 0 else [])]), lasts=True
-            )
-        ]
+        if number > len(keys):
+            lines.append(f"and {number - len(keys)} more")
+        return [Obstacle(self.name, number, keys, "\n".join(lines), lasts=True)]
 
 
 def format_moment(moment: datetime) -> str:
