@@ -106,7 +106,7 @@ def submit_plan(
         },
     )
     ids = {task.key: new_id() for task in plan.tasks}
-    gates = parse_gates(project.settings.get("gates"))
+    gates = () if (stored := project.settings.get("gates")) is None else parse_gates(stored)
     scope = task_rows.GraphScope(workspace_id, project.id, run_id, origin.creator, origin.path, gates)
     counts = {"tasks": len(ids), "dependencies": sum(len(task.needs) for task in plan.tasks), "name": plan.name}
     submission = NewEvent(EventType.RUN_SUBMITTED, project.id, run_id, actor=origin.creator, payload=counts)

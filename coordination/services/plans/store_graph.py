@@ -46,9 +46,10 @@ def prepare_plan(plan: Plan, works: Mapping[str, Job], project: Project | None, 
         supervisor = SupervisorSettings.of(settings)
         both = {"assess": supervisor.run(plan.supervision.assess), "analyze": supervisor.run(plan.supervision.analyze)}
         plan = replace(plan, supervision=replace(plan.supervision, **both))
-    expanded = expand(plan)
-    works = works if expanded is plan else check_plan(expanded)
-    return prepare_graph(expanded, works, chooser, {} if project is None else project.model_restrictions)
+    if plan.supervision is not None or any(task.variants for task in plan.tasks):
+        plan = expand(plan)
+        works = check_plan(plan)
+    return prepare_graph(plan, works, chooser, {} if project is None else project.model_restrictions)
 
 
 def prepare_graph(

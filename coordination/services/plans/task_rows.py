@@ -241,22 +241,20 @@ def _joined(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
 
 
 def _options(scope: GraphScope, plan: Plan, task: Task, kind: str) -> dict[str, Any]:
-    backoff, limits = task.backoff or plan.defaults.backoff, task.limits.or_else(plan.defaults.limits)
+    backoff, limits = task.backoff or plan.defaults.backoff, plan.defaults.limits
+    if task.limits is not NO_LIMITS:
+        limits = task.limits.or_else(limits)
     checkout = plan.checkout_of(task)
-    gates = gates_for(
-        kind.partition(":")[0],
-        checkout,
-        project=scope.gates,
-        plan=parse_gates(plan.gates),
-        task=parse_gates(task.gates),
-    )
     options: dict[str, Any] = {}
     if task.role:
         options["role"] = dict(task.role)
     if checkout != FOLDER:
         options[CHECKOUT_OPTION] = checkout.to_json()
-    if gates:
-        options["gates"] = [gate.to_json() for gate in gates]
+    if scope.gates or plan.gates or task.gates:
+        plan_gates, task_gates = parse_gates(plan.gates), parse_gates(task.gates)
+        gates = gates_for(kind.partition(":")[0], checkout, project=scope.gates, plan=plan_gates, task=task_gates)
+        if gates:
+            options["gates"] = [gate.to_json() for gate in gates]
     if limits != NO_LIMITS:
         options["limits"] = limits.to_json()
     if backoff != _DEFAULT_BACKOFF:
