@@ -56,9 +56,8 @@ def create_task(
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects resume {project.name}")
     keys = sorted({task.key, *map(need_key, task.needs), *([task.parent] if task.parent else [])})
     # Its dependencies must not end before its edges are stored.
-    task_rows.lock(
-        tx, workspace_id, [each.id for each in task_rows.lock_by_key(tx, workspace_id, run_id, keys).values()]
-    )
+    needed = task_rows.lock_by_key(tx, workspace_id, run_id, keys).values()
+    task_rows.lock(tx, workspace_id, [each.id for each in needed])
     existing = task_rows.lock_by_key(tx, workspace_id, run_id, keys)
     if task.key in existing:
         raise key_taken(task.key)

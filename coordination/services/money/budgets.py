@@ -156,9 +156,8 @@ def find_waiting_shortages(
 ) -> dict[str, BudgetShortage]:
     """Return what each task lacks that waits for money, in one run or the whole workspace."""
     lacks: dict[str, BudgetShortage] = {}
-    for project_id, each in budget_usage.list_waiting_projects_and_runs(
-        tx, workspace_id, run_id=run_id, most=_MOST_RUNS
-    ):
+    waiting = budget_usage.list_waiting_projects_and_runs(tx, workspace_id, run_id=run_id, most=_MOST_RUNS)
+    for project_id, each in waiting:
         rows = budget_usage.list_waiting_tasks(tx, workspace_id, project_id, each, most=_MOST_WAITING)
         for start in range(0, len(rows), _BATCH):
             lacks |= find_shortages(tx, workspace_id, rows[start : start + _BATCH], estimator)
@@ -349,9 +348,8 @@ def _recompute(
     starts, begins = current_period(tx, workspace_id, budget)
     key = (budget.id, starts)
     running = budget_usage.lock_running_attempts(tx, workspace_id, budget.scope, budget.subject)
-    use = budget_usage.lock_uses(tx, workspace_id, [key], create=[key] if create else ()).get(
-        key, BudgetUse(budget.id, starts)
-    )
+    uses = budget_usage.lock_uses(tx, workspace_id, [key], create=[key] if create else ())
+    use = uses.get(key, BudgetUse(*key))
     reserved: dict[tuple[str, int], Reservation] = {}
     total = NOTHING
     for attempt in running:

@@ -143,6 +143,17 @@ def job_rows(works: Mapping[str, Job]) -> dict[str, JobRow]:
     return {key: rows[id(work)] for key, work in works.items()}
 
 
+def edge_row(workspace_id: str, parent_id: str, child_id: str, kind: DependencyKind) -> dict[str, Any]:
+    """Return the row of a dependency that is not satisfied."""
+    return {
+        "parent_id": parent_id,
+        "child_id": child_id,
+        "workspace_id": workspace_id,
+        "kind": kind,
+        "satisfied_at": None,
+    }
+
+
 def edge_rows(workspace_id: str, plan: Plan, ids: Mapping[str, str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the rows of all dependencies, and the number of those that hold back each task, by its id."""
     holds_back = {kind: kind.holds_back for kind in DependencyKind}
@@ -153,15 +164,7 @@ def edge_rows(workspace_id: str, plan: Plan, ids: Mapping[str, str]) -> tuple[li
         for need in task.needs:
             key, kind = (need, DependencyKind.BLOCKS) if isinstance(need, str) else (need.key, need.kind)
             waits += holds_back[kind]
-            rows.append(
-                {
-                    "parent_id": ids[key],
-                    "child_id": child_id,
-                    "workspace_id": workspace_id,
-                    "kind": kind,
-                    "satisfied_at": None,
-                }
-            )
+            rows.append(edge_row(workspace_id, ids[key], child_id, kind))
         if waits:
             pending[child_id] = waits
     return rows, pending
