@@ -41,6 +41,7 @@ from coordination.store.queries.tasks import slots
 
 _NOTHING: dict[str, Any] = {}  # shared, so that it is serialized once
 _DEFAULT_BACKOFF = Backoff()
+_HOLDS_BACK = {kind: kind.holds_back for kind in DependencyKind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +157,13 @@ def edge_row(workspace_id: str, parent_id: str, child_id: str, kind: DependencyK
 
 def edge_rows(workspace_id: str, plan: Plan, ids: Mapping[str, str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the rows of all dependencies, and the number of those that hold back each task, by its id."""
-    holds_back = {kind: kind.holds_back for kind in DependencyKind}
     rows: list[dict[str, Any]] = []
     pending: dict[str, int] = {}
     for task in plan.tasks:
         child_id, waits = ids[task.key], 0
         for need in task.needs:
             key, kind = (need, DependencyKind.BLOCKS) if isinstance(need, str) else (need.key, need.kind)
-            waits += holds_back[kind]
+            waits += _HOLDS_BACK[kind]
             rows.append(edge_row(workspace_id, ids[key], child_id, kind))
         if waits:
             pending[child_id] = waits
