@@ -25,7 +25,6 @@ from coordination.domain.plans.plans import ProjectRef
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.flows.attempts.dispatch import DispatchTerms, next_work
 from coordination.flows.attempts.finish import finish
-from coordination.flows.fleet.tick_supervisor import tick_supervisor
 from coordination.flows.tasks.claim_tasks import claim_tasks
 from coordination.flows.tasks.explain_task import explain_task
 from coordination.services.attempts.decide import decide_end
@@ -37,6 +36,7 @@ from coordination.store.queries.projects import retention
 from coordination.store.queries.tasks import events, names, tasks
 from coordination.store.reports.projects import overview
 from tests.support.piles import pile_up
+from tests.support.ticks import tick_supervisor
 
 _FEW, _MANY = 1_000, 1_000_000
 _TIMES = 20  # in each round, the two stores taking turns

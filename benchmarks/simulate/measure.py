@@ -272,8 +272,8 @@ def _heartbeats(parts: Parts, rounds: int) -> Operation:
 
 def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
     """What goes on beside the jobs: ticks, sweeps, looks for parked tasks, the size of the fleet."""
-    from coordination.flows.fleet.tick_supervisor import tick_supervisor
     from coordination.store.queries.fleet import supervisors, workers
+    from tests.support.ticks import tick_supervisor
 
     context, used = parts.context, parts.accounts.used
     ticks = {}

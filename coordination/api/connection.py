@@ -134,7 +134,7 @@ class Coordination:
         the duration of jobs without history. The same *seed* gives the same result. Raises PlanError or Refused.
         """
         settings = self.runtime.settings
-        data = self.runtime.read(
+        predict = self.runtime.read(
             simulate_plan,
             plan,
             find_origin(plan, actor=self.runtime.actor, metadata={}).identity,
@@ -143,7 +143,7 @@ class Coordination:
             default_slots=settings.slots,
             assume=assume,
         )
-        return data.predict(seed=seed)
+        return predict(seed=seed)
 
     def stop(
         self,

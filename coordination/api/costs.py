@@ -21,7 +21,7 @@ from coordination.domain.money.pricing import Quote
 from coordination.domain.projects.projects import Project
 from coordination.flows.money.check_costs import LedgerCheck, set_timezone
 from coordination.flows.money.check_costs import check_costs as check_costs
-from coordination.flows.money.import_costs import ImportResult, check_file, cost_project, import_file
+from coordination.flows.money.import_costs import ImportResult, check_file, import_file
 from coordination.flows.money.reprice_costs import RepricingRequest, RepricingResult, reprice_costs
 from coordination.formats.costs_jsonl import Shape, write_costs
 from coordination.runtime import Runtime
@@ -184,4 +184,6 @@ class Costs:
         if name is not None:
             return project_service.find(tx, self._workspace_id, name)
         here = git_checkout.checkout_of()
-        return cost_project(tx, self._workspace_id, identity=here.identity, name=here.name, path=str(here.root))
+        return project_service.resolve(
+            tx, self._workspace_id, identity=here.identity, name=here.name, path=str(here.root)
+        )

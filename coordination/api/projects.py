@@ -25,8 +25,8 @@ from coordination.flows.projects.change_project import change_project
 from coordination.flows.projects.end_project import end_project
 from coordination.flows.projects.pause_project import pause_project, resume_project
 from coordination.runtime import Runtime
+from coordination.services.holds.slots import set_limits
 from coordination.services.projects import projects as service
-from coordination.services.tasks import concurrency_limits as limit_service
 from coordination.store.queries.issues import issues
 from coordination.store.queries.projects import projects as rows
 from coordination.store.queries.tasks import runs, slots
@@ -163,7 +163,7 @@ class Projects:
     def set_limits(self, project: str, caps: Mapping[str, int | None]) -> builtins.list[dict[str, Any]]:
         """Limit parallel tasks by ``project``, ``agent:NAME`` or ``key:NAME`` (None: no limit); return all limits."""
         project_id = find_project(self._runtime, project).id
-        limits = self._runtime.transact(limit_service.set_limits, project_id, caps)
+        limits = self._runtime.transact(set_limits, project_id, caps)
         self._runtime.wake_project(project_id)
         return limits
 

@@ -16,17 +16,18 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coordination.base.errors import CoordinationError, SettingsError, StackRunning, Unavailable
+from coordination.base.errors import CoordinationError, SettingsError, StackRunning, StackStoppedError, Unavailable
 from coordination.stack.processes import ServiceRecord
 
 _FORMAT = 1
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 # A check holds the lock for microseconds; if it stays locked this long, a stack owns it.
-_CHECKS = timedelta(milliseconds=300)
+_CHECKS = 0.3
+_POLL_EVERY = 0.01
 _LOG_LIMIT = 10_000_000
 
 
@@ -45,13 +46,6 @@ class RunningStack:
     grace: float = 0.0  # seconds that running jobs have when it is stopped
     counts_users: bool = False  # it ends with its last user; otherwise with its owner's command
     stopping: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StackEnd:
-    """The recorded end of a stack: it was stopped, or *failure* is why it could not continue."""
-
-    failure: CoordinationError | None
 
 
 class Home:
@@ -86,7 +80,8 @@ class Home:
         """
         with self.clear_errors():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shared = any(self.folder.samefile(place) for place in _shared_directories() if os.path.isdir(place))  # noqa: PTH112
+            places = ("/", "/tmp", "/var/tmp", "/dev/shm", tempfile.gettempdir())  # noqa: S108 - they are refused
+            shared = any(self.folder.samefile(place) for place in places if os.path.isdir(place))  # noqa: PTH112
             if not shared and _close(self.folder):
                 return
             writable = self.folder.stat().st_mode & stat.S_IWOTH
@@ -115,20 +110,16 @@ class Home:
         """Lock the directory until the returned descriptor is closed. Raises StackRunning when it is locked."""
         with self.clear_errors():
             lock = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        locked = False
         try:
             with self.clear_errors():
-                self._wait_for_lock(lock)
-        except BaseException:
-            os.close(lock)
-            raise
+                locked = wait_for_lock(lock, _CHECKS)
+        finally:
+            if not locked:
+                os.close(lock)
+        if not locked:
+            raise self.running_error()
         return lock
-
-    def _wait_for_lock(self, lock: int) -> None:
-        deadline = time.monotonic() + _CHECKS.total_seconds()
-        while not try_lock(lock, fcntl.LOCK_EX):
-            if time.monotonic() > deadline:
-                raise self.running_error()
-            time.sleep(0.01)
 
     def is_owned(self) -> bool:
         """Return whether a stack runs here."""
@@ -191,14 +182,15 @@ class Home:
         why = None if failure is None else {"message": failure.message, "hint": failure.hint}
         self._replace(self.last_end, {"owner": asdict(owner), "failure": why})
 
-    def read_end(self, owner: ServiceRecord) -> StackEnd | None:
-        """Return the recorded end of the stack of *owner*, or None when there is none, as after a kill."""
+    def read_end(self, owner: ServiceRecord) -> CoordinationError | None:
+        """Return why the stack of *owner* has ended, or None when that is not recorded, as after a kill."""
         try:
             content = json.loads(self.last_end.read_bytes())
             if ServiceRecord.from_json(content["owner"]) != owner:
                 return None
-            why = content["failure"]
-            return StackEnd(None if why is None else Unavailable(str(why["message"]), hint=why["hint"]))
+            if (why := content["failure"]) is None:
+                return StackStoppedError(f"The stack in {self.folder} was stopped")
+            return Unavailable(str(why["message"]), hint=why["hint"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -227,11 +219,6 @@ class Home:
         return SettingsError(problem, hint="Set COORD_HOME to a folder that you may write to", field="COORD_HOME")
 
 
-def _shared_directories() -> tuple[str, ...]:
-    """Return the directories that all users share."""
-    return ("/", "/tmp", "/var/tmp", "/dev/shm", tempfile.gettempdir())  # noqa: S108 - they are refused
-
-
 def _close(folder: Path) -> bool:
     """Remove other users' access. Return False for another user's directory, which stays as it is."""
     mode = folder.stat().st_mode
@@ -249,6 +236,16 @@ def try_lock(lock: int, kind: int) -> bool:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def wait_for_lock(lock: int, patience: float) -> bool:
+    """Lock an open file exclusively. Return whether that succeeded within *patience* seconds."""
+    deadline = time.monotonic() + patience
+    while not try_lock(lock, fcntl.LOCK_EX):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_EVERY)
     return True
 
 

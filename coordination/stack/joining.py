@@ -25,7 +25,6 @@ from coordination.base.errors import (
     SettingsError,
     StackGoneError,
     StackRunning,
-    StackStoppedError,
     Unavailable,
 )
 from coordination.base.host import keep_private
@@ -33,7 +32,7 @@ from coordination.settings import Settings
 from coordination.stack import running
 from coordination.stack.home import Home, RunningStack
 from coordination.stack.interrupts import ignore_signals
-from coordination.stack.processes import READY_VARIABLE
+from coordination.stack.processes import READY_VARIABLE, read_tail
 from coordination.stack.stack import absolute_imports
 from coordination.stack.users import Membership, StackUsers
 
@@ -108,10 +107,8 @@ class StackStarter:
         self.give_up()
         if isinstance(error, StackRunning):
             return
-        last_line = running.tail(self._home.log("stack"), self._begin)
-        raise error or Unavailable(
-            last_line or "The stack ended before it was up", hint=f"Its logs are in {self._home.logs}"
-        )
+        tail = read_tail(self._home.log("stack"), self._begin) or "The stack ended before it was up"
+        raise error or Unavailable(tail.splitlines()[-1], hint=f"Its logs are in {self._home.logs}")
 
     def give_up(self) -> None:
         """End it: stop, hurry, then kill it. The kernel ends the children of a killed stack."""
@@ -161,10 +158,8 @@ class JoinedStack:
         """Return why the stack has ended, or None while it runs."""
         if self._lives():
             return None
-        end = self._home.read_end(self.record.owner)
-        if end is None:
-            return StackGoneError(f"The process of the stack in {self._home.folder} was killed")
-        return end.failure or StackStoppedError(f"The stack in {self._home.folder} was stopped")
+        killed = StackGoneError(f"The process of the stack in {self._home.folder} was killed")
+        return self._home.read_end(self.record.owner) or killed
 
     def keep(self) -> None:
         """Keep the stack running without users."""

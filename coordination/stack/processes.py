@@ -137,12 +137,6 @@ class Service:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"stack-{program.name}", daemon=True)
 
-    @property
-    def pid(self) -> int | None:
-        """The pid of the current child."""
-        child = self._child
-        return None if child is None else child.record.pid
-
     def begin(self) -> None:
         """Start it without waiting."""
         self._thread.start()
@@ -360,13 +354,7 @@ class _Child:
 
     def log_tail(self) -> str:
         """Return the end of this run's log."""
-        try:
-            with self._log.open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(self._log_start, size - _TAIL_BYTES))
-                return file.read().decode(errors="replace").strip()
-        except OSError:
-            return ""
+        return read_tail(self._log, self._log_start)
 
     def _has_ended(self) -> bool:
         try:
@@ -378,6 +366,17 @@ class _Child:
         if self._ready is not None:
             os.close(self._ready)
             self._ready = None
+
+
+def read_tail(log: Path, begin: int) -> str:
+    """Return the end of what was written to *log* after its first *begin* bytes."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(begin, size - _TAIL_BYTES))
+            return file.read().decode(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def _pause(restarts: int) -> float:

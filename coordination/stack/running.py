@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import time
@@ -13,16 +12,16 @@ from pathlib import Path
 
 from coordination.base.errors import Conflict, Unavailable
 from coordination.settings import Settings, masked
-from coordination.stack.home import Home, RunningStack, try_lock
+from coordination.stack.home import Home, RunningStack, wait_for_lock
 from coordination.stack.stack import end_orphans
 
 _POLL_EVERY = 0.02
 _REPORT_EVERY = 0.5
+_UP_WITHIN = 30.0
 _NOTED_WITHIN = 3.0  # seconds in which an owner records that it stops; older versions do not
-_TAIL_BYTES = 4_000
 
 
-def find(settings: Settings, *, patience: timedelta = timedelta(seconds=30)) -> RunningStack | None:
+def find(settings: Settings) -> RunningStack | None:
     """Return the stack that runs in the settings' home, or None. Waits while it starts.
 
     Raises Conflict when it uses another database or Redis than the settings, because it would not run their tasks.
@@ -35,7 +34,7 @@ def find(settings: Settings, *, patience: timedelta = timedelta(seconds=30)) -> 
             _check_same(settings, record)
             return record
         grace = 0.0 if record is None else record.grace  # it may be stopping
-        if time.monotonic() - began > patience.total_seconds() + grace:
+        if time.monotonic() - began > _UP_WITHIN + grace:
             raise Unavailable(
                 f"The stack in {home.folder} is starting or stopping, and was not ready in time",
                 hint=f"Look at the logs in {home.logs}, or stop it with coord down",
@@ -110,7 +109,7 @@ def _request_stop(home: Home, record: RunningStack, *, now: bool) -> None:
     Concurrent commands wait until the record shows the request of the first one.
     """
     deadline = time.monotonic() + _NOTED_WITHIN
-    with _one_at_a_time(home, deadline):
+    with _one_at_a_time(home):
         current = home.read()
         if current is not None and current.stopping and not now:
             return
@@ -124,16 +123,14 @@ def _request_stop(home: Home, record: RunningStack, *, now: bool) -> None:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(home: Home, deadline: float) -> Iterator[None]:
+def _one_at_a_time(home: Home) -> Iterator[None]:
     """Admit one command at a time, if the directory can be locked; a stack must also stop where it cannot."""
     with contextlib.ExitStack() as open_files:
         with contextlib.suppress(OSError):
-            gate = os.open(
-                home.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-            )  # not a file, because the disk may be full
+            # Not a file, because the disk may be full.
+            gate = os.open(home.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             open_files.callback(os.close, gate)
-            while not try_lock(gate, fcntl.LOCK_EX) and time.monotonic() < deadline:
-                time.sleep(_POLL_EVERY)
+            wait_for_lock(gate, _NOTED_WITHIN)
         yield
 
 
@@ -146,15 +143,3 @@ def _clear(home: Home, on_worker_death: Callable[[int], bool | None] | None) -> 
         end_orphans(home, on_worker_death)
     finally:
         os.close(lock)
-
-
-def tail(log: Path, begin: int) -> str:
-    """Return the last line that was written to *log* after its first *begin* bytes."""
-    try:
-        with log.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(begin, size - _TAIL_BYTES))
-            lines = file.read().decode(errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1] if lines else ""

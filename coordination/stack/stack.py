@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Self
+from types import FrameType
+from typing import Any
 
 from coordination.base.clock import utc_now
 from coordination.base.errors import CoordinationError, Unavailable
@@ -71,7 +71,7 @@ def end_jobs_of(worker_id: str) -> None:
         raise Unavailable(f"What a dead worker's jobs have left could not be ended: {error}") from error
 
 
-class Stack:
+class Stack(contextlib.AbstractContextManager["Stack"]):
     """A running stack. Leaving the ``with`` block stops it."""
 
     def __init__(
@@ -90,7 +90,7 @@ class Stack:
         self._settings = settings
         self._lock: int | None = lock
         self._stop_lock = threading.Lock()
-        self._record_lock = threading.Lock()
+        self._record_lock = threading.RLock()
         self._server: RedisServer | None = None
         if settings.redis_url is None:
             self._server = prepare_server(home, settings.runtime_dir)
@@ -114,11 +114,6 @@ class Stack:
             grace=settings.shutdown_grace.total_seconds(),
             counts_users=counts_users,
         )
-
-    @property
-    def worker_pid(self) -> int | None:
-        """The pid of the current worker process."""
-        return self._services[WORKER].pid
 
     @property
     def failure(self) -> CoordinationError | None:
@@ -201,31 +196,26 @@ class Stack:
         if failure is not None:
             raise failure
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     # --- used by start
 
     def _start_services(self) -> None:
-        self._write()
+        self._update()
         atexit.register(self.stop)  # if the owner does not stop it, for example because of an exception
         # In parallel: the server is up long before the worker has imported its modules.
         up_first = [name for name in (REDIS, WORKER) if name in self._services]
         for name in up_first:
             self._services[name].begin()
-        version = _program_version()
+        version = "unknown"
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version("coordination")
         for name in up_first:
             self._services[name].wait_until_up()
         if BEAT in self._services:
             self._services[BEAT].begin()
-        with self._record_lock:
-            self._record = replace(self._record, version=version, ready=True)
-            self.home.write(self._record)
+        self._update(version=version, ready=True)
 
     def _add(
         self,
@@ -247,20 +237,19 @@ class Stack:
 
     def _note(self, name: str, child: ServiceRecord) -> None:
         with self._record_lock:
-            self._record = replace(self._record, services={**self._record.services, name: child})
-            self.home.write(self._record)
+            self._update(services={**self._record.services, name: child})
 
     def _note_stopping(self) -> None:
-        with self._record_lock, contextlib.suppress(CoordinationError):
-            self._record = replace(self._record, ready=False, stopping=True)
-            self.home.write(self._record)
+        with contextlib.suppress(CoordinationError):
+            self._update(ready=False, stopping=True)
 
     def _write_end(self, failure: CoordinationError | None) -> None:
         with contextlib.suppress(CoordinationError):
             self.home.write_end(self._record.owner, failure)
 
-    def _write(self) -> None:
+    def _update(self, **changes: Any) -> None:
         with self._record_lock:
+            self._record = replace(self._record, **changes)
             self.home.write(self._record)
 
     def _release(self) -> None:
@@ -349,10 +338,3 @@ def absolute_imports(env: dict[str, str]) -> dict[str, str]:
         # An empty entry means the current directory.
         env["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep))
     return env
-
-
-def _program_version() -> str:
-    try:
-        return importlib.metadata.version("coordination")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,10 +18,9 @@ from pathlib import Path
 
 from coordination.base.clock import utc_now
 from coordination.base.errors import CoordinationError, Unavailable
-from coordination.stack.home import Home
+from coordination.stack.home import Home, try_lock, wait_for_lock
 from coordination.stack.processes import ServiceRecord
 
-_POLL_EVERY = 0.005
 _PATIENCE = 10.0  # with a command that was suspended while it joined
 _MOST_BYTES = 10_000
 
@@ -144,18 +142,11 @@ class StackUsers:
     def _locked(self) -> Iterator[None]:
         gate = os.open(self._gate, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            deadline = time.monotonic() + _PATIENCE
-            while True:
-                try:
-                    fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise Unavailable(
-                            f"Another command keeps {self._gate} locked",
-                            hint="One that is suspended, perhaps: see ps, and let it go on with fg",
-                        ) from None
-                time.sleep(_POLL_EVERY)
+            if not wait_for_lock(gate, _PATIENCE):
+                raise Unavailable(
+                    f"Another command keeps {self._gate} locked",
+                    hint="One that is suspended, perhaps: see ps, and let it go on with fg",
+                )
             yield
         finally:
             os.close(gate)
@@ -168,9 +159,7 @@ def _user(path: Path) -> StackUser | None:
     except FileNotFoundError:
         return None  # the command has just left
     try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file, fcntl.LOCK_SH):
             return _parse_user(os.pread(file, _MOST_BYTES, 0), path)
         path.unlink(missing_ok=True)
         return None

@@ -9,7 +9,7 @@ import pytest
 from coordination.base.errors import Refused
 from coordination.domain.plans.plan_expansion import ANSWER
 from coordination.domain.tasks.events import EventType
-from coordination.flows.attempts import on_end
+from coordination.flows.attempts import finish
 from coordination.services.projects import projects as project_service
 from coordination.services.tasks import questions
 from coordination.store.queries.projects import projects
@@ -145,7 +145,7 @@ def test_who_is_retried_does_not_wait_for_an_answer_of_its_last_life(world: Worl
 
 
 def test_it_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_end, "MAX_AGENT_ANSWERS", 2)
+    monkeypatch.setattr(finish, "MAX_AGENT_ANSWERS", 2)
     submit(world, "paint")
     for key in ("paint/answer", "paint/answer.2"):
         ask(world)

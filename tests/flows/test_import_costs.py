@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from coordination.base.ids import new_id
-from coordination.flows.money.import_costs import cost_project, import_costs
+from coordination.flows.money.import_costs import import_costs
+from coordination.services.projects.projects import resolve
 from coordination.store.engine import Store
 from coordination.store.queries.money import costs
 from coordination.store.queries.projects import projects
@@ -20,8 +21,8 @@ def record(number: int, project_id: str | None = None) -> bytes:
 
 def test_records_go_to_the_project_they_name_if_it_is_here_and_are_stored_once(store: Store) -> None:
     ws = store.transact(lambda tx: projects.get_or_create_workspace(tx, "default"))
-    owner = store.transact(lambda tx: cost_project(tx, ws, identity="example.org/a/owner", name="owner"))
-    named = store.transact(lambda tx: cost_project(tx, ws, identity="example.org/a/named", name="named"))
+    owner = store.transact(lambda tx: resolve(tx, ws, identity="example.org/a/owner", name="owner", path=None))
+    named = store.transact(lambda tx: resolve(tx, ws, identity="example.org/a/named", name="named", path=None))
     records = list(read_costs([record(1), record(2, named.id), record(3, new_id())]))
 
     first = store.transact(lambda tx: import_costs(tx, ws, records, project_id=owner.id))

@@ -16,8 +16,9 @@ from sqlalchemy import func, select
 from coordination.base.errors import FormatError, Unavailable
 from coordination.flows.money import import_costs as flow
 from coordination.flows.money.check_costs import check_costs
-from coordination.flows.money.import_costs import ImportResult, check_file, cost_project, import_file
+from coordination.flows.money.import_costs import ImportResult, check_file, import_file
 from coordination.services.money import ledger
+from coordination.services.projects.projects import resolve
 from coordination.store.disk_queue import DiskQueue
 from coordination.store.queries.money import costs
 from coordination.store.tables.money.costs import costs as table
@@ -37,7 +38,7 @@ def take(world: World, content: bytes) -> ImportResult:
     with DiskQueue() as spool:
         found = check_file(world.store, world.workspace, io.BytesIO(content), spool, source="costs.jsonl")
         owner = world.store.transact(
-            lambda tx: cost_project(tx, world.workspace, identity="example.org/a/owner", name="owner")
+            lambda tx: resolve(tx, world.workspace, identity="example.org/a/owner", name="owner", path=None)
         )
         return import_file(world.store, world.workspace, spool, owner=owner, checked=found, source="costs.jsonl")
 
@@ -110,7 +111,7 @@ def test_another_record_of_the_same_id_that_comes_meanwhile_is_refused_too(world
     file = io.BytesIO(b"".join(line(f"c{index}") for index in range(1, 9)))
     with DiskQueue() as spool:
         found = check_file(world.store, world.workspace, file, spool, source="f")
-        owner = world.store.transact(lambda tx: cost_project(tx, world.workspace, identity="a.org/b/c", name="c"))
+        owner = world.store.transact(lambda tx: resolve(tx, world.workspace, identity="a.org/b/c", name="c", path=None))
         world.store.transact(lambda tx: ledger.append_records(tx, world.workspace, [record("c5", "7")]))
 
         with refuses(FormatError, line=5):

@@ -14,7 +14,7 @@ from coordination.domain.money.estimates import JobSample
 from coordination.domain.plans.plans import BudgetCap, Concurrency, Plan, Supervision
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.forecast.simulate_plan import simulate_plan
-from coordination.services.plans.expected_costs import MOST_TASKS
+from coordination.flows.plans.submit_plan import MOST_SIMULATED
 from coordination.store.queries.forecast import job_history
 from coordination.store.queries.tasks import runs
 from tests.support.refusals import refuses
@@ -33,14 +33,14 @@ def learn(world: World, key: str, *minutes: float, usd: str = "0.5") -> None:
 
 def simulated(world: World, plan: Plan, **more: Any) -> Prediction:
     with world.store.read() as tx:
-        basis = simulate_plan(
+        predict = simulate_plan(
             tx,
             world.workspace,
             plan,
             world.project,
             **{"slots": None, "live_within": MINUTE, "default_slots": 3, **more},
         )
-    return basis.predict()
+    return predict()
 
 
 def minutes(found: timedelta | None) -> int:
@@ -215,7 +215,7 @@ class TestKept:
         learn(shop, "shell:true", 1)
 
         with watched(shop.store) as seen:
-            shop.submit(*(f"t{number}" for number in range(MOST_TASKS + 1)))
+            shop.submit(*(f"t{number}" for number in range(MOST_SIMULATED + 1)))
 
         assert self.predicted(shop) is None
         assert not [each for each in seen if "job_history" in each[0]]

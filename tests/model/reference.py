@@ -93,7 +93,7 @@ class Reference:
         for key in assigned:
             self._tell(key, "assigned")
 
-    def claim(self, keys: Sequence[str], worker: str, limit: int | None) -> list[str]:
+    def claim(self, keys: Sequence[str], worker: str) -> list[str]:
         """A worker met these in its queue; what it holds now, best first."""
         ready = [task for key in keys if (task := self.tasks[key]).state == "queued" and task.waits != "future"]
         ready = [task for task in ready if not self._open_attempts(task.key)]
@@ -105,7 +105,7 @@ class Reference:
                 self._tell(task.key, "blocked")
                 continue
             wanted = tuple(sorted(name for name in task.limits if name in self.caps))
-            if len(got) == limit or any(self.used(name) >= self.caps[name] for name in wanted):
+            if any(self.used(name) >= self.caps[name] for name in wanted):
                 continue
             task.state, task.waits = "running", None
             task.attempt += 1

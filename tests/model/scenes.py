@@ -14,7 +14,6 @@ from coordination.domain.tasks.attempts import Outcome, Usage
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import OnDependencyFailure
 from coordination.flows.attempts.dispatch import DispatchTerms
-from coordination.flows.fleet.tick_supervisor import tick_supervisor
 from coordination.flows.plans.submit_plan import submit_plan
 from coordination.flows.projects.pause_project import pause_project, resume_project
 from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
@@ -25,6 +24,7 @@ from coordination.services.attempts.rescue import rescue_expired
 from coordination.store.engine import Store, is_transient
 from coordination.store.queries.fleet import workers
 from tests.support.finishing import finish_all
+from tests.support.ticks import tick_supervisor
 from tests.support.world import LEASE, WINDOW, World, plan_of
 
 _LONG = Defaults(backoff=Backoff(initial=timedelta(hours=1), maximum=timedelta(hours=1)))

@@ -75,13 +75,13 @@ class Lives(RuleBasedStateMachine):
     def submit(self, tasks, limits) -> None:
         self._submit(tasks, limits)
 
-    @rule(picks=st.lists(_picks, min_size=1, max_size=4), worker=st.integers(0, 1), limit=st.sampled_from([None, 1]))
-    def claim(self, picks, worker, limit) -> None:
+    @rule(picks=st.lists(_picks, min_size=1, max_size=4), worker=st.integers(0, 1))
+    def claim(self, picks, worker) -> None:
         ready = [key for key, task in self.model.tasks.items() if task.state == "queued" and task.waits != "future"]
         keys = list(dict.fromkeys(self._key(pick, ready) for pick in picks))
-        expected = self.model.claim(keys, self.workers[worker], limit)
+        expected = self.model.claim(keys, self.workers[worker])
 
-        got = self.world.claim(*keys, worker=self.workers[worker], limit=limit)
+        got = self.world.claim(*keys, worker=self.workers[worker])
 
         assert got == expected
         self.fences |= {(key, self.model.tasks[key].attempt): self.world.claims[key] for key in got}

@@ -11,7 +11,7 @@ from coordination.base.errors import TokenRefused
 from coordination.base.ids import new_id
 from coordination.domain.access.attempt_tokens import AttemptClaims, Scope, derive_key, issue
 from coordination.domain.tasks.attempts import Outcome
-from coordination.services.access.attempt_tokens import AttemptRef, check_token, get_or_create_token_key
+from coordination.services.access.attempt_tokens import AttemptRef, check_token
 from coordination.services.fleet import broker_keys
 from coordination.store.queries.fleet import broker_keys as key_rows
 from coordination.store.tables.fleet.broker_keys import broker_keys as key_table
@@ -32,7 +32,7 @@ def claims_of(world: World, key: str, **changes: Any) -> AttemptClaims:
 
 
 def token_for(world: World, key: str, **changes: Any) -> str:
-    return issue(world.store.transact(get_or_create_token_key), claims_of(world, key, **changes))
+    return issue(derive_key(world.store.transact(key_rows.get_or_create)), claims_of(world, key, **changes))
 
 
 def check(world: World, token: str, *, scope: Scope = Scope.REPORT) -> AttemptRef:

@@ -22,13 +22,13 @@ from coordination.base.ids import new_id
 from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome, Usage
 from coordination.flows.attempts.dispatch import DispatchTerms
-from coordination.flows.fleet.tick_supervisor import tick_supervisor
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.tasks.claim_tasks import claim_tasks
 from coordination.services.attempts.decide import build_cost_record, decide_end
 from coordination.store.engine import Store, open_store
 from coordination.store.tables.tasks.tasks import tasks
 from tests.support.finishing import finish_all
+from tests.support.ticks import tick_supervisor
 
 ESTIMATE = Decimal("0.10")
 BATCH = 8

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coordination.settings import Settings, load_settings
+from coordination.stack.stack import Stack
 
 _HERE = Path(__file__).resolve().parent.parent / "local"
 _ROOT = _HERE.parent.parent
@@ -22,6 +23,13 @@ def stand_in(how: str = "obeys") -> list[str]:
 def settings_in(home: Path, **overrides: Any) -> Settings:
     """Settings of a stack in *home*, independent of the environment of the tests."""
     return load_settings({}, home=home, **overrides)
+
+
+def worker_pid(running: Stack) -> int:
+    """The pid of the worker that was started last."""
+    record = running.home.read()
+    assert record is not None
+    return record.services["worker"].pid
 
 
 def owner_environment(home: Path) -> dict[str, str]:

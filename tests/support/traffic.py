@@ -32,7 +32,6 @@ from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState
 from coordination.flows.attempts.dispatch import DispatchTerms
 from coordination.flows.fleet.rescue_worker import rescue_worker
-from coordination.flows.fleet.tick_supervisor import tick_supervisor
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.money.set_budget import set_budget
 from coordination.flows.plans.submit_plan import submit_plan
@@ -54,6 +53,7 @@ from coordination.store.tables.tasks.runs import runs
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_after
 from tests.support.finishing import finish_all
+from tests.support.ticks import tick_supervisor
 from tests.support.world import World, plan_of
 from workers.leases.heartbeat import Heartbeat, write_notes
 from workers.leases.in_flight import InFlightAttempts

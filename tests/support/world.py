@@ -16,7 +16,7 @@ from coordination.domain.plans.plans import Plan, Task
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.tasks import TaskRecord as StoredTask
 from coordination.flows.attempts.dispatch import DispatchTerms
-from coordination.flows.fleet.tick_supervisor import TickResult, tick_supervisor
+from coordination.flows.fleet.tick_supervisor import TickResult
 from coordination.flows.plans.submit_plan import PlanOrigin, SubmittedRun, submit_plan
 from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
 from coordination.flows.tasks.claim_tasks import claim_tasks
@@ -31,6 +31,7 @@ from coordination.store.tables.tasks.tasks import dependencies as edge_table
 from coordination.store.tables.tasks.tasks import tasks as task_table
 from coordination.store.types import db_after
 from tests.support.finishing import Finished, finish_all
+from tests.support.ticks import tick_supervisor
 
 LEASE = timedelta(seconds=30)
 WINDOW = 64
@@ -102,15 +103,11 @@ class World:
         assert self.last is not None
         return self.last.run_id
 
-    def claim(
-        self, *keys: str, worker: str | None = None, limit: int | None = None, lease: timedelta = LEASE, **more: Any
-    ) -> list[str]:
+    def claim(self, *keys: str, worker: str | None = None, lease: timedelta = LEASE, **more: Any) -> list[str]:
         """Claim these tasks in one transaction; the keys of those that are held now."""
         ids = [self.ids[key] for key in keys]
         got = self.store.transact(
-            lambda tx: claim_tasks(
-                tx, self.workspace, ids, worker_id=worker or self.worker, lease=lease, limit=limit, **more
-            )
+            lambda tx: claim_tasks(tx, self.workspace, ids, worker_id=worker or self.worker, lease=lease, **more)
         )
         self.claims |= {claim.key: claim for claim in got}
         return [claim.key for claim in got]

@@ -9,11 +9,11 @@ import structlog
 
 from coordination.base.clock import monotonic
 from coordination.base.errors import CoordinationError
-from coordination.domain.access.attempt_tokens import EVERYTHING, AttemptClaims, Scope, issue
+from coordination.domain.access.attempt_tokens import EVERYTHING, AttemptClaims, Scope, derive_key, issue
 from coordination.domain.plans.plan_expansion import ANSWER
 from coordination.domain.tasks.attempts import Claim
-from coordination.services.access.attempt_tokens import get_or_create_token_key, token_key
 from coordination.store.engine import Store
+from coordination.store.queries.fleet import broker_keys
 
 log = structlog.get_logger()
 
@@ -44,8 +44,8 @@ class TokenIssuer:
                 return self._key
             try:
                 with self._store.read() as tx:
-                    key = token_key(tx)
-                self._key = self._store.transact(get_or_create_token_key) if key is None else key
+                    secret = broker_keys.find(tx)
+                self._key = derive_key(secret or self._store.transact(broker_keys.get_or_create))
                 self._read_at = monotonic()
             except CoordinationError as error:
                 log.warning("the key of tokens cannot be read", why=error.message)

@@ -1,17 +1,42 @@
-"""Finish attempts: write states, results, costs and released tasks in one transaction."""
+"""Finish attempts: write their ends, then call the listeners, in one transaction.
+
+A listener reads ``effects`` and adds its own. Rows are locked in the order that ``store.queries`` describes: slots,
+then money, then runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import Connection
 
+from coordination.base.errors import Refused
 from coordination.domain.attempts.attempt_ends import EndedAttempt
+from coordination.domain.money.costs import CostRecord
+from coordination.domain.money.estimates import JobSample, history_key, make_sample
+from coordination.domain.plans.plan_expansion import ANALYZE, ANSWER, ANSWERER, ASSESS, SUPERVISION, answer_task
+from coordination.domain.tasks.attempts import Claim
+from coordination.domain.tasks.retry import Complete, Wait
 from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT
-from coordination.flows.attempts.on_end import LISTENERS
+from coordination.services.agents import agents
 from coordination.services.attempts.end import end_attempts
 from coordination.services.attempts.end_effects import EndEffects
+from coordination.services.money import ledger
+from coordination.services.plans.add_discovered_tasks import add_tasks
+from coordination.services.tasks import questions
+from coordination.store.queries.forecast import job_history
+from coordination.store.queries.money import budget_usage
+from coordination.store.queries.tasks import questions as question_rows
+from coordination.store.queries.tasks import runs, slots, tasks
+
+Listener = Callable[[Connection, str, str, EndEffects], None]
+"""A function of the transaction, the workspace id, the project id and the effects."""
+
+MAX_AGENT_ANSWERS = 5
+"""How many questions of one task agents answer; a person answers further ones."""
 
 
 def finish(
@@ -32,3 +57,115 @@ def finish(
     for listener in LISTENERS:
         listener(tx, workspace_id, project_id, effects)
     return effects
+
+
+def learn_durations(tx: Connection, workspace_id: str, project_id: str, effects: EndEffects) -> None:
+    """Store the costs and durations of these attempts for estimates. Short attempts without costs are skipped."""
+    samples: dict[str, list[JobSample]] = {}
+    for ended in effects.effective_ends():
+        work, end = ended.claim.work, ended.end
+        costs = (*ended.recorded_costs, *ended.costs)
+        sample = make_sample(work, end.outcome, ended.took, costs) if end.job_started else None
+        if sample is not None:
+            samples.setdefault(history_key(work), []).append(sample)
+    job_history.learn(tx, workspace_id, project_id, samples)
+
+
+def settle_money(tx: Connection, workspace_id: str, project_id: str, effects: EndEffects) -> None:
+    """Write the cost records, and return the unused part of the reservations.
+
+    Costs are exempt from the fence: the costs of an attempt that lost its task are recorded too, marked as stale.
+    """
+    spent: list[CostRecord] = []
+    for ended in effects.ends:
+        stale = ended.fence not in effects.fences and ended.task_id not in effects.already_recorded
+        spent += [replace(record, stale=stale) for record in ended.costs]
+    if not spent and not effects.to_settle:
+        return
+    if spent:
+        runs.touch_sessions(tx, workspace_id, sorted({record.session_id for record in spent if record.session_id}))
+    slots.lock(tx, workspace_id, project_id)  # locked before money, and a claim may follow
+    room = ledger.settle(tx, workspace_id, spent, closing=effects.to_settle).room
+    effects.money_returned = room and bool(budget_usage.list_waiting_runs(tx, workspace_id, project_id, most=1))
+
+
+def add_discovered_tasks(tx: Connection, workspace_id: str, project_id: str, effects: EndEffects) -> None:
+    """Add the tasks that these attempts have discovered."""
+    finders = [ended for ended in effects.effective_ends() if ended.end.discovered]
+    if not finders:
+        return
+    slots.lock(tx, workspace_id, project_id)  # a claim may follow, and these may lock their run
+    lookup = agents.AgentLookup(tx, workspace_id)
+    for ended in finders:
+        effects.newly_ready += add_tasks(tx, workspace_id, ended.task_id, ended.end.discovered, lookup).ready
+
+
+def store_questions(tx: Connection, workspace_id: str, _project_id: str, effects: EndEffects) -> None:
+    """Store the questions, each with a task in which the run's answering agent answers it, if it has one."""
+    lookup = agents.AgentLookup(tx, workspace_id)
+    for ended in effects.effective_ends():
+        if ended.end.question is not None and isinstance(ended.decision, Wait):
+            effects.newly_ready += _ask(tx, workspace_id, ended, ended.end.question, lookup)
+
+
+def deliver_answers(tx: Connection, workspace_id: str, _project_id: str, effects: EndEffects) -> None:
+    """Deliver the answers of agents to the tasks that asked."""
+    for ended in effects.effective_ends():
+        if isinstance(ended.decision, Complete) and ANSWER in (role := ended.claim.options.get("role", {})):
+            effects.newly_ready += _answer(tx, workspace_id, ended.claim, role, ended.end.output)
+
+
+LISTENERS: tuple[Listener, ...] = (
+    learn_durations,
+    settle_money,
+    add_discovered_tasks,
+    store_questions,
+    deliver_answers,
+)
+"""All listeners in their order. Runs are closed later, because the same commit may claim further tasks of them."""
+
+
+def _ask(tx: Connection, workspace_id: str, ended: EndedAttempt, question: str, lookup: agents.AgentLookup) -> int:
+    """Store a question, add the task in which an agent answers it, and return the number of tasks that became ready.
+
+    An escalated question goes to the run's supervising agent: the analyzing one, else the assessing one.
+    """
+    claim, escalated = ended.claim, ended.end.escalated
+    question_id = questions.ask(tx, workspace_id, claim, question, escalated=escalated)
+    metadata = runs.metadata_of(tx, workspace_id, claim.run_id)
+    agent = metadata.get(ANSWERER)
+    if escalated:
+        supervision = metadata.get(SUPERVISION) or {}
+        agent = supervision.get(ANALYZE) or supervision.get(ASSESS)
+    if agent is None or ANSWER in claim.options.get("role", {}):
+        return 0
+    number = len(question_rows.of_task(tx, workspace_id, claim.task_id))
+    try:
+        if number > MAX_AGENT_ANSWERS:
+            raise Refused(f"agents have answered {MAX_AGENT_ANSWERS} of its questions already")  # noqa: TRY301 - handled like the others
+        task = answer_task(claim, agent, question, question_id=question_id, task_id=claim.task_id, number=number)
+        return add_tasks(tx, workspace_id, claim.task_id, [task], lookup).ready
+    except Refused as refused:
+        asker = tasks.get(tx, workspace_id, claim.task_id)
+        if asker is not None:
+            questions.record_unanswerable(tx, workspace_id, asker, refused.message, by=f"task:{claim.key}")
+        return 0
+
+
+def _answer(tx: Connection, workspace_id: str, claim: Claim, role: Mapping[str, Any], output: Any) -> int:
+    """Deliver an answer, unless the question has one already. Return the number of tasks that became ready."""
+    asker = tasks.get(tx, workspace_id, str(role[ANSWER]))
+    if asker is None or not isinstance(output, Mapping):
+        return 0
+    by = f"task:{claim.key}"
+    if not isinstance(text := output.get("answer"), str):
+        questions.record_unanswerable(tx, workspace_id, asker, str(output.get("cannot")), by=by)
+        return 0
+    agent = claim.agent or str(claim.work[claim.job_kind.kind])
+    try:
+        _, ready_now = questions.answer(
+            tx, workspace_id, asker, text, by=by, question_id=str(role["question_id"]), agent=agent
+        )
+    except Refused:
+        return 0
+    return int(ready_now)

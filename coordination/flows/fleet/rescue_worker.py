@@ -29,9 +29,8 @@ def rescue_worker(
     ]
     to_tick: dict[tuple[str, str], None] = {}
     for workspace_id, ended in ended_by_workspace:  # all slots before any money, see store.queries
-        ledger.settle(
-            tx, workspace_id, [], closing={fence for effects in ended.values() for fence in effects.to_settle}
-        )
+        closing = {fence for effects in ended.values() for fence in effects.to_settle}
+        ledger.settle(tx, workspace_id, [], closing=closing)
     for workspace_id, ended in ended_by_workspace:
         for project_id, effects in ended.items():
             close_ended_runs(tx, workspace_id, effects)

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Self
 
 from sqlalchemy import Connection
 
 from coordination.base.clock import monotonic
-from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
 from coordination.services.attempts.close_runs import close_runs
 from coordination.services.attempts.end import close_ended_runs
 from coordination.services.attempts.end_effects import EndEffects
 from coordination.services.attempts.rescue import rescue_expired
-from coordination.services.forecast.cost_estimates import unpriced_estimator
 from coordination.services.holds import HOLDS
 from coordination.services.money import ledger
 from coordination.services.money.budgets import Estimator
@@ -33,14 +32,7 @@ from coordination.store.reports.fleet import supervision
 REST = timedelta(seconds=15)
 """A task that was enqueued this long ago and not claimed is enqueued again, whatever is in the queue."""
 
-TICK_LEASE = timedelta(seconds=60)
-REST_AFTER_ERROR = timedelta(seconds=5)
 _RESCUE_ROUNDS = 50
-
-
-def _one_per_message(_kind: str) -> int:
-    """Return a bundle size of one, for kinds without statistics."""
-    return 1
 
 
 @dataclass(slots=True)
@@ -54,51 +46,16 @@ class TickResult:
     ended: bool = False
 
 
-def tick_supervisor(
-    store: Store,
-    workspace_id: str,
-    project_id: str,
-    *,
-    owner: str,
-    window: int,
-    bundle: Callable[[str], int] = _one_per_message,
-    enqueue_again_after: timedelta = REST,
-    lifetime: timedelta = DEFAULT_LIFETIME,
-    lease: timedelta = TICK_LEASE,
-    every: timedelta | None = None,
-    rest: timedelta = REST_AFTER_ERROR,
-    estimator: Estimator = unpriced_estimator,
-) -> TickResult | None:
-    """Tick the project once. Return None when it is ticking already or its supervisor has ended.
-
-    ``every``: None also when the last tick is less than that ago. The rest is as in ``run_tick``.
-    """
-    with store.write() as tx:
-        start = supervisors.begin_tick(tx, workspace_id, project_id, owner=owner, lease=lease, every=every)
-    if start is None:
-        return None
-    return run_tick(
-        store,
-        start,
-        window=window,
-        bundle=bundle,
-        enqueue_again_after=enqueue_again_after,
-        lifetime=lifetime,
-        rest=rest,
-        estimator=estimator,
-    )
-
-
 def run_tick(
     store: Store,
     start: TickStart,
     *,
     window: int,
-    bundle: Callable[[str], int] = _one_per_message,
-    enqueue_again_after: timedelta = REST,
-    lifetime: timedelta = DEFAULT_LIFETIME,
-    rest: timedelta = REST_AFTER_ERROR,
-    estimator: Estimator = unpriced_estimator,
+    bundle: Callable[[str], int],
+    enqueue_again_after: timedelta,
+    lifetime: timedelta,
+    rest: timedelta,
+    estimator: Estimator,
 ) -> TickResult | None:
     """Run a tick that has begun. Return None when its lease was lost on the way.
 
@@ -108,65 +65,41 @@ def run_tick(
     promised. A longer tick renews it between its steps. ``rest``: after an error, nobody ticks the project for that
     long. *estimator*: the expected costs of tasks that wait for money.
     """
-    try:
-        return _tick(store, start, window, bundle, enqueue_again_after, lifetime, estimator)
-    except _LeaseLost:
-        return None
-    except Exception as error:
-        # Stored in the row for people; the heartbeat stays old, so the status becomes stale.
-        with store.write() as tx:
-            supervisors.note_error(
-                tx,
-                start.workspace_id,
-                start.project_id,
-                owner=start.owner,
-                error=f"{type(error).__name__}: {error}",
-                rest=rest,
-            )
-        raise
-
-
-def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
-    store: Store,
-    start: TickStart,
-    window: int,
-    bundle: Callable[[str], int],
-    enqueue_again_after: timedelta,
-    lifetime: timedelta,
-    estimator: Estimator,
-) -> TickResult:
     workspace_id, project_id, owner = start.workspace_id, start.project_id, start.owner
-    lease = _Lease(store, start)
     result = TickResult()
-    for _ in range(_RESCUE_ROUNDS):
+    with _Lease(store, start, rest) as lease:
+        for _ in range(_RESCUE_ROUNDS):
+            lease.keep()
+            ended = store.transact(lambda tx: _rescue(tx, workspace_id, project_id))
+            result.rescued += sorted(ended.moved_tasks)
+            result.closed_runs += ended.closed_runs
+            if not ended.moved_tasks:
+                break
         lease.keep()
-        ended = store.transact(lambda tx: _rescue(tx, workspace_id, project_id))
-        result.rescued += sorted(ended.moved_tasks)
-        result.closed_runs += ended.closed_runs
-        if not ended.moved_tasks:
-            break
-    lease.keep()
-    result.healed = store.transact(lambda tx: _heal(tx, workspace_id, project_id))
-    result.closed_runs += store.transact(lambda tx: _lift_holds(tx, workspace_id, project_id, estimator))
-    lease.keep()
+        result.healed = store.transact(
+            lambda tx: [name for hold in HOLDS for name in hold.repair(tx, workspace_id, project_id)]
+        )
+        result.closed_runs += store.transact(lambda tx: _lift_holds(tx, workspace_id, project_id, estimator))
+        lease.keep()
 
-    def fill(tx: Connection) -> list[ReadyTask]:
-        # All at once: the messages of a dead worker must not keep the window full.
-        ready.unmark_stale(tx, workspace_id, project_id, age=enqueue_again_after)
-        return dispatch_window.fill_window(tx, workspace_id, project_id, window=window, bundle=bundle)
+        def fill(tx: Connection) -> list[ReadyTask]:
+            # All at once: the messages of a dead worker must not keep the window full.
+            ready.unmark_stale(tx, workspace_id, project_id, age=enqueue_again_after)
+            return dispatch_window.fill_window(tx, workspace_id, project_id, window=window, bundle=bundle)
 
-    result.ring = store.transact(fill)
-    with store.write() as tx:
-        state = supervision.state_json(tx, workspace_id, project_id)
-        idle = not runs.list_unfinished(tx, workspace_id, project_id)
-        idle = idle and attempts.count_open(tx, workspace_id, project_id) == 0
-        if idle:
-            result.ended = supervisors.end(
-                tx, workspace_id, project_id, owner=owner, state=state, submissions=start.submissions
-            )
-        if not result.ended:
-            supervisors.end_tick(tx, workspace_id, project_id, owner=owner, state=state, lifetime=lifetime)
-    return result
+        result.ring = store.transact(fill)
+        with store.write() as tx:
+            state = supervision.state_json(tx, workspace_id, project_id)
+            idle = not runs.list_unfinished(tx, workspace_id, project_id)
+            idle = idle and attempts.count_open(tx, workspace_id, project_id) == 0
+            if idle:
+                result.ended = supervisors.end(
+                    tx, workspace_id, project_id, owner=owner, state=state, submissions=start.submissions
+                )
+            if not result.ended:
+                supervisors.end_tick(tx, workspace_id, project_id, owner=owner, state=state, lifetime=lifetime)
+        return result
+    return None
 
 
 class _LeaseLost(Exception):
@@ -174,11 +107,22 @@ class _LeaseLost(Exception):
 
 
 class _Lease:
-    """The tick's lease, renewed between its steps once a third of it is over."""
+    """The tick's lease, renewed between its steps once a third of it is over. Leaving the block stores an error."""
 
-    def __init__(self, store: Store, start: TickStart) -> None:
-        self._store, self._start = store, start
+    def __init__(self, store: Store, start: TickStart, rest: timedelta) -> None:
+        self._store, self._start, self._rest = store, start, rest
         self._renewed = monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> bool:
+        if isinstance(error, Exception) and not isinstance(error, _LeaseLost):
+            # Stored in the row for people; the heartbeat stays old, so the status becomes stale.
+            why, scope = f"{type(error).__name__}: {error}", (self._start.workspace_id, self._start.project_id)
+            with self._store.write() as tx:
+                supervisors.note_error(tx, *scope, owner=self._start.owner, error=why, rest=self._rest)
+        return isinstance(error, _LeaseLost)
 
     def keep(self) -> None:
         """Renew the lease when it is time. Raises _LeaseLost."""
@@ -200,19 +144,12 @@ def _rescue(tx: Connection, workspace_id: str, project_id: str) -> EndEffects:
     return ended
 
 
-def _heal(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
-    """Correct the counters of holds, and return the names of those that were wrong."""
-    return [name for hold in HOLDS for name in hold.repair(tx, workspace_id, project_id)]
-
-
 def _lift_holds(tx: Connection, workspace_id: str, project_id: str, estimator: Estimator) -> list[str]:
-    """Unblock tasks without a hold, and close runs that have ended. Return the runs."""
+    """Unblock tasks without a hold, and close runs that have ended. Return the runs.
+
+    A process that dies after it has ended the last task of a run leaves the run open.
+    """
     for hold in HOLDS:
         lifted = hold.lift(tx, workspace_id, project_id, estimator)
         events.append_unblocked(tx, workspace_id, project_id, lifted, actor="supervisor")
-    return _close_runs(tx, workspace_id, project_id)
-
-
-def _close_runs(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
-    """Close runs that a process left open because it died after it had ended the last task."""
     return close_runs(tx, workspace_id, runs.list_unfinished(tx, workspace_id, project_id), actor="supervisor")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -13,34 +13,18 @@ from coordination.base.clock import utc_now
 from coordination.base.errors import Unavailable
 from coordination.domain.forecast.forecast_inputs import ForecastInputs
 from coordination.domain.forecast.predictions import Prediction
-from coordination.domain.jobs import Job
 from coordination.domain.money.estimates import JobSample, QuoteModel, asks_a_model, history_key
 from coordination.domain.money.pricing import Quote, UnknownPrice
-from coordination.domain.plans import graph
+from coordination.domain.plans.graph import check_plan
 from coordination.domain.plans.plans import Plan
-from coordination.services.agents import agents as agent_service
+from coordination.services.agents.agents import AgentLookup
 from coordination.services.money import prices as price_service
 from coordination.services.plans import task_rows
-from coordination.services.plans.check_models import check_models
-from coordination.services.plans.expand import expand_for_project
-from coordination.services.plans.expected_costs import slot_caps
+from coordination.services.plans.store_graph import prepare_plan
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.forecast import job_history
 from coordination.store.queries.projects import projects
 from coordination.store.reports.forecast import job_durations
-
-
-@dataclass(frozen=True, slots=True)
-class SimulationInput:
-    """The data of a simulation. Running it needs no transaction."""
-
-    inputs: ForecastInputs
-    slots: int
-    caps: Mapping[str, int]
-
-    def predict(self, *, seed: int = 0) -> Prediction:
-        """Run the simulation. The same *seed* gives the same prediction."""
-        return self.inputs.predict(slots=self.slots, caps=self.caps, now=utc_now(), seed=seed)
 
 
 def simulate_plan(
@@ -53,18 +37,17 @@ def simulate_plan(
     live_within: timedelta,
     default_slots: int,
     assume: timedelta | None = None,
-) -> SimulationInput:
-    """Read the data to simulate *plan* in the project of that identity, which may not exist yet.
+) -> Callable[..., Prediction]:
+    """Return a function that simulates *plan* in the project of that identity, which may not exist yet.
 
-    *slots*: how many jobs run at once; None: those of workers with a heartbeat within *live_within*, or *default_slots*
-    without workers. *assume*: the duration of unknown jobs. Raises PlanError or Refused.
+    It needs no transaction, and returns the same prediction for the same ``seed``. *slots*: how many jobs run at once;
+    None: those of workers with a heartbeat within *live_within*, or *default_slots* without workers. *assume*: the
+    duration of unknown jobs. Raises PlanError or Refused.
     """
-    works: Mapping[str, Job] = graph.check_plan(plan)
+    works = check_plan(plan)
     project = projects.find_by_identity(tx, workspace_id, identity)
-    plan, works = expand_for_project(plan, works, project.settings if project is not None else {})
-    works, assigned = task_rows.resolve_agents(plan, works, agent_service.AgentLookup(tx, workspace_id))
-    bodies = {key: job.body for key, job in task_rows.job_rows(works).items()}
-    check_models(plan, bodies, project.model_restrictions if project is not None else {})
+    graph = prepare_plan(plan, works, project, AgentLookup(tx, workspace_id))
+    plan, bodies = graph.plan, graph.bodies
     kinds = {history_key(body): body for body in {id(body): body for body in bodies.values()}.values()}
     known: dict[str, tuple[JobSample, ...]] = {}
     recent: dict[str, list[JobSample]] = {}
@@ -74,11 +57,11 @@ def simulate_plan(
         known = {kind: samples for (_, kind), samples in history.items()}
         free = {kind for kind, body in kinds.items() if not asks_a_model(body)}
         recent = job_durations.recent_durations(tx, workspace_id, project.id, free)
-        caps = slot_caps(tx, project, plan)
+        caps = task_rows.slot_caps(tx, project, plan)
     inputs = ForecastInputs(
         plan,
         bodies,
-        assigned,
+        graph.agents,
         known=known,
         recent=recent,
         quote=_make_quote(tx, workspace_id, None if project is None else project.id),
@@ -86,7 +69,7 @@ def simulate_plan(
     )
     if slots is None:
         slots = workers.count_live_slots(tx, within=live_within) or default_slots
-    return SimulationInput(inputs, slots, caps)
+    return partial(inputs.predict, slots=slots, caps=caps, now=utc_now())
 
 
 def _make_quote(tx: Connection, workspace_id: str, project_id: str | None) -> QuoteModel:

@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 from coordination.base.errors import Refused
 from coordination.domain.issues.record import Issue
 from coordination.domain.projects.projects import ProjectStatus
-from coordination.services.issues import issues as issue_service
 from coordination.services.projects import projects as project_service
+from coordination.store.queries.issues import issues as rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,5 +31,5 @@ def import_issues(
     project = project_service.resolve(tx, workspace_id, identity=identity, name=name, path=path)
     if project.status is ProjectStatus.ARCHIVED:
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects resume {project.name}")
-    replaced = issue_service.replace(tx, workspace_id, project.id, issues)
+    replaced = rows.replace_all(tx, workspace_id, project.id, [(issue.id, issue.raw) for issue in issues])
     return ImportedIssues(project.id, project.name, len(issues), replaced)

@@ -8,6 +8,7 @@ one finds the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from itertools import islice
@@ -44,11 +45,11 @@ class LedgerCheck:
 
     def count(self, drift: Iterable[tuple[TotalKey, CostTotal]]) -> Iterator[tuple[TotalKey, CostTotal]]:
         """Count differences, and yield them again."""
-        for one in drift:
+        for difference in drift:
             self.wrong += 1
             if len(self.examples) < _EXAMPLES:
-                self.examples.append(one)
-            yield one
+                self.examples.append(difference)
+            yield difference
 
 
 def check_costs(store: Store, workspace_id: str, *, repair: bool = False, since: date | None = None) -> LedgerCheck:
@@ -57,8 +58,8 @@ def check_costs(store: Store, workspace_id: str, *, repair: bool = False, since:
     Raises Conflict when another process repairs them now.
     """
     if repair:
-        with _SumsLease(store, workspace_id) as holder:
-            return _repair(store, workspace_id, holder, "")
+        with _sums_lease(store, workspace_id) as owner:
+            return _repair(store, workspace_id, owner, "")
     with store.read() as tx:
         check = LedgerCheck(rollups.read_zone(tx, workspace_id), rollups.is_complete(tx, workspace_id))
         for _ in check.count(rollups.find_drift(tx, workspace_id, since=since.isoformat() if since else None)):
@@ -83,47 +84,40 @@ def set_timezone(store: Store, workspace_id: str, zone: str) -> LedgerCheck:
     Until that is done, reports read the ledger itself. Raises Refused for an unknown zone, with nothing changed.
     """
     name = check_zone(zone)
-    with _SumsLease(store, workspace_id) as holder:
+    with _sums_lease(store, workspace_id) as owner:
 
         def change(tx: Connection) -> None:
-            _fence(tx, workspace_id, holder)
+            _fence(tx, workspace_id, owner)
             rollups.set_zone(tx, workspace_id, name)
 
         store.transact(change)
-        return _repair(store, workspace_id, holder, name)
+        return _repair(store, workspace_id, owner, name)
 
 
-class _SumsLease:
-    """The lease on the chore of totals. The chore counts as done when the block ends without an error."""
-
-    def __init__(self, store: Store, workspace_id: str) -> None:
-        self._store, self._workspace_id, self._holder = store, workspace_id, new_id()
-
-    def __enter__(self) -> str:
-        begun = self._store.transact(
-            lambda tx: retention.begin(tx, self._workspace_id, SUMS, owner=self._holder, lease=_LEASE)
-        )
-        if not begun:
-            raise _BUSY
-        return self._holder
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._store.transact(
-            lambda tx: retention.end(tx, self._workspace_id, SUMS, owner=self._holder, done=kind is None)
-        )
+@contextmanager
+def _sums_lease(store: Store, workspace_id: str) -> Iterator[str]:
+    """Lease the chore of totals, and yield the owner of the lease. The chore is done if the block raises no error."""
+    owner, done = new_id(), False
+    if not store.transact(lambda tx: retention.begin(tx, workspace_id, SUMS, owner=owner, lease=_LEASE)):
+        raise _BUSY
+    try:
+        yield owner
+        done = True
+    finally:
+        store.transact(lambda tx: retention.end(tx, workspace_id, SUMS, owner=owner, done=done))
 
 
-def _fence(tx: Connection, workspace_id: str, holder: str) -> None:
-    if not retention.renew(tx, workspace_id, SUMS, owner=holder, lease=_LEASE):
+def _fence(tx: Connection, workspace_id: str, owner: str) -> None:
+    if not retention.renew(tx, workspace_id, SUMS, owner=owner, lease=_LEASE):
         raise _BUSY
 
 
-def _repair(store: Store, workspace_id: str, holder: str, zone: str) -> LedgerCheck:
+def _repair(store: Store, workspace_id: str, owner: str, zone: str) -> LedgerCheck:
     """Correct all totals, delete empty ones and merge shards."""
 
     def step(change: Callable[[Connection], int]) -> int:
         def fenced(tx: Connection) -> int:
-            _fence(tx, workspace_id, holder)
+            _fence(tx, workspace_id, owner)
             return change(tx)
 
         return store.transact(fenced)

@@ -6,7 +6,6 @@ is not imported in part. Memory does not grow with the file.
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,7 @@ from decimal import Decimal
 from functools import partial
 from itertools import chain, islice
 from operator import attrgetter
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from sqlalchemy import Connection
 
@@ -27,7 +26,6 @@ from coordination.domain.projects.projects import Project
 from coordination.formats import jsonl
 from coordination.formats.costs_jsonl import MOST_BYTES, numbered_costs
 from coordination.services.money import ledger
-from coordination.services.projects import projects as project_service
 from coordination.store.disk_queue import DiskQueue, NumberedRecord
 from coordination.store.disk_set import DiskSet
 from coordination.store.engine import Store
@@ -60,21 +58,16 @@ class ImportResult:
 
     def add(self, new: Iterable[CostRecord]) -> None:
         """Count new records."""
-        for one in new:
+        for record in new:
             self.new += 1
-            if one.corrects is not None:
+            if record.corrects is not None:
                 continue
-            if one.cost_usd is None:
+            if record.cost_usd is None:
                 self.unpriced += 1
-            elif one.cost_usd == 0 and one.input_tokens + one.output_tokens > 0:
-                key = one.model, one.project_id
-                calls, at = self.free.get(key, (0, one.occurred_at))
-                self.free[key] = calls + 1, max(at, one.occurred_at)
-
-
-def cost_project(tx: Connection, workspace_id: str, *, identity: str, name: str, path: str | None = None) -> Project:
-    """Return the project for records without a known project; creates it if it is new."""
-    return project_service.resolve(tx, workspace_id, identity=identity, name=name, path=path)
+            elif record.cost_usd == 0 and record.input_tokens + record.output_tokens > 0:
+                key = record.model, record.project_id
+                calls, at = self.free.get(key, (0, record.occurred_at))
+                self.free[key] = calls + 1, max(at, record.occurred_at)
 
 
 def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: DiskQueue, *, source: str) -> ImportResult:
@@ -129,15 +122,19 @@ def import_file(
 
     writing: deque[Future[list[CostRecord]]] = deque()
     pool = ThreadPoolExecutor(_WRITERS if store.dialect == "postgresql" else 1)
-    with pool, _cancel_after_failure(writing):
-        for batch in spool.batches(owner.id):
-            # A correction gets the project and run of its record, which must be stored before.
-            ahead = 0 if any(one.corrects is not None for _, one in batch) else _WRITERS - 1
-            while len(writing) > ahead:
+    with pool:
+        try:
+            for batch in spool.batches(owner.id):
+                # A correction gets the project and run of its record, which must be stored before.
+                ahead = 0 if any(record.corrects is not None for _, record in batch) else _WRITERS - 1
+                while len(writing) > ahead:
+                    result.add(writing.popleft().result())
+                writing.append(pool.submit(write, batch))
+            while writing:
                 result.add(writing.popleft().result())
-            writing.append(pool.submit(write, batch))
-        while writing:
-            result.add(writing.popleft().result())
+        finally:
+            for unfinished in writing:  # after an error
+                unfinished.cancel()
     return result
 
 
@@ -158,16 +155,6 @@ def _batches(records: Iterator[NumberedRecord]) -> Iterator[list[NumberedRecord]
         if not batch:
             return
         yield batch
-
-
-@contextlib.contextmanager
-def _cancel_after_failure(writing: Iterable[Future[Any]]) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        for one in writing:
-            one.cancel()
-        raise
 
 
 def _store(
@@ -211,10 +198,10 @@ def _check_equal(
     """
     if not stored:
         return
-    for line, one in batch:
-        old = stored.get(one.id)
-        if old is not None and old != _billed(one) and (old := read_total(one.id) or old) != _billed(one):
-            amounts = _difference(_billed(one)[-1], old[-1], here="here", there="there")
+    for line, record in batch:
+        old, new = stored.get(record.id), _billed(record)
+        if old is not None and old != new and (old := read_total(record.id) or old) != new:
+            amounts = _difference(new[-1], old[-1], here="here", there="there")
             raise FormatError(
                 f"its id is in the ledger already, with another amount ({amounts})",
                 source=source,

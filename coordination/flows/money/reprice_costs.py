@@ -64,10 +64,10 @@ class RepricingResult:
 
     def add(self, corrections: Iterable[CostRecord]) -> None:
         """Count corrections."""
-        for one in corrections:
-            key = one.model, str(one.extra[PRICED_BY])
+        for correction in corrections:
+            key = correction.model, str(correction.extra[PRICED_BY])
             self.calls[key] += 1
-            self.usd[key] = sum_exactly([self.usd.get(key, ZERO), one.cost_usd or ZERO])
+            self.usd[key] = sum_exactly([self.usd.get(key, ZERO), correction.cost_usd or ZERO])
 
 
 def reprice_costs(
@@ -93,8 +93,8 @@ def reprice_costs(
             cost = book.price_call(call, call.project_id, call.occurred_at)
             if isinstance(cost, UnknownPrice):
                 result.left[call.model, cost.why] += 1
-            elif (one := make_correction(call, before, cost, actor=actor)) is not None:
-                new.append(one)
+            elif (correction := make_correction(call, before, cost, actor=actor)) is not None:
+                new.append(correction)
         if new and not dry_run:
             new = _store(store, workspace_id, new, result)
         result.add(new)
@@ -147,7 +147,7 @@ def _store(store: Store, workspace_id: str, new: list[CostRecord], result: Repri
 
     kept = store.transact(write)
     ids = {one.id for one in kept}
-    for one in new:
-        if one.id not in ids:
-            result.left[one.model, "another record has the id that its correction would have"] += 1
+    for correction in new:
+        if correction.id not in ids:
+            result.left[correction.model, "another record has the id that its correction would have"] += 1
     return kept

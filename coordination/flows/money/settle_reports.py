@@ -42,11 +42,11 @@ def settle_reports(
     attempts.lock(tx, workspace_id, fences)
     live = attempts.unfinished(tx, workspace_id, fences)
     due: list[CostRecord] = []
-    for one in reported:
-        fence = one.by.task_id, one.by.attempt
-        meter = UsageDeltas(partial(price, one.by), partial(record, one.by))
-        meter.resume(costs.of_attempt(tx, workspace_id, *fence), is_generated=partial(_is_generated, one.used))
-        due += [replace(each, stale=fence not in live) for each in meter.final_records(one.used)]
+    for report in reported:
+        fence = report.by.task_id, report.by.attempt
+        meter = UsageDeltas(partial(price, report.by), partial(record, report.by))
+        meter.resume(costs.of_attempt(tx, workspace_id, *fence), is_generated=partial(_is_generated, report.used))
+        due += [replace(each, stale=fence not in live) for each in meter.final_records(report.used)]
     ledger.settle(tx, workspace_id, due)
     return len(due)
 

@@ -9,38 +9,40 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from coordination.base.clock import utc_now
 from coordination.base.errors import NotFound, Refused
 from coordination.base.ids import is_id, new_id
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.fleet.supervisor_settings import SupervisorSettings
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
+from coordination.domain.forecast.forecast_inputs import ForecastInputs
 from coordination.domain.issues.record import Issue
-from coordination.domain.jobs import AGENTS, Job
+from coordination.domain.jobs import AGENTS
 from coordination.domain.jobs.accounts import DEFAULT_ACCOUNT
-from coordination.domain.jobs.checkouts import CheckoutKind, parse_gates, run_branch
+from coordination.domain.jobs.checkouts import parse_gates
+from coordination.domain.money.estimates import history_key
+from coordination.domain.money.pricing import UnknownPrice
 from coordination.domain.money.sessions import SessionTarget
-from coordination.domain.plans import graph
-from coordination.domain.plans.plan_expansion import (
-    ANALYZE,
-    ANSWERER,
-    ASSESS,
-    SUPERVISION,
-    VARIANT,
-    VARIANTS,
-    check_supervisor,
-)
+from coordination.domain.plans.graph import check_plan
+from coordination.domain.plans.plan_expansion import ANALYZE, ANSWERER, ASSESS, SUPERVISION, check_supervisor
 from coordination.domain.plans.plans import Plan
 from coordination.domain.projects.projects import Project, ProjectStatus
 from coordination.domain.tasks.events import EventType, NewEvent
-from coordination.services.agents import agents as agent_service
-from coordination.services.issues import issues as issue_service
+from coordination.services.agents.agents import AgentLookup
 from coordination.services.plans import task_rows
-from coordination.services.plans.expand import expand_for_project
-from coordination.services.plans.expected_costs import expect_costs
-from coordination.services.plans.store_graph import prepare_graph, store_graph
+from coordination.services.plans.store_graph import prepare_plan, store_graph
 from coordination.services.projects import projects as project_service
-from coordination.store.queries.fleet import supervisors
+from coordination.store.queries.fleet import supervisors, workers
+from coordination.store.queries.forecast import job_history
+from coordination.store.queries.issues import issues as issue_rows
 from coordination.store.queries.tasks import events, runs, slots
+
+MOST_SIMULATED = 1_000
+"""The most tasks of a plan that is simulated on submission, so that this takes at most a tenth of a second."""
+
+_EFFORT = 20_000
+_LIVE_WITHIN = timedelta(seconds=30)
+_DEFAULT_SLOTS = 8  # where no worker runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,13 @@ def submit_plan(
 
     *issues*: of another tracker, which replace those of the project. Tasks with ``issue`` in their metadata are linked.
     """
-    works: Mapping[str, Job] = graph.check_plan(plan)
+    works = check_plan(plan)
     project = project_service.resolve(tx, workspace_id, identity=origin.identity, name=origin.name, path=origin.path)
     if project.status is ProjectStatus.ARCHIVED:
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects resume {project.name}")
-    plan, works = expand_for_project(plan, works, project.settings)
-    agents = agent_service.AgentLookup(tx, workspace_id)
-    graph_ = prepare_graph(plan, works, agents, project.model_restrictions)
+    agents = AgentLookup(tx, workspace_id)
+    graph = prepare_plan(plan, works, project, agents)
+    plan = graph.plan
     project_service.activate(tx, workspace_id, project)
     run_id = new_id()
     answerer = _answerer(plan, project, agents)
@@ -99,36 +101,51 @@ def submit_plan(
             "python_path": list(plan.python_path),
             "budget_usd": plan.budget.usd if plan.budget else None,
             "budget_on_exceed": plan.budget.on_exceed if plan.budget else None,
-            "metadata": dict(origin.metadata) | _branch(run_id, plan) | _plan_metadata(plan) | answerer,
-            "predicted": expect_costs(tx, project, graph_),
+            "metadata": dict(origin.metadata) | task_rows.run_metadata(plan, run_id) | _plan_metadata(plan) | answerer,
+            "predicted": _expected_costs(tx, project, graph),
         },
     )
     ids = {task.key: new_id() for task in plan.tasks}
-    gates = parse_gates(project.settings.get("gates"))
+    gates = () if (stored := project.settings.get("gates")) is None else parse_gates(stored)
     scope = task_rows.GraphScope(workspace_id, project.id, run_id, origin.creator, origin.path, gates)
     counts = {"tasks": len(ids), "dependencies": sum(len(task.needs) for task in plan.tasks), "name": plan.name}
     submission = NewEvent(EventType.RUN_SUBMITTED, project.id, run_id, actor=origin.creator, payload=counts)
     events.append(tx, workspace_id, [submission])
     _limits(tx, scope, plan)
-    store_graph(tx, scope, graph_, ids, is_new_run=True)
+    store_graph(tx, scope, graph, ids, is_new_run=True)
     if issues is not None:
+        issue_rows.replace_all(tx, workspace_id, project.id, [(issue.id, issue.raw) for issue in issues])
         linked = [(str(task.metadata["issue"]), ids[task.key]) for task in plan.tasks if "issue" in task.metadata]
-        issue_service.replace(tx, workspace_id, project.id, issues, jobs=linked)
+        issue_rows.link(tx, workspace_id, project.id, linked)
     supervisors.ensure(
         tx, workspace_id, project.id, session_key=f"supervisor:{project.name}:{run_id}", lifetime=lifetime
     )
     return SubmittedRun(run_id, project.id, ids)
 
 
-def _branch(run_id: str, plan: Plan) -> dict[str, str]:
-    """Return the run's metadata with the branch that worktrees are merged into, if any task has one."""
-    worktrees = any(plan.checkout_of(task).kind is CheckoutKind.GIT_WORKTREE for task in plan.tasks)
-    return {"branch": run_branch(run_id)} if worktrees else {}
+def _expected_costs(tx: Connection, project: Project, graph: task_rows.Graph) -> dict[str, Any] | None:
+    """Return the forecast that is stored with the run; None if no similar job has run, or the plan is too large."""
+    plan, bodies = graph.plan, graph.bodies
+    if project.status is ProjectStatus.PLANNING or len(plan.tasks) > MOST_SIMULATED:
+        return None
+    kinds = {history_key(body) for body in {id(body): body for body in bodies.values()}.values()}
+    history = job_history.samples_of(tx, project.workspace_id, [(project.id, kind) for kind in sorted(kinds)])
+    if not history:
+        return None
+    samples = {kind: values for (_, kind), values in history.items()}
+    inputs = ForecastInputs(plan, bodies, graph.agents, known=samples, recent={}, quote=_no_quote)
+    slot_count = workers.count_live_slots(tx, within=_LIVE_WITHIN) or _DEFAULT_SLOTS
+    caps, effort = task_rows.slot_caps(tx, project, plan), min(_EFFORT, 100 * len(plan.tasks))
+    return inputs.predict(slots=slot_count, caps=caps, now=utc_now(), effort=effort).to_json()
+
+
+def _no_quote(_model: str) -> UnknownPrice:
+    return UnknownPrice("loading a price list takes longer than submitting a plan")
 
 
 def _plan_metadata(plan: Plan) -> dict[str, Any]:
-    """Return the run's metadata for tasks that are reported later: variants, default account, supervision."""
-    metadata: dict[str, Any] = {VARIANTS: True} if any(VARIANT in task.role for task in plan.tasks) else {}
+    """Return the run's metadata for tasks that are reported later: default account, supervision."""
+    metadata: dict[str, Any] = {}
     if plan.defaults.account is not None:
         metadata[DEFAULT_ACCOUNT] = plan.defaults.account
     if plan.supervision is not None:
@@ -137,7 +154,7 @@ def _plan_metadata(plan: Plan) -> dict[str, Any]:
     return metadata
 
 
-def _answerer(plan: Plan, project: Project, agents: agent_service.AgentLookup) -> dict[str, Any]:
+def _answerer(plan: Plan, project: Project, agents: AgentLookup) -> dict[str, Any]:
     """Return the run's metadata with the agent that answers questions. Raises Refused for an unknown agent."""
     answerer = project.settings.get(ANSWERER) if plan.questions is None else plan.questions
     if answerer is None:
@@ -165,6 +182,7 @@ def _limits(tx: Connection, scope: task_rows.GraphScope, plan: Plan) -> None:
 def _session(tx: Connection, workspace_id: str, project_id: str, plan: Plan) -> str:
     """Return the id of the run's session: the one in the plan, a new one (isolated), or the ongoing one."""
     target = SessionTarget.ISOLATED if plan.session == SessionTarget.ISOLATED else SessionTarget.MAIN
+    session, agent = None, plan.defaults.agent
     if plan.session is not None and plan.session not in tuple(SessionTarget):
         session = runs.get_session(tx, workspace_id, plan.session) if is_id(plan.session) else None
         if session is None or session.project_id != project_id:
@@ -172,13 +190,11 @@ def _session(tx: Connection, workspace_id: str, project_id: str, plan: Plan) -> 
                 f"The project has no session {plan.session}",
                 hint="Write main (the ongoing one), isolated (a new one) or a session's id: coord sessions list",
             )
+    elif target is SessionTarget.MAIN:
+        session = runs.get_main_session(tx, workspace_id, project_id, agent)
+    if session is not None:
         runs.touch_sessions(tx, workspace_id, [session.id])
         return session.id
-    agent = plan.defaults.agent
-    ongoing = runs.get_main_session(tx, workspace_id, project_id, agent) if target is SessionTarget.MAIN else None
-    if ongoing is not None:
-        runs.touch_sessions(tx, workspace_id, [ongoing.id])
-        return ongoing.id
     session_id = new_id()
     runs.insert_session(
         tx,

@@ -18,9 +18,8 @@ def pause_project(tx: Connection, workspace_id: str, project_id: str) -> None:
 
 def resume_project(tx: Connection, workspace_id: str, project_id: str, *, actor: str) -> int:
     """Resume the project. Return how many paused tasks are queued again: none while a stop covers it."""
-    stops.lock_workspace(
-        tx, workspace_id, shared=True
-    )  # stops do not cover archived projects: this one may be covered from here on
+    # Stops do not cover archived projects: this one may be covered from here on.
+    stops.lock_workspace(tx, workspace_id, shared=True)
     projects.set_status(tx, workspace_id, project_id, ProjectStatus.ACTIVE)
     stops.mark_projects(tx, workspace_id, project_id)
     project = project_rows.get(tx, workspace_id, project_id)

@@ -23,7 +23,7 @@ from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.questions import ANSWERS_KEY
 from coordination.domain.tasks.tasks import OPEN, BlockReason, TaskRecord, TaskState
 from coordination.services.agents import agents
-from coordination.services.plans.check_models import check_models
+from coordination.services.plans.store_graph import check_models
 from coordination.store.queries.agents import assignments as rows
 from coordination.store.queries.projects import projects as project_rows
 from coordination.store.queries.tasks import events, ready, tasks

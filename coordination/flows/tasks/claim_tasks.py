@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -26,7 +26,6 @@ def claim_tasks(
     *,
     worker_id: str,
     lease: timedelta,
-    limit: int | None = None,
     estimator: Estimator = unpriced_estimator,
     limited: bool = False,
     wait: bool = True,
@@ -39,10 +38,8 @@ def claim_tasks(
     """
     claimed: list[Claim] = []
     if not limited:
-        claimed = claims.claim_free(
-            tx, workspace_id, ids, held_if=CONDITIONS, worker_id=worker_id, lease=lease, limit=limit
-        )
-    if len(claimed) == (len(ids) if limit is None else min(limit, len(ids))):
+        claimed = claims.claim_free(tx, workspace_id, ids, held_if=CONDITIONS, worker_id=worker_id, lease=lease)
+    if len(claimed) == len(ids):
         return claimed
     # The others are claimed by another worker, or a hold may apply.
     claimed_ids = {claim.task_id for claim in claimed}
@@ -51,47 +48,32 @@ def claim_tasks(
     if not rows:
         return claimed
     request = ClaimRequest(tx, workspace_id, estimator, wait)
-    selection = _select(request, rows, None if limit is None else limit - len(claimed))
-    if not selection.uses:
+    decisions, remaining = _decide(request, rows)
+    uses: dict[str, dict[str, Any]] = {row.id: {} for row in remaining}
+    for _, decision in decisions:
+        for task_id in uses.keys() & decision.uses.keys():
+            uses[task_id].update(decision.uses[task_id])
+    if not uses:
         return claimed
-    return claimed + _claim_selected(request, selection, worker_id=worker_id, lease=lease)
+    chosen = claims.claim_chosen(tx, workspace_id, uses, worker_id=worker_id, lease=lease)
+    return claimed + _record(request, chosen, decisions)
 
 
-@dataclass(slots=True)
-class _Selection:
-    """The tasks to claim with the resources that each uses, and the decisions of the holds."""
+def _decide(
+    request: ClaimRequest, rows: Sequence[Candidate]
+) -> tuple[list[tuple[Hold, HoldDecision]], Sequence[Candidate]]:
+    """Evaluate the holds in order; a task that one of them stops is not passed to the next ones.
 
-    uses: dict[str, dict[str, Any]] = field(default_factory=dict)
-    decisions: list[tuple[Hold, HoldDecision]] = field(default_factory=list)
-
-
-def _select(request: ClaimRequest, rows: Sequence[Candidate], limit: int | None) -> _Selection:
-    """Evaluate the holds in order; a task that one of them stops is not passed to the next ones."""
-    selection, remaining = _Selection(), list(rows)
+    Return the decisions, and the tasks that start.
+    """
+    decisions = []
     for number, hold in enumerate(AT_CLAIM):
-        if hold.consumes_resources:
-            remaining = _limit_to(request, remaining, limit)
-        concerned = [row for row in remaining if row.conditions[number]]
-        if not concerned:
-            continue
-        decision = hold.decide(request, concerned)
-        selection.decisions.append((hold, decision))
-        _apply(request, hold, concerned, decision)
-        remaining = [row for row in remaining if row.id not in decision.not_starting]
-    remaining = _limit_to(request, remaining, limit)
-    selection.uses = {row.id: {} for row in remaining}
-    for _, decision in selection.decisions:
-        for task_id in selection.uses.keys() & decision.uses.keys():
-            selection.uses[task_id].update(decision.uses[task_id])
-    return selection
-
-
-def _limit_to(request: ClaimRequest, rows: list[Candidate], limit: int | None) -> list[Candidate]:
-    """Return the first *limit* of *rows*; the others will be enqueued again."""
-    if limit is None or len(rows) <= limit:
-        return rows
-    ready.unmark_enqueued(request.tx, request.workspace_id, [row.id for row in rows[limit:]])
-    return rows[:limit]
+        if concerned := [row for row in rows if row.conditions[number]]:
+            decision = hold.decide(request, concerned)
+            decisions.append((hold, decision))
+            _apply(request, hold, concerned, decision)
+            rows = [row for row in rows if row.id not in decision.not_starting]
+    return decisions, rows
 
 
 def _apply(request: ClaimRequest, hold: Hold, rows: Sequence[Candidate], decision: HoldDecision) -> None:
@@ -114,24 +96,22 @@ def _apply(request: ClaimRequest, hold: Hold, rows: Sequence[Candidate], decisio
     events.append(tx, workspace_id, blocked)
 
 
-def _claim_selected(request: ClaimRequest, selection: _Selection, *, worker_id: str, lease: timedelta) -> list[Claim]:
-    """Claim the selected tasks, with the changes by the holds."""
-    tx, workspace_id = request.tx, request.workspace_id
+def _record(
+    request: ClaimRequest, chosen: Sequence[Claim], decisions: Sequence[tuple[Hold, HoldDecision]]
+) -> list[Claim]:
+    """Return the claims with the changes by the holds; store their resources and events."""
     result = []
-    for claim in claims.claim_chosen(tx, workspace_id, selection.uses, worker_id=worker_id, lease=lease):
+    for claim in chosen:
         changes: dict[str, Any] = {}
-        for _, decision in selection.decisions:
+        for _, decision in decisions:
             changes.update(decision.changes.get(claim.task_id, {}))
         result.append(replace(claim, **changes) if changes else claim)
-    for hold, decision in selection.decisions:
+    for hold, decision in decisions:
         hold.record(request, result)
-        events.append(
-            tx,
-            workspace_id,
-            [
-                NewEvent.of_attempt(claim, decision.events[claim.task_id][0], payload=decision.events[claim.task_id][1])
-                for claim in result
-                if claim.task_id in decision.events
-            ],
-        )
+        new_events = []
+        for claim in result:
+            if claim.task_id in decision.events:
+                event_type, payload = decision.events[claim.task_id]
+                new_events.append(NewEvent.of_attempt(claim, event_type, payload=payload))
+        events.append(request.tx, request.workspace_id, new_events)
     return result

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -14,17 +13,17 @@ from coordination.base.ids import new_id
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
 from coordination.domain.jobs import Job
 from coordination.domain.jobs.accounts import DEFAULT_ACCOUNT
-from coordination.domain.jobs.checkouts import CheckoutKind, parse_gates, run_branch
+from coordination.domain.jobs.checkouts import parse_gates
 from coordination.domain.plans import graph
-from coordination.domain.plans.plan_expansion import SUPERVISION, VARIANT, VARIANTS, expand, supervision_of
+from coordination.domain.plans.plan_expansion import SUPERVISION, expand, supervision_of
 from coordination.domain.plans.plans import Defaults, Plan
 from coordination.domain.plans.plans import Task as Planned
-from coordination.domain.projects.projects import Project, ProjectStatus
+from coordination.domain.projects.projects import ProjectStatus
 from coordination.services.agents.agents import AgentLookup
 from coordination.services.attempts.close_runs import reopen_run
 from coordination.services.plans.add_discovered_tasks import check_needs, has_open_needs, need_key
 from coordination.services.plans.store_graph import key_taken, prepare_graph, store_graph
-from coordination.services.plans.task_rows import GraphScope
+from coordination.services.plans.task_rows import GraphScope, run_metadata
 from coordination.services.projects import projects as project_service
 from coordination.store.queries.fleet import supervisors
 from coordination.store.queries.projects import projects as project_rows
@@ -57,9 +56,8 @@ def create_task(
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects resume {project.name}")
     keys = sorted({task.key, *map(need_key, task.needs), *([task.parent] if task.parent else [])})
     # Its dependencies must not end before its edges are stored.
-    task_rows.lock(
-        tx, workspace_id, [each.id for each in task_rows.lock_by_key(tx, workspace_id, run_id, keys).values()]
-    )
+    needed = task_rows.lock_by_key(tx, workspace_id, run_id, keys).values()
+    task_rows.lock(tx, workspace_id, [each.id for each in needed])
     existing = task_rows.lock_by_key(tx, workspace_id, run_id, keys)
     if task.key in existing:
         raise key_taken(task.key)
@@ -80,21 +78,10 @@ def create_task(
     if task.concurrency_key:
         slots.lock(tx, workspace_id, project.id)
         slots.ensure(tx, workspace_id, project.id, {f"key:{task.concurrency_key}": 1})
-    reopened = _keep_open(tx, workspace_id, run_id, project, plan, actor=actor)
+    project_service.activate(tx, workspace_id, project)
+    reopened = reopen_run(tx, workspace_id, project.id, run_id, actor=actor)  # runs are locked last
+    if more := run_metadata(plan, run_id):
+        runs.add_metadata(tx, workspace_id, run_id, more)
     supervisors.ensure(tx, workspace_id, project.id, session_key=f"supervisor:create:{run_id}", lifetime=lifetime)
     queued = sum(not has_open_needs(each, satisfied) for each in plan.tasks)
     return CreatedTask(project.id, ids[task.key], queued, reopened)
-
-
-def _keep_open(tx: Connection, workspace_id: str, run_id: str, project: Project, plan: Plan, *, actor: str) -> bool:
-    """Reopen the run and activate its project; store the merge branch of the run. Runs are locked last."""
-    project_service.activate(tx, workspace_id, project)
-    reopened = reopen_run(tx, workspace_id, project.id, run_id, actor=actor)
-    metadata: dict[str, Any] = {}
-    if any(plan.checkout_of(each).kind is CheckoutKind.GIT_WORKTREE for each in plan.tasks):
-        metadata["branch"] = run_branch(run_id)
-    if any(VARIANT in each.role for each in plan.tasks):
-        metadata[VARIANTS] = True
-    if metadata:
-        runs.add_metadata(tx, workspace_id, run_id, metadata)
-    return reopened

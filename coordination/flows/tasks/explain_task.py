@@ -108,16 +108,8 @@ def _dependencies(about: TaskSteps, own: ExplainedTask) -> Iterator[TaskBlocker]
             if row["state"] == TaskState.BLOCKED:
                 deeper[row["id"]] = (*via, row["key"])
                 policies[row["id"]] = OnDependencyFailure(row["on_dependency_failure"])
-                yield from _holds(
-                    replace(
-                        own,
-                        id=row["id"],
-                        key=row["key"],
-                        reasons=row["reasons"],
-                        not_before=row["not_before"],
-                        via=(*via, row["key"]),
-                    )
-                )
+                columns = {name: row[name] for name in ("id", "key", "reasons", "not_before")}
+                yield from _holds(replace(own, **columns, via=deeper[row["id"]]))
         level = deeper
 
 

@@ -82,7 +82,8 @@ def force_task(
     _revoke_releases(tx, task, target)
     reopened: list[str] = []
     if task.state in _ENDED_BADLY and target not in _ENDED_BADLY:
-        reopened = reopen.reopen_dependants(tx, workspace_id, task_id)
+        canceled = reopen.canceled_because_of(tx, workspace_id, [task_id])
+        reopened = reopen.reopen_with_dependants(tx, workspace_id, canceled)
     if target is TaskState.QUEUED:
         _ensure(rows.queue(tx, workspace_id, task))
     elif target is TaskState.CANCELED:

@@ -12,12 +12,7 @@ from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
 from coordination.domain.plans.plan_expansion import ANSWER
 from coordination.domain.tasks.tasks import LIFTED_BY_RETRY, TERMINAL, BlockReason, TaskMove, TaskRecord, TaskState
 from coordination.services.attempts.close_runs import reopen_run
-from coordination.services.tasks.reopen import (
-    reopen_with_dependants,
-    revoke_releases,
-    with_released_tasks,
-    write_retried,
-)
+from coordination.services.tasks import reopen
 from coordination.store.queries.fleet import supervisors
 from coordination.store.queries.tasks import dependencies, ready, runs, tasks
 
@@ -35,7 +30,7 @@ def retry_task(
 
 
 def _lock(tx: Connection, workspace_id: str, ids: list[str]) -> None:
-    tasks.lock(tx, workspace_id, with_released_tasks(tx, workspace_id, ids))
+    tasks.lock(tx, workspace_id, reopen.with_released_tasks(tx, workspace_id, ids))
 
 
 def _retry(tx: Connection, workspace_id: str, task_id: str, actor: str, lifetime: timedelta) -> list[str]:
@@ -54,14 +49,14 @@ def _retry(tx: Connection, workspace_id: str, task_id: str, actor: str, lifetime
         hint = again if task.state is TaskState.COMPLETED else f"See: coord explain {key}"
         raise IllegalMove(TaskMove.REOPEN, task.state, hint=hint)
     else:
-        reopened = [*_reopen_parts(tx, workspace_id, task), *reopen_with_dependants(tx, workspace_id, task_id)]
+        reopened = [*_reopen_parts(tx, workspace_id, task), *reopen.reopen_with_dependants(tx, workspace_id, [task_id])]
         for id_ in reopened:
-            revoke_releases(tx, workspace_id, id_)
+            reopen.revoke_releases(tx, workspace_id, id_)
     reopen_run(tx, workspace_id, task.project_id, task.run_id, actor=actor)
     supervisors.ensure(
         tx, workspace_id, task.project_id, session_key=f"supervisor:retry:{task.run_id}", lifetime=lifetime
     )
-    write_retried(tx, task, reopened, actor=actor, by="person")
+    reopen.write_retried(tx, task, reopened, actor=actor, by="person")
     return reopened
 
 
@@ -70,7 +65,7 @@ def _reopen_parts(tx: Connection, workspace_id: str, task: TaskRecord) -> list[s
     ended_badly = [
         part for part in tasks.parts(tx, workspace_id, task.id) if part.state in (TaskState.FAILED, TaskState.CANCELED)
     ]
-    reopened = [id_ for part in ended_badly for id_ in reopen_with_dependants(tx, workspace_id, part.id)]
+    reopened = [id_ for part in ended_badly for id_ in reopen.reopen_with_dependants(tx, workspace_id, [part.id])]
     # It does not wait for tasks that were to answer its earlier questions.
     awaited = [part.id for part in ended_badly if ANSWER not in part.options["role"]]
     if awaited:

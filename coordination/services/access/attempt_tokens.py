@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from coordination.base.errors import TokenRefused
-from coordination.domain.access.attempt_tokens import AttemptClaims, Scope, check_scope, derive_key, verify
+from coordination.domain.access.attempt_tokens import Scope, check_scope, derive_key, verify
 from coordination.store.queries.fleet import broker_keys
 from coordination.store.queries.tasks import attempts
 
@@ -25,44 +25,22 @@ class AttemptRef:
     scopes: frozenset[Scope]
 
 
-def token_key(tx: Connection) -> bytes | None:
-    """Return the key for tokens, derived from the key of messages; None while that does not exist."""
-    secret = broker_keys.find(tx)
-    return None if secret is None else derive_key(secret)
-
-
-def get_or_create_token_key(tx: Connection) -> bytes:
-    """Return the key for tokens. Create the key of messages if there is none."""
-    return derive_key(broker_keys.get_or_create(tx))
-
-
 def check_token(tx: Connection, token: str, *, workspace_id: str, scope: Scope) -> AttemptRef:
     """Return the running attempt of *token*, which may do *scope* in *workspace_id*. Raises TokenRefused.
 
     ``coord rekey`` invalidates the tokens of all attempts at once, running ones too.
     """
-    key = token_key(tx)
-    if key is None:
+    secret = broker_keys.find(tx)
+    if secret is None:
         raise TokenRefused("The token is not signed with the current key of this database")
-    claims = verify(key, token)
+    claims = verify(derive_key(secret), token)
     if claims.workspace_id != workspace_id:
         raise TokenRefused("The token is of another workspace")
     check_scope(claims, scope)
-    return _running(tx, claims)
-
-
-def _running(tx: Connection, claims: AttemptClaims) -> AttemptRef:
     row = attempts.get_running(tx, claims.workspace_id, claims.task_id, claims.attempt)
     if row is None:
         raise TokenRefused("The token's attempt has ended")
     if (row["project_id"], row["agent_id"]) != (claims.project_id, claims.agent):
         raise TokenRefused("The token's attempt belongs to another project or agent by now")
-    return AttemptRef(
-        claims.workspace_id,
-        claims.project_id,
-        row["run_id"],
-        claims.task_id,
-        claims.attempt,
-        row["agent"],
-        claims.scopes,
-    )
+    attempt = claims.task_id, claims.attempt
+    return AttemptRef(claims.workspace_id, claims.project_id, row["run_id"], *attempt, row["agent"], claims.scopes)

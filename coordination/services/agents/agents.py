@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sqlalchemy import Connection
@@ -104,20 +104,20 @@ def find(tx: Connection, workspace_id: str, name: str) -> Agent:
     return agent
 
 
+@dataclass
 class AgentLookup:
     """Chooses agents of a workspace. It reads them and the numbers of their open tasks once, on first use."""
 
-    def __init__(self, tx: Connection, workspace_id: str) -> None:
-        self._tx = tx
-        self._workspace_id = workspace_id
+    tx: Connection
+    workspace_id: str
 
     @cached_property
     def _profiles(self) -> dict[str, Profile]:
-        return {agent.profile.name: agent.profile for agent in rows.list_all(self._tx, self._workspace_id)}
+        return {agent.profile.name: agent.profile for agent in rows.list_all(self.tx, self.workspace_id)}
 
     @cached_property
     def _open(self) -> Counter[str]:
-        totals = rows.totals(self._tx, self._workspace_id, self.names)
+        totals = rows.totals(self.tx, self.workspace_id, self.names)
         return Counter({name: counts.open for name, counts in totals.items()})
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -36,7 +36,6 @@ def decide_end(
     took: timedelta = timedelta(0),
     costs: tuple[CostRecord, ...] | None = None,
     recorded_costs: tuple[CostRecord, ...] = (),
-    chance: Callable[[], float] = random.random,
 ) -> EndedAttempt:
     """Return the ended attempt of *claim* with the decision that follows from *end*.
 
@@ -45,7 +44,7 @@ def decide_end(
     """
     if costs is None:
         costs = tuple(build_cost_record(claim, usage, now) for usage in end.usage) if end.usage else ()
-    decision = Complete() if end.outcome is Outcome.COMPLETED else _decision(claim, end, now, chance)
+    decision = Complete() if end.outcome is Outcome.COMPLETED else _decision(claim, end, now)
     if isinstance(decision, Wait) and decision.reasons != BlockReason.BUDGET:
         # Output before an answer is not a result; output before the budget ran out is kept.
         end = replace(end, output=None)
@@ -67,10 +66,10 @@ def decide_end(
     )
 
 
-def _decision(claim: Claim, end: AttemptEnd, now: datetime, chance: Callable[[], float]) -> Decision:
+def _decision(claim: Claim, end: AttemptEnd, now: datetime) -> Decision:
     if (wait_for := find_wait(end)) is not None:
         return wait_for  # neither a success nor a failure
-    backoff = parse_backoff(claim.backoff)
+    backoff = _parse_backoff(claim.backoff)
     failed = end.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
     decision: Decision = decide(
         end.outcome,
@@ -87,22 +86,19 @@ def _decision(claim: Claim, end: AttemptEnd, now: datetime, chance: Callable[[],
     if not isinstance(decision, RetryAfter) or not decision.wait:
         return decision
     # Jitter: tasks that failed together (a provider was down) must not retry together.
-    wait = decision.wait * (1 + _JITTER * chance())
+    wait = decision.wait * (1 + _JITTER * random.random())  # noqa: S311 - no secret
     if end.not_before is None:
         return RetryAfter(wait)
     is_limit = end.limit is not None and end.limit.resets_at is not None
     return retry_not_before(end.not_before, wait, now=now, backoff=backoff, limit=is_limit)
 
 
-def parse_backoff(stored: Mapping[str, Any]) -> Backoff:
+def _parse_backoff(stored: Mapping[str, Any]) -> Backoff:
     """Return the back-off that is stored with the task, or the default."""
     if not stored:
         return Backoff()
-    return Backoff(
-        initial=timedelta(seconds=stored["initial"]),
-        factor=stored["factor"],
-        maximum=timedelta(seconds=stored["maximum"]),
-    )
+    initial, maximum = (timedelta(seconds=stored[name]) for name in ("initial", "maximum"))
+    return Backoff(initial=initial, factor=stored["factor"], maximum=maximum)
 
 
 def build_cost_record(spender: AttemptIdentity, usage: Usage, now: datetime) -> CostRecord:

@@ -103,8 +103,19 @@ def lock_ends(tx: Connection, workspace_id: str, ends: Sequence[EndedAttempt], *
 def close_ended_runs(
     tx: Connection, workspace_id: str, effects: EndEffects, *, continuing: AbstractSet[str] = frozenset()
 ) -> None:
-    """Close the runs in ``effects.runs_to_check`` without open tasks. The runs *continuing* surely have one."""
-    _close_runs(tx, workspace_id, effects.runs_to_check - continuing, effects)
+    """Close the runs in ``effects.runs_to_check`` without open tasks; note those that only running tasks keep open.
+
+    The runs *continuing* surely have an open task.
+    """
+    finished = []
+    for run_id in sorted(effects.runs_to_check - effects.continuing_runs - continuing):
+        states = rows.open_states(tx, workspace_id, run_id)
+        if not states:
+            finished.append(run_id)
+        elif all(state == "running" for state in states):
+            # Two last tasks that end at once each see the other running: the caller checks again after its commit.
+            effects.maybe_done_runs.add(run_id)
+    effects.closed_runs += close_runs(tx, workspace_id, finished)
 
 
 def cancel_tasks(
@@ -128,7 +139,8 @@ def cancel_tasks(
     log.append(tx, workspace_id, [_cancellation(project_id, row, why, actor) for row in canceled])
     if canceled:
         _propagate(tx, workspace_id, project_id, {row["id"]: row["key"] for row in canceled}, effects)
-    _close_runs(tx, workspace_id, {row["run_id"] for row in canceled}, effects)
+    effects.runs_to_check = {row["run_id"] for row in canceled}
+    close_ended_runs(tx, workspace_id, effects)
     return [(row["id"], row["attempt"]) for row in canceled], effects
 
 
@@ -147,11 +159,11 @@ def _move_task(
             return ended
         case StayCanceled():
             # A stray cancel signal stopped the attempt, but its task was not canceled: queue the task again.
-            moved, limit = _queue_again(
-                tx, workspace_id, _wrongly_canceled(ended), timedelta(0), counts, deferral_limit
-            )
-        case RetryAfter(wait):
-            moved, limit = _queue_again(tx, workspace_id, ended, wait, counts, deferral_limit)
+            end = replace(ended.end, error="it was stopped, but its task was not canceled")
+            stopped = replace(ended, end=end, decision=RetryAfter(timedelta(0)), carried_over=None)
+            moved, limit = _queue_again(tx, workspace_id, stopped, counts, deferral_limit)
+        case RetryAfter():
+            moved, limit = _queue_again(tx, workspace_id, ended, counts, deferral_limit)
         case GiveUp():
             moved = rows.fail(tx, *task, attempt=number, counts=counts, error=error, carried=ended.carried_over)
         case Wait(reasons):
@@ -168,13 +180,8 @@ def _move_task(
     return ended if limit is None else replace(ended, decision=AskPerson(limit))
 
 
-def _queue_again(  # noqa: PLR0917 - called twice, in the order of its parameters
-    tx: Connection,
-    workspace_id: str,
-    ended: EndedAttempt,
-    wait: timedelta,
-    counts: CounterChanges,
-    deferral_limit: timedelta,
+def _queue_again(
+    tx: Connection, workspace_id: str, ended: EndedAttempt, counts: CounterChanges, deferral_limit: timedelta
 ) -> tuple[bool, str | None]:
     """Return whether the fence was valid, and which limit keeps another attempt from following."""
     row = rows.queue_again(
@@ -182,7 +189,7 @@ def _queue_again(  # noqa: PLR0917 - called twice, in the order of its parameter
         workspace_id,
         ended.task_id,
         attempt=ended.attempt,
-        wait=wait,
+        wait=ended.decision.wait if isinstance(ended.decision, RetryAfter) else timedelta(0),
         counts=counts,
         error=ended.end.error,
         carried=ended.carried_over,
@@ -197,12 +204,6 @@ def _queue_again(  # noqa: PLR0917 - called twice, in the order of its parameter
         deferred_for=row["now"] - (row["deferred_since"] or row["now"]),
         consecutive_losses=row["consecutive_losses"],
     )
-
-
-def _wrongly_canceled(ended: EndedAttempt) -> EndedAttempt:
-    """Return the end of an attempt that stopped as canceled although its task was not canceled."""
-    end = replace(ended.end, error="it was stopped, but its task was not canceled")
-    return replace(ended, end=end, carried_over=None)
 
 
 def _counter_changes(ended: EndedAttempt) -> CounterChanges:
@@ -267,10 +268,10 @@ def _propagate(tx: Connection, workspace_id: str, project_id: str, dead: dict[st
         waiting = edges.waiting_children(tx, workspace_id, sorted(dead))
         if not waiting:
             return
-        policies: dict[str, OnDependencyFailure] = {}
         children = sorted(waiting)
         # Already locked, except those that began to wait just now.
         rows.lock(tx, workspace_id, children, nowait=True)
+        policies: dict[str, OnDependencyFailure] = {}
         for start in range(0, len(children), rows.BATCH):
             policies |= rows.get_failure_policies(tx, workspace_id, children[start : start + rows.BATCH])
         run_anyway = [child for child in children if policies.get(child) is OnDependencyFailure.RUN]
@@ -278,27 +279,13 @@ def _propagate(tx: Connection, workspace_id: str, project_id: str, dead: dict[st
             parents = sorted({parent for child in run_anyway for parent in waiting[child]})
             satisfied = edges.satisfy_edges(tx, workspace_id, parents, run_anyway)
             _release(tx, workspace_id, project_id, satisfied, effects)
-        canceled: list[Any] = []
         by_cause: dict[str, list[str]] = {}
         for child in (each for each in children if policies.get(each) is OnDependencyFailure.CANCEL):
             by_cause.setdefault(dead[waiting[child][0]], []).append(child)
+        dead, canceled = {}, []
         for cause, ids in by_cause.items():
             error = f"{cause}, which it needs, ended without success"
-            canceled += [
-                (row, error) for row in rows.cancel(tx, workspace_id, ids, cause=CancelCause.DEPENDENCY, error=error)
-            ]
-        log.append(tx, workspace_id, [_cancellation(project_id, row, error) for row, error in canceled])
-        dead = {row["id"]: row["key"] for row, _ in canceled}
-
-
-def _close_runs(tx: Connection, workspace_id: str, run_ids: set[str], effects: EndEffects) -> None:
-    """Close the runs that have no open task; note those that only running tasks keep open."""
-    finished = []
-    for run_id in sorted(run_ids - effects.continuing_runs):
-        states = rows.open_states(tx, workspace_id, run_id)
-        if not states:
-            finished.append(run_id)
-        elif all(state == "running" for state in states):
-            # Two last tasks that end at once each see the other running: the caller checks again after its commit.
-            effects.maybe_done_runs.add(run_id)
-    effects.closed_runs += close_runs(tx, workspace_id, finished)
+            for row in rows.cancel(tx, workspace_id, ids, cause=CancelCause.DEPENDENCY, error=error):
+                dead[row["id"]] = row["key"]
+                canceled.append(_cancellation(project_id, row, error))
+        log.append(tx, workspace_id, canceled)

@@ -34,6 +34,8 @@ AT_CLAIM = tuple(hold for hold in HOLDS if hold.condition is not None)
 """The holds that a claim evaluates."""
 CONDITIONS = tuple(hold.condition for hold in HOLDS if hold.condition is not None)
 """Their SQL conditions."""
+WITH_PLACES = tuple(hold for hold in HOLDS if type(hold).find_free_places is not Hold.find_free_places)
+"""The holds that may know their free places before a claim."""
 TICK_CONDITIONS = tuple(hold.tick_condition for hold in HOLDS if hold.tick_condition is not None)
 """SQL conditions on a supervisor: whether its tick has something to do for a hold."""
 

@@ -139,8 +139,6 @@ class Hold:
     """The reason that is stored with blocked tasks."""
     condition: str | None = None
     """SQL on a task (t), its project (p) and run (r): whether a claim calls ``decide``. None: never."""
-    consumes_resources: bool = False
-    """Whether ``decide`` uses up resources, so that it only gets as many tasks as can be claimed."""
     follows_settings: bool = False
     """Whether it depends on the project's settings: a change of these lifts it, and the next claim decides again."""
     setting: str | None = None
@@ -197,12 +195,9 @@ class Hold:
             + (f"why: coord explain {key}" if self.situation is None else join_steps(steps(self.situation, task=key)))
             for key in keys
         ]
-        more = number - len(keys)
-        return [
-            Obstacle(
-                self.name, number, keys, "\n".join([*lines, *([f"and {more} more"] if more > 0 else [])]), lasts=True
-            )
-        ]
+        if number > len(keys):
+            lines.append(f"and {number - len(keys)} more")
+        return [Obstacle(self.name, number, keys, "\n".join(lines), lasts=True)]
 
 
 def format_moment(moment: datetime) -> str:

@@ -31,7 +31,6 @@ class BudgetHold(Hold):
     name = "budget"
     reason = BlockReason.BUDGET
     condition = BUDGETED
-    consumes_resources = True
     tick_condition = idle_supervisors.has_blocked(BlockReason.BUDGET)
 
     def decide(self, request: ClaimRequest, rows: Sequence[Candidate]) -> HoldDecision:
@@ -39,24 +38,18 @@ class BudgetHold(Hold):
         tasks = [row.row() for row in rows]
         reservations = budgets.reserve(request.tx, request.workspace_id, tasks, request.estimator, wait=request.wait)
         changes: dict[str, dict[str, Any]] = {task_id: {"budgeted": True} for task_id in reservations.reserved}
-        downgraded = [row for row in rows if row.id in reservations.models]
-        for row in downgraded:
-            changes.setdefault(row.id, {})["work"] = budgets.with_model(row.work, reservations.models[row.id])
+        events: dict[str, tuple[EventType, dict[str, Any]]] = {}
+        for row in rows:
+            if (model := reservations.models.get(row.id)) is not None:
+                changes.setdefault(row.id, {})["work"] = budgets.with_model(row.work, model)
+                events[row.id] = EventType.DOWNGRADED, {"from": budgets.named_model(row.work), "to": model}
+        refused = reservations.refused.items()
         return HoldDecision(
-            {
-                task_id: HoldReason(lack.sentence(), subject=lack.budget.id)
-                for task_id, lack in reservations.refused.items()
-            },
+            {task_id: HoldReason(lack.sentence(), subject=lack.budget.id) for task_id, lack in refused},
             skipped=reservations.skipped,
             uses={task_id: {"reserved": reserved.to_json()} for task_id, reserved in reservations.reserved.items()},
             changes=changes,
-            events={
-                row.id: (
-                    EventType.DOWNGRADED,
-                    {"from": budgets.named_model(row.work), "to": reservations.models[row.id]},
-                )
-                for row in downgraded
-            },
+            events=events,
         )
 
     def lift(self, tx: Connection, workspace_id: str, project_id: str, estimator: Estimator) -> list[RowMapping]:
@@ -91,17 +84,12 @@ class BudgetHold(Hold):
             return None
         keys = run.keys(self.reason)
         by_budget = {lack.budget.id: lack for lack in lacks.values()}
-        return [
-            Obstacle(
-                self.name,
-                number,
-                keys,
-                f"{lack.sentence()}. {lack.hint()}",
-                lasts=not lack.passing and lack.budget.period is BudgetPeriod.TOTAL,
-                missing="a budget",
-            )
-            for lack in list(by_budget.values())[:_MOST_BUDGETS]
-        ]
+        obstacles = []
+        for lack in list(by_budget.values())[:_MOST_BUDGETS]:
+            lasts = not lack.passing and lack.budget.period is BudgetPeriod.TOTAL
+            words = f"{lack.sentence()}. {lack.hint()}"
+            obstacles.append(Obstacle(self.name, number, keys, words, lasts=lasts, missing="a budget"))
+        return obstacles
 
 
 HOLD = BudgetHold()

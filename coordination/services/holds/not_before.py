@@ -41,25 +41,20 @@ class NotBeforeHold(Hold):
             then = target.steps(Situation.NOT_BEFORE)
             yield TaskBlocker(self.name, words, via=target.via, until=target.not_before, steps=then)
         task, about = target.task, target.about
-        if (
-            task is None
-            or task.state is not TaskState.QUEUED
-            or task.not_before is None
-            or task.not_before <= target.now
-        ):
+        start = None if task is None or task.state is not TaskState.QUEUED else task.not_before
+        if task is None or start is None or start <= target.now:
             return
-        words = f"retries at {format_moment(task.not_before)}"
+        words = f"retries at {format_moment(start)}"
         words += f", after: {task.error}" if task.error else ""
         last = attempts.latest(about.tx, about.workspace_id, task.id)
         limit = None if last is None else limit_of(last.details)
         if limit is not None:
             words = f"{limit.sentence()}: it {words}"
         if task.deferred_since is not None:
-            words += (
-                f" (deferred {task.deferrals} of {MAX_DEFERRALS} times, since {format_moment(task.deferred_since)})"
-            )
+            since = format_moment(task.deferred_since)
+            words += f" (deferred {task.deferrals} of {MAX_DEFERRALS} times, since {since})"
         kind = "back_off" if limit is None else "provider_limit"
-        yield TaskBlocker(kind, words, until=task.not_before, steps=about.of(Situation.NOT_BEFORE))
+        yield TaskBlocker(kind, words, until=start, steps=about.of(Situation.NOT_BEFORE))
 
 
 HOLD = NotBeforeHold()

@@ -100,15 +100,8 @@ class QuietHoursHold(Hold):
             return HoldDecision(skipped=[row.id for row in rows if row.project_id in ends])
         if ends:  # check again under a lock: a concurrent change of the hours would miss tasks that are held after it
             ends = self._ends(request, ends.keys(), lock=True)
-        return HoldDecision(
-            {
-                row.id: HoldReason(
-                    f"quiet hours of its project until {format_moment(ends[row.project_id])}", ends[row.project_id]
-                )
-                for row in rows
-                if row.project_id in ends
-            }
-        )
+        reasons = {project_id: HoldReason(_words(until), until) for project_id, until in ends.items()}
+        return HoldDecision({row.id: reasons[row.project_id] for row in rows if row.project_id in reasons})
 
     def _ends(self, request: ClaimRequest, ids: Collection[str], *, lock: bool) -> dict[str, datetime]:
         """Return the end of the quiet hours of each project that has them now."""
@@ -127,8 +120,11 @@ class QuietHoursHold(Hold):
             until = _until(about.tx, project)
         if until is not None and project is not None:
             then = NextStep("end them with", f"coord projects change {shlex.quote(project.name)} --set {_SETTING}=null")
-            words = f"quiet hours of its project until {format_moment(until)}"
-            yield TaskBlocker(self.name, words, via=target.via, until=until, steps=(then,))
+            yield TaskBlocker(self.name, _words(until), via=target.via, until=until, steps=(then,))
+
+
+def _words(until: datetime) -> str:
+    return f"quiet hours of its project until {format_moment(until)}"
 
 
 def _until(tx: Connection, project: Project) -> datetime | None:

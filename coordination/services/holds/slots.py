@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping
 
+from coordination.base.errors import Refused
 from coordination.domain.jobs.checkouts import MERGE_KEY, merge_key, run_branch
 from coordination.domain.tasks.attempts import Claim
 from coordination.domain.tasks.explanations import TaskBlocker
@@ -17,9 +19,9 @@ from coordination.store.queries.fleet import idle_supervisors
 from coordination.store.queries.predicates import LIMITED
 from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import attempts, runs
-from coordination.store.queries.tasks import slots as rows_of_slots
+from coordination.store.queries.tasks import slots as slot_rows
 from coordination.store.queries.tasks.claims import Candidate
-from coordination.store.tables.tasks.attempts import slots as table
+from coordination.store.tables.tasks.attempts import slots as slot_table
 
 
 class SlotsHold(Hold):
@@ -27,7 +29,7 @@ class SlotsHold(Hold):
 
     name = "slot"
     condition = LIMITED
-    tick_condition = idle_supervisors.has(table)  # to recount them
+    tick_condition = idle_supervisors.has(slot_table)  # to recount them
 
     def decide(self, request: ClaimRequest, rows: Sequence[Candidate]) -> HoldDecision:
         """Reserve a slot of every limit that applies to a task, with all limits of its project locked."""
@@ -35,15 +37,15 @@ class SlotsHold(Hold):
         skipped: list[str] = []
         for project_id in sorted({row.project_id for row in rows}):
             here = [row for row in rows if row.project_id == project_id]
-            free = rows_of_slots.lock(request.tx, request.workspace_id, project_id)
+            free = slot_rows.lock(request.tx, request.workspace_id, project_id)
             if missing := _not_stored(here, free):
                 if not request.wait:  # storing a limit may wait for another transaction
                     skipped += [row.id for row in here if row.concurrency_key in missing]
                     here = [row for row in here if row.concurrency_key not in missing]
                 else:
                     caps = {f"key:{name}": 1 for name in missing}
-                    rows_of_slots.ensure(request.tx, request.workspace_id, project_id, caps)
-                    free = rows_of_slots.lock(request.tx, request.workspace_id, project_id)
+                    slot_rows.ensure(request.tx, request.workspace_id, project_id, caps)
+                    free = slot_rows.lock(request.tx, request.workspace_id, project_id)
             for row in here:
                 names = [name for name in _limit_names(row.agent_id, row.concurrency_key) if name in free]
                 if all(free[name] > 0 for name in names):
@@ -61,11 +63,11 @@ class SlotsHold(Hold):
         for claim in claims:
             counts.setdefault(claim.project_id, Counter()).update(claim.slots)
         for project_id in sorted(counts):
-            rows_of_slots.take(request.tx, request.workspace_id, project_id, counts[project_id])
+            slot_rows.take(request.tx, request.workspace_id, project_id, counts[project_id])
 
     def find_free_places(self, tx: Connection, workspace_id: str, project_id: str) -> FreePlaces | None:
         """Return the free slots, if the project has limits (no lock)."""
-        free = rows_of_slots.count_free(tx, workspace_id, project_id)
+        free = slot_rows.count_free(tx, workspace_id, project_id)
         return _Places(free) if free else None
 
     def repair(self, tx: Connection, workspace_id: str, project_id: str) -> list[str]:
@@ -73,9 +75,9 @@ class SlotsHold(Hold):
 
         In a separate transaction: others wait for slots with tasks locked, so nobody may do the reverse.
         """
-        corrected = rows_of_slots.recount(tx, workspace_id, project_id)
+        corrected = slot_rows.recount(tx, workspace_id, project_id)
         open_runs = runs.list_unfinished(tx, workspace_id, project_id)
-        rows_of_slots.drop_merge_limits(tx, workspace_id, project_id, keep=open_runs)
+        slot_rows.drop_merge_limits(tx, workspace_id, project_id, keep=open_runs)
         return corrected
 
     def explain(self, target: ExplainedTask) -> Iterator[TaskBlocker]:
@@ -84,10 +86,10 @@ class SlotsHold(Hold):
         if task is None or task.state is not TaskState.QUEUED:
             return
         limits = _limit_names(task.agent, task.concurrency_key)
-        for slot in rows_of_slots.list_slots(about.tx, about.workspace_id, task.project_id):
+        for slot in slot_rows.list_slots(about.tx, about.workspace_id, task.project_id):
             if slot["name"] not in limits or slot["used"] < slot["cap"]:
                 continue
-            stored = rows_of_slots.stored_name(about.tx, about.workspace_id, slot["name"])
+            stored = slot_rows.stored_name(about.tx, about.workspace_id, slot["name"])
             keys = attempts.keys_using(about.tx, about.workspace_id, task.project_id, stored)
             users = ", ".join(keys) or "no task any more"
             if slot["name"] == f"key:{merge_key(task.run_id)}":
@@ -107,7 +109,7 @@ class _Places:
     def __init__(self, free: Mapping[str, int]) -> None:
         self._free = dict(free)
         self.limit = self._free.get("project")
-        self.conditions: Sequence[ColumnElement[bool]] = rows_of_slots.exclude_full(free)
+        self.conditions: Sequence[ColumnElement[bool]] = slot_rows.exclude_full(free)
 
     def take(self, row: RowMapping) -> bool:
         """Take the slots for a task; return whether all were free."""
@@ -133,6 +135,22 @@ def _not_stored(rows: Sequence[Candidate], free: Mapping[str, int]) -> set[str]:
 def _raise(project: str, slot: str) -> tuple[NextStep, ...]:
     kind, separator, name = slot.partition(":")
     return steps(Situation.SLOT, project=project, limit=kind, value=f"{name}=N" if separator else "N")
+
+
+def set_limits(
+    tx: Connection, workspace_id: str, project_id: str, caps: Mapping[str, int | None]
+) -> list[dict[str, Any]]:
+    """Set these limits (``project``, ``agent:NAME``, ``key:NAME``; None removes one), and return all limits.
+
+    Running tasks continue, even above a lowered limit.
+    """
+    for name, cap in caps.items():
+        if cap is not None and cap < 0:
+            raise Refused(f"The limit {name} cannot be {cap}", hint="0 stops it, 1 lets one task run at a time")
+    for name in sorted(name for name, cap in caps.items() if cap is None):
+        slot_rows.drop(tx, workspace_id, project_id, name)
+    slot_rows.set_caps(tx, workspace_id, project_id, {name: cap for name, cap in caps.items() if cap is not None})
+    return slot_rows.list_slots(tx, workspace_id, project_id)
 
 
 HOLD = SlotsHold()

@@ -156,9 +156,8 @@ def find_waiting_shortages(
 ) -> dict[str, BudgetShortage]:
     """Return what each task lacks that waits for money, in one run or the whole workspace."""
     lacks: dict[str, BudgetShortage] = {}
-    for project_id, each in budget_usage.list_waiting_projects_and_runs(
-        tx, workspace_id, run_id=run_id, most=_MOST_RUNS
-    ):
+    waiting = budget_usage.list_waiting_projects_and_runs(tx, workspace_id, run_id=run_id, most=_MOST_RUNS)
+    for project_id, each in waiting:
         rows = budget_usage.list_waiting_tasks(tx, workspace_id, project_id, each, most=_MOST_WAITING)
         for start in range(0, len(rows), _BATCH):
             lacks |= find_shortages(tx, workspace_id, rows[start : start + _BATCH], estimator)
@@ -173,15 +172,13 @@ def read_statuses(
         return []
     now = tx.execute(select(db_now())).scalar_one()
     zone = ZoneInfo(budgets.read_zone(tx, workspace_id) or "UTC")
-    keys = {one.id: (one.id, period_start(one.period, now, zone)) for one in records}
-    uses = budget_usage.read_uses(tx, workspace_id, keys.values())
+    keys = [(budget.id, period_start(budget.period, now, zone)) for budget in records]
+    uses = budget_usage.read_uses(tx, workspace_id, keys)
     names = budgets.read_names(tx, workspace_id, records)
     waiting = Counter(lack.budget.id for lack in lacks.values())
     return [
-        BudgetStatus(
-            one, names.get(one.id, one.subject), uses.get(keys[one.id], BudgetUse(*keys[one.id])), waiting[one.id]
-        )
-        for one in records
+        BudgetStatus(budget, names.get(budget.id, budget.subject), uses.get(key, BudgetUse(*key)), waiting[budget.id])
+        for budget, key in zip(records, keys, strict=True)
     ]
 
 
@@ -199,15 +196,14 @@ class _TaskBudgets:
         self._shared: dict[tuple[Any, ...], list[tuple[Key, Budget]]] = {}  # without the tasks' own
         self._rules: dict[str, Mapping[str, Any]] = {}
         applicable = budgets.find_applicable(tx, workspace_id, {subject for _, subject in subjects})
-        for one in applicable.budgets:
-            if (one.scope, one.subject) in subjects:
-                self.by_subject.setdefault((one.scope, one.subject), []).append(one)
+        for budget in applicable.budgets:
+            if (budget.scope, budget.subject) in subjects:
+                self.by_subject.setdefault((budget.scope, budget.subject), []).append(budget)
         if not self.by_subject:
             return
         assert applicable.now is not None  # noqa: S101 - it comes with the budgets
-        self._keys = {
-            one.id: (one.id, period_start(one.period, applicable.now, applicable.zone)) for one in applicable.budgets
-        }
+        now, zone = applicable.now, applicable.zone
+        self._keys = {cap.id: (cap.id, period_start(cap.period, now, zone)) for cap in applicable.budgets}
         self._estimates = estimator(tx, rows)
 
     def _subjects(self, row: Row) -> list[tuple[BudgetScope, str]]:
@@ -219,13 +215,13 @@ class _TaskBudgets:
         own = self.by_subject.get((BudgetScope.TASK, row["id"]), ())
         if group not in self._shared:
             subjects = [each for each in self._subjects(row) if each[0] is not BudgetScope.TASK]
-            every = [one for each in subjects for one in self.by_subject.get(each, ())]
-            self._shared[group] = [(self._keys[one.id], one) for one in every]
-        return [*self._shared[group], *((self._keys[one.id], one) for one in own)]
+            every = [budget for each in subjects for budget in self.by_subject.get(each, ())]
+            self._shared[group] = [(self._keys[budget.id], budget) for budget in every]
+        return [*self._shared[group], *((self._keys[budget.id], budget) for budget in own)]
 
     def keys(self) -> set[Key]:
         """Return the keys of all present periods."""
-        return {self._keys[one.id] for group in self.by_subject.values() for one in group}
+        return {self._keys[budget.id] for group in self.by_subject.values() for budget in group}
 
     def read_uses(self) -> dict[Key, BudgetUse]:
         """Return the use of all present periods, without locks."""
@@ -243,7 +239,7 @@ class _TaskBudgets:
         if model is not None:
             cheaper = {**row, "work": with_model(row["work"], model)}
             amount = self._required(row, self._estimator(self._tx, [cheaper])[row["id"]], mine, uses)
-        lacks = [lack for key, one in mine if one.holds and (lack := find_shortage(one, uses[key], amount))]
+        lacks = [lack for key, budget in mine if budget.holds and (lack := find_shortage(budget, uses[key], amount))]
         # A shortage that only a person can fix is reported before one that passes.
         return model, amount, min(lacks, key=lambda lack: lack.passing, default=None)
 
@@ -254,31 +250,31 @@ class _TaskBudgets:
         if estimate.source == "unknown":
             # At most the rest of a cap, or a lost or postponed job could wait forever below half of the cap.
             rests = [
-                plus(one.usd, minus(uses[key].spent.usd)) for key, one in mine if one.usd is not None and one.holds
+                plus(cap.usd, minus(uses[key].spent.usd)) for key, cap in mine if cap.usd is not None and cap.holds
             ]
             dollars = max(dollars, min([ASSUMED, *(each for each in rests if each > 0)]))
-        for key, one in mine:
+        for key, budget in mine:
             # A task is stopped at its own cap, so it cannot cost more than the rest of that.
-            if one.scope is BudgetScope.TASK and one.holds:
+            if budget.scope is BudgetScope.TASK and budget.holds:
                 spent = uses[key].spent
-                if one.usd is not None and one.usd > spent.usd:
-                    dollars = min(dollars, plus(one.usd, minus(spent.usd)))
-                if one.tokens is not None and one.tokens > spent.tokens:
-                    tokens = min(tokens, one.tokens - spent.tokens)
+                if budget.usd is not None and budget.usd > spent.usd:
+                    dollars = min(dollars, plus(budget.usd, minus(spent.usd)))
+                if budget.tokens is not None and budget.tokens > spent.tokens:
+                    tokens = min(tokens, budget.tokens - spent.tokens)
         needs = read_amount((row["carried"] or {}).get(NEEDS) or {})
         return Amount(dollars, tokens, estimate.unpriced, int(asks_a_model(row["work"]))).max_with(needs)
 
     def _cheaper(
         self, row: Row, amount: Amount, mine: Sequence[tuple[Key, Budget]], uses: Mapping[Key, BudgetUse]
     ) -> str | None:
-        for key, one in mine:
-            if one.action is not ExceededAction.DOWNGRADE or one.downgrade_to is None:
+        for key, budget in mine:
+            if budget.action is not ExceededAction.DOWNGRADE or budget.downgrade_to is None:
                 continue
-            if not asks_a_model(row["work"]) or row["work"] == with_model(row["work"], one.downgrade_to):
+            if not asks_a_model(row["work"]) or row["work"] == with_model(row["work"], budget.downgrade_to):
                 continue
-            due = is_warning_due(one, uses[key].committed + amount) or find_shortage(one, uses[key], amount)
-            if due and self._allows(row, one.downgrade_to):
-                return one.downgrade_to
+            due = is_warning_due(budget, uses[key].committed + amount) or find_shortage(budget, uses[key], amount)
+            if due and self._allows(row, budget.downgrade_to):
+                return budget.downgrade_to
         return None
 
     def _allows(self, row: Row, model: str) -> bool:
@@ -352,21 +348,20 @@ def _recompute(
     starts, begins = current_period(tx, workspace_id, budget)
     key = (budget.id, starts)
     running = budget_usage.lock_running_attempts(tx, workspace_id, budget.scope, budget.subject)
-    use = budget_usage.lock_uses(tx, workspace_id, [key], create=[key] if create else ()).get(
-        key, BudgetUse(budget.id, starts)
-    )
+    uses = budget_usage.lock_uses(tx, workspace_id, [key], create=[key] if create else ())
+    use = uses.get(key, BudgetUse(*key))
     reserved: dict[tuple[str, int], Reservation] = {}
     total = NOTHING
-    for one in running:
-        kept = one.reserved or Reservation()
-        if one.reserved is None and not one.paid:
+    for attempt in running:
+        kept = attempt.reserved or Reservation()
+        if attempt.reserved is None and not attempt.paid:
             continue
         if key not in kept.of:
-            if begins is not None and one.started_at < begins:
+            if begins is not None and attempt.started_at < begins:
                 continue
             # Includes the start, so that it is released if the job turns out never to have started.
-            amount = kept.amount.max_with(Amount(starts=int(one.paid)))
-            reserved[one.task_id, one.number] = replace(kept, amount=amount, of=(*kept.of, key))
+            amount = kept.amount.max_with(Amount(starts=int(attempt.paid)))
+            reserved[attempt.task_id, attempt.number] = replace(kept, amount=amount, of=(*kept.of, key))
         total += kept.amount.without_starts()
     spent = budget_usage.sum_spent(tx, workspace_id, budget.scope, budget.subject, since=begins)
     counted_starts = count_starts(tx, workspace_id, budget.scope, budget.subject, since=begins)

@@ -5,7 +5,7 @@ The costs of a running attempt move from reserved to spent in its budgets. When 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 
@@ -55,31 +55,27 @@ class SettleResult:
 
 def append_records(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
     """Append records, and return those that were new, in their order. Skips ids that exist."""
-    return _settle(tx, workspace_id, records, (), _append).new
+    return settle(tx, workspace_id, records, reported=False).new
 
 
 def settle(
-    tx: Connection, workspace_id: str, records: Sequence[CostRecord], *, closing: Collection[Fence] = ()
-) -> SettleResult:
-    """Append the costs of attempts, and release the reservations of those that end.
-
-    Skips records that exist. If the same id belongs to another attempt's call, the record gets another id.
-    *closing*: attempts that this transaction has ended.
-    """
-    return _settle(tx, workspace_id, records, closing, _append_reported)
-
-
-def _settle(
     tx: Connection,
     workspace_id: str,
     records: Sequence[CostRecord],
-    closing: Collection[Fence],
-    append: Callable[[Connection, str, Sequence[CostRecord]], list[CostRecord]],
+    *,
+    closing: Collection[Fence] = (),
+    reported: bool = True,
 ) -> SettleResult:
+    """Append the costs of attempts, and release the reservations of those that end.
+
+    Skips records that exist. If the id of a *reported* record belongs to another attempt's call, it gets another id.
+    *closing*: attempts that this transaction has ended.
+    """
     if not records and not closing:
         return SettleResult([])
     records = costs.with_agents(tx, workspace_id, records)
     settling = _Settling(tx, workspace_id, records, closing)
+    append = _append_reported if reported else _append
     return settling.settle(append(tx, workspace_id, records))
 
 
@@ -106,12 +102,12 @@ def _append_reported(tx: Connection, workspace_id: str, records: Sequence[CostRe
     return [*new, *_append(tx, workspace_id, others)]
 
 
-def _is_same_call(one: CostRecord, stored: CostRecord | None) -> bool:
+def _is_same_call(record: CostRecord, stored: CostRecord | None) -> bool:
     """Return whether the stored record is the same call: of the same attempt, or imported with the same numbers."""
     if stored is None or stored.attempt is None:
         numbers = ("model", "total_tokens", "cost_usd")
-        return stored is None or all(getattr(one, name) == getattr(stored, name) for name in numbers)
-    return (one.task_id, one.attempt) == (stored.task_id, stored.attempt)
+        return stored is None or all(getattr(record, name) == getattr(stored, name) for name in numbers)
+    return (record.task_id, record.attempt) == (stored.task_id, stored.attempt)
 
 
 def delete_records(tx: Connection, workspace_id: str, ids: Sequence[str]) -> int:
@@ -179,17 +175,17 @@ class _Settling:
         by_subject: dict[tuple[BudgetScope, str], list[Budget]] = {}
         for budget in self._budgets.values():
             by_subject.setdefault((budget.scope, budget.subject), []).append(budget)
-        for one in self._result.new:
-            fence = (one.task_id or "", one.attempt or 0)
+        for record in self._result.new:
+            fence = (record.task_id or "", record.attempt or 0)
             attempt = self._reservations.get(fence)
-            moment = one.occurred_at if attempt is None else attempt.started_at
-            spent = amount_of_record(one)
+            moment = record.occurred_at if attempt is None else attempt.started_at
+            spent = amount_of_record(record)
             calls.setdefault(fence, []).append(spent)
-            for subject in self._subjects(one):
+            for subject in self._subjects(record):
                 for budget in by_subject.get(subject, ()):
                     key = self._key(budget, moment)
                     self._spent[key] = self._spent.get(key, NOTHING) + spent
-                    self._cause[key] = one
+                    self._cause[key] = record
         return calls
 
     def _release(self, fence: Fence, attempt: AttemptReservation, calls: Sequence[Amount]) -> None:

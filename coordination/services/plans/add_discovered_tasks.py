@@ -23,7 +23,7 @@ from coordination.domain.tasks.attempts import DiscoveredTask
 from coordination.domain.tasks.tasks import OPEN, BlockReason, OnDependencyFailure, TaskRecord, TaskState
 from coordination.formats.plan import read_tasks
 from coordination.services.plans.inherited_authority import InheritedAuthority
-from coordination.services.plans.store_graph import prepare_graph, store_graph
+from coordination.services.plans.store_graph import key_taken, prepare_graph, store_graph
 from coordination.services.plans.task_rows import AgentChooser, GraphScope
 from coordination.store.queries.projects import projects as project_rows
 from coordination.store.queries.tasks import dependencies as edge_rows
@@ -133,7 +133,7 @@ def _expand(tx: Connection, reporter: TaskRecord, plan: Plan, supervision: Mappi
     if parts:
         _check_room(tx, reporter, len(expanded.tasks))
         if conflicts := task_rows.lock_by_key(tx, reporter.workspace_id, reporter.run_id, parts):
-            raise Refused(f"The run has a task {excerpt(min(conflicts))} already", hint="Use another key")
+            raise key_taken(min(conflicts))
     if any(VARIANT in task.role for task in expanded.tasks):
         runs.add_metadata(tx, reporter.workspace_id, reporter.run_id, {VARIANTS: True})
     return expanded
@@ -167,7 +167,7 @@ def _split_repeated(
         if before is None:
             continue
         if before.creator != task_rows.TASK_CREATOR + reporter.key:
-            raise Refused(f"The run has a task {excerpt(task.key)} already", hint="Use another key")
+            raise key_taken(task.key)
         if before.state in {TaskState.FAILED, TaskState.CANCELED}:
             new_keys[task.key] = f"{task.key}.{reporter.attempt}"
         else:

@@ -29,6 +29,7 @@ from coordination.domain.plans.plans import Plan
 from coordination.domain.plans.plans import Task as Planned
 from coordination.domain.tasks.attempts import DiscoveredTask
 from coordination.domain.tasks.tasks import DependencyKind, TaskRecord
+from coordination.services.plans.task_rows import edge_row
 from coordination.store.queries.money import budgets
 from coordination.store.queries.projects import projects
 
@@ -98,17 +99,10 @@ class InheritedAuthority:
 
     def edges(self, plan: Plan, ids: Mapping[str, str], stored: Collection[tuple[str, str]]) -> list[dict[str, Any]]:
         """Return the edges ``discovered_from`` from the new tasks to the reporter, unless *stored* already."""
-        return [
-            {
-                "parent_id": self._reporter.id,
-                "child_id": ids[task.key],
-                "workspace_id": self._reporter.workspace_id,
-                "kind": DependencyKind.DISCOVERED_FROM,
-                "satisfied_at": None,
-            }
-            for task in plan.tasks
-            if (self._reporter.id, ids[task.key]) not in stored
-        ]
+        reporter = self._reporter
+        child_ids = [ids[task.key] for task in plan.tasks if (reporter.id, ids[task.key]) not in stored]
+        kind = DependencyKind.DISCOVERED_FROM
+        return [edge_row(reporter.workspace_id, reporter.id, child_id, kind) for child_id in child_ids]
 
     def origin(self, task: Planned) -> dict[str, Any]:
         """Return the payload of the task's event: its reporter, and whether it was delegated."""

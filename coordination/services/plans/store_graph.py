@@ -1,19 +1,24 @@
-"""Stores a graph of tasks: submitted plans, reported tasks, and tasks that people add."""
+"""Prepares and stores a graph of tasks: submitted plans, reported tasks, and tasks that people add."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
-from coordination.base.errors import Refused
+from coordination.base.errors import PlanError, Refused
 from coordination.base.wording import excerpt
+from coordination.domain.fleet.supervisor_settings import SupervisorSettings
 from coordination.domain.jobs import Job
+from coordination.domain.plans.graph import check_plan
+from coordination.domain.plans.plan_expansion import expand, supervision_of
 from coordination.domain.plans.plans import Plan
+from coordination.domain.projects.model_policy import parse_restrictions, refusal
+from coordination.domain.projects.projects import Project
 from coordination.services.plans import task_rows
-from coordination.services.plans.check_models import check_models
 from coordination.services.plans.inherited_authority import InheritedAuthority
 from coordination.services.plans.task_rows import AgentChooser, Graph, GraphScope
 from coordination.store.bulk import insert_rows
@@ -28,6 +33,25 @@ Edge = tuple[str, str]
 """The keys of an upstream task and a downstream task."""
 
 
+def prepare_plan(plan: Plan, works: Mapping[str, Job], project: Project | None, chooser: AgentChooser) -> Graph:
+    """Return the graph of a submitted plan, with its variants and the review loop of its supervision or the project's.
+
+    Raises PlanError for an unknown agent or a forbidden model. *project*: None if it does not exist yet.
+    """
+    settings = {} if project is None else project.settings
+    default = settings.get("supervision")
+    if plan.supervision is None and isinstance(default, Mapping):
+        plan = replace(plan, supervision=supervision_of(default))
+    if plan.supervision is not None:
+        supervisor = SupervisorSettings.of(settings)
+        both = {"assess": supervisor.run(plan.supervision.assess), "analyze": supervisor.run(plan.supervision.analyze)}
+        plan = replace(plan, supervision=replace(plan.supervision, **both))
+    if plan.supervision is not None or any(task.variants for task in plan.tasks):
+        plan = expand(plan)
+        works = check_plan(plan)
+    return prepare_graph(plan, works, chooser, {} if project is None else project.model_restrictions)
+
+
 def prepare_graph(
     plan: Plan, works: Mapping[str, Job], chooser: AgentChooser, restrictions: Mapping[str, Any]
 ) -> Graph:
@@ -36,6 +60,25 @@ def prepare_graph(
     graph = Graph(plan, task_rows.job_rows(works), agents)
     check_models(plan, graph.bodies, restrictions)
     return graph
+
+
+def check_models(plan: Plan, bodies: Mapping[str, Mapping[str, Any]], setting: Mapping[str, Any]) -> None:
+    """Raise PlanError, with the line, for the first task whose model the project does not allow.
+
+    *setting*: the project's restrictions of models. Raises Refused when these are invalid.
+    """
+    restrictions = parse_restrictions(setting) if setting else None
+    if restrictions is None:
+        return
+    for task in plan.tasks:
+        if why := refusal(bodies[task.key], restrictions):
+            raise PlanError(
+                f"Task {excerpt(task.key)}: {why}",
+                source=plan.source,
+                line=plan.lines.get(task.key),
+                hint="Use another model, or change the allowed ones: coord projects change NAME --models KEY=JSON",
+                field=f"tasks.{task.key}.run",
+            )
 
 
 def store_graph(

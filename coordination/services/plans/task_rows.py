@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any, Protocol
 
+from sqlalchemy import Connection
+
 from coordination.base.errors import PlanError, Refused
 from coordination.base.ids import new_id
 from coordination.base.wording import did_you_mean, excerpt
@@ -18,23 +20,28 @@ from coordination.domain.jobs.changed_files import EXPECTS
 from coordination.domain.jobs.checkouts import (
     CHECKOUT_OPTION,
     FOLDER,
+    CheckoutKind,
     Gate,
     gates_for,
     parse_gates,
+    run_branch,
 )
 from coordination.domain.jobs.resource_limits import NO_LIMITS, limits_of
 from coordination.domain.money.budgets import Budget, BudgetScope
 from coordination.domain.money.caps import parse_caps, with_caps
 from coordination.domain.money.estimates import parse_estimate
-from coordination.domain.plans.plan_expansion import VARIANT, WORK
+from coordination.domain.plans.plan_expansion import VARIANT, VARIANTS, WORK
 from coordination.domain.plans.plans import Plan, Task
+from coordination.domain.projects.projects import Project
 from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.task_limits import max_starts
 from coordination.domain.tasks.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
+from coordination.store.queries.tasks import slots
 
 _NOTHING: dict[str, Any] = {}  # shared, so that it is serialized once
 _DEFAULT_BACKOFF = Backoff()
+_HOLDS_BACK = {kind: kind.holds_back for kind in DependencyKind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,25 +144,27 @@ def job_rows(works: Mapping[str, Job]) -> dict[str, JobRow]:
     return {key: rows[id(work)] for key, work in works.items()}
 
 
+def edge_row(workspace_id: str, parent_id: str, child_id: str, kind: DependencyKind) -> dict[str, Any]:
+    """Return the row of a dependency that is not satisfied."""
+    return {
+        "parent_id": parent_id,
+        "child_id": child_id,
+        "workspace_id": workspace_id,
+        "kind": kind,
+        "satisfied_at": None,
+    }
+
+
 def edge_rows(workspace_id: str, plan: Plan, ids: Mapping[str, str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the rows of all dependencies, and the number of those that hold back each task, by its id."""
-    holds_back = {kind: kind.holds_back for kind in DependencyKind}
     rows: list[dict[str, Any]] = []
     pending: dict[str, int] = {}
     for task in plan.tasks:
         child_id, waits = ids[task.key], 0
         for need in task.needs:
             key, kind = (need, DependencyKind.BLOCKS) if isinstance(need, str) else (need.key, need.kind)
-            waits += holds_back[kind]
-            rows.append(
-                {
-                    "parent_id": ids[key],
-                    "child_id": child_id,
-                    "workspace_id": workspace_id,
-                    "kind": kind,
-                    "satisfied_at": None,
-                }
-            )
+            waits += _HOLDS_BACK[kind]
+            rows.append(edge_row(workspace_id, ids[key], child_id, kind))
         if waits:
             pending[child_id] = waits
     return rows, pending
@@ -235,22 +244,20 @@ def _joined(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
 
 
 def _options(scope: GraphScope, plan: Plan, task: Task, kind: str) -> dict[str, Any]:
-    backoff, limits = task.backoff or plan.defaults.backoff, task.limits.or_else(plan.defaults.limits)
+    backoff, limits = task.backoff or plan.defaults.backoff, plan.defaults.limits
+    if task.limits is not NO_LIMITS:
+        limits = task.limits.or_else(limits)
     checkout = plan.checkout_of(task)
-    gates = gates_for(
-        kind.partition(":")[0],
-        checkout,
-        project=scope.gates,
-        plan=parse_gates(plan.gates),
-        task=parse_gates(task.gates),
-    )
     options: dict[str, Any] = {}
     if task.role:
         options["role"] = dict(task.role)
     if checkout != FOLDER:
         options[CHECKOUT_OPTION] = checkout.to_json()
-    if gates:
-        options["gates"] = [gate.to_json() for gate in gates]
+    if scope.gates or plan.gates or task.gates:
+        plan_gates, task_gates = parse_gates(plan.gates), parse_gates(task.gates)
+        gates = gates_for(kind.partition(":")[0], checkout, project=scope.gates, plan=plan_gates, task=task_gates)
+        if gates:
+            options["gates"] = [gate.to_json() for gate in gates]
     if limits != NO_LIMITS:
         options["limits"] = limits.to_json()
     if backoff != _DEFAULT_BACKOFF:
@@ -278,6 +285,13 @@ def _add_rare_options(options: dict[str, Any], task: Task) -> None:
         options["metadata"] = dict(task.metadata)
 
 
+def run_metadata(plan: Plan, run_id: str) -> dict[str, Any]:
+    """Return the run's metadata that follows from tasks: the branch where worktrees are merged, and variants."""
+    worktrees = any(plan.checkout_of(task).kind is CheckoutKind.GIT_WORKTREE for task in plan.tasks)
+    variants = any(VARIANT in task.role for task in plan.tasks)
+    return ({"branch": run_branch(run_id)} if worktrees else {}) | ({VARIANTS: True} if variants else {})
+
+
 def concurrency_caps(plan: Plan) -> dict[str, int]:
     """Return the plan's concurrency limits by their stored names."""
     limits = plan.concurrency
@@ -289,6 +303,13 @@ def concurrency_caps(plan: Plan) -> dict[str, int]:
 def limited_keys(plan: Plan) -> set[str]:
     """Return the stored names of the limits of the tasks' concurrency keys, whose default is one."""
     return {f"key:{task.concurrency_key}" for task in plan.tasks if task.concurrency_key}
+
+
+def slot_caps(tx: Connection, project: Project, plan: Plan) -> dict[str, int]:
+    """Return how many tasks may run at once by the limits of the project and the plan, by the names of the limits."""
+    caps = dict.fromkeys(limited_keys(plan), 1)
+    caps |= {row["name"]: row["cap"] for row in slots.list_slots(tx, project.workspace_id, project.id)}
+    return caps | concurrency_caps(plan)
 
 
 def creation_events(

@@ -39,10 +39,7 @@ def resolve(tx: Connection, workspace_id: str, *, identity: str, name: str, path
             "identity": identity,
             "path": path,
             "status": ProjectStatus.PLANNING,
-            "settings": {},
-            "budgets": {},
-            "model_restrictions": {},
-            "metadata": {},
+            **{column: {} for column in ("settings", "budgets", "model_restrictions", "metadata")},
         },
     )
     stops.mark_projects(tx, workspace_id, created.id)

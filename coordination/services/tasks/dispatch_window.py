@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sqlalchemy import Connection, RowMapping
 
-from coordination.services.holds import HOLDS
+from coordination.services.holds import WITH_PLACES
 from coordination.services.holds.base import FreePlaces
 from coordination.store.queries.tasks import ready
 from coordination.store.queries.tasks.ready import ReadyTask
@@ -35,7 +35,8 @@ def fill_window(
     room = window - sum(number * _part(bundle(kind)) for kind, number in enqueued.items())
     if room <= 0:
         return []
-    free_places = [each for hold in HOLDS if (each := hold.find_free_places(tx, workspace_id, project_id)) is not None]
+    places_by_hold = (hold.find_free_places(tx, workspace_id, project_id) for hold in WITH_PLACES)
+    free_places = [places for places in places_by_hold if places is not None]
     startable = min((each.limit for each in free_places if each.limit is not None), default=None)
     if startable is not None and startable <= 0:
         return []

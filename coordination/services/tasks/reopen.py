@@ -14,16 +14,6 @@ from coordination.domain.tasks.tasks import TaskRecord
 from coordination.store.queries.tasks import dependencies, events, force_state, tasks
 
 
-def reopen_with_dependants(tx: Connection, workspace_id: str, task_id: str) -> list[str]:
-    """Queue or block an ended task again, with its canceled dependants. Return all reopened ids."""
-    return _reopen(tx, workspace_id, [task_id])
-
-
-def reopen_dependants(tx: Connection, workspace_id: str, task_id: str) -> list[str]:
-    """Reopen only the tasks that were canceled because this task ended without success. Return their ids."""
-    return _reopen(tx, workspace_id, _canceled_because_of(tx, workspace_id, [task_id]))
-
-
 def write_retried(tx: Connection, task: TaskRecord, reopened: Sequence[str], *, actor: str, by: str) -> None:
     """Write the events of tasks of the run of *task* that were reopened *by* a person or by force."""
     subject, payload = (EventType.RETRIED, task.project_id, task.run_id), {"by": by}
@@ -31,7 +21,8 @@ def write_retried(tx: Connection, task: TaskRecord, reopened: Sequence[str], *, 
     events.append(tx, task.workspace_id, new)
 
 
-def _reopen(tx: Connection, workspace_id: str, wave: Sequence[str]) -> list[str]:
+def reopen_with_dependants(tx: Connection, workspace_id: str, wave: Sequence[str]) -> list[str]:
+    """Queue or block ended tasks again, with their canceled dependants. Return all reopened ids."""
     reopened: list[str] = []
     while wave:
         # Already locked, except those that were canceled just now.
@@ -42,11 +33,12 @@ def _reopen(tx: Connection, workspace_id: str, wave: Sequence[str]) -> list[str]
             if tasks.reopen(tx, workspace_id, each, pending=dependencies.count_open(tx, workspace_id, each))
         ]
         reopened += moved
-        wave = _canceled_because_of(tx, workspace_id, moved)
+        wave = canceled_because_of(tx, workspace_id, moved)
     return reopened
 
 
-def _canceled_because_of(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[str]:
+def canceled_because_of(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[str]:
+    """Return the tasks that were canceled because one of these ended without success."""
     waiting = dependencies.waiting_children(tx, workspace_id, ids) if ids else {}
     return tasks.canceled_by_dependency(tx, workspace_id, sorted(waiting)) if waiting else []
 

@@ -15,14 +15,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection
+
 from coordination.base.errors import DatabaseUnavailable, Refused, Unavailable
 from coordination.domain.jobs.checkouts import CHECKOUT_OPTION, Checkout, parse_checkout, run_slug, slug
 from coordination.domain.jobs.merges import Merge
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
-from coordination.flows.jobs.record_merge import record_merge
+from coordination.domain.tasks.tasks import TaskState
 from coordination.store.engine import Store
 from coordination.store.queries.jobs import merges as merge_rows
+from coordination.store.queries.tasks import tasks
 from workers.attempt.running import Proceed, RunningAttempt, is_in_worktree, with_log_line
 from workers.runners import environment, program
 from workers.runners.base import Control
@@ -63,7 +66,15 @@ class SqlMergeRecords:
         self._store = store
 
     def write(self, claim: Claim, merge: Merge) -> bool:
-        return self._store.transact(lambda tx: record_merge(tx, claim.workspace_id, claim.task_id, merge))
+        def record(tx: Connection) -> bool:
+            tasks.lock(tx, claim.workspace_id, [claim.task_id])
+            states = tasks.get_states(tx, claim.workspace_id, [claim.task_id])
+            if states.get(claim.task_id) != (TaskState.RUNNING, merge.attempt):
+                return False
+            merge_rows.put(tx, claim.workspace_id, claim.task_id, merge)
+            return True
+
+        return self._store.transact(record)
 
     def unfinished(self, claim: Claim) -> Sequence[Merge]:
         with self._store.read() as tx:

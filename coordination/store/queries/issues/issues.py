@@ -14,12 +14,15 @@ from coordination.store.types import db_now
 i = issues.c
 
 
-def replace_all(tx: Connection, workspace_id: str, project_id: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Replace the project's issues with these (id, raw), in this order. Keep the links of ids to tasks."""
+def replace_all(tx: Connection, workspace_id: str, project_id: str, rows: Sequence[tuple[str, str]]) -> int:
+    """Replace the project's issues with these (id, raw), in this order, and return how many there were.
+
+    Issues that exist already keep their tasks.
+    """
     of_project = i.workspace_id == workspace_id, i.project_id == project_id
     linked = tx.execute(select(i.id, i.task_id).where(*of_project, i.task_id.is_not(None)))
     task_ids = {row.id: row.task_id for row in linked}
-    tx.execute(delete(issues).where(*of_project))
+    replaced = tx.execute(delete(issues).where(*of_project)).rowcount
     now = tx.execute(select(db_now())).scalar_one()
     common = {"workspace_id": workspace_id, "project_id": project_id, "imported_at": now}
     new = [
@@ -27,6 +30,7 @@ def replace_all(tx: Connection, workspace_id: str, project_id: str, rows: Sequen
         for position, (issue_id, raw) in enumerate(rows)
     ]
     insert_rows(tx, issues, new)
+    return replaced
 
 
 def list_all(tx: Connection, workspace_id: str, project_id: str) -> list[RowMapping]:

@@ -1,1 +1,0 @@
-"""Jobs and their artifacts, output and merges: operations across nouns, one transaction each."""

@@ -1,1 +1,0 @@
-"""Issues of a foreign tracker: rules within a transaction."""
