@@ -29,9 +29,9 @@ from coordination.domain.plans.plans import Plan
 from coordination.domain.plans.plans import Task as Planned
 from coordination.domain.tasks.attempts import DiscoveredTask
 from coordination.domain.tasks.tasks import DependencyKind, TaskRecord
-from coordination.services.plans.task_rows import edge_row
 from coordination.store.queries.money import budgets
 from coordination.store.queries.projects import projects
+from coordination.store.queries.tasks import dependencies as dependency_rows
 
 _CAPS = ("usd", "tokens", "unpriced_calls", "max_starts")
 
@@ -102,7 +102,7 @@ class InheritedAuthority:
         reporter = self._reporter
         child_ids = [ids[task.key] for task in plan.tasks if (reporter.id, ids[task.key]) not in stored]
         kind = DependencyKind.DISCOVERED_FROM
-        return [edge_row(reporter.workspace_id, reporter.id, child_id, kind) for child_id in child_ids]
+        return [dependency_rows.row_of(reporter.workspace_id, reporter.id, child_id, kind) for child_id in child_ids]
 
     def origin(self, task: Planned) -> dict[str, Any]:
         """Return the payload of the task's event: its reporter, and whether it was delegated."""

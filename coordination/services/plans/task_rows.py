@@ -37,6 +37,7 @@ from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.task_limits import max_starts
 from coordination.domain.tasks.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
+from coordination.store.queries.tasks import dependencies as dependency_rows
 from coordination.store.queries.tasks import slots
 
 _NOTHING: dict[str, Any] = {}  # shared, so that it is serialized once
@@ -144,17 +145,6 @@ def job_rows(works: Mapping[str, Job]) -> dict[str, JobRow]:
     return {key: rows[id(work)] for key, work in works.items()}
 
 
-def edge_row(workspace_id: str, parent_id: str, child_id: str, kind: DependencyKind) -> dict[str, Any]:
-    """Return the row of a dependency that is not satisfied."""
-    return {
-        "parent_id": parent_id,
-        "child_id": child_id,
-        "workspace_id": workspace_id,
-        "kind": kind,
-        "satisfied_at": None,
-    }
-
-
 def edge_rows(workspace_id: str, plan: Plan, ids: Mapping[str, str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the rows of all dependencies, and the number of those that hold back each task, by its id."""
     rows: list[dict[str, Any]] = []
@@ -164,7 +154,7 @@ def edge_rows(workspace_id: str, plan: Plan, ids: Mapping[str, str]) -> tuple[li
         for need in task.needs:
             key, kind = (need, DependencyKind.BLOCKS) if isinstance(need, str) else (need.key, need.kind)
             waits += _HOLDS_BACK[kind]
-            rows.append(edge_row(workspace_id, ids[key], child_id, kind))
+            rows.append(dependency_rows.row_of(workspace_id, ids[key], child_id, kind))
         if waits:
             pending[child_id] = waits
     return rows, pending

@@ -9,11 +9,8 @@ from sqlalchemy import Connection, RowMapping, select
 
 from coordination.store.queries.fleet import workers
 from coordination.store.tables.projects.projects import projects, workspaces
-from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_now
-
-a, t = attempts.c, tasks.c
 
 
 def list_live_for(tx: Connection, workspace_id: str, *, within: timedelta) -> list[RowMapping]:

@@ -19,7 +19,7 @@ from coordination.domain.money.cost_totals import DAY
 from coordination.domain.tasks.tasks import BlockReason, TaskState
 from coordination.store.bulk import insert_into
 from coordination.store.queries.money.starts import PAID
-from coordination.store.tables.money.budgets import budget_uses, budgets
+from coordination.store.tables.money.budgets import budget_uses
 from coordination.store.tables.money.costs import UNPRICED, costs
 from coordination.store.tables.money.rollups import ARCHIVED, rollups
 from coordination.store.tables.projects.projects import projects
@@ -28,7 +28,7 @@ from coordination.store.tables.tasks.runs import runs
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import iso, sum_money
 
-b, u, a, t, c, r = budgets.c, budget_uses.c, attempts.c, tasks.c, costs.c, rollups.c
+u, a, t, c, r = budget_uses.c, attempts.c, tasks.c, costs.c, rollups.c
 
 _SKEW = timedelta(days=1)  # the largest expected error of the clock that dates a call
 _COUNTS = (

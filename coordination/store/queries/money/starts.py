@@ -12,8 +12,6 @@ from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.runs import runs
 from coordination.store.tables.tasks.tasks import tasks
 
-a, t = attempts.c, tasks.c
-
 PAID = or_(*(t.kind.startswith(f"{kind}:") for kind in PAID_KINDS))
 """Matches tasks whose job asks a model."""
 

@@ -147,3 +147,14 @@ def edges_of_run(tx: Connection, workspace_id: str, run_id: str) -> list[tuple[s
         .order_by(child.c.id, parent.c.id)
     )
     return [(row.parent, row.child, row.kind) for row in rows]
+
+
+def row_of(workspace_id: str, parent_id: str, child_id: str, kind: DependencyKind) -> dict[str, Any]:
+    """Return the row of a dependency that is not satisfied."""
+    return {
+        "parent_id": parent_id,
+        "child_id": child_id,
+        "workspace_id": workspace_id,
+        "kind": kind,
+        "satisfied_at": None,
+    }
