@@ -49,7 +49,7 @@ def _no_going_on() -> None:
 
 
 def _no_combining() -> None:
-    from workers.engine.group_commit import GroupCommit
+    from workers.engine.committer import GroupCommit
 
     GroupCommit.__init__.__kwdefaults__["most"] = 1
 
@@ -87,11 +87,11 @@ _SECTIONS = (
     ("claims", "workers.engine.committer", "Writing._claim_together"),
     ("ends", "coordination.services.attempts.end", "end_attempts"),
     ("listeners", "coordination.flows.attempts.finish", "finish"),
-    ("what is next", "coordination.flows.attempts.dispatch", "next_work"),
+    ("what is next", "coordination.flows.attempts.finish", "next_work"),
     ("begin, commit", "coordination.store.engine", "Store.transact"),
     ("rings", "workers.broker.publisher", "CeleryPublisher.publish"),
     ("interpreters", "workers.runners.python_callable", "PythonRunner.run_batch"),
-    ("results and notes", "workers.engine.batch_control", "keep"),
+    ("results and notes", "workers.engine.batch", "keep"),
     ("bundles and slots", "workers.engine.executor", "Executor.run_tasks"),
     ("supervisors", "workers.maintenance.supervisor_loop", "Housekeeper._once"),
 )

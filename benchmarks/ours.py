@@ -15,7 +15,7 @@ from benchmarks.measure import cpu_seconds
 from benchmarks.places import ROOT
 from coordination import BudgetCap, Plan, Run, Task, connect
 from coordination.domain.plans.plans import ProjectRef
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.settings import load_settings
 from coordination.store.tables.tasks.runs import runs
 from tests.support.processes import Process

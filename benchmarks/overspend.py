@@ -26,7 +26,7 @@ from benchmarks.places import ROOT
 from benchmarks.report import Line
 from coordination.domain.plans.plans import BudgetCap
 from coordination.store.engine import Store, open_store
-from coordination.store.queries.money import budget_usage, budgets
+from coordination.store.queries.money import budgets
 from coordination.store.schema import prepare
 from tests.support.model_server import running_model_server
 from tests.support.money_race import ESTIMATE, watch
@@ -80,7 +80,7 @@ def _ours(bench: Bench, kind: str, count: int) -> float:
             process.communicate(timeout=3600)
         with store.read() as tx:
             (one,) = budgets.list_budgets(tx, world.workspace)
-            use = budget_usage.read_uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
+            use = budgets.read_uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
         return _beyond(use.committed.usd, cap)
     finally:
         store.close()

@@ -20,11 +20,9 @@ from coordination.base.host import boot_id, host
 from coordination.base.ids import new_id
 from coordination.domain.plans.plans import ProjectRef
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
-from coordination.flows.attempts.dispatch import DispatchTerms, next_work
-from coordination.flows.attempts.finish import finish
+from coordination.flows.attempts.finish import DispatchTerms, finish, next_work
 from coordination.flows.tasks.claim_tasks import claim_tasks
-from coordination.services.attempts.decide import decide_end
-from coordination.services.attempts.end import close_ended_runs
+from coordination.services.attempts.end import close_ended_runs, decide_end
 from coordination.settings import load_settings
 from coordination.store.queries.fleet import workers
 

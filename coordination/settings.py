@@ -28,7 +28,7 @@ from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME, Status
 from coordination.domain.jobs.network import Network, parse_network
 from coordination.domain.jobs.preparation import parse_ports, write_ports
 from coordination.domain.jobs.resource_limits import FEWEST_FILES, Limits
-from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT
+from coordination.domain.tasks.tasks import DEFERRAL_LIMIT
 
 __all__ = [
     "Settings",

@@ -28,8 +28,8 @@ from workers.leases.cost_settling import CostSettling
 from workers.leases.duration_stats import DurationStats
 from workers.leases.heartbeat import Heartbeat
 from workers.leases.in_flight import InFlightAttempts
-from workers.leases.usage_prices import UsagePrices
-from workers.runners import cost_reports, scratch_dirs
+from workers.leases.usage_meter import UsagePrices
+from workers.runners import scratch_dirs, usage_file
 from workers.runners.scratch_dirs import ScratchDir
 
 log = structlog.get_logger()
@@ -120,7 +120,7 @@ def make_context(settings: Settings, *, name: str, slots: int, publisher: Callab
     url = settings.redis_url
     assert url is not None  # noqa: S101 - make_app checks it
     scratch_dir = scratch_dirs.create(scratch_root(settings), scratch_dirs.IN_HOME)
-    cost_reports.keep_in(scratch_dir.path)
+    usage_file.keep_in(scratch_dir.path)
     prices = UsagePrices(store)
     return Context(
         settings=settings,

@@ -76,7 +76,7 @@ class Parts:
         """Their ends, completed."""
         from coordination.base.clock import utc_now
         from coordination.domain.tasks.attempts import AttemptEnd, Outcome
-        from coordination.services.attempts.decide import decide_end
+        from coordination.services.attempts.end import decide_end
 
         return [(decide_end(claim, AttemptEnd(Outcome.COMPLETED, exit_code=0), now=utc_now()), []) for claim in claims]
 

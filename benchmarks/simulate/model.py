@@ -101,7 +101,7 @@ class Told:
 
 
 class _Joined:
-    """One writer at a time; who comes meanwhile is in the next transaction (workers.engine.group_commit)."""
+    """One writer at a time; who comes meanwhile is in the next transaction (workers.engine.committer)."""
 
     def __init__(self, world: World, worker: Worker, operation: Operation) -> None:
         self._world, self._worker, self._operation = world, worker, operation

@@ -32,7 +32,7 @@ from coordination.runtime import Runtime
 from coordination.services.forecast.cost_estimates import make_estimator
 from coordination.services.money import budgets as service
 from coordination.services.money import prices
-from coordination.store.queries.money import budget_usage, budgets
+from coordination.store.queries.money import budgets
 
 MOST = 10_000
 """The default maximum number of listed budgets."""
@@ -187,7 +187,7 @@ class Budgets:
         runtime = self._runtime
         with runtime.store.read() as tx:
             lacks = lacking(tx, runtime.workspace_id, run=run)
-            waiting = budget_usage.count_waiting_tasks(tx, runtime.workspace_id, run)
+            waiting = budgets.count_waiting_tasks(tx, runtime.workspace_id, run)
         return list(lacks.values()) if len(lacks) == waiting else ()
 
     def _changed(self, budget: Budget) -> BudgetStatus:
@@ -200,7 +200,7 @@ class Budgets:
         if budget.project_id is not None:
             runtime.wake_project(budget.project_id)
             return
-        for project_id in runtime.read(budget_usage.list_waiting_projects):
+        for project_id in runtime.read(budgets.list_waiting_projects):
             runtime.wake_project(project_id)
 
     def _subject(self, scope: BudgetScope, name: str | None, *, must_exist: bool) -> str | None:
@@ -325,9 +325,7 @@ def lacking(
     """Return why tasks wait for money, at present prices."""
     estimate = current_estimator(tx, workspace_id)
     if tasks is not None:
-        return service.find_shortages(
-            tx, workspace_id, budget_usage.find_waiting_tasks(tx, workspace_id, tasks), estimate
-        )
+        return service.find_shortages(tx, workspace_id, budgets.find_waiting_tasks(tx, workspace_id, tasks), estimate)
     return service.find_waiting_shortages(tx, workspace_id, estimate, run_id=run)
 
 

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import Connection
 
+from coordination.adapters import git_checkout
 from coordination.adapters.account_store import Accounts
 from coordination.api.agents import Agents
 from coordination.api.budgets import Budgets
 from coordination.api.costs import Costs
 from coordination.api.issues import Issues
 from coordination.api.names import find_project, find_project_id, find_run, find_task
-from coordination.api.plan_origin import find_origin
 from coordination.api.prices import Prices
 from coordination.api.projects import Projects
 from coordination.api.questions import Questions
@@ -29,18 +30,34 @@ from coordination.api.runs import Run
 from coordination.api.stops import PATIENCE, current_stop, start_work, stop_and_wait
 from coordination.api.tasks import TaskHandle, add_to_run
 from coordination.base import gc_tuning
+from coordination.base.errors import Refused
 from coordination.domain.forecast.predictions import Prediction
 from coordination.domain.issues.record import Issue
 from coordination.domain.plans.plans import Plan, Task
-from coordination.domain.projects.projects import Project
+from coordination.domain.projects.projects import Project, identity_of, short_name
 from coordination.domain.projects.stops import StartResult, Stop, StopResult
-from coordination.domain.tasks.runs import RunRecord as RunRecord
+from coordination.domain.tasks.tasks import RunRecord as RunRecord
 from coordination.flows.forecast.simulate_plan import simulate_plan
-from coordination.flows.plans.submit_plan import SubmittedRun, submit_plan
+from coordination.flows.plans.submit_plan import PlanOrigin, SubmittedRun, submit_plan
 from coordination.runtime import Runtime, open_runtime
 from coordination.services.fleet.broker_keys import rotate
 from coordination.settings import Settings, load_settings
 from coordination.store.queries.tasks import runs
+
+
+def find_origin(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> PlanOrigin:
+    """Return the origin of the plan. Raises Refused when its folder does not exist."""
+    reference = plan.project
+    folder = Path(reference.path) if reference.path else Path.cwd()
+    if not folder.is_dir():
+        raise Refused(f"The project's folder {folder} does not exist")
+    if reference.git_remote is not None:  # git, a process for each query, is only needed for the folder
+        identity = identity_of(reference.git_remote, machine=git_checkout.machine())
+        name, root = reference.name or short_name(identity), git_checkout.top_folder(folder)
+    else:
+        here = git_checkout.checkout_of(folder)
+        identity, name, root = here.identity, reference.name or here.name, here.root
+    return PlanOrigin(identity=identity, name=name, creator=actor, path=str(root), metadata=metadata)
 
 
 def connect(settings: Settings | None = None, *, migrate: bool = False) -> Coordination:

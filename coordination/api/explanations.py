@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from coordination.api.budgets import current_estimator
 from coordination.api.names import project_of_current_folder
 from coordination.domain.tasks.explanations import Obstacle, TaskExplanation
-from coordination.domain.tasks.runs import RunRecord
-from coordination.domain.tasks.tasks import TaskRecord
+from coordination.domain.tasks.tasks import RunRecord, TaskRecord
 from coordination.flows.tasks.explain_task import explain_task
 from coordination.flows.tasks.find_obstacles import find_obstacles
 from coordination.runtime import Runtime

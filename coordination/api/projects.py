@@ -20,10 +20,8 @@ from coordination.domain.jobs.checkouts import Gate, parse_gates
 from coordination.domain.money.budgets import BudgetPeriod
 from coordination.domain.money.sessions import Session
 from coordination.domain.projects.projects import Project, ProjectStatus, identity_of
-from coordination.domain.tasks.runs import RunRecord
-from coordination.flows.projects.change_project import change_project
-from coordination.flows.projects.end_project import end_project
-from coordination.flows.projects.pause_project import pause_project, resume_project
+from coordination.domain.tasks.tasks import RunRecord
+from coordination.flows.projects.change_project import change_project, end_project, pause_project, resume_project
 from coordination.runtime import Runtime
 from coordination.services.holds.slots import set_limits
 from coordination.services.projects import projects as service

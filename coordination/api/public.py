@@ -44,7 +44,7 @@ from coordination.domain.tasks.attempts import Outcome as Outcome
 from coordination.domain.tasks.events import Event as Event
 from coordination.domain.tasks.events import EventType as EventType
 from coordination.domain.tasks.retry import Backoff as Backoff
-from coordination.domain.tasks.runs import RunState as RunState
 from coordination.domain.tasks.tasks import DependencyKind as DependencyKind
 from coordination.domain.tasks.tasks import OnDependencyFailure as OnDependencyFailure
+from coordination.domain.tasks.tasks import RunState as RunState
 from coordination.domain.tasks.tasks import TaskState as TaskState

@@ -15,8 +15,8 @@ from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable, NotFound
 from coordination.domain.money.budget_status import BudgetStatus
 from coordination.domain.tasks.events import Event
-from coordination.domain.tasks.runs import RunRecord as RunRecord
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunRecord as RunRecord
+from coordination.domain.tasks.tasks import RunState
 from coordination.flows.tasks.cancel_work import cancel_run
 from coordination.flows.tasks.retry_tasks import retry_run
 from coordination.runtime import Runtime

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime, timedelta
 
-from coordination.base.calendars import day_start
-from coordination.base.clock import utc_now
+from coordination.base.clock import day_start, utc_now
 from coordination.domain.money.date_ranges import DateRange
 
 _ONE = timedelta(days=1)

@@ -23,7 +23,7 @@ from coordination.cli.fleet import doctor, retention, status
 from coordination.cli.forecast import simulate
 from coordination.cli.issues import beads
 from coordination.cli.jobs import mcp, task
-from coordination.cli.money import budgets, cost_records, cost_sums, prices
+from coordination.cli.money import budgets, costs, prices
 from coordination.cli.plans import check, run
 from coordination.cli.projects import projects, sessions, stopping, workspaces
 from coordination.cli.stack import stack
@@ -126,12 +126,12 @@ _GROUPS: Mapping[str, tuple[str, Sequence[Callable[..., None]]]] = {
     "costs": (
         "Show costs: every model call, exactly.",
         (
-            *(cost_records.list_, cost_sums.summary, cost_sums.forecast, cost_sums.check),
-            *(cost_records.import_, cost_records.export, cost_records.reprice),
+            *(costs.list_, costs.summary, costs.forecast, costs.check),
+            *(costs.import_, costs.export, costs.reprice),
         ),
     ),
     "prices": ("Manage prices of models.", (prices.list_, prices.show, prices.set_, prices.delete)),
-    "workspace": ("Manage the workspace.", (cost_sums.timezone,)),
+    "workspace": ("Manage the workspace.", (costs.timezone,)),
     "budgets": (
         "Manage budgets: caps on spending.",
         (budgets.list_, budgets.show, budgets.set_, budgets.raise_, budgets.remove, budgets.check),

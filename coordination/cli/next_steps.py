@@ -60,9 +60,9 @@ def name_of_task(task: TaskHandle) -> str:
 def after_change(task: TaskHandle) -> str:
     """Return the command that follows a resumed task, or where no worker is alive, the one that starts one."""
     from coordination.api.runs import Run
-    from coordination.store.queries.fleet import serving
+    from coordination.store.queries.fleet import workers
 
-    if task.runtime.read(serving.list_live_for, within=task.runtime.settings.lease_ttl):
+    if task.runtime.read(workers.list_live_for, within=task.runtime.settings.lease_ttl):
         return join_steps(steps(Situation.RUNNING, task=name_of_task(task)))
     run = Run(task.runtime, task.record.run_id)
     return f"No worker is alive; {join_steps(steps_of_run(run, Situation.RUN_INTERRUPTED))}"

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
+from coordination.base import json_values
 from coordination.base.errors import FormatError, Refused
+from coordination.base.json_values import show_value
 from coordination.base.wording import excerpt
 from coordination.domain.issues.record import BLOCKS, CONDITIONAL_BLOCKS, PARENT_CHILD, Issue, IssueDependency
-from coordination.formats import jsonl
-from coordination.formats.jsonl import show_value
 
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _LATEST = datetime.max.replace(tzinfo=UTC)
@@ -97,7 +97,7 @@ class _IssueReader:
         if len(line) > MOST_BYTES:
             self._refuse(number, f"the line is longer than {MOST_BYTES:,} bytes")
         try:
-            parsed_line = jsonl.parse_line(number, line)
+            parsed_line = json_values.parse_line(number, line)
         except Refused as refused:
             self._refuse(number, refused.message)
         if parsed_line is None:
@@ -196,7 +196,7 @@ class _IssueReader:
         metadata = edge.get("metadata")
         if isinstance(metadata, str):  # exports write the object as a text
             try:
-                metadata = jsonl.parse_json(metadata)
+                metadata = json_values.parse_json(metadata)
             except (ValueError, RecursionError):
                 metadata = None
         return IssueDependency(

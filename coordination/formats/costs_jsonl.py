@@ -14,11 +14,11 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any, Literal
 
+from coordination.base import json_values
 from coordination.base.errors import FormatError, Refused
 from coordination.base.ids import is_id
 from coordination.base.money import usd
 from coordination.domain.money.costs import TOKEN_COUNTS, CostRecord
-from coordination.formats import jsonl
 
 Shape = Literal["nested", "flat", "as-read"]
 
@@ -52,7 +52,7 @@ def numbered_costs(
         try:
             if len(line) > MOST_BYTES:
                 raise Refused(f"the line is longer than {MOST_BYTES:,} bytes")  # noqa: TRY301 - one place names the line
-            parsed_line = jsonl.parse_line(number, line, decimals=True)
+            parsed_line = json_values.parse_line(number, line, decimals=True)
             record = None if parsed_line is None else _record(*parsed_line)
         except Refused as refused:
             if torn is not None and not line.endswith(b"\n") and _is_torn(line):
@@ -68,7 +68,7 @@ def _is_torn(line: bytes) -> bool:
     if len(line) > MOST_BYTES or not line.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
         return False
     try:
-        jsonl.parse_json(line.decode("utf-8", "replace"))
+        json_values.parse_json(line.decode("utf-8", "replace"))
     except json.JSONDecodeError as error:
         # The error of an unterminated string has the position of its beginning.
         is_open_text, rest = error.msg.startswith("Unterminated"), error.doc.rstrip()[error.pos :]
@@ -84,7 +84,7 @@ def write_costs(records: Iterable[CostRecord], shape: Shape = "nested") -> Itera
         line = record.extra.get(_LINE)
         if isinstance(line, str):
             is_shaped = shape in ("as-read", record.extra.get(_SHAPE))
-            text = line if is_shaped else _text(_shaped(jsonl.parse_json_exactly(line), shape))
+            text = line if is_shaped else _text(_shaped(json_values.parse_json_exactly(line), shape))
         else:
             text = _text(_shaped(_foreign(record), shape))
         yield text.encode() + b"\n"
@@ -97,7 +97,7 @@ def _record(text: str, line: dict[str, Any]) -> CostRecord:
     for place in (usage, line):
         if (currency := place.get("currency")) is not None and currency not in {"USD", "usd"}:
             raise Refused(
-                f"the amount is in {jsonl.show_value(currency)}; only US dollars can be counted", field="currency"
+                f"the amount is in {json_values.show_value(currency)}; only US dollars can be counted", field="currency"
             )
     input_tokens, output_tokens = _tokens(usage, "input_tokens"), _tokens(usage, "output_tokens")
     extra = {_SHAPE: "nested" if nested else "flat", _LINE: text}

@@ -24,7 +24,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from coordination.base.calendars import day_of
+from coordination.base.clock import day_of
 from coordination.base.errors import DatabaseUnavailable, Refused
 from coordination.base.money import ZERO, minus, plus
 from coordination.base.urls import masked

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from coordination.domain.money.sessions import Session
     from coordination.domain.projects.projects import Project
     from coordination.domain.projects.stops import StartResult, Stop, StoppedAttempt, StopResult
-    from coordination.domain.tasks.runs import RunRecord
+    from coordination.domain.tasks.tasks import RunRecord
     from coordination.store.reports.money.spending import Spending
     from coordination.store.reports.projects.project_summary import ProjectTotals
 

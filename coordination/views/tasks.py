@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from coordination.domain.tasks.next_steps import NextStep
     from coordination.domain.tasks.outdated import OutdatedTask
     from coordination.domain.tasks.questions import Question
-    from coordination.domain.tasks.runs import RunRecord
-    from coordination.domain.tasks.tasks import TaskRecord
+    from coordination.domain.tasks.tasks import RunRecord, TaskRecord
     from coordination.store.reports.tasks.task_list import TaskLine
 
 

@@ -14,7 +14,7 @@ from coordination.domain.jobs import AgentCall
 from coordination.domain.jobs.accounts import SecretPlace
 from coordination.domain.plans.plans import Defaults, Task
 from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.store.schema import metadata
 from tests.acceptance.test_reports import COORD
 from tests.support.fleet import Fleet

@@ -10,8 +10,7 @@ import pytest
 from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.tasks import RunState, TaskState
 from coordination.store.reports.money.spending import spending
 from tests.support.fleet import Fleet
 from tests.support.model_server import INPUT_TOKENS, OUTPUT_TOKENS, ModelServer, ToolUse, running_model_server

@@ -13,7 +13,7 @@ import pytest
 from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from tests.support.fleet import Fleet
 from tests.support.processes import until
 

@@ -15,7 +15,7 @@ import pytest
 from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from tests.support.fleet import Fleet
 from tests.support.model_server import INPUT_TOKENS, OUTPUT_TOKENS, ModelServer, running_model_server
 

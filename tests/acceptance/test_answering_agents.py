@@ -14,7 +14,7 @@ import pytest
 from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from tests.acceptance.test_supervised_loop import Script
 from tests.support.fleet import Fleet
 from tests.support.processes import until

@@ -11,7 +11,7 @@ import pytest
 from coordination.adapters.artifact_store import ArtifactStore
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.retry import Backoff
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.flows.projects.retain import RetentionAges, retain
 from tests.support.fleet import Fleet
 from tests.support.processes import Process, until

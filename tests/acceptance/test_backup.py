@@ -20,8 +20,7 @@ import pytest
 from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.tasks import RunState, TaskState
 from coordination.store.engine import sqlite_path
 from tests.support.fleet import Fleet
 from tests.support.processes import Process, until

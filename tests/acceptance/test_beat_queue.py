@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.settings import client_url
 from tests.support.fleet import Fleet
 from tests.support.processes import until

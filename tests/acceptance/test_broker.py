@@ -14,7 +14,7 @@ import redis
 from celery import Celery
 
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.services.fleet import broker_keys
 from coordination.settings import load_settings
 from tests.support.apps import app_of

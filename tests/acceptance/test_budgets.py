@@ -20,8 +20,7 @@ from coordination.domain.plans.plans import BudgetCap, Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.retry import Backoff
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import BlockReason, TaskState
+from coordination.domain.tasks.tasks import BlockReason, RunState, TaskState
 from coordination.store.queries.money import costs
 from tests.support.command import coord_in
 from tests.support.fleet import Fleet

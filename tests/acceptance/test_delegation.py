@@ -11,7 +11,7 @@ import pytest
 from coordination.domain.agents.agents import Profile
 from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from tests.acceptance.test_mcp import answers, calling
 from tests.support.fleet import Fleet
 from tests.support.processes import until

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.stack.home import Home, RunningStack
 from coordination.stack.processes import ServiceRecord
 from tests.support.fleet import Fleet, fleet_on

@@ -15,8 +15,7 @@ from sqlalchemy import func, select
 from coordination.api.runs import Run
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.domain.tasks.events import Event, EventType
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.tasks import RunState, TaskState
 from coordination.store.tables.tasks.events import event_log
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.processes import Processes, until

@@ -12,8 +12,7 @@ from coordination.domain.plans.plans import Concurrency, Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.retry import Backoff
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.tasks import RunState, TaskState
 from coordination.settings import load_settings
 from coordination.store.queries.fleet.workers import count_live_slots
 from coordination.store.queries.money import costs

@@ -10,7 +10,7 @@ import pytest
 
 from coordination.base.host import carries_tag
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from tests.acceptance.test_reports import COORD
 from tests.support.fleet import Fleet
 from tests.support.sources import ROOT

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from tests.support.fleet import Fleet
 from tests.support.processes import Process, until
 from workers.runners import scratch_dirs

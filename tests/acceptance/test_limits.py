@@ -6,8 +6,7 @@ from datetime import timedelta
 
 from coordination.domain.jobs.resource_limits import Limits
 from coordination.domain.plans.plans import Defaults, Task
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.tasks import RunState, TaskState
 from tests.support.fleet import Fleet
 
 EATS = "def eats():\n    held = []\n    while True:\n        held.append(bytearray(b'x') * (8 << 20))\n"

@@ -18,7 +18,7 @@ from coordination.domain.jobs.output import Stream
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.retry import Backoff
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.store.tables.jobs.output import output_chunks
 from tests.support.fleet import Fleet, seconds_until
 from tests.support.processes import Process, until

@@ -13,7 +13,7 @@ import pytest
 
 from coordination.domain.jobs import AgentCall, ChatCall
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.mcp_server import reporting
 from tests.acceptance.test_agents import MODEL, provider
 from tests.support.fleet import Fleet

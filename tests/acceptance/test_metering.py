@@ -13,8 +13,7 @@ from coordination.domain.jobs.checkouts import Gate
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.plans.plans import BudgetCap, Task
 from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import BlockReason, TaskState
+from coordination.domain.tasks.tasks import BlockReason, RunState, TaskState
 from coordination.store.queries.money import costs
 from tests.support.fleet import Fleet
 from tests.support.processes import until

@@ -17,7 +17,7 @@ from coordination.domain.jobs.checkouts import Gate
 from coordination.domain.money.budgets import BudgetScope
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.plans.plans import BudgetCap, Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.store.queries.money import costs
 from tests.support.fleet import Fleet
 from tests.support.processes import Process, until

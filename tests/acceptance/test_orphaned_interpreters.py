@@ -10,7 +10,7 @@ import pytest
 
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from tests.support.fleet import Fleet, alive, fleet_on
 from tests.support.processes import Process, Processes, until
 

@@ -8,8 +8,7 @@ import psycopg
 
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.tasks import RunState, TaskState
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.processes import Processes, until
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from tests.support.fleet import Fleet
 
 FOLDER = Path(__file__).resolve().parent.parent / "support" / "job_functions"

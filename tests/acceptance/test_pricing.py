@@ -9,7 +9,7 @@ from pathlib import Path
 
 from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from tests.support.command import Coord
 from tests.support.fleet import Fleet
 

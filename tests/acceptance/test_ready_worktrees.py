@@ -13,7 +13,7 @@ import pytest
 from coordination.base.errors import NotFound
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from tests.support.fleet import Fleet
 from tests.support.processes import until
 from tests.support.refusals import check_refused, refuses

@@ -7,7 +7,7 @@ import os
 from sqlalchemy import text
 
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from tests.support.fleet import Fleet
 from tests.support.processes import Process
 

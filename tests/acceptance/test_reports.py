@@ -14,7 +14,7 @@ import pytest
 from coordination.api.runs import Run
 from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from tests.support.fleet import Fleet
 from tests.support.processes import until
 

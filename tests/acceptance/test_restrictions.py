@@ -8,8 +8,7 @@ from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import BlockReason, OnDependencyFailure
+from coordination.domain.tasks.tasks import BlockReason, OnDependencyFailure, RunState
 from tests.support.fleet import Fleet
 from tests.support.processes import until
 

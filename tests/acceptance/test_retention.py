@@ -10,8 +10,7 @@ from sqlalchemy import func, select
 
 from coordination.api.runs import Run
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.tasks import RunState, TaskState
 from coordination.services.projects import archives
 from coordination.store.tables import metadata
 from tests.support.fleet import Fleet

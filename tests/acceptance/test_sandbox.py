@@ -12,7 +12,7 @@ import pytest
 from coordination.domain.jobs.checkouts import Checkout, CheckoutKind, run_branch
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from tests.support.fleet import Fleet
 from tests.support.processes import Processes
 from tests.support.sources import ROOT

@@ -14,8 +14,7 @@ from sqlalchemy import text
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.tasks import RunState, TaskState
 from tests.support.command import coord_in
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.processes import Process, Processes, until

@@ -16,8 +16,7 @@ from coordination.domain.jobs.checkouts import Gate
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.domain.projects.stops import StopResult
 from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import BlockReason, TaskState
+from coordination.domain.tasks.tasks import BlockReason, RunState, TaskState
 from tests.support.fleet import Fleet
 from tests.support.model_server import Broken, running_model_server
 from tests.support.processes import until

@@ -11,8 +11,7 @@ import pytest
 
 from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Supervision, Task
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import OnDependencyFailure
+from coordination.domain.tasks.tasks import OnDependencyFailure, RunState
 from tests.support.fleet import Fleet
 
 pytestmark = pytest.mark.shared_worker

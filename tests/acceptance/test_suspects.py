@@ -13,8 +13,7 @@ from coordination.domain.fleet.leases import MAX_LOSSES
 from coordination.domain.plans.plans import Defaults, Plan, ProjectRef, Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.tasks import RunState, TaskState
 from tests.support.fleet import Fleet, alive
 from tests.support.processes import until
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from tests.support.fleet import Fleet, alive
 from tests.support.processes import until
 from tests.support.speed import patience

@@ -16,7 +16,7 @@ from coordination.api.connection import Coordination
 from coordination.api.runs import Run
 from coordination.base.errors import REFUSED
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.runtime import open_runtime
 from coordination.settings import load_settings
 from tests.support.command import coord_in

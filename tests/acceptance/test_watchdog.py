@@ -11,8 +11,7 @@ import pytest
 
 from coordination.domain.plans.plans import Concurrency, Task
 from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.tasks import RunState, TaskState
 from coordination.settings import load_settings
 from coordination.stack.home import Home
 from tests.support.apps import app_of

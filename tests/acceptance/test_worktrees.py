@@ -11,8 +11,7 @@ import pytest
 from coordination.domain.plans.plans import Defaults, Task
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.retry import Backoff
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.tasks import RunState, TaskState
 from tests.support.command import Coord
 from tests.support.fleet import Fleet
 from tests.support.jobs import FUNCTIONS

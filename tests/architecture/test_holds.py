@@ -11,8 +11,8 @@ import pytest
 
 from coordination.cli.tasks import stalled_run
 from coordination.domain.tasks.tasks import BlockReason
-from coordination.flows.fleet import tick_idle_supervisors, tick_supervisor
-from coordination.flows.projects import pause_project
+from coordination.flows.fleet import tick_supervisor
+from coordination.flows.projects import change_project
 from coordination.flows.tasks import claim_tasks, explain_task, find_obstacles
 from coordination.services import holds
 from coordination.services.tasks import dispatch_window
@@ -22,7 +22,7 @@ from coordination.store.reports.tasks import queueing
 
 WALK_THE_LIST = [
     claim_tasks,
-    tick_idle_supervisors,
+    tick_supervisor,
     tick_supervisor,
     explain_task,
     find_obstacles,
@@ -68,7 +68,7 @@ def test_whoever_walks_the_list_names_no_hold(module: ModuleType) -> None:
 
 
 def test_a_hold_that_is_named_is_found() -> None:
-    assert named(pause_project) == {"ProjectStatus", "pause", "projects", "stops"}
+    assert named(change_project) == {"ProjectStatus", "pause", "projects", "stops"}
 
 
 def test_every_file_of_a_hold_is_in_the_list() -> None:

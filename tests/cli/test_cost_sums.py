@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from coordination.base.calendars import day_of
+from coordination.base.clock import day_of
 from coordination.settings import load_settings
 from coordination.store.engine import open_store
 from tests.support.command import Coord

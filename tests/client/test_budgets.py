@@ -16,7 +16,7 @@ from coordination.domain.money.budgets import BudgetPeriod, BudgetScope, Exceede
 from coordination.domain.plans.plans import BudgetCap
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
-from coordination.services.attempts.decide import build_cost_record
+from coordination.services.attempts.end import build_cost_record
 from coordination.settings import load_settings
 from coordination.views.money import budget
 from tests.support.refusals import refuses

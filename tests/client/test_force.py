@@ -6,8 +6,7 @@ from datetime import timedelta
 
 from coordination.base.errors import Refused
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.tasks import RunState, TaskState
 from tests.support.fleet import Fleet, alive
 from tests.support.processes import until
 from tests.support.refusals import refuses

@@ -19,10 +19,10 @@ from coordination.domain.plans.plans import BudgetCap
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.money.set_budget import set_budget
-from coordination.services.attempts.decide import build_cost_record
+from coordination.services.attempts.end import build_cost_record
 from coordination.services.money import budgets as service
 from coordination.services.money import ledger
-from coordination.store.queries.money import budget_usage
+from coordination.store.queries.money import budgets
 from tests.support.world import World
 
 
@@ -43,7 +43,7 @@ def use(world: World, budget: Budget) -> BudgetUse:
     """What the budget's present period came to."""
     with world.store.read() as tx:
         starts, _ = service.current_period(tx, world.workspace, budget)
-        return budget_usage.read_uses(tx, world.workspace, [(budget.id, starts)]).get(
+        return budgets.read_uses(tx, world.workspace, [(budget.id, starts)]).get(
             (budget.id, starts), BudgetUse(budget.id, starts)
         )
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from coordination.domain.money.budgets import BudgetScope
 from coordination.domain.plans.plans import BudgetCap
 from coordination.store.engine import Store
-from coordination.store.queries.money import budget_usage, budgets, costs, starts
+from coordination.store.queries.money import budgets, costs
 from tests.support.money_race import ESTIMATE, race, watch
 from tests.support.sources import ROOT
 from tests.support.world import World
@@ -44,9 +44,9 @@ def test_no_commit_ever_passes_the_cap(store: Store, store_url: str) -> None:
     assert [process.returncode for process in racing] == [0] * PROCESSES
     with store.read() as tx:
         (one,) = budgets.list_budgets(tx, world.workspace)
-        use = budget_usage.read_uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
+        use = budgets.read_uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
         spent, _, _ = costs.total(tx, world.workspace, run_id=world.run_id)
-        held = budget_usage.sum_spent(tx, world.workspace, BudgetScope.RUN, world.run_id, since=None)
+        held = budgets.sum_spent(tx, world.workspace, BudgetScope.RUN, world.run_id, since=None)
     states = list(world.states().values())
     assert use.spent.usd == spent == held.usd
     assert use.reserved.usd == 0
@@ -66,8 +66,8 @@ def test_no_commit_ever_passes_a_cap_of_starts(world: World) -> None:
 
     with world.store.read() as tx:
         (one,) = budgets.list_budgets(tx, world.workspace)
-        use = budget_usage.read_uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
-        counted = starts.count_starts(tx, world.workspace, BudgetScope.RUN, world.run_id, since=None)
+        use = budgets.read_uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
+        counted = budgets.count_starts(tx, world.workspace, BudgetScope.RUN, world.run_id, since=None)
     states = list(world.states().values())
     assert use.spent.starts == counted == cap, "all of them were used that could be"
     assert states.count("completed") == done <= cap
@@ -81,7 +81,7 @@ def test_the_watch_sees_a_cap_that_is_passed(world: World, passing: str) -> None
     world.submit("a", budget=BudgetCap(Decimal(1), starts=2))
     with world.store.write() as tx:
         (one,) = budgets.list_budgets(tx, world.workspace)
-        budget_usage.lock_uses(tx, world.workspace, [(one.id, "")], create=[(one.id, "")])
+        budgets.lock_uses(tx, world.workspace, [(one.id, "")], create=[(one.id, "")])
     watch(world.store)
 
     with pytest.raises((DBAPIError, IntegrityError), match="was passed"):

@@ -20,10 +20,10 @@ from coordination.domain.tasks.attempts import Outcome, Usage
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.money.set_budget import remove_budget, set_budget
-from coordination.services.attempts.decide import build_cost_record
+from coordination.services.attempts.end import build_cost_record
 from coordination.services.money import budgets as service
 from coordination.services.money import ledger
-from coordination.store.queries.money import budget_usage, budgets
+from coordination.store.queries.money import budgets
 from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import tasks
 from tests.support.golden_sentences import check_sentence
@@ -53,7 +53,7 @@ def use(world: World, scope: BudgetScope = BudgetScope.RUN, period: BudgetPeriod
             each for each in budgets.list_budgets(tx, world.workspace) if (each.scope, each.period) == (scope, period)
         ]
         starts, _ = service.current_period(tx, world.workspace, one)
-        found = budget_usage.read_uses(tx, world.workspace, [(one.id, starts)])
+        found = budgets.read_uses(tx, world.workspace, [(one.id, starts)])
     return found.get((one.id, starts), BudgetUse(one.id, starts))
 
 
@@ -62,7 +62,7 @@ def counted(world: World) -> None:
     with world.store.write() as tx:
         for one in budgets.list_budgets(tx, world.workspace):
             starts, _ = service.current_period(tx, world.workspace, one)
-            before = budget_usage.read_uses(tx, world.workspace, [(one.id, starts)]).get(
+            before = budgets.read_uses(tx, world.workspace, [(one.id, starts)]).get(
                 (one.id, starts), BudgetUse(one.id, starts)
             )
             after = service.recount(tx, world.workspace, one)

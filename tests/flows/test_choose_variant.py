@@ -6,7 +6,7 @@ import threading
 
 from coordination.domain.plans.plans import Plan, Task
 from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.flows.tasks.choose_variant import VariantChoice, choose_variant
 from coordination.store.queries.tasks import runs
 from tests.support.world import World

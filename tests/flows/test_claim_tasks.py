@@ -22,7 +22,7 @@ from coordination.domain.projects.projects import ProjectStatus
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.flows.fleet.rescue_worker import rescue_worker
-from coordination.flows.projects.pause_project import pause_project, resume_project
+from coordination.flows.projects.change_project import pause_project, resume_project
 from coordination.store.queries.tasks import slots
 from coordination.store.tables.tasks.events import event_log
 from tests.support.races import claimed_in_batches

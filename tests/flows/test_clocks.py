@@ -25,7 +25,7 @@ pytestmark = pytest.mark.hot_sql
 CLOCK_OF_SQLITE = {
     "coordination.store.engine",
     "coordination.store.queries.tasks.claims",
-    "coordination.store.queries.tasks.completions",
+    "coordination.store.queries.tasks.attempts",
     "coordination.store.queries.jobs.output",
     "coordination.store.queries.tasks.ready",
 }

@@ -11,7 +11,7 @@ from coordination.domain.plans.plans import Concurrency, Plan, Task
 from coordination.domain.tasks.explanations import TaskBlocker, TaskExplanation
 from coordination.flows.fleet.rescue_worker import rescue_worker
 from coordination.flows.plans.submit_plan import PlanOrigin, SubmittedRun, submit_plan
-from coordination.flows.projects.pause_project import pause_project
+from coordination.flows.projects.change_project import pause_project
 from coordination.flows.tasks.claim_tasks import claim_tasks
 from coordination.flows.tasks.explain_task import explain_task
 from coordination.store.engine import Store

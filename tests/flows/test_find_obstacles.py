@@ -12,7 +12,7 @@ from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.explanations import Obstacle, describe_missing_worker
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import BlockReason
-from coordination.flows.projects.pause_project import pause_project
+from coordination.flows.projects.change_project import pause_project
 from coordination.flows.tasks.find_obstacles import find_obstacles, next_start
 from coordination.store.queries.fleet import workers
 from tests.support.world import World

@@ -16,9 +16,9 @@ from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.plans.plans import Dependency
 from coordination.domain.tasks.attempts import Claim, Outcome, Usage
 from coordination.domain.tasks.tasks import BlockReason, DependencyKind, OnDependencyFailure
-from coordination.flows.attempts.dispatch import DispatchTerms
+from coordination.flows.attempts.finish import DispatchTerms
 from coordination.flows.tasks.claim_tasks import claim_tasks
-from coordination.services.attempts.close_runs import close_runs
+from coordination.services.attempts.end import close_runs
 from coordination.store.queries.jobs import artifacts
 from coordination.store.tables.money.costs import costs
 from tests.support.finishing import finish_all

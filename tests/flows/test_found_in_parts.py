@@ -10,7 +10,7 @@ from sqlalchemy import update
 from coordination.base.errors import CoordinationError, PlanError, Refused
 from coordination.domain.plans.plans import Supervision
 from coordination.domain.tasks.attempts import DiscoveredTask
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.flows.tasks.choose_variant import choose_variant
 from coordination.services.plans import add_discovered_tasks
 from coordination.store.queries.tasks import dependencies, runs, tasks

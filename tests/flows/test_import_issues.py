@@ -11,7 +11,7 @@ from coordination.domain.plans.plans import Plan, Task
 from coordination.domain.projects.projects import ProjectStatus
 from coordination.flows.issues.import_issues import import_issues
 from coordination.flows.plans.submit_plan import PlanOrigin, submit_plan
-from coordination.flows.projects.end_project import end_project
+from coordination.flows.projects.change_project import end_project
 from coordination.formats.beads import read_issues
 from coordination.store.engine import Store
 from coordination.store.queries.issues import issues as rows

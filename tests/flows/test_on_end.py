@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from coordination.base.errors import Refused
 from coordination.flows.attempts import finish
-from coordination.services.attempts.end_effects import EndEffects
+from coordination.services.attempts.end import EndEffects
 from tests.support.world import World
 
 

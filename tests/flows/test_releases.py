@@ -9,7 +9,7 @@ import pytest
 from coordination.domain.plans.plans import Dependency
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import BlockReason, DependencyKind, OnDependencyFailure
-from coordination.flows.projects.pause_project import pause_project, resume_project
+from coordination.flows.projects.change_project import pause_project, resume_project
 from coordination.store.queries.tasks import dependencies
 from coordination.store.tables.tasks.tasks import dependencies as edges
 from tests.support.world import World

@@ -17,7 +17,7 @@ from coordination.domain.money.costs import CostRecord, call_id, id_with_attempt
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.money.import_costs import ImportResult, check_file, import_file
-from coordination.services.attempts.decide import build_cost_record
+from coordination.services.attempts.end import build_cost_record
 from coordination.store.disk_queue import DiskQueue
 from coordination.store.queries.money import costs
 from coordination.store.queries.projects import projects

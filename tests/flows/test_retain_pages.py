@@ -13,7 +13,7 @@ from coordination.domain.money.costs import correction_id
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.projects import retain as flow
 from coordination.flows.projects.retain import RetentionAges, retain
-from coordination.services.attempts.decide import build_cost_record
+from coordination.services.attempts.end import build_cost_record
 from coordination.services.money import ledger
 from coordination.store.queries.projects import retention
 from coordination.store.tables.tasks.runs import runs

@@ -19,7 +19,7 @@ from coordination.flows.fleet.rescue_worker import rescue_worker
 from coordination.flows.money.set_budget import check_budget, set_budget
 from coordination.flows.tasks.explain_task import explain_task
 from coordination.services.money import budgets as service
-from coordination.store.queries.money import budget_usage, budgets
+from coordination.store.queries.money import budgets
 from coordination.store.tables.money.budgets import budget_uses
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.types import db_after
@@ -50,7 +50,7 @@ def use(world: World, budget: Budget | None = None) -> BudgetUse:
     with world.store.read() as tx:
         (one,) = [budget] if budget else budgets.list_budgets(tx, world.workspace)
         key = (one.id, service.current_period(tx, world.workspace, one)[0])
-        return budget_usage.read_uses(tx, world.workspace, [key]).get(key, BudgetUse(*key))
+        return budgets.read_uses(tx, world.workspace, [key]).get(key, BudgetUse(*key))
 
 
 def started(world: World, budget: Budget | None = None) -> int:

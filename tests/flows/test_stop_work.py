@@ -12,8 +12,7 @@ from sqlalchemy import text
 from coordination.domain.projects.projects import ProjectStatus
 from coordination.domain.projects.stops import StartResult, Stop
 from coordination.domain.tasks.attempts import Outcome
-from coordination.flows.projects.end_project import end_project
-from coordination.flows.projects.pause_project import pause_project, resume_project
+from coordination.flows.projects.change_project import end_project, pause_project, resume_project
 from coordination.flows.projects.stop_work import list_attempts, record_in_flight, start_work, stop_work
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.projects import projects, stops

@@ -8,8 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.task_limits import DEFAULT_MAX_STARTS, DEFERRAL_LIMIT, MAX_CONSECUTIVE_LOSSES
-from coordination.domain.tasks.tasks import BlockReason
+from coordination.domain.tasks.tasks import DEFAULT_MAX_STARTS, DEFERRAL_LIMIT, MAX_CONSECUTIVE_LOSSES, BlockReason
 from coordination.flows.tasks.explain_task import explain_task
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_after

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import update
 
 from coordination.domain.plans.plans import BudgetCap, Concurrency
-from coordination.flows.fleet import tick_idle_supervisors as flow
-from coordination.flows.fleet.tick_idle_supervisors import tick_quiet
+from coordination.flows.fleet import tick_supervisor as flow
+from coordination.flows.fleet.tick_supervisor import tick_quiet
 from coordination.flows.plans.submit_plan import submit_plan
 from coordination.store.queries.fleet import idle_supervisors, supervisors
 from coordination.store.tables.fleet.workers import supervisors as table

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from coordination.api.runs import Run
 from coordination.base.ids import new_id
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.settings import load_settings
 from tests.fuzz.driver import drive
 from tests.fuzz.values import spoiled, spoiled_lines, texts, values

@@ -13,13 +13,13 @@ from coordination.domain.plans.plans import Concurrency, Defaults
 from coordination.domain.tasks.attempts import Outcome, Usage
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import OnDependencyFailure
-from coordination.flows.attempts.dispatch import DispatchTerms
+from coordination.flows.attempts.finish import DispatchTerms
 from coordination.flows.plans.submit_plan import submit_plan
-from coordination.flows.projects.pause_project import pause_project, resume_project
+from coordination.flows.projects.change_project import pause_project, resume_project
 from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
 from coordination.flows.tasks.claim_tasks import claim_tasks
 from coordination.flows.tasks.retry_tasks import retry_task
-from coordination.services.attempts.close_runs import close_runs
+from coordination.services.attempts.end import close_runs
 from coordination.services.attempts.rescue import rescue_expired
 from coordination.store.engine import Store, is_transient
 from coordination.store.queries.fleet import workers

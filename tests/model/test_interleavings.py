@@ -18,7 +18,7 @@ from sqlalchemy import make_url
 from coordination.base.ids import new_id
 from coordination.domain.money.budgets import Budget, BudgetScope
 from coordination.store.engine import Store, open_store
-from coordination.store.queries.money import budget_usage, budgets
+from coordination.store.queries.money import budgets
 from tests.model.picture import Picture, flaws, take
 from tests.model.profiles import DEEP
 from tests.model.scenes import SCENES, THREE, Scene
@@ -192,9 +192,7 @@ def test_counters_that_several_make_at_once(stage: Stage) -> None:
 
     def use(*wanted: Budget) -> Callable[[], int]:
         keys = [(one.id, "") for one in wanted]
-        return lambda: len(
-            stage.store.transact(lambda tx: budget_usage.lock_uses(tx, world.workspace, keys, create=keys))
-        )
+        return lambda: len(stage.store.transact(lambda tx: budgets.lock_uses(tx, world.workspace, keys, create=keys)))
 
     works = {"one": use(first, second), "three": use(first, second), "two": use(second)}
     # "two" has made the second; "one" looked before that, makes the first and waits; "three" finds the second.

@@ -23,9 +23,9 @@ from coordination.domain.tasks.attempts import Claim, Outcome, Usage
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import OnDependencyFailure
 from coordination.flows.fleet.rescue_worker import rescue_worker
-from coordination.flows.projects.pause_project import pause_project, resume_project
+from coordination.flows.projects.change_project import pause_project, resume_project
 from coordination.flows.tasks.retry_tasks import retry_run
-from coordination.services.attempts.close_runs import close_runs
+from coordination.services.attempts.end import close_runs
 from coordination.store.engine import Store
 from tests.model.picture import flaws, take
 from tests.model.profiles import DEEP, PROFILE

@@ -13,7 +13,7 @@ from coordination.domain.access.attempt_tokens import AttemptClaims, Scope, deri
 from coordination.domain.tasks.attempts import Outcome
 from coordination.services.access.attempt_tokens import AttemptRef, check_token
 from coordination.services.fleet import broker_keys
-from coordination.store.queries.fleet import broker_keys as key_rows
+from coordination.store.queries.fleet import workers as key_rows
 from coordination.store.tables.fleet.broker_keys import broker_keys as key_table
 from tests.support.refusals import refuses
 from tests.support.world import World

@@ -17,7 +17,7 @@ from coordination.domain.tasks.retry import Complete
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.services.holds import CONDITIONS
 from coordination.store.engine import open_store
-from coordination.store.queries.tasks import claims, completions, dependencies, ready
+from coordination.store.queries.tasks import attempts, claims, dependencies, ready
 from coordination.store.tables.tasks.tasks import tasks as table
 from tests.support.world import LEASE, World
 
@@ -134,7 +134,7 @@ class TestAClaim:
 class TestACompletion:
     def complete(self, world: World, *rows: EndedAttempt) -> tuple[set[tuple[str, int]], list[str]]:
         with world.store.write() as tx:
-            fences, freed = completions.complete(
+            fences, freed = attempts.complete(
                 tx, world.workspace, world.project_id, rows, actor=f"worker:{world.worker}"
             )
         return fences, [one.ready.key for one in freed]

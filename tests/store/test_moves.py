@@ -19,7 +19,7 @@ from coordination.domain.tasks.retry import Complete
 from coordination.domain.tasks.tasks import MOVES, TERMINAL, BlockReason, CancelCause, TaskMove, TaskState
 from coordination.services.holds import CONDITIONS
 from coordination.store import queries
-from coordination.store.queries.tasks import claims, completions, ready, tasks
+from coordination.store.queries.tasks import attempts, claims, ready, tasks
 from coordination.store.queries.tasks.tasks import CounterChanges
 from coordination.store.tables.tasks.tasks import tasks as table
 from tests.support.world import World
@@ -33,7 +33,7 @@ NO_COUNTS = CounterChanges()
 def complete(tx: Any, workspace_id: str, task_id: str, number: int) -> set[tuple[str, int]]:
     """The fences that held."""
     one = EndedAttempt(task_id, number, new_id(), "k", AttemptEnd(Outcome.COMPLETED, exit_code=0), Complete())
-    return completions.complete(tx, workspace_id, new_id(), [one], actor=None)[0]
+    return attempts.complete(tx, workspace_id, new_id(), [one], actor=None)[0]
 
 
 def claim(tx: Any, workspace_id: str, task_id: str) -> bool:

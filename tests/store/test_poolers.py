@@ -12,7 +12,7 @@ from sqlalchemy import make_url, text
 
 from coordination.base.errors import DatabaseUnavailable
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.store import schema
 from coordination.store.engine import Store, open_store
 from coordination.store.postgresql import PoolingMode

@@ -31,11 +31,11 @@ from coordination.domain.jobs.output import StoredChunk
 from coordination.domain.plans.plans import BudgetCap, Plan, Task
 from coordination.domain.tasks.attempts import Outcome, Usage
 from coordination.flows.fleet.rescue_worker import rescue_worker
-from coordination.flows.fleet.tick_idle_supervisors import tick_quiet
+from coordination.flows.fleet.tick_supervisor import tick_quiet
 from coordination.flows.projects.retain import RetentionAges, retain
 from coordination.flows.tasks.change_priority import change_priority
 from coordination.flows.tasks.explain_task import explain_task
-from coordination.services.attempts.close_runs import close_runs
+from coordination.services.attempts.end import close_runs
 from coordination.store.engine import Store, open_store
 from coordination.store.queries.fleet import idle_supervisors, supervisors, workers
 from coordination.store.queries.jobs import output

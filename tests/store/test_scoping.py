@@ -48,7 +48,7 @@ from coordination.store.queries.forecast import job_history as history_queries
 from coordination.store.queries.jobs import artifacts as artifact_queries
 from coordination.store.queries.jobs import merges as merge_queries
 from coordination.store.queries.jobs import output as output_queries
-from coordination.store.queries.money import budget_usage
+from coordination.store.queries.money import budgets
 from coordination.store.queries.money import budgets as budget_queries
 from coordination.store.queries.projects import stops as stop_queries
 from coordination.store.queries.tasks import questions as question_queries
@@ -169,7 +169,7 @@ class Full:
             history_queries.learn(tx, world.workspace, world.project_id, {"shell": [_SAMPLE]})
             ledger.append_records(tx, world.workspace, [record, settled])
             budget_queries.put(tx, world.workspace, _budget(world))
-            budget_usage.lock_uses(tx, world.workspace, [(world.run_id, "")], create=[(world.run_id, "")])
+            budgets.lock_uses(tx, world.workspace, [(world.run_id, "")], create=[(world.run_id, "")])
             for place in (None, world.project_id):
                 price_service.set_price(tx, world.workspace, "m", rates, project_id=place, actor=f"of {name}")
             for place in (None, world.project_id):

@@ -13,7 +13,7 @@ from sqlalchemy.exc import StatementError
 
 from coordination.base.errors import Refused
 from coordination.domain.tasks.tasks import BlockReason
-from coordination.store.bulk import insert_rows
+from coordination.store.driver import insert_rows
 from coordination.store.engine import Store
 from coordination.store.types import (
     MAX_JSON_BYTES,

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from coordination.domain.attempts.attempt_ends import EndedAttempt
-from coordination.flows.attempts.dispatch import DispatchTerms, NextWork, next_work
-from coordination.flows.attempts.finish import finish
-from coordination.services.attempts.end import close_ended_runs
-from coordination.services.attempts.end_effects import EndEffects
+from coordination.flows.attempts.finish import DispatchTerms, NextWork, finish, next_work
+from coordination.services.attempts.end import EndEffects, close_ended_runs
 
 
 @dataclass(frozen=True, slots=True)

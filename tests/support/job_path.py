@@ -17,7 +17,7 @@ from typing import Any
 
 from coordination.api.connection import Coordination
 from coordination.domain.plans.plans import Plan, Task
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.runtime import open_runtime
 from coordination.store import schema
 from coordination.store.engine import open_store

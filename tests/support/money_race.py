@@ -21,10 +21,10 @@ from sqlalchemy import Connection, select, text
 from coordination.base.ids import new_id
 from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome, Usage
-from coordination.flows.attempts.dispatch import DispatchTerms
+from coordination.flows.attempts.finish import DispatchTerms
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.tasks.claim_tasks import claim_tasks
-from coordination.services.attempts.decide import build_cost_record, decide_end
+from coordination.services.attempts.end import build_cost_record, decide_end
 from coordination.store.engine import Store, open_store
 from coordination.store.tables.tasks.tasks import tasks
 from tests.support.finishing import finish_all

@@ -30,12 +30,12 @@ from coordination.domain.plans.plans import BudgetCap, Concurrency
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, DiscoveredTask, Outcome, Usage
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState
-from coordination.flows.attempts.dispatch import DispatchTerms
+from coordination.flows.attempts.finish import DispatchTerms
 from coordination.flows.fleet.rescue_worker import rescue_worker
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.money.set_budget import set_budget
 from coordination.flows.plans.submit_plan import submit_plan
-from coordination.flows.projects.pause_project import pause_project, resume_project
+from coordination.flows.projects.change_project import pause_project, resume_project
 from coordination.flows.projects.retain import RetentionAges, retain
 from coordination.flows.tasks.add_discovered_tasks import add_tasks_of_attempt
 from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
@@ -43,7 +43,7 @@ from coordination.flows.tasks.change_priority import change_priority
 from coordination.flows.tasks.claim_tasks import claim_tasks
 from coordination.flows.tasks.force_tasks import force_task
 from coordination.flows.tasks.retry_tasks import retry_run, retry_task
-from coordination.services.attempts.decide import build_cost_record, decide_end
+from coordination.services.attempts.end import build_cost_record, decide_end
 from coordination.services.tasks import dispatch_window
 from coordination.store.engine import Store
 from coordination.store.queries.fleet import workers
@@ -56,8 +56,7 @@ from tests.support.finishing import finish_all
 from tests.support.ticks import tick_supervisor
 from tests.support.world import World, plan_of
 from workers.leases.heartbeat import Heartbeat, write_notes
-from workers.leases.in_flight import InFlightAttempts
-from workers.leases.output_buffer import OutputBuffer
+from workers.leases.in_flight import InFlightAttempts, OutputBuffer
 from workers.runners.base import ProcessRecord
 
 LEASE = timedelta(seconds=2)

@@ -15,13 +15,13 @@ from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.plans.plans import Plan, Task
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.tasks import TaskRecord as StoredTask
-from coordination.flows.attempts.dispatch import DispatchTerms
+from coordination.flows.attempts.finish import DispatchTerms
 from coordination.flows.fleet.tick_supervisor import TickResult
 from coordination.flows.plans.submit_plan import PlanOrigin, SubmittedRun, submit_plan
 from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
 from coordination.flows.tasks.claim_tasks import claim_tasks
 from coordination.flows.tasks.retry_tasks import retry_task
-from coordination.services.attempts.decide import decide_end
+from coordination.services.attempts.end import decide_end
 from coordination.store.engine import Store
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.projects import projects

@@ -11,7 +11,7 @@ from coordination.api.connection import Coordination
 from coordination.api.runs import Run
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.settings import load_settings
 from coordination.store import schema
 from coordination.store.engine import open_store

@@ -18,14 +18,14 @@ from coordination.domain.tasks.attempts import Claim
 from coordination.services.access.attempt_tokens import check_token
 from coordination.services.fleet import broker_keys
 from coordination.store.engine import Store
-from coordination.store.queries.fleet import broker_keys as key_rows
+from coordination.store.queries.fleet import workers as key_rows
 from tests.support.jobs import claim_of
 from tests.support.processes import Processes
 from tests.support.sources import ROOT
 from tests.support.world import World
-from workers.attempt import token_issuer
 from workers.attempt.folders import AttemptFolders
-from workers.attempt.token_issuer import TokenIssuer, token_claims
+from workers.attempt.steps import agent_channel
+from workers.attempt.steps.agent_channel import TokenIssuer, token_claims
 from workers.runners import scratch_dirs
 from workers.runners.scratch_dirs import IN_HOME, IN_TEMPORARY, delete_abandoned
 
@@ -107,7 +107,7 @@ def test_attempts_that_start_after_the_key_was_replaced_have_tokens_with_the_new
     issuer = TokenIssuer(world.store)
     former = issuer.issue(world.claims["a"])
     broker_keys.rotate(world.store)
-    monkeypatch.setattr(token_issuer, "_FRESH", 0.0)
+    monkeypatch.setattr(agent_channel, "_FRESH", 0.0)
 
     token = issuer.issue(world.claims["a"])
 
@@ -132,7 +132,7 @@ def test_while_the_database_is_away_the_last_known_key_signs_or_a_token_counts_n
     def away(*_: Any) -> Any:
         raise DatabaseUnavailable("The database is away")
 
-    monkeypatch.setattr(token_issuer, "_FRESH", 0.0)
+    monkeypatch.setattr(agent_channel, "_FRESH", 0.0)
     known, unknown = TokenIssuer(world.store), TokenIssuer(world.store)
     token = known.issue(world.claims["a"])
     monkeypatch.setattr(key_rows, "find", away)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
-from coordination.services.attempts.decide import decide_end
+from coordination.services.attempts.end import decide_end
 from tests.support.jobs import claim_of
 from workers.engine.batch import Batch
 from workers.leases.in_flight import InFlightAttempt

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.speed import patience
-from workers.engine.group_commit import GroupCommit
+from workers.engine.committer import GroupCommit
 
 
 class Book:

@@ -15,8 +15,7 @@ from coordination.domain.agents import prompts
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from tests.support.apps import context_of, worker_settings
 from tests.support.jobs import claim_of
-from workers.engine.batch import Batch
-from workers.engine.batch_control import collect_result
+from workers.engine.batch import Batch, collect_result
 from workers.engine.executor import Executor
 from workers.leases.in_flight import InFlightAttempt
 from workers.maintenance.supervisor_loop import SupervisorLoop

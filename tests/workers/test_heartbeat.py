@@ -33,8 +33,7 @@ from tests.support.broken_stores import Around, Away, Failing, Unanswered
 from tests.support.world import World
 from workers.leases import heartbeat as module
 from workers.leases.heartbeat import Heartbeat
-from workers.leases.in_flight import InFlightAttempt, InFlightAttempts, PendingEvent, UnwrittenData
-from workers.leases.output_buffer import OutputBuffer
+from workers.leases.in_flight import InFlightAttempt, InFlightAttempts, OutputBuffer, PendingEvent, UnwrittenData
 from workers.leases.usage_meter import UsageMeter
 from workers.runners.base import Control, ProcessRecord, StopReason
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from coordination.domain.jobs.output import OutputCursor, StoredChunk
-from workers.leases.output_buffer import CHUNK, YOUNG, OutputBuffer
+from workers.leases.in_flight import CHUNK, YOUNG, OutputBuffer
 
 LATER = YOUNG + 1
 LIMIT = 20 * CHUNK

@@ -17,8 +17,8 @@ from coordination.services.projects import projects as project_service
 from coordination.store.engine import Store, open_store
 from coordination.store.queries.projects import projects
 from tests.support.jobs import claim_of
-from workers.leases import usage_prices as module
-from workers.leases.usage_prices import UsagePrices
+from workers.leases import usage_meter as module
+from workers.leases.usage_meter import UsagePrices
 
 CALL = Usage("gpt-5-mini", input_tokens=1_000_000)
 

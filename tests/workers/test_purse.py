@@ -16,7 +16,7 @@ from coordination.domain.money.budgets import Amount, Budget, BudgetScope, Budge
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.usage_deltas import UsageDeltas
 from coordination.domain.tasks.attempts import Claim, Usage
-from coordination.services.attempts.decide import build_cost_record
+from coordination.services.attempts.end import build_cost_record
 from coordination.store.engine import Store
 from tests.support.jobs import claim_of
 from tests.support.world import World

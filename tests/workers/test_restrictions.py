@@ -6,7 +6,7 @@ from coordination.base.errors import Refused
 from coordination.domain.access.authority import Rights
 from tests.support.jobs import claim_of
 from tests.support.refusals import refuses
-from workers.attempt.rendering import check_authority
+from workers.engine.executor import check_authority
 
 
 def test_a_reported_task_with_more_attempts_than_its_reporter_is_refused_at_the_claim() -> None:

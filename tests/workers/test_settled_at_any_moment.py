@@ -17,15 +17,14 @@ from coordination.domain.money.costs import CostRecord
 from coordination.domain.plans.plans import BudgetCap
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome, Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
-from coordination.services.attempts.decide import decide_end
+from coordination.services.attempts.end import decide_end
 from coordination.store.engine import Store
 from tests.flows.test_budgets import counted
 from tests.support.world import World
 from tests.workers.test_settling import Dead, line
 from workers.leases.usage_meter import UsageMeter
-from workers.runners import cost_reports, usage_file
-from workers.runners.cost_reports import CostJournal
-from workers.runners.usage_file import UsageFile
+from workers.runners import usage_file
+from workers.runners.usage_file import CostJournal, UsageFile
 
 MOMENTS = ("before its end", "after its end, which was not stored", "after its end was stored")
 SEEDS = range(5)
@@ -96,7 +95,7 @@ def test_each_call_is_in_the_ledger_once(store: Store, tmp_path: Path, moment: s
     dead = Dead(world, tmp_path)
     dead.writes(dead.claim("b"), line("0.50", id="theirs"))  # another attempt has used that id
     dead.settling.settle_worker(dead.scratch, world.worker, alive=True)
-    for other in cost_reports.unsettled_in(dead.folder).values():
+    for other in usage_file.unsettled_in(dead.folder).values():
         other.delete()
     job = Job(dead, Random(seed))  # noqa: S311 - a test
     for _ in range(12):

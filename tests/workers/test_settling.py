@@ -22,12 +22,10 @@ from tests.flows.test_budgets import costing, counted, use
 from tests.support.world import World
 from workers.attempt.folders import AttemptFolders
 from workers.leases.cost_settling import CostSettling
-from workers.leases.usage_meter import UsageMeter
-from workers.leases.usage_prices import UsagePrices
-from workers.runners import cost_reports
-from workers.runners.cost_reports import CostJournal, folder_name
+from workers.leases.usage_meter import UsageMeter, UsagePrices
+from workers.runners import usage_file
 from workers.runners.environment import Scratch
-from workers.runners.usage_file import UsageFile
+from workers.runners.usage_file import CostJournal, UsageFile, folder_name
 
 
 def line(dollars: str, **more: object) -> str:
@@ -94,7 +92,7 @@ def test_what_no_heartbeat_wrote_counts_before_its_attempt_ends_as_lost(dead: De
 
     assert dead.ledger() == [(Decimal("0.25"), False), (Decimal("0.50"), False), (Decimal(1), False)]
     assert (use(dead.world).spent.usd, use(dead.world).reserved.usd) == (Decimal("1.75"), 0)
-    assert cost_reports.unsettled_in(dead.folder) == {}
+    assert usage_file.unsettled_in(dead.folder) == {}
     counted(dead.world)
 
 
@@ -152,7 +150,7 @@ def test_what_was_told_to_a_worker_that_may_go_on_is_left_to_it(dead: Dead) -> N
     dead.settling.settle_worker(dead.scratch, dead.world.worker, alive=True)
 
     assert dead.total() == 1
-    assert set(cost_reports.unsettled_in(dead.folder)) == {(claim.task_id, claim.attempt)}
+    assert set(usage_file.unsettled_in(dead.folder)) == {(claim.task_id, claim.attempt)}
 
 
 def test_what_is_found_after_the_attempt_was_rescued_elsewhere_counts_once_and_is_marked(dead: Dead) -> None:
@@ -178,7 +176,7 @@ def test_the_files_of_an_attempt_that_runs_here_are_left_alone(dead: Dead) -> No
     dead.settling.settle_own(dead.folder, lambda: [(running.task_id, running.attempt)])
 
     assert dead.total() == 2
-    assert set(cost_reports.unsettled_in(dead.folder)) == {(running.task_id, running.attempt)}
+    assert set(usage_file.unsettled_in(dead.folder)) == {(running.task_id, running.attempt)}
 
 
 def test_no_link_is_followed_and_no_other_name_counts(dead: Dead, tmp_path: Path) -> None:
@@ -219,21 +217,21 @@ class TestKept:
     @pytest.mark.parametrize("own", [True, False])
     def test_a_report_outlives_its_execution(self, dead: Dead, own: bool) -> None:  # noqa: FBT001 - a case
         claim = dead.claim()
-        cost_reports.keep_in(dead.folder)
+        usage_file.keep_in(dead.folder)
         with Scratch(dead.folder_of(claim) if own else dead.folder, claim) as scratch:
             scratch.write_input(claim)
             Path(scratch.costs).write_text(line("1"))
-        (left,) = cost_reports.unsettled_in(dead.folder).values()
+        (left,) = usage_file.unsettled_in(dead.folder).values()
         assert [path.read_text() for path in left.files] == [line("1")]
         assert not list(dead.folder.rglob("*input*"))
 
-        cost_reports.discard([(claim.task_id, claim.attempt)])
+        usage_file.discard([(claim.task_id, claim.attempt)])
 
-        assert cost_reports.unsettled_in(dead.folder) == {}
+        assert usage_file.unsettled_in(dead.folder) == {}
 
     def test_one_that_stood_elsewhere_is_brought_home(self, dead: Dead, tmp_path: Path) -> None:
         claim = dead.claim()
-        cost_reports.keep_in(dead.folder)
+        usage_file.keep_in(dead.folder)
         place = tmp_path / "place"
         place.mkdir()
         with Scratch(dead.folder, claim) as scratch:
@@ -241,12 +239,12 @@ class TestKept:
             Path(scratch.costs).write_text(line("1"))
 
         assert list(place.iterdir()) == []
-        (left,) = cost_reports.unsettled_in(dead.folder).values()
+        (left,) = usage_file.unsettled_in(dead.folder).values()
         assert [path.parent for path in left.files] == [dead.folder]
 
     def test_one_that_stands_elsewhere_is_found_while_its_execution_runs(self, dead: Dead, tmp_path: Path) -> None:
         claim = dead.claim()
-        cost_reports.keep_in(dead.folder)
+        usage_file.keep_in(dead.folder)
         place = tmp_path / "place"
         place.mkdir()
         scratch = Scratch(dead.folder, claim)
@@ -260,7 +258,7 @@ class TestKept:
 
     def test_where_nothing_was_reported_nothing_stays(self, dead: Dead) -> None:
         claim = dead.claim()
-        cost_reports.keep_in(dead.folder)
+        usage_file.keep_in(dead.folder)
         with AttemptFolders(dead.folder).make(claim) as own, Scratch(own, claim) as scratch:
             Path(scratch.costs).touch()
 
@@ -273,8 +271,8 @@ def test_what_is_told_comes_back_as_it_was(tmp_path: Path) -> None:
     keeper = CostJournal(tmp_path, told["fence"])  # type: ignore[arg-type]
     keeper.write([one, replace(one, cost_usd=None, total_tokens=None)])
 
-    (reports,) = cost_reports.unsettled_in(tmp_path).values()
+    (reports,) = usage_file.unsettled_in(tmp_path).values()
     assert reports.journal is not None
-    assert cost_reports.read_journal(reports.journal) == [one, replace(one, cost_usd=None, total_tokens=None)]
+    assert usage_file.read_journal(reports.journal) == [one, replace(one, cost_usd=None, total_tokens=None)]
     reports.journal.write_text("[{")
-    assert cost_reports.read_journal(reports.journal) == []
+    assert usage_file.read_journal(reports.journal) == []

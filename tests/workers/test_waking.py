@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.engine.batch_control import thread_wakeup_fd
+from workers.engine.batch import thread_wakeup_fd
 
 
 def test_a_thread_has_one_descriptor_for_all_its_batches_and_gives_it_back_when_it_ends() -> None:

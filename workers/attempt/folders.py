@@ -18,7 +18,7 @@ import structlog
 
 from coordination.domain.tasks.attempts import AttemptEnd, Claim
 from workers.attempt.running import Proceed, RunningAttempt
-from workers.runners import cost_reports, scratch_dirs, untrusted_files
+from workers.runners import scratch_dirs, untrusted_files, usage_file
 from workers.runners.scratch_dirs import ScratchDir
 
 log = structlog.get_logger()
@@ -52,7 +52,7 @@ class AttemptFolders:
     @contextlib.contextmanager
     def make(self, claim: Claim) -> Iterator[Path]:
         """Make a folder that only this user may read and that is deleted when its attempt ends."""
-        folder = self.root / cost_reports.folder_name(claim.task_id, claim.attempt, next(self._numbers))
+        folder = self.root / usage_file.folder_name(claim.task_id, claim.attempt, next(self._numbers))
         folder.mkdir(mode=0o700)
         try:
             yield folder

@@ -14,7 +14,7 @@ from coordination.domain.jobs.checkouts import CHECKOUT_OPTION
 from workers.attempt.folders import AttemptFolders
 from workers.attempt.host_leases import HostResources
 from workers.attempt.pipeline import ConditionalStep, always, asks_a_model, has_option, runs_an_agent
-from workers.attempt.steps.agent_channel import AgentChannelStep, add_discovered
+from workers.attempt.steps.agent_channel import AgentChannelStep, TokenIssuer, add_discovered
 from workers.attempt.steps.artifacts import ArtifactLimits, ArtifactsStep
 from workers.attempt.steps.changed_files import EffectsStep
 from workers.attempt.steps.feedback import add_feedback
@@ -26,7 +26,6 @@ from workers.attempt.steps.review import add_subtasks, review_answer
 from workers.attempt.steps.variants import VariantsStep
 from workers.attempt.steps.worktree import SqlMergeRecords, WorktreeStep
 from workers.attempt.steps.worktree_commit import commit_worktree
-from workers.attempt.token_issuer import TokenIssuer
 from workers.context import Context
 from workers.runners.registry import Runners
 

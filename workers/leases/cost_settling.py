@@ -20,15 +20,15 @@ from coordination.base.errors import CoordinationError, DatabaseUnavailable
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.tasks.attempts import AttemptIdentity, Usage
 from coordination.flows.money.settle_reports import AttemptReport, settle_reports
-from coordination.services.attempts.decide import build_cost_record
+from coordination.services.attempts.end import build_cost_record
 from coordination.settings import load_settings
 from coordination.store.engine import Store
 from coordination.store.queries.money.billed_attempts import BilledAttempt, billed_attempts
-from workers.leases.usage_prices import UsagePrices
-from workers.runners import cost_reports, usage_file
-from workers.runners.cost_reports import Fence, UnsettledReports
+from workers.leases.usage_meter import UsagePrices
+from workers.runners import usage_file
 from workers.runners.provider_environment import ProviderVariables
 from workers.runners.secret_masking import Secrets
+from workers.runners.usage_file import Fence, UnsettledReports
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ class CostSettling:
 
     def settle_folder(self, folder: Path) -> bool:
         """Settle all reports of a process that has ended. Return False when the database was unavailable."""
-        return self._try_to_settle(folder, cost_reports.unsettled_in(folder))
+        return self._try_to_settle(folder, usage_file.unsettled_in(folder))
 
     def settle_worker(self, scratch: Path, worker_id: str, *, alive: bool = False) -> bool:
         """Settle the reports of a worker of this machine. *alive*: leave its journals to the worker."""
@@ -55,14 +55,14 @@ class CostSettling:
             return self.settle_folder(folder)
         unsettled = {
             fence: UnsettledReports(reports.files)
-            for fence, reports in cost_reports.unsettled_in(folder).items()
+            for fence, reports in usage_file.unsettled_in(folder).items()
             if reports.files
         }
         return self._try_to_settle(folder, unsettled, keep=True)
 
     def settle_own(self, folder: Path, running: Callable[[], Collection[Fence]]) -> bool:
         """Settle the reports of this process, except those of attempts that *running* returns."""
-        unsettled = cost_reports.unsettled_in(folder)
+        unsettled = usage_file.unsettled_in(folder)
         in_flight = set(running()) if unsettled else ()  # read last: *unsettled* has no attempt that begins meanwhile
         return self._try_to_settle(folder, {fence: it for fence, it in unsettled.items() if fence not in in_flight})
 
@@ -93,7 +93,7 @@ class CostSettling:
             if not keep:
                 for fence in page:
                     unsettled[fence].delete()
-                cost_reports.discard(page)
+                usage_file.discard(page)
 
     def _write_or_drop(self, workspace_id: str, reports: list[AttemptReport]) -> None:
         def settle(tx: Connection) -> int:
@@ -121,7 +121,7 @@ def _read_usage(attempt: BilledAttempt, unsettled: Mapping[Fence, UnsettledRepor
     """Return the usage of an attempt as its worker would have recorded it."""
     reports = unsettled[attempt.task_id, attempt.attempt]
     lines = [usage for path in reports.files for usage in usage_file.read_usage(str(path))[0]]
-    journaled = [] if reports.journal is None else cost_reports.read_journal(reports.journal)  # already masked
+    journaled = [] if reports.journal is None else usage_file.read_journal(reports.journal)  # already masked
     return [*_secrets_to_mask(attempt.work).hide_usage(lines), *journaled]
 
 

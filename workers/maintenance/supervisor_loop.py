@@ -23,8 +23,7 @@ from coordination.base.errors import CoordinationError, DatabaseUnavailable, Red
 from coordination.base.host import boot_id, host
 from coordination.base.ids import new_id
 from coordination.flows.fleet.rescue_worker import rescue_silent_worker
-from coordination.flows.fleet.tick_idle_supervisors import AT_ONCE, tick_quiet
-from coordination.flows.fleet.tick_supervisor import REST, run_tick
+from coordination.flows.fleet.tick_supervisor import AT_ONCE, REST, run_tick, tick_quiet
 from coordination.services.tasks import dispatch_window
 from coordination.settings import client_url
 from coordination.store.queries.fleet import supervisors, workers

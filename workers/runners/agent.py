@@ -25,7 +25,7 @@ from workers.runners.agents.failures import AgentFailure, classify_failure
 from workers.runners.agents.lines import JsonLines
 from workers.runners.base import Control
 from workers.runners.output import Capture, clean_text, decode, last_line, shorten, without_line_break
-from workers.runners.process_watch import Interruption
+from workers.runners.program import Interruption
 from workers.runners.provider_environment import ProviderVariables
 from workers.runners.shared import RunnerResources
 

@@ -16,9 +16,9 @@ from typing import Self
 from coordination.base.host import ATTEMPT_MARKER
 from coordination.domain.jobs import OURS
 from coordination.domain.tasks.attempts import Claim
-from workers.runners import cost_reports, untrusted_files
+from workers.runners import untrusted_files, usage_file
 from workers.runners.base import ReportAddress
-from workers.runners.cost_reports import COSTS
+from workers.runners.usage_file import COSTS
 
 # Paths of programs, and settings of text, time, temporary files, certificates and proxies. Plans set all others.
 _PASSED_ON = frozenset(
@@ -85,7 +85,7 @@ class Scratch:
 
     def __init__(self, root: Path, claim: Claim) -> None:
         self.name = f"{attempt_prefix(claim.task_id, claim.attempt)}{_PROCESS}{next(_numbers):x}"
-        self._keeper = cost_reports.keeping_root(root)
+        self._keeper = usage_file.keeping_root(root)
         self._fence = claim.task_id, claim.attempt
         # Strings instead of Path objects: this is on the hot path.
         self._stem = f"{root}{os.sep}{self.name}"
@@ -103,7 +103,7 @@ class Scratch:
         self.costs = f"{folder}{os.sep}{self.name}{COSTS}"
         self._paths.append(self.costs)
         if self._keeper is not None:
-            self._paths.append(cost_reports.link_to(self.costs, self._keeper))
+            self._paths.append(usage_file.link_to(self.costs, self._keeper))
 
     def write_input(self, claim: Claim) -> str:
         """Write the task's input and the results of its needs to a JSON file; return its path."""
@@ -147,10 +147,10 @@ class Scratch:
     def close(self) -> None:
         """Delete the files; move a usage file to the folder where it is kept."""
         paths, self._paths = self._paths, []
-        if self._keeper is not None and self.costs in paths and cost_reports.is_report(self.costs):
+        if self._keeper is not None and self.costs in paths and usage_file.is_report(self.costs):
             target = f"{self._keeper}{os.sep}{self.name}{COSTS}"
-            if self.costs == target or cost_reports.move(self.costs, target):
-                cost_reports.keep(self._fence, target)
+            if self.costs == target or usage_file.move(self.costs, target):
+                usage_file.keep(self._fence, target)
             paths.remove(self.costs)
         for path in paths:
             try:

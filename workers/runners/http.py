@@ -20,18 +20,18 @@ from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+from coordination.base import json_values
 from coordination.base.errors import NotFound, Refused
 from coordination.base.json_values import is_too_deep
 from coordination.domain.jobs.kinds.http_call import HttpCall, is_credential, with_secrets
 from coordination.domain.jobs.network import Address, Network, NetworkMode, Place, is_public, normalize_host
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
-from coordination.formats import jsonl
 from coordination.settings import load_settings
 from workers.runners import program
 from workers.runners.base import Control
 from workers.runners.output import Capture, clean_json, decode, one_line
-from workers.runners.process_watch import Interruption, check_limits
+from workers.runners.program import Interruption, check_limits
 from workers.runners.provider_environment import ProviderVariables
 from workers.runners.shared import RunnerResources
 
@@ -306,7 +306,7 @@ def _value_of(kind: str, body: bytes, limit: int) -> Any:
     media = kind.partition(";")[0].strip().lower()
     if media == "application/json" or media.endswith("+json"):
         with contextlib.suppress(ValueError, RecursionError):
-            value = jsonl.parse_json(body.decode(json.detect_encoding(body), "surrogatepass"))
+            value = json_values.parse_json(body.decode(json.detect_encoding(body), "surrogatepass"))
             if not is_too_deep(value):
                 return clean_json(value)
     return _text_of(body, limit)

@@ -34,7 +34,7 @@ from coordination.domain.jobs.resource_limits import Limits
 from workers.runners import environment, orphan_reaper, untrusted_files
 from workers.runners.output import Capture, clean_json
 from workers.runners.process import Launcher, Process
-from workers.runners.process_watch import OutputReader
+from workers.runners.program import OutputReader
 
 CHILD_MARKER = "COORD_CHILD_ID"
 

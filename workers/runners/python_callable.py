@@ -30,9 +30,11 @@ from workers.runners.base import BatchRun, Control
 from workers.runners.interpreter import Interpreter, InterpreterAnswers, InterpreterKey, PrintedOutput
 from workers.runners.pool import InterpreterPool
 from workers.runners.process import death_sentence
-from workers.runners.process_watch import Interruption, OutputReader, ProcessWatch
 from workers.runners.program import (
     TRY_LATER_STATUS,
+    Interruption,
+    OutputReader,
+    ProcessWatch,
     can_be_entered,
     cannot_start,
     end_if_stopped,

@@ -13,8 +13,7 @@ from coordination.domain.tasks.attempts import Claim, Outcome
 from workers.runners.base import Control
 from workers.runners.output import Capture, one_line
 from workers.runners.process import Launcher, death_sentence
-from workers.runners.process_watch import Interruption
-from workers.runners.program import run_program
+from workers.runners.program import Interruption, run_program
 
 _MOST_OUTPUT = 64 * 1024  # bytes
 _LONGEST_NAME = 120

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
-from workers.runners.process_watch import Interruption
+from workers.runners.program import Interruption
 from workers.workspaces.git import GitInterrupted
 from workers.workspaces.worktree import Worktree
 

@@ -23,8 +23,7 @@ from workers.runners import environment, untrusted_files, usage_file
 from workers.runners.base import Control
 from workers.runners.output import last_line
 from workers.runners.process import Launcher
-from workers.runners.process_watch import Interruption
-from workers.runners.program import is_transient, run_program
+from workers.runners.program import Interruption, is_transient, run_program
 
 QUICK = timedelta(minutes=2)
 LONG = timedelta(minutes=30)

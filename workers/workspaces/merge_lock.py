@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from coordination.base.clock import monotonic
 from workers.runners.base import Control
-from workers.runners.process_watch import Interruption
+from workers.runners.program import Interruption
 from workers.workspaces.git import GitFailed, GitInterrupted
 
 LOCKS = ".locks"

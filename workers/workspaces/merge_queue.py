@@ -17,7 +17,7 @@ from coordination.domain.jobs.checkouts import run_slug
 from coordination.domain.jobs.merges import Merge
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from workers.runners.base import Control
-from workers.runners.process_watch import Interruption
+from workers.runners.program import Interruption
 from workers.workspaces.git import GitFailed, GitInterrupted
 from workers.workspaces.merge_conflicts import MergeConflict, trial
 from workers.workspaces.merge_lock import hold_lock, queue_folder

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from workers.runners import untrusted_files
 from workers.runners.base import Control
-from workers.runners.process_watch import Interruption
+from workers.runners.program import Interruption
 from workers.workspaces.git import GitInterrupted
 from workers.workspaces.worktree_folder import names_in
 

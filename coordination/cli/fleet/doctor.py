@@ -22,7 +22,7 @@ from coordination.base.wording import plural
 from coordination.cli.fleet import health
 from coordination.cli.options import AsJson, print_json
 from coordination.cli.tables import shown
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.settings import Settings, client_url, load_settings, masked
 from coordination.views import fleet as views
 
@@ -191,14 +191,14 @@ def _pooler(store: Store) -> Check | None:
 
 
 def _work(settings: Settings, store: Store) -> Iterator[Check]:
-    from coordination.store.queries.fleet import serving, workers
+    from coordination.store.queries.fleet import workers
     from coordination.store.queries.projects import projects, stops
     from coordination.store.reports.projects import overview
 
     with store.read() as tx:
         workspace_id = projects.find_workspace(tx, settings.workspace)
         living = overview.list_live_workers(tx, within=settings.lease_ttl)
-        serves = not workspace_id or bool(serving.list_live_for(tx, workspace_id, within=settings.lease_ttl))
+        serves = not workspace_id or bool(workers.list_live_for(tx, workspace_id, within=settings.lease_ttl))
         stopped = stops.list_active(tx, workspace_id) if workspace_id else []
         unanswered = workers.count_unclaimed(tx, after=_UNANSWERED)
         overview_now = None

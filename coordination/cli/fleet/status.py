@@ -16,7 +16,7 @@ from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.projects.stopping import show_stops
 from coordination.cli.tables import show, shown
 from coordination.domain.tasks.next_steps import Situation, join_steps, steps
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.views import fleet as views
 
 if TYPE_CHECKING:

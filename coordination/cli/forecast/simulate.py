@@ -14,7 +14,7 @@ from coordination.base.money import show_usd
 from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.plan_files import PlanFile, Repo, read_plan
 from coordination.cli.tables import fields, show, shown
-from coordination.domain.tasks.runs import RunRecord
+from coordination.domain.tasks.tasks import RunRecord
 from coordination.views import plans as views
 
 if TYPE_CHECKING:

@@ -137,7 +137,7 @@ def submit(co: Coordination, plan: Plan, path: Path, *, replace: bool = False) -
 
 def _confirm_replacement(co: Coordination, plan: Plan, path: Path, ids: set[str]) -> None:
     """Ask before issues of another file are replaced. Raises Refused without a terminal, or when the answer is no."""
-    from coordination.api.plan_origin import find_origin
+    from coordination.api.connection import find_origin
     from coordination.store.queries.issues import issues
     from coordination.store.queries.projects import projects
 
@@ -164,8 +164,8 @@ def issues_in(path: Path, notes: list[str] | None = None) -> list[Issue]:
 
     Notes on changed dependencies are added to *notes*, or printed to stderr without it.
     """
+    from coordination.base.json_values import read_lines
     from coordination.formats.beads import MOST_BYTES, read_issues
-    from coordination.formats.jsonl import read_lines
 
     collected: list[str] = [] if notes is None else notes
     try:

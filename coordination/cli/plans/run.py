@@ -20,7 +20,7 @@ from coordination.cli.next_steps import name_of_run
 from coordination.cli.options import AsJson, ProjectName, open_connection, print_json
 from coordination.cli.plan_files import PlanFile, Repo, for_repository, read_plan
 from coordination.cli.projects.stopping import warn_if_stopped
-from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import RunState
 from coordination.settings import Settings, load_settings
 from coordination.views import tasks as views
 

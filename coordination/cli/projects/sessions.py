@@ -10,7 +10,7 @@ from coordination.base.errors import NotFound
 from coordination.base.ids import is_id
 from coordination.base.money import show_usd
 from coordination.base.wording import excerpt, plural
-from coordination.cli.money.cost_records import record_table
+from coordination.cli.money.costs import record_table
 from coordination.cli.options import AsJson, Limit, OfProject, open_connection, print_json
 from coordination.cli.tables import fields
 from coordination.cli.tables import show as table

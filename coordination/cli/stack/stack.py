@@ -198,7 +198,7 @@ class StopMessages:
     def _jobs(self, record: RunningStack) -> Sequence[RowMapping]:
         from coordination.stack.stack import WORKER
         from coordination.store.engine import open_store
-        from coordination.store.queries.fleet import serving, workers
+        from coordination.store.queries.fleet import workers
 
         worker = record.services.get(WORKER)
         if worker is None:
@@ -207,6 +207,6 @@ class StopMessages:
             try:
                 with store.read() as tx:
                     ids = workers.by_process(tx, host=host(), boot_id=boot_id(), pid=worker.pid)
-                    return serving.list_running_on(tx, ids)
+                    return workers.list_running_on(tx, ids)
             except CoordinationError:
                 return []  # the stack is stopped without the database, too

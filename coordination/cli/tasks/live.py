@@ -17,8 +17,7 @@ from coordination.cli.hints import rewrite
 from coordination.cli.tasks.stalled_run import StalledRun
 from coordination.domain.jobs.changed_files import sentence_of
 from coordination.domain.tasks.events import Event, EventType
-from coordination.domain.tasks.runs import RunRecord, RunState
-from coordination.domain.tasks.tasks import OPEN
+from coordination.domain.tasks.tasks import OPEN, RunRecord, RunState
 
 if TYPE_CHECKING:
     from coordination.api.runs import Run

@@ -9,8 +9,7 @@ from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable
 from coordination.base.wording import plural
 from coordination.domain.tasks.explanations import Obstacle, describe_missing_worker
-from coordination.domain.tasks.runs import RunRecord, RunState
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.tasks import RunRecord, RunState, TaskState
 
 if TYPE_CHECKING:
     from coordination.api.connection import Coordination
@@ -95,11 +94,11 @@ def is_attended() -> bool:
 
 def missing_workers(co: Coordination) -> str | None:
     """Return a warning when the workspace has no worker, or only a temporary one, else None."""
-    from coordination.store.queries.fleet import serving
+    from coordination.store.queries.fleet import workers
 
     runtime = co.runtime
     settings = runtime.settings
-    if not runtime.read(serving.list_live_for, within=settings.lease_ttl):
+    if not runtime.read(workers.list_live_for, within=settings.lease_ttl):
         return describe_missing_worker(settings.workspace, "coord up" if settings.embedded else "coord worker")
     if not settings.embedded:
         return None

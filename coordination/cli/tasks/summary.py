@@ -14,8 +14,7 @@ from coordination.cli import next_steps, terminal
 from coordination.cli.hints import Exact
 from coordination.domain.jobs.last_lines import last_lines
 from coordination.domain.tasks.next_steps import NextStep, Situation, join_steps
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.tasks import RunState, TaskState
 from coordination.views import tasks as views
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Self
 
 from coordination.base import fields
-from coordination.base.fields import Field, Table
-from coordination.base.value_types import TEXT, TEXTS, TEXTS_BY_NAME
+from coordination.base.fields import TEXT, TEXTS, TEXTS_BY_NAME, Field, Table
 
 
 class Job:

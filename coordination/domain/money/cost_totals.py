@@ -11,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
-from coordination.base.calendars import month_of
+from coordination.base.clock import month_of
 from coordination.base.money import ZERO, minus, plus
 from coordination.domain.money.costs import TOKEN_COUNTS, CostRecord
 

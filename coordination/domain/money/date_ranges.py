@@ -7,7 +7,7 @@ from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from coordination.base.calendars import day_start
+from coordination.base.clock import day_start
 from coordination.base.errors import Refused
 from coordination.domain.money.cost_totals import DAY, MONTH
 

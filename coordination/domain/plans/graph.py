@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from coordination.base import durations
 from coordination.base.errors import PlanError, Refused, inside
-from coordination.base.json_values import json_problem
+from coordination.base.json_values import json_problem, text_problem
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.jobs import Job, parse_job, templates
 from coordination.domain.jobs.accounts import check_account
@@ -22,7 +22,6 @@ from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits
 from coordination.domain.money.caps import parse_caps
 from coordination.domain.money.estimates import parse_estimate
 from coordination.domain.plans.plan_expansion import overlays
-from coordination.domain.plans.plan_values import Refuse, check_json, check_name, is_whole
 from coordination.domain.plans.plans import (
     MAX_KEY,
     MAX_TASKS,
@@ -34,8 +33,43 @@ from coordination.domain.plans.plans import (
     Task,
     upstream_keys,
 )
-from coordination.domain.tasks.task_limits import HIGHEST_MAX_STARTS
-from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure
+from coordination.domain.tasks.tasks import HIGHEST_MAX_STARTS, DependencyKind, OnDependencyFailure
+
+Refuse = Callable[..., NoReturn]
+"""A function that raises; its arguments are a message, a hint or None, and the field that is wrong."""
+
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def check_name(refuse: Refuse, what: str, text: object, *, longest: int = MAX_KEY, field: str | None = None) -> None:
+    """Refuse a value that is not a text of one line: empty, too long, or with control characters."""
+    if text is None:
+        return
+    field = field or what
+    if not isinstance(text, str):
+        refuse(f"{what} must be a text, not {excerpt(text)}", field=field)
+    if not text.strip():
+        refuse(f"{what} is empty", "Leave it out, or write a text", field=field)
+    if len(text) > longest:
+        refuse(f"{what} has {len(text):,} characters, at most {longest:,} are possible: {excerpt(text)}", field=field)
+    if problem := text_problem(text):
+        refuse(f"{what} {problem}: {excerpt(text)}", field=field)
+    if _CONTROL.search(text):
+        refuse(f"{what} must be one line without control characters: {excerpt(text)}", field=field)
+
+
+def check_json(refuse: Refuse, what: str, value: object) -> None:
+    """Refuse a value that is not a mapping that JSON can express."""
+    if not isinstance(value, Mapping):
+        refuse(f"{what} must map names to values, not {excerpt(value)}", field=what)
+    if value and (problem := json_problem(dict(value))):
+        refuse(f"{what} {problem}", field=what)
+
+
+def is_whole(value: object, lowest: int, highest: int) -> bool:
+    """Return whether *value* is a whole number within these bounds."""
+    return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
+
 
 MAX_ATTEMPTS = 1_000_000
 MAX_PRIORITY = 1_000_000_000

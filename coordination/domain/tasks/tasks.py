@@ -1,19 +1,47 @@
-"""The task state machine: states, moves, block reasons, and the stored record. Pure.
-
-``MOVES`` is the one table of transitions. SQL guards, the diagram in docs/concepts.md and the tests read it.
-"""
+"""Tasks and runs: their states, the moves between them, reasons to wait, and limits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import IntFlag, StrEnum
 from typing import Any
 
+from coordination.base.durations import show_duration
 from coordination.base.errors import IllegalMove, Refused
-from coordination.base.wording import excerpt
-from coordination.domain.tasks.task_limits import DEFAULT_MAX_STARTS
+from coordination.base.wording import excerpt, plural
+from coordination.domain.fleet.leases import MAX_DEFERRALS
+
+DEFAULT_MAX_STARTS = 20
+"""The default limit of starts of an agent or a chat: each start costs money, whatever its outcome."""
+
+HIGHEST_MAX_STARTS = 100_000
+
+MAX_CONSECUTIVE_LOSSES = 20
+"""The limit of lost attempts in a row, for every kind of job."""
+
+DEFERRAL_LIMIT = timedelta(hours=24)
+"""How long a job may defer itself in a row, unless the settings say otherwise."""
+
+
+def max_starts(task: int | None, defaults: int | None, *, max_attempts: int) -> int:
+    """Return the start limit of a task: its own, else the plan's default, else enough for all of its attempts."""
+    configured = defaults if task is None else task
+    return max(DEFAULT_MAX_STARTS, max_attempts) if configured is None else configured
+
+
+def describe_limit(
+    *, starts: int, max_starts: int, deferrals: int, deferred_for: timedelta, consecutive_losses: int
+) -> str:
+    """Return, as half a sentence, which limit the task has reached."""
+    if consecutive_losses >= MAX_CONSECUTIVE_LOSSES:
+        return f"its worker was lost {consecutive_losses} times in a row"
+    if starts >= max_starts:
+        return f"it has started {plural(starts, 'time')}, as often as max_starts allows"
+    deferral = f"has deferred itself for {show_duration(deferred_for)}, {deferrals} times in a row"
+    return f"it {deferral}" + (f" (at most {MAX_DEFERRALS} times)" if deferrals >= MAX_DEFERRALS else "")
 
 
 class TaskState(StrEnum):
@@ -190,3 +218,62 @@ class TaskRecord:
 def needs_own_batch(options: Mapping[str, Any]) -> bool:
     """Return whether a task with these options cannot share a batch: steps run before or after its job."""
     return bool(options) and not options.keys().isdisjoint(("checkout", "gates", "outputs", "role", "expects"))
+
+
+class RunState(StrEnum):
+    """The states of a run, derived from its tasks."""
+
+    OPEN = "open"  # at least one task can proceed without a person
+    STUCK = "stuck"  # every open task waits for one that ended without success
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether no task is open."""
+        return self in (RunState.COMPLETED, RunState.FAILED, RunState.CANCELED)
+
+
+def derive_state(counts: Mapping[TaskState, int], *, waiting_on_failure: int = 0) -> RunState:
+    """Return the run's state for the number of its tasks in each state.
+
+    *waiting_on_failure*: the number of blocked tasks that wait for one that ended without success. When no other tasks
+    are open, the run is stuck and a person must decide.
+    """
+    open_ = counts.get(TaskState.QUEUED, 0) + counts.get(TaskState.RUNNING, 0)
+    blocked = counts.get(TaskState.BLOCKED, 0)
+    if open_ or blocked > waiting_on_failure:
+        return RunState.OPEN
+    if blocked:
+        return RunState.STUCK
+    if counts.get(TaskState.FAILED, 0):
+        return RunState.FAILED
+    if counts.get(TaskState.CANCELED, 0):
+        return RunState.CANCELED
+    return RunState.COMPLETED
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A stored run with its derived state, counts and costs."""
+
+    id: str
+    workspace_id: str
+    project_id: str
+    project: str
+    session_id: str
+    name: str
+    state: RunState
+    counts: dict[TaskState, int]
+    cost_usd: Decimal
+    unpriced_calls: int
+    created_at: datetime
+    finished_at: datetime | None
+    predicted: dict[str, Any] | None = None  # the estimated duration and cost
+    branch: str | None = None  # the git branch into which its tasks' changes are merged
+
+    @property
+    def total(self) -> int:
+        """The number of tasks of the run."""
+        return sum(self.counts.values())

@@ -6,7 +6,7 @@ transaction, so that a tick that dies in the middle loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Self
@@ -14,16 +14,15 @@ from typing import Self
 from sqlalchemy import Connection
 
 from coordination.base.clock import monotonic
-from coordination.services.attempts.close_runs import close_runs
-from coordination.services.attempts.end import close_ended_runs
-from coordination.services.attempts.end_effects import EndEffects
+from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
+from coordination.services.attempts.end import EndEffects, close_ended_runs, close_runs
 from coordination.services.attempts.rescue import rescue_expired
-from coordination.services.holds import HOLDS
+from coordination.services.holds import HOLDS, TICK_CONDITIONS
 from coordination.services.money import ledger
 from coordination.services.money.budgets import Estimator
 from coordination.services.tasks import dispatch_window
 from coordination.store.engine import Store
-from coordination.store.queries.fleet import supervisors
+from coordination.store.queries.fleet import idle_supervisors, supervisors
 from coordination.store.queries.fleet.supervisors import TickStart
 from coordination.store.queries.tasks import attempts, events, ready, runs
 from coordination.store.queries.tasks.ready import ReadyTask
@@ -153,3 +152,36 @@ def _lift_holds(tx: Connection, workspace_id: str, project_id: str, estimator: E
         lifted = hold.lift(tx, workspace_id, project_id, estimator)
         events.append_unblocked(tx, workspace_id, project_id, lifted, actor="supervisor")
     return close_runs(tx, workspace_id, runs.list_unfinished(tx, workspace_id, project_id), actor="supervisor")
+
+
+AT_ONCE = 100
+
+
+def tick_quiet(
+    store: Store,
+    *,
+    enqueue_again_after: timedelta,
+    every: timedelta | None = None,
+    projects: Sequence[str] = (),
+    workspaces: Sequence[str] | None = None,
+    lifetime: timedelta = DEFAULT_LIFETIME,
+) -> list[tuple[str, str]]:
+    """Tick *projects*, or all not ticked for *every*, and return the ticked (workspace, project) pairs.
+
+    At most AT_ONCE, and only of *workspaces*, if given. The other parameters are as in ``tick_supervisor.run_tick``.
+    """
+    with store.write() as tx:
+        locked = idle_supervisors.lock(
+            tx,
+            duties=TICK_CONDITIONS,
+            every=every,
+            projects=projects,
+            workspaces=workspaces,
+            enqueue_again_after=enqueue_again_after,
+            limit=AT_ONCE,
+        )
+        if locked:
+            ended = idle_supervisors.end(tx, [project for _, project in locked], state=supervision.NO_WORK)
+            states = {pair: supervision.state_json(tx, *pair) for pair in locked if pair[1] not in ended}
+            idle_supervisors.renew(tx, states, lifetime=lifetime)
+    return locked

@@ -19,7 +19,7 @@ from coordination.domain.plans.graph import check_plan
 from coordination.domain.plans.plans import Plan
 from coordination.services.agents.agents import AgentLookup
 from coordination.services.money import prices as price_service
-from coordination.services.plans import task_rows
+from coordination.services.plans import store_graph
 from coordination.services.plans.store_graph import prepare_plan
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.forecast import job_history
@@ -51,13 +51,13 @@ def simulate_plan(
     kinds = {history_key(body): body for body in {id(body): body for body in bodies.values()}.values()}
     known: dict[str, tuple[JobSample, ...]] = {}
     recent: dict[str, list[JobSample]] = {}
-    caps = dict.fromkeys(task_rows.limited_keys(plan), 1) | task_rows.concurrency_caps(plan)
+    caps = dict.fromkeys(store_graph.limited_keys(plan), 1) | store_graph.concurrency_caps(plan)
     if project is not None:
         history = job_history.samples_of(tx, workspace_id, [(project.id, kind) for kind in kinds])
         known = {kind: samples for (_, kind), samples in history.items()}
         free = {kind for kind, body in kinds.items() if not asks_a_model(body)}
         recent = job_durations.recent_durations(tx, workspace_id, project.id, free)
-        caps = task_rows.slot_caps(tx, project, plan)
+        caps = store_graph.slot_caps(tx, project, plan)
     inputs = ForecastInputs(
         plan,
         bodies,

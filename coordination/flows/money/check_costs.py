@@ -15,7 +15,7 @@ from itertools import islice
 
 from sqlalchemy import Connection
 
-from coordination.base.calendars import check_zone
+from coordination.base.clock import check_zone
 from coordination.base.errors import Conflict
 from coordination.base.ids import new_id
 from coordination.domain.money.cost_totals import CostTotal, TotalKey

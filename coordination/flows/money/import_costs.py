@@ -19,11 +19,10 @@ from typing import BinaryIO
 
 from sqlalchemy import Connection
 
-from coordination.base import gc_tuning
+from coordination.base import gc_tuning, json_values
 from coordination.base.errors import FormatError
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.projects.projects import Project
-from coordination.formats import jsonl
 from coordination.formats.costs_jsonl import MOST_BYTES, numbered_costs
 from coordination.services.money import ledger
 from coordination.store.disk_queue import DiskQueue, NumberedRecord
@@ -88,7 +87,7 @@ def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: DiskQueue
         with store.read() as tx:
             return costs.read_total_billed(tx, workspace_id, id_)
 
-    records = numbered_costs(jsonl.read_lines(file, most=MOST_BYTES), source=source, torn=torn)
+    records = numbered_costs(json_values.read_lines(file, most=MOST_BYTES), source=source, torn=torn)
     with ThreadPoolExecutor(1) as reader, DiskSet() as seen:
         for batch in _batches(records):
             stored = reader.submit(read_billed, [one.id for _, one in batch])

@@ -29,8 +29,16 @@ from coordination.domain.plans.plans import Plan
 from coordination.domain.projects.projects import Project, ProjectStatus
 from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.services.agents.agents import AgentLookup
-from coordination.services.plans import task_rows
-from coordination.services.plans.store_graph import prepare_plan, store_graph
+from coordination.services.plans.store_graph import (
+    Graph,
+    GraphScope,
+    concurrency_caps,
+    limited_keys,
+    prepare_plan,
+    run_metadata,
+    slot_caps,
+    store_graph,
+)
 from coordination.services.projects import projects as project_service
 from coordination.store.queries.fleet import supervisors, workers
 from coordination.store.queries.forecast import job_history
@@ -101,13 +109,13 @@ def submit_plan(
             "python_path": list(plan.python_path),
             "budget_usd": plan.budget.usd if plan.budget else None,
             "budget_on_exceed": plan.budget.on_exceed if plan.budget else None,
-            "metadata": dict(origin.metadata) | task_rows.run_metadata(plan, run_id) | _plan_metadata(plan) | answerer,
+            "metadata": dict(origin.metadata) | run_metadata(plan, run_id) | _plan_metadata(plan) | answerer,
             "predicted": _expected_costs(tx, project, graph),
         },
     )
     ids = {task.key: new_id() for task in plan.tasks}
     gates = () if (stored := project.settings.get("gates")) is None else parse_gates(stored)
-    scope = task_rows.GraphScope(workspace_id, project.id, run_id, origin.creator, origin.path, gates)
+    scope = GraphScope(workspace_id, project.id, run_id, origin.creator, origin.path, gates)
     counts = {"tasks": len(ids), "dependencies": sum(len(task.needs) for task in plan.tasks), "name": plan.name}
     submission = NewEvent(EventType.RUN_SUBMITTED, project.id, run_id, actor=origin.creator, payload=counts)
     events.append(tx, workspace_id, [submission])
@@ -123,7 +131,7 @@ def submit_plan(
     return SubmittedRun(run_id, project.id, ids)
 
 
-def _expected_costs(tx: Connection, project: Project, graph: task_rows.Graph) -> dict[str, Any] | None:
+def _expected_costs(tx: Connection, project: Project, graph: Graph) -> dict[str, Any] | None:
     """Return the forecast that is stored with the run; None if no similar job has run, or the plan is too large."""
     plan, bodies = graph.plan, graph.bodies
     if project.status is ProjectStatus.PLANNING or len(plan.tasks) > MOST_SIMULATED:
@@ -135,7 +143,7 @@ def _expected_costs(tx: Connection, project: Project, graph: task_rows.Graph) ->
     samples = {kind: values for (_, kind), values in history.items()}
     inputs = ForecastInputs(plan, bodies, graph.agents, known=samples, recent={}, quote=_no_quote)
     slot_count = workers.count_live_slots(tx, within=_LIVE_WITHIN) or _DEFAULT_SLOTS
-    caps, effort = task_rows.slot_caps(tx, project, plan), min(_EFFORT, 100 * len(plan.tasks))
+    caps, effort = slot_caps(tx, project, plan), min(_EFFORT, 100 * len(plan.tasks))
     return inputs.predict(slots=slot_count, caps=caps, now=utc_now(), effort=effort).to_json()
 
 
@@ -168,10 +176,10 @@ def _answerer(plan: Plan, project: Project, agents: AgentLookup) -> dict[str, An
     return {ANSWERER: SupervisorSettings.of(project.settings).run(body)}
 
 
-def _limits(tx: Connection, scope: task_rows.GraphScope, plan: Plan) -> None:
+def _limits(tx: Connection, scope: GraphScope, plan: Plan) -> None:
     """Set the project's concurrency limits to those of the plan; keys without a limit are limited to one."""
-    caps = task_rows.concurrency_caps(plan)
-    default_keys = task_rows.limited_keys(plan) - set(caps)
+    caps = concurrency_caps(plan)
+    default_keys = limited_keys(plan) - set(caps)
     if caps or default_keys:
         slots.lock(tx, scope.workspace_id, scope.project_id)
     for name in sorted(default_keys.union(caps)):  # sorted, so that concurrent submissions do not deadlock

@@ -20,10 +20,9 @@ from coordination.domain.plans.plans import Defaults, Plan
 from coordination.domain.plans.plans import Task as Planned
 from coordination.domain.projects.projects import ProjectStatus
 from coordination.services.agents.agents import AgentLookup
-from coordination.services.attempts.close_runs import reopen_run
+from coordination.services.attempts.end import reopen_run
 from coordination.services.plans.add_discovered_tasks import check_needs, has_open_needs, need_key
-from coordination.services.plans.store_graph import key_taken, prepare_graph, store_graph
-from coordination.services.plans.task_rows import GraphScope, run_metadata
+from coordination.services.plans.store_graph import GraphScope, key_taken, prepare_graph, run_metadata, store_graph
 from coordination.services.projects import projects as project_service
 from coordination.store.queries.fleet import supervisors
 from coordination.store.queries.projects import projects as project_rows

@@ -15,7 +15,7 @@ from coordination.services.forecast.cost_estimates import unpriced_estimator
 from coordination.services.holds import HOLDS
 from coordination.services.holds.base import HaltedRun
 from coordination.services.money.budgets import Estimator
-from coordination.store.queries.fleet import serving
+from coordination.store.queries.fleet import workers
 from coordination.store.queries.tasks.dependencies import HOLDING
 from coordination.store.tables.tasks.tasks import dependencies, tasks
 from coordination.store.types import db_now
@@ -54,8 +54,8 @@ def find_obstacles(
     own = [reasons & ~BlockReason.DEPENDENCIES for state, reasons in groups if state is TaskState.BLOCKED]
     continues_alone = any(reasons != NO_REASON and reasons & ~_SELF_LIFTING_MASK == NO_REASON for reasons in own)
     if queued or continues_alone or _waits_for_others(tx, workspace_id, run_id):
-        if needs_worker and not serving.list_live_for(tx, workspace_id, within=live_within):
-            name = serving.workspace_name(tx, workspace_id)
+        if needs_worker and not workers.list_live_for(tx, workspace_id, within=live_within):
+            name = workers.workspace_name(tx, workspace_id)
             return [Obstacle("no_worker", queued, (name,), describe_missing_worker(name))]
         return _later(tx, workspace_id, run_id)
     obstacles = _of_tasks(run)

@@ -21,8 +21,7 @@ from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.retry import Complete, GiveUp
 from coordination.domain.tasks.tasks import TaskRecord, TaskState, check_forced
-from coordination.services.attempts.close_runs import reopen_run
-from coordination.services.attempts.end import cancel_tasks, close_ended_runs, end_attempts
+from coordination.services.attempts.end import cancel_tasks, close_ended_runs, end_attempts, reopen_run
 from coordination.services.tasks import reopen
 from coordination.store.queries.fleet import supervisors
 from coordination.store.queries.tasks import attempts, events, tasks

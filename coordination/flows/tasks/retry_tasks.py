@@ -11,7 +11,7 @@ from coordination.base.errors import IllegalMove, NotFound
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
 from coordination.domain.plans.plan_expansion import ANSWER
 from coordination.domain.tasks.tasks import LIFTED_BY_RETRY, TERMINAL, BlockReason, TaskMove, TaskRecord, TaskState
-from coordination.services.attempts.close_runs import reopen_run
+from coordination.services.attempts.end import reopen_run
 from coordination.services.tasks import reopen
 from coordination.store.queries.fleet import supervisors
 from coordination.store.queries.tasks import dependencies, ready, runs, tasks

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from coordination.base.errors import PlanError
+from coordination.base.fields import Unquoted
 from coordination.base.json_values import MAX_DEPTH
-from coordination.base.value_types import Unquoted
 from coordination.base.wording import excerpt
 from coordination.formats.plan.scalars import plain_value
 

@@ -9,8 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from coordination.base.errors import PlanError, Refused, inside
-from coordination.base.fields import check_keys, load_fields, names_of
-from coordination.base.value_types import TEXT
+from coordination.base.fields import TEXT, check_keys, load_fields, names_of
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.plans.plans import Plan, Task
 from coordination.formats.plan.document import Document, read_document

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from coordination.base.value_types import Unquoted
+from coordination.base.fields import Unquoted
 
 MAX_DIGITS = 300
 

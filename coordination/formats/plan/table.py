@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from coordination.base.fields import Field, Table, ValueType, schema_of, write_fields
-from coordination.base.value_types import (
+from coordination.base.fields import (
     DURATION,
     FLAG,
     MAPPING,
@@ -17,13 +16,18 @@ from coordination.base.value_types import (
     SIZE,
     TEXT,
     TEXTS,
+    Field,
+    Table,
+    ValueType,
     by_name,
     choice,
     number,
     record,
+    schema_of,
     text,
     texts,
     whole,
+    write_fields,
 )
 from coordination.domain.jobs.artifacts import MOST_PATTERNS
 from coordination.domain.jobs.changed_files import CHANGES
@@ -31,8 +35,7 @@ from coordination.domain.jobs.resource_limits import FEWEST_FILES, Limits
 from coordination.domain.plans.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS
 from coordination.domain.plans.plans import MAX_TASKS, MAX_TITLE, Concurrency, Defaults, ProjectRef
 from coordination.domain.tasks.retry import Backoff
-from coordination.domain.tasks.task_limits import HIGHEST_MAX_STARTS
-from coordination.domain.tasks.tasks import OnDependencyFailure
+from coordination.domain.tasks.tasks import HIGHEST_MAX_STARTS, OnDependencyFailure
 from coordination.formats.plan import values
 
 VERSION = 1

@@ -13,28 +13,26 @@ from typing import Any
 from coordination.base.durations import write_duration
 from coordination.base.errors import Refused
 from coordination.base.fields import (
+    DURATION,
+    MAPPING,
+    MONEY,
+    TEXT,
     Field,
     Table,
     ValueType,
     at,
     check_keys,
-    load_fields,
-    plain,
-    schema_of,
-    write_fields,
-)
-from coordination.base.value_types import (
-    DURATION,
-    MAPPING,
-    MONEY,
-    TEXT,
     choice,
+    load_fields,
     number_or_text,
+    plain,
     record,
+    schema_of,
     text,
     texts,
     type_refusal,
     whole,
+    write_fields,
 )
 from coordination.domain.jobs import JOBS, KINDS, Job, parse_job, preparation
 from coordination.domain.jobs.checkouts import (

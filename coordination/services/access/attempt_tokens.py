@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from coordination.base.errors import TokenRefused
 from coordination.domain.access.attempt_tokens import Scope, check_scope, derive_key, verify
-from coordination.store.queries.fleet import broker_keys
+from coordination.store.queries.fleet import workers
 from coordination.store.queries.tasks import attempts
 
 
@@ -30,7 +30,7 @@ def check_token(tx: Connection, token: str, *, workspace_id: str, scope: Scope) 
 
     ``coord rekey`` invalidates the tokens of all attempts at once, running ones too.
     """
-    secret = broker_keys.find(tx)
+    secret = workers.find(tx)
     if secret is None:
         raise TokenRefused("The token is not signed with the current key of this database")
     claims = verify(derive_key(secret), token)

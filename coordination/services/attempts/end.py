@@ -1,34 +1,103 @@
-"""End attempts and tasks: check fences, store results, free slots, write events, release downstream tasks.
-
-All functions run in the caller's transaction and lock rows in the order that ``store.queries`` describes.
-"""
+"""The end of attempts: decides what becomes of their tasks, stores it, and closes runs whose tasks have ended."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any, assert_never
 
 from sqlalchemy import Connection, RowMapping
 
+from coordination.base.ids import new_id
 from coordination.domain.attempts.attempt_ends import EndedAttempt, build_end_event
-from coordination.domain.tasks.attempts import CONVERSATION_KEY, Outcome
+from coordination.domain.money.costs import CostRecord
+from coordination.domain.money.estimates import asks_a_model
+from coordination.domain.tasks.attempts import CONVERSATION_KEY, AttemptEnd, AttemptIdentity, Claim, Outcome, Usage
 from coordination.domain.tasks.events import EventType, NewEvent
-from coordination.domain.tasks.retry import AskPerson, Complete, GiveUp, RetryAfter, StayCanceled, Wait
-from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT, describe_limit
-from coordination.domain.tasks.tasks import BlockReason, CancelCause, OnDependencyFailure, TaskState
-from coordination.services.attempts.close_runs import close_runs
-from coordination.services.attempts.end_effects import EndEffects
+from coordination.domain.tasks.retry import (
+    AskPerson,
+    Backoff,
+    Complete,
+    Decision,
+    GiveUp,
+    RetryAfter,
+    StayCanceled,
+    Wait,
+    decide,
+    find_wait,
+    retry_not_before,
+)
+from coordination.domain.tasks.tasks import (
+    DEFERRAL_LIMIT,
+    BlockReason,
+    CancelCause,
+    OnDependencyFailure,
+    TaskState,
+    describe_limit,
+)
 from coordination.store.queries.jobs import artifacts
+from coordination.store.queries.tasks import attempts, events, outdated, ready, runs, slots
 from coordination.store.queries.tasks import attempts as attempt_rows
-from coordination.store.queries.tasks import completions, outdated, ready, slots
 from coordination.store.queries.tasks import dependencies as edges
 from coordination.store.queries.tasks import events as log
 from coordination.store.queries.tasks import tasks as rows
-from coordination.store.queries.tasks.attempt_counters import CounterChanges
+from coordination.store.queries.tasks.attempts import ReleasedTask
+from coordination.store.queries.tasks.tasks import CounterChanges
+
+
+def close_runs(tx: Connection, workspace_id: str, run_ids: Iterable[str], *, actor: str | None = None) -> list[str]:
+    """Close the runs that have no open task, and return their ids. Exactly one caller closes each run."""
+    closed = runs.close_if_done(tx, workspace_id, sorted(run_ids))
+    finished = [NewEvent(EventType.RUN_FINISHED, run["project_id"], run["id"], actor=actor) for run in closed]
+    events.append(tx, workspace_id, finished)
+    return [run["id"] for run in closed]
+
+
+def reopen_run(tx: Connection, workspace_id: str, project_id: str, run_id: str, *, actor: str) -> bool:
+    """Reopen a run, and return whether it was closed."""
+    was_closed = runs.reopen(tx, workspace_id, run_id)
+    if was_closed:
+        events.append(tx, workspace_id, [NewEvent(EventType.RUN_REOPENED, project_id, run_id, actor=actor)])
+    return was_closed
+
+
+@dataclass(slots=True)
+class EndEffects:
+    """The effects of ending the attempts ``ends``. Services and listeners add to them; dispatch reads them.
+
+    ``fences``: the attempts whose fence was valid. ``already_recorded``: tasks whose end an earlier commit wrote whose
+    answer was lost. ``freed``: tasks that became ready; ``released``: those that completions made ready, best first.
+    ``to_settle``: attempts whose reservations are to be settled. ``runs_to_check``: runs in which a task ended.
+    ``retry_in``: the delay until a task may be retried. ``newly_ready``: the number of tasks that became ready through
+    questions, answers and discovered tasks. ``money_returned``: reserved money came back, and tasks wait for money.
+    """
+
+    ends: Sequence[EndedAttempt] = ()
+    fences: set[tuple[str, int]] = field(default_factory=set)
+    already_recorded: set[str] = field(default_factory=set)
+    freed: list[str] = field(default_factory=list)
+    released: list[ReleasedTask] = field(default_factory=list)
+    closed_runs: list[str] = field(default_factory=list)
+    continuing_runs: set[str] = field(default_factory=set)
+    maybe_done_runs: set[str] = field(default_factory=set)
+    runs_to_check: set[str] = field(default_factory=set)
+    to_settle: set[tuple[str, int]] = field(default_factory=set)
+    retry_in: dict[str, timedelta] = field(default_factory=dict)
+    newly_ready: int = 0
+    money_returned: bool = False
+
+    @property
+    def moved_tasks(self) -> set[str]:
+        """Return the tasks whose ended attempt had a valid fence."""
+        return {task_id for task_id, _ in self.fences}
+
+    def effective_ends(self) -> list[EndedAttempt]:
+        """Return the ended attempts whose fence was valid."""
+        return [ended for ended in self.ends if ended.fence in self.fences]
 
 
 def end_attempts(
@@ -51,7 +120,7 @@ def end_attempts(
     others = [ended for ended in ends if not isinstance(ended.decision, Complete)]
     effects = EndEffects(ends)
     if completing:
-        effects.fences, effects.released = completions.complete(tx, workspace_id, project_id, completing, actor=actor)
+        effects.fences, effects.released = attempts.complete(tx, workspace_id, project_id, completing, actor=actor)
         effects.freed = [task.ready.id for task in effects.released]
         effects.continuing_runs = {task.run_id for task in effects.released}
     others = [_move_task(tx, workspace_id, ended, effects, deferral_limit) for ended in others]
@@ -289,3 +358,103 @@ def _propagate(tx: Connection, workspace_id: str, project_id: str, dead: dict[st
                 dead[row["id"]] = row["key"]
                 canceled.append(_cancellation(project_id, row, error))
         log.append(tx, workspace_id, canceled)
+
+
+_JITTER = 0.25
+
+
+def decide_end(
+    claim: Claim,
+    end: AttemptEnd,
+    *,
+    now: datetime,
+    took: timedelta = timedelta(0),
+    costs: tuple[CostRecord, ...] | None = None,
+    recorded_costs: tuple[CostRecord, ...] = (),
+) -> EndedAttempt:
+    """Return the ended attempt of *claim* with the decision that follows from *end*.
+
+    Ids of cost records are created here, so that a repeated commit bills nothing twice. *recorded_costs*: costs that
+    are in the ledger already; *costs*: the others; None: all usage in *end*.
+    """
+    if costs is None:
+        costs = tuple(build_cost_record(claim, usage, now) for usage in end.usage) if end.usage else ()
+    decision = Complete() if end.outcome is Outcome.COMPLETED else _decision(claim, end, now)
+    if isinstance(decision, Wait) and decision.reasons != BlockReason.BUDGET:
+        # Output before an answer is not a result; output before the budget ran out is kept.
+        end = replace(end, output=None)
+    # Even without a reservation at the claim, a budget that was set later has counted a start, and a heartbeat that
+    # recorded costs has reserved money for the next call: both are returned.
+    reserved_later = bool(recorded_costs or costs) or (not end.job_started and asks_a_model(claim.work))
+    subject = claim.task_id, claim.attempt, claim.run_id, claim.key
+    return EndedAttempt(
+        *subject,
+        end,
+        decision,
+        claim,
+        took,
+        costs,
+        recorded_costs,
+        slots=claim.slots,
+        carried_over={**claim.carried_over, **end.carry_over} if end.carry_over else None,
+        has_reservation=claim.budgeted or reserved_later,
+    )
+
+
+def _decision(claim: Claim, end: AttemptEnd, now: datetime) -> Decision:
+    if (wait_for := find_wait(end)) is not None:
+        return wait_for  # neither a success nor a failure
+    backoff = _parse_backoff(claim.backoff)
+    failed = end.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
+    decision: Decision = decide(
+        end.outcome,
+        failures=claim.failures + int(failed),
+        losses=claim.losses,
+        deferrals=claim.deferrals + int(end.outcome is Outcome.DEFERRED),
+        max_attempts=claim.max_attempts,
+        repeatable=claim.repeatable,
+        backoff=backoff,
+        retryable=end.retryable,
+        job_started=end.job_started,
+        killed=end.exit_code is not None and end.exit_code < 0,
+    )
+    if not isinstance(decision, RetryAfter) or not decision.wait:
+        return decision
+    # Jitter: tasks that failed together (a provider was down) must not retry together.
+    wait = decision.wait * (1 + _JITTER * random.random())  # noqa: S311 - no secret
+    if end.not_before is None:
+        return RetryAfter(wait)
+    is_limit = end.limit is not None and end.limit.resets_at is not None
+    return retry_not_before(end.not_before, wait, now=now, backoff=backoff, limit=is_limit)
+
+
+def _parse_backoff(stored: Mapping[str, Any]) -> Backoff:
+    """Return the back-off that is stored with the task, or the default."""
+    if not stored:
+        return Backoff()
+    initial, maximum = (timedelta(seconds=stored[name]) for name in ("initial", "maximum"))
+    return Backoff(initial=initial, factor=stored["factor"], maximum=maximum)
+
+
+def build_cost_record(spender: AttemptIdentity, usage: Usage, now: datetime) -> CostRecord:
+    """Return the cost record of a model call."""
+    total = usage.input_tokens + usage.output_tokens if usage.total_tokens is None else usage.total_tokens
+    return CostRecord(
+        id=usage.id or usage.mark or new_id(),
+        session_id=usage.session_id or spender.session_id,
+        project_id=spender.project_id,
+        run_id=spender.run_id,
+        task_id=spender.task_id,
+        attempt=spender.attempt,
+        agent=spender.agent,
+        model=usage.model,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        total_tokens=total,
+        cost_usd=usage.cost_usd,
+        stale=False,
+        occurred_at=usage.at or now,
+        extra=usage.extra,
+        account=spender.work.get("account"),
+    )

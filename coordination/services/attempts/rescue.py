@@ -11,8 +11,7 @@ from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from coordination.domain.tasks.retry import Backoff, Decision, GiveUp, StayCanceled, count_losses, decide
 from coordination.domain.tasks.tasks import TaskState
-from coordination.services.attempts.end import end_attempts, lock_ends
-from coordination.services.attempts.end_effects import EndEffects
+from coordination.services.attempts.end import EndEffects, end_attempts, lock_ends
 from coordination.store.queries.tasks import attempts
 
 _ACTOR = "supervisor"

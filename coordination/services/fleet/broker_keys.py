@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from coordination.store import schema
 from coordination.store.engine import Store, open_store
-from coordination.store.queries.fleet import broker_keys as rows
+from coordination.store.queries.fleet import workers as rows
 from coordination.store.redis.signatures import Signatures
 
 

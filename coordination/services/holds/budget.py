@@ -15,7 +15,7 @@ from coordination.services.holds.base import ClaimRequest, ExplainedTask, Halted
 from coordination.services.money import budgets
 from coordination.services.money.budgets import Estimator
 from coordination.store.queries.fleet import idle_supervisors
-from coordination.store.queries.money import budget_usage
+from coordination.store.queries.money import budgets as budget_rows
 from coordination.store.queries.predicates import BUDGETED
 from coordination.store.queries.tasks import ready
 from coordination.store.queries.tasks.claims import Candidate
@@ -55,8 +55,8 @@ class BudgetHold(Hold):
     def lift(self, tx: Connection, workspace_id: str, project_id: str, estimator: Estimator) -> list[RowMapping]:
         """Lift tasks that can be paid again, run by run, so that no run waits behind the cap of another."""
         lifted: list[RowMapping] = []
-        for run_id in budget_usage.list_waiting_runs(tx, workspace_id, project_id, most=_RUNS_AT_ONCE):
-            rows = budget_usage.list_waiting_tasks(tx, workspace_id, project_id, run_id, most=_TASKS_AT_ONCE)
+        for run_id in budget_rows.list_waiting_runs(tx, workspace_id, project_id, most=_RUNS_AT_ONCE):
+            rows = budget_rows.list_waiting_tasks(tx, workspace_id, project_id, run_id, most=_TASKS_AT_ONCE)
             if fitting := sorted(budgets.find_affordable(tx, workspace_id, rows, estimator)):
                 lifted += ready.lift_from(tx, workspace_id, fitting, self.reason)
         return lifted
@@ -69,7 +69,7 @@ class BudgetHold(Hold):
             yield TaskBlocker(self.name, "a budget that applies to it is used up", via=target.via)
             return
         about = target.about
-        rows = budget_usage.find_waiting_tasks(about.tx, about.workspace_id, [target.id])
+        rows = budget_rows.find_waiting_tasks(about.tx, about.workspace_id, [target.id])
         lack = budgets.find_shortages(about.tx, about.workspace_id, rows, target.estimator).get(target.id)
         enough = "waits for a budget, which has enough money now: it continues automatically"
         yield TaskBlocker(self.name, enough if lack is None else f"{lack.sentence()}. {lack.hint()}")

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, select
 
-from coordination.base.calendars import check_zone
+from coordination.base.clock import check_zone
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
 from coordination.domain.projects.projects import Project

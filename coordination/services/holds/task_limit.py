@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from coordination.domain.jobs.provider_errors import limit_of
 from coordination.domain.tasks.explanations import TaskBlocker
 from coordination.domain.tasks.next_steps import Situation
-from coordination.domain.tasks.task_limits import describe_limit
-from coordination.domain.tasks.tasks import BlockReason
+from coordination.domain.tasks.tasks import BlockReason, describe_limit
 from coordination.services.holds.base import ExplainedTask, Hold
 from coordination.store.queries.tasks import attempts
 

@@ -37,8 +37,8 @@ from coordination.domain.money.budgets import (
 from coordination.domain.money.estimates import Estimate, asks_a_model
 from coordination.domain.projects.model_policy import parse_restrictions, refusal
 from coordination.domain.tasks.events import NewEvent
-from coordination.store.queries.money import budget_usage, budgets
-from coordination.store.queries.money.starts import count_starts
+from coordination.store.queries.money import budgets
+from coordination.store.queries.money.budgets import count_starts
 from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import events
 from coordination.store.types import db_now
@@ -88,9 +88,9 @@ def reserve(
         return result
     keys = applicable.keys()
     uses = (
-        budget_usage.lock_uses(tx, workspace_id, keys, create=keys)
+        budgets.lock_uses(tx, workspace_id, keys, create=keys)
         if wait
-        else budget_usage.lock_available_uses(tx, workspace_id, keys)
+        else budgets.lock_available_uses(tx, workspace_id, keys)
     )
     for row in rows:
         mine = [(key, budget) for key, budget in applicable.of(row) if key in uses]
@@ -112,7 +112,7 @@ def reserve(
             start_budgets |= {key: (budget, row["project_id"]) for key, budget in mine if budget.max_starts is not None}
     if result.reserved:
         new_events = _mark_starts(start_budgets, uses)
-        budget_usage.write_uses(tx, workspace_id, uses.values())
+        budgets.write_uses(tx, workspace_id, uses.values())
         events.append(tx, workspace_id, new_events)
     return result
 
@@ -156,9 +156,9 @@ def find_waiting_shortages(
 ) -> dict[str, BudgetShortage]:
     """Return what each task lacks that waits for money, in one run or the whole workspace."""
     lacks: dict[str, BudgetShortage] = {}
-    waiting = budget_usage.list_waiting_projects_and_runs(tx, workspace_id, run_id=run_id, most=_MOST_RUNS)
+    waiting = budgets.list_waiting_projects_and_runs(tx, workspace_id, run_id=run_id, most=_MOST_RUNS)
     for project_id, each in waiting:
-        rows = budget_usage.list_waiting_tasks(tx, workspace_id, project_id, each, most=_MOST_WAITING)
+        rows = budgets.list_waiting_tasks(tx, workspace_id, project_id, each, most=_MOST_WAITING)
         for start in range(0, len(rows), _BATCH):
             lacks |= find_shortages(tx, workspace_id, rows[start : start + _BATCH], estimator)
     return lacks
@@ -173,7 +173,7 @@ def read_statuses(
     now = tx.execute(select(db_now())).scalar_one()
     zone = ZoneInfo(budgets.read_zone(tx, workspace_id) or "UTC")
     keys = [(budget.id, period_start(budget.period, now, zone)) for budget in records]
-    uses = budget_usage.read_uses(tx, workspace_id, keys)
+    uses = budgets.read_uses(tx, workspace_id, keys)
     names = budgets.read_names(tx, workspace_id, records)
     waiting = Counter(lack.budget.id for lack in lacks.values())
     return [
@@ -226,7 +226,7 @@ class _TaskBudgets:
     def read_uses(self) -> dict[Key, BudgetUse]:
         """Return the use of all present periods, without locks."""
         keys = self.keys()
-        return {key: BudgetUse(*key) for key in keys} | budget_usage.read_uses(self._tx, self._workspace, keys)
+        return {key: BudgetUse(*key) for key in keys} | budgets.read_uses(self._tx, self._workspace, keys)
 
     def assess(
         self, row: Row, mine: Sequence[tuple[Key, Budget]], uses: Mapping[Key, BudgetUse]
@@ -329,9 +329,9 @@ def recount(tx: Connection, workspace_id: str, budget: Budget) -> BudgetUse:
     Starts stay counted after retention has deleted their attempts.
     """
     use, counted, reserved = _recompute(tx, workspace_id, budget, create=True)
-    budget_usage.write_reservations(tx, workspace_id, reserved)
+    budgets.write_reservations(tx, workspace_id, reserved)
     if (use.spent, use.reserved) != (counted.spent, counted.reserved) or use.warned or use.reached:
-        budget_usage.write_uses(tx, workspace_id, [counted])
+        budgets.write_uses(tx, workspace_id, [counted])
     return counted
 
 
@@ -347,8 +347,8 @@ def _recompute(
     """Return the stored use, the recomputed one, and the reservations of running attempts that lack this budget."""
     starts, begins = current_period(tx, workspace_id, budget)
     key = (budget.id, starts)
-    running = budget_usage.lock_running_attempts(tx, workspace_id, budget.scope, budget.subject)
-    uses = budget_usage.lock_uses(tx, workspace_id, [key], create=[key] if create else ())
+    running = budgets.lock_running_attempts(tx, workspace_id, budget.scope, budget.subject)
+    uses = budgets.lock_uses(tx, workspace_id, [key], create=[key] if create else ())
     use = uses.get(key, BudgetUse(*key))
     reserved: dict[tuple[str, int], Reservation] = {}
     total = NOTHING
@@ -363,7 +363,7 @@ def _recompute(
             amount = kept.amount.max_with(Amount(starts=int(attempt.paid)))
             reserved[attempt.task_id, attempt.number] = replace(kept, amount=amount, of=(*kept.of, key))
         total += kept.amount.without_starts()
-    spent = budget_usage.sum_spent(tx, workspace_id, budget.scope, budget.subject, since=begins)
+    spent = budgets.sum_spent(tx, workspace_id, budget.scope, budget.subject, since=begins)
     counted_starts = count_starts(tx, workspace_id, budget.scope, budget.subject, since=begins)
     spent = replace(spent, starts=max(counted_starts, use.spent.starts))
     return use, BudgetUse(budget.id, starts, spent, total), reserved

@@ -27,8 +27,8 @@ from coordination.domain.money.budgets import (
 from coordination.domain.money.cost_totals import sum_records
 from coordination.domain.money.costs import CostRecord, id_with_attempt
 from coordination.domain.tasks.events import NewEvent
-from coordination.store.queries.money import budget_usage, budgets, costs, rollups
-from coordination.store.queries.money.budget_usage import AttemptReservation
+from coordination.store.queries.money import budgets, costs, rollups
+from coordination.store.queries.money.budgets import AttemptReservation
 from coordination.store.queries.projects import retention
 from coordination.store.queries.tasks import events
 from coordination.store.tables.money.rollups import ARCHIVED
@@ -152,7 +152,7 @@ class _Settling:
         self._budgets = {one.id: one for one in applicable.budgets if (one.scope, one.subject) in subjects}
         fences = {(one.task_id, one.attempt) for one in records if one.task_id is not None and one.attempt is not None}
         fences = (fences if self._budgets else set()) | self._closing
-        self._reservations = budget_usage.lock_reservations(tx, workspace_id, fences)
+        self._reservations = budgets.lock_reservations(tx, workspace_id, fences)
 
     def settle(self, new: list[CostRecord]) -> SettleResult:
         """Count the *new* records in budgets. Locks the counters."""
@@ -224,7 +224,7 @@ class _Settling:
     def _write(self) -> None:
         tx, workspace_id = self._tx, self._workspace
         create = {*self._spent, *(key for _, mine in self._extending for key, _ in mine)}
-        uses = budget_usage.lock_uses(tx, workspace_id, {*create, *self._released}, create=create)
+        uses = budgets.lock_uses(tx, workspace_id, {*create, *self._released}, create=create)
         for key, use in uses.items():
             rest = use.without_claim(self._released.get(key, NOTHING))
             uses[key] = replace(rest, spent=rest.spent + self._spent.get(key, NOTHING))
@@ -237,8 +237,8 @@ class _Settling:
                 uses[key], types = mark_thresholds(budget, use)
                 cause = self._cause.get(key)
                 new_events += budget_events(budget, uses[key], types, None if cause is None else cause.project_id)
-        budget_usage.write_uses(tx, workspace_id, uses.values())
-        budget_usage.write_reservations(tx, workspace_id, self._reserved)
+        budgets.write_uses(tx, workspace_id, uses.values())
+        budgets.write_reservations(tx, workspace_id, self._reserved)
         events.append(tx, workspace_id, new_events)
 
     def _extend(self, fence: Fence, mine: Sequence[tuple[Key, Budget]], uses: dict[Key, BudgetUse]) -> None:

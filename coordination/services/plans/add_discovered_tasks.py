@@ -23,8 +23,7 @@ from coordination.domain.tasks.attempts import DiscoveredTask
 from coordination.domain.tasks.tasks import OPEN, BlockReason, OnDependencyFailure, TaskRecord, TaskState
 from coordination.formats.plan import read_tasks
 from coordination.services.plans.inherited_authority import InheritedAuthority
-from coordination.services.plans.store_graph import key_taken, prepare_graph, store_graph
-from coordination.services.plans.task_rows import AgentChooser, GraphScope
+from coordination.services.plans.store_graph import AgentChooser, GraphScope, key_taken, prepare_graph, store_graph
 from coordination.store.queries.projects import projects as project_rows
 from coordination.store.queries.tasks import dependencies as edge_rows
 from coordination.store.queries.tasks import events, ready, runs

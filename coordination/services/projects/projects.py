@@ -14,8 +14,8 @@ from coordination.domain.access.authority import DELEGATES, check_delegates
 from coordination.domain.agents.prompts import KINDS, PROJECT_SETTING, check_prompt_template
 from coordination.domain.fleet.supervisor_settings import SUPERVISOR, parse_supervisor_settings
 from coordination.domain.jobs.checkouts import parse_gates
+from coordination.domain.plans.graph import check_name
 from coordination.domain.plans.plan_expansion import ANSWERER, check_supervisor, supervision_of
-from coordination.domain.plans.plan_values import check_name
 from coordination.domain.projects.model_policy import parse_restrictions
 from coordination.domain.projects.projects import MOVES, Project, ProjectStatus
 from coordination.store.queries.projects import projects as rows

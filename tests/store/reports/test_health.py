@@ -13,7 +13,7 @@ from coordination.domain.fleet.health import Finding, shorten_list
 from coordination.domain.fleet.supervisor_status import StatusThresholds
 from coordination.domain.plans.plans import Concurrency
 from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState
-from coordination.flows.projects.pause_project import pause_project
+from coordination.flows.projects.change_project import pause_project
 from coordination.flows.tasks.force_tasks import force_task
 from coordination.store.queries.fleet import supervisors, workers
 from coordination.store.reports.fleet import health

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 
-from coordination.base.calendars import check_zone, day_of, day_start, month_of
+from coordination.base.clock import check_zone, day_of, day_start, month_of
 from coordination.base.errors import Refused
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordination.domain.tasks.runs import RunState, derive_state
-from coordination.domain.tasks.tasks import TaskState
+from coordination.domain.tasks.tasks import RunState, TaskState, derive_state
 
 Q, R, B = TaskState.QUEUED, TaskState.RUNNING, TaskState.BLOCKED
 C, F, X = TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELED

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.base.calendars import day_of, day_start
+from coordination.base.clock import day_of, day_start
 from coordination.base.errors import Refused
 from coordination.domain.money.date_ranges import DateRange, parse_date_range
 from tests.support.refusals import refuses

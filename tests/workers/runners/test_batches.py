@@ -23,7 +23,7 @@ from tests.support.speed import patience
 from workers.runners import interpreter, python_callable
 from workers.runners.base import Control, StopReason
 from workers.runners.interpreter import Interpreter, InterpreterAnswers, InterpreterKey, PrintedOutput
-from workers.runners.process_watch import OutputReader
+from workers.runners.program import OutputReader
 from workers.runners.registry import Runners
 
 

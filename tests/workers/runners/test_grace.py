@@ -11,7 +11,7 @@ import pytest
 from coordination.domain.tasks.attempts import Outcome
 from tests.support.jobs import Bench
 from tests.support.processes import until
-from workers.runners import process_watch
+from workers.runners import program
 from workers.runners.base import StopReason
 
 GRACE, LONG = timedelta(seconds=1), timedelta(seconds=90)
@@ -25,7 +25,7 @@ DEAF = "trap '' TERM; echo ready; while true; do sleep 600 & wait; done"
 def test_a_job_that_ignores_sigterm_is_killed_after_its_grace(
     bench: Bench, reason: StopReason, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_watch, "_KILL_PATIENCE", LONG.total_seconds())
+    monkeypatch.setattr(program, "_KILL_PATIENCE", LONG.total_seconds())
     job = bench.start({"shell": DEAF}, control={"cancel_grace": GRACE, "lost_grace": GRACE})
     assert job.moved.wait(30)
     asked = time.monotonic()

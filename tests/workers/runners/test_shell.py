@@ -17,7 +17,7 @@ from coordination.domain.jobs import templates
 from coordination.domain.tasks.attempts import Outcome
 from tests.support.jobs import Bench
 from tests.support.speed import patience
-from workers.runners import process_watch, usage_file
+from workers.runners import program, usage_file
 from workers.runners.base import StopReason
 from workers.runners.orphan_reaper import is_running
 
@@ -61,9 +61,9 @@ def test_input_and_needs_are_in_a_file_that_is_gone_afterwards(bench: Bench) -> 
 def test_reports_are_looked_for_often_where_a_budget_waits_for_them_and_else_seldom(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (process_watch._GLANCE_EVERY, process_watch._GLANCE_SELDOM) == (1.0, 5.0)
-    monkeypatch.setattr(process_watch, "_GLANCE_EVERY", 0.05)
-    monkeypatch.setattr(process_watch, "_GLANCE_SELDOM", 0.4)
+    assert (program._GLANCE_EVERY, program._GLANCE_SELDOM) == (1.0, 5.0)
+    monkeypatch.setattr(program, "_GLANCE_EVERY", 0.05)
+    monkeypatch.setattr(program, "_GLANCE_SELDOM", 0.4)
     looks = 0
 
     def look(_: usage_file.UsageFile) -> None:

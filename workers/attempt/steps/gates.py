@@ -16,8 +16,7 @@ from workers.attempt.running import Proceed, RunningAttempt, is_unfinished
 from workers.runners import environment, usage_file
 from workers.runners.output import Capture
 from workers.runners.process import Launcher
-from workers.runners.process_watch import Interruption
-from workers.runners.program import cannot_start
+from workers.runners.program import Interruption, cannot_start
 from workers.runners.side_command import SideCommandEnd, run_side_command, short_name
 
 _MOST_FEEDBACK = 8_000  # characters of a gate's output in the feedback

@@ -19,7 +19,7 @@ import structlog
 
 from coordination.domain.tasks.attempts import Claim
 from workers.runners.base import Control
-from workers.runners.process_watch import Interruption, check_limits, glance_every
+from workers.runners.program import Interruption, check_limits, glance_every
 
 log = structlog.get_logger()
 

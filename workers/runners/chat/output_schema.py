@@ -16,9 +16,9 @@ from jsonschema.validators import extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from coordination.base import json_values
 from coordination.base.errors import Refused
 from coordination.base.json_values import json_problem
-from coordination.formats import jsonl
 from workers.runners.output import one_line
 
 NAME = "final_result"
@@ -66,7 +66,7 @@ class OutputSchema:
         if bare.startswith("```") and bare.endswith("```"):
             bare = bare.strip("`").removeprefix("json")
         try:
-            value = jsonl.parse_json(bare)
+            value = json_values.parse_json(bare)
         except (ValueError, RecursionError):
             raise SchemaMismatchError("it is not JSON") from None
         return self.check(value)

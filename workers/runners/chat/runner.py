@@ -24,7 +24,7 @@ from workers.runners.chat.providers import find_access, variable_names_of
 from workers.runners.chat.servers import ToolServers
 from workers.runners.login_help import Login
 from workers.runners.output import clean_json, shorten
-from workers.runners.process_watch import Interruption
+from workers.runners.program import Interruption
 from workers.runners.provider_environment import ProviderVariables
 from workers.runners.shared import RunnerResources
 

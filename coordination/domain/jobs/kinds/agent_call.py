@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coordination.base.errors import Refused
-from coordination.base.fields import Field, nullable
-from coordination.base.value_types import TEXT, TEXTS, TEXTS_BY_NAME
+from coordination.base.fields import TEXT, TEXTS, TEXTS_BY_NAME, Field, nullable
 from coordination.base.wording import excerpt
 from coordination.domain.jobs.accounts import check_account, program_of
 from coordination.domain.jobs.agent_programs import AGENTS, CONFIGURE_SERVERS, CUSTOM

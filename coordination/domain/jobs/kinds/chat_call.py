@@ -8,8 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordination.base.errors import Refused
-from coordination.base.fields import Field, ValueType, at, load_fields, plain, schema_of
-from coordination.base.value_types import MAPPING, TEXT, TEXTS, TEXTS_BY_NAME, number, record, type_refusal, whole
+from coordination.base.fields import (
+    MAPPING,
+    TEXT,
+    TEXTS,
+    TEXTS_BY_NAME,
+    Field,
+    ValueType,
+    at,
+    load_fields,
+    number,
+    plain,
+    record,
+    schema_of,
+    type_refusal,
+    whole,
+)
 from coordination.base.wording import excerpt
 from coordination.domain.jobs.accounts import check_account
 from coordination.domain.jobs.base import ACCOUNT, ENV, PROMPT, SECRETS, Job

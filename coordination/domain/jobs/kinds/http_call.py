@@ -10,8 +10,19 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from coordination.base.errors import Refused
-from coordination.base.fields import Field, ValueType, plain
-from coordination.base.value_types import ANYTHING, DURATION, TEXT, TEXTS, TEXTS_BY_NAME, record, text, type_refusal
+from coordination.base.fields import (
+    ANYTHING,
+    DURATION,
+    TEXT,
+    TEXTS,
+    TEXTS_BY_NAME,
+    Field,
+    ValueType,
+    plain,
+    record,
+    text,
+    type_refusal,
+)
 from coordination.base.wording import excerpt
 from coordination.domain.jobs.base import SECRETS, Job
 from coordination.domain.jobs.job_environment import check_environment

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordination.base.errors import Refused
-from coordination.base.fields import Field
-from coordination.base.value_types import MAPPING, TEXT
+from coordination.base.fields import MAPPING, TEXT, Field
 from coordination.base.wording import excerpt
 from coordination.domain.jobs.base import ENV, Job
 

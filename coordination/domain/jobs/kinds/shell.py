@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordination.base.errors import Refused
-from coordination.base.fields import Field
-from coordination.base.value_types import TEXT
+from coordination.base.fields import TEXT, Field
 from coordination.domain.jobs.base import ENV, Job
 
 

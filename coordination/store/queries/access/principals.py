@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, String, case, cast, func, lite
 
 from coordination.base.ids import new_id
 from coordination.domain.access.principals import PREFIX_OF_PERSON, WORKER, Principal, PrincipalKind
-from coordination.store.bulk import insert_into
+from coordination.store.driver import insert_into
 from coordination.store.engine import SEEN_PRINCIPALS
 from coordination.store.tables.access.principals import members, people, principals
 from coordination.store.types import Str

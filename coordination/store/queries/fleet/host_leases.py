@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, select
 
-from coordination.store.bulk import insert_into
+from coordination.store.driver import insert_into
 from coordination.store.tables.fleet.host_leases import host_leases
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.types import db_now

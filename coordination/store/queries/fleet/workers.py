@@ -5,6 +5,7 @@ Only these queries have no workspace: a worker may serve several. They return id
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,10 +16,11 @@ from sqlalchemy import Connection, RowMapping, bindparam, case, delete, exists, 
 from coordination.domain.projects.projects import ProjectStatus
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import TaskState
-from coordination.store.bulk import insert_into
+from coordination.store.driver import insert_into
 from coordination.store.queries import one_of
+from coordination.store.tables.fleet.broker_keys import broker_keys
 from coordination.store.tables.fleet.workers import supervisors, workers
-from coordination.store.tables.projects.projects import projects
+from coordination.store.tables.projects.projects import projects, workspaces
 from coordination.store.tables.projects.stops import stops
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.runs import runs
@@ -307,3 +309,53 @@ def lock_silent(tx: Connection, worker_id: str, *, after: timedelta) -> bool:
     """Lock a worker's row, so that its heartbeat waits. Return whether its last one is older than *after*."""
     silent = select(w.id).where(w.id == worker_id, w.heartbeat_at < db_after(-after.total_seconds()))
     return tx.execute(silent.with_for_update()).first() is not None
+
+
+_BYTES = 32
+
+
+def find(tx: Connection) -> bytes | None:
+    """Return the key of this database, or None before it is created."""
+    secret = tx.execute(select(broker_keys.c.secret)).scalar()
+    return None if secret is None else bytes.fromhex(secret)
+
+
+def get_or_create(tx: Connection) -> bytes:
+    """Return the key of this database. Create it if there is none."""
+    row = {"id": 1, "secret": secrets.token_bytes(_BYTES).hex(), "created_at": db_now()}
+    tx.execute(insert_into(tx, broker_keys).values(row).on_conflict_do_nothing(index_elements=["id"]))
+    return bytes.fromhex(tx.execute(select(broker_keys.c.secret)).scalar_one())
+
+
+def replace(tx: Connection) -> None:
+    """Replace the key; signatures of the old one are invalid from then on."""
+    tx.execute(delete(broker_keys))
+    get_or_create(tx)
+
+
+def list_live_for(tx: Connection, workspace_id: str, *, within: timedelta) -> list[RowMapping]:
+    """Return the live workers of this workspace that are not draining."""
+    name = workspace_name(tx, workspace_id)
+    return [
+        row
+        for row in list_live(tx, within=within)
+        if row["draining_at"] is None and (row["serves"] is None or name in row["serves"])
+    ]
+
+
+def workspace_name(tx: Connection, workspace_id: str) -> str:
+    """Return the name of a workspace."""
+    return str(tx.execute(select(workspaces.c.name).where(workspaces.c.id == workspace_id)).scalar())
+
+
+def list_running_on(tx: Connection, worker_ids: Sequence[str]) -> list[RowMapping]:
+    """Return what runs on these workers: task_id, number, key, run_id, project, started_at, and the database's now."""
+    project, now = projects.c.name.label("project"), db_now().label("now")
+    statement = (
+        select(a.task_id, a.number, t.key, t.run_id, project, a.started_at, now)
+        .join(tasks, t.id == a.task_id)
+        .join(projects, projects.c.id == t.project_id)
+        .where(a.worker_id.in_(worker_ids), a.finished_at.is_(None))
+        .order_by(a.started_at)
+    )
+    return list(tx.execute(statement).mappings())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, RowMapping, delete, func, select, update
 
-from coordination.store.bulk import insert_rows
+from coordination.store.driver import insert_rows
 from coordination.store.tables.issues.issues import issues
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_now

@@ -18,7 +18,7 @@ from sqlalchemy import JSON, ColumnElement, Connection, RowMapping, Text, cast, 
 
 from coordination.base.money import plus
 from coordination.domain.money.costs import CostRecord, repeat_id
-from coordination.store.bulk import insert_into, insert_new
+from coordination.store.driver import insert_into, insert_new
 from coordination.store.queries.access.principals import agent_ids, name_of
 from coordination.store.tables.money.costs import CALLS, CORRECTED, UNPRICED, costs
 from coordination.store.types import sum_money

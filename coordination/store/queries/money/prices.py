@@ -8,7 +8,7 @@ from sqlalchemy import Connection, RowMapping, delete, select, text
 
 from coordination.base.ids import new_id
 from coordination.domain.money.pricing import Price, PriceOverride, Rate
-from coordination.store.bulk import insert_into
+from coordination.store.driver import insert_into
 from coordination.store.queries.access.principals import id_or_none, text_of
 from coordination.store.tables.money.prices import OF_ALL, OF_ONE, prices
 from coordination.store.types import db_now

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import CTE, Connection, Float, Select, Text, cast, func, literal, literal_column, or_, select, text
 
-from coordination.base.calendars import DEFAULT
+from coordination.base.clock import DEFAULT
 from coordination.base.money import ZERO
 from coordination.domain.money.cost_totals import DAY, DIMENSIONS, MONTH, CostTotal, TotalKey
 from coordination.store.tables.money.costs import CALLS, UNPRICED, costs

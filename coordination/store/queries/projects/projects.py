@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping, Select, bindparam, cast, func, in
 
 from coordination.base.ids import new_id
 from coordination.domain.projects.projects import Project, ProjectStatus
-from coordination.store.bulk import insert_into
+from coordination.store.driver import insert_into
 from coordination.store.tables.projects.projects import project_aliases, projects, workspaces
 from coordination.store.tables.projects.retention import SUMS, chores
 from coordination.store.types import Str, db_now

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, f
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.sessions import SessionTarget
 from coordination.domain.tasks.tasks import OPEN
-from coordination.store.bulk import insert_into
+from coordination.store.driver import insert_into
 from coordination.store.queries.money.costs import record_of
 from coordination.store.tables.access.principals import principals
 from coordination.store.tables.issues.issues import issues

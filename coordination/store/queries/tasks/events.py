@@ -18,7 +18,7 @@ from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
 from coordination.domain.tasks.events import Event, EventType, NewEvent, SubjectKind
 from coordination.domain.tasks.tasks import TaskState
-from coordination.store.bulk import insert_rows
+from coordination.store.driver import insert_rows
 from coordination.store.queries.access.principals import id_or_none, text_of
 from coordination.store.tables.tasks.events import event_log
 from coordination.store.tables.tasks.tasks import tasks

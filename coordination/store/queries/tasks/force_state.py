@@ -10,9 +10,8 @@ from sqlalchemy import Connection, and_, bindparam, case, or_, select, update
 from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.tasks import NO_REASON, BlockReason, TaskRecord, TaskState
 from coordination.store.queries.tasks import events
-from coordination.store.queries.tasks.attempt_counters import RESET_COUNTERS
 from coordination.store.queries.tasks.dependencies import HOLDING
-from coordination.store.queries.tasks.tasks import BATCH
+from coordination.store.queries.tasks.tasks import BATCH, RESET_COUNTERS
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.tasks import dependencies, tasks
 from coordination.store.types import db_now

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from coordination.domain.tasks.tasks import MOVES, BlockReason, TaskMove, TaskState
-from coordination.store.bulk import insert_into
+from coordination.store.driver import insert_into
 from coordination.store.queries.tasks.tasks import BATCH
 from coordination.store.tables.tasks.task_holds import task_holds
 from coordination.store.tables.tasks.tasks import tasks

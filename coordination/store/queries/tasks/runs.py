@@ -11,8 +11,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, exists, func, insert, 
 from coordination.base.errors import NotFound
 from coordination.domain.money.sessions import Session, SessionTarget
 from coordination.domain.plans.plan_expansion import KIND_OF_CHOICE, VARIANTS
-from coordination.domain.tasks.runs import RunRecord, derive_state
-from coordination.domain.tasks.tasks import OPEN, TaskState
+from coordination.domain.tasks.tasks import OPEN, RunRecord, TaskState, derive_state
 from coordination.store.queries.access.principals import agent_ids, find_agent_ids, id_of, name_of
 from coordination.store.queries.money import costs as ledger
 from coordination.store.tables.projects.projects import projects

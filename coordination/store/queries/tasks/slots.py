@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, or_, select, update
 
 from coordination.domain.jobs.checkouts import MERGE_KEY, merge_key
-from coordination.store.bulk import insert_into
+from coordination.store.driver import insert_into
 from coordination.store.queries.access.principals import agent_ids, names_of
 from coordination.store.tables.tasks.attempts import attempts, slots
 from coordination.store.tables.tasks.tasks import tasks

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, case, exists, func, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    and_,
+    bindparam,
+    case,
+    exists,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from coordination.domain.access.principals import PrincipalKind
-from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT
+from coordination.domain.fleet.leases import MAX_DEFERRALS
 from coordination.domain.tasks.tasks import (
+    DEFERRAL_LIMIT,
+    MAX_CONSECUTIVE_LOSSES,
     MOVES,
     NO_REASON,
     OPEN,
@@ -21,16 +38,74 @@ from coordination.domain.tasks.tasks import (
     TaskRecord,
     TaskState,
 )
+from coordination.store.driver import insert_rows
 from coordination.store.queries.access import principals
-from coordination.store.queries.tasks.attempt_counters import (
-    RESET_COUNTERS,
-    CounterChanges,
-    counter_values,
-    is_limit_reached,
-)
+from coordination.store.queries.money.budgets import PAID
 from coordination.store.tables.access.principals import principals as principals_table
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import Reasons, db_after, db_now
+
+RESET_COUNTERS: dict[str, Any] = {
+    "failures": 0,
+    "losses": 0,
+    "deferrals": 0,
+    "deferred_since": None,
+    "starts": 0,
+    "consecutive_losses": 0,
+}
+"""The values that reset all counters of a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class CounterChanges:
+    """The changes by an ended attempt. ``started``: its job was started. ``lost``: its worker was lost.
+
+    ``losses`` is set, not added (see ``domain.tasks.retry.count_losses``); None leaves it. ``own_end``: the job
+    ended by itself without a deferral, which resets the deferrals. ``known_wait``: it waits for the known end of a
+    provider limit, so that ``deferred_since`` is reset.
+    """
+
+    failures: int = 0
+    losses: int | None = None
+    deferrals: int = 0
+    started: bool = False
+    lost: bool = False
+    own_end: bool = False
+    known_wait: bool = False
+
+
+def counter_values(counts: CounterChanges) -> dict[str, Any]:
+    """Return the new values of the counters."""
+    deferred: dict[str, Any] = {}
+    if counts.own_end:
+        deferred = {"deferrals": 0, "deferred_since": None}
+    elif counts.deferrals:
+        since = None if counts.known_wait else func.coalesce(t.deferred_since, db_now())
+        deferred = {"deferrals": t.deferrals + counts.deferrals, "deferred_since": since}
+    return {
+        "failures": t.failures + counts.failures,
+        "losses": t.losses if counts.losses is None else counts.losses,
+        "consecutive_losses": t.consecutive_losses + 1 if counts.lost else 0,
+        "starts": _starts(counts),
+        **deferred,
+    }
+
+
+def is_limit_reached(counts: CounterChanges, deferral_limit: timedelta = DEFERRAL_LIMIT) -> ColumnElement[bool]:
+    """Return the condition that the task reaches a limit with these changes."""
+    limits: list[ColumnElement[bool]] = [and_(PAID, _starts(counts) >= t.max_starts)]
+    if counts.lost:
+        limits.append(t.consecutive_losses + 1 >= MAX_CONSECUTIVE_LOSSES)
+    if counts.deferrals:
+        limits.append(t.deferrals + counts.deferrals >= MAX_DEFERRALS)
+        if not counts.known_wait:
+            limits.append(t.deferred_since <= db_after(-deferral_limit.total_seconds()))
+    return func.coalesce(or_(*limits), false())
+
+
+def _starts(counts: CounterChanges) -> Any:
+    return case((PAID, t.starts + 1), else_=t.starts) if counts.started else t.starts
+
 
 BATCH = 500
 
@@ -330,3 +405,23 @@ def task_of(row: RowMapping) -> TaskRecord:
         on_dependency_failure=OnDependencyFailure(row["on_dependency_failure"]),
         carried_over=row["carried"] or {},
     )
+
+
+def insert(
+    tx: Connection, workspace_id: str, rows: Iterable[dict[str, Any]], *, creator: str, agents: Collection[str]
+) -> None:
+    """Store new tasks of *creator*. The ``agent`` of each row is a name in *agents*, or None."""
+    created_by = principals.id_of(tx, workspace_id, creator)
+    ids: dict[str | None, str | None] = {None: None}
+    if agents:
+        ids.update(principals.agent_ids(tx, workspace_id, agents))
+    insert_rows(tx, tasks, (_complete_row(row, workspace_id, created_by, ids) for row in rows))
+
+
+def _complete_row(
+    row: dict[str, Any], workspace_id: str, created_by: str, agents: Mapping[str | None, str | None]
+) -> dict[str, Any]:
+    row["workspace_id"] = workspace_id
+    row["created_by"] = created_by
+    row["agent_id"] = agents[row.pop("agent")]
+    return row

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from sqlalchemy import Connection, select
 
-from coordination.base.calendars import day_start
+from coordination.base.clock import day_start
 from coordination.base.money import ZERO
 from coordination.domain.forecast.forecasts import WINDOW, BurnRate, Forecast, burn_rate, forecast
 from coordination.domain.money.date_ranges import DateRange

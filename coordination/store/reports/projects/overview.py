@@ -14,8 +14,7 @@ from decimal import Decimal
 from sqlalchemy import Connection, func, select
 
 from coordination.domain.fleet.supervisor_status import StatusThresholds, status_of
-from coordination.domain.tasks.runs import RunRecord
-from coordination.domain.tasks.tasks import OPEN
+from coordination.domain.tasks.tasks import OPEN, RunRecord
 from coordination.store.queries.fleet import supervisors, workers
 from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import runs

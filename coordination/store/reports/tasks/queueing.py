@@ -11,7 +11,7 @@ from coordination.base.wording import plural
 from coordination.domain.tasks.explanations import TaskBlocker
 from coordination.domain.tasks.next_steps import Situation, steps
 from coordination.domain.tasks.tasks import TaskRecord
-from coordination.store.queries.fleet import serving, workers
+from coordination.store.queries.fleet import workers
 from coordination.store.queries.tasks import ready
 from coordination.store.reports.tasks.task_steps import TaskSteps
 from coordination.store.tables.tasks.tasks import tasks
@@ -22,10 +22,10 @@ t = tasks.c
 def find_queue_blockers(about: TaskSteps, live_within: timedelta, window: int | None) -> Iterator[TaskBlocker]:
     """Yield what keeps a ready task from being claimed."""
     tx, workspace_id, task = about.tx, about.workspace_id, about.task
-    ours = serving.list_live_for(tx, workspace_id, within=live_within)
+    ours = workers.list_live_for(tx, workspace_id, within=live_within)
     slots, running = sum(row["slots"] for row in ours), workers.count_open_attempts(tx)
     if slots == 0 and (others := workers.count_live_slots(tx, within=live_within)):
-        name = serving.workspace_name(tx, workspace_id)
+        name = workers.workspace_name(tx, workspace_id)
         yield TaskBlocker(
             "no_worker",
             f"no living worker runs jobs of the workspace {name}: {plural(others, 'place serves', 'places serve')}"

@@ -2,8 +2,14 @@
 
 from sqlalchemy import Boolean, CheckConstraint, Column, Index, Integer, Table, UniqueConstraint, text
 
-from coordination.domain.tasks.task_limits import DEFAULT_MAX_STARTS
-from coordination.domain.tasks.tasks import BlockReason, CancelCause, DependencyKind, OnDependencyFailure, TaskState
+from coordination.domain.tasks.tasks import (
+    DEFAULT_MAX_STARTS,
+    BlockReason,
+    CancelCause,
+    DependencyKind,
+    OnDependencyFailure,
+    TaskState,
+)
 from coordination.store.tables import check_one_of, checked_on_sqlite, metadata, partial_index
 from coordination.store.types import Id, Json, Reasons, Seconds, Str, UtcTime, db_now
 

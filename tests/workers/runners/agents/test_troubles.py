@@ -27,8 +27,7 @@ from workers.runners.agents.adapters import ADAPTERS
 from workers.runners.agents.base import Transcript
 from workers.runners.agents.failures import classify_failure
 from workers.runners.agents.lines import JsonLines
-from workers.runners.process_watch import Interruption
-from workers.runners.program import ProgramResult
+from workers.runners.program import Interruption, ProgramResult
 from workers.runners.provider_environment import ProviderVariables
 
 STREAMS = ROOT / "tests" / "data" / "agent_streams"
