@@ -85,7 +85,7 @@ class AgentRunner:
                         show=reader.complain,
                         stdin=stdin,
                         write=control.writable_paths(folder),
-                        glance=usage_file.UsageFile(scratch.costs, reader.add_reports).poll,
+                        poll=usage_file.UsageFile(scratch.costs, reader.add_reports).poll,
                         done=reader.is_done,
                     )
                 except (OSError, ValueError) as error:

@@ -27,8 +27,8 @@ from workers.runners.system_limits import cpu_sentence, ran_out_of_cpu
 
 _CHUNK = 1 << 16
 _KILL_PATIENCE = 5.0  # the most time to wait for a process after SIGKILL
-_GLANCE_EVERY = 1.0
-_GLANCE_SELDOM = 5.0  # without a budget, so that a thousand jobs cost less than a twentieth of a core
+_POLL_INTERVAL = 1.0
+_SLOW_POLL_INTERVAL = 5.0  # without a budget, so that a thousand jobs cost less than a twentieth of a core
 _DONE_PATIENCE = 30.0  # how long a program that reported its end may print nothing and not exit
 _POLL_EVERY = 0.1  # where exits cannot be waited for
 _SENTENCES = {
@@ -84,7 +84,7 @@ class ProcessWatch:
 
     *output*: receives the bytes of each stream, which count as progress. *answer*: descriptor and reader of a reply
     that ends the wait. The caller closes all descriptors. *began*: the start of the job in monotonic seconds, if the
-    process is reused. *glance*: called regularly. *done*: returns whether the job has reported its end.
+    process is reused. *poll*: called regularly. *done*: returns whether the job has reported its end.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ProcessWatch:
         output: Mapping[int, Callable[[bytes], None]],
         answer: tuple[int, Reader] | None = None,
         began: float | None = None,
-        glance: Callable[[], None] | None = None,
+        poll: Callable[[], None] | None = None,
         done: Callable[[], bool] = lambda: False,
     ) -> None:
         self._process = process
@@ -104,7 +104,7 @@ class ProcessWatch:
         self._readers = {fd: self._into(feed) for fd, feed in output.items()}
         if answer is not None:
             self._readers[answer[0]] = answer[1]
-        self._poll = select.poll()
+        self._selector = select.poll()
         limits = control.limits_for(claim)
         is_measured = limits.memory is not None or limits.cpu is not None
         self._meter = ResourceMeter(process, limits, reused=began is not None) if is_measured else None
@@ -120,25 +120,25 @@ class ProcessWatch:
         self._must_poll = False  # some of the others cannot be waited for
         self._began = self._moved_at = time.monotonic() if began is None else began
         self._done = done
-        self._glance = glance
-        self._glance_every = glance_every(control)
-        self._glance_at = math.inf if glance is None else self._began + self._glance_every
+        self._poll = poll
+        self._poll_interval = poll_interval(control)
+        self._poll_at = math.inf if poll is None else self._began + self._poll_interval
         self._end_by = math.inf  # when the grace period ends, or the wait after SIGKILL
 
     def run(self) -> Interruption | None:
         """Wait until the process has exited or answered. Return its interruption, if any."""
         for fd in (self._control.fileno(), self._process.exit_fd, *self._readers):
-            self._poll.register(fd, select.POLLIN)
+            self._selector.register(fd, select.POLLIN)
         try:
             while True:
                 now = time.monotonic()
                 self._keep_limits(now)
-                if self._glance is not None and now >= self._glance_at:
-                    self._glance()
-                    self._glance_at = now + self._glance_every
+                if self._poll is not None and now >= self._poll_at:
+                    self._poll()
+                    self._poll_at = now + self._poll_interval
                 if self._is_over(now):
                     return self._interruption
-                for fd, _ in self._poll.poll(self._patience(now)):
+                for fd, _ in self._selector.poll(self._patience(now)):
                     self._handle(fd)
         finally:
             for handle in self._others:
@@ -179,9 +179,9 @@ class ProcessWatch:
     def _handle(self, fd: int) -> None:
         if fd == self._process.exit_fd:
             self._exited = True
-            self._poll.unregister(fd)
+            self._selector.unregister(fd)
         elif fd in self._others:
-            self._poll.unregister(fd)
+            self._selector.unregister(fd)
             os.close(fd)
             del self._others[fd]
         elif fd in self._readers:
@@ -189,7 +189,7 @@ class ProcessWatch:
             if reading is OutputReader.DONE:
                 self._answered = True
             elif reading is OutputReader.CLOSED:
-                self._poll.unregister(fd)
+                self._selector.unregister(fd)
                 del self._readers[fd]
         else:
             self._control.acknowledge()
@@ -254,12 +254,12 @@ class ProcessWatch:
                 self._must_poll = True
             else:
                 self._others[handle] = pid
-                self._poll.register(handle, select.POLLIN)
+                self._selector.register(handle, select.POLLIN)
         return not remaining
 
     def _patience(self, now: float) -> int | None:
         """Return milliseconds until the next deadline, or None."""
-        due = min(self._end_by, self._glance_at)
+        due = min(self._end_by, self._poll_at)
         if self._interruption is None:
             measure_at = math.inf if self._meter is None else self._meter.next_poll
             due = min(due, self._began + self._timeout, self._moved_at + self._stall, self._exit_deadline(), measure_at)
@@ -270,9 +270,9 @@ class ProcessWatch:
         return math.ceil(max(due - now, 0) * 1000)
 
 
-def glance_every(control: Control) -> float:
-    """Return the seconds between two calls of ``glance``."""
-    return _GLANCE_EVERY if control.has_budget else _GLANCE_SELDOM
+def poll_interval(control: Control) -> float:
+    """Return the seconds between two calls of ``poll``."""
+    return _POLL_INTERVAL if control.has_budget else _SLOW_POLL_INTERVAL
 
 
 def check_limits(
@@ -336,13 +336,13 @@ def run_program(
     announced: bool = True,
     write: Sequence[str] | None = None,
     read: Sequence[str] = (),
-    glance: Callable[[], None] | None = None,
+    poll: Callable[[], None] | None = None,
     done: Callable[[], bool] = lambda: False,
 ) -> ProgramResult:
     """Run the program to its end. *feed* gets its stdout while it runs, *show* its stderr, which is also kept.
 
     *announced*: it is the job itself. *write*: paths that it may write in a sandbox; None: its folder. *read*: further
-    paths that it may read there. *glance*: called from time to time, and at the end. *done*: returns whether the
+    paths that it may read there. *poll*: called from time to time, and at the end. *done*: returns whether the
     program has reported its end. Raises OSError or ValueError when it cannot be started.
     """
     err, limits = Capture(control.output_limit), control.limits_for(claim)
@@ -376,7 +376,7 @@ def run_program(
             claim,
             control,
             output={out_reading.fileno(): feed, err_reading.fileno(): feed_err},
-            glance=glance,
+            poll=poll,
             done=done,
         )
         try:
@@ -388,8 +388,8 @@ def run_program(
         watch.drain()
         if masked_err is not None:
             masked_err.close()
-        if glance is not None:
-            glance()  # also for programs that end at once
+        if poll is not None:
+            poll()  # also for programs that end at once
     if interruption is None and limits.cpu is not None and ran_out_of_cpu(process.exit_code):
         interruption = Interruption(Outcome.FAILED, cpu_sentence(limits.cpu))
     return ProgramResult(process.exit_code, interruption, err.text())

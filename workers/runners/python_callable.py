@@ -290,7 +290,7 @@ class _BatchCall:
             output={interpreter.output: self._printed.feed},
             answer=(interpreter.channel, self._answers.read),
             began=self._began,
-            glance=usage_file.UsageFile(job.scratch.costs, control.record_usage).poll,
+            poll=usage_file.UsageFile(job.scratch.costs, control.record_usage).poll,
         )
         control.note_start(replace(interpreter.process.record, marker=_marker(job)))
         self._printed.show(partial(control.show_output, Stream.OUT))

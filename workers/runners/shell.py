@@ -55,7 +55,7 @@ class ShellRunner:
                     feed=feed,
                     show=partial(control.show_output, Stream.ERR),
                     write=control.writable_paths(folder),
-                    glance=usage_file.UsageFile(scratch.costs, control.record_usage).poll,
+                    poll=usage_file.UsageFile(scratch.costs, control.record_usage).poll,
                 )
             except (OSError, ValueError) as error:
                 return program.cannot_start(error, folder=folder)

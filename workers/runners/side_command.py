@@ -52,7 +52,7 @@ def run_side_command(
     variables: Mapping[str, str],
     folder: str,
     timeout: timedelta,
-    glance: Callable[[], None],
+    poll: Callable[[], None],
 ) -> SideCommandEnd:
     """Run *command* in *folder* to its end. Raises OSError or ValueError when it cannot be started."""
     began = monotonic()
@@ -67,7 +67,7 @@ def run_side_command(
         feed=out.feed,
         announced=False,
         write=control.writable_paths(folder),
-        glance=glance,
+        poll=poll,
     )
     interruption, problem = ran.interruption, _problem(ran.exit_code)
     if interruption is not None and interruption.outcome is Outcome.TIMED_OUT:

@@ -103,7 +103,7 @@ class Git:
 
     *write*: what it may change besides the repository in a sandbox: at most one worktree, never the checkout, because a
     job may have configured a filter or merge driver.
-    *glance*: called regularly while a command runs, and after it.
+    *poll*: called regularly while a command runs, and after it.
     """
 
     launcher: Launcher
@@ -112,7 +112,7 @@ class Git:
     folder: str | Path
     variables: Mapping[str, str]
     write: Sequence[str] = ()
-    glance: Callable[[], None] | None = None
+    poll: Callable[[], None] | None = None
 
     def at(self, folder: str | Path, **variables: str) -> Git:
         """Return a copy for another directory, with additional variables."""
@@ -176,7 +176,7 @@ class Git:
                 variables=self.variables,
                 folder=str(self.folder),
                 feed=keep,
-                glance=self.glance,
+                poll=self.poll,
                 stdin=stdin,
                 announced=False,
                 write=self.write,
@@ -230,9 +230,9 @@ def git_of_attempt(launcher: Launcher, claim: Claim, control: Control) -> Iterat
         with environment.Scratch(control.scratch, claim) as scratch:
             if place is not None:
                 scratch.move_costs(place)
-            with usage_file.meter_side_command(scratch.costs, control) as glance:
+            with usage_file.meter_side_command(scratch.costs, control) as poll:
                 write = [] if place is None else [place]
-                yield Git(launcher, claim, control, "/", variables_of(claim, scratch), write=write, glance=glance)
+                yield Git(launcher, claim, control, "/", variables_of(claim, scratch), write=write, poll=poll)
     finally:
         untrusted_files.delete_quietly(place)
 

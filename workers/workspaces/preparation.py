@@ -209,11 +209,11 @@ class WorktreePreparation:
         """Run the setup command; yield the paths of new files, without the *copied* ones."""
         with (
             environment.Scratch(self.control.scratch, self.claim) as scratch,
-            usage_file.meter_side_command(scratch.costs, self.control) as glance,
+            usage_file.meter_side_command(scratch.costs, self.control) as poll,
         ):
             variables = environment.base_variables() | environment.attempt_variables(self.claim, scratch)
             run = partial(run_side_command, self.launcher, setup, self.claim, self.control)
-            ran = run(variables=variables, folder=self.worktree.folder, timeout=SETUP_LIMIT, glance=glance)
+            ran = run(variables=variables, folder=self.worktree.folder, timeout=SETUP_LIMIT, poll=poll)
         if ran.interruption is not None:
             raise GitInterrupted(ran.interruption)
         name = short_name(setup)

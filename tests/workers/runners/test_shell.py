@@ -61,9 +61,9 @@ def test_input_and_needs_are_in_a_file_that_is_gone_afterwards(bench: Bench) -> 
 def test_reports_are_looked_for_often_where_a_budget_waits_for_them_and_else_seldom(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (program._GLANCE_EVERY, program._GLANCE_SELDOM) == (1.0, 5.0)
-    monkeypatch.setattr(program, "_GLANCE_EVERY", 0.05)
-    monkeypatch.setattr(program, "_GLANCE_SELDOM", 0.4)
+    assert (program._POLL_INTERVAL, program._SLOW_POLL_INTERVAL) == (1.0, 5.0)
+    monkeypatch.setattr(program, "_POLL_INTERVAL", 0.05)
+    monkeypatch.setattr(program, "_SLOW_POLL_INTERVAL", 0.4)
     looks = 0
 
     def look(_: usage_file.UsageFile) -> None:

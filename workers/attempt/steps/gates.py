@@ -70,7 +70,7 @@ class GatesStep:
         return replace(result, log=capture.text() or None, usage=(*result.usage, *gate_usage), **end)
 
     def _run(
-        self, gate: Gate, attempt: RunningAttempt, scratch: environment.Scratch, glance: Callable[[], None]
+        self, gate: Gate, attempt: RunningAttempt, scratch: environment.Scratch, poll: Callable[[], None]
     ) -> SideCommandEnd:
         claim, control, folder = attempt.claim, attempt.control, str(attempt.claim.workdir)
         if control.stop_reason is not None:  # do not start it: it may cost money
@@ -80,7 +80,7 @@ class GatesStep:
         own, of_attempt = claim.work.get("env", {}), environment.attempt_variables(claim, scratch)
         variables = environment.base_variables() | own | of_attempt
         run = partial(run_side_command, self._launcher, gate.run, claim, control)
-        return run(variables=variables, folder=folder, timeout=gate.timeout, glance=glance)
+        return run(variables=variables, folder=folder, timeout=gate.timeout, poll=poll)
 
 
 def _feedback(gate: Gate, why: str, printed: str) -> str:

@@ -19,7 +19,7 @@ import structlog
 
 from coordination.domain.tasks.attempts import Claim
 from workers.runners.base import Control
-from workers.runners.program import Interruption, check_limits, glance_every
+from workers.runners.program import Interruption, check_limits, poll_interval
 
 log = structlog.get_logger()
 
@@ -133,15 +133,15 @@ def wait_for(
     control: Control,
     *,
     began: float,
-    glance: Callable[[], None] | None = None,
+    poll: Callable[[], None] | None = None,
 ) -> Interruption | None:
     """Sleep until the conversation has ended. Return what interrupted it, if anything did.
 
-    A canceled conversation that does not end soon is abandoned (``ended`` is false then). *glance*: called from time to
+    A canceled conversation that does not end soon is abandoned (``ended`` is false then). *poll*: called from time to
     time.
     """
-    every = glance_every(control)
-    glance_at = math.inf if glance is None else began + every
+    every = poll_interval(control)
+    poll_at = math.inf if poll is None else began + every
     waiter = select.poll()
     waiter.register(conversation.fileno(), select.POLLIN)
     waiter.register(control.fileno(), select.POLLIN)
@@ -152,16 +152,16 @@ def wait_for(
         if now >= end_by:
             log.error("abandoned a canceled conversation that does not end")
             return interruption
-        if glance is not None and now >= glance_at:
-            glance()
-            glance_at = now + every
+        if poll is not None and now >= poll_at:
+            poll()
+            poll_at = now + every
         reached, due = check_limits(claim, control, now, began=began, moved_at=conversation.progress_at)
         if reached is not None and (interruption is None or interruption.yields_to(reached)):
             if interruption is None:
                 end_by = now + _CANCEL_PATIENCE
                 conversation.cancel()
             interruption = reached
-        due = min(due if interruption is None else end_by, end_by, glance_at)
+        due = min(due if interruption is None else end_by, end_by, poll_at)
         for fd, _ in waiter.poll(None if math.isinf(due) else math.ceil(max(due - now, 0) * 1000)):
             if fd != conversation.fileno():
                 control.acknowledge()

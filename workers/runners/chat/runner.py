@@ -68,7 +68,7 @@ class ChatRunner:
                     claim,
                     control,
                     began=began,
-                    glance=tool_usage.poll if with_programs else None,
+                    poll=tool_usage.poll if with_programs else None,
                 )
                 servers.ends_at_once = interruption is not None and interruption.outcome is Outcome.LOST
             usage, warnings = tool_usage.end()
@@ -103,11 +103,11 @@ class ChatRunner:
         self._loop.close()
 
     def _run(
-        self, make: MakeConversation, claim: Claim, control: Control, *, began: float, glance: Callable[[], None] | None
+        self, make: MakeConversation, claim: Claim, control: Control, *, began: float, poll: Callable[[], None] | None
     ) -> Interruption | None:
         conversation = self._loop.start(make, control.progress)
         try:
-            interruption = wait_for(conversation, claim, control, began=began, glance=glance)
+            interruption = wait_for(conversation, claim, control, began=began, poll=poll)
         finally:
             conversation.close()
         if conversation.error is not None and interruption is None:
