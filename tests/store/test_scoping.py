@@ -96,6 +96,8 @@ WITHOUT_WORKSPACE = {
     "dependencies.row_of",
 }
 
+OF_WORKERS = {"workers.list_live_for", "workers.workspace_name"}  # the others serve all workspaces
+
 
 def functions(package) -> Iterator[tuple[str, Callable[..., Any]]]:
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
@@ -109,7 +111,9 @@ SCOPED = {
     name: function
     for package in (queries, reports)
     for name, function in functions(package)
-    if not name.startswith("workers.") and name not in WITHOUT_WORKSPACE and name != "overview.list_live_workers"
+    if (not name.startswith("workers.") or name in OF_WORKERS)
+    and name not in WITHOUT_WORKSPACE
+    and name != "overview.list_live_workers"
 }
 
 
