@@ -63,18 +63,14 @@ WITHOUT_WORKSPACE = {
     "projects.workspace_ids",
     "events.parse_cursor",  # no statements
     "stops.claiming_transactions",  # transactions on the database
-    "serving.list_running_on",  # of workers, which serve all workspaces
     "queueing.find_queue_blockers",  # of a task that its caller has read
     "task_steps.steps_after_end",
     "predicates.has_setting",  # conditions
     "idle_supervisors.has",
     "idle_supervisors.has_blocked",
     "slots.exclude_full",
-    "attempt_counters.counter_values",
-    "attempt_counters.is_limit_reached",
-    "broker_keys.find",  # one for the database: workers of all workspaces read one queue
-    "broker_keys.get_or_create",
-    "broker_keys.replace",
+    "tasks.counter_values",
+    "tasks.is_limit_reached",
     "health.silent_workers",  # of the fleet, which serves all workspaces
     "health.skewed_clocks",
     "health.clock_finding",
@@ -97,7 +93,12 @@ WITHOUT_WORKSPACE = {
     "principals.text_of",
     "attempts.insert_many",  # rows that carry their workspace
     "dependencies.insert_many",
+    "dependencies.row_of",
 }
+
+
+OF_WORKERS = {"workers.list_live_for", "workers.workspace_name"}
+"""The functions of this module that concern one workspace; workers serve all."""
 
 
 def functions(package) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -112,7 +113,9 @@ SCOPED = {
     name: function
     for package in (queries, reports)
     for name, function in functions(package)
-    if not name.startswith("workers.") and name not in WITHOUT_WORKSPACE and name != "overview.list_live_workers"
+    if (not name.startswith("workers.") or name in OF_WORKERS)
+    and name not in WITHOUT_WORKSPACE
+    and name != "overview.list_live_workers"
 }
 
 
@@ -321,19 +324,19 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
                     "period": lambda world: BudgetPeriod.TOTAL},
     "budgets.of_subject": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id},
     "budgets.read_names": {"records": lambda world: [_budget(world)]},
-    "budget_usage.find_waiting_tasks": {"task_ids": lambda world: list(world.ids.values())},
+    "budgets.find_waiting_tasks": {"task_ids": lambda world: list(world.ids.values())},
     "budgets.put": {"budget": lambda world: _budget(world, id=new_id(), usd=Decimal(10))},
     "budgets.insert_new": {"new": lambda world: [_budget(world, id=new_id(), period=BudgetPeriod.DAY)]},
     "budgets.remove": {"budget_id": lambda world: world.run_id},
-    "budget_usage.read_uses": {"keys": lambda world: [(world.run_id, "")]},
-    "budget_usage.lock_available_uses": {"keys": lambda world: [(world.run_id, "")]},
-    "budget_usage.lock_uses": {"keys": lambda world: [(world.run_id, "x")], "create": lambda world: [(world.run_id, "x")]},
-    "budget_usage.write_uses": {"changed": lambda world: [BudgetUse(world.run_id, "", Amount(Decimal(7)))]},
-    "budget_usage.lock_reservations": {"fences": lambda world: [(world.ids["lost"], 1)]},
-    "budget_usage.lock_running_attempts": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id},
-    "budget_usage.write_reservations": {"reserved": lambda world: {(world.ids["lost"], 1): Reservation(Amount(Decimal(7)))}},
-    "starts.count_starts": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
-    "budget_usage.sum_spent": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
+    "budgets.read_uses": {"keys": lambda world: [(world.run_id, "")]},
+    "budgets.lock_available_uses": {"keys": lambda world: [(world.run_id, "")]},
+    "budgets.lock_uses": {"keys": lambda world: [(world.run_id, "x")], "create": lambda world: [(world.run_id, "x")]},
+    "budgets.write_uses": {"changed": lambda world: [BudgetUse(world.run_id, "", Amount(Decimal(7)))]},
+    "budgets.lock_reservations": {"fences": lambda world: [(world.ids["lost"], 1)]},
+    "budgets.lock_running_attempts": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id},
+    "budgets.write_reservations": {"reserved": lambda world: {(world.ids["lost"], 1): Reservation(Amount(Decimal(7)))}},
+    "budgets.count_starts": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
+    "budgets.sum_spent": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
     "costs.append": {"records": lambda world: [_cost("new", project_id=world.project_id)]},
     "costs.calls_to_price": {"also_priced": lambda world: True},
     "costs.corrections": {"corrected": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
@@ -404,7 +407,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
         "question_id": _asked, "text": lambda world: "so", "by": lambda world: "me"
     },
     "questions.of_task": {"task_id": lambda world: world.ids["asks"]},
-    "new_tasks.insert": {"rows": _new_tasks, "creator": lambda world: "user:me", "agents": lambda world: ["bo"]},
+    "tasks.insert": {"rows": _new_tasks, "creator": lambda world: "user:me", "agents": lambda world: ["bo"]},
     "costs.with_agents": {"records": lambda world: [_cost("new", project_id=None)]},
     "ready.hold_back": {"subjects": lambda world: {}},
     "tasks.lock_by_key": {"keys": lambda world: ["done"]},
@@ -415,7 +418,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "names.projects_with_task": {"key": lambda world: "done"},
 }  # fmt: skip
 ADDS = {
-    "new_tasks.insert", "principals.agent_ids", "principals.id_of", "principals.id_or_none", "principals.add_owner", "events.append_bulk",
+    "tasks.insert", "principals.agent_ids", "principals.id_of", "principals.id_or_none", "principals.add_owner", "events.append_bulk",
     "agents.make", "artifacts.add", "merges.put", "prices.put", "host_leases.add",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
     "budgets.insert_new", "costs.append", "dependencies.hold", "job_history.learn", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
