@@ -26,8 +26,8 @@ print(time.perf_counter() - began)
 """
 
 _WITHOUT_COPY = """
-from coordination.store import bulk
-bulk._FEW = bulk._BLOCK = 1 << 60  # nothing is so much that it would go another way than by INSERT
+from coordination.store import driver
+driver._FEW = driver._BLOCK = 1 << 60  # nothing is so much that it would go another way than by INSERT
 """
 
 

@@ -1,4 +1,4 @@
-"""Text of jobs without the sequences that a terminal would execute. Pure."""
+"""Text of jobs without the sequences that a terminal would execute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""URLs of databases and Redis in the forms of the libraries, and in a form for people. Pure."""
+"""URLs of databases and Redis in the forms of the libraries, and in a form for people."""
 
 from __future__ import annotations
 

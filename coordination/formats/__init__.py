@@ -1,1 +1,1 @@
-"""Conversion between file formats and records of the domain. Pure."""
+"""Conversion between file formats and records of the domain."""

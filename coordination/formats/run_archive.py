@@ -1,4 +1,4 @@
-"""Archives of deleted runs in JSON Lines. Pure.
+"""Archives of deleted runs in JSON Lines.
 
 The first line is ``{"record": "archive", "version": 1, "of": "run", …}``. Rows follow as ``{"record": "tasks",
 …columns…}``. The last line is ``{"record": "end", "rows": 12}``; a file without it is incomplete.

@@ -1,7 +1,8 @@
-"""An MCP session for a server of tools. Standard library only.
+"""An MCP session of a server that offers tools. Standard library only.
 
 It supports two generations of the protocol, as the official library does, chosen by the client's first request. Up to
-2025-11-25 there is the ``initialize`` handshake; since 2026-07-28 each request has its version and capabilities.
+2025-11-25 there is the ``initialize`` handshake; since 2026-07-28 each request carries the version and the
+capabilities of the client.
 """
 
 from __future__ import annotations

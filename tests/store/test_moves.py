@@ -56,7 +56,7 @@ ACTS: dict[str, tuple[TaskMove, Act]] = {
     ),
     "wait": (
         TaskMove.WAIT,
-        lambda tx, ws, task, number: tasks.wait(
+        lambda tx, ws, task, number: tasks.block(
             tx, ws, task, attempt=number, counts=NO_COUNTS, reason=BlockReason.QUESTION, error=None
         ),
     ),

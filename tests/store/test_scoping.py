@@ -96,7 +96,9 @@ WITHOUT_WORKSPACE = {
     "dependencies.row_of",
 }
 
-OF_WORKERS = {"workers.list_live_for", "workers.workspace_name"}  # the others serve all workspaces
+
+OF_WORKERS = {"workers.list_live_for", "workers.workspace_name"}
+"""The functions of this module that concern one workspace; workers serve all."""
 
 
 def functions(package) -> Iterator[tuple[str, Callable[..., Any]]]:

@@ -95,8 +95,11 @@ def example(hint: Any) -> Any:  # noqa: PLR0911 - one line a kind of type
         return next(iter(hint))
     if isinstance(hint, type) and hasattr(hint, "_fields"):
         return hint(**{name: example(one) for name, one in get_type_hints(hint).items()})
-    hints = get_type_hints(hint, globalns=vars(sys.modules[hint.__module__]))
-    return hint(**{field.name: example(hints[field.name]) for field in dataclasses.fields(hint) if field.init})
+    record = origin or hint  # of a generic record
+    types_of = dict(zip(getattr(record, "__parameters__", ()), inner, strict=True))
+    hints = get_type_hints(record, globalns=vars(sys.modules[record.__module__]))
+    names = [field.name for field in dataclasses.fields(record) if field.init]
+    return record(**{name: example(types_of.get(hints[name], hints[name])) for name in names})
 
 
 def _namespace(view: Any) -> dict[str, Any]:

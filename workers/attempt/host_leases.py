@@ -26,7 +26,7 @@ log = structlog.get_logger()
 _PREFIX = "coord_"
 
 
-class HostResources:
+class PortAndDatabaseLeases:
     """Leases ports and database copies to one attempt."""
 
     def __init__(self, store: Store, claim: Claim, scratch: Path, *, ports: range) -> None:

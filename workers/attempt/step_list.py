@@ -12,7 +12,7 @@ from coordination.adapters.artifact_store import ArtifactStore
 from coordination.domain.jobs.changed_files import EXPECTS
 from coordination.domain.jobs.checkouts import CHECKOUT_OPTION
 from workers.attempt.folders import AttemptFolders
-from workers.attempt.host_leases import HostResources
+from workers.attempt.host_leases import PortAndDatabaseLeases
 from workers.attempt.pipeline import ConditionalStep, always, asks_a_model, has_option, runs_an_agent
 from workers.attempt.steps.agent_channel import AgentChannelStep, TokenIssuer, add_discovered
 from workers.attempt.steps.artifacts import ArtifactLimits, ArtifactsStep
@@ -34,7 +34,7 @@ def make_steps(context: Context, runners: Runners) -> list[ConditionalStep]:
     """Return the steps around every runner of this process, the outermost first."""
     settings, store, launcher = context.settings, context.store, runners.launcher
     folders = AttemptFolders(context.scratch, launcher.show)
-    add, lender = partial(add_discovered, context), partial(HostResources, store, ports=settings.ports)
+    add, lender = partial(add_discovered, context), partial(PortAndDatabaseLeases, store, ports=settings.ports)
     limits = ArtifactLimits(ArtifactStore(settings.artifacts_url), settings.artifacts_most, settings.artifacts_bytes)
     worktrees = WorktreeStep(
         launcher, SqlMergeRecords(store), root=context.worktrees, keep=settings.worktrees_kept, lender=lender

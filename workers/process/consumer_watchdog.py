@@ -41,7 +41,7 @@ class ConsumerSample:
 
 
 class ConsumerCheck:
-    """Decides from a series of samples whether the consumer has stopped. Pure."""
+    """Decides from a series of samples whether the consumer has stopped."""
 
     def __init__(self, *, patience: float, pause: float) -> None:
         """Stopped: after *patience* seconds without a message, with samples every *pause* seconds."""

@@ -82,7 +82,10 @@ class MergeCandidate:
 
 @dataclass(frozen=True, slots=True)
 class MergeQueue:
-    """Merges for one attempt. *run_checks*: runs the gates in the worktree. *is_ours*: whether the lease is valid."""
+    """Merges the branch of one attempt.
+
+    *run_checks*: runs the gates in the worktree. *is_ours*: whether the lease is valid.
+    """
 
     claim: Claim
     control: Control

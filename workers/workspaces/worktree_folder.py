@@ -34,7 +34,7 @@ _GIT_PATIENCE = 60.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class TaskEnd:
-    """The end of a task, with the number of its last attempt."""
+    """How a task ended, with the number of its last attempt."""
 
     completed: bool
     attempt: int

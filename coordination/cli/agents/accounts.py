@@ -87,7 +87,7 @@ def set_(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set variables of an account, which is created if it is new. Jobs that name it get them from now on.
+    """Set variables of an account, which is created if it is new. New jobs that name the account get them.
 
     On a terminal, prompts for the values without echo. Elsewhere stdin has the value of a single variable.
     """

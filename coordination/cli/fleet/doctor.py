@@ -223,8 +223,8 @@ def _work(settings: Settings, store: Store) -> Iterator[Check]:
     else:
         yield Check("workers", Verdict.NOTE, "none is alive", "coord run and coord up start some")
     if unanswered and living:
-        since = f"more than {_UNANSWERED.total_seconds():g} s ago"
-        problem = f"{unanswered} queued tasks were enqueued {since} and no worker has claimed them"
+        seconds = f"{_UNANSWERED.total_seconds():g}"
+        problem = f"{unanswered} queued tasks were enqueued more than {seconds} s ago and no worker has claimed them"
         hint = "Are the workers full, or do they use another Redis? See: coord status"
         yield Check("messages", Verdict.WRONG, problem, hint)
     for line in waiting:

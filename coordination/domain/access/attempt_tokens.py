@@ -1,4 +1,4 @@
-"""The token of an attempt: signed claims that name the attempt and what it may do. Pure.
+"""The token of an attempt: signed claims that name the attempt and what it may do.
 
     coord1.BASE64URL(CLAIMS).HEXADECIMAL(HMAC-SHA256)
 

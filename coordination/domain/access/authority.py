@@ -1,4 +1,4 @@
-"""Limits on the tasks that a task creates: they may use at most what the task itself may use. Pure.
+"""Limits on the tasks that a task creates: they may use at most what the task itself may use.
 
 ``check_within`` is the rule. Discovered tasks are checked when they are added and again when they are claimed;
 delegations compare the same records.

@@ -1,4 +1,4 @@
-"""Principals: actors in a workspace, and those who are given work. Pure.
+"""Principals: actors in a workspace, and those who are given work.
 
 A principal is written as one text, such as ``user:ann``, ``task:build`` or ``supervisor``.
 """

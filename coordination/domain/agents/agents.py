@@ -1,4 +1,4 @@
-"""Agents of a workspace: their profiles with runner and identity, and the checks of these. Pure."""
+"""Agents of a workspace: their profiles with runner and identity, and the checks of these."""
 
 from __future__ import annotations
 

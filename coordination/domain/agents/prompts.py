@@ -1,4 +1,4 @@
-"""Prompts of agents: the task, its context, and how to report. Pure; rendered from templates.
+"""Prompts of agents: the task, its context, and how to report. Rendered from templates.
 
 A project may have its own templates for each of KINDS, in its settings. The names that they may use:
 

@@ -1,1 +1,1 @@
-"""Records of ended attempts. Pure."""
+"""Records of ended attempts."""

@@ -1,4 +1,4 @@
-"""The end of one attempt with the decision about its task, and the event that records it. Pure."""
+"""The end of one attempt with the decision about its task, and the event that records it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Findings about the state of a running system. Pure records."""
+"""Findings about the state of a running system."""
 
 from __future__ import annotations
 

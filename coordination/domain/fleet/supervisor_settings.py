@@ -1,4 +1,4 @@
-"""A project's settings for its supervisor: the strategy, and the model of its agents. Pure."""
+"""A project's settings for its supervisor: the strategy, and the model of its agents."""
 
 from __future__ import annotations
 

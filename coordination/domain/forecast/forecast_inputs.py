@@ -1,4 +1,4 @@
-"""Builds the tasks and sample pools of a simulation from a plan and the history of its kinds of jobs. Pure."""
+"""Builds the tasks and sample pools of a simulation from a plan and the history of its kinds of jobs."""
 
 from __future__ import annotations
 

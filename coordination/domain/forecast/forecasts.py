@@ -1,4 +1,4 @@
-"""Burn rate and forecast of the month, from the costs of days. Pure.
+"""Burn rate and forecast of the month, from the costs of days.
 
 The forecast is the spent amount plus, for each remaining day, the average cost of a day in the last four weeks, or of
 that day of the week with three whole weeks of history. The interval contains the month's end in four of five cases if

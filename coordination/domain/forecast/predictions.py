@@ -1,4 +1,4 @@
-"""Records of the predicted duration and cost of a plan, and the form that is stored with a run. Pure."""
+"""Records of the predicted duration and cost of a plan, and the form that is stored with a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Monte Carlo simulation of the duration and cost of a graph of tasks, from samples of earlier jobs. Pure.
+"""Monte Carlo simulation of the duration and cost of a graph of tasks, from samples of earlier jobs.
 
 Each round draws every attempt from the samples of its kind, and runs tasks in the slots by priority, then in the plan's
 order, within limits. The fewer samples a kind has, the larger is the random factor of all its attempts in a round. The

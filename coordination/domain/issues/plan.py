@@ -1,4 +1,4 @@
-"""A plan with one task per open issue of a tracker, in the order of their dependencies. Pure."""
+"""A plan with one task per open issue of a tracker, in the order of their dependencies."""
 
 from __future__ import annotations
 

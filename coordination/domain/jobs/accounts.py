@@ -1,4 +1,4 @@
-"""Accounts, which are named sets of variables for providers: checks of their names, variables and values. Pure.
+"""Accounts, which are named sets of variables for providers: checks of their names, variables and values.
 
 An account belongs to a machine. Plans refer to it by name; its values never leave the machine.
 """

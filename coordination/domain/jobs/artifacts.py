@@ -1,4 +1,4 @@
-"""Artifacts: checks of the paths that a plan lists under ``outputs``, and records of stored files. Pure."""
+"""Artifacts: checks of the paths that a plan lists under ``outputs``, and records of stored files."""
 
 from __future__ import annotations
 

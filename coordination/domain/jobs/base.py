@@ -1,4 +1,4 @@
-"""The base class of all job kinds; each kind is one subclass, which is its registration. Pure.
+"""The base class of all job kinds; each kind is one subclass, which is its registration.
 
 To add a kind, add a module with a subclass to ``kinds`` and a module with its runner to ``workers/runners``. Both are
 discovered by their location.

@@ -1,4 +1,4 @@
-"""Checkouts and gates of tasks, and the names of git branches. Pure.
+"""Checkouts and gates of tasks, and the names of git branches.
 
 A task works in its folder, or in its own git worktree, whose changes are merged into the branch of the run. Gates are
 commands that must succeed there: the project's first, then the plan's, then the task's.

@@ -1,4 +1,4 @@
-"""Network access of a job: full, none, or a list of hosts with ports. Pure."""
+"""Network access of a job: full, none, or a list of hosts with ports."""
 
 from __future__ import annotations
 

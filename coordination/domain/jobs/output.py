@@ -1,4 +1,4 @@
-"""Stored chunks of a job's output, from its beginning and its end, and a cursor that reads them. Pure.
+"""Stored chunks of a job's output, from its beginning and its end, and a cursor that reads them.
 
 A reader that follows the output reads the last chunk repeatedly, because it grows; ``OutputCursor`` yields what is new.
 """

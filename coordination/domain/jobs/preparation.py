@@ -1,4 +1,4 @@
-"""Preparation of worktrees: a setup command, files to copy or share, ports, a database. Pure."""
+"""Preparation of worktrees: a setup command, files to copy or share, ports, a database."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The table of provider errors by error type, HTTP status and words, for provider_errors. Pure.
+"""The table of provider errors by error type, HTTP status and words, for provider_errors.
 
-Words are regular expressions that ignore case. The first row that matches counts.
+``words`` are regular expressions that ignore case. The first row that matches counts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Classification of provider errors, the same for all coding agents and chats. Pure.
+"""Classification of provider errors, the same for all coding agents and chats.
 
 An error is recognized by the provider's error type, by the HTTP status, or by its message: see provider_error_table.
 Errors of side requests (statistics, updates, tool servers) are ignored, because the agent continues.

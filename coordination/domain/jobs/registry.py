@@ -1,4 +1,4 @@
-"""The registry of job kinds, discovered from the modules of ``kinds``, and the parser of jobs. Pure."""
+"""The registry of job kinds, discovered from the modules of ``kinds``, and the parser of jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parser of the reset times of limits in messages of providers and their programs. Pure.
+"""Parser of the reset times of limits in messages of providers and their programs.
 
 These contain seconds since 1970 (``limit reached|1767225600``), durations (``try again in 5 days 3 hours``,
 ``Retry-After: 30``), dates, or times of day (``resets 3pm (Europe/Berlin)``), with or without a zone.

@@ -1,4 +1,4 @@
-"""Resource limits of a job: memory, CPU time, open files, output. Pure; workers/runners enforces them."""
+"""Resource limits of a job: memory, CPU time, open files, output. Workers/runners enforces them."""
 
 from __future__ import annotations
 

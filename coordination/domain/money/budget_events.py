@@ -1,4 +1,4 @@
-"""Events of a run when a budget passes its warning or its cap: each at most once a period. Pure."""
+"""Events of a run when a budget passes its warning or its cap: each at most once a period."""
 
 from __future__ import annotations
 

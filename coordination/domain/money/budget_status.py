@@ -1,4 +1,4 @@
-"""The status of a budget: what was spent in its present period, and how many tasks wait for it. Pure."""
+"""The status of a budget: what was spent in its present period, and how many tasks wait for it."""
 
 from __future__ import annotations
 

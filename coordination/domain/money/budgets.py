@@ -1,4 +1,4 @@
-"""Budgets: caps on spending, and the arithmetic of spent, reserved and remaining amounts. Pure.
+"""Budgets: caps on spending, and the arithmetic of spent, reserved and remaining amounts.
 
 Money is reserved before a job starts and becomes spent as the job reports costs, so that concurrent jobs cannot exceed
 a cap together. The costs of an attempt count in the period in which it was claimed, where they were reserved.

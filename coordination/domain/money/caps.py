@@ -1,4 +1,4 @@
-"""Reads and checks the caps that a plan, a command or a program states for a budget. Pure."""
+"""Reads and checks the caps that a plan, a command or a program states for a budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Totals of cost records: calls, tokens and dollars by day and month, and by project, session, agent, model, run. Pure.
+"""Totals of cost records: calls, tokens and dollars by day and month, and by project, session, agent, model, run.
 
 A correction adds its dollars but is not a call. If it gives a call its price, the call is no longer unpriced.
 """

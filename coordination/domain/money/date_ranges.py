@@ -1,4 +1,4 @@
-"""Ranges of time between months, days of the workspace's time zone, or moments. Pure."""
+"""Ranges of time between months, days of the workspace's time zone, or moments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates the cost of a job before it runs, from the history of its kind, prices, or its plan. Pure.
+"""Estimates the cost of a job before it runs, from the history of its kind, prices, or its plan.
 
 Estimates are cautious, because they are the reserved amounts; what is not spent is released.
 """

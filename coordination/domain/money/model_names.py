@@ -1,4 +1,4 @@
-"""Parses names of models as programs write them, into provider, model and variant. Pure.
+"""Parses names of models as programs write them, into provider, model and variant.
 
 The same model has many spellings: ``us.anthropic.claude-sonnet-4-5-20250929-v1:0``, ``claude-sonnet-4@20250514``,
 ``openrouter/deepseek/deepseek-r1:free``, ``claude-sonnet-4-5[1m]``. Names that do not identify a model, such as those
@@ -129,7 +129,7 @@ def without_region(model: str) -> str:
 
 
 def spellings(provider: str, model: str) -> tuple[str, ...]:
-    """Return the name and its shorter forms without dates, versions and regions."""
+    """Return the model's name and shorter forms of it, without dates, versions and regions."""
     names = [model]
     for each in names:  # grows in the loop
         names += [short for short in _shorter(provider, each) if short and short not in names]

@@ -1,4 +1,4 @@
-"""Prices of model calls: a rate for each kind of token, exact arithmetic, and the precedence of prices. Pure.
+"""Prices of model calls: a rate for each kind of token, exact arithmetic, and the precedence of prices.
 
 Prices are US dollars for a million tokens. Cached input and cache writes are part of the input tokens of a call,
 reasoning is part of its output tokens; a kind without a rate of its own has the rate of the kind that it is part of.

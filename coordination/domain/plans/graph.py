@@ -105,9 +105,10 @@ def check_plan(plan: Plan, *, existing: Collection[str] = ()) -> dict[str, Job]:
 
 
 def topological_order(plan: Plan) -> list[str]:
-    """Return the keys of *plan*, each after those it waits for, otherwise in their order. PlanError for a cycle.
+    """Return the keys of *plan*, each after the keys that it depends on, otherwise in the order of the plan.
 
-    Only dependencies that hold back count. Keys must be unique and dependencies known (see check_plan).
+    Raises PlanError for a cycle. Only dependencies that delay a task count. Keys must be unique and dependencies
+    known (see check_plan).
     """
     children: dict[str, list[str]] = {task.key: [] for task in plan.tasks}
     waits: dict[str, int] = dict.fromkeys(children, 0)

@@ -1,4 +1,4 @@
-"""Warnings about a valid plan: agents that share a folder, programs and secrets that are missing here. Pure.
+"""Warnings about a valid plan: agents that share a folder, programs and secrets that are missing here.
 
 These are only warnings, because the machine where the plan runs may have the programs and secrets.
 """
@@ -64,7 +64,10 @@ class PlanWarning:
 def warnings_of(
     plan: Plan, *, has_program: Callable[[str], bool], variables: Collection[str]
 ) -> tuple[PlanWarning, ...]:
-    """Return the warnings. *has_program*: whether a program is on the PATH. *variables*: names in the environment."""
+    """Return the warnings about a plan.
+
+    *has_program*: whether a program is on the PATH. *variables*: names in the environment.
+    """
     works = {task.key: work for task in plan.tasks if (work := _work_of(task)) is not None}
     return (
         *_in_one_folder(plan, works),

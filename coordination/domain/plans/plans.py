@@ -1,4 +1,4 @@
-"""Records of a plan: a graph of tasks with their rules. Pure; formats/plan reads it from YAML."""
+"""Records of a plan: a graph of tasks with their rules. Formats/plan reads it from YAML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Public forges that serve one repository under several addresses, and the canonical address of each. Pure.
+"""Public forges that serve one repository under several addresses, and the canonical address of each.
 
 * Azure DevOps: ``dev.azure.com/ORG/PROJECT/_git/REPO`` for addresses of ``dev.azure.com``, ``ssh.dev.azure.com`` and
   ``visualstudio.com``, old and new. Without a project, the project has the name of the repository.

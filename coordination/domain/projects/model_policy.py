@@ -1,4 +1,4 @@
-"""Which models the jobs of a project may use: allowed and denied names with wildcards. Pure.
+"""Which models the jobs of a project may use: allowed and denied names with wildcards.
 
 A pattern is compared with the name as the job writes it (``openai:gpt-5-mini``, ``openai/gpt-5-mini``, ``opus``), and
 with its part after the provider (``claude-haiku-4-5`` of ``us.anthropic.claude-haiku-4-5``). It always matches the

@@ -1,4 +1,4 @@
-"""Stops of a workspace or a project, and the attempts that ran when one began. Pure records."""
+"""Stops of a workspace or a project, and the attempts that ran when one began."""
 
 from __future__ import annotations
 

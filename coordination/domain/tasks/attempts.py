@@ -1,4 +1,4 @@
-"""Attempts: the claim that a worker gets, the end that it reports, and the stored record. Pure."""
+"""Attempts: the claim that a worker gets, the end that it reports, and the stored record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The records and types of the append-only event log. Pure."""
+"""The records and types of the append-only event log."""
 
 from __future__ import annotations
 

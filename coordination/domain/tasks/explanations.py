@@ -1,4 +1,4 @@
-"""Explanations why a task does not run, with the commands that a person can enter. Pure records."""
+"""Explanations why a task does not run, with the commands that a person can enter."""
 
 from __future__ import annotations
 

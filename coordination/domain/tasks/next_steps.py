@@ -1,4 +1,4 @@
-"""Next steps: the commands that continue a task or a run, by situation. Pure.
+"""Next steps: the commands that continue a task or a run, by situation.
 
 This is the only such table, for ``coord explain``, the end of a run, ``coord status`` and the MCP tools. A person
 replaces words in capitals (USD, N) and in quotation marks ('the answer') in commands.

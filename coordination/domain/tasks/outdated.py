@@ -1,4 +1,4 @@
-"""Tasks that used outdated results: an upstream task ran again after they had started. Pure records."""
+"""Tasks that used outdated results: an upstream task ran again after they had started."""
 
 from __future__ import annotations
 

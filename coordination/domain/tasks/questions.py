@@ -1,4 +1,4 @@
-"""Questions that agents stop to ask. Pure records."""
+"""Questions that agents stop to ask."""
 
 from __future__ import annotations
 

@@ -237,11 +237,13 @@ def _move_task(
             moved = rows.fail(tx, *task, attempt=number, counts=counts, error=error, carried=ended.carried_over)
         case Wait(reasons):
             counts = replace(counts, failures=0, deferrals=0, own_end=True)
-            moved = rows.wait(
+            moved = rows.block(
                 tx, *task, attempt=number, counts=counts, reason=reasons, error=None, carried=ended.carried_over
             )
         case AskPerson():
-            moved = rows.wait(tx, *task, attempt=number, counts=counts, reason=BlockReason.OUTCOME_UNKNOWN, error=error)
+            moved = rows.block(
+                tx, *task, attempt=number, counts=counts, reason=BlockReason.OUTCOME_UNKNOWN, error=error
+            )
         case _ as never:
             assert_never(never)
     if moved:

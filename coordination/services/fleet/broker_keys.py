@@ -37,14 +37,14 @@ def signatures_at(database_url: str, *, check: Callable[[Store], None] | None = 
 
 def rotate(store: Store) -> None:
     """Replace the key. Processes read it again within a minute; then earlier signatures are invalid."""
-    store.transact(rows.replace)
+    store.transact(rows.replace_broker_key)
 
 
 def _key_of(store: Store) -> bytes:
     try:
         with store.read() as tx:
-            key = rows.find(tx)
-        return store.transact(rows.get_or_create) if key is None else key
+            key = rows.find_broker_key(tx)
+        return store.transact(rows.get_or_create_broker_key) if key is None else key
     except DBAPIError:
         schema.require(store)  # its error is more helpful when the table is missing
         raise

@@ -24,7 +24,7 @@ _MODULES = (
     "not_before",
     "model_policy",
     "slots",
-    "task_limit",
+    "attempt_limit",
     "budget",
 )
 """The modules of this package that define a ``HOLD``."""

@@ -39,5 +39,5 @@ from sqlalchemy import ColumnElement, true
 
 
 def one_of(column: ColumnElement[str], workspaces: Sequence[str] | None) -> ColumnElement[bool]:
-    """Whether *column* is one of these workspaces; with None it may be any."""
+    """Return the condition that *column* is one of these workspaces; None allows every workspace."""
     return true() if workspaces is None else column.in_(workspaces)

@@ -37,11 +37,11 @@ def place(tmp_path: Path) -> Path:
 
 def test_a_command_changes_nothing_of_other_attempts_or_of_the_worker(confined: Bench, place: Path) -> None:
     with confined.folders.make(claim_of({"shell": "true"})) as other:
-        (other.path / "bin").mkdir()
+        (other / "bin").mkdir()
         names = ("x.costs.jsonl", "bin/coord", "reports.sock")
         for name in names:
-            (other.path / name).write_text("")
-        targets = [*(str(other.path / name) for name in names), str(other.path / "new"), str(confined.scratch / "new")]
+            (other / name).write_text("")
+        targets = [*(str(other / name) for name in names), str(other / "new"), str(confined.scratch / "new")]
         command = (
             f"for file in {' '.join(targets)}; do"
             f" echo '{SPENT}' >> $file || echo no; rm -f $file || echo no; done 2>&1 | grep -c '^no'"
@@ -50,8 +50,8 @@ def test_a_command_changes_nothing_of_other_attempts_or_of_the_worker(confined: 
         result = confined.run({"shell": command}, workdir=str(place))
 
         assert result.output in ("8", "9", "10")  # rm -f is content with what was never there
-        assert [(other.path / name).read_text() for name in names] == [""] * 3
-        assert not (other.path / "new").exists()
+        assert [(other / name).read_text() for name in names] == [""] * 3
+        assert not (other / "new").exists()
     assert list(confined.scratch.iterdir()) == []
 
 

@@ -103,7 +103,7 @@ class AgentCall(Job):
 
     @classmethod
     def model_in(cls, body: Mapping[str, Any]) -> str | None:
-        """Return the model of the command line."""
+        """Return the AI model that the job names for the agent's program; None: the program's default."""
         return body.get("model")
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The job kind ``http``: an HTTP request. Pure; workers/runners/http sends it."""
+"""The job kind ``http``: an HTTP request. Workers/runners/http sends it."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def count_open(tx: Connection, workspace_id: str, child_id: str) -> int:
 
 
 def insert_many(tx: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Store new edges."""
+    """Insert dependencies between tasks."""
     tx.execute(insert(dependencies), rows)
 
 

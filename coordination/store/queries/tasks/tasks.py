@@ -181,7 +181,7 @@ def fail(
     return tx.execute(statement.returning(t.id)).first() is not None
 
 
-def wait(
+def block(
     tx: Connection,
     workspace_id: str,
     task_id: str,
@@ -362,7 +362,7 @@ def open_ids(tx: Connection, workspace_id: str, run_id: str) -> list[str]:
 
 
 def canceled_by_dependency(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[str]:
-    """Return those of *ids* that were canceled because a dependency ended without success."""
+    """Return the tasks of *ids* that were canceled because a dependency ended without success."""
     result: list[str] = []
     canceled = _BY_IDS.where(t.state == TaskState.CANCELED, t.cancel_cause == CancelCause.DEPENDENCY)
     for start in range(0, len(ids), BATCH):

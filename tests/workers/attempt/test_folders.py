@@ -122,7 +122,7 @@ def test_who_answers_a_question_may_neither_ask_nor_add_work(world: World) -> No
     claim.options["role"] = {ANSWER: "x"}  # type: ignore[index]
 
     assert token_claims(claim).scopes == {Scope.REPORT}
-    key = derive_key(world.store.transact(key_rows.get_or_create))
+    key = derive_key(world.store.transact(key_rows.get_or_create_broker_key))
     assert verify(key, TokenIssuer(world.store).issue(claim)).scopes == {Scope.REPORT}
 
 

@@ -23,7 +23,7 @@ from tests.support.jobs import claim_of
 from tests.support.refusals import refuses
 from tests.support.world import World
 from workers.attempt import database_copies
-from workers.attempt.host_leases import HostResources, drop_ended_leases, is_port_free
+from workers.attempt.host_leases import PortAndDatabaseLeases, drop_ended_leases, is_port_free
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def claim(world: World) -> Claim:
 
 
 @pytest.fixture
-def lender(world: World, claim: Claim, tmp_path: Path) -> Iterator[HostResources]:
-    made = HostResources(world.store, claim, ports=range(28_500, 28_510), scratch=tmp_path)
+def lender(world: World, claim: Claim, tmp_path: Path) -> Iterator[PortAndDatabaseLeases]:
+    made = PortAndDatabaseLeases(world.store, claim, ports=range(28_500, 28_510), scratch=tmp_path)
     yield made
     made.release()
     drop_ended_leases(world.store)
@@ -72,7 +72,7 @@ def leases(world: World) -> set[str]:
 
 class TestPostgres:
     def test_a_copy_has_what_the_original_has_and_goes_though_somebody_is_connected(
-        self, world: World, lender: HostResources, origin: str
+        self, world: World, lender: PortAndDatabaseLeases, origin: str
     ) -> None:
         copy = lender.database(Database(origin))
 
@@ -87,7 +87,7 @@ class TestPostgres:
             assert original.execute("SELECT count(*) FROM t").fetchone() == (1,)
 
     def test_what_a_dead_worker_left_goes_when_its_attempt_has_ended(
-        self, world: World, lender: HostResources, origin: str, monkeypatch: pytest.MonkeyPatch
+        self, world: World, lender: PortAndDatabaseLeases, origin: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("SHOP_URL", origin)
         copy = lender.database(Database("$SHOP_URL"))
@@ -105,12 +105,14 @@ class TestPostgres:
         assert not exists(origin, copy)
         assert leases(world) == set()
 
-    def test_somebody_who_is_connected_to_the_original_is_waited_for(self, lender: HostResources, origin: str) -> None:
+    def test_somebody_who_is_connected_to_the_original_is_waited_for(
+        self, lender: PortAndDatabaseLeases, origin: str
+    ) -> None:
         with closing(connect(origin)), refuses(Unavailable, varies=r"to coord_\w+|to \w+$"):
             lender.database(Database(origin))
 
     def test_what_cannot_be_copied_is_said_without_a_password(
-        self, lender: HostResources, origin: str, monkeypatch: pytest.MonkeyPatch
+        self, lender: PortAndDatabaseLeases, origin: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         parts = urlsplit(origin)
         user, _, place = parts.netloc.rpartition("@")
@@ -143,7 +145,7 @@ class TestSqlite:
             inside = claim_of(
                 {"shell": "true"}, task_id=claim.task_id, workspace_id=claim.workspace_id, workdir=str(folder)
             )
-            lender = HostResources(world.store, inside, ports=range(1), scratch=tmp_path)
+            lender = PortAndDatabaseLeases(world.store, inside, ports=range(1), scratch=tmp_path)
 
             url = lender.database(Database("sqlite:///dev.db"))
 
@@ -162,7 +164,7 @@ class TestSqlite:
     ) -> None:
         (tmp_path / "text.db").write_text("no database " * 200)
         for name in ("gone.db", "text.db"):
-            lender = HostResources(world.store, claim, ports=range(1), scratch=tmp_path / name[:4])
+            lender = PortAndDatabaseLeases(world.store, claim, ports=range(1), scratch=tmp_path / name[:4])
             (tmp_path / name[:4]).mkdir()
             with refuses(Refused, varies=r"/\S+?(?=,| )"):
                 lender.database(Database(f"sqlite:///{tmp_path}/{name}"))
@@ -184,7 +186,7 @@ class TestSqlite:
         folder = str(tmp_path / "named")
         inside = claim_of({"shell": "true"}, task_id=claim.task_id, workspace_id=claim.workspace_id, workdir=folder)
         (tmp_path / "scratch").mkdir()
-        lender = HostResources(world.store, inside, ports=range(1), scratch=tmp_path / "scratch")
+        lender = PortAndDatabaseLeases(world.store, inside, ports=range(1), scratch=tmp_path / "scratch")
 
         with refuses(Refused, varies=r"/\S+?(?=,| )"):
             lender.database(Database(url.format(folder=folder)))
@@ -205,7 +207,7 @@ def test_a_port_that_something_listens_on_is_not_free() -> None:
         assert not is_port_free(six.getsockname()[1])
 
 
-def test_ports_that_are_lent_are_free_ones(lender: HostResources) -> None:
+def test_ports_that_are_lent_are_free_ones(lender: PortAndDatabaseLeases) -> None:
     ports = lender.ports(3)
 
     assert len(set(ports)) == 3

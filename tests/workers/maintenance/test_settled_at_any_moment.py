@@ -21,7 +21,7 @@ from coordination.services.attempts.end import decide_end
 from coordination.store.engine import Store
 from tests.flows.test_budgets import counted
 from tests.support.world import World
-from tests.workers.test_settling import Dead, line
+from tests.workers.maintenance.test_settled_reports import Dead, line
 from workers.leases.usage_meter import UsageMeter
 from workers.runners import usage_file
 from workers.runners.usage_file import CostJournal, UsageFile

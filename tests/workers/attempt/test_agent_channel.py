@@ -184,7 +184,7 @@ def test_nobody_reports_without_end(desk: Desk, report: JobReports, monkeypatch:
 
 def test_what_is_said_twice_in_a_row_is_told_once(desk: Desk, report: JobReports) -> None:
     moved: list[bool] = []
-    desk.control._on_progress = lambda: moved.append(True)
+    desk.control.progress = lambda: moved.append(True)
 
     for text, percent in (("a", 1), ("a", 1), ("a", 2), ("b", 2), ("a", 1)):
         assert desk.say("progress", text=text, percent=percent)["ok"]

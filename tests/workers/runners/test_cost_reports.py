@@ -150,9 +150,9 @@ class TestFollowing:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         read: list[int] = []
-        parsed = usage_file.jsonl.parse_line
+        parsed = usage_file.json_values.parse_line
         monkeypatch.setattr(
-            usage_file.jsonl,
+            usage_file.json_values,
             "parse_line",
             lambda number, line, **more: read.append(number) or parsed(number, line, **more),
         )

@@ -12,7 +12,7 @@ from coordination.services.holds.base import ExplainedTask, Hold
 from coordination.store.queries.tasks import attempts
 
 
-class TaskLimitHold(Hold):
+class AttemptLimitHold(Hold):
     """Set by the end of an attempt; a retry by a person removes it and resets the counters."""
 
     name = "limit"
@@ -44,4 +44,4 @@ class TaskLimitHold(Hold):
         yield TaskBlocker(self.name, words, steps=target.steps(Situation.LIMIT))
 
 
-HOLD = TaskLimitHold()
+HOLD = AttemptLimitHold()
