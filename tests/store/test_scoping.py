@@ -419,9 +419,9 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
 }  # fmt: skip
 ADDS = {
     "tasks.insert", "principals.agent_ids", "principals.id_of", "principals.id_or_none", "principals.add_owner", "events.append_bulk",
-    "agents.make", "artifacts.add", "merges.put", "prices.put", "host_leases.add",
+    "artifacts.add", "merges.put", "prices.put", "host_leases.add",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
-    "budgets.insert_new", "costs.append", "dependencies.hold", "job_history.learn", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
+    "budgets.insert_new", "costs.append", "job_history.learn", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
 }  # fmt: skip
 
 
