@@ -306,8 +306,8 @@ class UsageFile:
         self._usage: list[Usage] = []
 
     def poll(self) -> None:
-        """Read new complete lines, if there are any. ``end`` returns a warning of an unreadable file."""
-        with self._lock, contextlib.suppress(OSError):
+        """Read new complete lines, if there are any."""
+        with self._lock:
             self._poll()
 
     def end(self) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
@@ -318,12 +318,15 @@ class UsageFile:
         return usage, warnings
 
     def _poll(self) -> None:
-        size = os.lstat(self._path).st_size  # in most cases there is none
-        if size == self._size:
-            return
-        if size < self._size:  # it was overwritten
-            self._read_to, self._lines, self._usage = 0, 0, []
-        data = _bytes(self._path, MAX_BYTES - self._read_to, start=self._read_to)
+        try:
+            size = os.lstat(self._path).st_size  # in most cases there is none
+            if size == self._size:
+                return
+            if size < self._size:  # it was overwritten
+                self._read_to, self._lines, self._usage = 0, 0, []
+            data = _bytes(self._path, MAX_BYTES - self._read_to, start=self._read_to)
+        except OSError:
+            return  # ``end`` returns a warning
         self._size = size
         whole = data[: data.rfind(b"\n") + 1]
         usage, _ = _read(self._path, whole, lines_before=self._lines)
