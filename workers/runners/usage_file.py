@@ -2,6 +2,11 @@
 
 A line is flat or has its numbers in an object ``usage``. An invalid line becomes a warning and never fails the job. A
 missing price stays unknown and never becomes zero.
+
+The files are kept until their costs are in the ledger, so that a killed worker loses none. Every execution has its own
+file in its attempt's directory, to which its processes append. Usage that is only reported to the worker (an agent's
+events, a chat's calls) is written to a journal beside these directories. Only this module contains the paths and names
+of the files.
 """
 
 from __future__ import annotations
