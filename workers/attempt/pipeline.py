@@ -55,7 +55,8 @@ class Pipeline:
 
     def run(self, attempt: RunningAttempt) -> AttemptEnd:
         """Run *attempt* to its end. A bug of a step or runner fails the attempt, not the worker."""
-        result, secrets = self._run(attempt), attempt.control.secrets  # the runner has set the secrets
+        result = self._run(attempt)
+        secrets = attempt.control.secrets  # the runner has set them
         return result if secrets is None else secrets.hide_in(result)
 
     def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
