@@ -95,8 +95,8 @@ class WorktreeStep:
     root: Path
     keep: timedelta
     lender: Callable[[Claim, Path], ResourceLender] | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _merged: dict[tuple[str, int], Path] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _merged: dict[tuple[str, int], Path] = field(default_factory=dict, init=False)
 
     def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
         claim = attempt.claim
