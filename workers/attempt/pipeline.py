@@ -51,18 +51,21 @@ class Pipeline:
     def __init__(self, steps: Sequence[ConditionalStep], runner_for: Callable[[Claim], Runner]) -> None:
         self._steps = steps
         self._runner_for = runner_for
-        self._listeners = [(each, each.step) for each in steps if isinstance(each.step, CommitListener)]
+        self._listeners = [each.step for each in steps if isinstance(each.step, CommitListener)]
 
     def run(self, attempt: RunningAttempt) -> AttemptEnd:
         """Run *attempt* to its end. A bug of a step or runner fails the attempt, not the worker."""
-        result, secrets = self._run(attempt), attempt.control.secrets  # the runner has set the secrets
+        result = self._run(attempt)
+        secrets = attempt.control.secrets  # the runner has set them
         return result if secrets is None else secrets.hide_in(result)
 
     def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
-        """Notify its steps that the attempt's *end* was written, or *refused* because the task has changed."""
-        for each, listener in self._listeners:
-            if each.applies(claim):
-                listener.committed(claim, end, refused=refused)
+        """Notify the steps that the attempt's *end* was written, or *refused* because the task has changed.
+
+        Also those that do not apply: the conditions raise for a job of an unknown kind, and its end is written too.
+        """
+        for listener in self._listeners:
+            listener.committed(claim, end, refused=refused)
 
     def close(self) -> None:
         """Close all steps. No attempt may run any more."""

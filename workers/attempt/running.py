@@ -43,7 +43,7 @@ class AttemptStep(Protocol):
 
 @runtime_checkable
 class CommitListener(Protocol):
-    """A step that is called when the end of an attempt that it applies to was written to the store."""
+    """A step that is called when an attempt's end was written to the store, also if it does not apply to it."""
 
     def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
         """Handle *end*, which was written, or *refused* because the task has changed."""

@@ -1,4 +1,7 @@
-"""A batch of claims that one thread runs, and the watch that splits a batch when one of its jobs takes long."""
+"""A batch of claims that one thread runs, and the watch that splits a batch when one of its jobs takes long.
+
+Also what connects runners to the worker: controls of batches and of single jobs, and how a job's result is collected.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,7 @@ log = structlog.get_logger()
 SPLIT_AFTER = timedelta(milliseconds=100)
 _EVERY = 0.05  # seconds
 _LARGE = 4_000_000  # bytes
+_NEEDS_LEASE = frozenset({Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED})
 
 WaitingEnd = tuple[EndedAttempt, list[EventOrOutput]]
 """The end of an attempt that waits to be written, with the events and output to write before it."""
@@ -187,9 +191,6 @@ class BatchWatch:
                 except Exception:
                     # Keep the thread alive: attempts that were not written end with their leases at the latest.
                     log.exception("a batch could not be split")
-
-
-_NEEDS_LEASE = frozenset({Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED})
 
 
 class BatchControl:

@@ -40,68 +40,6 @@ from workers.runners.base import Runner
 from workers.runners.python_callable import PythonRunner
 from workers.runners.registry import Runners
 
-
-def render_claims(
-    runners: Runners, group: Sequence[InFlightAttempt], *, fresh_since: float
-) -> tuple[list[Claim], AttemptEnd | None]:
-    """Return the rendered claims of *group*, up to the first that cannot run together with those before it.
-
-    When the first claim cannot run, return no claims and its end. *fresh_since*: when leases must have been renewed at
-    the earliest, in monotonic seconds.
-    """
-    claims: list[Claim] = []
-    common_runner: Runner | None = None
-    plain: Mapping[str, Any] | None = None  # a job without templates; claims of one statement share equal jobs
-    for in_flight in group:
-        claim = in_flight.claim
-        if in_flight.stop_reason is not None or (claims and in_flight.renewed_at < fresh_since):
-            break
-        if claim.work is not plain or claim.authority is not None:
-            try:
-                if claim.authority is not None:
-                    check_authority(claim)
-                claim = prompts.render_job(claim)
-                runner = runners.by_kind[claim.job_kind]
-            except Exception as error:
-                # A bug in the rendering of one template must not end the whole batch.
-                if not isinstance(error, Refused):
-                    log.exception("a job could not be rendered", task=claim.key, project=claim.project)
-                why = error.sentence() if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
-                refused = AttemptEnd(Outcome.FAILED, error=why, retryable=False, job_started=False)
-                return (claims, None) if claims else ([], refused)
-            if common_runner is not None and runner is not common_runner:
-                break
-            common_runner = runner
-            plain = claim.work if claim is in_flight.claim else None
-        if claims and (needs_own_batch(claim.options) or claim.losses):
-            break
-        claims.append(claim)
-    return claims, None
-
-
-def check_authority(claim: Claim) -> None:
-    """Raise Refused if a discovered task exceeds the authority of the job that added it. *claim*: not rendered.
-
-    Folders are compared by their real paths now, because a job may have made a link since the task was added. The
-    priority is not checked: a person may have raised it.
-    """
-    allowed = rights_of(claim.authority)
-    if allowed is None:
-        return
-    requested = Rights(
-        claim.work,
-        () if claim.workdir is None else (os.path.realpath(claim.workdir),),
-        claim.options.get("checkout", {}),
-        claim.timeout,
-        claim.stall_timeout,
-        limits_of(claim.options),
-        claim.agent,
-        max_attempts=claim.max_attempts,
-    )
-    folders = [os.path.realpath(folder) for folder in allowed.folders]
-    check_within(replace(allowed, folders=folders), requested, models=False)
-
-
 log = structlog.get_logger()
 
 COMMIT_EVERY = timedelta(milliseconds=50)
@@ -356,3 +294,64 @@ class Executor:
         failed = decide_end(ended.claim, refused, now=utc_now(), took=ended.took)
         end = (replace(failed, costs=ended.costs, recorded_costs=ended.recorded_costs), list[EventOrOutput]())
         return self._committer.end(batch.place, [end], go_on=False, refill=True)
+
+
+def render_claims(
+    runners: Runners, group: Sequence[InFlightAttempt], *, fresh_since: float
+) -> tuple[list[Claim], AttemptEnd | None]:
+    """Return the rendered claims of *group*, up to the first that cannot run together with those before it.
+
+    When the first claim cannot run, return no claims and its end. *fresh_since*: when leases must have been renewed at
+    the earliest, in monotonic seconds.
+    """
+    claims: list[Claim] = []
+    common_runner: Runner | None = None
+    plain: Mapping[str, Any] | None = None  # a job without templates; claims of one statement share equal jobs
+    for in_flight in group:
+        claim = in_flight.claim
+        if in_flight.stop_reason is not None or (claims and in_flight.renewed_at < fresh_since):
+            break
+        if claim.work is not plain or claim.authority is not None:
+            try:
+                if claim.authority is not None:
+                    check_authority(claim)
+                claim = prompts.render_job(claim)
+                runner = runners.by_kind[claim.job_kind]
+            except Exception as error:
+                # A bug in the rendering of one template must not end the whole batch.
+                if not isinstance(error, Refused):
+                    log.exception("a job could not be rendered", task=claim.key, project=claim.project)
+                why = error.sentence() if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
+                refused = AttemptEnd(Outcome.FAILED, error=why, retryable=False, job_started=False)
+                return (claims, None) if claims else ([], refused)
+            if common_runner is not None and runner is not common_runner:
+                break
+            common_runner = runner
+            plain = claim.work if claim is in_flight.claim else None
+        if claims and (needs_own_batch(claim.options) or claim.losses):
+            break
+        claims.append(claim)
+    return claims, None
+
+
+def check_authority(claim: Claim) -> None:
+    """Raise Refused if a discovered task exceeds the authority of the job that added it. *claim*: not rendered.
+
+    Folders are compared by their real paths now, because a job may have made a link since the task was added. The
+    priority is not checked: a person may have raised it.
+    """
+    allowed = rights_of(claim.authority)
+    if allowed is None:
+        return
+    requested = Rights(
+        claim.work,
+        () if claim.workdir is None else (os.path.realpath(claim.workdir),),
+        claim.options.get("checkout", {}),
+        claim.timeout,
+        claim.stall_timeout,
+        limits_of(claim.options),
+        claim.agent,
+        max_attempts=claim.max_attempts,
+    )
+    folders = [os.path.realpath(folder) for folder in allowed.folders]
+    check_within(replace(allowed, folders=folders), requested, models=False)

@@ -28,12 +28,19 @@ from workers.runners.usage_file import CostJournal
 
 log = structlog.get_logger()
 
-_FRESH = 1.0
-_REMEMBERED = 1_000
+_LONGEST_NAME = 120
+_MOST_AMOUNTS = 5
+_MOST_WARNINGS = 20
+_FRESH = 1.0  # seconds that prices are cached
+_REMEMBERED = 1_000  # workspaces
 
 
 class UsagePrices:
-    """Price books of this process's workspaces, at most a second old, and an estimator that uses them. Thread-safe."""
+    """Price books of this process's workspaces, at most a second old, and an estimator that uses them. Thread-safe.
+
+    They are loaded when the first call that was reported without a cost is recorded. A call that cannot be priced is
+    recorded without a price and can be priced later. Never fails a job or delays others.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -76,11 +83,6 @@ class UsagePrices:
                 self._books.clear()
             self._books[workspace_id] = (read_at, prices_now)
         return prices_now
-
-
-_LONGEST_NAME = 120
-_MOST_AMOUNTS = 5
-_MOST_WARNINGS = 20
 
 
 class UsageMeter:

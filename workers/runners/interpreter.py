@@ -248,7 +248,7 @@ class Interpreter:
         for fd in (self.output, self._permits, self._permits_in):
             if fd >= 0:
                 os.close(fd)
-        self.output = self._permits = self._permits_in = -1
+        self.channel = self.output = self._permits = self._permits_in = -1
         return exit_code
 
 

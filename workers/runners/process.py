@@ -1,6 +1,6 @@
 """Start one process of a job in its own session and group, and end it with all its descendants.
 
-Waiting, limits and stop requests are in ``process_watch``.
+Waiting, limits and stop requests are in ``program.ProcessWatch``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from coordination.base.host import WORKER_MARKER
+from coordination.base.host import ATTEMPT_MARKER, WORKER_MARKER
 from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits
 from workers.runners import environment, orphan_reaper, untrusted_files
 from workers.runners.base import ProcessRecord
@@ -70,7 +70,7 @@ class Launcher:
         *,
         environment: Mapping[str, str],
         folder: str,
-        marker: str = environment.MARKER,
+        marker: str = ATTEMPT_MARKER,
         stdin: int = subprocess.DEVNULL,
         stdout: int,
         stderr: int,
@@ -89,9 +89,7 @@ class Launcher:
         """
         # Markers first, so that a search reads only the beginning of the environment.
         ordered = {marker: environment[marker], WORKER_MARKER: self.worker_id} | dict(environment)
-        if limits.files is not None or limits.cpu is not None:
-            arguments = add_limits(arguments, limits)
-        confined = ConfinedCommand(list(arguments), ordered)
+        confined = ConfinedCommand(list(add_limits(arguments, limits)), ordered)
         temporary = None if self._sandbox is None else self._sandbox.make_temporary(temporary_in)
         self._warden.start()
         tag = orphan_reaper.job_tag(self._tag, next(self._numbers))
@@ -347,7 +345,7 @@ def end_attempt(task_id: str, attempt: int) -> int:
 
     An interpreter of the pool has no such marker, only the processes that its job started.
     """
-    marker = f"{environment.MARKER}={environment.attempt_prefix(task_id, attempt)}"
+    marker = f"{ATTEMPT_MARKER}={environment.attempt_prefix(task_id, attempt)}"
     return orphan_reaper.kill_all([os.fsencode(marker)])
 
 

@@ -1,4 +1,9 @@
-"""Runs a program to its end as a job, in its own session, with bounded output and limits."""
+"""Runs a program to its end as a job, in its own session, with bounded output and limits.
+
+One thread sleeps in one poll() on all events (output, exit, stop request), so waiting jobs cost no processor time. A
+job that has to end gets SIGTERM, and SIGKILL after the grace period. The grace period applies to the whole group: a
+shell ends on SIGTERM at once, while the program that it started may still clean up.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +30,23 @@ from workers.runners.process import Launcher, Process, death_sentence
 from workers.runners.resource_usage import ResourceMeter
 from workers.runners.system_limits import cpu_sentence, ran_out_of_cpu
 
+TRY_LATER_STATUS = os.EX_TEMPFAIL  # 75: the process requests a retry later
+
+# Errors of a full machine or an unavailable file server, which defer the job.
+_TRANSIENT = frozenset(
+    {
+        *(errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY),
+        *(errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EIO),
+    }
+)
+_LONGEST_NAMED = 300
+
 _CHUNK = 1 << 16
 _KILL_PATIENCE = 5.0  # the most time to wait for a process after SIGKILL
-_POLL_INTERVAL = 1.0
+_POLL_INTERVAL = 1.0  # seconds
 _SLOW_POLL_INTERVAL = 5.0  # without a budget, so that a thousand jobs cost less than a twentieth of a core
 _DONE_PATIENCE = 30.0  # how long a program that reported its end may print nothing and not exit
-_POLL_EVERY = 0.1  # where exits cannot be waited for
+_EXIT_POLL_INTERVAL = 0.1  # where exits cannot be waited for
 _SENTENCES = {
     StopReason.SHUTDOWN: "the worker shut down",
     StopReason.STOPPED: "its workspace or project was stopped",
@@ -80,7 +96,7 @@ class Interruption:
 
 
 class ProcessWatch:
-    """One wait for a process.
+    """One wait for a process: passes its output to readers, enforces its limits, forwards stop requests.
 
     *output*: receives the bytes of each stream, which count as progress. *answer*: descriptor and reader of a reply
     that ends the wait. The caller closes all descriptors. *began*: the start of the job in monotonic seconds, if the
@@ -264,7 +280,7 @@ class ProcessWatch:
             measure_at = math.inf if self._meter is None else self._meter.next_poll
             due = min(due, self._began + self._timeout, self._moved_at + self._stall, self._exit_deadline(), measure_at)
         elif self._must_poll:
-            due = min(due, now + _POLL_EVERY)
+            due = min(due, now + _EXIT_POLL_INTERVAL)
         if math.isinf(due):
             return None
         return math.ceil(max(due - now, 0) * 1000)
@@ -299,18 +315,6 @@ def _show_limit(seconds: float) -> str:
         if seconds >= 2 * length and seconds % length == 0:
             return f"{seconds / length:g} {unit}"
     return f"{seconds:g} s"
-
-
-TRY_LATER_STATUS = os.EX_TEMPFAIL  # 75: the process requests a retry later
-
-# Errors of a full machine or an unavailable file server, which defer the job.
-_TRANSIENT = frozenset(
-    {
-        *(errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY),
-        *(errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EIO),
-    }
-)
-_LONGEST_NAMED = 300
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,11 @@ Functions that read it, and that keep it until its costs are in the ledger.
 
 A line is flat or has its numbers in an object ``usage``. An invalid line becomes a warning and never fails the job. A
 missing price stays unknown and never becomes zero.
+
+The files are kept until their costs are in the ledger, so that a killed worker loses none. Every execution has its own
+file in its attempt's directory, to which its processes append. Usage that is only reported to the worker (an agent's
+events, a chat's calls) is written to a journal beside these directories. Only this module contains the paths and names
+of the files.
 """
 
 from __future__ import annotations
@@ -308,8 +313,8 @@ class UsageFile:
         self._usage: list[Usage] = []
 
     def poll(self) -> None:
-        """Read new complete lines, if there are any. ``end`` returns a warning of an unreadable file."""
-        with self._lock, contextlib.suppress(OSError):
+        """Read new complete lines, if there are any."""
+        with self._lock:
             self._poll()
 
     def end(self) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
@@ -320,12 +325,15 @@ class UsageFile:
         return usage, warnings
 
     def _poll(self) -> None:
-        size = os.lstat(self._path).st_size  # in most cases there is none
-        if size == self._size:
-            return
-        if size < self._size:  # it was overwritten
-            self._read_to, self._lines, self._usage = 0, 0, []
-        data = _bytes(self._path, MAX_BYTES - self._read_to, start=self._read_to)
+        try:
+            size = os.lstat(self._path).st_size  # in most cases there is none
+            if size == self._size:
+                return
+            if size < self._size:  # it was overwritten
+                self._read_to, self._lines, self._usage = 0, 0, []
+            data = _bytes(self._path, MAX_BYTES - self._read_to, start=self._read_to)
+        except OSError:
+            return  # ``end`` returns a warning
         self._size = size
         whole = data[: data.rfind(b"\n") + 1]
         usage, _ = _read(self._path, whole, lines_before=self._lines)

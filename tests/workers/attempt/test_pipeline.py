@@ -140,6 +140,13 @@ def test_an_attempt_passes_through_the_steps_that_it_needs(
     assert " ".join(getattr(step, "__name__", type(step).__name__) for step in applied) == names
 
 
+def test_the_end_of_a_job_of_an_unknown_kind_is_handled(steps: list[ConditionalStep]) -> None:
+    claim = claim_of({"unheard": "of"})
+    pipeline = Pipeline(steps, lambda _: Echo())
+
+    pipeline.committed(claim, AttemptEnd(Outcome.FAILED, error="unknown", job_started=False), refused=False)
+
+
 @pytest.mark.parametrize("ended", [{"outcome": Outcome.FAILED}, {"outcome": Outcome.DEFERRED, "question": "Which?"}])
 def test_a_variant_that_is_not_done_does_not_win(tmp_path: Path, ended: dict[str, Any]) -> None:
     class NoStore:

@@ -171,6 +171,16 @@ class TestFollowing:
         following.poll()
         assert told[-1] == [(str(path), 1)]
 
+    def test_an_error_of_who_records_it_is_not_taken_for_one_of_the_file(self, tmp_path: Path) -> None:
+        def record(_: object) -> None:
+            raise ConnectionResetError
+
+        path = tmp_path / "costs.jsonl"
+        path.write_text('{"model": "m"}\n')
+
+        with pytest.raises(ConnectionResetError):
+            usage_file.UsageFile(str(path), record).poll()
+
     def test_a_pipe_in_its_place_keeps_nobody_waiting(self, tmp_path: Path) -> None:
         path = tmp_path / "costs.jsonl"
         os.mkfifo(path)

@@ -44,6 +44,7 @@ MOST_REPORTS = 2_000
 """Reports of one attempt; more are refused."""
 
 _LONGEST_TEXT = 2_000
+_FRESH = 1.0  # seconds that a key is cached
 
 Add = Callable[[Claim, tuple[DiscoveredTask, ...]], Mapping[str, str]]
 """Adds discovered tasks to the attempt's run; returns their ids by key. Raises CoordinationError."""
@@ -300,9 +301,6 @@ def add_discovered(context: Context, claim: Claim, discovered: tuple[DiscoveredT
     if added.ready:
         context.wake_projects([(claim.workspace_id, claim.project_id)])
     return added.ids
-
-
-_FRESH = 1.0  # seconds that a key is cached
 
 
 class TokenIssuer:

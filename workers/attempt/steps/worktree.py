@@ -52,10 +52,8 @@ from workers.workspaces.worktree import Unresolved, Worktree, is_gone
 
 _SHORT = 12
 _FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT)
-_EXPECTED = (  # errors that end the attempt; any other is a bug
-    *(Refused, GitInterrupted, GitFailed, Unavailable, NotCollected, Unresolved),
-    *(OSError, ValueError),
-)
+# Errors that end the attempt; any other is a bug.
+_EXPECTED = (Refused, GitInterrupted, GitFailed, Unavailable, NotCollected, Unresolved, OSError, ValueError)
 _UNDONE = (Outcome.HANDED_BACK, Outcome.DEFERRED)  # the next attempt continues with what is carried
 
 
@@ -97,8 +95,8 @@ class WorktreeStep:
     root: Path
     keep: timedelta
     lender: Callable[[Claim, Path], ResourceLender] | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _merged: dict[tuple[str, int], Path] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _merged: dict[tuple[str, int], Path] = field(default_factory=dict, init=False)
 
     def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
         claim = attempt.claim

@@ -134,7 +134,7 @@ class ChatConversation:
             if replies is None:
                 self._transcript.ended = True
                 return
-            messages += [response, ModelRequest(replies)]
+            messages += [response, ModelRequest(replies)]  # in place: *open_stream* sends this list
         raise ChatGaveUp(AgentFailure(f"{call.chat} had no answer after {call.max_steps} steps (settings.max_steps)"))
 
     async def _wait_until_settled(self) -> None:

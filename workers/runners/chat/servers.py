@@ -93,9 +93,7 @@ class ToolServers:
 
     def start(self, claim: Claim, control: Control, *, env: Mapping[str, str], scratch: environment.Scratch) -> None:
         """Start the programs. Raises Refused, OSError or ValueError when one cannot be started."""
-        command, variables = environment.mcp_server(control.report_address)
-        ours = {"name": OURS, "command": command, "env": variables}  # reports with the attempt's token
-        bodies = [ours if isinstance(body, str) else body for body in self._bodies]
+        bodies = [self._ours(control) if isinstance(body, str) else body for body in self._bodies]
         self.all = [ToolServer(body, self._secrets, limit=control.output_limit) for body in bodies]
         programs = [server for server in self.all if server.command]
         if not programs:
@@ -122,6 +120,12 @@ class ToolServers:
             server.pipes.close_its_ends()
             if server is programs[0]:
                 control.note_start(server.process.record)
+
+    @staticmethod
+    def _ours(control: Control) -> Mapping[str, Any]:
+        """Return our own server, which reports with the attempt's token. Opens the socket of reports."""
+        command, variables = environment.mcp_server(control.report_address)
+        return {"name": OURS, "command": command, "env": variables}
 
     def log(self) -> str:
         """Return the servers' stderr, after their end."""

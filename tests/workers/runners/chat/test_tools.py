@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import pytest
 
+from coordination.domain.jobs import OURS
 from coordination.domain.tasks.attempts import Outcome
 from tests.support.chats import CALL, RETURNED, SCHEMA, SERVER, TOOLS, free_port
-from tests.support.jobs import Bench
+from tests.support.jobs import Bench, claim_of
 from tests.support.model_server import (
     INPUT_TOKENS,
     ToolUse,
 )
+from workers.runners import environment
+from workers.runners.base import Control, ReportAddress
+from workers.runners.chat.servers import ToolServers
+from workers.runners.secret_masking import Secrets
+
+
+@pytest.mark.parametrize(("bodies", "opened"), [([], 0), ([SERVER], 0), ([OURS], 1)])
+def test_the_socket_of_reports_is_opened_for_our_own_server_alone(bench: Bench, bodies, opened) -> None:
+    addresses: list[ReportAddress] = []
+
+    def offer() -> ReportAddress:
+        addresses.append(ReportAddress("unix:/nowhere", "token", None))
+        return addresses[-1]
+
+    claim = claim_of({"chat": "openai:m-1", "prompt": "x"})
+    with (
+        Control(scratch=bench.scratch) as control,
+        environment.Scratch(bench.scratch, claim) as scratch,
+        ToolServers(bench.runners.launcher, bodies, Secrets(environ={})) as servers,
+    ):
+        control.offer_reports(offer)
+        servers.ends_at_once = True
+        servers.start(claim, control, env={}, scratch=scratch)
+
+    assert len(addresses) == opened
 
 
 class TestTools:
