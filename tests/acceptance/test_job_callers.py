@@ -58,7 +58,7 @@ def test_verbs_that_decide_are_refused_in_a_job_and_looking_is_not(fleet: Fleet)
     said = fleet.file("said").read_text()
     assert "Traceback" not in said
     assert [line for line in fleet.file("codes").read_text().splitlines() if line.startswith("0 ")] == []
-    assert said.count("changes nothing in it but by its reports") == len(VERBS), said
+    assert said.count("may change it only through its reports") == len(VERBS), said
     assert run.task("a").output == "looked"
     assert len(fleet.co.runs()) == 1
 
@@ -75,7 +75,7 @@ def test_processes_that_work_for_the_store_do_not_begin_in_a_job(fleet: Fleet, h
 
     said, codes = fleet.file("said").read_text(), fleet.file("codes").read_text().splitlines()
     assert [line for line in codes if line.split()[0] in ("0", "124")] == [], said
-    assert said.count("changes nothing in it but by its reports") >= len(PROGRAMS), said
+    assert said.count("may change it only through its reports") >= len(PROGRAMS), said
     assert worker.exit_code is None
 
 
@@ -93,7 +93,7 @@ def test_a_command_without_the_marks_of_its_job_is_refused_too(fleet: Fleet, how
 
     assert run.wait(timeout=120) is RunState.COMPLETED
 
-    assert "changes nothing in it but by its reports" in fleet.file("said").read_text()
+    assert "may change it only through its reports" in fleet.file("said").read_text()
 
 
 def test_the_python_api_refuses_too_and_another_store_is_none_of_its_business(fleet: Fleet) -> None:
@@ -116,7 +116,7 @@ def test_the_python_api_refuses_too_and_another_store_is_none_of_its_business(fl
     assert run.wait(timeout=120) is RunState.COMPLETED
 
     first, *rest = str(run.task("a").output).splitlines()
-    assert "changes nothing in it but by its reports" in first
+    assert "may change it only through its reports" in first
     assert rest == ["ran"], fleet.file("nested.out").read_text()
 
 
