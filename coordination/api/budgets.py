@@ -126,10 +126,11 @@ class Budgets:
         project_id = find_project(runtime, project).id if project else None
         run_id = find_run(runtime, run) if run else None
         unfinished = not ended and run_id is None
-        records = runtime.read(
-            budgets.list_budgets, project_id=project_id, run_id=run_id, unfinished=unfinished, most=most
-        )
-        return _in_order(self._statuses(records))
+        with runtime.store.read() as tx:  # one transaction, so that a budget and its status belong together
+            records = budgets.list_budgets(
+                tx, runtime.workspace_id, project_id=project_id, run_id=run_id, unfinished=unfinished, most=most
+            )
+            return _in_order(_read_statuses(tx, runtime.workspace_id, records))
 
     def of(self, scope: BudgetScope | str, subject: str | None = None) -> Sequence[BudgetStatus]:
         """Return the subject's own budgets: total, month and day."""
@@ -222,9 +223,7 @@ class Budgets:
         return name
 
     def _statuses(self, records: Sequence[Budget]) -> Sequence[BudgetStatus]:
-        workspace_id = self._runtime.workspace_id
-        with self._runtime.store.read() as tx:
-            return service.read_statuses(tx, workspace_id, records, lacking(tx, workspace_id) if records else {})
+        return self._runtime.read(_read_statuses, records)
 
     def _hint_without_budget(self, scope: BudgetScope, name: str | None, subject: str | None) -> str:
         """Return the other budget that holds a run's tasks, or the command that gives the subject one."""
@@ -372,6 +371,10 @@ def _changes(fields: Mapping[str, Any]) -> dict[str, Any]:
     if present.get("downgrade_to") is not None and "on_exceed" not in present:
         present["on_exceed"] = "downgrade"
     return present
+
+
+def _read_statuses(tx: Connection, workspace_id: str, records: Sequence[Budget]) -> Sequence[BudgetStatus]:
+    return service.read_statuses(tx, workspace_id, records, lacking(tx, workspace_id) if records else {})
 
 
 def _in_order(statuses: Sequence[BudgetStatus]) -> Sequence[BudgetStatus]:

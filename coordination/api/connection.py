@@ -45,21 +45,6 @@ from coordination.settings import Settings, load_settings
 from coordination.store.queries.tasks import runs
 
 
-def find_origin(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> PlanOrigin:
-    """Return the origin of the plan. Raises Refused when its folder does not exist."""
-    reference = plan.project
-    folder = Path(reference.path) if reference.path else Path.cwd()
-    if not folder.is_dir():
-        raise Refused(f"The project's folder {folder} does not exist")
-    if reference.git_remote is not None:  # git, a process for each query, is only needed for the folder
-        identity = identity_of(reference.git_remote, machine=git_checkout.machine())
-        name, root = reference.name or short_name(identity), git_checkout.top_folder(folder)
-    else:
-        here = git_checkout.checkout_of(folder)
-        identity, name, root = here.identity, reference.name or here.name, here.root
-    return PlanOrigin(identity=identity, name=name, creator=actor, path=str(root), metadata=metadata)
-
-
 def connect(settings: Settings | None = None, *, migrate: bool = False) -> Coordination:
     """Connect to the stack of the environment: COORD_DATABASE_URL and COORD_REDIS_URL, or the one of COORD_HOME.
 
@@ -206,3 +191,18 @@ class Coordination:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def find_origin(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> PlanOrigin:
+    """Return the origin of the plan. Raises Refused when its folder does not exist."""
+    reference = plan.project
+    folder = Path(reference.path) if reference.path else Path.cwd()
+    if not folder.is_dir():
+        raise Refused(f"The project's folder {folder} does not exist")
+    if reference.git_remote is not None:  # git, a process for each query, is only needed for the folder
+        identity = identity_of(reference.git_remote, machine=git_checkout.machine())
+        name, root = reference.name or short_name(identity), git_checkout.top_folder(folder)
+    else:
+        here = git_checkout.checkout_of(folder)
+        identity, name, root = here.identity, reference.name or here.name, here.root
+    return PlanOrigin(identity=identity, name=name, creator=actor, path=str(root), metadata=metadata)

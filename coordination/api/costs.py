@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from coordination.adapters import git_checkout, price_list
 from coordination.api.names import find_project_id
 from coordination.api.user_times import resolve_time
-from coordination.base import clock
+from coordination.base.clock import DEFAULT_ZONE
 from coordination.base.errors import Refused, Unavailable
 from coordination.base.wording import excerpt
 from coordination.domain.money.date_ranges import DateRange, parse_date_range
@@ -90,7 +90,7 @@ class Costs:
 
     def span(self, since: str | date | None = None, until: str | date | None = None) -> DateRange:
         """Return the span between two times. Raises Refused for an invalid time."""
-        zone = self.timezone if isinstance(since or until, str) else clock.DEFAULT
+        zone = self.timezone if isinstance(since or until, str) else DEFAULT_ZONE
         return parse_date_range(resolve_time(since, zone=zone), resolve_time(until, zone=zone, end=True))
 
     def forecast(self, *, project: str | None = None) -> SpendingOutlook:

@@ -67,8 +67,10 @@ class Prices:
 
     def list_with_projects(self) -> builtins.list[tuple[PriceOverride, str | None]]:
         """Return the prices that were set, each with the name of the project for which it is; None: all."""
-        overrides = self.list()
-        names = self._runtime.read(projects.names_of, {each.project_id for each in overrides if each.project_id})
+        workspace_id = self._runtime.workspace_id
+        with self._runtime.store.read() as tx:  # one transaction: a project without a name would look like all of them
+            overrides = rows.list_prices(tx, workspace_id)
+            names = projects.names_of(tx, workspace_id, {each.project_id for each in overrides if each.project_id})
         return [(override, names.get(override.project_id or "")) for override in overrides]
 
     def delete(self, model: str, *, project: str | None = None) -> str:

@@ -9,6 +9,9 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from coordination.base.errors import Refused
 
+DEFAULT_ZONE = "UTC"
+_HOUR = timedelta(hours=1)
+
 
 def utc_now() -> datetime:
     """Return this machine's time, aware, in UTC: to show ages and name files, not to judge leases."""
@@ -20,13 +23,9 @@ def monotonic() -> float:
     return time.monotonic()
 
 
-DEFAULT = "UTC"
-_HOUR = timedelta(hours=1)
-
-
 def check_zone(name: str) -> str:
     """Return *name* if it is an IANA time zone; else raise Refused."""
-    if name == DEFAULT:
+    if name == DEFAULT_ZONE:
         return name
     zones = available_timezones()
     if name in zones:
@@ -74,7 +73,7 @@ def _offset_within(hour: datetime, zone: str) -> timedelta | None:
 
 @lru_cache(maxsize=64)
 def _zone(name: str) -> tzinfo:
-    return UTC if name == DEFAULT else ZoneInfo(name)
+    return UTC if name == DEFAULT_ZONE else ZoneInfo(name)
 
 
 def _last(name: str) -> str:

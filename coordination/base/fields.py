@@ -1,4 +1,7 @@
-"""Checks and converts values that people and programs write: types of values, and records of named fields."""
+"""Checks and converts values that people and programs write: types of values, and records of named fields.
+
+A table, which is a tuple of ``Field``, describes a record once: its reader, writer, JSON Schema, checks and docs.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,11 @@ from coordination.base.money import usd
 from coordination.base.wording import did_you_mean, excerpt
 
 _NEW_NAMES = {"workspace": "checkout"}
+
+MOMENT_PATTERN = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
+)
+_MOMENT = re.compile(MOMENT_PATTERN)
 
 Schema = Mapping[str, Any]
 _Record = TypeVar("_Record")
@@ -173,12 +181,6 @@ def nullable(schema: Schema) -> dict[str, Any]:
     if "anyOf" in schema and "type" not in schema:
         return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
     return {"anyOf": [dict(schema), {"type": "null"}]}
-
-
-MOMENT_PATTERN = (
-    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
-)
-_MOMENT = re.compile(MOMENT_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,10 @@ _MAX_DIGITS_BITS = 4_096
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
+_BOM = b"\xef\xbb\xbf"
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # an escape only after an odd number of backslashes
+_SHOWN = 60
+
 
 def text_problem(text: str) -> str | None:
     """Return what no database can store in *text*, NUL characters and unpaired surrogates, as a half sentence."""
@@ -114,11 +118,6 @@ def _scalar_problem(item: object) -> str | None:
     if isinstance(item, int):  # bool is one
         return None if item.bit_length() <= _MAX_DIGITS_BITS else "contains a number of more than a thousand digits"
     return None if item is None else f"contains a {type(item).__name__}, which JSON cannot express,"
-
-
-_BOM = b"\xef\xbb\xbf"
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # an escape only after an odd number of backslashes
-_SHOWN = 60
 
 
 def read_lines(file: BinaryIO, *, most: int) -> Iterator[bytes]:

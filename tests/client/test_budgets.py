@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from coordination.api.connection import Coordination, connect
 from coordination.base.errors import CoordinationError, NotFound, Refused
@@ -18,6 +20,7 @@ from coordination.domain.tasks.attempts import Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.services.attempts.end import build_cost_record
 from coordination.settings import load_settings
+from coordination.store.engine import Store
 from coordination.views.money import budget
 from tests.support.refusals import refuses
 from tests.support.world import World
@@ -212,3 +215,18 @@ def test_a_workspace_does_not_see_the_budgets_of_another(co: Coordination, world
     other.submit("a", budget=BudgetCap(Decimal(1)))
 
     assert [one.name for one in co.budgets.list()] == ["nightly"]
+
+
+def test_the_listed_budgets_and_their_status_are_of_one_moment(
+    co: Coordination, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, read = list[Store](), Store.read
+
+    def counted_read(store: Store) -> AbstractContextManager[Connection]:
+        begun.append(store)
+        return read(store)
+
+    monkeypatch.setattr(Store, "read", counted_read)
+
+    assert [one.name for one in co.budgets.list()] == ["nightly"]
+    assert len(begun) == 1, "a budget that changes in between would have the status of another one"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from coordination import connect
 from coordination.base.errors import NotFound, Refused
 from coordination.settings import load_settings
+from coordination.store.engine import Store
 
 LINES = "".join(
     f'{{"id":"c{index}","model":"{model}","input_tokens":1000000,"output_tokens":0,{cost}'
@@ -67,3 +70,21 @@ def test_prices_are_set_and_given_to_calls_in_python(
             co.prices.delete("house-llama", project=project)
         with pytest.raises(NotFound):
             co.prices.of("gpt-5-mini", project="nowhere")
+
+
+def test_prices_and_the_names_of_their_projects_are_of_one_moment(
+    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(load_settings({"COORD_DATABASE_URL": store_url, "COORD_HOME": str(tmp_path / "home")})) as co:
+        project = co.projects.create("shop", remote="https://example.org/acme/shop.git")
+        co.prices.set("house-llama", input=2, output=2, project=project.id)
+        begun, read = list[Store](), Store.read
+
+        def counted_read(store: Store) -> AbstractContextManager[Connection]:
+            begun.append(store)
+            return read(store)
+
+        monkeypatch.setattr(Store, "read", counted_read)
+
+        assert [name for _, name in co.prices.list_with_projects()] == ["shop"]
+        assert len(begun) == 1, "a project that is deleted in between would have no name, as if the price were for all"

@@ -65,7 +65,6 @@ def findings_of(settings: Settings) -> Iterator[Finding]:
 
 
 def _unknown_settings() -> Iterator[Finding]:
-
     for name, meant in unknown_variables().items():
         hint = f"Did you mean {meant}?" if meant else "Remove it; docs/settings.md lists all settings"
         yield Finding("setting_unknown", name, "There is no such setting, so it does nothing", hint)

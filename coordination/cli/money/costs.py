@@ -1,4 +1,4 @@
-"""Commands on costs: their sums, single records, imports and prices."""
+"""``coord costs …``: sums, forecast, check, records and prices of the ledger; ``coord workspace timezone``."""
 
 from __future__ import annotations
 
@@ -6,30 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import typer
 from typer import Argument, Option
 
+from coordination.base.errors import NOT_COMPLETED
 from coordination.base.money import show_usd
 from coordination.base.wording import plural
 from coordination.cli.issues.beads import write_bytes
 from coordination.cli.options import AsJson, Limit, OfProject, ProjectName, open_connection, print_json
-from coordination.cli.tables import show
+from coordination.cli.tables import fields, show
 from coordination.views import money as views
+from coordination.views import projects
 from coordination.views.fields import listing
 
 if TYPE_CHECKING:
+    from coordination.api.costs import CheckedSums
     from coordination.domain.money.costs import CostRecord
 
-
-from typing import TYPE_CHECKING
-
-import typer
-
-from coordination.base.errors import NOT_COMPLETED
-from coordination.cli.tables import fields
-from coordination.views import projects
-
-if TYPE_CHECKING:
-    from coordination.api.costs import CheckedSums
+By = Literal["project", "session", "model", "run", "agent", "account", "day", "month"]
+_TIME = "today, yesterday, monday, 7d, a month (2027-01), a day or a time"
 
 
 def list_(
@@ -88,94 +83,6 @@ def _price_words(record: CostRecord) -> str:
         "stale" if record.stale else "",
     ]
     return ", ".join(filter(None, words))
-
-
-def import_(
-    file: Annotated[Path, Argument(metavar="FILE", help="A costs.jsonl file.")],
-    *,
-    project: ProjectName = None,
-    as_json: AsJson = False,
-) -> None:
-    """Import records into the ledger; known ids are skipped.
-
-    A bad line, or a known id with another amount, rejects the file. An unfinished last line is skipped with a note.
-    """
-    from coordination.store.reports.money.spending import ZeroCost
-
-    with open_connection() as co:
-        result = co.costs.import_file(file, project=project)
-        free_items = sorted(result.free.items(), key=repr)
-        free_calls = [ZeroCost(model, project_id, calls, at) for (model, project_id), (calls, at) in free_items]
-        free = co.costs.with_a_price(free_calls)
-    if as_json:
-        print_json(views.cost_import(result, free))
-        return
-    print(f"Imported {result.new:,} of {plural(result.read, 'record')} into the ledger of {result.project}.")
-    if result.torn is not None:
-        print(
-            f"Line {result.torn:,}, the last, is unfinished and was skipped. Import the file again when it is complete."
-        )
-    if result.unpriced:
-        print(f"{result.unpriced:,} of them have no known price. Check for prices: coord costs reprice --dry-run")
-    warn_of_free_calls(free)
-
-
-def warn_of_free_calls(free: Mapping[str, int]) -> None:
-    """Print a warning about calls that are reported as free although their models have a price."""
-    if free:
-        print(f"{sum(free.values()):,} calls that used tokens were reported as free, although there is a price for")
-        print(f"{', '.join(free)}. Compute their cost: coord costs reprice --zero --dry-run")
-
-
-def export(
-    file: Annotated[Path | None, Argument(metavar="[FILE]", help="The output file (default: stdout).")] = None,
-    *,
-    shape: Annotated[Literal["nested", "flat", "as-read"], Option(help="The format of a record.")] = "nested",
-    project: OfProject = None,
-    run: Annotated[str | None, Option(metavar="RUN", help="Only this run.")] = None,
-) -> None:
-    """Export the ledger as JSON Lines, oldest record first."""
-    with open_connection() as co:
-        run_id = co.run(run).id if run else None
-        write_bytes(file, co.costs.export(shape, project=project, run_id=run_id))
-    if file is not None:
-        print(f"Wrote {file}.")
-
-
-def reprice(
-    *,
-    project: OfProject = None,
-    since: Annotated[
-        str | None, Option(metavar="TIME", help="Only calls since this month (2027-01), day or time.")
-    ] = None,
-    zero: Annotated[bool, Option("--zero", help="Include calls that used tokens and were reported as free.")] = False,
-    computed: Annotated[
-        bool, Option("--computed", help="Include calls whose cost was computed, by prices that may have changed.")
-    ] = False,
-    dry_run: Annotated[bool, Option("--dry-run", help="Only show what would be corrected.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Correct the costs of calls whose price has become known. Safe to repeat."""
-    with open_connection() as co:
-        result = co.costs.reprice(project=project, since=since, zero=zero, computed=computed, dry_run=dry_run)
-    corrected = [(*key, calls, result.usd[key]) for key, calls in sorted(result.calls.items())]
-    unchanged = [(*key, calls) for key, calls in sorted(result.left.items())]
-    if as_json:
-        print_json(views.repricing(result, dry_run=dry_run))
-        return
-    if corrected:
-        rows = [(model, calls, show_usd(usd), by) for model, by, calls, usd in corrected]
-        show(["model", "calls", "added cost", "price"], rows)
-    if unchanged:
-        show(["unchanged", "calls", "reason"], [(model, calls, why) for model, why, calls in unchanged])
-        print("Set a price: coord prices set MODEL --input USD --output USD")
-    counts = f"{result.corrected:,} of {plural(result.looked_at, 'call')}"
-    would, is_ = ("would be ", "would be") if dry_run else ("", "is")
-    print(f"{counts} {would}corrected; the sum {is_} {show_usd(result.added_usd)} larger.")
-
-
-By = Literal["project", "session", "model", "run", "agent", "account", "day", "month"]
-_TIME = "today, yesterday, monday, 7d, a month (2027-01), a day or a time"
 
 
 def summary(
@@ -286,6 +193,90 @@ def _print_result(result: CheckedSums) -> None:
         print("The sums are incomplete, so every summary reads the ledger. Compute them: coord costs check --repair")
     else:
         print("All sums match the records.")
+
+
+def import_(
+    file: Annotated[Path, Argument(metavar="FILE", help="A costs.jsonl file.")],
+    *,
+    project: ProjectName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Import records into the ledger; known ids are skipped.
+
+    A bad line, or a known id with another amount, rejects the file. An unfinished last line is skipped with a note.
+    """
+    from coordination.store.reports.money.spending import ZeroCost
+
+    with open_connection() as co:
+        result = co.costs.import_file(file, project=project)
+        free_items = sorted(result.free.items(), key=repr)
+        free_calls = [ZeroCost(model, project_id, calls, at) for (model, project_id), (calls, at) in free_items]
+        free = co.costs.with_a_price(free_calls)
+    if as_json:
+        print_json(views.cost_import(result, free))
+        return
+    print(f"Imported {result.new:,} of {plural(result.read, 'record')} into the ledger of {result.project}.")
+    if result.torn is not None:
+        print(
+            f"Line {result.torn:,}, the last, is unfinished and was skipped. Import the file again when it is complete."
+        )
+    if result.unpriced:
+        print(f"{result.unpriced:,} of them have no known price. Check for prices: coord costs reprice --dry-run")
+    warn_of_free_calls(free)
+
+
+def warn_of_free_calls(free: Mapping[str, int]) -> None:
+    """Print a warning about calls that are reported as free although their models have a price."""
+    if free:
+        print(f"{sum(free.values()):,} calls that used tokens were reported as free, although there is a price for")
+        print(f"{', '.join(free)}. Compute their cost: coord costs reprice --zero --dry-run")
+
+
+def export(
+    file: Annotated[Path | None, Argument(metavar="[FILE]", help="The output file (default: stdout).")] = None,
+    *,
+    shape: Annotated[Literal["nested", "flat", "as-read"], Option(help="The format of a record.")] = "nested",
+    project: OfProject = None,
+    run: Annotated[str | None, Option(metavar="RUN", help="Only this run.")] = None,
+) -> None:
+    """Export the ledger as JSON Lines, oldest record first."""
+    with open_connection() as co:
+        run_id = co.run(run).id if run else None
+        write_bytes(file, co.costs.export(shape, project=project, run_id=run_id))
+    if file is not None:
+        print(f"Wrote {file}.")
+
+
+def reprice(
+    *,
+    project: OfProject = None,
+    since: Annotated[
+        str | None, Option(metavar="TIME", help="Only calls since this month (2027-01), day or time.")
+    ] = None,
+    zero: Annotated[bool, Option("--zero", help="Include calls that used tokens and were reported as free.")] = False,
+    computed: Annotated[
+        bool, Option("--computed", help="Include calls whose cost was computed, by prices that may have changed.")
+    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only show what would be corrected.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Correct the costs of calls whose price has become known. Safe to repeat."""
+    with open_connection() as co:
+        result = co.costs.reprice(project=project, since=since, zero=zero, computed=computed, dry_run=dry_run)
+    corrected = [(*key, calls, result.usd[key]) for key, calls in sorted(result.calls.items())]
+    unchanged = [(*key, calls) for key, calls in sorted(result.left.items())]
+    if as_json:
+        print_json(views.repricing(result, dry_run=dry_run))
+        return
+    if corrected:
+        rows = [(model, calls, show_usd(usd), by) for model, by, calls, usd in corrected]
+        show(["model", "calls", "added cost", "price"], rows)
+    if unchanged:
+        show(["unchanged", "calls", "reason"], [(model, calls, why) for model, why, calls in unchanged])
+        print("Set a price: coord prices set MODEL --input USD --output USD")
+    counts = f"{result.corrected:,} of {plural(result.looked_at, 'call')}"
+    would, is_ = ("would be ", "would be") if dry_run else ("", "is")
+    print(f"{counts} {would}corrected; the sum {is_} {show_usd(result.added_usd)} larger.")
 
 
 def timezone(

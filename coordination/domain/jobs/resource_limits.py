@@ -1,4 +1,4 @@
-"""Resource limits of a job: memory, CPU time, open files, output. Workers/runners enforces them."""
+"""Resource limits of a job: memory, CPU time, open files, output. They are enforced by workers/runners."""
 
 from __future__ import annotations
 

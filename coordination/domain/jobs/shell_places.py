@@ -98,7 +98,10 @@ class _CommandReader:
         return match[0] if match else ""
 
     def commands(self, *, inner: bool = False, fed: bool = False) -> bool:
-        """Read up to the end or the closing parenthesis. Return whether these commands contain a value."""
+        """Read up to the end or the closing parenthesis. Return whether these commands contain a value.
+
+        *fed*: the standard input contains a value.
+        """
         level = _Level(fed)
         while True:
             self.take(_BLANK)

@@ -1,4 +1,4 @@
-"""Records of a plan: a graph of tasks with their rules. Formats/plan reads it from YAML."""
+"""Records of a plan: a graph of tasks with their rules, which formats/plan reads from YAML."""
 
 from __future__ import annotations
 

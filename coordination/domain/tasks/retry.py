@@ -79,7 +79,7 @@ def decide(  # noqa: C901, PLR0911 - one flat table of outcomes
 ) -> Decision:
     """Return what follows *outcome*. The three counts include this attempt (*losses*: see ``count_losses``).
 
-    *killed*: the job was ended by a signal. A limit in ``domain.tasks.task_limits`` may still block a retry.
+    *killed*: the job was ended by a signal. A limit (see ``tasks.describe_limit``) may still block a retry.
     """
     match outcome:
         case Outcome.COMPLETED:

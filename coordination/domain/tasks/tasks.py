@@ -26,24 +26,6 @@ DEFERRAL_LIMIT = timedelta(hours=24)
 """How long a job may defer itself in a row, unless the settings say otherwise."""
 
 
-def max_starts(task: int | None, defaults: int | None, *, max_attempts: int) -> int:
-    """Return the start limit of a task: its own, else the plan's default, else enough for all of its attempts."""
-    configured = defaults if task is None else task
-    return max(DEFAULT_MAX_STARTS, max_attempts) if configured is None else configured
-
-
-def describe_limit(
-    *, starts: int, max_starts: int, deferrals: int, deferred_for: timedelta, consecutive_losses: int
-) -> str:
-    """Return, as half a sentence, which limit the task has reached."""
-    if consecutive_losses >= MAX_CONSECUTIVE_LOSSES:
-        return f"its worker was lost {consecutive_losses} times in a row"
-    if starts >= max_starts:
-        return f"it has started {plural(starts, 'time')}, as often as max_starts allows"
-    deferral = f"has deferred itself for {show_duration(deferred_for)}, {deferrals} times in a row"
-    return f"it {deferral}" + (f" (at most {MAX_DEFERRALS} times)" if deferrals >= MAX_DEFERRALS else "")
-
-
 class TaskState(StrEnum):
     """The states of a task."""
 
@@ -109,6 +91,7 @@ MOVES: Mapping[TaskMove, tuple[frozenset[TaskState], TaskState]] = {
     M.REOPEN: (frozenset({S.FAILED, S.CANCELED}), S.QUEUED),
     M.BLOCK_AGAIN: (frozenset({S.FAILED, S.CANCELED}), S.BLOCKED),
 }
+"""The one table of transitions. SQL guards, the diagram in docs/concepts.md and the tests read it."""
 
 OPEN: frozenset[TaskState] = frozenset({S.BLOCKED, S.QUEUED, S.RUNNING})
 TERMINAL: frozenset[TaskState] = frozenset({S.COMPLETED, S.FAILED, S.CANCELED})
@@ -218,6 +201,24 @@ class TaskRecord:
 def needs_own_batch(options: Mapping[str, Any]) -> bool:
     """Return whether a task with these options cannot share a batch: steps run before or after its job."""
     return bool(options) and not options.keys().isdisjoint(("checkout", "gates", "outputs", "role", "expects"))
+
+
+def max_starts(task: int | None, defaults: int | None, *, max_attempts: int) -> int:
+    """Return the start limit of a task: its own, else the plan's default, else enough for all of its attempts."""
+    configured = defaults if task is None else task
+    return max(DEFAULT_MAX_STARTS, max_attempts) if configured is None else configured
+
+
+def describe_limit(
+    *, starts: int, max_starts: int, deferrals: int, deferred_for: timedelta, consecutive_losses: int
+) -> str:
+    """Return, as half a sentence, which limit the task has reached."""
+    if consecutive_losses >= MAX_CONSECUTIVE_LOSSES:
+        return f"its worker was lost {consecutive_losses} times in a row"
+    if starts >= max_starts:
+        return f"it has started {plural(starts, 'time')}, as often as max_starts allows"
+    deferral = f"has deferred itself for {show_duration(deferred_for)}, {deferrals} times in a row"
+    return f"it {deferral}" + (f" (at most {MAX_DEFERRALS} times)" if deferrals >= MAX_DEFERRALS else "")
 
 
 class RunState(StrEnum):

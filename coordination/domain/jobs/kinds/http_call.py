@@ -1,4 +1,4 @@
-"""The job kind ``http``: an HTTP request. Workers/runners/http sends it."""
+"""The job kind ``http``: an HTTP request, which workers/runners/http sends."""
 
 from __future__ import annotations
 

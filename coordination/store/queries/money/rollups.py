@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import CTE, Connection, Float, Select, Text, cast, func, literal, literal_column, or_, select, text
 
-from coordination.base.clock import DEFAULT
+from coordination.base.clock import DEFAULT_ZONE
 from coordination.base.money import ZERO
 from coordination.domain.money.cost_totals import DAY, DIMENSIONS, MONTH, CostTotal, TotalKey
 from coordination.store.tables.money.costs import CALLS, UNPRICED, costs
@@ -66,14 +66,15 @@ def lock_shard(tx: Connection, workspace_id: str) -> int:
 
 def read_zone(tx: Connection, workspace_id: str) -> str:
     """Return the time zone of the workspace's days and months."""
-    return tx.execute(select(func.coalesce(w.timezone, DEFAULT)).where(w.id == workspace_id)).scalar() or DEFAULT
+    zone = func.coalesce(w.timezone, DEFAULT_ZONE)
+    return tx.execute(select(zone).where(w.id == workspace_id)).scalar() or DEFAULT_ZONE
 
 
 def days(tx: Connection, workspace_id: str, moments: Iterable[datetime]) -> dict[datetime, str]:
     """Return the workspace's day of each moment, as the database computes it."""
     distinct = list(dict.fromkeys(moments))
     name = read_zone(tx, workspace_id)
-    if name == DEFAULT:
+    if name == DEFAULT_ZONE:
         return {at: at.astimezone(UTC).date().isoformat() for at in distinct}
     if tx.dialect.name == "postgresql":
         statement = text(
