@@ -1,4 +1,4 @@
-"""Statements of worker processes across workspaces.
+"""Statements of worker processes across workspaces, and on the key that signs their messages.
 
 Only these queries have no workspace: a worker may serve several. They return ids and times, and no content.
 """
@@ -311,26 +311,31 @@ def lock_silent(tx: Connection, worker_id: str, *, after: timedelta) -> bool:
     return tx.execute(silent.with_for_update()).first() is not None
 
 
-_BYTES = 32
+# --- the key that signs messages
+
+_KEY_BYTES = 32
 
 
-def find(tx: Connection) -> bytes | None:
+def find_key(tx: Connection) -> bytes | None:
     """Return the key of this database, or None before it is created."""
     secret = tx.execute(select(broker_keys.c.secret)).scalar()
     return None if secret is None else bytes.fromhex(secret)
 
 
-def get_or_create(tx: Connection) -> bytes:
+def get_or_create_key(tx: Connection) -> bytes:
     """Return the key of this database. Create it if there is none."""
-    row = {"id": 1, "secret": secrets.token_bytes(_BYTES).hex(), "created_at": db_now()}
+    row = {"id": 1, "secret": secrets.token_bytes(_KEY_BYTES).hex(), "created_at": db_now()}
     tx.execute(insert_into(tx, broker_keys).values(row).on_conflict_do_nothing(index_elements=["id"]))
     return bytes.fromhex(tx.execute(select(broker_keys.c.secret)).scalar_one())
 
 
-def replace(tx: Connection) -> None:
+def replace_key(tx: Connection) -> None:
     """Replace the key; signatures of the old one are invalid from then on."""
     tx.execute(delete(broker_keys))
-    get_or_create(tx)
+    get_or_create_key(tx)
+
+
+# --- workers and workspaces
 
 
 def list_live_for(tx: Connection, workspace_id: str, *, within: timedelta) -> list[RowMapping]:

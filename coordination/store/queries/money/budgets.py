@@ -56,6 +56,9 @@ from coordination.store.types import db_now, iso, sum_money
 b, u, a, t = budgets.c, budget_uses.c, attempts.c, tasks.c
 c, r = costs.c, rollups.c
 
+PAID = or_(*(t.kind.startswith(f"{kind}:") for kind in PAID_KINDS))
+"""Matches tasks whose job asks a model."""
+
 
 @dataclass(frozen=True, slots=True)
 class ApplicableBudgets:
@@ -229,6 +232,8 @@ def _budget(row: RowMapping) -> Budget:
         }
     )
 
+
+# --- use of budgets by period
 
 _SKEW = timedelta(days=1)  # the largest expected error of the clock that dates a call
 _COUNTS = (
@@ -564,8 +569,7 @@ def _use(row: RowMapping) -> BudgetUse:
     )
 
 
-PAID = or_(*(t.kind.startswith(f"{kind}:") for kind in PAID_KINDS))
-"""Matches tasks whose job asks a model."""
+# --- starts of agents and chats
 
 
 def count_starts(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, *, since: datetime | None) -> int:

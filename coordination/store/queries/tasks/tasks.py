@@ -92,7 +92,10 @@ def counter_values(counts: CounterChanges) -> dict[str, Any]:
 
 
 def is_limit_reached(counts: CounterChanges, deferral_limit: timedelta = DEFERRAL_LIMIT) -> ColumnElement[bool]:
-    """Return the condition that the task reaches a limit with these changes."""
+    """Return the condition that the task reaches a limit with these changes.
+
+    The statements that write the counters test it, so that every way of ending an attempt does.
+    """
     limits: list[ColumnElement[bool]] = [and_(PAID, _starts(counts) >= t.max_starts)]
     if counts.lost:
         limits.append(t.consecutive_losses + 1 >= MAX_CONSECUTIVE_LOSSES)
