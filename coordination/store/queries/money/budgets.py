@@ -298,6 +298,17 @@ def _lock(
     return {(row["budget_id"], row["starts"]): _use(row) for row in rows.mappings()}
 
 
+def _use(row: RowMapping) -> BudgetUse:
+    return BudgetUse(
+        row["budget_id"],
+        row["starts"],
+        Amount(row["spent_usd"], row["spent_tokens"], row["spent_unpriced"], row["spent_starts"]),
+        Amount(row["reserved_usd"], row["reserved_tokens"], row["reserved_unpriced"]),
+        warned=row["warned_at"] is not None,
+        reached=row["reached_at"] is not None,
+    )
+
+
 _SET = ", ".join(f"{name} = x.{name}" for name in _COUNTS)
 _NUMBERS = ", ".join(f"{name} {'numeric' if name.endswith('usd') else 'bigint'}" for name in _COUNTS)
 _WRITE_POSTGRESQL = f"""
@@ -556,17 +567,6 @@ def list_waiting_projects(tx: Connection, workspace_id: str) -> list[str]:
     some = select(t.id).where(t.workspace_id == workspace_id, t.project_id == projects.c.id, _WAITING)
     statement = select(projects.c.id).where(projects.c.workspace_id == workspace_id, some.exists())
     return list(tx.execute(statement.order_by(projects.c.id)).scalars())
-
-
-def _use(row: RowMapping) -> BudgetUse:
-    return BudgetUse(
-        row["budget_id"],
-        row["starts"],
-        Amount(row["spent_usd"], row["spent_tokens"], row["spent_unpriced"], row["spent_starts"]),
-        Amount(row["reserved_usd"], row["reserved_tokens"], row["reserved_unpriced"]),
-        warned=row["warned_at"] is not None,
-        reached=row["reached_at"] is not None,
-    )
 
 
 # --- starts of agents and chats
