@@ -32,7 +32,7 @@ def claims_of(world: World, key: str, **changes: Any) -> AttemptClaims:
 
 
 def token_for(world: World, key: str, **changes: Any) -> str:
-    return issue(derive_key(world.store.transact(workers.get_or_create_key)), claims_of(world, key, **changes))
+    return issue(derive_key(world.store.transact(workers.get_or_create_broker_key)), claims_of(world, key, **changes))
 
 
 def check(world: World, token: str, *, scope: Scope = Scope.REPORT) -> AttemptRef:
@@ -77,7 +77,7 @@ def test_where_nobody_has_made_a_key_nothing_is_accepted_and_none_is_made(world:
 
     assert "not signed" in refused(world, token)
     with world.store.read() as tx:
-        assert workers.find_key(tx) is None
+        assert workers.find_broker_key(tx) is None
 
 
 def test_a_token_of_an_attempt_that_ended_is_refused(world: World) -> None:

@@ -309,7 +309,7 @@ class Executor:
             context.in_flight.drop(*(ended.claim for ended, _ in ends))
         if result is None:
             return None
-        usage_file.discard([ended.fence for ended, _ in ends])
+        usage_file.discard_report([ended.fence for ended, _ in ends])
         for ended, _ in ends:
             refused = ended.task_id in result.refused
             self._pipeline.committed(ended.claim, ended.end, refused=refused)

@@ -93,7 +93,7 @@ class CostSettling:
             if not keep:
                 for fence in page:
                     unsettled[fence].delete()
-                usage_file.discard(page)
+                usage_file.discard_report(page)
 
     def _write_or_drop(self, workspace_id: str, reports: list[AttemptReport]) -> None:
         def settle(tx: Connection) -> int:

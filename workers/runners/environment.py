@@ -103,7 +103,7 @@ class Scratch:
         self.costs = f"{folder}{os.sep}{self.name}{COSTS}"
         self._paths.append(self.costs)
         if self._keeper is not None:
-            self._paths.append(usage_file.link_to(self.costs, self._keeper))
+            self._paths.append(usage_file.link_report(self.costs, self._keeper))
 
     def write_input(self, claim: Claim) -> str:
         """Write the task's input and the results of its needs to a JSON file; return its path."""
@@ -149,8 +149,8 @@ class Scratch:
         paths, self._paths = self._paths, []
         if self._keeper is not None and self.costs in paths and usage_file.is_report(self.costs):
             target = f"{self._keeper}{os.sep}{self.name}{COSTS}"
-            if self.costs == target or usage_file.move(self.costs, target):
-                usage_file.keep(self._fence, target)
+            if self.costs == target or usage_file.move_report(self.costs, target):
+                usage_file.keep_report(self._fence, target)
             paths.remove(self.costs)
         for path in paths:
             try:

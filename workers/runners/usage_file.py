@@ -1,4 +1,6 @@
-"""Reads the usage file: JSON lines about model calls, which a job appends to the file named by COORD_COSTS.
+"""The usage file: JSON lines about model calls, which a job appends to the file named by COORD_COSTS.
+
+Functions that read it, and that keep it until its costs are in the ledger.
 
 A line is flat or has its numbers in an object ``usage``. An invalid line becomes a warning and never fails the job. A
 missing price stays unknown and never becomes zero.
@@ -166,13 +168,13 @@ def keeping_root(root: Path) -> Path | None:
     return parent if (parent := root.parent) in _roots else None
 
 
-def keep(fence: Fence, path: str) -> None:
+def keep_report(fence: Fence, path: str) -> None:
     """Keep a file or directory until the end of the attempt is stored."""
     with _lock:
         _kept.setdefault(fence, []).append(path)
 
 
-def discard(fences: Iterable[Fence]) -> None:
+def discard_report(fences: Iterable[Fence]) -> None:
     """Delete the reports of attempts whose costs are in the ledger."""
     if not _kept:
         return
@@ -182,7 +184,7 @@ def discard(fences: Iterable[Fence]) -> None:
         _delete(path)
 
 
-def link_to(costs: str, root: Path) -> str:
+def link_report(costs: str, root: Path) -> str:
     """Create a link in a kept directory to a usage file in another one. Return its path."""
     path = f"{root}{os.sep}{execution_of(costs)}{_AT}"
     with contextlib.suppress(OSError):
@@ -190,7 +192,7 @@ def link_to(costs: str, root: Path) -> str:
     return path
 
 
-def move(source: str, target: str) -> bool:
+def move_report(source: str, target: str) -> bool:
     """Move the first ``MOST`` bytes of a file to a new file. Return whether that succeeded."""
     try:
         with open(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
@@ -230,7 +232,7 @@ class CostJournal:
         if used == self._last or (not used and self._last is None):
             return
         if self._last is None:
-            keep(self._fence, self._path)
+            keep_report(self._fence, self._path)
         self._last = list(used)
         draft = f"{self._path}.new"
         with contextlib.suppress(OSError):

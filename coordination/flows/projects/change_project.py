@@ -1,4 +1,4 @@
-"""Change a project's settings, and queue held tasks again that this may release."""
+"""Change, end, pause and resume a project; queue held tasks again that this may release."""
 
 from __future__ import annotations
 

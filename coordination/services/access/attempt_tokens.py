@@ -30,7 +30,7 @@ def check_token(tx: Connection, token: str, *, workspace_id: str, scope: Scope) 
 
     ``coord rekey`` invalidates the tokens of all attempts at once, running ones too.
     """
-    secret = workers.find_key(tx)
+    secret = workers.find_broker_key(tx)
     if secret is None:
         raise TokenRefused("The token is not signed with the current key of this database")
     claims = verify(derive_key(secret), token)

@@ -225,7 +225,7 @@ class TestKept:
         assert [path.read_text() for path in left.files] == [line("1")]
         assert not list(dead.folder.rglob("*input*"))
 
-        usage_file.discard([(claim.task_id, claim.attempt)])
+        usage_file.discard_report([(claim.task_id, claim.attempt)])
 
         assert usage_file.unsettled_in(dead.folder) == {}
 

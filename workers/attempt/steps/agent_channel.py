@@ -329,8 +329,8 @@ class TokenIssuer:
                 return self._key
             try:
                 with self._store.read() as tx:
-                    secret = workers.find_key(tx)
-                self._key = derive_key(secret or self._store.transact(workers.get_or_create_key))
+                    secret = workers.find_broker_key(tx)
+                self._key = derive_key(secret or self._store.transact(workers.get_or_create_broker_key))
                 self._read_at = monotonic()
             except CoordinationError as error:
                 log.warning("the key of tokens cannot be read", why=error.message)

@@ -316,23 +316,23 @@ def lock_silent(tx: Connection, worker_id: str, *, after: timedelta) -> bool:
 _KEY_BYTES = 32
 
 
-def find_key(tx: Connection) -> bytes | None:
+def find_broker_key(tx: Connection) -> bytes | None:
     """Return the key of this database, or None before it is created."""
     secret = tx.execute(select(broker_keys.c.secret)).scalar()
     return None if secret is None else bytes.fromhex(secret)
 
 
-def get_or_create_key(tx: Connection) -> bytes:
+def get_or_create_broker_key(tx: Connection) -> bytes:
     """Return the key of this database. Create it if there is none."""
     row = {"id": 1, "secret": secrets.token_bytes(_KEY_BYTES).hex(), "created_at": db_now()}
     tx.execute(insert_into(tx, broker_keys).values(row).on_conflict_do_nothing(index_elements=["id"]))
     return bytes.fromhex(tx.execute(select(broker_keys.c.secret)).scalar_one())
 
 
-def replace_key(tx: Connection) -> None:
+def replace_broker_key(tx: Connection) -> None:
     """Replace the key; signatures of the old one are invalid from then on."""
     tx.execute(delete(broker_keys))
-    get_or_create_key(tx)
+    get_or_create_broker_key(tx)
 
 
 # --- workers and workspaces
