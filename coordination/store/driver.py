@@ -11,11 +11,16 @@ from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.exc import DBAPIError
 
+_FEW = 10
+_BLOCK = 500
+
 
 def rows(tx: Connection, statement: str, values: Mapping[str, Any]) -> list[Any]:
     """Execute a statement in the driver's own style and return its rows as tuples.
 
-    Raises DBAPIError as ``exec_driver_sql`` does. Listeners for statements are called as usual.
+    For the statements between short tasks: SQLAlchemy describes the result's columns anew at each execution, which
+    takes as long as planning and sending them. Raises DBAPIError as ``exec_driver_sql`` does. Listeners for statements
+    are called as usual.
     """
     if tx.dispatch.before_cursor_execute:
         return list(tx.exec_driver_sql(statement, dict(values)))
@@ -30,10 +35,6 @@ def rows(tx: Connection, statement: str, values: Mapping[str, Any]) -> list[Any]
         raise DBAPIError.instance(
             statement, dict(values), error, errors.Error, connection_invalidated=is_disconnected, dialect=tx.dialect
         ) from error
-
-
-_FEW = 10
-_BLOCK = 500
 
 
 def insert_into(tx: Connection, table: Table) -> PostgresqlInsert | SqliteInsert:

@@ -13,7 +13,7 @@ from coordination.domain.access.attempt_tokens import AttemptClaims, Scope, deri
 from coordination.domain.tasks.attempts import Outcome
 from coordination.services.access.attempt_tokens import AttemptRef, check_token
 from coordination.services.fleet import broker_keys
-from coordination.store.queries.fleet import workers as key_rows
+from coordination.store.queries.fleet import workers
 from coordination.store.tables.fleet.broker_keys import broker_keys as key_table
 from tests.support.refusals import refuses
 from tests.support.world import World
@@ -32,7 +32,7 @@ def claims_of(world: World, key: str, **changes: Any) -> AttemptClaims:
 
 
 def token_for(world: World, key: str, **changes: Any) -> str:
-    return issue(derive_key(world.store.transact(key_rows.get_or_create_broker_key)), claims_of(world, key, **changes))
+    return issue(derive_key(world.store.transact(workers.get_or_create_broker_key)), claims_of(world, key, **changes))
 
 
 def check(world: World, token: str, *, scope: Scope = Scope.REPORT) -> AttemptRef:
@@ -77,7 +77,7 @@ def test_where_nobody_has_made_a_key_nothing_is_accepted_and_none_is_made(world:
 
     assert "not signed" in refused(world, token)
     with world.store.read() as tx:
-        assert key_rows.find_broker_key(tx) is None
+        assert workers.find_broker_key(tx) is None
 
 
 def test_a_token_of_an_attempt_that_ended_is_refused(world: World) -> None:

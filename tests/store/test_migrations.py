@@ -76,6 +76,20 @@ def test_the_program_knows_the_newest_migration() -> None:
     assert {script.revision for script in scripts.walk_revisions()} == set(schema.KNOWN)
 
 
+def test_a_migration_of_an_empty_database_says_what_creates_its_tables_and_changes_nothing(
+    blank_store_url: str,
+) -> None:
+    opened = open_store(blank_store_url)
+
+    with refuses(SchemaMismatch):
+        upgrade(opened)
+
+    assert schema.current(opened) is None
+    schema.prepare(opened)
+    schema.require(opened)
+    opened.close()
+
+
 def test_an_empty_database_is_prepared_once_by_many_at_once(blank_store_url: str) -> None:
     errors: list[BaseException] = []
 

@@ -1,4 +1,4 @@
-"""Finish attempts: write their ends, then call the listeners, in one transaction.
+"""Finish attempts: write their ends and call the listeners, then choose the next work, in one transaction.
 
 A listener reads ``effects`` and adds its own. Rows are locked in the order that ``store.queries`` describes: slots,
 then money, then runs.
@@ -37,6 +37,8 @@ Listener = Callable[[Connection, str, str, EndEffects], None]
 
 MAX_AGENT_ANSWERS = 5
 """How many questions of one task agents answer; a person answers further ones."""
+
+_LARGEST_SHARE = 64
 
 
 def finish(
@@ -169,9 +171,6 @@ def _answer(tx: Connection, workspace_id: str, claim: Claim, role: Mapping[str, 
     except Refused:
         return 0
     return int(ready_now)
-
-
-_LARGEST_SHARE = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,9 @@ from coordination.store.reports.fleet import supervision
 REST = timedelta(seconds=15)
 """A task that was enqueued this long ago and not claimed is enqueued again, whatever is in the queue."""
 
+AT_ONCE = 100
+"""The most projects that one transaction of ``tick_quiet`` ticks."""
+
 _RESCUE_ROUNDS = 50
 
 
@@ -154,9 +157,6 @@ def _lift_holds(tx: Connection, workspace_id: str, project_id: str, estimator: E
     return close_runs(tx, workspace_id, runs.list_unfinished(tx, workspace_id, project_id), actor="supervisor")
 
 
-AT_ONCE = 100
-
-
 def tick_quiet(
     store: Store,
     *,
@@ -166,9 +166,12 @@ def tick_quiet(
     workspaces: Sequence[str] | None = None,
     lifetime: timedelta = DEFAULT_LIFETIME,
 ) -> list[tuple[str, str]]:
-    """Tick *projects*, or all not ticked for *every*, and return the ticked (workspace, project) pairs.
+    """Tick many supervisors that only need to write their heartbeat, or to end. Return (workspace, project) pairs.
 
-    At most AT_ONCE, and only of *workspaces*, if given. The other parameters are as in ``tick_supervisor.run_tick``.
+    Ticks *projects*, or all not ticked for *every*: at most AT_ONCE, and only of *workspaces*, if given. Projects with
+    anything due (a lease, a task to enqueue, a run to close, a hold to lift or recount) are left to ``run_tick``. One
+    transaction locks all supervisors' rows: no other tick begins meanwhile, and work that is submitted meanwhile
+    restarts them. The other parameters are as in ``run_tick``.
     """
     with store.write() as tx:
         locked = idle_supervisors.lock(

@@ -20,7 +20,6 @@ from coordination.domain.plans.plans import Plan
 from coordination.services.agents.agents import AgentLookup
 from coordination.services.money import prices as price_service
 from coordination.services.plans import store_graph
-from coordination.services.plans.store_graph import prepare_plan
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.forecast import job_history
 from coordination.store.queries.projects import projects
@@ -46,7 +45,7 @@ def simulate_plan(
     """
     works = check_plan(plan)
     project = projects.find_by_identity(tx, workspace_id, identity)
-    graph = prepare_plan(plan, works, project, AgentLookup(tx, workspace_id))
+    graph = store_graph.prepare_plan(plan, works, project, AgentLookup(tx, workspace_id))
     plan, bodies = graph.plan, graph.bodies
     kinds = {history_key(body): body for body in {id(body): body for body in bodies.values()}.values()}
     known: dict[str, tuple[JobSample, ...]] = {}

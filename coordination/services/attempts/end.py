@@ -1,4 +1,7 @@
-"""The end of attempts: decides what becomes of their tasks, stores it, and closes runs whose tasks have ended."""
+"""The end of attempts: decides what becomes of their tasks, stores it, and closes runs whose tasks have ended.
+
+All functions run in the caller's transaction and lock rows in the order that ``store.queries`` describes.
+"""
 
 from __future__ import annotations
 
@@ -41,16 +44,19 @@ from coordination.domain.tasks.tasks import (
 )
 from coordination.store.queries.jobs import artifacts
 from coordination.store.queries.tasks import attempts, events, outdated, ready, runs, slots
-from coordination.store.queries.tasks import attempts as attempt_rows
 from coordination.store.queries.tasks import dependencies as edges
-from coordination.store.queries.tasks import events as log
 from coordination.store.queries.tasks import tasks as rows
 from coordination.store.queries.tasks.attempts import ReleasedTask
 from coordination.store.queries.tasks.tasks import CounterChanges
 
+_JITTER = 0.25
+
 
 def close_runs(tx: Connection, workspace_id: str, run_ids: Iterable[str], *, actor: str | None = None) -> list[str]:
-    """Close the runs that have no open task, and return their ids. Exactly one caller closes each run."""
+    """Close the runs that have no open task, and return their ids. Exactly one caller closes each run.
+
+    Runs are locked after everything else.
+    """
     closed = runs.close_if_done(tx, workspace_id, sorted(run_ids))
     finished = [NewEvent(EventType.RUN_FINISHED, run["project_id"], run["id"], actor=actor) for run in closed]
     events.append(tx, workspace_id, finished)
@@ -126,8 +132,8 @@ def end_attempts(
     others = [_move_task(tx, workspace_id, ended, effects, deferral_limit) for ended in others]
     moved = [ended for ended in others if ended.fence in effects.fences]
     if moved:
-        attempt_rows.close_many(tx, workspace_id, [_closed_row(ended) for ended in moved])
-        log.append(tx, workspace_id, [build_end_event(project_id, ended, actor=actor) for ended in moved])
+        attempts.close_many(tx, workspace_id, [_closed_row(ended) for ended in moved])
+        events.append(tx, workspace_id, [build_end_event(project_id, ended, actor=actor) for ended in moved])
         outdated.wait_again(tx, workspace_id, [ended.fence for ended in moved])
     effective = effects.effective_ends()
     for ended in effective:
@@ -135,12 +141,12 @@ def end_attempts(
             artifacts.add(tx, workspace_id, ended.task_id, ended.attempt, ended.end.artifacts)
         conversation = (ended.carried_over or {}).get(CONVERSATION_KEY)
         if ended.details or conversation:
-            attempt_rows.record_details(
+            attempts.record_details(
                 tx, workspace_id, ended.task_id, ended.attempt, ended.details, conversation=conversation
             )
     slot_names = [name for ended in effective for name in ended.slots]
     stale = [ended for ended in ends if ended.fence not in effects.fences]
-    attempt_rows.lock(tx, workspace_id, [ended.fence for ended in stale], nowait=True)  # after the completed ones
+    attempts.lock(tx, workspace_id, [ended.fence for ended in stale], nowait=True)  # after the completed ones
     for ended in stale:
         slot_names += _close_fenced(tx, workspace_id, ended, effects)
     dead = {ended.task_id: ended.key for ended in moved if isinstance(ended.decision, GiveUp)}
@@ -166,7 +172,7 @@ def lock_ends(tx: Connection, workspace_id: str, ends: Sequence[EndedAttempt], *
     dead = [ended.task_id for ended in ends if isinstance(ended.decision, GiveUp)]
     ids = {ended.task_id for ended in ends}.union(edges.waiting_children(tx, workspace_id, completing))
     rows.lock(tx, workspace_id, ids.union(edges.with_dependants(tx, workspace_id, dead)), nowait=nowait)
-    attempt_rows.lock(tx, workspace_id, [ended.fence for ended in ends], nowait=nowait)
+    attempts.lock(tx, workspace_id, [ended.fence for ended in ends], nowait=nowait)
 
 
 def close_ended_runs(
@@ -205,7 +211,7 @@ def cancel_tasks(
     effects = EndEffects()
     rows.lock(tx, workspace_id, edges.with_dependants(tx, workspace_id, ids), nowait=nowait)
     canceled = rows.cancel(tx, workspace_id, sorted(ids), cause=CancelCause.PERSON, error=why)
-    log.append(tx, workspace_id, [_cancellation(project_id, row, why, actor) for row in canceled])
+    events.append(tx, workspace_id, [_cancellation(project_id, row, why, actor) for row in canceled])
     if canceled:
         _propagate(tx, workspace_id, project_id, {row["id"]: row["key"] for row in canceled}, effects)
     effects.runs_to_check = {row["run_id"] for row in canceled}
@@ -309,13 +315,13 @@ def _close_fenced(tx: Connection, workspace_id: str, ended: EndedAttempt, effect
     """Close an attempt with a stale fence, if it is still open (a cancel in progress), and return its slots."""
     is_late = ended.end.outcome in (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED)
     closing = replace(ended, end=ended.end.ending_as(Outcome.CANCELED, output=None)) if is_late else ended
-    before = attempt_rows.outcome_of(tx, workspace_id, ended.task_id, ended.attempt)
+    before = attempts.outcome_of(tx, workspace_id, ended.task_id, ended.attempt)
     if before is not None and before[0] is not None:
         # Our own commit succeeded, but its answer was lost. LOST proves nothing: a rescue writes it as well.
         if before[0] is ended.end.outcome and ended.end.outcome is not Outcome.LOST:
             effects.already_recorded.add(ended.task_id)
         return []
-    was_open, slot_names = attempt_rows.close_one(tx, workspace_id, _closed_row(closing))
+    was_open, slot_names = attempts.close_one(tx, workspace_id, _closed_row(closing))
     if was_open and ended.has_reservation:
         effects.to_settle.add(ended.fence)
     return slot_names
@@ -328,7 +334,7 @@ def _release(tx: Connection, workspace_id: str, project_id: str, satisfied: Coun
     freed = ready.lower_pending(tx, workspace_id, satisfied)
     effects.freed += [task_id for task_id, _ in freed]
     effects.continuing_runs |= {run_id for _, run_id in freed}
-    log.append(
+    events.append(
         tx, workspace_id, [NewEvent(EventType.UNBLOCKED, project_id, run_id, task_id) for task_id, run_id in freed]
     )
 
@@ -359,10 +365,7 @@ def _propagate(tx: Connection, workspace_id: str, project_id: str, dead: dict[st
             for row in rows.cancel(tx, workspace_id, ids, cause=CancelCause.DEPENDENCY, error=error):
                 dead[row["id"]] = row["key"]
                 canceled.append(_cancellation(project_id, row, error))
-        log.append(tx, workspace_id, canceled)
-
-
-_JITTER = 0.25
+        events.append(tx, workspace_id, canceled)
 
 
 def decide_end(

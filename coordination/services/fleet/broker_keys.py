@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from coordination.store import schema
 from coordination.store.engine import Store, open_store
-from coordination.store.queries.fleet import workers as rows
+from coordination.store.queries.fleet import workers
 from coordination.store.redis.signatures import Signatures
 
 
@@ -37,14 +37,14 @@ def signatures_at(database_url: str, *, check: Callable[[Store], None] | None = 
 
 def rotate(store: Store) -> None:
     """Replace the key. Processes read it again within a minute; then earlier signatures are invalid."""
-    store.transact(rows.replace_broker_key)
+    store.transact(workers.replace_broker_key)
 
 
 def _key_of(store: Store) -> bytes:
     try:
         with store.read() as tx:
-            key = rows.find_broker_key(tx)
-        return store.transact(rows.get_or_create_broker_key) if key is None else key
+            key = workers.find_broker_key(tx)
+        return store.transact(workers.get_or_create_broker_key) if key is None else key
     except DBAPIError:
         schema.require(store)  # its error is more helpful when the table is missing
         raise

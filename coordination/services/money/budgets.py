@@ -38,7 +38,6 @@ from coordination.domain.money.estimates import Estimate, asks_a_model
 from coordination.domain.projects.model_policy import parse_restrictions, refusal
 from coordination.domain.tasks.events import NewEvent
 from coordination.store.queries.money import budgets
-from coordination.store.queries.money.budgets import count_starts
 from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import events
 from coordination.store.types import db_now
@@ -364,7 +363,7 @@ def _recompute(
             reserved[attempt.task_id, attempt.number] = replace(kept, amount=amount, of=(*kept.of, key))
         total += kept.amount.without_starts()
     spent = budgets.sum_spent(tx, workspace_id, budget.scope, budget.subject, since=begins)
-    counted_starts = count_starts(tx, workspace_id, budget.scope, budget.subject, since=begins)
+    counted_starts = budgets.count_starts(tx, workspace_id, budget.scope, budget.subject, since=begins)
     spent = replace(spent, starts=max(counted_starts, use.spent.starts))
     return use, BudgetUse(budget.id, starts, spent, total), reserved
 

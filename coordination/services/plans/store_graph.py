@@ -51,6 +51,10 @@ from coordination.store.types import commit_order, db_now
 _NOTHING: dict[str, Any] = {}  # shared, so that it is serialized once
 _DEFAULT_BACKOFF = Backoff()
 _HOLDS_BACK = {kind: kind.holds_back for kind in DependencyKind}
+_UNIQUE_VIOLATION = "23505"  # PostgreSQL's code
+
+Edge = tuple[str, str]
+"""The keys of an upstream task and a downstream task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,9 @@ def job_rows(works: Mapping[str, Job]) -> dict[str, JobRow]:
             body = work.to_json()
             rows[id(work)] = JobRow(kind_label(body), body)
     return {key: rows[id(work)] for key, work in works.items()}
+
+
+# --- rows, limits, events and budgets
 
 
 def edge_rows(workspace_id: str, plan: Plan, ids: Mapping[str, str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
@@ -341,10 +348,7 @@ def plan_budgets(scope: GraphScope, plan: Plan, ids: Mapping[str, str]) -> list[
     ]
 
 
-_UNIQUE_VIOLATION = "23505"  # PostgreSQL's code
-
-Edge = tuple[str, str]
-"""The keys of an upstream task and a downstream task."""
+# --- preparing and storing
 
 
 def prepare_plan(plan: Plan, works: Mapping[str, Job], project: Project | None, chooser: AgentChooser) -> Graph:

@@ -4,8 +4,19 @@ import sqlalchemy as sa
 from alembic import op
 
 from coordination.store import types
-from coordination.store.tables.money import costs
 from tests.support.first_schema.operations import partial_index
+
+SQLITE_APPEND_ONLY = """
+CREATE TRIGGER costs_append_only BEFORE UPDATE ON costs
+BEGIN SELECT RAISE(ABORT, 'the cost ledger is append-only'); END
+"""
+POSTGRES_REFUSE = """
+CREATE FUNCTION refuse_cost_update() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'the cost ledger is append-only'; END $$
+"""
+POSTGRES_APPEND_ONLY = """
+CREATE TRIGGER costs_append_only BEFORE UPDATE ON costs FOR EACH STATEMENT EXECUTE FUNCTION refuse_cost_update()
+"""
 
 
 def create() -> None:
@@ -133,7 +144,7 @@ def create() -> None:
         postgresql_with={"fillfactor": "50"},
     )
     if op.get_bind().dialect.name == "sqlite":
-        op.execute(costs.SQLITE_APPEND_ONLY)
+        op.execute(SQLITE_APPEND_ONLY)
     else:
-        op.execute(costs.POSTGRES_REFUSE)
-        op.execute(costs.POSTGRES_APPEND_ONLY)
+        op.execute(POSTGRES_REFUSE)
+        op.execute(POSTGRES_APPEND_ONLY)

@@ -18,7 +18,7 @@ from coordination.domain.tasks.attempts import Claim
 from coordination.services.access.attempt_tokens import check_token
 from coordination.services.fleet import broker_keys
 from coordination.store.engine import Store
-from coordination.store.queries.fleet import workers as key_rows
+from coordination.store.queries.fleet import workers
 from tests.support.jobs import claim_of
 from tests.support.processes import Processes
 from tests.support.sources import ROOT
@@ -122,7 +122,7 @@ def test_who_answers_a_question_may_neither_ask_nor_add_work(world: World) -> No
     claim.options["role"] = {ANSWER: "x"}  # type: ignore[index]
 
     assert token_claims(claim).scopes == {Scope.REPORT}
-    key = derive_key(world.store.transact(key_rows.get_or_create_broker_key))
+    key = derive_key(world.store.transact(workers.get_or_create_broker_key))
     assert verify(key, TokenIssuer(world.store).issue(claim)).scopes == {Scope.REPORT}
 
 
@@ -135,7 +135,7 @@ def test_while_the_database_is_away_the_last_known_key_signs_or_a_token_counts_n
     monkeypatch.setattr(agent_channel, "_FRESH", 0.0)
     known, unknown = TokenIssuer(world.store), TokenIssuer(world.store)
     token = known.issue(world.claims["a"])
-    monkeypatch.setattr(key_rows, "find", away)
+    monkeypatch.setattr(workers, "find_broker_key", away)
     monkeypatch.setattr(secrets, "token_hex", lambda _: "random")
 
     assert known.issue(world.claims["a"]) == token

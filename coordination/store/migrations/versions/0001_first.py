@@ -4,6 +4,8 @@ No database is migrated to it: ``schema.prepare`` creates new ones from the tabl
 (``tests/support/first_schema``), from which they migrate.
 """
 
+from coordination.base.errors import SchemaMismatch
+
 revision = "0001"
 down_revision = None
 works_with = "0001"
@@ -12,4 +14,4 @@ depends_on = None
 
 
 def upgrade() -> None:
-    raise NotImplementedError("A new database is created from the tables, by coordination.store.schema.prepare")
+    raise SchemaMismatch("The database has no tables yet, and no migration creates them", hint="Run: coord migrate")

@@ -1,4 +1,4 @@
-"""Statements of worker processes across workspaces.
+"""Statements of worker processes across workspaces, and on the key that signs their messages.
 
 Only these queries have no workspace: a worker may serve several. They return ids and times, and no content.
 """
@@ -311,7 +311,9 @@ def lock_silent(tx: Connection, worker_id: str, *, after: timedelta) -> bool:
     return tx.execute(silent.with_for_update()).first() is not None
 
 
-_BYTES = 32
+# --- the key that signs messages
+
+_KEY_BYTES = 32
 
 
 def find_broker_key(tx: Connection) -> bytes | None:
@@ -322,7 +324,7 @@ def find_broker_key(tx: Connection) -> bytes | None:
 
 def get_or_create_broker_key(tx: Connection) -> bytes:
     """Return the key of this database. Create it if there is none."""
-    row = {"id": 1, "secret": secrets.token_bytes(_BYTES).hex(), "created_at": db_now()}
+    row = {"id": 1, "secret": secrets.token_bytes(_KEY_BYTES).hex(), "created_at": db_now()}
     tx.execute(insert_into(tx, broker_keys).values(row).on_conflict_do_nothing(index_elements=["id"]))
     return bytes.fromhex(tx.execute(select(broker_keys.c.secret)).scalar_one())
 
@@ -331,6 +333,9 @@ def replace_broker_key(tx: Connection) -> None:
     """Replace the key; signatures of the old one are invalid from then on."""
     tx.execute(delete(broker_keys))
     get_or_create_broker_key(tx)
+
+
+# --- workers and workspaces
 
 
 def list_live_for(tx: Connection, workspace_id: str, *, within: timedelta) -> list[RowMapping]:

@@ -56,6 +56,9 @@ from coordination.store.types import db_now, iso, sum_money
 b, u, a, t = budgets.c, budget_uses.c, attempts.c, tasks.c
 c, r = costs.c, rollups.c
 
+PAID = or_(*(t.kind.startswith(f"{kind}:") for kind in PAID_KINDS))
+"""Matches tasks whose job asks a model."""
+
 
 @dataclass(frozen=True, slots=True)
 class ApplicableBudgets:
@@ -230,6 +233,8 @@ def _budget(row: RowMapping) -> Budget:
     )
 
 
+# --- use of budgets by period
+
 _SKEW = timedelta(days=1)  # the largest expected error of the clock that dates a call
 _COUNTS = (
     *("spent_usd", "reserved_usd", "spent_tokens", "reserved_tokens"),
@@ -291,6 +296,17 @@ def _lock(
         .with_for_update(**options)
     )
     return {(row["budget_id"], row["starts"]): _use(row) for row in rows.mappings()}
+
+
+def _use(row: RowMapping) -> BudgetUse:
+    return BudgetUse(
+        row["budget_id"],
+        row["starts"],
+        Amount(row["spent_usd"], row["spent_tokens"], row["spent_unpriced"], row["spent_starts"]),
+        Amount(row["reserved_usd"], row["reserved_tokens"], row["reserved_unpriced"]),
+        warned=row["warned_at"] is not None,
+        reached=row["reached_at"] is not None,
+    )
 
 
 _SET = ", ".join(f"{name} = x.{name}" for name in _COUNTS)
@@ -553,19 +569,7 @@ def list_waiting_projects(tx: Connection, workspace_id: str) -> list[str]:
     return list(tx.execute(statement.order_by(projects.c.id)).scalars())
 
 
-def _use(row: RowMapping) -> BudgetUse:
-    return BudgetUse(
-        row["budget_id"],
-        row["starts"],
-        Amount(row["spent_usd"], row["spent_tokens"], row["spent_unpriced"], row["spent_starts"]),
-        Amount(row["reserved_usd"], row["reserved_tokens"], row["reserved_unpriced"]),
-        warned=row["warned_at"] is not None,
-        reached=row["reached_at"] is not None,
-    )
-
-
-PAID = or_(*(t.kind.startswith(f"{kind}:") for kind in PAID_KINDS))
-"""Matches tasks whose job asks a model."""
+# --- starts of agents and chats
 
 
 def count_starts(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, *, since: datetime | None) -> int:

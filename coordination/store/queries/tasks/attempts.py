@@ -271,6 +271,13 @@ def _attempt(row: RowMapping) -> Attempt:
     return Attempt(**{name: row[name] for name in _OWN_COLUMNS}, worker=row["worker_name"], outcome=outcome)
 
 
+# --- completions of many attempts at once: tasks, results, events, and the release of downstream tasks
+#
+# The statements are written by hand for each database, as claims are: PostgreSQL needs one round trip, SQLite a few
+# statements over one JSON document. Rows are locked in the order of their ids, parents and children together, so that
+# two completions with the same children never deadlock.
+
+
 @dataclass(frozen=True, slots=True)
 class ReleasedTask:
     """A task that a completion made ready."""
@@ -416,7 +423,7 @@ def complete(
     document = json.dumps(
         # Sorted by id, as heartbeats lock attempts; "o" is the original order.
         [
-            _row(number, ended, cleaned[id(payloads[number])])
+            _completion(number, ended, cleaned[id(payloads[number])])
             for number, ended in sorted(enumerate(ends), key=lambda pair: pair[1].task_id)
         ],
         ensure_ascii=False,
@@ -439,7 +446,7 @@ def complete(
     return fences, freed
 
 
-def _row(number: int, ended: EndedAttempt, payload: Any) -> dict[str, Any]:
+def _completion(number: int, ended: EndedAttempt, payload: Any) -> dict[str, Any]:
     """Return the JSON row of one completion. Values of None are omitted, which the statements read as NULL."""
     end = ended.end
     row = {"o": number, "id": ended.task_id, "n": ended.attempt, "payload": payload}

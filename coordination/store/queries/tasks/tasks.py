@@ -45,6 +45,13 @@ from coordination.store.tables.access.principals import principals as principals
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import Reasons, db_after, db_now
 
+BATCH = 500
+
+TASK_CREATOR = "task:"
+"""The prefix of the creator of a discovered task."""
+
+t = tasks.c
+
 RESET_COUNTERS: dict[str, Any] = {
     "failures": 0,
     "losses": 0,
@@ -92,7 +99,10 @@ def counter_values(counts: CounterChanges) -> dict[str, Any]:
 
 
 def is_limit_reached(counts: CounterChanges, deferral_limit: timedelta = DEFERRAL_LIMIT) -> ColumnElement[bool]:
-    """Return the condition that the task reaches a limit with these changes."""
+    """Return the condition that the task reaches a limit with these changes.
+
+    The statements that write the counters test it, so that every way of ending an attempt does.
+    """
     limits: list[ColumnElement[bool]] = [and_(PAID, _starts(counts) >= t.max_starts)]
     if counts.lost:
         limits.append(t.consecutive_losses + 1 >= MAX_CONSECUTIVE_LOSSES)
@@ -106,13 +116,6 @@ def is_limit_reached(counts: CounterChanges, deferral_limit: timedelta = DEFERRA
 def _starts(counts: CounterChanges) -> Any:
     return case((PAID, t.starts + 1), else_=t.starts) if counts.started else t.starts
 
-
-BATCH = 500
-
-TASK_CREATOR = "task:"
-"""The prefix of the creator of a discovered task."""
-
-t = tasks.c
 
 SELECT_TASKS = select(
     tasks, principals.name_of(t.agent_id).label("agent"), principals.text_of(t.created_by).label("creator")

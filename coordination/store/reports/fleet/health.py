@@ -17,7 +17,6 @@ from coordination.domain.projects.projects import ProjectStatus
 from coordination.domain.tasks.tasks import OPEN, BlockReason, TaskState
 from coordination.store.queries.fleet import supervisors
 from coordination.store.queries.fleet import workers as fleet
-from coordination.store.queries.fleet import workers as worker_rows
 from coordination.store.queries.projects import stops
 from coordination.store.queries.tasks.dependencies import HOLDING
 from coordination.store.tables.fleet.workers import workers
@@ -351,7 +350,7 @@ def unserved_queue(
     tx: Connection, workspace_id: str, *, patience: HealthThresholds, messages: int | None
 ) -> Iterator[Finding]:
     """Yield a finding when tasks, or *messages* in Redis (None: unknown), wait and no worker takes them."""
-    if any(row["slots"] for row in worker_rows.list_live_for(tx, workspace_id, within=patience.lease)):
+    if any(row["slots"] for row in fleet.list_live_for(tx, workspace_id, within=patience.lease)):
         return
     others = fleet.count_live_slots(tx, within=patience.lease)
     ready = select(t.key).where(t.workspace_id == workspace_id, t.state == TaskState.QUEUED).order_by(t.key)
