@@ -16,7 +16,7 @@ Locks. On PostgreSQL every transaction locks rows in this order, so that no two 
 10. ``supervisors``, ``workers``
 
 Three rules make this hold. A statement that changes several rows locks them first (``tasks.lock``, ``attempts.lock``,
-``slots.lock``, ``money.lock_uses``), or is written so that it locks them in their order. What turns out late to be
+``slots.lock``, ``budgets.lock_uses``), or is written so that it locks them in their order. What turns out late to be
 needed, against the order, is not waited for: ``NOWAIT`` makes the statement fail, and ``Store.transact`` begins anew.
 What comes round again (ticks, marks, sessions, rescues, claims) leaves out what others have locked: ``SKIP LOCKED``.
 What has begun so may hold any of those rows, so all further ones are late.
