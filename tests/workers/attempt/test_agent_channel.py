@@ -1,4 +1,4 @@
-"""The socket on which jobs report: tokens, garbage, what is too much, and what a report does to a result."""
+"""Test the socket on which jobs report: tokens, malformed input, limits, and the effect of a report on a result."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DONE = AttemptEnd(Outcome.COMPLETED, output="its own", exit_code=0)
 
 
 class Desk:
-    """A worker's reports, and one attempt that may report."""
+    """The agent channel of a worker, and one attempt that may report on it."""
 
     def __init__(self, folder: Path) -> None:
         self.added: list[tuple[DiscoveredTask, ...]] = []
@@ -45,7 +45,7 @@ class Desk:
 
     @contextlib.contextmanager
     def of(self, claim: Claim, control: Control | None = None) -> Iterator[JobReports]:
-        """While this attempt runs."""
+        """Provide the channel of an attempt that runs until the end of the block."""
         control = control or self.control
         with self.folders.make(claim) as control.scratch, self.channel.open(claim, control) as report:
             yield report
@@ -96,7 +96,7 @@ def report(desk: Desk) -> Iterator[JobReports]:
 )
 def test_garbage_is_answered_in_a_sentence(desk: Desk, report: JobReports, line: bytes) -> None:
     if not line:
-        with pytest.raises(ValueError, match="Expecting value"):  # nothing was asked, and nothing is answered
+        with pytest.raises(ValueError, match="Expecting value"):  # No request was sent, so there is no response.
             desk.send(line)
         return
     answer = desk.send(line)
@@ -190,7 +190,7 @@ def test_what_is_said_twice_in_a_row_is_told_once(desk: Desk, report: JobReports
         assert desk.say("progress", text=text, percent=percent)["ok"]
 
     assert [(event["text"], event["percent"]) for event in desk.events] == [("a", 1), ("a", 2), ("b", 2), ("a", 1)]
-    assert moved == [True]  # it is a sign of life
+    assert moved == [True]  # it counts as a sign of life
 
 
 def test_a_question_waits_with_what_was_left_for_the_next_attempt(desk: Desk, report: JobReports) -> None:
@@ -292,7 +292,7 @@ def test_it_is_closed_at_once_although_nobody_reports(desk: Desk, report: JobRep
     closing = threading.Thread(target=desk.channel.close)
 
     closing.start()
-    closing.join(20)  # a third of what it would wait
+    closing.join(20)  # a third of the time that it would wait otherwise
 
     assert not closing.is_alive()
 
@@ -339,7 +339,7 @@ sys.stdin.read()
 
 
 def from_another_process(desk: Desk, **env: str) -> Any:
-    """What a process in a session of its own is answered that shows the attempt's token."""
+    """Send a request with the attempt's token from a process in another process session, and return the response."""
     assert desk.control.report_address is not None
     done = subprocess.run(
         [

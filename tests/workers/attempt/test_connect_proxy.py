@@ -1,4 +1,4 @@
-"""The proxy that is the only way out of a job's network namespace: what it lets through. Real sockets."""
+"""Test what the proxy lets through that is the only way out of a job's network namespace. Real sockets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from workers.attempt.connect_proxy import ConnectProxy
 
 @pytest.fixture
 def echo() -> Iterator[int]:
-    """A server that says what it hears, in capitals, until the other side has said all; its port."""
+    """Start a server that sends back its input in capitals when the client has sent all of it; provide its port."""
 
     def serve(connection: socket.socket) -> None:
         with connection:
@@ -60,7 +60,7 @@ def ask(proxy: ConnectProxy, head: bytes) -> bytes:
 
 
 def is_served(proxy: ConnectProxy, head: bytes) -> bool:
-    """Whether the proxy connects; it may close before it has heard all."""
+    """Return whether the proxy connects; it may close the connection before it has read the whole request."""
     try:
         return ask(proxy, head).startswith(b"HTTP/1.1 200 ")
     except OSError:

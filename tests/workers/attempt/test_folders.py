@@ -1,4 +1,4 @@
-"""Attempts' folders and sockets go with their worker, also a killed one; their tokens have the store's key."""
+"""Test that attempts' folders and sockets go with their worker, also a killed one; tokens have the store's key."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ with folders.make(claim_of({"shell": "true"})) as folder:
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """A folder whose path is shorter than those that pytest makes."""
+    """Provide a folder whose path is shorter than those that pytest makes."""
     with tempfile.TemporaryDirectory(prefix="x", dir="/tmp") as folder:
         yield Path(folder)
 

@@ -1,4 +1,4 @@
-"""Copies of databases for attempts: real ones, dropped with the attempt, and after the death of its worker."""
+"""Test copies of databases for attempts: real ones, dropped with the attempt or after the death of its worker."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def world(store: Store) -> World:
 
 @pytest.fixture
 def origin(blank_postgres_url: str) -> str:
-    """The URL of a person's database with one row."""
+    """Provide the URL of a user's database with one row."""
     url = blank_postgres_url.replace("postgresql+psycopg://", "postgresql://")
     with closing(connect(url)) as server:
         server.execute("CREATE TABLE t AS SELECT 1 AS x")
@@ -98,7 +98,7 @@ class TestPostgres:
         world.expire("a")
         world.tick()
         monkeypatch.delenv("SHOP_URL")
-        assert drop_ended_leases(world.store) == 0  # nobody knows where its server is
+        assert drop_ended_leases(world.store) == 0  # the address of its server is unknown
         monkeypatch.setenv("SHOP_URL", origin)
 
         assert drop_ended_leases(world.store) == 1

@@ -1,4 +1,4 @@
-"""Secrets are hidden at one door: whatever a job says, in whatever form and by whatever way, is stored without them."""
+"""Test that secrets are masked in one place: no output of a job is stored with them, whatever its form or its path."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SECRET = st.lists(ONE_LINE, min_size=1, max_size=3).map("\n".join)
 
 
 class Store:
-    """Everything that would be stored of one attempt."""
+    """Collects everything that would be stored of one attempt."""
 
     def __init__(self, folder: Path) -> None:
         self.all: list[Any] = []

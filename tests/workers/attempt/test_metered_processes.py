@@ -1,4 +1,4 @@
-"""Every process of an attempt is counted while it runs, and ended at a cap: job, gates, setup, git and tools."""
+"""Test that each process of an attempt is metered while it runs and ended at a cap: job, gates, setup, git, tools."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CAP = 2
 
 
 class Till:
-    """What an attempt spends, and the budget that ends it."""
+    """Records what an attempt spends, and enforces the budget that ends it."""
 
     def __init__(self, site: Site) -> None:
         self.site = site

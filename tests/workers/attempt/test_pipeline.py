@@ -1,4 +1,4 @@
-"""Steps run from the outermost to the innermost, those alone that apply, and a bug of one costs its attempt only."""
+"""Test that steps run from the outermost in, that only those which apply run, and that a bug fails one attempt only."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(tmp_path: Path, *steps: AttemptStep, claim: Claim | None = None) -> Atte
 
 
 def appending(name: str) -> AttemptStep:
-    """A step that adds its name to the folder before the job, and to the output after it."""
+    """Return a step that appends its name to the folder before the job, and to the output after it."""
 
     def step(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
         claim = replace(attempt.claim, workdir=f"{attempt.claim.workdir}{name}")
@@ -143,7 +143,7 @@ def test_an_attempt_passes_through_the_steps_that_it_needs(
 @pytest.mark.parametrize("ended", [{"outcome": Outcome.FAILED}, {"outcome": Outcome.DEFERRED, "question": "Which?"}])
 def test_a_variant_that_is_not_done_does_not_win(tmp_path: Path, ended: dict[str, Any]) -> None:
     class NoStore:
-        """A context that fails whoever asks it."""
+        """A context that raises when its store is used."""
 
     def unfinished(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
         return replace(DONE, **ended)

@@ -1,4 +1,4 @@
-"""When the ends of a bundle are written, although others wait to run."""
+"""Test when the ends of a batch are written while other threads wait to run."""
 
 from __future__ import annotations
 

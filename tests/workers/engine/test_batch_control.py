@@ -1,4 +1,4 @@
-"""The watch over bundles: a long job is noticed once, and costs nothing while it runs on."""
+"""Test the batch control: it notices a long job once, and costs nothing while that job runs on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.engine.batch import Batch, BatchWatch
 
 
 class Looks:
-    """What the watch asks: counts its looks at each bundle, and says which are relieved."""
+    """Counts the checks of each batch, and collects the batches whose waiting tasks were handed back."""
 
     def __init__(self) -> None:
         self.counts: dict[object, int] = {}

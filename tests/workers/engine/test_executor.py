@@ -1,4 +1,4 @@
-"""What a thread may run together."""
+"""Test which tasks a thread may run in one batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A suspect's thread, while it waits for a process of its own."""
+"""Test the thread of a suspected task while it waits for a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker process knows of its attempts: which leases to renew, which ran out, and who must stop."""
+"""Test the in-flight attempts of a worker process: which leases to renew, which ran out, and which jobs must stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a running job printed, until it is written: bounded, whole characters, nothing lost that is to be kept."""
+"""Test the buffer of a running job's output until it is written: bounded, whole characters, no loss of what is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIMIT = 20 * CHUNK
 
 
 class Rows:
-    """Stands in for the table: a row a slot, what is newer replaces what is older."""
+    """Stands in for the table: one row for each slot, and a newer row replaces an older one."""
 
     def __init__(self) -> None:
         self.by_slot: dict[int, StoredChunk] = {}
@@ -141,7 +141,7 @@ def test_what_is_no_text_becomes_text_and_ends_with_the_job() -> None:
 def test_what_could_not_be_written_is_written_later() -> None:
     live, rows = OutputBuffer(LIMIT, began=0), Rows()
     live.feed("out", b"x" * (3 * CHUNK))
-    live.due(LATER)  # the database is away
+    live.due(LATER)  # the database is unreachable
     live.feed("out", b"y" * 10)
 
     written(live, rows)

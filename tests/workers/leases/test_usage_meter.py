@@ -1,4 +1,4 @@
-"""What a running job spends is written once, whoever is faster: the heartbeat or the job's end."""
+"""Test that a running job's usage is written once, whether the heartbeat or the job's end writes it first."""
 
 from __future__ import annotations
 
@@ -157,9 +157,9 @@ def test_a_line_that_was_written_over_is_another_call(usage_meter: UsageMeter) -
     [
         ({"shell": "true"}, True, "1.00", False),  # it may finish what it has begun
         ({"shell": "true"}, True, "1.01", True),
-        ({"shell": "true"}, False, "1.01", False),  # it must not begin anew
+        ({"shell": "true"}, False, "1.01", False),  # it must not start another call
         ({"python": "a.b:c"}, True, "1.01", True),
-        ({"chat": "openai:m", "prompt": "go"}, True, "0.50", True),  # it goes on where it was
+        ({"chat": "openai:m", "prompt": "go"}, True, "0.50", True),  # it continues where it was
         ({"chat": "openai:m", "prompt": "go"}, False, "0.50", True),
     ],
 )
@@ -222,7 +222,7 @@ def test_a_job_that_breaks_off_takes_nothing_back(usage_meter: UsageMeter) -> No
     usage_meter.mark_written(usage_meter.due())
     usage_meter.set_usage([used(30, "3"), line(1, "0.5"), line(2, "0.25")])
 
-    rest, written = usage_meter.final_costs(())  # its runner failed, and knows nothing
+    rest, written = usage_meter.final_costs(())  # its runner failed and reports no usage
 
     assert sum(one.cost_usd or 0 for one in (*written, *rest)) == Decimal("3.75")
     assert tokens([*written, *rest]) == 32

@@ -1,4 +1,4 @@
-"""What a worker knows of prices: read late, fresh, and never the reason that a job fails."""
+"""Test how a worker reads prices: only when needed, again after a change, and never with an error that fails a job."""
 
 from __future__ import annotations
 

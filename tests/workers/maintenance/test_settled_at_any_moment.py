@@ -1,4 +1,4 @@
-"""Whatever an attempt reports, and whenever its worker dies: the ledger has each call once, with its dollars."""
+"""Test that the ledger has each call once, with its dollars, whatever an attempt reports and whenever a worker dies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MODELS = ("m", "claude-sonnet-4-5", "gpt-5-mini")
 
 
 class Job:
-    """An attempt that tells its worker of some calls and writes others down, as *chance* has it."""
+    """An attempt that reports some calls to its worker and writes others to a file, chosen by *chance*."""
 
     def __init__(self, dead: Dead, chance: Random) -> None:
         self.dead = dead
@@ -70,7 +70,7 @@ class Job:
         self.following.poll()
 
     def is_written(self) -> None:
-        """A heartbeat; of some nobody knows whether their commit happened, and it did."""
+        """Run a heartbeat; for some of them the worker does not learn that their commit succeeded."""
         if self.chance.random() < 0.7:
             self.dead.heartbeat(self.claim, self.usage_meter)
         else:
@@ -78,7 +78,7 @@ class Job:
             world.store.transact(partial(checkpoint_costs, workspace_id=world.workspace, records=due))
 
     def end(self) -> list[Usage]:
-        """What it says at its end, which may know dollars that it did not know before."""
+        """Return the usage at its end, which may include dollars that were unknown before."""
         knows = self.chance.random() < 0.7
         told = [
             replace(one, cost_usd=Decimal(one.input_tokens) / 100) if knows or self.tells_dollars[one.model] else one

@@ -1,4 +1,4 @@
-"""What a worker's housekeeper does beside its jobs."""
+"""Test what a worker's supervisor loop does beside its jobs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def sqlite_context(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[
 
 @pytest.fixture
 def _no_collector() -> Iterator[None]:
-    """Nothing is collected because much was allocated."""
+    """Turn off collections that allocations trigger."""
     gc.disable()
     yield
     gc.enable()

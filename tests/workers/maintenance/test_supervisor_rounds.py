@@ -1,4 +1,4 @@
-"""The rounds of a worker's housekeeper: it answers wakeups, ticks what is due, hears cancels, survives errors."""
+"""Test the rounds of a worker's supervisor loop: it answers messages, ticks due projects, and survives errors."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def keeping_house(parts: WorkerParts) -> Iterator[None]:
         yield
     finally:
         parts.housekeeper.stop()
-        for thread in threading.enumerate():  # the one that wakes the others uses Redis, which is closed next
+        for thread in threading.enumerate():  # the call that notifies the others uses Redis, which is closed next
             if thread.name == "coord-wake":
                 thread.join(WAIT.total_seconds())
 
@@ -166,13 +166,13 @@ class TestASweep:
 
 
 class TestEnqueueingAgain:
-    """What was enqueued and not claimed: its message was lost, or is parked behind a long job."""
+    """Test tasks that were enqueued and not claimed: the message was lost, or is prefetched behind a long job."""
 
     @pytest.mark.parametrize(("age", "again"), [(0.0, 0), (12.0, 1)], ids=["young", "old"])
     def test_with_an_empty_queue_a_message_that_is_not_that_young_was_lost(
         self, parts: WorkerParts, world: World, monkeypatch: pytest.MonkeyPatch, age: float, again: int
     ) -> None:
-        monkeypatch.setattr(parts.housekeeping, "_LOST_MESSAGE", timedelta(seconds=10))  # two would be over soon here
+        monkeypatch.setattr(parts.housekeeping, "_LOST_MESSAGE", timedelta(seconds=10))  # two would end too soon here
         world.submit("a")
         world.tick()
         age_marks(world, age)
@@ -333,11 +333,11 @@ class TestCancels:
 
 
 class TestWhatADeadWorkerLeft:
-    """On this host: it is ended before the task can be claimed again."""
+    """Test that a dead worker's jobs on this host are ended before their tasks can be claimed again."""
 
     @pytest.fixture
     def ended(self, parts: WorkerParts, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-        """What was ended, in its order."""
+        """Collect the ended processes, in their order."""
         names: list[object] = []
         monkeypatch.setattr(parts.housekeeping, "end_worker", lambda worker: names.append(worker) or 1)
         monkeypatch.setattr(parts.housekeeping, "end_attempt", lambda task, number: names.append((task, number)) or 1)

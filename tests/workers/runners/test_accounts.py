@@ -1,4 +1,4 @@
-"""What agents and chats get of an account: its variables, all of them and no others, hidden in what they say."""
+"""Test that agents and chats get all variables of an account and no others, and that their output masks them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def stand_in(tmp_path: Path) -> StandIn:
 
 
 def told(stand_in: StandIn) -> dict[str, str]:
-    """The environment that the stand-in had."""
+    """Return the environment that the stand-in had."""
     text = stand_in.path.with_name("agent.env").read_text()
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 

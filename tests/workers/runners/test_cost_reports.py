@@ -1,4 +1,4 @@
-"""Reading what jobs report of their model calls."""
+"""Test how the usage that jobs report of their model calls is read."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_warnings_stand_below_the_log() -> None:
 
 
 class TestFollowing:
-    """What a job reports is seen while it runs."""
+    """Test that a job's report is read while it runs."""
 
     def test_only_what_is_new_and_whole_is_told(self, tmp_path: Path) -> None:
         told: list[int] = []
@@ -167,7 +167,7 @@ class TestFollowing:
         assert [number for number in read if number < 5] == [1, 2, 3, 3, 4]  # 3: what is behind the last line break
         assert told[-1] == [(str(path), number) for number in range(1, 7)]
 
-        path.write_text('{"model": "other"}\n')  # written over
+        path.write_text('{"model": "other"}\n')  # overwritten
         following.poll()
         assert told[-1] == [(str(path), 1)]
 

@@ -1,4 +1,4 @@
-"""What jobs leave in folders that go with them is taken away, however it is nested."""
+"""Test that the files which jobs leave in folders are deleted with them, however deep the nesting is."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tests.support.jobs import claim_of
 from workers.runners import untrusted_files
 from workers.runners.environment import Scratch
 
-LEVELS = 1_500  # Python's own way raises below a thousand
+LEVELS = 1_500  # Python's own function fails below a thousand
 
 
 def nested(folder: Path) -> None:
-    """Folders in folders; each is entered by a descriptor, because no path is that long."""
+    """Create nested folders; each is entered by a descriptor, because no path may be that long."""
     here = os.open(folder, os.O_RDONLY)
     for _ in range(LEVELS):
         os.mkdir("d", dir_fd=here)

@@ -1,4 +1,4 @@
-"""Jobs that do not hear that they must end: the grace is theirs, and no second longer."""
+"""Test jobs that ignore the request to stop: they get the grace period, and no second more."""
 
 from __future__ import annotations
 

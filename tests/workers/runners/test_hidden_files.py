@@ -1,4 +1,4 @@
-"""In the ordinary sandbox, jobs do not read what is hidden: by rules of the kernel, without namespaces."""
+"""Test that jobs in the ordinary sandbox cannot read hidden files: by rules of the kernel, without namespaces."""
 
 from __future__ import annotations
 

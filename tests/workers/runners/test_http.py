@@ -1,4 +1,4 @@
-"""HTTP requests as jobs: what is sent and kept, which places are out of reach, where secrets go. Real servers only."""
+"""Test HTTP requests as jobs: what is sent and kept, refused addresses, where secrets are sent. Real servers only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TOKEN = "t0p-secret-token-value"
 
 @dataclass
 class Seen:
-    """One request as the server got it."""
+    """One request as the server received it."""
 
     method: str
     path: str
@@ -42,7 +42,7 @@ class Seen:
 
 @dataclass
 class Server:
-    """A server on loopback that answers as *answer* says: status, headers, body."""
+    """A server on loopback that answers with the result of *answer*: status, headers, body."""
 
     port: int
     answer: Callable[[Seen], tuple[int, dict[str, str], bytes]]

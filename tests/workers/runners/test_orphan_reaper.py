@@ -1,4 +1,4 @@
-"""Finding processes by group and marker."""
+"""Test how processes are found by group and marker."""
 
 from __future__ import annotations
 

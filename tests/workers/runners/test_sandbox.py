@@ -1,4 +1,4 @@
-"""What a confined job cannot do, and what it still can. Real processes under the kernel's own rules."""
+"""Test what a confined job cannot do, and what it can still do. Real processes under the kernel's own rules."""
 
 from __future__ import annotations
 

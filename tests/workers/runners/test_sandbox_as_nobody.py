@@ -1,5 +1,6 @@
-"""The sandboxes for a user without privileges, who needs a user namespace for the strict one. As root only: others are
-such users anyway, and the other tests are theirs.
+"""Test the sandboxes for a user without privileges, who needs a user namespace for the strict one.
+
+This needs root; without root, the other tests run as such a user already.
 """
 
 from __future__ import annotations
@@ -68,14 +69,14 @@ print(json.dumps({"code": code, "said": said.decode(), "seen": seen, "uid": os.g
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What nobody has: a folder to work in, one for scratch, and a Python with our sources."""
+    """The files of the user nobody: a folder to work in, a scratch folder, and a Python with our sources."""
 
     python: str
     sources: Path
     folder: Path
 
     def run(self, command: str, *, strict: bool, network: bool = True, hide: tuple[str, ...] = ()) -> dict[str, Any]:
-        """What came of a command in the sandbox."""
+        """Return the result of a command in the sandbox."""
         asked = {
             "command": command,
             "strict": strict,
@@ -104,7 +105,7 @@ class Place:
 
 
 def _python() -> str:
-    """A Python that nobody can start."""
+    """Use a Python that nobody cannot start."""
     names = ("python3", "python3.13", "python3.12", "python3.11")
     everywhere = [shutil.which(name, path="/usr/local/bin:/usr/bin") for name in names]
     for found in (os.path.realpath(sys.executable), *filter(None, everywhere)):
@@ -118,7 +119,7 @@ def _python() -> str:
 
 @pytest.fixture(scope="module")
 def sources() -> Iterator[Path]:
-    """Our packages, where nobody may read them."""
+    """Provide our packages in a folder that nobody cannot read."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     folder.chmod(0o755)
     for name in ("coordination", "workers"):

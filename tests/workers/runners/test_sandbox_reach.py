@@ -1,4 +1,4 @@
-"""What a confined job cannot reach: terminals, devices, other processes, the machine. Real system calls."""
+"""Test what a confined job cannot reach: terminals, devices, other processes, the machine. Real system calls."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def confined(tmp_path: Path) -> Iterator[Bench]:
 
 @pytest.fixture
 def terminal() -> Iterator[tuple[int, str]]:
-    """A terminal of somebody else's: its other end, and its name."""
+    """Provide a terminal of another user: its other end, and its name."""
     master, slave = pty.openpty()
     os.set_blocking(master, False)
     yield master, os.ttyname(slave)
@@ -47,7 +47,7 @@ def terminal() -> Iterator[tuple[int, str]]:
 
 @pytest.fixture
 def stranger() -> Iterator[int]:
-    """A process of the same user that is no part of the job."""
+    """Provide a process of the same user that is no part of the job."""
     with subprocess.Popen(["sleep", "600"]) as process:
         yield process.pid
         process.kill()
@@ -184,5 +184,5 @@ def test_root_keeps_privileges_over_files_and_none_over_the_machine(confined: Be
     kept = int(said.split()[1], 16)
 
     assert outcome is Outcome.COMPLETED, said
-    assert kept & 0b11111111  # CAP_CHOWN and its kind, CAP_SETUID
+    assert kept & 0b11111111  # CAP_CHOWN and similar ones, CAP_SETUID
     assert [bit for bit in (9, 12, 16, 17, 19, 21, 22, 23, 24, 25, 27, 34, 38, 39) if kept >> bit & 1] == []

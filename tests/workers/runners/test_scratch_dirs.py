@@ -1,4 +1,4 @@
-"""Folders that go with their process: told from those of the dead by a lock, not by their age."""
+"""Test folders that are deleted with their process; a lock, not their age, shows that the process has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job in the strict sandbox sees and reaches, and how it ends. Real namespaces."""
+"""Test what a job in the strict sandbox sees and reaches, and how it ends. Real namespaces."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ print(os.read(found, 100) if found >= 0 else os.strerror(ctypes.get_errno()))
 
 
 def test_no_file_is_opened_by_its_number(strict: Bench, place: Path) -> None:
-    """Root could open any file of a file system that it sees one folder of."""
+    """Refuse it: root could open each file of a file system of which it sees one folder."""
     precious = place.parent / "precious"
     precious.write_text("secret")
     handle, number = ctypes.create_string_buffer(136), ctypes.c_int()
@@ -279,7 +279,7 @@ def test_a_job_that_is_told_to_end_tidies_up(strict: Bench, place: Path) -> None
 
     result = job.end()
 
-    assert (result.outcome, result.exit_code) == (Outcome.CANCELED, 3)  # bwrap has not died of the signal
+    assert (result.outcome, result.exit_code) == (Outcome.CANCELED, 3)  # the signal has not ended bwrap
     assert (place / "said").read_text() == "bye\n"
 
 
@@ -311,7 +311,7 @@ def test_what_gets_rid_of_all_marks_ends_with_it_all_the_same(strict: Bench, pla
 
 
 def commands_with(word: str) -> list[str]:
-    """The processes of this machine with that word in their command."""
+    """Return the processes of this machine with that word in their command."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -1,4 +1,4 @@
-"""The network of a job in the strict sandbox: none, or one way out to what is listed. Real namespaces and servers."""
+"""Test the network of a job in the strict sandbox: none, or a proxy to listed hosts. Real namespaces and servers."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from workers.runners.registry import Runners
 
 class _Page(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        """Say hello."""
+        """Send a fixed answer."""
         self.send_response(200)
         self.end_headers()
         self.wfile.write(b"hello")
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Files in folders that jobs can write are read and copied where they are, and nowhere else."""
+"""Test that files in folders which jobs can write are read and copied from these folders only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.runners import untrusted_files
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of a job's, beside what it must not lead to."""
+    """Provide a job's folder, beside files that it must not lead to."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "x").write_text("secret")
     made = tmp_path / "place"
@@ -37,7 +37,7 @@ def test_no_link_is_followed_to_what_is_copied(folder: Path, name: str) -> None:
     (folder / "file").symlink_to(folder.parent / "outside" / "x")
     (folder / "deep").symlink_to(folder.parent / "outside")
 
-    with pytest.raises(OSError):  # noqa: PT011 - of which kind depends on where the link is
+    with pytest.raises(OSError):  # noqa: PT011 - its type depends on the position of the link
         untrusted_files.copy(str(folder / name), str(folder / "y"))
 
     assert not (folder / "y").exists()

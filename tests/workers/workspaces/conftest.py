@@ -1,4 +1,4 @@
-"""A checkout, and a worker that runs attempts in worktrees of it; nothing may be left behind by any test."""
+"""Provide a checkout, and a worker that runs attempts in its worktrees; no test may leave files behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes that do not fit together, and attempts that go on where the last one stopped."""
+"""Test changes that conflict, and attempts that continue where the last one stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An agent whose files others have changed and merged meanwhile is told, while it works or when it goes on."""
+"""Test that an agent is informed when others changed and merged its files, while it works or when it continues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ READ = {"agent": "custom", "prompt": "Do it", "command": ["cat"]}
 
 
 class Job:
-    """A runner whose job reports now and then; *does* is given its folder and how to report."""
+    """A runner whose job reports now and then; *does* gets its folder and a function that reports."""
 
     def __init__(self, does: Callable[[Path, Callable[[], str | None]], None]) -> None:
         self.does = does
@@ -47,7 +47,7 @@ class TestWhileItWorks:
 
         result = run_job(site, does)
 
-        assert result.outcome is Outcome.DEFERRED  # its change is in conflict, as it was told
+        assert result.outcome is Outcome.DEFERRED  # its change conflicts, as it was informed
         before, told, after = heard
         assert (before, after) == (None, None)
         assert told is not None

@@ -1,4 +1,4 @@
-"""A worktree that is made ready for its job: copies, one setup for many tasks, nothing of it committed."""
+"""Test how a worktree is prepared for its job: copies, one setup for many tasks, and nothing of it committed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store of what setup commands made: what is half is never used, and paths of one worktree become another's."""
+"""Test the cache of setup results: incomplete ones are never used, and one worktree's paths become another's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept goes when its time has come; what somebody works in never does, nor what is not ours."""
+"""Test that kept worktrees are deleted when they expire, but never ones in use, nor files of other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job leaves is kept as its plan says: all of it, nothing from outside its folder, within bounds."""
+"""Test that a job's artifacts are kept as its plan declares: all of them, only from its folder, within limits."""
 
 from __future__ import annotations
 
@@ -346,7 +346,7 @@ def test_a_file_with_holes_is_too_large_before_anything_is_copied(
 ) -> None:
     with (folder / "sparse").open("wb") as file:
         file.truncate(1 << 40)
-    monkeypatch.setattr(ArtifactStore, "keep", None)  # nothing calls it
+    monkeypatch.setattr(ArtifactStore, "keep", None)  # no caller
 
     assert "larger than" in (kept(folder, terms, "sparse").error or "")
 

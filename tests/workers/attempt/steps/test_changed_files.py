@@ -1,4 +1,4 @@
-"""What an agent changed in its folder, seen by its worker."""
+"""Test how a worker detects the files that an agent changed in its folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AGENT = {"agent": "claude", "prompt": "Mend it"}
 
 
 class Agent:
-    """A runner whose job is a function of the folder."""
+    """A runner that calls a function with the attempt's folder as its job."""
 
     def __init__(self, work: Callable[[Path], object], **result: Any) -> None:
         self.work = work
@@ -182,7 +182,7 @@ def test_to_look_around_in_a_repository_is_no_change(launcher: Launcher, tmp_pat
 
 
 def sh(checkout: Checkout, script: str) -> None:
-    """Run a script of an agent's in the checkout."""
+    """Run an agent's shell script in the checkout."""
     checkout.git("-c", f"alias.script=!{script}", "script")
 
 

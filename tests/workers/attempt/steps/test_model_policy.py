@@ -1,4 +1,4 @@
-"""A model that a template named is asked about before its job begins; nothing else costs a look into the store."""
+"""Test that a template's model is checked before its job begins, and that no other job costs a query of the store."""
 
 from __future__ import annotations
 

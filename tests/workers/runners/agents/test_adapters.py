@@ -1,4 +1,4 @@
-"""What each agent's output means, from lines as its program printed them (shortened to what is read)."""
+"""Test how each agent's output is parsed, with lines that its program printed (shortened to what is read)."""
 
 # ruff: noqa: RUF012, FBT001 - constants of tests, parameters of tests
 
@@ -25,7 +25,7 @@ CALL, RETURNED, SAID = EventType.TOOL_CALL, EventType.TOOL_RESULT, EventType.PRO
 
 @dataclass
 class Heard:
-    """What came of a stream."""
+    """The result of parsing a stream."""
 
     told: Transcript
     events: list[tuple[EventType, dict[str, Any]]]
@@ -432,7 +432,7 @@ def test_the_adapter_of_the_documentation_reads_the_stream_beside_it() -> None:
     (stream,) = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (source,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(source, "docs/adapters.md", "exec"), names)  # noqa: S102 - it is what people copy
+    exec(compile(source, "docs/adapters.md", "exec"), names)  # noqa: S102 - the code that users copy
     smith, call = names["Smith"](), AgentCall("smith", "Mend it", model="large-2")
     story: list[tuple[EventType, dict[str, Any]]] = []
     told = Transcript(lambda type_, payload: story.append((type_, payload)))

@@ -1,4 +1,4 @@
-"""Agents' programs run as jobs. The program here is a stand-in: a script that prints what the real one printed."""
+"""Test agents' programs as jobs. The program here is a stand-in: a script that prints what the real one printed."""
 
 from __future__ import annotations
 

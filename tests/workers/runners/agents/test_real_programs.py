@@ -1,4 +1,4 @@
-"""Codex, Gemini CLI and OpenCode themselves, from the npm registry, with a stand-in for their providers."""
+"""Test the real Codex, Gemini CLI and OpenCode from the npm registry, with a stand-in for their providers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.network, pytest.mark.timeout(400)]
 
 @dataclass(frozen=True)
 class Program:
-    """One of them: where it comes from, and the files and variables with which it asks the server at an address."""
+    """An agent's program: its package, and the files and variables with which it uses the server at an address."""
 
     package: str
     settings: Callable[[str, Path], Mapping[str, str]]
@@ -77,7 +77,7 @@ def drive(
             for name, value in program.settings(server.url, home).items():
                 monkeypatch.setenv(name, value)
             env = {"HOME": str(home), "NO_PROXY": "127.0.0.1"}
-            model = {"model": "gemini-2.5-pro"} if agent == "gemini" else {}  # else it asks which one would be best
+            model = {"model": "gemini-2.5-pro"} if agent == "gemini" else {}  # otherwise it asks the server for one
             job = {"agent": agent, "prompt": "Say it", "command": [path], "env": env, **model, **more}
             return bench.run(job)
 
@@ -101,5 +101,5 @@ def test_a_log_in_that_is_refused(drive: Callable[..., AttemptEnd], agent: str) 
 
 
 def test_a_provider_that_is_busy(drive: Callable[..., AttemptEnd]) -> None:
-    """The others ask such a one again and again: OpenCode for 45 s, Gemini CLI for minutes."""
+    """Test claude alone: the others repeat such a request, OpenCode for 45 s and Gemini CLI for minutes."""
     assert drive("codex", *[503] * 40).outcome is Outcome.DEFERRED

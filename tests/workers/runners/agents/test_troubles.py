@@ -1,4 +1,4 @@
-"""What providers' troubles look like in the output of each agent's program, and what becomes of the attempt."""
+"""Test how providers' errors appear in the output of each agent's program, and how the attempt ends."""
 
 # ruff: noqa: RUF012, FBT001 - constants of tests, parameters of tests
 
@@ -45,7 +45,7 @@ def recorded() -> list[tuple[str, dict[str, Any]]]:
 
 
 def read(agent: str, *lines: object, code: int | None = 0, stderr: str = "") -> tuple[Transcript, dict[str, Any]]:
-    """What becomes of an agent whose program printed these lines; *code* None: it said nothing more for too long."""
+    """Return the result of an agent whose program printed these lines; *code* None: it then was silent for too long."""
     call, adapter = AgentCall(agent, "work"), ADAPTERS[agent]
     told = Transcript(lambda _type, _payload: None)
     cut = JsonLines(lambda line: adapter.read(line, told, call), lambda _line: None, told.remarks.append)
@@ -62,7 +62,7 @@ def fields(agent: str, *lines: object, code: int | None = 0, stderr: str = "") -
     return read(agent, *lines, code=code, stderr=stderr)[1]
 
 
-# What became of the recorded ones: the outcome, and whether it is repeated. claude says itself that a 403 is a log-in.
+# The outcome of each recorded case, and whether it is repeated. claude itself reports that a 403 concerns the log-in.
 EXPECTED = {
     "hello": (DONE, True),
     "400": (FAILED, False),
@@ -83,7 +83,7 @@ def test_recorded_streams_of_the_tried_versions(agent: str, one: Mapping[str, An
 
     outcome, repeatable = EXPECTED[one["case"]]
     if (agent, one["case"]) == ("opencode", "nokey"):
-        repeatable = True  # it does not say what it is, only where to look
+        repeatable = True  # it does not report the error, only where to read it
         assert "opencode auth list" in end["error"]
     assert (end["outcome"], end.get("retryable", True)) == (outcome, repeatable)
     if one["case"] == "hello":

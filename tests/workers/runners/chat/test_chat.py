@@ -1,4 +1,4 @@
-"""Chats as jobs: answers, story, usage, stops. The provider is a stand-in; library, loop and sockets are real."""
+"""Test chats as jobs: answers, event log, usage, stops. Only the provider is a stand-in; the rest is real."""
 
 from __future__ import annotations
 
@@ -218,4 +218,4 @@ def test_no_file_and_no_process_of_a_job_is_left(provide, bench: Bench) -> None:
 
     assert list(bench.scratch.iterdir()) == []
     assert orphan_reaper.find([os.fsencode(bench.runners.launcher.marker)]) == []
-    assert len(os.listdir("/proc/self/fd")) <= len(before) + 8  # noqa: PTH208 - the warden's and the loop's own
+    assert len(os.listdir("/proc/self/fd")) <= len(before) + 8  # noqa: PTH208 - + sockets of warden and loop

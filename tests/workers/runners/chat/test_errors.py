@@ -1,4 +1,4 @@
-"""What goes wrong between a chat and its provider, and what becomes of the attempt."""
+"""Test errors between a chat and its provider, and how the attempt ends."""
 
 # ruff: noqa: FBT001 - parameters of tests
 

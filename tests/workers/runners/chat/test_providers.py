@@ -1,4 +1,4 @@
-"""Keys and addresses: what goes where, and what does not; every provider that is known."""
+"""Test keys and addresses of each supported provider: what is sent where, and what is not."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TestKeys:
         from workers.runners.chat import model_factory
 
         with provide(ToolUse("add", {"a": 1, "b": 2}), "It is 3") as provider:
-            # Without an address, as for OpenAI's own; the library is then told where the stand-in is.
+            # Without an address, as for OpenAI's own; the test then gives the library the address of the stand-in.
             monkeypatch.setattr(
                 model_factory, "_make_provider", lambda _, access, client: self.own(provider, client, access.key)
             )

@@ -1,4 +1,4 @@
-"""Tools of chats: real programs that speak MCP, real HTTP; what they leave behind, and how they die."""
+"""Test tools of chats with real MCP programs and real HTTP: what they leave behind, and how they end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chats of several workspaces share a loop in one worker, and nothing that one of them could reach the other by."""
+"""Test that chats of several workspaces share a worker's loop, and nothing through which one could reach another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEYS = {"alice": "ALICE_KEY", "bob": "BOB_KEY"}
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the provider got of each call: whose key, from which connection, with which cookie; it sets one."""
+    """Collect what the provider received with each call: key, connection and cookie; the provider sets a cookie."""
     found: list[dict[str, Any]] = []
 
     def noting(handler: model_server._Handler) -> None:
@@ -46,7 +46,7 @@ def test_connections_cookies_keys_and_tools_are_a_conversations_own(
 
         def begin(workspace: str) -> Any:
             claim = {"workspace_id": workspace}
-            # With a key to each server of tools, too: what a chat is given reaches its own servers at most.
+            # With a key to each tool server, too: a chat's values reach no other servers than its own.
             server = {**SERVER, "secrets": [KEYS[workspace]]}
             return provider.start(claim=claim, secrets=[KEYS[workspace]], tools=[server])
 
