@@ -1,4 +1,4 @@
-"""An agent answers what another asks: once, within bounds, and what it cannot is left to a person."""
+"""Test that an agent answers another's question once and within bounds, and that other questions go to a person."""
 
 from __future__ import annotations
 

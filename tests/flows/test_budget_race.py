@@ -1,4 +1,4 @@
-"""Many workers race for the money and the starts of one run: no commit ever passes a cap. The database itself looks."""
+"""Test many workers that race for the budget of one run: the database checks that no commit passes a cap."""
 
 from __future__ import annotations
 

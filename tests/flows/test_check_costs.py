@@ -1,4 +1,4 @@
-"""The sums are those of the records, whoever writes, dies, deletes or moves midnight meanwhile; to the last digit."""
+"""Test that sums match the records to the last digit, whatever writes, dies, deletes or moves midnight meanwhile."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BEGIN = datetime(2026, 3, 28, 12, tzinfo=UTC)
 
 
 def some(number: int, seed: int = 0, of: str = "r") -> list[CostRecord]:
-    """Records of all kinds over three days, corrections of some of them among them."""
+    """Return records of all kinds over three days, with corrections of some of them."""
     dice = random.Random(seed)  # noqa: S311 - no secret
     made: list[CostRecord] = []
     for index in range(number):
@@ -122,7 +122,7 @@ def test_what_is_wrong_is_found_and_mended(world: World, how: str) -> None:
     before = rows(world, "model", "month")
     with world.store.write() as tx:
         match how:
-            case "added":  # a program that knows no sums
+            case "added":  # a program that does not write sums
                 costs.append(tx, world.workspace, some(30, seed=1))
             case "missing":
                 tx.execute(delete(table).where(table.c.dimension == "agent"))
@@ -180,7 +180,7 @@ def test_writers_at_the_same_time_and_a_repair_among_them_lose_nothing(store_url
 
 
 def write_in_a_process(url: str, workspace: str, seed: int) -> None:
-    """One of several processes, whose records another one writes too."""
+    """Run one of several processes, whose records another one writes too."""
     own = open_store(url)
     for one in (*some(40, seed=seed), *some(20, of="shared")):
         own.transact(lambda tx, one=one: ledger.append_records(tx, workspace, [one]))

@@ -1,4 +1,4 @@
-"""Conflict tasks of one run: one works at a time, and whatever becomes of it, the next one goes on."""
+"""Test conflict tasks of one run: one runs at a time, and whatever its end, the next one starts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def conflict_task(world: World, key: str) -> DiscoveredTask:
 
 
 def in_conflict(world: World, keys: Iterable[str]) -> list[str]:
-    """Let these tasks, whose changes conflict, wait for a conflict task each; the keys of those."""
+    """Let these tasks, whose changes conflict, wait for a conflict task each; return the keys of the conflict tasks."""
     for key in keys:
         if key not in world.claims:
             assert world.claim(key) == [key]
@@ -46,7 +46,7 @@ def in_conflict(world: World, keys: Iterable[str]) -> list[str]:
 
 @pytest.fixture
 def waiting(world: World) -> list[str]:
-    """Three conflict tasks of one run."""
+    """Provide three conflict tasks of one run."""
     world.submit("a", "b", "c")
     return in_conflict(world, "abc")
 

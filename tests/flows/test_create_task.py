@@ -1,4 +1,4 @@
-"""A person adds one task to a run that exists."""
+"""Test that a person adds one task to an existing run."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_of_two_persons_who_add_the_same_key_at_once_the_second_is_told(world: W
     def second() -> None:
         try:
             create(world, Task("x", SHELL))
-        except BaseException as error:  # noqa: BLE001 - looked at below
+        except BaseException as error:  # noqa: BLE001 - checked below
             errors.append(error)
 
     other = threading.Thread(target=second)

@@ -1,4 +1,4 @@
-"""Tasks that a run's own work finds: added once, released when due, and waited for when they come first."""
+"""Test tasks that a run's own work discovers: added once, released when due, and waited for when they come first."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def found(key: str, *needs: str, first: bool = False, **fields: Any) -> Discover
 
 
 def learn(world: World) -> None:
-    """The world's ids of all tasks of the run."""
+    """Store the ids of all tasks of the run in the world."""
     with world.store.read() as tx:
         world.ids |= {task.key: task.id for task in tasks.of_run(tx, world.workspace, world.run_id)}
 
 
 def force(world: World, key: str) -> None:
-    """An operator queues an ended task again."""
+    """Queue an ended task again, as an operator."""
     world.store.transact(
         lambda tx: force_task(tx, world.workspace, world.ids[key], TaskState.QUEUED, actor="ann", reason="again")
     )

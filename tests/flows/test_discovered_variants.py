@@ -1,4 +1,4 @@
-"""What a run's work finds races in variants and is supervised, as what its plan says; within the same bounds."""
+"""Test that discovered tasks race in variants and are supervised like planned ones, within the same bounds."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def edges(world: World, child: str) -> set[str]:
 
 
 def submit(world: World, *lines: str, supervision: Supervision | None = LOOP, **more: Any) -> None:
-    """A plan whose task "a" is an agent; nobody supervises the plan's own tasks."""
+    """Submit a plan whose task "a" is an agent; the plan's own tasks have no supervisor."""
     a = {"run": AGENT, "supervised": False, **more.pop("tasks", {}).get("a", {})}
     world.submit(*lines, supervision=supervision, tasks={"a": a}, **more)
 

@@ -1,4 +1,4 @@
-"""What an explanation names: limits with who uses them, back-off, a pause, a time that has not come."""
+"""Test what an explanation names: limits with their users, back-off, a pause, a later start time."""
 
 from __future__ import annotations
 

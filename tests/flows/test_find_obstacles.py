@@ -1,4 +1,4 @@
-"""What keeps a whole run from going on: everything that only a person takes away, and nothing while the rest moves."""
+"""Test the obstacles of a whole run: all that only a person can remove, and none while other tasks progress."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def stop_the_worker(world: World) -> None:
 def test_a_run_whose_tasks_all_wait_for_a_person_stands_still(world: World, reason: BlockReason, kind: str) -> None:
     world.submit("a", "b", "after < a")
     block(world, "a", reason)
-    assert holds(world) == []  # b may go on
+    assert holds(world) == []  # b may start
     world.do("b")
 
     (obstacle,) = holds(world)

@@ -1,4 +1,4 @@
-"""Endings: the fence, money that is never lost, repeated commits, and dependants released exactly once."""
+"""Test ends of attempts: the fence, costs that are never lost, repeated commits, dependants released exactly once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ledger(world: World) -> list[tuple[Decimal, bool]]:
 
 
 def at_once(*acts) -> None:
-    """Run these in threads that begin together; the first error is raised here."""
+    """Run these in threads that begin together, and raise the first error."""
     ready = threading.Barrier(len(acts))
     errors: list[BaseException] = []
 
@@ -133,7 +133,7 @@ def test_a_commit_whose_answer_was_lost_is_recognised_and_bills_nothing_twice(wo
 
 
 def test_a_stop_that_nobody_asked_for_hands_the_task_back(world: World) -> None:
-    """A stray message on the cancel channel is no cancel: SQL is the truth."""
+    """Ignore a stray message on the cancel channel: the state in SQL decides."""
     world.submit("a", concurrency=_key_one(), tasks={"a": {"concurrency_key": "k"}})
     world.claim("a")
 

@@ -1,4 +1,4 @@
-"""Files of costs: whole or not at all, once by id, of any length, and what a person should know of them is said."""
+"""Test files of costs: imported whole or not at all, once by id, of any length, with a report of problems."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def line(name: str, usd: object = "0.1", **usage: object) -> bytes:
 
 
 def take(world: World, content: bytes) -> ImportResult:
-    """As a door does it."""
+    """Import a file as the commands do."""
     with DiskQueue() as spool:
         found = check_file(world.store, world.workspace, io.BytesIO(content), spool, source="costs.jsonl")
         owner = world.store.transact(
@@ -117,7 +117,7 @@ def test_another_record_of_the_same_id_that_comes_meanwhile_is_refused_too(world
         with refuses(FormatError, line=5):
             import_file(world.store, world.workspace, spool, owner=owner, checked=found, source="f")
 
-    # The other one, the batch before, and perhaps the one that was written beside it.
+    # The other file, the previous batch, and perhaps the one that was written concurrently.
     assert number(world) in {1 + 3, 1 + 3 + 2}
     assert not check_costs(world.store, world.workspace).wrong
 
@@ -177,7 +177,7 @@ def test_what_was_read_to_the_ninth_digit_is_written_so_again(world: World) -> N
 
 
 class Endless(io.RawIOBase):
-    """A file of very many lines that are made as they are read."""
+    """A file of very many lines that are generated as they are read."""
 
     def __init__(self, lines: int) -> None:
         self._lines, self._next = lines, self._made()
@@ -213,7 +213,7 @@ def test_memory_does_not_grow_with_the_file(store_url: str, monkeypatch: pytest.
     with DiskQueue() as spool:
         check_file(world.store, world.workspace, Endless(1_000), spool, source="f")  # type: ignore[arg-type]
     for lines in (3_000, 30_000):
-        gc.collect()  # what earlier tests left in cycles may go at any time, and make room or take some
+        gc.collect()  # cycles of earlier tests may be freed at any time, and change the memory use
         tracemalloc.start()
         with DiskQueue() as spool:
             check_file(world.store, world.workspace, Endless(lines), spool, source="f")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""All transactions lock rows in one order: whatever meets, no deadlock, and nobody waits for a lock in vain."""
+"""Test that all transactions lock rows in one order: no deadlock in any combination, and no useless lock."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_all_transactions_meet_on_one_graph_and_none_is_ended_for_its_locks(worl
 
 
 class TestOneTransactionAlone:
-    """It shows the order of its locks also when it meets nobody."""
+    """Test one transaction alone: the order of its locks shows without a concurrent one, too."""
 
     def watched(self, world: World, act: Callable[[], object]) -> Watch:
         with watched_order(world.store) as watch:

@@ -1,4 +1,4 @@
-"""A task is given the newest when it begins, and said to be outdated when what it needs is done again after that."""
+"""Test that a task gets the newest inputs when it begins, and counts as outdated when one of them is repeated later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repricing: what had no price gets one, once, whatever happens in between and however often it is asked for."""
+"""Test repricing: costs without a price get one once, whatever happens meanwhile and however often it is requested."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AT = datetime(2026, 5, 1, tzinfo=UTC)
 
 
 def listed(model: str, at: datetime) -> Quote | UnknownPrice:
-    """A list that knows one model, which became dearer in June."""
+    """Return a list with one model, whose price rose in June."""
     if model != "known":
         return UnknownPrice("it is not in the list")
     usd = Decimal(1) if at < datetime(2026, 6, 1, tzinfo=UTC) else Decimal(2)

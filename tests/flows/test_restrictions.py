@@ -1,4 +1,4 @@
-"""Models that a project does not allow: refused when a plan is submitted or simulated, and when a task is found."""
+"""Test models that a project forbids: refused in submissions, simulations and discovered tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan would take: from samples, latest runs, the plan itself and prices; and what is kept with a run."""
+"""Test predictions for a plan: from samples, latest runs, the plan itself and prices; and what a run stores of them."""
 
 from __future__ import annotations
 

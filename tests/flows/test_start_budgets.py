@@ -1,4 +1,4 @@
-"""Budgets of starts: counted with the claim, given back only when the job was never started, whatever else happens."""
+"""Test budgets of starts: counted with the claim, returned only when the job was never started."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def set_(
 
 
 def use(world: World, budget: Budget | None = None) -> BudgetUse:
-    """The present period of a budget, or of the only one."""
+    """Return the present period of a budget, or of the only one."""
     with world.store.read() as tx:
         (one,) = [budget] if budget else budgets.list_budgets(tx, world.workspace)
         key = (one.id, service.current_period(tx, world.workspace, one)[0])
@@ -54,7 +54,7 @@ def use(world: World, budget: Budget | None = None) -> BudgetUse:
 
 
 def started(world: World, budget: Budget | None = None) -> int:
-    """The starts that are counted in it, which must be those that a count of the attempts finds."""
+    """Return the starts that are counted in it, after comparing them with the number of attempts."""
     kept = use(world, budget)
     with world.store.write() as tx:
         for one in budgets.list_budgets(tx, world.workspace):
@@ -244,7 +244,7 @@ class TestPeriods:
 
     @staticmethod
     def midnight(world: World) -> None:
-        """Let what was claimed be claimed yesterday."""
+        """Move the time of the claims to yesterday."""
         yesterday = (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
         with world.store.write() as tx:
             for task_id, reserved in tx.execute(select(attempts.c.task_id, attempts.c.reserved)).all():

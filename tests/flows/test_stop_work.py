@@ -1,4 +1,4 @@
-"""A stop holds every project of its workspace, or one: no claim after it, and the start gives back what was before."""
+"""Test a stop of one project or of a workspace: no claim after it, and the start restores the state before it."""
 
 from __future__ import annotations
 

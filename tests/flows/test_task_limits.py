@@ -1,4 +1,4 @@
-"""Limits that only a person lifts: starts that cost money, deferrals in a row, attempts lost in a row."""
+"""Test limits that only a person lifts: starts that cost money, deferrals in a row, attempts lost in a row."""
 
 from __future__ import annotations
 

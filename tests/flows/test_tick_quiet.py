@@ -1,4 +1,4 @@
-"""Ticks of many projects at once: only of those that have nothing to do, and with what a full tick would write."""
+"""Test combined ticks of many projects: only of those without work, and with the writes of a full tick."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REST = timedelta(minutes=1)
 
 
 def ticked(world: World, *, enqueue_again_after: timedelta = REST, **settings: Any) -> bool:
-    """Whether the project was ticked as one that has nothing to do."""
+    """Return whether the project was ticked as one without work."""
     found = tick_quiet(world.store, projects=[world.project_id], enqueue_again_after=enqueue_again_after, **settings)
     return found == [(world.workspace, world.project_id)]
 

@@ -1,4 +1,4 @@
-"""Ticks: one at a time per project, errors kept to their project, work never stranded, thresholds of the status."""
+"""Test ticks: one at a time per project, errors limited to their project, no stranded task, status thresholds."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_work_submitted_during_the_last_tick_is_not_stranded(world: World, monke
     real = supervisors.end
 
     def submits_first(tx, workspace_id, project_id, **rest):
-        # what another process commits between the look for work and the end
+        # the commit of another process between the search for work and the end
         submit_plan(tx, world.workspace, plan_of("late"), world.origin())
         return real(tx, workspace_id, project_id, **rest)
 
@@ -304,7 +304,7 @@ def test_only_supervisors_that_live_and_rest_are_due(world: World) -> None:
 
 
 def submitted_to(world: World, *names: str) -> list[str]:
-    """Projects with open work; the ids, the one that has waited longest first."""
+    """Return the ids of projects with open work, the one that has waited longest first."""
     found = []
     for age, name in enumerate(reversed(names)):
         project_id = world.submit("a", origin=world.origin(identity=f"local:{name}", name=name)).project_id
@@ -350,7 +350,7 @@ def test_many_at_once_share_what_is_due_among_them(world: World) -> None:
 
 
 def test_nobody_waits_for_who_is_about_to_tick_another_project(postgres_url: str) -> None:
-    """SQLite has one writer at a time."""
+    """Tick without waiting: SQLite has one writer at a time."""
     store = open_store(postgres_url)
     world = World(store)
     first, second = submitted_to(world, "first", "second")
@@ -373,7 +373,7 @@ def test_a_run_whose_closer_died_is_closed_by_the_tick(world: World) -> None:
 
 
 def test_doorbells_that_nobody_answered_do_not_keep_the_window_full(world: World) -> None:
-    """A worker that knew the jobs to be short rang for many, and died; another one counts each as a message."""
+    """Count each task as a message when its worker, which had enqueued many short jobs, has died."""
     world.submit(*[f"t{number}" for number in range(40)])
     first = world.tick(bundle=lambda _kind: 64)
     assert first is not None
