@@ -1,4 +1,4 @@
-"""Jobs with accounts, on real workers: who is given what, what is recorded, and where no value ever stands."""
+"""Test jobs with accounts on real workers: who gets which values, what is recorded, and where no value ever appears."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def accounts_of(fleet: Fleet) -> Accounts:
 
 
 def program(fleet: Fleet, name: str, script: str) -> list[str]:
-    """A custom agent's command."""
+    """Return a custom agent's command."""
     path = fleet.file(name)
     path.write_text(f"#!/bin/sh\ncat > /dev/null\n{script}\n")
     path.chmod(0o755)
@@ -39,7 +39,7 @@ def program(fleet: Fleet, name: str, script: str) -> list[str]:
 
 
 def rows(fleet: Fleet) -> str:
-    """Everything in the database, as one text."""
+    """Return everything in the database as one text."""
     with fleet.co.runtime.store.read() as tx:
         return repr([tx.execute(select(table)).all() for table in metadata.sorted_tables])
 

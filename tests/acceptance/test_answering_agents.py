@@ -1,4 +1,4 @@
-"""An agent answers what another asks: real workers, and a stand-in for the agents; rubbish is left to a person."""
+"""Test an agent that answers another's question, on real workers; a person gets questions with invalid answers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def script(tmp_path: Path) -> Script:
 
 
 def asking(folder: Path) -> AgentCall:
-    """A stand-in for an agent that asks for a colour until it is told one."""
+    """Return a stand-in for an agent that asks for a colour until it gets an answer."""
     path = folder / "asking"
     path.write_text(
         '#!/bin/sh\ntold=$(cat)\ncase "$told" in *"Answer: "*) echo "$told" | sed -n "s/.*Answer: /painted /p";;\n'

@@ -1,4 +1,4 @@
-"""Files that jobs leave: kept by real workers, listed, fetched, gone with their run."""
+"""Test files that jobs produce: real workers keep them, commands list and fetch them, and they go with their run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input and bad surroundings: one clear sentence on stderr, exit code 2, nothing stored, no traceback."""
+"""Test bad input and bad environments: one clear sentence on stderr, exit code 2, nothing stored, no traceback."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def coord(tmp_path: Path) -> Coord:
 
 
 def one_sentence(said: CommandResult) -> str:
-    """What was said, if it is what a person can use."""
+    """Return the error message, after checking that it is one usable sentence."""
     assert said.code == 2, said.err
     assert said.out == ""
     assert "Traceback" not in said.err
@@ -142,7 +142,7 @@ def test_a_schema_that_is_newer_than_the_program_is_left_alone(coord: Coord, tmp
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_bytes(GOOD)
-    if os.geteuid() == 0:  # whom no permission stops; the kernel's own folders do
+    if os.geteuid() == 0:  # no permission stops root; the kernel's own folders do
         home = Path("/proc/coordination")
     else:
         (tmp_path / "closed").mkdir(mode=0o500)

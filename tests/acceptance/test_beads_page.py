@@ -1,4 +1,4 @@
-"""The script of docs/beads.md works the issues of a file off, one after the other, with a stand-in for the agent."""
+"""Test that the script of docs/beads.md works off the issues of a file in order, with a stand-in for the agent."""
 
 from __future__ import annotations
 

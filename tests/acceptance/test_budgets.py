@@ -1,4 +1,4 @@
-"""Budgets at work, with real workers on both databases: what is capped stops in order, and goes on when raised."""
+"""Test budgets with real workers on both databases: capped work stops in order, and continues when a cap is raised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example plan runs to its end on any folder, reports what it found, and leaves the folder as it was."""
+"""Test that the example plan completes on any folder, reports its findings, and leaves the folder unchanged."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_example(processes: Processes, folder: Path, home: Path) -> dict[str, Any]:
-    """The document that ``coord run --json`` prints."""
+    """Return the document that ``coord run --json`` prints."""
     environment = {name: "" for name in os.environ if name.startswith("COORD_")} | {"COORD_HOME": str(home)}
     process = processes.start_python(
         *("-m", "coordination.cli", "run", PLAN, "-C", folder, "--json"), env=environment, cwd=ROOT

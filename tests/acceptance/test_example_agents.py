@@ -1,4 +1,4 @@
-"""The examples with agents, run as their reader runs them: a script stands in for every agent, and no key is needed."""
+"""Test the examples with agents as a reader runs them: a script stands in for every agent, and no key is needed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ pytestmark = pytest.mark.full
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Nothing of ours, and a home that goes with the test."""
+    """Provide an environment without our variables, and a home folder for this test only."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COORD_")}
     return {**kept, "COORD_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
 
 
 def crew(example: str, tmp_path: Path, environment: dict[str, str]) -> str:
-    """What it printed; the copy is in ``till``."""
+    """Return the output of the example; its copy is in ``till``."""
     command = [sys.executable, str(ROOT / "examples" / "crew.py"), example, "--folder", str(tmp_path / "till")]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110, check=False

@@ -1,4 +1,4 @@
-"""Flower and Celery's own commands: a password to come in, loopback alone, and no password to read."""
+"""Test Flower and Celery's own commands: a password to log in, loopback only, and no password in their output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``coord run`` as a person uses it: interrupted and gone on with, its worker killed under it, two at once."""
+"""Test ``coord run`` as a person uses it: interrupted and continued, with a killed worker, and two at once."""
 
 import json
 import os
@@ -44,7 +44,7 @@ class Place:
         return self.processes.start_python("-m", "coordination.cli", *arguments, env=self.env, cwd=self.project)
 
     def pid_of(self, attempt: int) -> int:
-        """The process of the slow job's attempt."""
+        """Return the process id of the slow job's attempt."""
         path = self.project / f"pid.{attempt}"
         until(lambda: path.exists() and path.read_text().strip(), what=f"attempt {attempt}")
         return int(path.read_text())
@@ -59,7 +59,7 @@ class Place:
 
 @pytest.fixture
 def place(processes: Processes, tmp_path: Path) -> Place:
-    """Where one test works."""
+    """Provide the folders of one test."""
     return Place(processes, tmp_path)
 
 
@@ -154,7 +154,7 @@ def test_a_job_does_not_outlive_its_worker_and_warden_beside_its_next_attempt(pl
     worker = psutil.Process(services["worker"]["pid"])
     wardens = [child for child in worker.children() if "warden" in " ".join(child.cmdline())]
 
-    worker.suspend()  # or it starts another warden in between
+    worker.suspend()  # otherwise it starts another warden in between
     if owner_too:
         running.kill()
         psutil.Process(owner).kill()

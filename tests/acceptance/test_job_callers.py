@@ -1,4 +1,4 @@
-"""A job decides and administers nothing in the store that it runs for, however its command comes to be started."""
+"""Test that a job cannot decide or administer in the store that it runs for, however its command is started."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PROGRAMS = (
 
 
 def told(fleet: Fleet) -> str:
-    """The store, for a command in a job."""
+    """Return the variables that name the store, for a command in a job."""
     return " ".join(f"{name}='{value}'" for name, value in fleet.env.items() if name.startswith("COORD_"))
 
 

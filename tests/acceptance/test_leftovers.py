@@ -1,4 +1,4 @@
-"""A killed worker leaves folders behind: in its home, and for its socket in the system's folder for temporary files."""
+"""Test the folders that a killed worker leaves: in its home, and for its socket in the system's temporary folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def of_workers(fleet: Fleet) -> set[Path]:
 
 
 def held_by(worker: Process) -> set[Path]:
-    """The folders of ours that this process and its children hold open."""
+    """Return our folders that this process and its children keep open."""
     held = set()
     for process in (found := psutil.Process(worker.pid), *found.children(recursive=True)):
         for fd in Path(f"/proc/{process.pid}/fd").glob("*"):
@@ -60,7 +60,7 @@ def test_nothing_of_a_killed_worker_is_left_once_another_starts(fleet: Fleet) ->
     assert not [path for path in of_dead if path.exists()]
     assert all(path.is_dir() for path in of_living)
     fleet.file("go").touch()
-    assert run.wait(timeout=30) is RunState.COMPLETED  # and it is still heard on its socket
+    assert run.wait(timeout=30) is RunState.COMPLETED  # and its socket still answers
     assert any(event.payload.get("text") == "x" for event in run.task("b").events())
     second.stop()
     third.stop()
@@ -85,7 +85,7 @@ def test_a_living_worker_clears_up_without_another_start(fleet: Fleet) -> None:
 def test_a_killed_pool_of_processes_leaves_nothing_either(fleet: Fleet, tmp_path: Path) -> None:
     (temporary := tmp_path / "temporary").mkdir()
     pool = fleet.worker("-P", "prefork", "-c", "2", TMPDIR=str(temporary))
-    # of the two that work, and of the one that they are children of
+    # of the two that work, and of their parent
     held = until(lambda: len(found := held_by(pool)) == 3 and found, what="three processes have their folders")
     assert all(path.is_dir() for path in held)
 

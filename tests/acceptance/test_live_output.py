@@ -1,4 +1,4 @@
-"""What jobs print is there while they run: for people on other machines, after a worker's death, however much it is."""
+"""Test that output is visible while jobs run: on other machines, after a worker's death, and in any amount."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.processes import Process, until
 from tests.support.speed import patience
 
 SAYS_AND_WAITS = "echo begun; echo careful >&2; touch said; while [ ! -e go ]; do sleep 0.05; done; printf over"
-SOON = 2 + patience(0.5)  # two seconds, and a little for a machine that does other things
+SOON = 2 + patience(0.5)  # two seconds, and a little for a busy machine
 
 
 def text(run: Run, key: str, stream: Stream | None = None, attempt: int | None = None) -> str:
@@ -248,7 +248,7 @@ class TestTheCommand:
 
     @pytest.mark.shared_worker
     def test_what_was_never_tried_is_refused_in_one_sentence(self, fleet: Fleet) -> None:
-        # The module's worker takes what it may: what this one needs keeps it from it.
+        # The module's worker has limited authority: this task needs more, so that worker cannot claim it.
         run = fleet.submit(Task("first", {"shell": "sleep 600"}), Task("job", {"shell": "echo hi"}, needs=["first"]))
 
         asked, third = (coord(fleet, "tasks", "logs", "job", *more) for more in ((), ("--attempt", "3")))

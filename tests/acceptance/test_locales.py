@@ -1,4 +1,4 @@
-"""A plan with names of every script runs in every locale, with a terminal of every encoding."""
+"""Test that a plan with names of every script runs in every locale, with a terminal of every encoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs that report by our MCP server: with the protocol's own client, as chats, and a real coding agent."""
+"""Test jobs that report by our MCP server: with the protocol's own client, as chats, and a real coding agent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLIENT = Path(__file__).parents[1] / "support" / "mcp_client.py"
 
 
 def calling(*calls: tuple[str, dict[str, Any]]) -> str:
-    """A command that calls these tools."""
+    """Return a command that calls these tools."""
     return shlex.join([sys.executable, str(CLIENT), *(f"{name} {json.dumps(given)}" for name, given in calls)])
 
 
@@ -59,7 +59,7 @@ def test_a_job_reports_over_mcp_and_what_it_says_twice_counts_once(fleet: Fleet)
     assert run.wait(timeout=90) is RunState.COMPLETED
 
     tools, *said = answers(fleet.file("said").read_text())
-    assert tools == [tool.name for tool in reporting.TOOLS]  # nobody told it of a store
+    assert tools == [tool.name for tool in reporting.TOOLS]  # no store is configured for it
     assert [failed for _, failed, _ in said] == [False, False, False, False, True, False, False]
     assert said[2] == said[3]
     assert "'a b' cannot be a key" in said[4][2]
@@ -154,7 +154,7 @@ def test_claude_code_reports_with_our_tools(
         assert run.wait(timeout=120) is RunState.COMPLETED
 
     assert run.task("look").output == "Done"
-    # It does not wait for a server that is slow, so ours must not be.
+    # It does not wait for a slow server, so ours must not be slow.
     assert "mcp__coord__progress" in [tool["name"] for tool in server.requests[0]["tools"]]
     assert "looking" in texts(fleet, run, "look")
     assert fleet.file("it").exists()

@@ -1,4 +1,4 @@
-"""What attempts spend is counted to the last call: in gates too, and when their worker is killed in the middle."""
+"""Test that attempts' usage is counted to the last call: in gates too, and when their worker is killed meanwhile."""
 
 from __future__ import annotations
 

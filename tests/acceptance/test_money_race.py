@@ -1,4 +1,4 @@
-"""The money race from outside: jobs and gates that spend, workers killed in the middle, and every sum exact."""
+"""Test a race for a budget from outside: jobs and gates spend, workers are killed meanwhile, each sum is exact."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ledger(fleet: Fleet, run: Run) -> list[CostRecord]:
 
 
 def said(fleet: Fleet) -> tuple[dict[str, int], dict[str, int]]:
-    """Microdollars of every call that was to be reported, and of those of which it is sure that they were."""
+    """Return the microdollars of all calls that were to be reported, and of those that were certainly reported."""
     found: dict[str, dict[str, int]] = {"c": {}, "C": {}}
     for path in fleet.file("race").iterdir():
         for line in path.read_text().splitlines():
@@ -61,7 +61,7 @@ def test_every_call_of_every_attempt_is_in_the_ledger_once(fleet: Fleet) -> None
     chance = random.Random(18)  # noqa: S311 - a schedule, no secret
     fleet.file("race").mkdir()
     env = {"RACE": str(fleet.file("race"))}
-    first = Decimal("0.05") * JOBS * 4  # less than they spend before all are done
+    first = Decimal("0.05") * JOBS * 4  # less than they spend in total
     tasks = [
         Task(
             f"t{number}",
@@ -71,7 +71,7 @@ def test_every_call_of_every_attempt_is_in_the_ledger_once(fleet: Fleet) -> None
         )
         for number in range(JOBS)
     ]
-    # Of some, heartbeats write next to nothing.
+    # For some, heartbeats write next to nothing.
     settings = [{}, {"COORD_LEASE_HEARTBEAT": "900ms"}]
     workers: list[Process] = [fleet.worker("-c", SLOTS, **each) for each in settings]
     run = fleet.submit(*tasks, budget=BudgetCap(first))

@@ -1,4 +1,4 @@
-"""What keeps a task from going on is said with the command that lets it go on, and that command works as printed."""
+"""Test that each obstacle of a task is shown with the command that removes it, and that it works as printed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LIMIT = timedelta(seconds=60)
 
 @dataclass
 class Stuck:
-    """A task that does not go on: what is explained, what has to be mended first, and how many commands it takes."""
+    """A task that is blocked: its explanation, what must be fixed first, and the number of commands that it needs."""
 
     run: Run
     key: str
@@ -45,13 +45,13 @@ class Stuck:
 
 
 def commands_of(said: str) -> list[str]:
-    """The commands that the lines of an answer end with; of a line with several, each."""
+    """Return the commands with which the lines of an answer end; all of them where a line has several."""
     parts = [part for line in said.splitlines() for part in line.split("; ")]
     return [found[1].rstrip(".") for part in parts if (found := COMMAND.search(part.strip()))]
 
 
 def enter(coord: Coord, command: str, fill: dict[str, str]) -> None:
-    """Enter a command as it is printed, with what is to be filled in filled in."""
+    """Run a command as printed, with its placeholders replaced."""
     words = [fill.get(word, word) for word in shlex.split(command)]
     for placeholder, value in fill.items():
         words = [word.replace(placeholder, value) if placeholder in word else word for word in words]
@@ -330,7 +330,7 @@ def test_a_task_without_a_worker_names_the_command_that_starts_one(coord_on_each
 
 @pytest.fixture
 def coord_on_each(request: pytest.FixtureRequest, store_kind: str, tmp_path: Path) -> Coord:
-    """``coord`` on SQLite, and on PostgreSQL."""
+    """Provide ``coord`` on SQLite, and on PostgreSQL."""
     if store_kind == "sqlite":
         return coord_in(tmp_path)
     return coord_in(tmp_path, COORD_DATABASE_URL=request.getfixturevalue("postgres_url"))

@@ -1,4 +1,4 @@
-"""Plans of real jobs on real workers: what the first run took says what the next one will."""
+"""Test plans of real jobs on real workers: the durations of the first run predict those of the next one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worktrees that real workers make ready for their jobs, and the shell that opens one for a person."""
+"""Test worktrees that real workers prepare for their jobs, and the shell that opens one for a person."""
 
 from __future__ import annotations
 

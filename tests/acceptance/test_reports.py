@@ -1,4 +1,4 @@
-"""Jobs that report: progress, questions that are answered, work that is found, failures of their own judgement."""
+"""Test jobs that report: progress, questions that are answered, discovered tasks, failures by their own judgement."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COORD = shlex.quote(str(Path(sys.executable).with_name("coord")))
 
 
 def scripted(folder: Path, *lines: str, name: str = "agent") -> dict[str, Any]:
-    """An agent that is a script: a stand-in that keeps what it was told, by task and attempt, and does *lines*."""
+    """Return an agent that is a script: it saves its prompt by task and attempt, and executes *lines*."""
     path = folder / name
     keep = 'told="$(dirname "$0")/$COORD_TASK_KEY.$COORD_ATTEMPT"; cat > "$told"'
     path.write_text("\n".join(["#!/bin/sh", keep, f'coord() {{ {COORD} "$@"; }}', *lines, "echo finished"]))

@@ -1,4 +1,4 @@
-"""A project says which models it allows while its work waits: real workers begin nothing that it does not."""
+"""Test a project that restricts its models while its tasks wait: real workers start no task with another model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.processes import until
 
 
 def agent(model: str | None, says: str = "done") -> AgentCall:
-    """An agent of nobody's that leaves a file and says one line."""
+    """Return a custom agent that writes a file and prints one line."""
     script = f"cat >/dev/null; touch began-{says}; echo {json.dumps(says)}"
     return AgentCall("custom", "work", model=model, command=["/bin/sh", "-c", script])
 

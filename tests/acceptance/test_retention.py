@@ -1,4 +1,4 @@
-"""Real workers clear up what is old while they work, and the work does not notice."""
+"""Test that real workers delete old data while they work, without an effect on running tasks."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ OF_RUNS = ("tasks", "attempts", "events", "dependencies")
 
 
 def old_rows(fleet: Fleet) -> int:
-    """How many rows of old runs there are."""
+    """Return the number of rows of old runs."""
     with fleet.co.runtime.store.read() as tx:
         return sum(tx.execute(select(func.count()).select_from(metadata.tables[name])).scalar_one() for name in OF_RUNS)
 
 
 def with_pile(fleet: Fleet, tasks: int, *, per_run: int) -> Run:
-    """One run that really ran, and old copies of it."""
+    """Provide one run that really ran, and old copies of it."""
     fleet.worker("-c", "4")
     seed = fleet.submit(Task("seed", {"shell": "echo done"}))
     assert seed.wait(timeout=60) is RunState.COMPLETED
@@ -38,7 +38,7 @@ def with_pile(fleet: Fleet, tasks: int, *, per_run: int) -> Run:
 
 
 def story(run: Run) -> list[tuple[Any, ...]]:
-    """Everything that is said about a run."""
+    """Return everything that is printed about a run."""
     return [(event.cursor, event.type, event.key, event.attempt) for event in run.events(follow=False)]
 
 

@@ -1,4 +1,4 @@
-"""What a job says reaches its worker, whatever confines it and however long the path of the home folder is."""
+"""Test that a job's reports reach its worker in every sandbox, and with a home folder of any length."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SANDBOXES = {
 
 @pytest.fixture(params=SANDBOXES.values(), ids=SANDBOXES)
 def sandbox(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Which one, as a worker is told."""
+    """Provide the sandbox setting of a worker."""
     if request.param:
         needs({"COORD_SANDBOX": "strict"} if "COORD_SANDBOX" in request.param else request.param)
     found: dict[str, str] = request.param
@@ -49,7 +49,7 @@ def sandbox(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.fixture(params=["short", "long"])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A home folder: with a path that sockets may have, and with one that is too long for them."""
+    """Provide a home folder: with a path that is valid for sockets, and with one that is too long."""
     if request.param == "long":
         yield str(tmp_path / "of a user with a very long name" / ("x" * 60))
         return
@@ -66,7 +66,7 @@ def says(text: str) -> str:
 
 
 def talking(server: ModelServer) -> list[Task]:
-    """A job of each kind that says what it is at and what it has spent, as far as its kind can."""
+    """Return a job of each kind that reports its progress and its usage, as far as its kind can."""
     both = f"{says('well')} && {spends('0.25')}"
     chat = ChatCall("openai:m", "x", url=f"{server.url}/v1", tools=["coord", {"command": [sys.executable, TOOLS.name]}])
     python = {"python": "spending:spend"}

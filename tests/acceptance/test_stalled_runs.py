@@ -1,4 +1,4 @@
-"""``coord run`` on configured servers: what it says when nothing can go on, how it ends, and what Ctrl-C leaves."""
+"""Test ``coord run`` on configured servers: messages when nothing can continue, its end, the state after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plan(fleet: Fleet, *tasks: dict[str, object], **more: object) -> Path:
 
 
 def plain(said: str) -> str:
-    """What was printed, with commands as they are written where the terminal has program and home."""
+    """Return the output, with commands in their short form, as where the terminal has program and home."""
     return re.sub(r"(?:COORD_\w+=\S+ )*\S*/coord ", "coord ", said)
 
 
@@ -108,7 +108,7 @@ def test_at_a_terminal_a_run_that_stands_still_waits_and_goes_on(fleet: Fleet) -
         env={**fleet.coord.environment, "TERM": "dumb"},
         cwd=fleet.coord.cwd,
         stdin=follower,
-        stdout=subprocess.PIPE,  # as behind a pipe to tee: the person still sits there
+        stdout=subprocess.PIPE,  # as behind a pipe to tee: the person is still at the terminal
         start_new_session=True,
     )
     os.close(follower)

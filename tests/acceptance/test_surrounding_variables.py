@@ -1,4 +1,4 @@
-"""What somebody has exported for another Celery program changes nothing in ours."""
+"""Test that variables which are exported for another Celery program change nothing in ours."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ tasks:
 
 
 def test_beats_command_listens_to_nobody_else(tmp_path: Path) -> None:
-    """Celery's own command line, which reads variables before it imports anything of ours."""
+    """Check Celery's own command line, which reads variables before it imports our modules."""
     done = _python(
         "-m", "coordination.cli", "beat", "--", "--help", home=tmp_path, COORD_REDIS_URL="redis://127.0.0.1:2/3"
     )

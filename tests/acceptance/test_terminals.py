@@ -1,4 +1,4 @@
-"""Several terminals on one embedded stack: whichever command started it ends, the jobs of the others go on."""
+"""Test several terminals on one embedded stack: whichever command started it ends, the jobs of the others continue."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LONG = timedelta(seconds=60)
 
 
 class Desk:
-    """A project folder and a home; every command on it stands for a terminal."""
+    """A project folder and a home; every command in it stands for a terminal."""
 
     def __init__(self, processes: Processes, folder: Path) -> None:
         self.processes = processes
@@ -42,19 +42,19 @@ class Desk:
         self.coord = Coord(self.home.folder, self.project, {**UNHURRIED, "COORD_CANCEL_GRACE": "1s"})
 
     def plan(self, key: str, **task: object) -> Path:
-        """A plan of one job, which waits until the test lets it go."""
+        """Write a plan of one job, which runs until the test releases it."""
         path = self.project / f"{key}.yaml"
         job = {"key": key, "run": {"shell": WAITS.format(key=key)}, **task}
         path.write_text(json.dumps({"version": 1, "project": {"path": str(self.project)}, "tasks": [job]}))
         return path
 
     def terminal(self, *arguments: str | Path) -> Process:
-        """Start a command that stays."""
+        """Start a command that keeps running."""
         argv = ("-m", "coordination.cli", *arguments)
         return self.processes.start_python(*argv, env=self.coord.environment, cwd=self.project)
 
     def job(self, key: str, attempt: int = 1) -> int:
-        """The process of a job's attempt, once it runs."""
+        """Return the process of a job's attempt, once it runs."""
         path = self.project / f"{key}.{attempt}"
         until(lambda: path.exists() and path.read_text().strip(), within=LONG, what=f"attempt {attempt} of {key}")
         return int(path.read_text())
@@ -64,13 +64,13 @@ class Desk:
         (self.project / f"{key}.go").touch()
 
     def stack(self) -> RunningStack:
-        """The stack that runs."""
+        """Return the running stack."""
         found = self.home.read()
         assert found is not None
         return found
 
     def ends_of(self, key: str) -> list[tuple[int, str, str]]:
-        """The outcomes of the job's attempts, and the state of its task."""
+        """Return the outcomes of the job's attempts, and the state of its task."""
         with closing(sqlite3.connect(self.home.folder / "coordination.db")) as connection:
             return connection.execute(
                 "SELECT number, outcome, state FROM attempts JOIN tasks ON id = task_id WHERE key = ? ORDER BY number",
@@ -80,7 +80,7 @@ class Desk:
 
 @pytest.fixture
 def desk(processes: Processes) -> Iterator[Desk]:
-    """Where one test works."""
+    """Provide the folders of one test."""
     with scratch_folder() as folder:
         made = Desk(processes, folder)
         yield made
@@ -251,7 +251,7 @@ def test_a_closed_terminal_of_a_shared_stack_leaves_the_others_alone(desk: Desk)
     second = desk.terminal("run", desk.plan("once", repeatable=False))
     desk.job("once")
 
-    os.close(leader)  # which hangs up
+    os.close(leader)  # which closes the connection
 
     first.wait(timeout=patience(LONG).total_seconds())
     desk.let_go("once")
@@ -260,7 +260,7 @@ def test_a_closed_terminal_of_a_shared_stack_leaves_the_others_alone(desk: Desk)
 
 
 def in_a_terminal(desk: Desk, *arguments: str | Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a command whose controlling terminal is a new pseudo-terminal; it, and the end that a person holds."""
+    """Start a command whose controlling terminal is a new pseudo-terminal; return it, and the terminal's other end."""
     leader, follower = pty.openpty()
     takes_it = (
         "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"

@@ -1,4 +1,4 @@
-"""No job reads in /proc what only our own processes are given."""
+"""Test that no job can read in /proc what only our own processes are given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker runs jobs of the workspaces that it is started for, whoever shares its database and Redis."""
+"""Test that a worker runs jobs only of the workspaces that it is started for, whoever shares its database and Redis."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_worker_leaves_jobs_of_other_workspaces_alone(fleet: Fleet, submit: Su
     ours = submit("alice", job("a"))
 
     assert ours.wait(timeout=30) is RunState.COMPLETED
-    time.sleep(3)  # several sweeps, looks for parked tasks and ticks
+    time.sleep(3)  # several sweeps, searches for prefetched tasks, and ticks
     assert {task.record.attempt for task in theirs.tasks()} == {0}
 
     fleet.worker("-c", "2", COORD_WORKSPACE="bob")
