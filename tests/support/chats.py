@@ -1,4 +1,4 @@
-"""Chats for tests: a provider that is a stand-in, jobs that are held with it, and a real server of tools."""
+"""Chats for tests: a stand-in for the provider, jobs that call it, and a real tool server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 class Provider:
-    """The stand-in, and jobs that are held with it."""
+    """The stand-in for the provider, and jobs that call it."""
 
     def __init__(self, bench: Bench, server: ModelServer) -> None:
         self.bench = bench

@@ -1,4 +1,4 @@
-"""What must hold of any store, whatever happened to it: read from the tables alone, by statements of its own."""
+"""Invariants that hold in any store at any time, checked on the tables alone, with statements of this module."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Tables:
 
 
 def broken(store: Store, *, waived: Collection[str] = ()) -> list[str]:
-    """A sentence for each thing that does not hold; *waived*: tasks that were forced to run without their needs.
+    """Return a sentence for each violated invariant; *waived*: tasks that were forced to run without their needs.
 
     Only for stores in which no transaction is open.
     """

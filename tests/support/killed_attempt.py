@@ -1,6 +1,6 @@
 """Runs one attempt as a worker does and kills itself before or after its n-th call of git.
 
-Started with ``python -m`` and JSON. Prints how many calls there were when none of them was the n-th.
+Started with ``python -m`` and JSON. Prints the number of calls when there were fewer than n.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stands in for S3: as much of its protocol as keeping, fetching, listing and deleting objects in one bucket needs."""
+"""A stand-in for S3: stores, fetches, lists and deletes objects in one bucket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUCKET = "bucket"
 
 
 class ObjectServer(ThreadingHTTPServer):
-    """Objects by key. ``away``: every request is refused, as by a server that is overloaded."""
+    """Objects by key. ``away``: every request is refused, as by an overloaded server."""
 
     daemon_threads = True
 
@@ -26,7 +26,7 @@ class ObjectServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Return its address."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -35,7 +35,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
     def _key(self) -> str:
         return unquote(urlsplit(self.path).path).removeprefix(f"/{BUCKET}").removeprefix("/")
@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def running_object_server() -> Iterator[ObjectServer]:
-    """One that answers."""
+    """Provide a running server."""
     with ObjectServer() as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -1,7 +1,7 @@
-"""Everything that changes a store, at once and at random, on a few small graphs whose rows all of it wants.
+"""All operations that change a store, concurrent and random, on a few small graphs whose rows all of them lock.
 
-Workers (threads of this process) claim, end, fail, find and lose tasks, and beat; people submit, cancel, retry, force,
-reorder, hold, resume and set budgets; supervisors tick; retention deletes what has ended.
+Workers (threads of this process) claim, end, fail, discover and lose tasks, and send heartbeats; people submit, cancel,
+retry, force, reprioritize, pause, resume and set budgets; supervisors tick; retention deletes what has ended.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ _GRAPH = [
 
 @contextmanager
 def refused_by_the_server(store: Store) -> Iterator[list[str]]:
-    """The statements that the server ended because of a deadlock or a lock that never came, with its words."""
+    """Return the statements that the server ended because of a deadlock or a lock time-out, with its messages."""
     found: list[str] = []
 
     def note(context: Any) -> None:
@@ -109,7 +109,7 @@ class Traffic:
         self._budget(chance)
 
     def flow(self, seconds: float, *, workers: int = 3) -> None:
-        """Let all of it happen for that long."""
+        """Run all actors for that long."""
         self._until = time.monotonic() + seconds
         people: list[Callable[[random.Random], None]] = [
             self._submit,
@@ -141,7 +141,7 @@ class Traffic:
         return time.monotonic() < self._until and not self.accidents
 
     def once(self, what: str, act: Callable[[], object]) -> None:
-        """Do this, and count it; a refusal is an answer like any other."""
+        """Execute this once, and count it; a refusal is a result like any other."""
         try:
             act()
         except (DatabaseUnavailable, DBAPIError) as error:
@@ -168,7 +168,7 @@ class Traffic:
             time.sleep(chance.random() * 0.01)
 
     def any_task(self, chance: random.Random, *states: str) -> str | None:
-        """A task of the newest runs, in one of these states if any are named."""
+        """Return a task of the newest runs, in one of these states if any are named."""
         with self.world.store.read() as tx:
             newest = select(runs.c.id).order_by(runs.c.id.desc()).limit(4)
             found = select(tasks.c.id).where(tasks.c.run_id.in_(newest))
@@ -356,7 +356,7 @@ class Worker:
 
         finished = self._store.transact(work)
         more += [one for share in finished.work.claims for one in share]
-        if finished.work.enqueue:  # as when the broker is away
+        if finished.work.enqueue:  # as when the broker is unreachable
             ids = [one.id for one in finished.work.enqueue]
             self._store.transact(lambda tx: ready.unmark_enqueued(tx, self._world.workspace, ids))
         self._store.transact(
@@ -367,7 +367,7 @@ class Worker:
 
 
 def hurry_deadlocks(store: Store) -> None:
-    """Let the server look for deadlocks at once: a second each is long. Connections opened from now on do so."""
+    """Let the server look for deadlocks at once, not after a second, on connections opened from now on."""
     with store.write() as tx:
         name = tx.execute(text("SELECT current_database()")).scalar_one()
         tx.execute(text(f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '20ms'"))

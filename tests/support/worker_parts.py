@@ -17,7 +17,7 @@ from workers.runners.registry import Runners
 
 
 class WorkerParts:
-    """A context, an executor and a housekeeper, and a world whose claims are this worker's."""
+    """A context, an executor and a supervisor loop, and a world whose claims are this worker's."""
 
     def __init__(self, store_url: str, redis_url: str, folder: Path) -> None:
         self._open = ExitStack()
@@ -32,11 +32,11 @@ class WorkerParts:
         self.world.worker = self.world.register(self.context.worker_id)
 
     def queued_messages(self) -> int:
-        """How many messages wait in the queue of jobs."""
+        """Return the number of messages in the queue of jobs."""
         return int(self.context.wakeups.client.llen("coord:jobs"))
 
     def close(self) -> None:
-        """End what the parts have opened."""
+        """Close what the parts have opened."""
         self.executor.close()
         self.runners.close()
         self.context.scratch_dir.close()
