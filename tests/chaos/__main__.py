@@ -1,4 +1,4 @@
-"""``python -m tests.chaos``: one run by seed; exit 0 when every promise was kept, 1 when not, 2 for bad input."""
+"""``python -m tests.chaos``: one run by seed; exit 0 without a violation, 1 with any, 2 for bad input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.processes import mark_descendants
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, report."""
+    """Parse the arguments, run, and print the report."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=2.0)

@@ -1,4 +1,4 @@
-"""A short run on each store, always the same seeds: what every change has to survive before the long runs."""
+"""Test a short run on each store, always with the same seeds, before the long runs."""
 
 from __future__ import annotations
 

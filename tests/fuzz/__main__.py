@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz``: so many inputs by a seed; exit 0 when everything held, 1 when not, 2 for bad input."""
+"""``python -m tests.fuzz``: so many inputs by a seed; exit 0 when all checks passed, 1 when not, 2 for bad input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TARGETS = ("reports", "messages", "names")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, say what failed."""
+    """Parse the arguments, run, and print failures."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--inputs", type=int, default=10_000, help="of all targets together")
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
                 count = fuzz(target, Path(folder), seed=asked.seed, inputs=inputs)
-        except Exception:  # noqa: BLE001 - the others are to be tried, too
+        except Exception:  # noqa: BLE001 - the other targets are tested, too
             failed += 1
             traceback.print_exc()
             _say(
@@ -59,7 +59,7 @@ def fuzz(target: str, folder: Path, *, seed: int, inputs: int) -> int:
 
 @contextmanager
 def fleet_in(folder: Path) -> Iterator[Fleet]:
-    """A fleet on SQLite and a Redis of its own."""
+    """Provide a fleet on SQLite and a Redis of its own."""
     url = f"sqlite:///{folder / 'coord.db'}"
     store = open_store(url)
     schema.prepare(store)

@@ -1,4 +1,4 @@
-"""A hundredth of the fuzz, always the same seeds; ``python -m tests.fuzz`` tries 10,000 inputs and other seeds."""
+"""Test a hundredth of the fuzz, always with the same seeds; ``python -m tests.fuzz`` tries 10,000 inputs."""
 
 from __future__ import annotations
 

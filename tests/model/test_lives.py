@@ -1,4 +1,4 @@
-"""Random lives of a project, against a plain model: after every step the whole store is as the model says."""
+"""Test random operations on a project against a plain model: after every step the whole store matches the model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.model.reference import Reference, RefTask, Report
 from tests.support.world import World
 
 MOST_RUNS = 3
-LONG = timedelta(hours=1)  # no wait is over by itself while a test runs
+LONG = timedelta(hours=1)  # no wait ends by itself while a test runs
 
 _a_task = st.fixed_dictionaries(
     {
@@ -56,7 +56,7 @@ MOSTLY = 160
 
 
 class Lives(RuleBasedStateMachine):
-    """One project in a workspace of its own, and the model beside it."""
+    """One project in a workspace of its own, and its model."""
 
     store: ClassVar[Store]
 
@@ -95,16 +95,16 @@ class Lives(RuleBasedStateMachine):
         spends=st.booleans(),
     )
     def finish(self, picks, outcomes, retryable, began, spends) -> None:
-        """Any attempts that ever were may report together: those that hold their tasks, and those from long ago."""
+        """End any attempts together: those that own their tasks, and those from long ago."""
         fences = sorted(self.fences, key=lambda fence: (self._running(fence), fence), reverse=True)
         chosen = [fences[pick % len(fences)] for pick in picks]
-        # One of each task: for two of one task there is a test of its own below, which is known to fail.
+        # One of each task: two of one task have a test of their own below, which is known to fail.
         self._report(dict(chosen).items(), outcomes, retryable, began, spends)
 
     @precondition(lambda self: self._superseded())
     @rule(pick=_picks, outcome=_outcomes, spends=st.booleans())
     def finish_late(self, pick, outcome, spends) -> None:
-        """An attempt whose task runs again reports as if nothing had happened."""
+        """Report an end from an attempt whose task runs again."""
         late = self._superseded()
         self._report([late[pick % len(late)]], [outcome], True, True, spends)
 
@@ -212,7 +212,7 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.seldom(6))
     @rule()
     def close_runs(self) -> None:
-        """Whoever looks again finds nothing: each run was closed by what ended its last task."""
+        """Check that no run is left to close: each was closed by the end of its last task."""
         assert self.store.transact(lambda tx: close_runs(tx, self.world.workspace, self.run_ids.values())) == []
 
     @invariant()
@@ -226,7 +226,7 @@ class Lives(RuleBasedStateMachine):
         assert flaws(taken) == []
 
     def seldom(self, every: int) -> bool:
-        """Whether it is time for what would otherwise end most lives early, or fill them with nothing."""
+        """Return whether to do what would otherwise end most sequences early, or fill them with refusals."""
         return self.steps % every == every - 1
 
     def _submit(self, tasks, limits) -> None:
@@ -278,7 +278,7 @@ class Lives(RuleBasedStateMachine):
         self.run_ids = {**getattr(self, "run_ids", {}), run: submitted.run_id}
 
     def _key(self, pick: int, likely: list[str] | None = None) -> str:
-        """A task: mostly one of the likely ones, so that lives get somewhere."""
+        """Return a task, mostly one of the likely ones, so that sequences progress."""
         keys = likely if likely and pick < MOSTLY else list(self.model.tasks)
         return keys[pick % len(keys)]
 
@@ -298,7 +298,7 @@ def test_random_lives_go_as_the_model_says(store: Store) -> None:
 
 
 def test_an_old_and_the_present_attempt_of_a_task_may_report_together(store: Store) -> None:
-    """A worker that was cut off and claimed its own task again may write both ends in one transaction."""
+    """End both in one transaction, as a worker may that was cut off and claimed its own task again."""
     world = World(store)
     world.submit("a", "b", concurrency=Concurrency(project=2))
     world.claim("a")

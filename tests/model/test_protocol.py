@@ -1,4 +1,4 @@
-"""The protocol of claim, renewal, completion and rescue is safe in every interleaving, and needs each of its parts."""
+"""Test that the protocol of claim, renewal, completion and rescue is safe in every interleaving, with all parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TWO_AT_ONCE = "2 workers run the job of one task at once"
 TWICE = "a task is completed twice"
 OLD = "an attempt that did not hold its task any more completed it"
 
-# For each part of the protocol: what goes wrong without it, and a step of the way there.
+# For each part of the protocol: the violation without it, and a step of the path there.
 NEEDED = {
     "claim_is_guarded": (TWO_AT_ONCE, "the claim of worker 2 is committed"),
     "completion_is_fenced": (OLD, "a new attempt of task A"),
@@ -24,14 +24,14 @@ NEEDED = {
 
 
 def tell(found: Found) -> str:
-    """The counterexample, also on the terminal (pytest -s)."""
-    print(f"\n{found.told()}")  # noqa: T201 - for whoever reads along
+    """Return the counterexample, and print it to the terminal (pytest -s)."""
+    print(f"\n{found.told()}")  # noqa: T201 - for pytest -s
     return found.told()
 
 
 @pytest.mark.full
 def test_three_workers_and_two_tasks_are_safe_and_never_stuck_in_any_interleaving() -> None:
-    """One crash and one cut at any moment. Below the floor, some behaviour has fallen out of the model."""
+    """Allow one crash and one cut at any moment. Fewer states than the floor mean that the model has lost behaviour."""
     found = search(Rules())
 
     assert found.wrong is None, found.told()

@@ -30,7 +30,7 @@ _KOMBU_KEEPS = "coord:_kombu.binding"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Soak, print the table, write the JSON; 1 when a bound was passed."""
+    """Run the soak, print the table, write the JSON; return 1 when a bound was exceeded."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--store", choices=("postgres", "sqlite"), default="postgres")
@@ -92,13 +92,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def waiting(servers: Servers) -> int:
-    """Messages in the queues."""
+    """Return the number of messages in the queues."""
     with servers.redis.client() as client:
         return sum(int(client.llen(f"coord:{name}")) for name in ("jobs", "supervise"))
 
 
 def leftovers(servers: Servers) -> list[str]:
-    """Keys in Redis that no work explains any more, once every worker has gone. Kombu's table of queues is for ever."""
+    """Return keys in Redis without a purpose, once every worker has ended. Kombu's table of queues is permanent."""
     try:
         with servers.redis.client() as client:
             keys = [key.decode() for key in client.keys("*")]
@@ -108,7 +108,7 @@ def leftovers(servers: Servers) -> list[str]:
 
 
 def show(found: dict[str, Any], trends: Sequence[Trend], looks: Sequence[Surroundings]) -> None:
-    """The figures as a table."""
+    """Print the numbers as a table."""
     print(f"\n{found['minutes']:g} minutes on {found['store']}, seed {found['seed']}")
     print(f"faults: {sum(found['faults'].values())}  {found['faults']}")
     print(f"runs: {found['runs']} (and {found['refused_submissions']} refused during faults)  tasks: {found['tasks']}")

@@ -1,4 +1,4 @@
-"""Faults of Redis: killed, stopped, flushed, its clients thrown out, its doorbells stolen, repeated, late or forged."""
+"""Faults of Redis: killed, stopped, flushed, clients disconnected, messages deleted, repeated, late or forged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RedisKilled(Fault):
 
 
 class RedisAwayForMinutes(RedisKilled):
-    """Gone for more than a minute: everything that waits and repeats has come to its longest pause."""
+    """Gone for more than a minute: all back-offs have reached their longest pause."""
 
     name, weight, gap, lasts = "Redis away for minutes", 0.2, 400.0, (60.0, 100.0)
 
@@ -63,7 +63,7 @@ class _Command(Fault):
         return None
 
     def order(self, client: redis.Redis, stack: Stack, later: Later) -> Hit | None:
-        """Give the command."""
+        """Send the command."""
         raise NotImplementedError
 
 
@@ -125,7 +125,7 @@ class DoorbellsLost(_Command):
 
 
 class DoorbellsForged(_Command):
-    """Messages that nobody of ours has written."""
+    """Malformed messages from outside the product."""
 
     name, weight = "doorbells forged", 8
 
