@@ -1,4 +1,4 @@
-"""The pages say what the code says: generated ones are up to date, examples run, links and commands exist."""
+"""Test that the pages match the code: generated ones are up to date, examples run, links and commands exist."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands_in(text: str) -> Iterator[tuple[str, str]]:
-    """The first two words after every ``coord`` that is set as code."""
+    """Return the first two words after every ``coord`` that is set as code."""
     code = [*re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL), *re.findall(r"`([^`\n]+)`", text)]
     for piece in code:
         for found in re.finditer(r"(?:^|[\s/])coord +([a-z]+)(?: +([a-z]+))?", piece):
@@ -121,7 +121,7 @@ def test_every_link_to_a_heading_names_one_that_is_there() -> None:
 
 
 def anchors_of(page: Path) -> set[str]:
-    """The names that GitHub gives to the headings of a page."""
+    """Return the anchors that GitHub gives to the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -1,4 +1,4 @@
-"""Claim, tick, enqueuing and explanations know no hold by name: whoever adds one adds a file and a line."""
+"""Test that claim, tick, enqueuing and explanations name no hold: a new hold is a file and a line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ QUERIES_OF_HOLDS = {"slots", "stops", "budgets", "money", "questions", "projects
 
 
 def named(module: ModuleType) -> set[str]:
-    """The holds that a module names: by reason, by a text, by a status of the project, or by an import."""
+    """Return the holds that a module names: by reason, by a text, by a status of the project, or by an import."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         match node:

@@ -1,4 +1,4 @@
-"""Every message that docs/troubleshooting.md quotes is one that the program prints."""
+"""Test that every message that docs/troubleshooting.md quotes is one that the program prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAGE = ROOT / "docs" / "troubleshooting.md"
 
 
 def sentences_of_the_program() -> str:
-    """Returns all texts in the sources, one a line, with ``…`` where a value is put in."""
+    """Return all texts in the sources, one a line, with ``…`` where a value is put in."""
     found = set()
     for path in python_files("coordination", "workers"):
         for node in ast.walk(tree_of(path)):
@@ -24,7 +24,7 @@ def sentences_of_the_program() -> str:
 
 
 def quoted_messages() -> list[str]:
-    """Returns what stands as code in the first column of tables that begin with ``it says``."""
+    """Return the code in the first column of tables that begin with ``it says``."""
     rows = []
     for table in re.findall(r"^\| it says \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", PAGE.read_text("utf-8"), re.MULTILINE):
         rows += [line.split(" | ")[0] for line in table.splitlines()]

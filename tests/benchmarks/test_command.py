@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: everything runs in small, bad input is one sentence, and a trial writes nothing."""
+"""Test ``python -m benchmarks``: every part runs in small, bad input is one sentence, and a trial writes nothing."""
 
 from collections.abc import Iterator
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""The arithmetic of the measurements: medians, turns, ratios, percentiles."""
+"""Test the arithmetic of the measurements: medians, turns, ratios, percentiles."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Goals and tables: what a person reads of what was measured."""
+"""Test goals and tables: how the measurements are presented."""
 
 import json
 from pathlib import Path

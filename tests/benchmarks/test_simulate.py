@@ -1,4 +1,4 @@
-"""The model of the fleet: what queueing theory knows comes out of it, nothing gets lost, bad figures are refused."""
+"""Test the fleet's model: it matches queueing theory, loses nothing, and refuses bad numbers."""
 
 import json
 import random
@@ -103,7 +103,7 @@ class TestFleet:
 
         told = World(slow, Fleet(workers=10, job=0.1, database_cores=1)).run(warm_up=5, seconds=20)
 
-        assert told.rate == pytest.approx(100 * told.database, rel=0.03)  # the utilisation law
+        assert told.rate == pytest.approx(100 * told.database, rel=0.03)  # the utilization law
         assert 0.8 < told.database <= 1.02
 
     def test_ticks_come_once_per_project_and_period_however_many_sweep(self) -> None:

@@ -1,4 +1,4 @@
-"""Recorded workflows: read from a file, refused in one sentence, and how fast they could run at best."""
+"""Test recorded workflows: read from a file, refused in one sentence, and their shortest possible time."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""``coord accounts``: what is asked for and how, what is shown and what never is; and who else tells of accounts."""
+"""Test ``coord accounts``: how it asks for values, what it shows and never shows; and other commands about accounts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def held(coord: Coord, account: str) -> dict[str, str]:
 
 @pytest.fixture
 def work(coord: Coord) -> Coord:
-    """There is an account claude@work."""
+    """Create the account claude@work."""
     Accounts(coord.home).set("claude@work", "ANTHROPIC_API_KEY", KEY, kept=SecretPlace.FILE)
     return coord
 
@@ -53,7 +53,7 @@ def test_a_value_comes_from_stdin_and_is_printed_nowhere(coord: Coord) -> None:
 
 
 def test_at_a_terminal_each_value_is_asked_for_without_echo(coord: Coord) -> None:
-    """A value that is typed is not shown by the terminal, which echoes whatever nobody keeps it from."""
+    """Read a typed value without echo, which a terminal does unless the program turns it off."""
     ours, theirs = pty.openpty()
     command = ["accounts", "set", "work", "FIRST_KEY", "SECOND_KEY", "REGION=eu", "--keep", "file"]
     process = subprocess.Popen(
@@ -74,7 +74,7 @@ def test_at_a_terminal_each_value_is_asked_for_without_echo(coord: Coord) -> Non
     try:
         while more := os.read(ours, 1000):
             shown += more
-    except OSError:  # how Linux says that nobody has the other side any more
+    except OSError:  # how Linux reports that the other side is closed
         pass
     os.close(ours)
 

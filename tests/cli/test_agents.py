@@ -1,4 +1,4 @@
-"""Agents by command: made, changed, cloned, shown with what they came to, moved to another home as JSON."""
+"""Test agents by command: create, change, clone, show with costs, and move to another home as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Beads issues by command: in and out without loss, the ready ones as Beads itself says, worked off in order."""
+"""Test Beads issues by command: no loss in either direction, the ready ones as in Beads, worked off in order."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_work_on_another_file_says_what_it_would_replace_and_does_so_only_when_t
     one = written(tmp_path / "one.jsonl", CHAIN)
     other = written(tmp_path / "other.jsonl", [{**CHAIN[0], "id": "y-1"}, CHAIN[2]])
     coord("submit", "--beads", one, *agent)
-    coord("submit", "--beads", one, *agent)  # the same ones again take nothing away
+    coord("submit", "--beads", one, *agent)  # the same issues again delete nothing
 
     refused = coord("submit", "--beads", other, *agent, code=2)
     assert "2 of its 3 are not in the file (x-1, x-2)" in refused.err

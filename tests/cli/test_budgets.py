@@ -1,4 +1,4 @@
-"""Budgets by command, on both databases: set in one line, shown with what is left, refused in one sentence."""
+"""Test budgets by command, on both databases: set in one line, shown with the remainder, refused in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the money came to, by command: months of one's own zone, forecasts, the proof, and what a file tells."""
+"""Test sums of costs by command: months of the user's time zone, forecasts, the check, and what a file reports."""
 
 from __future__ import annotations
 

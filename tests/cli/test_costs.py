@@ -1,4 +1,4 @@
-"""The ledger by command: taken in once, added up exactly, written out as it came."""
+"""Test the ledger by command: imported once, added up exactly, exported unchanged."""
 
 from __future__ import annotations
 

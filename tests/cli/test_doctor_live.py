@@ -1,4 +1,4 @@
-"""``coord doctor --live`` as people and programs call it, and the warning about a mistyped variable."""
+"""Test ``coord doctor --live`` as people and programs call it, and the warning about a mistyped variable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def edit(coord: Coord, statement: str) -> None:
 def codes(coord: Coord, *, code: int) -> list[str]:
     said = coord("doctor", "--live", "--json", code=code).json
     assert said["healthy"] is (code == 0)
-    # Whoever else runs jobs on this machine has processes that these databases do not know.
+    # Other users' jobs on this machine have processes that are not in these databases.
     return [finding["code"] for finding in said["findings"] if finding["code"] != "stranger_process"]
 
 

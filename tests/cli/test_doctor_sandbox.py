@@ -1,4 +1,4 @@
-"""What the doctor says of the sandbox: what this machine has for it, and whether workers can begin."""
+"""Test the doctor's report on the sandbox: what this machine supports, and whether workers can start."""
 
 from __future__ import annotations
 

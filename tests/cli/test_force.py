@@ -1,4 +1,4 @@
-"""``coord tasks force``: what it prints, what it refuses, and with which exit code."""
+"""Test ``coord tasks force``: its output, its refusals, and its exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every command that is printed can be pasted into a terminal that has nothing but its folder and its home."""
+"""Test that every printed command can be pasted into a terminal that has nothing but its folder and its home."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ tasks:
 
 
 class Terminal:
-    """A shell with nothing of ours in its environment; what it runs is its child, as in a terminal."""
+    """A shell with none of our variables in its environment; its commands are its children, as in a terminal."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder = folder
@@ -52,7 +52,7 @@ class Terminal:
 
 @dataclass(frozen=True)
 class Shop:
-    """A folder where the plan ran once, about another folder, on a home that only that command was given."""
+    """A folder where the plan ran once, about another folder, with a home that was given to that command only."""
 
     folder: Path
     other: Path
@@ -63,7 +63,7 @@ class Shop:
         return Terminal(self.folder)(f"COORD_HOME=.coord {COORD} {line}")
 
     def task(self, key: str) -> str:
-        """A task of the run, wherever one stands."""
+        """Return a task of the run, from any folder."""
         return f"{key} --run {RUN.findall(self.ran)[0]}"
 
 
@@ -80,7 +80,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 
 def hint(said: str, after: str) -> str:
-    """What stands behind *after* to the end of its line, as a person marks it with the mouse."""
+    """Return the text behind *after* to the end of its line, as a person selects it with the mouse."""
     found = re.search(rf"{re.escape(after)}(.*[^.\n])", said)
     assert found is not None, said
     return found[1]

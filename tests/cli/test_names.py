@@ -1,4 +1,4 @@
-"""What names nothing, or several things, is refused; a command acts on the project that it stands in, and says so."""
+"""Test that unknown or ambiguous names are refused, and that a command uses its folder's project and prints it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_NAMES = ["", " ", "%", "_", "%%", "____", "b%", "_uild", "0", "01", "01a", "-
 
 @pytest.fixture
 def shop(coord: Coord, tmp_path: Path) -> Callable[[str], Coord]:
-    """A project in a folder of that name with one run, and the command line in it. The runs are made in their order."""
+    """Provide a project in a folder of that name with one run, and the command line in it."""
 
     def made(name: str) -> Coord:
         folder = tmp_path / name

@@ -1,4 +1,4 @@
-"""Whoever reads the output of a command and goes away, as ``head`` does, gets no traceback, and the command ends."""
+"""Test that a command whose reader closes the pipe, as ``head`` does, ends without a traceback."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ COMMANDS = [
     "schema plan",
     "export beads",
     "--help",
-    "nonsense",  # says so on stderr, which nobody reads either
+    "nonsense",  # reported on stderr, which is not read either
     "tasks list --nonsense",
 ]
 
 
 def unread(coord: Coord, *argv: str) -> tuple[int, str]:
-    """The exit code and what is still said of a command whose stdout nobody reads from its start on."""
+    """Return the exit code and the stderr of a command whose stdout is never read."""
     reads, writes = os.pipe()
     os.close(reads)
     try:
@@ -81,7 +81,7 @@ def test_a_reader_that_goes_after_the_first_line_has_it(with_a_run: Coord) -> No
         assert follows.stderr is not None
         first = follows.stdout.readline()
         follows.stdout.close()
-        with_a_run("runs", "cancel", "three")  # something to write
+        with_a_run("runs", "cancel", "three")  # some output
         said = follows.stderr.read().decode()
         code = follows.wait(timeout=120)
 

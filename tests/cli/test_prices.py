@@ -1,4 +1,4 @@
-"""Prices by command: looked up, set, taken back; and the ledger given prices later, once."""
+"""Test prices by command: looked up, set, removed; and costs of the ledger that get prices later, once."""
 
 from __future__ import annotations
 

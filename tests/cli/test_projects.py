@@ -1,4 +1,4 @@
-"""Projects by command: made, described, held, released, limited, put away; their totals are counted, not stored."""
+"""Test projects by command: create, describe, pause, resume, limit, archive; their totals are counted, not stored."""
 
 from __future__ import annotations
 

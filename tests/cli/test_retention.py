@@ -1,4 +1,4 @@
-"""``coord retain``: says what it would delete, deletes it, and writes it down first when asked to."""
+"""Test ``coord retain``: it prints what it would delete, deletes it, and archives it first on request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ tasks:
 
 @pytest.fixture
 def old_run(coord_on_each: Coord) -> str:
-    """A run that was canceled a year ago; its id."""
+    """Return the id of a run that was canceled a year ago."""
     plan = coord_on_each.cwd / "plan.yaml"
     plan.write_text(PLAN)
     run_id: str = coord_on_each("submit", plan, "--json").json["run"]

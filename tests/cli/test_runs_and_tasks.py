@@ -1,4 +1,4 @@
-"""Runs and tasks by command: what there is, what became of it, and why the rest does not move."""
+"""Test runs and tasks by command: their list, their ends, and why the rest does not progress."""
 
 from __future__ import annotations
 

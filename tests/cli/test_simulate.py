@@ -1,4 +1,4 @@
-"""``coord simulate`` on files as people write them: numbers with an interval, what is not known, and no change."""
+"""Test ``coord simulate`` on plan files: numbers with an interval, unknown values, and no change of the store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.refusals import check_refused
 
 @pytest.fixture
 def said(tmp_path: Path) -> Path:
-    """Two agents after a command, of which only the plan says something."""
+    """Return a plan of two agents after a command, with estimates for some of them only."""
     path = tmp_path / "said.yaml"
     path.write_text(
         """

@@ -1,4 +1,4 @@
-"""``coord tasks create`` and ``assign``: a task without a plan file, and who is to do it, on both stores."""
+"""Test ``coord tasks create`` and ``assign`` on both stores: a task without a plan file, and its assignee."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two commands that look at everything: what goes on, and whether all that is needed is there."""
+"""Test the two commands that check everything: the state of all work, and whether all requirements are met."""
 
 from __future__ import annotations
 

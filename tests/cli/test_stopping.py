@@ -1,4 +1,4 @@
-"""``coord stop`` and ``coord start`` without a stack: what they say, and what other commands say of a stop."""
+"""Test ``coord stop`` and ``coord start`` without a stack: their output, and what other commands print about a stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An unknown command names the one that was meant, with the arguments that were typed, and changes nothing."""
+"""Test that an unknown command names a similar one, with the same arguments, and changes nothing."""
 
 from __future__ import annotations
 

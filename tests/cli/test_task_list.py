@@ -1,4 +1,4 @@
-"""``coord tasks list``: of the newest run, of any number of tasks, a few columns of each; on both databases."""
+"""Test ``coord tasks list``: of the newest run, of any number of tasks, a few columns of each; on both databases."""
 
 from __future__ import annotations
 

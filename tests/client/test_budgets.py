@@ -1,4 +1,4 @@
-"""Budgets by the Python API, on both databases: set by people, told as they stand, refused in one sentence."""
+"""Test budgets by the Python API, on both databases: set, read, refused in one sentence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def co(store_url: str, tmp_path: Path) -> Iterator[Coordination]:
 
 @pytest.fixture
 def world(co: Coordination) -> World:
-    """Two tasks of a dime each, of which one has spent it; the run has a budget of fifteen cents."""
+    """Provide two tasks of a dime each, of which one has spent it; the run has a budget of fifteen cents."""
     world = World(co.runtime.store)
     tasks = {key: {**ESTIMATE, "agent": "ann"} for key in "ab"}
     world.submit("a", "b", tasks=tasks, budget=BudgetCap(Decimal("0.15")), name="nightly")

@@ -1,4 +1,4 @@
-"""Names of runs and tasks mean those of the project that the current folder belongs to, in Python and over MCP."""
+"""Test that names of runs and tasks mean those of the current folder's project, in Python and over MCP."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def co(store_url: str, tmp_path: Path) -> Iterator[Coordination]:
 
 @pytest.fixture
 def runs(co: Coordination, tmp_path: Path) -> dict[str, Run]:
-    """Two projects in two folders, each with a run of the same name and a task of the same key; b is the newer one."""
+    """Provide two projects in two folders, each with a run and a task of the same names; b's are newer."""
     made = {}
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""Prices in the Python API: looked up, set, taken back, and given to calls that had none; on both stores."""
+"""Test prices in the Python API: looked up, set, removed, and applied to calls without one; on both stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that share a stack: it starts with the first, ends with the last, and each learns how it ended."""
+"""Test commands that share a stack: it starts with the first, ends with the last, and each gets the stack's end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes told apart by when they started, and ended when they are not ours to wait for."""
+"""Test processes that are identified by their start time, and ended when they are not our children."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TestProcessRecord:
 
         assert not found.alive()  # a zombie
         process.communicate()
-        assert not found.alive()  # not even that
+        assert not found.alive()  # a process that has been reaped
 
 
 class TestEndAll:

@@ -1,4 +1,4 @@
-"""Which server program is used, how it is told its configuration, and the URLs that reach it."""
+"""Test which server program is used, how it gets its configuration, and the URLs that reach it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stacks of other processes: found, started in the background, stopped."""
+"""Test stacks of other processes: found, started in the background, stopped."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class TestDown:
         assert not (home / "stack.json").exists()
 
     def test_two_that_stop_it_at_once_signal_it_once(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A second signal would end its jobs the hard way."""
+        """Signal it once: a second signal would kill its jobs."""
         home_ = Home(home).prepare()
         lock = home_.acquire()
         owner = ServiceRecord.of(os.getpid())

@@ -1,4 +1,4 @@
-"""The embedded stack with a real Valkey; a small script stands in for the Celery worker, beat has none."""
+"""Test the embedded stack with a real Valkey; a small script stands in for the Celery worker, beat has none."""
 
 from __future__ import annotations
 

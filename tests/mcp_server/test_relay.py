@@ -1,4 +1,4 @@
-"""``coord mcp`` inside a job: small, says what the protocol's own library says, and outlives whatever it is sent."""
+"""Test ``coord mcp`` inside a job: small, compatible with the protocol's own library, and robust against any input."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def said(messages: list[Any], env: dict[str, str], command: list[str] = COMMAND) -> dict[Any, Any]:
-    """What the program answers to these lines, by id. Its input ends when all requests are answered."""
+    """Return the program's answers to these lines, by id. Its input ends when all requests are answered."""
     lines = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in messages]
     due = sum(isinstance(one, dict) and "id" in one and "method" in one for one in messages)
     answers = []
@@ -142,7 +142,7 @@ def test_it_goes_on_after_garbage(tmp_path: Path) -> None:
     )
 
     assert answers[2]["code"] == -32602
-    assert 3 not in answers  # nobody can know whose that was
+    assert 3 not in answers  # the request of this answer is unknown
     assert "longer than" in answers[None]["message"]
     assert answers[4] == {}
 
@@ -165,7 +165,7 @@ def test_what_waits_for_the_worker_keeps_nothing_else_waiting(tmp_path: Path) ->
             refused, answer = (json.loads(program.stdout.readline()) for _ in range(2))
             program.kill()
 
-    # The first may or may not have left the queue; what is over the limit is refused, and the ping is answered.
+    # The first may or may not have left the queue; requests above the limit are refused, and the ping is answered.
     assert {refused["id"], answer["id"]} <= {relay.MOST_WAITING, relay.MOST_WAITING + 1, "last"}
 
 

@@ -1,4 +1,4 @@
-"""The tools of our MCP server: few and small, and what is wrong is a sentence."""
+"""Test the tools of our MCP server: few and small, and errors are one sentence."""
 
 from __future__ import annotations
 

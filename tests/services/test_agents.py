@@ -1,4 +1,4 @@
-"""Agents in a store: one name once, one default at most, work given out evenly; a workspace sees only its own."""
+"""Test agents in a store: unique names, at most one default, even distribution; a workspace sees only its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make(world: World, name: str, **more: object) -> Agent:
 
 
 def names(world: World) -> dict[str, bool]:
-    """All names, and which of them is the default."""
+    """Return all names, and which of them is the default."""
     with world.store.read() as tx:
         return {agent.profile.name: agent.profile.default for agent in rows.list_all(tx, world.workspace)}
 
@@ -33,7 +33,7 @@ def owner(world: World, key: str) -> str | None:
 
 
 def ask(world: World, *wanted: str, **settings: object) -> None:
-    """A run with a task for each of these."""
+    """Submit a run with a task for each of these."""
     tasks = {f"t{number}": {"run": {"agent": who, "prompt": "Mend it"}} for number, who in enumerate(wanted)}
     world.submit(*tasks, tasks=tasks, **settings)
 

@@ -1,4 +1,4 @@
-"""Tokens of attempts at the doors: each is checked against its attempt's row, on each kind of database."""
+"""Test tokens of attempts: each is checked against its attempt's row, on each kind of database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The window of doorbells: it counts messages, best tasks first, and never rings for a full slot."""
+"""Test the window of enqueued tasks: it counts messages, takes the best tasks first, and skips those of full slots."""
 
 from __future__ import annotations
 

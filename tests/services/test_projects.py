@@ -1,4 +1,4 @@
-"""Projects: one per identity however often it is asked for, moved by the table only, found by any of its names."""
+"""Test projects: one for each identity however often it is requested, moved by the table only, found by each name."""
 
 from __future__ import annotations
 

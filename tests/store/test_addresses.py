@@ -1,4 +1,4 @@
-"""What the URL of a PostgreSQL database may say, and what is sent to the server because of it."""
+"""Test which URLs of a PostgreSQL database are valid, and the options that are sent to the server for them."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_password_in_the_options_is_not_shown() -> None:
 
 
 def test_no_statement_of_ours_is_about_a_session() -> None:
-    """Behind a pooler in transaction mode it would be about somebody else's."""
+    """Avoid session state: behind a pooler in transaction mode it would belong to another client."""
     sources = [*(ROOT / "coordination").rglob("*.py"), *(ROOT / "workers").rglob("*.py")]
 
     found = [f"{path}: {hit[0]}" for path in sources if (hit := OF_A_SESSION.search(path.read_text("utf-8")))]

@@ -1,4 +1,4 @@
-"""Whether the catalogue is what the program expects, whatever the version number says; on both databases."""
+"""Test whether the catalogue matches the program, whatever the version number is; on both databases."""
 
 from __future__ import annotations
 

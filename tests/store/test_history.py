@@ -1,4 +1,4 @@
-"""What jobs of a kind cost: kept as a sample, bounded, by many at once, and never waited for."""
+"""Test samples of a job kind's cost: bounded, written concurrently, and without waits."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class TestEndedAttempts:
 
 @pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
 def test_nobody_waits_for_a_sample(postgres_url: str, *, known: bool) -> None:
-    """One transaction holds the kind; another one adds to it and to others, and is through before the first ends."""
+    """Check that no transaction waits: one locks the kind; another adds to it and to others, and commits first."""
     store = open_store(postgres_url)
     world = World(store)
     world.submit("a")
@@ -197,7 +197,7 @@ def test_a_race_loses_no_more_than_samples(store: Store) -> None:
             for turn in range(rounds):
                 mine = sample(number * 1_000 + turn)
                 learn(world, shared=[mine], **{f"own-{number}": [mine], f"new-{turn}": [mine]})
-        except BaseException as error:  # noqa: BLE001 - told below
+        except BaseException as error:  # noqa: BLE001 - reported below
             failed.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
@@ -218,5 +218,5 @@ def test_a_race_loses_no_more_than_samples(store: Store) -> None:
     for key, kept in found.items():
         assert len(kept) == min(MAX_SAMPLES, told[key])
         assert told[key] <= 8 * rounds
-    if store.dialect == "sqlite":  # one writer at a time: nothing is held by anybody else
+    if store.dialect == "sqlite":  # one writer at a time: no other transaction has a lock
         assert told["shared"] == 8 * rounds

@@ -1,4 +1,4 @@
-"""Ports of a machine are lent to open attempts of all workspaces, each to one of them, until that has ended."""
+"""Test ports of a machine: lent to open attempts of all workspaces, each to one of them, until that has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is only ever appended to: costs and events; and a tail that misses nothing, in whatever order commits come."""
+"""Test append-only tables, costs and events, and a tail that misses no row, in any order of commits."""
 
 from __future__ import annotations
 

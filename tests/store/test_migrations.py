@@ -1,4 +1,4 @@
-"""The migrations end where the metadata stands; a newer or an unreleased schema is refused; on both databases."""
+"""Test that migrations end with the metadata, and that newer or unreleased schemas are refused; on both databases."""
 
 import threading
 
@@ -30,7 +30,7 @@ UNION ALL SELECT 'function', proname, '', prosrc FROM pg_proc WHERE pronamespace
 
 
 def shape(tx: Connection) -> set[tuple[str, ...]]:
-    """Everything the database knows about its tables, as texts."""
+    """Return the database's catalogue of its tables, as texts."""
     if tx.dialect.name == "postgresql":
         return {tuple(row) for row in tx.execute(text(PG_SHAPE))}
     found = set()
@@ -44,7 +44,7 @@ def shape(tx: Connection) -> set[tuple[str, ...]]:
 
 
 def items(sql: str) -> set[str]:
-    """What stands between the commas of a CREATE TABLE, but for those within further brackets."""
+    """Return the parts between the commas of a CREATE TABLE, without splitting inner brackets."""
     found, depth = [""], 0
     for character in sql[sql.index("(") + 1 : sql.rindex(")")]:
         depth += {"(": 1, ")": -1}.get(character, 0)

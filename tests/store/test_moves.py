@@ -1,4 +1,4 @@
-"""The table of moves is what the statements do: each one changes a task from the states it names, and from no other."""
+"""Test that the table of moves matches the statements: each changes a task from the states it names, and no other."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ NO_COUNTS = CounterChanges()
 
 
 def complete(tx: Any, workspace_id: str, task_id: str, number: int) -> set[tuple[str, int]]:
-    """The fences that held."""
+    """Return the fences that were valid."""
     one = EndedAttempt(task_id, number, new_id(), "k", AttemptEnd(Outcome.COMPLETED, exit_code=0), Complete())
     return attempts.complete(tx, workspace_id, new_id(), [one], actor=None)[0]
 
 
 def claim(tx: Any, workspace_id: str, task_id: str) -> bool:
-    """Whether it could be claimed."""
+    """Return whether it could be claimed."""
     claimed = claims.claim_free(
         tx, workspace_id, [task_id], held_if=CONDITIONS, worker_id=new_id(), lease=timedelta(minutes=1)
     )

@@ -1,4 +1,4 @@
-"""Live output in the store: fenced, growing, never going back."""
+"""Test live output in the store: fenced, growing, never going back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prices that people set, and what corrections do to every sum of the ledger."""
+"""Test prices that people set, and the effect of corrections on every sum of the ledger."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def settled(of: CostRecord, usd: str, number: int = 1, *, settles: bool = True) 
 class TestSums:
     @pytest.fixture
     def ledger(self, world: World) -> World:
-        """Two calls of unknown price, of which one is settled, later corrected; a told one, a told free one."""
+        """Provide two calls of unknown price, one of them settled and corrected; and two with a price, one free."""
         world.submit("a")
         place = PLACE | {"project_id": world.project_id, "run_id": world.run_id, "task_id": world.ids["a"]}
         unknown, other = record("unknown", None, **place), record("other", None, **place)

@@ -1,8 +1,8 @@
-"""No statement of the daily work reads a big table from end to end: the very SQL that is sent, recorded and explained.
+"""Test that no statement of the daily work reads a big table from end to end: the sent SQL is recorded and explained.
 
-A day's work is done on a store in which very much has been done before, and every statement that this sends is
-explained with its parameters. So none can be forgotten, and a statement that changes is still looked at. Once with
-fresh statistics, and once with those of tables that were analysed while they were empty, and then filled.
+A day's work runs on a store with a long history, and every statement that this sends is explained with its parameters.
+So none can be forgotten, and a statement that changes is still checked. Once with fresh statistics, and once with those
+of tables that were analysed while they were empty, and then filled.
 """
 
 # ruff: noqa: S608 - the SQL is made of names from the schema and of numbers
@@ -89,7 +89,7 @@ Sent = dict[str, Any]
 
 @contextmanager
 def recorded(store: Store) -> Iterator[Sent]:
-    """Every statement sent meanwhile, each once, with the first parameters that it had."""
+    """Record every statement sent meanwhile, each once, with the first parameters that it had."""
     sent: Sent = {}
 
     def note(_c: Any, _k: Any, statement: str, parameters: Any, _x: Any, many: bool) -> None:  # noqa: FBT001
@@ -115,7 +115,7 @@ def analyse(store: Store) -> None:
 
 
 def copy_costs(tx: Connection) -> None:
-    """Very many records like the one that there is."""
+    """Insert very many copies of the only cost record."""
     sqlite = tx.dialect.name == "sqlite"
     recursion = f"RECURSIVE x(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM x WHERE i < {COSTS})"
     numbers = recursion if sqlite else f"x AS MATERIALIZED (SELECT generate_series(1, {COSTS}) AS i)"
@@ -130,7 +130,7 @@ def copy_costs(tx: Connection) -> None:
 
 
 def copy_supervisors(tx: Connection, project_id: str) -> None:
-    """Many projects, every second one at rest."""
+    """Insert many projects, every second one idle."""
     ids = [f"03000000-0000-7000-8000-{number:012x}" for number in range(BIG["supervisors"])]
     for table, key in ((project_table, "id"), (supervisor_table, "project_id")):
         one = dict(tx.execute(table.select().where(table.c[key] == project_id)).mappings().one())
@@ -171,7 +171,7 @@ def test_there_is_very_much_in_the_store(piled: World) -> None:
 
 
 def work(world: World) -> None:
-    """What workers do with tasks: all ends that an attempt can have, and what follows from each."""
+    """Run the statements of workers on tasks: all ends that an attempt can have, and their consequences."""
     world.claim("t30", "t31", "t32", "t33", "t34")
     world.write(world.decide("t30"), world.decide("t33", output={"a": 1}))  # release c30, c33
     world.finish("t31", Outcome.FAILED, error="no", retryable=False)  # cancels c31
@@ -188,7 +188,7 @@ def work(world: World) -> None:
 
 
 def spending(world: World) -> None:
-    """Jobs with budgets, and what is printed while they run."""
+    """Run jobs with budgets, and what is printed while they run."""
     capped = [
         Task(f"m{n}", {"shell": "true"}, needs=["m0"] if n > 4 else (), estimate={"usd": "0.01"}) for n in range(8)
     ]
@@ -204,7 +204,7 @@ def spending(world: World) -> None:
 
 
 def housekeeping(world: World) -> None:
-    """What worker processes do for themselves."""
+    """Run the supervisor loop's statements."""
     held = [(world.ids["t3"], 1), (world.ids["t4"], 1)]
     with world.store.write() as tx:
         workers.renew(tx, world.worker, held, ttl=LEASE)
@@ -230,7 +230,7 @@ def housekeeping(world: World) -> None:
 
 
 def looking(world: World) -> None:
-    """What people ask all day."""
+    """Run the queries of a person's day."""
     workspace, run_id = world.workspace, world.task("t3").run_id
     with world.store.read() as tx:
         overview.overview(tx, workspace, thresholds=StatusThresholds(), live_within=LEASE)
@@ -254,7 +254,7 @@ def looking(world: World) -> None:
 
 
 def clearing_up(world: World, folder: Path) -> None:
-    """Retention, with one run that is old."""
+    """Run retention, with one run that is old."""
     ages = RetentionAges(runs=timedelta(days=90), workers=timedelta(days=7), costs=timedelta(days=900))
     done = retain(world.store, world.workspace, ages, archive=folder, rest=lambda _seconds: False)
     assert done is not None
@@ -284,7 +284,7 @@ def test_no_statement_of_a_day_reads_a_big_table_from_end_to_end(piled: World, t
 def test_no_plan_that_was_kept_from_a_time_of_small_tables_reads_one_from_end_to_end(
     postgres_url: str,
 ) -> None:
-    """PostgreSQL keeps plans for as long as a connection, and a new installation grows faster than it is analysed."""
+    """Keep plans from small tables: PostgreSQL keeps them for a connection, and a new installation grows fast."""
     store = open_store(postgres_url)
     world = World(store)
     world.submit("seed")
@@ -312,7 +312,7 @@ def test_no_plan_that_was_kept_from_a_time_of_small_tables_reads_one_from_end_to
 
 
 def kept_plan(tx: Connection, statement: str, parameters: Any) -> Any:
-    """The plan that PostgreSQL keeps for a prepared statement, whatever its parameters are."""
+    """Return the plan that PostgreSQL keeps for a prepared statement, whatever its parameters are."""
     driver = tx.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     sent = PostgresQuery(Transformer(driver))
@@ -326,7 +326,7 @@ def kept_plan(tx: Connection, statement: str, parameters: Any) -> Any:
 
 
 def test_a_statement_that_does_is_noticed(piled: World) -> None:
-    """The judge can tell: without an index, through an index from end to end, and what is all right."""
+    """Check the check itself: without an index, through an index from end to end, and correct statements."""
     with piled.store.write() as tx:
         assert read_whole(tx, "SELECT count(*) FROM tasks WHERE title = 'x'", {}) == {"tasks"}
         assert read_whole(tx, "SELECT id FROM tasks AS other ORDER BY id", {}) == {"tasks"}
@@ -334,7 +334,7 @@ def test_a_statement_that_does_is_noticed(piled: World) -> None:
 
 
 def read_whole(tx: Connection, statement: str, parameters: Any) -> set[str]:
-    """The big tables that this statement reads from end to end, in themselves or through an index."""
+    """Return the big tables that this statement reads from end to end, directly or through an index."""
     cursor = tx.connection.cursor()
     if tx.dialect.name == "sqlite":
         names = {alias: table for table, alias in re.findall(r"(\w+) AS (\w+)", statement)}

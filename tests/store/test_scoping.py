@@ -1,4 +1,4 @@
-"""A workspace sees and changes its own rows only: every function of the queries is walked, none is listed by hand."""
+"""Test that a workspace sees and changes its own rows only: every function of the queries is found automatically."""
 
 # ruff: noqa: ARG005, E501 - a table of arguments
 
@@ -133,7 +133,7 @@ def test_a_query_takes_its_workspace_second(name: str) -> None:
 
 
 class Full:
-    """A workspace with something in every table."""
+    """A workspace with rows in every table."""
 
     def __init__(self, store, name: str) -> None:
         world = World(store, name)
@@ -194,7 +194,7 @@ def _cost(name: str, **fields: Any) -> CostRecord:
 
 
 def everything(world: World) -> dict[str, list[Any]]:
-    """All rows of the workspace, table by table."""
+    """Return all rows of the workspace, table by table."""
     found = {}
     with world.store.read() as tx:
         for name, table in metadata.tables.items():
@@ -205,7 +205,7 @@ def everything(world: World) -> dict[str, list[Any]]:
 
 
 def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str, Any]:
-    """Arguments that name rows of *world*: by the names of the parameters, and by hand where these say too little."""
+    """Return arguments that name rows of *world*: by the names of the parameters, or set by hand."""
     ids, special = world.ids, BY_HAND.get(name, {})
     with world.store.read() as tx:
         session = tx.execute(
@@ -270,7 +270,7 @@ def _asked(world: World) -> str:
 
 
 def _new_tasks(world: World) -> list[dict[str, Any]]:
-    """A task like one of the world, under a key of its own."""
+    """Return a task like one of the world, under a key of its own."""
     with world.store.read() as tx:
         row = dict(
             tx.execute(select(metadata.tables["tasks"]).where(metadata.tables["tasks"].c.id == world.ids["next"]))
@@ -420,13 +420,13 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
 ADDS = {
     "tasks.insert", "principals.agent_ids", "principals.id_of", "principals.id_or_none", "principals.add_owner", "events.append_bulk",
     "agents.make", "artifacts.add", "merges.put", "prices.put", "host_leases.add",
-    # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
+    # what they add has the caller's workspace: no row of the other's changes, which the test checks too
     "budgets.insert_new", "costs.append", "dependencies.hold", "job_history.learn", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
 }  # fmt: skip
 
 
 def plain(value: Any) -> str:
-    """A result as text, to look for ids in it."""
+    """Return a result as text, to search it for ids."""
     if isinstance(value, RowMapping):
         value = dict(value)
     elif is_dataclass(value) and not isinstance(value, type):
@@ -446,7 +446,7 @@ def two(store) -> tuple[World, World]:
 
 
 def test_no_function_reaches_into_another_workspace(two: tuple[World, World]) -> None:
-    """Called with my workspace and their ids: nothing of theirs comes back, nothing of theirs is changed."""
+    """Call each with my workspace and their ids: no row of theirs is returned or changed."""
     mine, theirs = two
     before = everything(theirs)
     secrets = {*theirs.ids.values(), theirs.project_id, theirs.run_id, "cost-theirs", '{"of":"theirs"}', "of:theirs"}
@@ -458,13 +458,13 @@ def test_no_function_reaches_into_another_workspace(two: tuple[World, World]) ->
         try:
             with mine.store.write() as tx:
                 answer = plain(function(tx, mine.workspace, **given))
-                raise Undo  # noqa: TRY301 - each function meets the same rows
+                raise Undo  # noqa: TRY301 - each function gets the same rows
         except Undo:
             told = {secret for secret in secrets if secret in answer and secret not in asked}
             if told:
                 leaks.append((name, told))
 
-    for name, function in SCOPED.items():  # only now for good: what is stored with their ids is mine
+    for name, function in SCOPED.items():  # commit only now: what is stored with their ids is mine
         given = arguments(name, function, theirs)
         after = _after(mine, name, function, given)
         if after != "refused" and (now := everything(theirs)) != before:
@@ -476,11 +476,11 @@ def test_no_function_reaches_into_another_workspace(two: tuple[World, World]) ->
 
 
 class Undo(Exception):
-    """Take everything back."""
+    """Rolls everything back."""
 
 
 def _after(world: World, name: str, function: Callable[..., Any], given: dict[str, Any]) -> str:
-    """Call it for good."""
+    """Call it and commit."""
     from sqlalchemy.exc import IntegrityError
 
     try:
@@ -492,7 +492,7 @@ def _after(world: World, name: str, function: Callable[..., Any], given: dict[st
 
 
 def test_the_same_calls_do_find_and_change_ones_own_rows(two: tuple[World, World]) -> None:
-    """The other half of the proof: those arguments are not empty gestures."""
+    """Check that the same arguments do find and change rows in the own workspace."""
     mine, _ = two
     before = everything(mine)
     moved, found = set(), set()
@@ -510,7 +510,7 @@ def test_the_same_calls_do_find_and_change_ones_own_rows(two: tuple[World, World
                     for table in metadata.tables.values()
                     if "workspace_id" in table.c
                 }
-                raise Undo  # noqa: TRY301 - each function meets the same rows
+                raise Undo  # noqa: TRY301 - each function gets the same rows
         except Undo:
             if rows != before:
                 moved.add(name)

@@ -1,4 +1,4 @@
-"""A run of another workspace that has ended stays ended, and is neither marked nor deleted from here."""
+"""Test that an ended run of another workspace stays unchanged, and is neither marked nor deleted from here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.world import World
 
 @pytest.fixture
 def theirs(store: Store) -> World:
-    """A workspace with a run that has ended."""
+    """Provide a workspace with a run that has ended."""
     made = World(store, "theirs")
     made.submit("a")
     made.do("a")

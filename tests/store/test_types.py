@@ -1,4 +1,4 @@
-"""Columns mean the same on both databases: moments, money, JSON, texts; nothing is rounded or turned into a text."""
+"""Test that columns mean the same on both databases: times, money, JSON, texts; none is rounded or becomes a text."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sample(store: Store) -> Store:
 
 
 def kept(store: Store, column: str, value, *, bulk: bool = False):
-    """*value* as it comes back after it was stored, alone or among many."""
+    """Return *value* as it is read after it was stored, alone or among many."""
     with store.write() as tx:
         tx.execute(values.delete())
         if bulk:
@@ -111,7 +111,7 @@ def nested(depth: int):
 
 
 def cause(error: Exception) -> Exception:
-    """The refusal itself, where SQLAlchemy has wrapped it."""
+    """Return the refusal itself, where SQLAlchemy has wrapped it."""
     return error.orig if isinstance(error, StatementError) else error
 
 

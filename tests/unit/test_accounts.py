@@ -1,4 +1,4 @@
-"""Accounts in a home folder: who can read them, and what becomes of links, others' files, garbage and dead writers."""
+"""Test accounts in a home folder: who can read them; links, others' files, garbage and dead writers."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ class Ring(KeyringBackend):
 
 @pytest.fixture
 def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file in which a keyring keeps what it is told."""
+    """Provide the file in which a keyring stores its secrets."""
     pytest.importorskip("keyring")
     (tmp_path / "ring_of_test.py").write_text(BACKEND)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))

@@ -1,4 +1,4 @@
-"""Where one stands, asked of real git repositories."""
+"""Test how the current checkout is found, in real git repositories."""
 
 from __future__ import annotations
 
@@ -264,11 +264,11 @@ class TestStates:
 
 
 class TestTop:
-    """The top folder alone: asked of git only when the folder may lie elsewhere than before."""
+    """Test the top folder alone: git is called only when the folder may lie elsewhere than before."""
 
     @pytest.fixture
     def asked(self, monkeypatch) -> list[Path]:
-        """The folders that git was asked about."""
+        """Collect the folders for which git was called."""
         folders: list[Path] = []
         real = git_checkout._git
         monkeypatch.setattr(git_checkout, "_git", lambda folder, *rest: folders.append(folder) or real(folder, *rest))

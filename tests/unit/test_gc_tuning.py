@@ -1,4 +1,4 @@
-"""The garbage collector: paused while a plan is built, and as it was afterwards."""
+"""Test the garbage collector: paused while a plan is built, and restored afterwards."""
 
 from __future__ import annotations
 

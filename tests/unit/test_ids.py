@@ -1,4 +1,4 @@
-"""Identifiers: version 7, time-ordered, never twice, never backwards in one process."""
+"""Test identifiers: version 7, time-ordered, never twice, never backwards in one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job imports to report."""
+"""Test the module that a job imports to report."""
 
 from __future__ import annotations
 

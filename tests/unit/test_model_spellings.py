@@ -1,4 +1,4 @@
-"""Names of models as they stand in logs: each has the price of the model that it means, or none; never another's."""
+"""Test names of models as in logs: each has the price of the model that it means, or none; never another's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ with (ROOT / "tests/data/model-names.tsv").open(newline="") as file:
 
 
 def rate(listed: object) -> Rate | None:
-    """A rate of the list as ours, read here for itself: this test must not trust what it tests."""
+    """Return a rate of the list, parsed here independently of the tested code."""
     if isinstance(listed, TieredPrices):
         return Rate(listed.base, tuple((tier.start, tier.price) for tier in listed.tiers))
     return listed if listed is None else Rate(Decimal(str(listed)))

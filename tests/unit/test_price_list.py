@@ -1,4 +1,4 @@
-"""The list of genai-prices: names as agents and programs write them, and what it must not guess at."""
+"""Test the list of genai-prices: names as agents and programs write them, and names that must not be guessed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""URLs of Redis and of databases, as people write them and as the libraries want them."""
+"""Test URLs of Redis and of databases, as people write them and as the libraries need them."""
 
 from __future__ import annotations
 

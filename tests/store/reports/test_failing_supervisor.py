@@ -1,4 +1,4 @@
-"""A supervisor that cannot tick says so where people look: with its project, since when, and the last error."""
+"""Test that a supervisor which cannot tick is reported: with its project, since when, and the last error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIVE = timedelta(hours=1)
 
 @pytest.fixture
 def failing(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A tick that succeeded, and then two that failed."""
+    """Let a tick succeed, and then two fail."""
     world.submit("a")
     world.tick()
 

@@ -1,4 +1,4 @@
-"""What a look at the running work finds: each way to be stuck or wrong is made by hand, found, named, and mended."""
+"""Test the health report: each way to be stuck or inconsistent is created by hand, reported, and fixed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def age(world: World, **columns: str) -> None:
 
 @pytest.fixture
 def busy(world: World) -> World:
-    """Something of everything, and nothing wrong."""
+    """Provide a store with rows of every kind, and no problem."""
     world.submit(
         "done",
         "runs",

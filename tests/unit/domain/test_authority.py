@@ -1,4 +1,4 @@
-"""Whoever causes work lends it at most their own rights: every right, compared one by one."""
+"""Test that work gets at most its cause's rights: every right, compared one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job is expected to cost: by jobs like it, by prices, by its plan; cautious in all of them."""
+"""Test estimates of a job's cost: by similar jobs, by prices, by its plan; cautious in each case."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class TestByHistory:
 
 class TestByPrice:
     def test_a_chat_with_a_limit_costs_at_most_that(self):
-        # 300 characters are at most 100 tokens, and its form takes some; 1,000 tokens are its answer.
+        # 300 characters are at most 100 tokens, and the form takes some; 1,000 tokens are the answer.
         assert of(CHAT, quote=listed) == Estimate(Decimal("0.00205"), 1_200, 0, "price")
 
     def test_one_with_tools_reads_again_what_was_said(self):

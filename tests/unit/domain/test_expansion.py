@@ -1,4 +1,4 @@
-"""Tasks that become several: their parts, what varies, and what cannot be."""
+"""Test tasks that expand into several: their parts, what varies, and what is refused."""
 
 from __future__ import annotations
 

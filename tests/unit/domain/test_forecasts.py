@@ -1,4 +1,4 @@
-"""The forecast: never below what is spent, never nonsense, and about as often right as it says."""
+"""Test forecasts: never below the present sum, never out of range, and right about as often as they claim."""
 
 from __future__ import annotations
 

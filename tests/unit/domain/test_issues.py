@@ -1,4 +1,4 @@
-"""Which issues are ready by the rules of two Beads versions, why others are not."""
+"""Test which issues are ready by the rules of two Beads versions, and why others are not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXPECTED = json.loads((DATA / "ready_expected.json").read_text(encoding="utf-8")
 
 
 def blocked_ids(issues: list[Issue], rules: str) -> list[str]:
-    """The issues that are blocked and neither closed nor pinned."""
+    """Return the issues that are blocked and neither closed nor pinned."""
     readiness = IssueReadiness(issues, rules, NOW)
     return sorted(key for key in readiness.blocked if readiness.issues[key].status not in ENDED)
 
@@ -297,7 +297,7 @@ class TestRules:
             for n in range(10_000)
         ]
 
-        started = time.process_time()  # what others do on the machine does not count
+        started = time.process_time()  # other processes on the machine do not count
         ready(issues, rules, NOW)
 
         assert time.process_time() - started < 2.5

@@ -1,4 +1,4 @@
-"""The last lines of a job: each stream apart, bounded, and nothing that a terminal would obey."""
+"""Test the last lines of a job: each stream apart, bounded, and without control characters."""
 
 from __future__ import annotations
 

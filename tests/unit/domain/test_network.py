@@ -1,4 +1,4 @@
-"""What COORD_SANDBOX_NETWORK means, and which addresses a listed name may lead to."""
+"""Test the values of COORD_SANDBOX_NETWORK, and which addresses a listed name may resolve to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_list() -> None:
     ],
 )
 def test_what_it_is_not(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the sentence is the setting's
+    with pytest.raises(ValueError):  # noqa: PT011 - the message is the setting's
         parse_network(text)
 
 

@@ -1,4 +1,4 @@
-"""The table of next steps: every situation has commands, all of them are commands that there are."""
+"""Test the table of next steps: every situation has commands, and all of them exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunks that grow and are read again and again: each thing is told once, and what is missing is said."""
+"""Test chunks that grow and are read repeatedly: each part is returned once, and a gap is reported."""
 
 from __future__ import annotations
 

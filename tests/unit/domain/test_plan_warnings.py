@@ -1,4 +1,4 @@
-"""Warnings of a plan: agents in each other's way, programs and keys that are not here, and no false alarm."""
+"""Test warnings of a plan: agents that interfere, missing programs and keys, and no false alarm."""
 
 from __future__ import annotations
 

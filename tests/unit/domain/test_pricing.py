@@ -1,4 +1,4 @@
-"""Prices: exact sums of each kind of token, whose price goes first, and what has none."""
+"""Test prices: exact sums of each kind of token, which price takes precedence, and calls without a price."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class TestArithmetic:
     def test_cached_input_is_part_of_the_input_and_reasoning_of_the_output(self) -> None:
         assert cost(MINI, used(1_000_000)) == Decimal("0.25")
         assert cost(MINI, used(1_000_000, cached=1_000_000)) == Decimal("0.025")
-        assert cost(MINI, used(1_000, 85, 600)) == Decimal("0.000285")  # 400 fresh, 600 cached, 85 made
+        assert cost(MINI, used(1_000, 85, 600)) == Decimal("0.000285")  # 400 fresh, 600 cached, 85 generated
         assert cost(MINI, used(0, 1_000_000, reasoning_output_tokens=900_000)) == Decimal(2)
 
     def test_what_is_kept_in_a_cache_has_its_price_by_how_long(self) -> None:

@@ -1,4 +1,4 @@
-"""What an agent is told: everything it needs, nothing that is not there, in the project's own words if it has some."""
+"""Test prompts of agents: all they need, no absent parts, in the project's own words if it has some."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What providers' troubles mean, in the words in which programs were seen to tell them."""
+"""Test how providers' error messages are classified, with texts that programs printed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_class_of_words(of: str, words: str) -> None:
         ("no", 599, None, ProviderErrorClass.TRANSIENT),
         ("no", 401, None, ProviderErrorClass.LOG_IN),
         ("no", 402, None, ProviderErrorClass.LIMIT),
-        ("Insufficient balance", 401, None, ProviderErrorClass.LIMIT),  # as OpenCode's own provider says it
+        ("Insufficient balance", 401, None, ProviderErrorClass.LIMIT),  # in the words of OpenCode's own provider
         ("no", 418, None, ProviderErrorClass.REFUSED),
         ("no", None, "overloaded_error", ProviderErrorClass.TRANSIENT),
         ("no", None, "ProviderAuthError", ProviderErrorClass.LOG_IN),

@@ -1,4 +1,4 @@
-"""Restrictions of models: what a name matches, where a job names one, and what cannot be understood."""
+"""Test restrictions of models: what a name matches, where a job names one, and invalid patterns."""
 
 from __future__ import annotations
 

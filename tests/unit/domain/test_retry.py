@@ -1,4 +1,4 @@
-"""What follows the end of an attempt, and how long it waits."""
+"""Test what follows the end of an attempt, and how long it waits."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_wait_never_passes_its_maximum_however_often_it_failed(
 
 
 class TestWaiting:
-    """What a job stopped for, that will be started again."""
+    """Test what a stopped job waits for, which will be started again."""
 
     def test_a_question_and_what_comes_first_hold_the_task_together(self) -> None:
         result = AttemptEnd(

@@ -1,4 +1,4 @@
-"""Plans played through: never faster than their work allows, and never slower than a greedy schedule."""
+"""Test simulated plans: never faster than their work allows, and never slower than a greedy schedule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from coordination.domain.forecast.simulation import SamplePool, SimulatedTask, s
 from coordination.domain.money.estimates import JobSample
 from coordination.domain.tasks.retry import Backoff
 
-SURE = 10**12  # attempts seen: nothing is off
+SURE = 10**12  # number of observed attempts: no correction
 
 
 def seconds(number: float) -> timedelta:
@@ -194,7 +194,7 @@ class TestDoubt:
         assert width(SURE) == pytest.approx(1)
 
     def test_it_is_of_all_jobs_of_a_kind_together(self):
-        """A hundred jobs that took longer than the one that was seen do not make up for each other."""
+        """Widen the interval for all jobs together: the error of one sample does not average out over a hundred jobs."""
         found = played(steps(*[()] * 100), pool(100.0, measured=1), slots=1, effort=10**9).duration
 
         assert found.p90 / found.p10 > 2.2

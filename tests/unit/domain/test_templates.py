@@ -1,4 +1,4 @@
-"""Templates: outputs of earlier tasks in later ones, checked early, rendered within limits, never run as commands."""
+"""Test templates: outputs of earlier tasks in later ones, checked early, rendered within limits, never executed."""
 
 import contextlib
 import subprocess
@@ -294,7 +294,7 @@ class TestFailures:
                 text = f"{{{{ {value}|{name}{given} }}}}"
                 for render in (arg, command, lambda text: templates.fill(text, {**CONTEXT, "needs": NEEDS})):
                     with contextlib.suppress(Refused):
-                        render(text)  # anything else that it raises fails the test
+                        render(text)  # any other exception fails the test
 
     def test_a_bare_assertion_is_named(self):
         with refuses(Refused):

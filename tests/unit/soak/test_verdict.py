@@ -1,4 +1,4 @@
-"""The soak's judgement: slopes that outliers do not move, warm-ups left out, bounds that count only together."""
+"""Test the soak's evaluation: slopes without the effect of outliers, warm-ups left out, bounds that count together."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from tests.soak.verdict import Latency, lasting_zombies, quarters, slope, slower
 
 
 def life(*, minutes: float = 60, mb_an_hour: float = 0.0, descriptors_an_hour: float = 0.0, warm: float = 0.0) -> Life:
-    """A process that starts at 80 MB with 40 descriptors, grows evenly, and by *warm* MB in its first five minutes."""
+    """Return a process that starts at 80 MB with 40 descriptors, grows evenly, and by *warm* MB in five minutes."""
     found = Life("worker", 7)
     for second in range(0, int(minutes * 60), 5):
         at = float(second)

@@ -1,4 +1,4 @@
-"""A run of the tests that is killed leaves no process and no folder of servers, however it is killed."""
+"""Test that a killed test run leaves no process and no folder of servers, however it is killed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_worker_works_on(number, tmp_path, postgres_url, redis_url, processes)
 
 
 class Run:
-    """A run of the tests in processes of its own, each of which has servers and a worker."""
+    """A test run in processes of its own, each of which has servers and a worker."""
 
     def __init__(self, processes: Processes, folder: Path, workers: int) -> None:
         """Start it, and wait until each of its test processes waits for its worker."""
@@ -73,7 +73,7 @@ class Run:
         self.tests_folders = [Path(folder) for _, _, folder in said]
 
     def processes(self) -> list[psutil.Process]:
-        """All that it has started and that runs, the reapers excepted."""
+        """Return its running processes, except the reapers."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -84,7 +84,7 @@ class Run:
         return found
 
     def left(self) -> list[object]:
-        """What is still there of it: processes, and the folders of its servers."""
+        """Return what is left of it: processes, and the folders of its servers."""
         alive = [pid for pid in (self.process.pid, *self.members) if not is_zombie(pid)]
         return [*alive, *self.processes(), *(folder for folder in self.folders if folder.exists())]
 
@@ -120,7 +120,7 @@ def test_a_run_that_is_killed_leaves_nothing(
     run.process.signal(number)
 
     run.wait_until_gone(LONG if number == signal.SIGINT else SOON)  # an interrupted run ends its tests in order
-    # Whoever interrupts a run may want to see what its tests had made, so pytest keeps that.
+    # After an interruption a user may want the tests' files, so pytest keeps them.
     if number != signal.SIGINT:
         until(lambda: not any(folder.exists() for folder in run.tests_folders), within=SOON, what="the tests' folders")
 

@@ -1,4 +1,4 @@
-"""The tests' own instruments: a wait that cannot hang, and a leak that is seen."""
+"""Test the tests' own tools: a wait that cannot hang, and a leak that is detected."""
 
 from __future__ import annotations
 

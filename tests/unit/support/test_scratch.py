@@ -1,4 +1,4 @@
-"""A test run that is killed leaves servers behind; the next one ends them."""
+"""Test that the next test run ends the servers of one that was killed."""
 
 from __future__ import annotations
 
