@@ -142,7 +142,7 @@ def attempts_never_overlap(facts: Facts, account: Account, promises: Promises) -
 
 
 def only_failures_are_charged(facts: Facts, account: Account, promises: Promises) -> Iterator[Violation]:
-    """Check that attempts failed only by their job's own failure or a kill of its process, and tasks by such attempts."""
+    """Check that attempts failed only by their job's failure or a kill of its process, and tasks by such attempts."""
     for task in facts.tasks.values():
         name = f"{task.key} ({task.id})"
         executions = {execution.attempt: execution for execution in account.by_task.get(task.id, [])}

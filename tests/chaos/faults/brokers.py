@@ -88,10 +88,10 @@ class ClientsThrownOut(_Command):
         return Hit(f"{killed} of type {kind}") if killed else None
 
 
-class DoorbellsLate(_Command):
+class MessagesLate(_Command):
     """Messages are taken out of the queue, and put back up to ten seconds later."""
 
-    name, weight = "doorbells late", 12
+    name, weight = "messages late", 12
 
     def order(self, client: redis.Redis, stack: Stack, later: Later) -> Hit | None:
         taken = client.rpop(JOBS, 1 + self.number % 20)
@@ -101,10 +101,10 @@ class DoorbellsLate(_Command):
         return Hit(f"{len(taken)} messages")
 
 
-class DoorbellsTwice(_Command):
+class MessagesTwice(_Command):
     """Messages are repeated: at once, and again later."""
 
-    name, weight = "doorbells repeated", 12
+    name, weight = "messages repeated", 12
 
     def order(self, client: redis.Redis, stack: Stack, later: Later) -> Hit | None:
         seen = client.lrange(JOBS, 0, 20)
@@ -115,19 +115,19 @@ class DoorbellsTwice(_Command):
         return Hit(f"{len(seen)} messages")
 
 
-class DoorbellsLost(_Command):
+class MessagesLost(_Command):
     """The queue of jobs is deleted, with what is in it."""
 
-    name, weight = "doorbells lost", 8
+    name, weight = "messages lost", 8
 
     def order(self, client: redis.Redis, stack: Stack, later: Later) -> Hit | None:
         return Hit("the queue deleted") if client.delete(JOBS) else None
 
 
-class DoorbellsForged(_Command):
+class MessagesForged(_Command):
     """Malformed messages from outside the product."""
 
-    name, weight = "doorbells forged", 8
+    name, weight = "messages forged", 8
 
     def order(self, client: redis.Redis, stack: Stack, later: Later) -> Hit | None:
         wakeups = (b"not json", b"[1,2]", b'["a"]', json.dumps(["x" * 36, "y" * 36]).encode())
@@ -165,5 +165,5 @@ def _push(stack: Stack, messages: list[bytes]) -> None:
 
 KINDS: tuple[type[Fault], ...] = (
     *(RedisKilled, RedisAwayForMinutes, RedisStopped, RedisFlushed, ClientsThrownOut, RedisDiskFull),
-    *(DoorbellsLate, DoorbellsTwice, DoorbellsLost, DoorbellsForged),
+    *(MessagesLate, MessagesTwice, MessagesLost, MessagesForged),
 )

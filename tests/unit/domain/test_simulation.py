@@ -194,7 +194,7 @@ class TestDoubt:
         assert width(SURE) == pytest.approx(1)
 
     def test_it_is_of_all_jobs_of_a_kind_together(self):
-        """Widen the interval for all jobs together: the error of one sample does not average out over a hundred jobs."""
+        """Widen the interval for all jobs together: one sample's error does not average out over a hundred jobs."""
         found = played(steps(*[()] * 100), pool(100.0, measured=1), slots=1, effort=10**9).duration
 
         assert found.p90 / found.p10 > 2.2
