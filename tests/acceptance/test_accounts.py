@@ -110,13 +110,13 @@ def test_what_a_job_reports_has_its_account_and_no_other(fleet: Fleet) -> None:
         accounts.set(name, "MY_KEY", f"{KEY}-{name}", kept=SecretPlace.FILE)
     command = [str(fleet.file("agent"))]
     body = {"agent": "custom", "prompt": "x", "command": command}
-    found = {
+    reported = {
         "like": {"prompt": "the same"},
         "other": {**body, "account": "two"},
         "none": body,
     }
     lines = []
-    for key, work in found.items():
+    for key, work in reported.items():
         fleet.file(f"{key}.json").write_text(json.dumps([{"key": key, "run": work}]))
         lines.append(f"{COORD} task discovered --file {shlex.quote(str(fleet.file(f'{key}.json')))} >> said 2>&1")
     first = "\n".join(lines)

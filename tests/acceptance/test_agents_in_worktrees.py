@@ -143,9 +143,9 @@ def test_a_conflict_becomes_a_task_whose_agent_sees_both_sides_and_everything_la
     assert run.wait(timeout=90) is RunState.COMPLETED
 
     (merge,) = [task for task in run.tasks() if "-merge-" in task.key]
-    told = agents.told(merge.key)
-    assert "+good day" in told
-    assert "+hi" in told
+    prompt = agents.told(merge.key)
+    assert "+good day" in prompt
+    assert "+hi" in prompt
     assert git(checkout, "show", f"{branch_of(run)}:words.txt") == "good day\nhi"
     assert {task.state.value for task in run.tasks()} == {"completed"}
     assert (run.task("one").output, run.task("two").output) == ("did it", "did it")
@@ -273,10 +273,10 @@ def test_fifty_agents_on_one_repository_all_land_leave_nothing_and_cost_what_the
         from coordination.store.queries.money import costs
 
         usd, calls, unpriced = costs.total(tx, fleet.co.runtime.workspace_id, run_id=run.id)
-    told = list(agents.folder.glob("told.*"))
+    prompts = list(agents.folder.glob("told.*"))
     # three dollars a million in, fifteen out, by the built-in price list
     served = Decimal(3 * INPUT_TOKENS + 15 * OUTPUT_TOKENS) * model.served / 1_000_000
     assert (usd, calls, unpriced) == (served, model.served, 0)
-    assert model.served == len(told)
+    assert model.served == len(prompts)
     left = subprocess.run(["pgrep", "-f", str(agents.folder)], capture_output=True, text=True, check=False).stdout
     assert left == ""

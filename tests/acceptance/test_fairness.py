@@ -30,9 +30,9 @@ LONG = 8.0
 @pytest.fixture
 def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
     """Provide a fleet on either store."""
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        made.file("napping.py").write_text(NAPPING)
-        yield made
+    with fleet_on(processes, store_url, redis_url, tmp_path) as created:
+        created.file("napping.py").write_text(NAPPING)
+        yield created
 
 
 def nap(key: str, seconds: float, **fields: object) -> Task:

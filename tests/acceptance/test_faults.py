@@ -217,8 +217,8 @@ class TestATickThatHangs:
         fleet.worker("-c", "2")
         assert fleet.submit(Task("first", {"shell": "true"})).wait(timeout=20) is RunState.COMPLETED
         with fleet.co.runtime.store.write() as tx:
-            held = update(supervisors).values(tick_owner="somebody", tick_until=db_after(600))
-            assert tx.execute(held).rowcount == 1
+            statement = update(supervisors).values(tick_owner="somebody", tick_until=db_after(600))
+            assert tx.execute(statement).rowcount == 1
 
         run = fleet.submit(Task("one", {"shell": "true"}), Task("two", {"shell": "true"}, needs=["one"]))
 

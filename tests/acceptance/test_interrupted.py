@@ -52,9 +52,9 @@ class Place:
     def rows(self, sql: str) -> list[tuple]:
         """Read the embedded database."""
         with sqlite3.connect(self.home / "coordination.db") as connection:
-            found = connection.execute(sql).fetchall()
+            result = connection.execute(sql).fetchall()
         connection.close()
-        return found
+        return result
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_job_does_not_outlive_its_worker_and_warden_beside_its_next_attempt(pl
     place.plan.write_text(json.dumps(document))
     running = place.coord("run", place.plan)
     first = psutil.Process(place.pid_of(1))
-    left = until(lambda: len(found := first.children()) == 2 and found, what="what the job has started")
+    left = until(lambda: len(children := first.children()) == 2 and children, what="what the job has started")
     stack = json.loads((place.home / "stack.json").read_text())
     services, owner = stack["services"], stack["owner"]["pid"]
     worker = psutil.Process(services["worker"]["pid"])

@@ -32,16 +32,16 @@ def of_workers(fleet: Fleet) -> set[Path]:
 
 def held_by(worker: Process) -> set[Path]:
     """Return our folders that this process and its children keep open."""
-    held = set()
-    for process in (found := psutil.Process(worker.pid), *found.children(recursive=True)):
+    folders = set()
+    for process in (owner := psutil.Process(worker.pid), *owner.children(recursive=True)):
         for fd in Path(f"/proc/{process.pid}/fd").glob("*"):
             try:
                 target = fd.readlink()
             except OSError:
                 continue
             if re.search(rf"/({scratch_dirs.IN_TEMPORARY}|{scratch_dirs.IN_HOME})[^/]+$", str(target)):
-                held.add(target)
-    return held
+                folders.add(target)
+    return folders
 
 
 @pytest.mark.expiring
@@ -86,16 +86,16 @@ def test_a_killed_pool_of_processes_leaves_nothing_either(fleet: Fleet, tmp_path
     (temporary := tmp_path / "temporary").mkdir()
     pool = fleet.worker("-P", "prefork", "-c", "2", TMPDIR=str(temporary))
     # of the two that work, and of their parent
-    held = until(lambda: len(found := held_by(pool)) == 3 and found, what="three processes have their folders")
-    assert all(path.is_dir() for path in held)
+    folders = until(lambda: len(current := held_by(pool)) == 3 and current, what="three processes have their folders")
+    assert all(path.is_dir() for path in folders)
 
     children = psutil.Process(pool.pid).children(recursive=True)
     pool.kill()
     psutil.wait_procs(children, timeout=20)
     again = fleet.worker("-P", "prefork", "-c", "2", TMPDIR=str(temporary))
 
-    assert not [path for path in held if path.exists()]
-    held = until(lambda: len(found := held_by(again)) == 3 and found, what="three processes have their folders")
+    assert not [path for path in folders if path.exists()]
+    folders = until(lambda: len(current := held_by(again)) == 3 and current, what="three processes have their folders")
     again.stop()
-    assert not [path for path in held if path.exists()]
+    assert not [path for path in folders if path.exists()]
     assert list(temporary.iterdir()) == []

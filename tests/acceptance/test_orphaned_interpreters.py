@@ -30,9 +30,9 @@ def job():
 @pytest.fixture
 def fleet(processes: Processes, sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
     """Provide a fleet in a project that has the job."""
-    with fleet_on(processes, sqlite_url, redis_url, tmp_path, expiring=True) as made:
+    with fleet_on(processes, sqlite_url, redis_url, tmp_path, expiring=True) as created:
         (tmp_path / "project" / "outliving.py").write_text(JOBS)
-        yield made
+        yield created
 
 
 def _killed_with_its_warden(worker: Process) -> None:

@@ -26,8 +26,8 @@ READS = {
 
 def agent(**line: object) -> AgentCall:
     """Return a custom agent that prints one line and its usage."""
-    said = json.dumps({"answer": "done", **line})
-    return AgentCall("custom", "work", command=["/bin/sh", "-c", f"cat >/dev/null; echo '{said}'"], reads=READS)
+    text = json.dumps({"answer": "done", **line})
+    return AgentCall("custom", "work", command=["/bin/sh", "-c", f"cat >/dev/null; echo '{text}'"], reads=READS)
 
 
 def test_what_an_agent_used_is_in_dollars_at_once_or_after_a_price_is_set_and_only_once(

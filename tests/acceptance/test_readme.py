@@ -85,9 +85,9 @@ def test_the_commands_that_are_left_out_are_there() -> None:
 def test_every_installation_works_in_a_clone(page: Path) -> None:
     extras = set(pyproject()["project"]["optional-dependencies"])
 
-    asked = re.findall(r"(?:pip|pipx|uv tool) install ([^`\n]+)", page.read_text(encoding="utf-8"))
+    requirements = re.findall(r"(?:pip|pipx|uv tool) install ([^`\n]+)", page.read_text(encoding="utf-8"))
 
-    for what in asked:
+    for what in requirements:
         words = what.replace("--force ", "").split(" #")[0].strip()
         named = re.fullmatch(r"'?\.(?:\[([\w,]+)\])?'?|coordination\b.*\.whl", words)
         assert named is not None, what

@@ -35,8 +35,8 @@ sys.exit(main(["-c", "2"]))
 def sandbox(request: pytest.FixtureRequest) -> dict[str, str]:
     """Provide the sandbox setting of a worker."""
     needs(request.param)
-    found: dict[str, str] = request.param
-    return found
+    sandbox_kind: dict[str, str] = request.param
+    return sandbox_kind
 
 
 def test_jobs_change_their_project_and_nothing_else_and_report_as_ever(

@@ -38,7 +38,7 @@ WAITS = "touch began; while [ ! -e go ]; do sleep 0.05; done; echo done by $COOR
 def processes_of(task_id: str) -> list[int]:
     """Return living processes, however detached, that carry the marker of one of the task's attempts."""
     marker = f"\0COORD_ATTEMPT_ID={task_id}".encode()
-    found = []
+    processes = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
@@ -47,8 +47,8 @@ def processes_of(task_id: str) -> list[int]:
             except OSError:
                 continue  # it has just ended
             if marker in environment and state not in {"Z", "X"}:
-                found.append(int(folder.name))
-    return found
+                processes.append(int(folder.name))
+    return processes
 
 
 def began(fleet: Fleet) -> None:
@@ -173,8 +173,8 @@ def test_a_job_that_a_free_slot_took_from_the_store_may_finish_too(fleet: Fleet)
 
     def enqueued() -> int:
         with fleet.co.runtime.store.read() as tx:
-            found = text("SELECT count(*) FROM tasks WHERE enqueued_at IS NOT NULL AND state = 'queued'")
-            return tx.execute(found).scalar_one()
+            result = text("SELECT count(*) FROM tasks WHERE enqueued_at IS NOT NULL AND state = 'queued'")
+            return tx.execute(result).scalar_one()
 
     until(lambda: enqueued() == 3, what="their doorbells")
     helper.kill()
@@ -196,7 +196,7 @@ def test_a_job_that_a_free_slot_took_from_the_store_may_finish_too(fleet: Fleet)
 class TestDraining:
     def test_a_worker_that_drains_takes_nothing_and_leaves_it_to_others(self, fleet: Fleet) -> None:
         going = fleet.worker(**LONG_GRACE)
-        held = fleet.submit(Task("job", {"shell": WAITS}))
+        running = fleet.submit(Task("job", {"shell": WAITS}))
         began(fleet)
         going.signal(signal.SIGTERM)
         going.wait_for("draining")
@@ -207,9 +207,9 @@ class TestDraining:
         assert run.wait(timeout=30) is RunState.COMPLETED
         by = {workers_of(fleet, task.id) for task in run.tasks()}
         assert len(by) == 1
-        assert by != {workers_of(fleet, held.task("job").id)}
+        assert by != {workers_of(fleet, running.task("job").id)}
         fleet.file("go").touch()
-        assert held.wait(timeout=20) is RunState.COMPLETED
+        assert running.wait(timeout=20) is RunState.COMPLETED
         assert going.wait(within=GONE) == 0
 
     def test_a_job_in_python_is_handed_back_as_well(self, fleet: Fleet) -> None:

@@ -36,7 +36,7 @@ def of_jobs(fleet: Fleet) -> list[int]:
     """Return living processes, however detached, of any attempt of this test's database."""
     with fleet.co.runtime.store.read() as tx:
         ids = set(tx.execute(text("SELECT CAST(id AS TEXT) FROM tasks")).scalars())
-    found = []
+    processes = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -47,8 +47,8 @@ def of_jobs(fleet: Fleet) -> list[int]:
             continue  # it has just ended
         _, marked, rest = environment.partition(b"\0COORD_ATTEMPT_ID=")
         if marked and state not in {"Z", "X"} and rest.partition(b"\0")[0].decode()[:36] in ids:
-            found.append(int(folder.name))
-    return found
+            processes.append(int(folder.name))
+    return processes
 
 
 def started(fleet: Fleet) -> int:
@@ -149,11 +149,11 @@ def test_without_redis_the_heartbeat_tells_and_other_projects_go_on(fleet: Fleet
     env = {**fleet.env, "COORD_REDIS_URL": "redis://127.0.0.1:1/0"}
     coord = type(fleet.coord)(fleet.coord.home, fleet.coord.cwd, env)
 
-    said = coord("stop", "--project", "fleet", "--timeout", "60s", "--json")
+    output = coord("stop", "--project", "fleet", "--timeout", "60s", "--json")
 
-    found = json.loads(said.out)
-    assert found["silent"]
-    assert [one["task"] for one in found["attempts"]] == ["job"]
+    result = json.loads(output.out)
+    assert result["silent"]
+    assert [one["task"] for one in result["attempts"]] == ["job"]
     assert other.task("lives").state is TaskState.RUNNING
     (fleet.folder / "other" / "go").touch()
     assert other.wait(timeout=60) is RunState.COMPLETED

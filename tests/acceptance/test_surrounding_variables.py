@@ -86,10 +86,10 @@ tasks:
     )
 
     done = _python("-m", "coordination.cli", "run", str(plan), home=tmp_path)
-    found = _python("-m", "coordination.cli", "tasks", "output", "given", home=tmp_path)
+    result = _python("-m", "coordination.cli", "tasks", "output", "given", home=tmp_path)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert found.stdout.strip() == str(len(NOWHERE))
+    assert result.stdout.strip() == str(len(NOWHERE))
 
 
 def test_beats_command_listens_to_nobody_else(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def steps() -> list[Step]:
     text = PAGE.read_text(encoding="utf-8")
     blocks = re.compile(r"^```console\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
     return [
-        Step(text.count("\n", 0, found.start()) + 2, found.group(1), found.group(2)) for found in blocks.finditer(text)
+        Step(text.count("\n", 0, matches.start()) + 2, matches.group(1), matches.group(2))
+        for matches in blocks.finditer(text)
     ]
 
 
@@ -145,7 +146,7 @@ def test_a_reader_who_follows_the_tutorial_sees_what_it_says(shell: Shell) -> No
 
 
 def test_the_tutorial_has_an_output_for_most_of_its_commands() -> None:
-    found = steps()
+    blocks_of_page = steps()
 
-    assert len(found) > 10
-    assert sum(step.printed is not None for step in found) > 10
+    assert len(blocks_of_page) > 10
+    assert sum(step.printed is not None for step in blocks_of_page) > 10

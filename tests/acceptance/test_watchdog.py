@@ -149,9 +149,9 @@ def test_the_worker_of_an_embedded_stack_stays_the_child_that_its_owner_knows(
     plan = tmp_path / "plan.yaml"
     plan.write_text("version: 1\ntasks:\n  - key: a\n    run: {shell: echo heard}\n")
 
-    said = coord.process("run", plan)
+    output = coord.process("run", plan)
 
-    assert "1 completed" in said.out
+    assert "1 completed" in output.out
     assert DEAF in Home(coord.home).log("worker").read_text()
     after = Home(coord.home).read()
     assert after is not None

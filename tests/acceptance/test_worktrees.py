@@ -28,14 +28,14 @@ def checkout(fleet: Fleet) -> Checkout:
 
 def leftovers(fleet: Fleet, checkout: Checkout) -> list[str]:
     worktrees = fleet.folder / "home" / "worktrees"
-    found = [str(path) for path in worktrees.rglob("*")] if worktrees.exists() else []
+    paths = [str(path) for path in worktrees.rglob("*")] if worktrees.exists() else []
     running = [
         " ".join(process.cmdline())
         for process in psutil.Process().children(recursive=True)
         if process.name() in {"git", "sleep"} and process.status() != psutil.STATUS_ZOMBIE
     ]
     ours = checkout.path / ".git" / "coordination"
-    return [*found, *running, *checkout.worktrees(), *([str(ours)] if ours.exists() else [])]
+    return [*paths, *running, *checkout.worktrees(), *([str(ours)] if ours.exists() else [])]
 
 
 @pytest.mark.smoke

@@ -36,8 +36,8 @@ def commands_in(text: str) -> Iterator[tuple[str, str]]:
     """Return the first two words after every ``coord`` that is set as code."""
     code = [*re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL), *re.findall(r"`([^`\n]+)`", text)]
     for piece in code:
-        for found in re.finditer(r"(?:^|[\s/])coord +([a-z]+)(?: +([a-z]+))?", piece):
-            yield found.group(1), found.group(2) or ""
+        for matches in re.finditer(r"(?:^|[\s/])coord +([a-z]+)(?: +([a-z]+))?", piece):
+            yield matches.group(1), matches.group(2) or ""
 
 
 @pytest.mark.parametrize("name", ["cli.md", "api.md", "settings.md", "errors.md", "plan.schema.json", "concepts.md"])
@@ -127,7 +127,7 @@ def anchors_of(page: Path) -> set[str]:
 
 
 def test_every_setting_in_the_pages_exists() -> None:
-    known = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")))
+    names = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")))
     of_jobs = {
         f"COORD_{name}" for name in ("TASK_ID", "TASK_KEY", "ATTEMPT", "PROJECT", "RUN_ID", "AGENT", "URL", "TOKEN")
     } | {"COORD_ISSUE_ID", "COORD_ISSUE_TITLE"}
@@ -135,7 +135,7 @@ def test_every_setting_in_the_pages_exists() -> None:
 
     named = {name for page in SENTENCES for name in re.findall(r"\bCOORD_[A-Z_]+\b", page.read_text(encoding="utf-8"))}
 
-    assert named <= known | of_jobs | of_tests
+    assert named <= names | of_jobs | of_tests
 
 
 @pytest.mark.parametrize("name", ["flow.svg", "architecture.svg"])

@@ -44,22 +44,22 @@ QUERIES_OF_HOLDS = {"slots", "stops", "budgets", "money", "questions", "projects
 
 def named(module: ModuleType) -> set[str]:
     """Return the holds that a module names: by reason, by a text, by a status of the project, or by an import."""
-    found: set[str] = set()
+    matches: set[str] = set()
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         match node:
             case ast.Attribute(value=ast.Name("BlockReason"), attr=reason) if reason != THE_GRAPH.name:
-                found.add(f"BlockReason.{reason}")
+                matches.add(f"BlockReason.{reason}")
             case ast.Name("ProjectStatus"):
-                found.add("ProjectStatus")
+                matches.add("ProjectStatus")
             case ast.Constant(str(text)) if text in NAMES - NOT_MEANT:
-                found.add(text)
+                matches.add(text)
             case ast.ImportFrom("coordination.services.holds", names=names):
-                found |= {alias.name for alias in names} & MODULES
+                matches |= {alias.name for alias in names} & MODULES
             case ast.ImportFrom(str(path), names=names) if path.startswith("coordination.store.queries"):
-                found |= {alias.name for alias in names} & QUERIES_OF_HOLDS
+                matches |= {alias.name for alias in names} & QUERIES_OF_HOLDS
             case ast.ImportFrom(str(path)) if path.rpartition("coordination.services.holds.")[2] in MODULES:
-                found.add(path)
-    return found
+                matches.add(path)
+    return matches
 
 
 @pytest.mark.parametrize("module", WALK_THE_LIST, ids=lambda module: module.__name__)

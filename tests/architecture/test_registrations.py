@@ -15,9 +15,9 @@ from tests.support.apps import app_of, worker_settings
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Celery]:
     """Provide an app with its tasks, as beat and the workers have them; nothing of that connects to Redis."""
-    with app_of(worker_settings("", "redis://localhost:1/0", tmp_path)) as made:
-        made.loader.import_default_modules()
-        yield made
+    with app_of(worker_settings("", "redis://localhost:1/0", tmp_path)) as created:
+        created.loader.import_default_modules()
+        yield created
 
 
 def test_beat_starts_tasks_of_modules_that_every_worker_imports_and_of_queues_that_it_has(app: Celery) -> None:

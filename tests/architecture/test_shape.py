@@ -118,7 +118,7 @@ def test_only_the_settings_read_the_environment() -> None:
 
 
 def test_no_file_names_a_folder_of_somebodys_machine() -> None:
-    found = []
+    places = []
     for path in repository_files():
         try:
             text = path.read_text(encoding="utf-8")
@@ -126,9 +126,9 @@ def test_no_file_names_a_folder_of_somebodys_machine() -> None:
             continue
         if path == Path(__file__) or path.is_relative_to(ROOT / "tests" / "data"):
             continue
-        found += [f"{name_of(path)}: {match.group()}" for match in MACHINE_PATH.finditer(text)]
+        places += [f"{name_of(path)}: {match.group()}" for match in MACHINE_PATH.finditer(text)]
 
-    assert not found
+    assert not places
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,15 @@ PAGE = ROOT / "docs" / "troubleshooting.md"
 
 def sentences_of_the_program() -> str:
     """Return all texts in the sources, one a line, with ``…`` where a value is put in."""
-    found = set()
+    matches = set()
     for path in python_files("coordination", "workers"):
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.JoinedStr):
                 parts = (str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
-                found.add(" ".join("".join(parts).split()))
+                matches.add(" ".join("".join(parts).split()))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.add(" ".join(node.value.split()))
-    return "\n".join(found)
+                matches.add(" ".join(node.value.split()))
+    return "\n".join(matches)
 
 
 def quoted_messages() -> list[str]:

@@ -60,22 +60,22 @@ class Account:
 
     def add(self, line: Line) -> Execution:
         """Add one more line, and return its execution."""
-        known = self.executions.get(line.execution)
-        if known is None:
-            known = Execution(
+        previous = self.executions.get(line.execution)
+        if previous is None:
+            previous = Execution(
                 *(line.execution, line.task, line.attempt, line.pid, line.parent),
                 *(line.place, line.up, line.place, line.up),
             )
-            self.executions[line.execution] = known
-            self.by_task.setdefault(line.task, []).append(known)
-        known.last, known.last_up = line.place, line.up
+            self.executions[line.execution] = previous
+            self.by_task.setdefault(line.task, []).append(previous)
+        previous.last, previous.last_up = line.place, line.up
         if line.kind in "EF":
-            known.end = line.kind
+            previous.end = line.kind
         elif line.kind == "c":
-            known.intended[line.more[0]] = int(line.more[1])
+            previous.intended[line.more[0]] = int(line.more[1])
         elif line.kind == "C":
-            known.reported[line.more[0]] = int(line.more[1])
-        return known
+            previous.reported[line.more[0]] = int(line.more[1])
+        return previous
 
 
 def lines(path: Path, *, start: int = 0) -> Iterator[Line]:

@@ -47,13 +47,13 @@ class Project:
 
 def projects_in(folder: Path, choice: random.Random, count: int) -> list[Project]:
     """Return some projects with limits and some without."""
-    made = []
+    created = []
     for number in range(count):
         place = folder / f"project-{number}"
         place.mkdir()
         limit = choice.choice((None, None, 3, 5))
-        made.append(Project(f"chaos-{number}", place, limit, {"two": 2, "three": 3}))
-    return made
+        created.append(Project(f"chaos-{number}", place, limit, {"two": 2, "three": 3}))
+    return created
 
 
 def plan(project: Project, choice: random.Random, evidence: Path, *, size: int) -> Plan:

@@ -98,8 +98,8 @@ async def main(arguments: list[str]) -> None:
     sys.stdout.flush()
     commands = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    while said := await commands.readline():
-        name, mode = said.decode().split()
+    while output := await commands.readline():
+        name, mode = output.decode().split()
         await lines[name].obey(mode)
         sys.stdout.write("ok\n")
         sys.stdout.flush()

@@ -96,7 +96,7 @@ def figures(
     *epoch*: when the machine was started, in seconds of the epoch: evidence counts from there.
     """
     account = evidence.account_of(evidence_file)
-    found = list(violations)
+    result = list(violations)
     by_kind: dict[str, KindFigures] = defaultdict(KindFigures)
     timer = Timer(account, facts, epoch=epoch)
     for record in records:
@@ -109,7 +109,7 @@ def figures(
         if record.alone:
             one.alone.append(round(took, 3))
             if took > bound + record.duration:
-                found.append(Violation(Kind.LATE, f"{record.kind} ({record.what}): work went on after {took:.1f} s"))
+                result.append(Violation(Kind.LATE, f"{record.kind} ({record.what}): work went on after {took:.1f} s"))
     return Report(
         seed=seed,
         store=store,
@@ -120,8 +120,8 @@ def figures(
         tasks=len(facts.tasks),
         attempts=sum(len(each) for each in facts.attempts.values()),
         executions=len(account.executions),
-        lost=sum(violation.kind is Kind.LOST for violation in found),
-        doubled=sum(violation.kind is Kind.DOUBLED for violation in found),
+        lost=sum(violation.kind is Kind.LOST for violation in result),
+        doubled=sum(violation.kind is Kind.DOUBLED for violation in result),
         lost_attempts=sum(attempt.outcome == "lost" for each in facts.attempts.values() for attempt in each),
         failed_tasks=sum(task.state == "failed" for task in facts.tasks.values()),
         decisions=decisions,
@@ -129,7 +129,7 @@ def figures(
         ledger_usd=str(sum(cost.usd or 0 for cost in facts.costs)),
         tracebacks=tracebacks,
         deadlocks=deadlocks,
-        violations=found,
+        violations=result,
     )
 
 
@@ -148,9 +148,9 @@ class Timer:
         """
         if record.victims:
             waits = [self._ended(execution, record.at) for execution in self._running(record)]
-            known = [wait for wait in waits if wait is not None]
-            if known:
-                return max(known)
+            durations = [wait for wait in waits if wait is not None]
+            if durations:
+                return max(durations)
         place = bisect_right(self._starts, record.at + record.duration)
         ends = [each.last_up for each in self._by_start[place : place + 50] if each.end is not None]
         return min(ends) - record.at - record.duration if ends else None

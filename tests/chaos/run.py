@@ -230,8 +230,8 @@ class Run:
             if not _is_harness(process, self._stack)
         ]
         with suppress(redis.RedisError), self._stack.valkey.client() as client:
-            strangers = [key for key in client.scan_iter() if not key.startswith(_KEYS)]
-            left += [Violation(Kind.LEFT, f"the key {key!r} in Redis") for key in strangers]
+            unknown = [key for key in client.scan_iter() if not key.startswith(_KEYS)]
+            left += [Violation(Kind.LEFT, f"the key {key!r} in Redis") for key in unknown]
         return left
 
 

@@ -64,8 +64,8 @@ def kinds_for(stack: Stack, names: Sequence[str] | None, *, seconds: float) -> l
     """
     chosen: list[type[Fault]] = []
     for name in names or [""]:
-        found = [kind for known, kind in KINDS.items() if name.lower() in known.lower()]
-        if not found:
+        matches = [kind for kind_name, kind in KINDS.items() if name.lower() in kind_name.lower()]
+        if not matches:
             raise ValueError(f"There is no fault {name!r}; there are: {', '.join(KINDS)}")
-        chosen += [kind for kind in found if kind not in chosen]
+        chosen += [kind for kind in matches if kind not in chosen]
     return [kind for kind in chosen if kind.possible(stack) and kind.lasts[1] <= seconds]

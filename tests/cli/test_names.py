@@ -42,8 +42,8 @@ def states(coord: Coord) -> list[str]:
 
 
 def tasks_of(coord: Coord, run: str) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = coord("tasks", "list", run, "--json").json["tasks"]
-    return found
+    document: list[dict[str, str]] = coord("tasks", "list", run, "--json").json["tasks"]
+    return document
 
 
 @pytest.mark.parametrize("noun", ["tasks", "runs"])
@@ -76,12 +76,12 @@ def test_a_part_of_an_id_names_what_it_alone_fits(shop: Callable[[str], Coord]) 
 def test_a_command_acts_on_the_project_that_it_stands_in_and_says_which(shop: Callable[[str], Coord]) -> None:
     first, second = shop("a"), shop("b")  # the second has the newer run
 
-    said = first("tasks", "cancel", "build").out
+    output = first("tasks", "cancel", "build").out
     ran = first("runs", "cancel", "nightly", "--json").json["run"]
     elsewhere = first("tasks", "cancel", "only-b", code=REFUSED)
 
-    assert "project a" in said
-    assert ran in said
+    assert "project a" in output
+    assert ran in output
     assert "in the project a" in elsewhere.err
     runs = {run["project"]: run for run in second("runs", "list", "--json").json["runs"]}
     assert runs["a"]["id"] == ran

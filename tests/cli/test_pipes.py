@@ -60,11 +60,11 @@ def with_a_run(coord: Coord, plan: Path) -> Coord:
 @pytest.mark.full
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_whose_reader_has_gone_ends_in_silence(with_a_run: Coord, command: str) -> None:
-    code, said = unread(with_a_run, *command.split())
+    code, output = unread(with_a_run, *command.split())
 
-    assert "Traceback" not in said
-    assert "Error" not in said or "nonsense" in command
-    assert "Exception ignored" not in said
+    assert "Traceback" not in output
+    assert "Error" not in output or "nonsense" in command
+    assert "Exception ignored" not in output
     assert code == (2 if "nonsense" in command else OUTPUT_CLOSED)
 
 
@@ -82,11 +82,11 @@ def test_a_reader_that_goes_after_the_first_line_has_it(with_a_run: Coord) -> No
         first = follows.stdout.readline()
         follows.stdout.close()
         with_a_run("runs", "cancel", "three")  # some output
-        said = follows.stderr.read().decode()
+        text = follows.stderr.read().decode()
         code = follows.wait(timeout=120)
 
     assert b'"type"' in first
-    assert (code, said) == (OUTPUT_CLOSED, "")
+    assert (code, text) == (OUTPUT_CLOSED, "")
 
 
 def test_nobody_reads_an_error_either(coord: Coord) -> None:

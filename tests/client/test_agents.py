@@ -28,8 +28,8 @@ MENDER = Profile("dave/vc", runner={"agent": "claude"}, model="m", identity={"ro
 @pytest.fixture
 def co(store_url: str, tmp_path: Path) -> Iterator[Coordination]:
     settings = load_settings({"COORD_DATABASE_URL": store_url, "COORD_HOME": str(tmp_path / "home")})
-    with connect(settings, migrate=True) as made:
-        yield made
+    with connect(settings, migrate=True) as created:
+        yield created
 
 
 def names(co: Coordination) -> list[str]:

@@ -47,8 +47,8 @@ def assign(world: World, key: str, to: str | None = None, **more: Any) -> Assign
 
 def story(world: World, key: str) -> list[dict[str, Any]]:
     with world.store.read() as tx:
-        found = events.tail(tx, world.workspace, task_id=world.ids[key])
-    return [event.payload for event in found if event.type is EventType.ASSIGNED]
+        rows = events.tail(tx, world.workspace, task_id=world.ids[key])
+    return [event.payload for event in rows if event.type is EventType.ASSIGNED]
 
 
 def waiting(world: World) -> list[str]:

@@ -53,8 +53,8 @@ def use(world: World, scope: BudgetScope = BudgetScope.RUN, period: BudgetPeriod
             each for each in budgets.list_budgets(tx, world.workspace) if (each.scope, each.period) == (scope, period)
         ]
         starts, _ = service.current_period(tx, world.workspace, one)
-        found = budgets.read_uses(tx, world.workspace, [(one.id, starts)])
-    return found.get((one.id, starts), BudgetUse(one.id, starts))
+        result = budgets.read_uses(tx, world.workspace, [(one.id, starts)])
+    return result.get((one.id, starts), BudgetUse(one.id, starts))
 
 
 def counted(world: World) -> None:
@@ -531,10 +531,10 @@ def test_a_hold_says_which_budget_it_is_for_and_goes_when_that_is_raised(world: 
     with world.store.read() as tx:
         (budget,) = budgets.list_budgets(tx, world.workspace)
 
-    held = world.sql("SELECT reason, subject FROM task_holds WHERE task_id = :id", id=world.ids["b"])
+    stored = world.sql("SELECT reason, subject FROM task_holds WHERE task_id = :id", id=world.ids["b"])
     set_(world, BudgetScope.RUN, world.run_id, usd="0.20")
     world.tick(estimator=costing("0.10"))
 
-    assert held == [("budget", budget.id)]
+    assert stored == [("budget", budget.id)]
     assert world.states("b") == {"b": "queued"}
     assert world.sql("SELECT count(*) FROM task_holds") == [(0,)]

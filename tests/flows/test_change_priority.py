@@ -45,8 +45,8 @@ def test_the_story_says_who_changed_it_from_what_to_what(world: World) -> None:
     change(world, "a", -3)
 
     with world.store.read() as tx:
-        said = events.tail(tx, world.workspace, task_id=world.ids["a"])[-2:]
-    assert [(event.type, event.actor, event.payload) for event in said] == [
+        messages = events.tail(tx, world.workspace, task_id=world.ids["a"])[-2:]
+    assert [(event.type, event.actor, event.payload) for event in messages] == [
         ("reprioritized", "user:ann", {"from": 0, "to": 5}),
         ("reprioritized", "user:ann", {"from": 5, "to": -3}),
     ]

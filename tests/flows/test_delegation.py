@@ -66,8 +66,8 @@ def trust(world: World, *names: str) -> None:
 
 def story(world: World, key: str, type_: EventType) -> list[dict[str, Any]]:
     with world.store.read() as tx:
-        found = events.tail(tx, world.workspace, task_id=world.ids[key])
-    return [event.payload for event in found if event.type is type_]
+        rows_of_task = events.tail(tx, world.workspace, task_id=world.ids[key])
+    return [event.payload for event in rows_of_task if event.type is type_]
 
 
 def test_a_delegated_task_is_the_other_agents_and_says_by_whom(crew: World) -> None:

@@ -294,21 +294,21 @@ class TestArtifacts:
         with world.store.read() as tx:
             return [one.path for one in artifacts.of_task(tx, world.workspace, world.ids[key])]
 
-    def made(self, *paths: str) -> tuple[Artifact, ...]:
+    def artifacts_of(self, *paths: str) -> tuple[Artifact, ...]:
         return tuple(Artifact(path, 1, "0", f"memory://{path}") for path in paths)
 
     def test_they_are_listed_with_the_attempts_end(self, world: World) -> None:
         world.submit("a", "b")
         world.claim("a", "b")
 
-        world.write(world.decide("a", artifacts=self.made("y", "x")), world.decide("b"))
+        world.write(world.decide("a", artifacts=self.artifacts_of("y", "x")), world.decide("b"))
 
         assert (self.listed(world), self.listed(world, "b")) == (["x", "y"], [])
 
     def test_writing_the_end_twice_lists_them_once(self, world: World) -> None:
         world.submit("a")
         world.claim("a")
-        finish = world.decide("a", artifacts=self.made("x"))
+        finish = world.decide("a", artifacts=self.artifacts_of("x"))
         world.write(finish)
 
         world.write(finish)
@@ -322,21 +322,21 @@ class TestArtifacts:
         world.tick()
         world.claim("a")
 
-        world.finish(stale, artifacts=self.made("x"))
+        world.finish(stale, artifacts=self.artifacts_of("x"))
         assert self.listed(world) == []
-        world.finish("a", artifacts=self.made("y"))
+        world.finish("a", artifacts=self.artifacts_of("y"))
 
         assert self.listed(world) == ["y"]
 
     def test_a_retried_task_has_those_of_its_latest_attempt(self, world: World) -> None:
         world.submit("a", tasks={"a": {"max_attempts": 2}})
-        world.do("a", outcome=Outcome.FAILED, error="no", retryable=False, artifacts=self.made("old"))
+        world.do("a", outcome=Outcome.FAILED, error="no", retryable=False, artifacts=self.artifacts_of("old"))
         world.retry("a")
         assert self.listed(world) == ["old"]
 
         world.claim("a")
         assert self.listed(world) == []
-        world.finish("a", artifacts=self.made("new"))
+        world.finish("a", artifacts=self.artifacts_of("new"))
 
         assert self.listed(world) == ["new"]
 

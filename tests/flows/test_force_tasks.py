@@ -369,8 +369,8 @@ def test_the_story_says_who_did_it_from_where_and_why(world: World) -> None:
     force(world, "x", "canceled", reason="it  hung\nfor hours")
 
     with world.store.read() as tx:
-        found = events.tail(tx, world.workspace, task_id=world.ids["x"])
-    (forced,) = [event for event in found if event.type == "forced"]
+        rows = events.tail(tx, world.workspace, task_id=world.ids["x"])
+    (forced,) = [event for event in rows if event.type == "forced"]
     assert forced.actor == "ann"
     assert forced.payload == {"from": "running", "to": "canceled", "reason": "it hung for hours", "fenced": [1]}
 

@@ -28,19 +28,25 @@ from tests.support.world import World
 
 
 def line(name: str, usd: object = "0.1", **usage: object) -> bytes:
-    told = {"model": "m", "input_tokens": 3, "output_tokens": 1, "timestamp": "2026-11-20T00:00:00.123456789Z", **usage}
-    text = json.dumps({"id": name, "usage": told, "session_id": "s"})
+    fields = {
+        "model": "m",
+        "input_tokens": 3,
+        "output_tokens": 1,
+        "timestamp": "2026-11-20T00:00:00.123456789Z",
+        **usage,
+    }
+    text = json.dumps({"id": name, "usage": fields, "session_id": "s"})
     return text.replace('"model"', f'"cost_usd":{usd},"model"', 1).encode() + b"\n"
 
 
 def take(world: World, content: bytes) -> ImportResult:
     """Import a file as the commands do."""
     with DiskQueue() as spool:
-        found = check_file(world.store, world.workspace, io.BytesIO(content), spool, source="costs.jsonl")
+        check = check_file(world.store, world.workspace, io.BytesIO(content), spool, source="costs.jsonl")
         owner = world.store.transact(
             lambda tx: resolve(tx, world.workspace, identity="example.org/a/owner", name="owner", path=None)
         )
-        return import_file(world.store, world.workspace, spool, owner=owner, checked=found, source="costs.jsonl")
+        return import_file(world.store, world.workspace, spool, owner=owner, checked=check, source="costs.jsonl")
 
 
 def number(world: World) -> int:
@@ -60,8 +66,8 @@ def test_a_file_is_taken_once_and_its_sums_with_it(world: World) -> None:
 
     assert (first.project, first.read, first.new) == ("owner", 8, 8)
     assert (second.read, second.new) == (9, 1)
-    found = check_costs(world.store, world.workspace)
-    assert (found.complete, found.wrong) == (True, 0)
+    check = check_costs(world.store, world.workspace)
+    assert (check.complete, check.wrong) == (True, 0)
     with world.store.read() as tx:
         assert costs.total(tx, world.workspace) == (Decimal("3.7"), 9, 0)
 
@@ -110,12 +116,12 @@ def test_the_same_amount_in_other_words_is_the_same(world: World, usd: str) -> N
 def test_another_record_of_the_same_id_that_comes_meanwhile_is_refused_too(world: World) -> None:
     file = io.BytesIO(b"".join(line(f"c{index}") for index in range(1, 9)))
     with DiskQueue() as spool:
-        found = check_file(world.store, world.workspace, file, spool, source="f")
+        check = check_file(world.store, world.workspace, file, spool, source="f")
         owner = world.store.transact(lambda tx: resolve(tx, world.workspace, identity="a.org/b/c", name="c", path=None))
         world.store.transact(lambda tx: ledger.append_records(tx, world.workspace, [record("c5", "7")]))
 
         with refuses(FormatError, line=5):
-            import_file(world.store, world.workspace, spool, owner=owner, checked=found, source="f")
+            import_file(world.store, world.workspace, spool, owner=owner, checked=check, source="f")
 
     # The other file, the previous batch, and perhaps the one that was written concurrently.
     assert number(world) in {1 + 3, 1 + 3 + 2}

@@ -93,9 +93,9 @@ class TestOneTransactionAlone:
         budget = BudgetCap(usd=Decimal(100))
         world.submit("a", "b", concurrency=Concurrency(project=8), budget=budget)
         world.claim("a", "b")
-        found = DiscoveredTask({"key": "more", "run": {"shell": "true"}, "variants": 2})
-        first = world.decide("a", usage=(Usage("m", cost_usd=Decimal(1)),), discovered=(found,))
-        free = world.decide("b", discovered=(replace(found, task={**found.task, "key": "other"}),))
+        discovered = DiscoveredTask({"key": "more", "run": {"shell": "true"}, "variants": 2})
+        first = world.decide("a", usage=(Usage("m", cost_usd=Decimal(1)),), discovered=(discovered,))
+        free = world.decide("b", discovered=(replace(discovered, task={**discovered.task, "key": "other"}),))
 
         self.watched(world, lambda: world.write(first))
         self.watched(world, lambda: world.write(free, hungry=True))

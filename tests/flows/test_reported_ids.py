@@ -71,13 +71,13 @@ def test_one_id_of_two_attempts_is_two_calls(world: World, together: bool) -> No
         for some in [calls] if together else [[one] for one in calls]:
             report(world, *some)
 
-    found = ledger(world)
-    assert {(one.task_id, one.cost_usd) for one in found} == {
+    result = ledger(world)
+    assert {(one.task_id, one.cost_usd) for one in result} == {
         (world.ids["a"], Decimal("0.50")),
         (world.ids["b"], Decimal("0.50")),
     }
-    assert sorted(one.id for one in found) == sorted(["x1", id_with_attempt(calls[1])])
-    assert [call_id(one) for one in found] == ["x1", "x1"]
+    assert sorted(one.id for one in result) == sorted(["x1", id_with_attempt(calls[1])])
+    assert [call_id(one) for one in result] == ["x1", "x1"]
 
 
 def test_the_providers_bill_finds_what_was_reported(world: World) -> None:

@@ -107,12 +107,12 @@ def test_a_dry_run_names_what_would_go_and_changes_nothing(world: World) -> None
     finished(world, days=80)
     before = rows(world, *metadata.tables)
 
-    said = preview_retention(world.store, world.workspace, AGES)
+    printed = preview_retention(world.store, world.workspace, AGES)
 
     assert rows(world, *metadata.tables) == before
     done = clear(world)
     assert done is not None
-    assert +said.rows == +done.rows
+    assert +printed.rows == +done.rows
 
 
 def test_no_batch_is_larger_than_it_may_be(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +210,7 @@ class TestArchive:
             patched.setattr(retention, "delete_batch", killed)
             with pytest.raises(KeyboardInterrupt):
                 clear(world, archive=tmp_path, batch=6)
-        left = sum(len(found) for found in rows(world, *OF_RUNS).values())
+        left = sum(len(result) for result in rows(world, *OF_RUNS).values())
 
         done = clear(world, archive=tmp_path)
 
@@ -442,9 +442,9 @@ def test_costs_go_only_when_their_own_age_is_set(world: World, tmp_path: Path) -
     finished(world, days=100)
     world.submit("open")
     then = datetime.now(UTC) - timedelta(days=500)
-    made = dict(rows(world)["costs"][0]) | {"occurred_at": then}
+    created = dict(rows(world)["costs"][0]) | {"occurred_at": then}
     with world.store.write() as tx:
-        tx.execute(costs.insert(), [made | {"id": "old"}, made | {"id": "of-open", "run_id": world.run_id}])
+        tx.execute(costs.insert(), [created | {"id": "old"}, created | {"id": "of-open", "run_id": world.run_id}])
     before = rows(world)["costs"]
 
     clear(world)

@@ -66,14 +66,14 @@ def started(world: World, budget: Budget | None = None) -> int:
 
 def explained(world: World, key: str) -> str:
     with world.store.read() as tx:
-        found = explain_task(
+        explanation = explain_task(
             tx,
             world.workspace,
             world.task(key),
             live_within=timedelta(minutes=1),
             estimator=current_estimator(tx, world.workspace),
         )
-    return "\n".join(found.lines())
+    return "\n".join(explanation.lines())
 
 
 class TestAtTheCap:
@@ -116,12 +116,12 @@ class TestAtTheCap:
             BudgetScope.RUN: world.run_id,
             BudgetScope.TASK: world.ids["a"],
         }
-        made = [set_(world, scope, whose[scope], period, starts=9) for scope in whose for period in BudgetPeriod]
+        created = [set_(world, scope, whose[scope], period, starts=9) for scope in whose for period in BudgetPeriod]
 
         world.claim("a")
 
-        assert [started(world, one) for one in made] == [1] * 18
-        for one in made:
+        assert [started(world, one) for one in created] == [1] * 18
+        for one in created:
             if one.scope is BudgetScope.TASK:
                 continue
             set_(world, one.scope, whose[one.scope], one.period, starts=1)
@@ -145,12 +145,12 @@ class TestAtTheCap:
     def test_a_budget_that_only_warns_holds_nothing_back_and_says_both_once(self, world: World) -> None:
         submit(world, "abcdef", budget=BudgetCap(starts=5, on_exceed="warn"))
 
-        told = []
+        reports = []
         for key in "abcdef":
             assert world.claim(key) == [key]
-            told.append(len(world.sql("SELECT seq FROM events WHERE type LIKE 'budget%'")))
+            reports.append(len(world.sql("SELECT seq FROM events WHERE type LIKE 'budget%'")))
 
-        assert told == [0, 0, 0, 1, 2, 2]
+        assert reports == [0, 0, 0, 1, 2, 2]
         rows = world.sql("SELECT type FROM events WHERE type LIKE 'budget%' ORDER BY seq")
         assert [row.type for row in rows] == ["budget_warned", "budget_reached"]
 

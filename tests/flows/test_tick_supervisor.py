@@ -25,9 +25,9 @@ pytestmark = pytest.mark.hot_sql
 
 def supervisor(world: World):
     with world.store.read() as tx:
-        found = supervisors.get(tx, world.workspace, world.project_id)
-    assert found is not None
-    return found
+        supervisor_row = supervisors.get(tx, world.workspace, world.project_id)
+    assert supervisor_row is not None
+    return supervisor_row
 
 
 def orchestrator(world: World) -> dict:
@@ -171,9 +171,9 @@ def test_a_tick_renews_the_lifetime_while_there_is_work(world: World) -> None:
 
     world.tick(lifetime=timedelta(hours=4))
 
-    found = supervisor(world)
-    assert abs(found.expires_at - found.heartbeat_at - timedelta(hours=4)) < timedelta(seconds=5)
-    assert found.session_key == f"supervisor:shop:{world.run_id}"
+    supervisor_row = supervisor(world)
+    assert abs(supervisor_row.expires_at - supervisor_row.heartbeat_at - timedelta(hours=4)) < timedelta(seconds=5)
+    assert supervisor_row.session_key == f"supervisor:shop:{world.run_id}"
 
 
 def test_the_state_has_the_shape_that_dashboards_read(world: World) -> None:
@@ -305,13 +305,13 @@ def test_only_supervisors_that_live_and_rest_are_due(world: World) -> None:
 
 def submitted_to(world: World, *names: str) -> list[str]:
     """Return the ids of projects with open work, the one that has waited longest first."""
-    found = []
+    matches = []
     for age, name in enumerate(reversed(names)):
         project_id = world.submit("a", origin=world.origin(identity=f"local:{name}", name=name)).project_id
         with world.store.write() as tx:
             tx.execute(update(table).where(table.c.project_id == project_id).values(heartbeat_at=db_after(-20.0 - age)))
-        found.insert(0, project_id)
-    return found
+        matches.insert(0, project_id)
+    return matches
 
 
 def take(world: World, owner: str = "me") -> str | None:
@@ -344,9 +344,9 @@ def test_many_at_once_share_what_is_due_among_them(world: World) -> None:
         return list(iter(lambda: take(world, owner), None))
 
     with ThreadPoolExecutor(6) as pool:
-        taken = [project for each in pool.map(walk, "abcdef") for project in each]
+        results = [project for each in pool.map(walk, "abcdef") for project in each]
 
-    assert sorted(taken) == sorted(wanted)
+    assert sorted(results) == sorted(wanted)
 
 
 def test_nobody_waits_for_who_is_about_to_tick_another_project(postgres_url: str) -> None:

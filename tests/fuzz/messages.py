@@ -165,14 +165,14 @@ class Messages:
         self.works()
         with app_of(load_settings(self.fleet.env)) as app:
             until(lambda: app.control.ping(timeout=1), what="an answer to a right control command")
-        said = self.worker.output
+        output = self.worker.output
         assert self.worker.exit_code is None
-        assert "Unrecoverable" not in said, said[-3000:]
-        assert said.count("worker process begun") <= 1, said[-3000:]
+        assert "Unrecoverable" not in output, output[-3000:]
+        assert output.count("worker process begun") <= 1, output[-3000:]
         # A client with the key may send an unknown command: Celery reports it, as it does for people.
-        assert said.count("Traceback") == said.count("pidbox command error"), said[-5000:]
-        assert said.count("\n") < _MOST_LINES, f"{said.count(chr(10))} lines in the log, the last: {said[-3000:]}"
-        assert len(said) < _MOST_LOG
+        assert output.count("Traceback") == output.count("pidbox command error"), output[-5000:]
+        assert output.count("\n") < _MOST_LINES, f"{output.count(chr(10))} lines in the log, the last: {output[-3000:]}"
+        assert len(output) < _MOST_LOG
         until(self.settled, what="all is taken")
 
     def _signed(self, one: Written) -> bytes:
@@ -187,7 +187,7 @@ def fuzz(fleet: Fleet, *, seed: int, inputs: int) -> int:
     """Write so many things to the Redis of a worker."""
     with ExitStack() as open_:
         client = open_.enter_context(redis.Redis.from_url(fleet.env["COORD_REDIS_URL"]))
-        made = Messages(fleet, client)
-        count = drive(written, made.check, seed=seed, inputs=inputs)
-        made.end()
+        created = Messages(fleet, client)
+        count = drive(written, created.check, seed=seed, inputs=inputs)
+        created.end()
         return count

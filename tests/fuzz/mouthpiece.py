@@ -55,10 +55,10 @@ def main() -> int:
         lines.write(json.dumps(hello).encode() + b"\n")
         lines.flush()
         while line := lines.readline():
-            told = json.loads(line)
-            if "end" in told:
-                return int(told["end"])
-            answer = send(address, [base64.b64decode(part) for part in told["parts"]], half=told["half"])
+            document = json.loads(line)
+            if "end" in document:
+                return int(document["end"])
+            answer = send(address, [base64.b64decode(part) for part in document["parts"]], half=document["half"])
             lines.write(base64.b64encode(answer) + b"\n")
             lines.flush()
     return 0

@@ -288,16 +288,16 @@ class Lookups:
         try:
             match what:
                 case "run" | "task":
-                    found = getattr(self.co, what)(name, project=project).record
+                    result = getattr(self.co, what)(name, project=project).record
                 case "agent":
-                    found = self.co.agents.get(name)
+                    result = self.co.agents.get(name)
                 case _:
-                    found = self.co.project(name)
+                    result = self.co.project(name)
         except CoordinationError as error:
             sentence = error.sentence()
         else:
-            row = self.shop.rows[f"{what}s", found.id]
-            assert self.shop.is_named(f"{what}s", found.id, row, [name]), f"{asked} found {row}"
+            row = self.shop.rows[f"{what}s", result.id]
+            assert self.shop.is_named(f"{what}s", result.id, row, [name]), f"{asked} found {row}"
             return
         assert "\n" not in sentence
         assert len(sentence) < 3_000, f"{len(sentence)} characters about {what}"

@@ -154,17 +154,17 @@ class Reports:
             assert answer.endswith(b"\n"), answer[:300]
             assert answer.count(b"\n") == 1, answer[:300]
             assert len(answer) < 100_000, len(answer)
-            found = json.loads(answer)
-            assert isinstance(found["ok"], bool), answer[:300]
-            assert not found["ok"] or self.speaker.token.encode() in line, (line[:300], answer[:300])
-            assert "its log says why" not in str(found), (line[:600], self.worker.output[-3000:])
+            result = json.loads(answer)
+            assert isinstance(result["ok"], bool), answer[:300]
+            assert not result["ok"] or self.speaker.token.encode() in line, (line[:300], answer[:300])
+            assert "its log says why" not in str(result), (line[:600], self.worker.output[-3000:])
         else:
             assert not line.partition(b"\n")[0], f"no answer to {line[:300]!r}"
         self.heard += 1
         if self.heard % 10 == 0:
             hello = {"do": "progress", "token": self.neighbour.token, "text": f"still here, {self.heard}"}
-            told = json.loads(self.neighbour.send(Said(json.dumps(hello).encode() + b"\n")))
-            assert told["ok"] is True, told
+            document = json.loads(self.neighbour.send(Said(json.dumps(hello).encode() + b"\n")))
+            assert document["ok"] is True, document
             self.neighbour.sent = 0
 
     def renew(self) -> None:
@@ -251,13 +251,13 @@ def reports_of(fleet: Fleet) -> Iterator[Reports]:
         listener.bind(address)
         listener.listen()
         listener.settimeout(60)
-        made = Reports(fleet, listener, address)
-        made.begin()
-        yield made
-        made.close()
+        created = Reports(fleet, listener, address)
+        created.begin()
+        yield created
+        created.close()
 
 
 def fuzz(fleet: Fleet, *, seed: int, inputs: int) -> int:
     """Send so many lines from a job to its worker."""
-    with reports_of(fleet) as made:
-        return drive(said, made.check, seed=seed, inputs=inputs)
+    with reports_of(fleet) as created:
+        return drive(said, created.check, seed=seed, inputs=inputs)

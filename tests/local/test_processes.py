@@ -21,13 +21,13 @@ class TestProcessRecord:
 
     def test_one_that_has_ended_is_not(self) -> None:
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        found = ServiceRecord.of(process.pid)
+        result = ServiceRecord.of(process.pid)
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
-        assert not found.alive()  # a zombie
+        assert not result.alive()  # a zombie
         process.communicate()
-        assert not found.alive()  # a process that has been reaped
+        assert not result.alive()  # a process that has been reaped
 
 
 class TestEndAll:

@@ -177,9 +177,9 @@ def _of_tasks(taken: Taken) -> Iterable[str]:
         if (task.cause is not None) != (task.state == "canceled"):
             yield f"{key} is {task.state} with the cause {task.cause}"
     if picture.project == "active":
-        held = [key for key, task in picture.tasks.items() if "paused" in task.reasons]
-        if held:
-            yield f"the project goes on, and the pause still holds {held}"
+        paused = [key for key, task in picture.tasks.items() if "paused" in task.reasons]
+        if paused:
+            yield f"the project goes on, and the pause still holds {paused}"
 
 
 def _of_attempts(picture: Picture) -> Iterable[str]:
@@ -203,13 +203,13 @@ def _of_attempts(picture: Picture) -> Iterable[str]:
 
 
 def _of_slots(picture: Picture) -> Iterable[str]:
-    held: Counter[str] = Counter()
+    used_places: Counter[str] = Counter()
     for attempt in picture.attempts.values():
         if attempt.outcome is None:
-            held.update(attempt.slots)
+            used_places.update(attempt.slots)
     for name, (cap, used) in picture.slots.items():
-        if used != held[name]:
-            yield f"the slot {name} counts {used}, and open attempts hold {held[name]}"
+        if used != used_places[name]:
+            yield f"the slot {name} counts {used}, and open attempts hold {used_places[name]}"
         if used > cap:
             yield f"the slot {name} has {cap} places, and {used} are taken"
 

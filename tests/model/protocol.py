@@ -109,8 +109,8 @@ def steps(rules: Rules, state: State) -> Iterator[Step]:  # noqa: C901 - one lis
             # claim changes nothing, so only a claim that could succeed when it was sent is followed.
             for number, task in enumerate(state.tasks):
                 if task.state == QUEUED or not rules.claim_is_guarded:
-                    asked = Worker(ASKED, number)
-                    yield Step("{w} hears of {t} and asks for it", place, number, _with(state, place, asked))
+                    claiming = Worker(ASKED, number)
+                    yield Step("{w} hears of {t} and asks for it", place, number, _with(state, place, claiming))
             continue
         yield from _of_worker(rules, state, place, worker)
         yield from _accidents(state, place, worker)
@@ -346,28 +346,28 @@ def search(rules: Rules) -> Found:
 
 
 def _search(rules: Rules) -> Found:
-    found = Found()
+    result = Found()
     start = State((Task(),) * rules.tasks, (Worker(),) * rules.workers, (), rules.crashes, rules.cuts)
-    known = {start: 0}
+    numbers = {start: 0}
     states, came, into = [start], [-1], [[0]]
     for at, state in enumerate(states):  # grows meanwhile
         for step in steps(rules, state):
-            found.transitions += 1
-            found.wrong = wrong_with(state, step)
-            if found.wrong is not None:
-                found.states = len(states)
-                found.trace = _retold(rules, [*_way_to(at, states, came), canonical(step.after)])
-                return found
+            result.transitions += 1
+            result.wrong = wrong_with(state, step)
+            if result.wrong is not None:
+                result.states = len(states)
+                result.trace = _retold(rules, [*_way_to(at, states, came), canonical(step.after)])
+                return result
             after = canonical(step.after)
-            number = known.get(after)
+            number = numbers.get(after)
             if number is None:
-                number = known[after] = len(states)
+                number = numbers[after] = len(states)
                 states.append(after)
                 came.append(at)
                 into.append([])
             into[number].append(at)
-    found.states, found.stuck = len(states), _stuck(states, into)
-    return found
+    result.states, result.stuck = len(states), _stuck(states, into)
+    return result
 
 
 def _way_to(at: int, states: list[State], came: list[int]) -> list[State]:

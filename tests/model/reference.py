@@ -198,16 +198,16 @@ class Reference:
 
     def lose(self, lost: Sequence[tuple[str, int]], *, suspect: bool = False, alone: bool = False) -> None:
         """Give up these open attempts, whose workers are lost."""
-        held = [fence for fence in lost if self._holds(*fence)]
+        open_fences = [fence for fence in lost if self._holds(*fence)]
         for fence in lost:
-            if fence not in held:
+            if fence not in open_fences:
                 self.attempts[fence].outcome = "canceled"
-        for key, number in held:
+        for key, number in open_fences:
             losses = self.tasks[key].losses
             self.tasks[key].losses = losses + 1 if alone else max(losses, int(suspect))
             self._end(Report(key, number, "lost"))
-        self._wait_again(held)
-        self._settle([key for key, _ in held])
+        self._wait_again(open_fences)
+        self._settle([key for key, _ in open_fences])
 
     def tick(self) -> bool:
         """Tick the supervisor once; return whether there is one."""

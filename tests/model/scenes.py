@@ -126,8 +126,8 @@ def renew(key: str) -> Work:
     """Renew the lease as the heartbeat, and return the state, or None when the attempt was taken away."""
 
     def act(tx: Any, world: World) -> str | None:
-        found = workers.renew(tx, world.worker, [(world.ids[key], world.claims[key].attempt)], ttl=LEASE)
-        return found[0].state if found else None
+        result = workers.renew(tx, world.worker, [(world.ids[key], world.claims[key].attempt)], ttl=LEASE)
+        return result[0].state if result else None
 
     return _in_one(act)
 

@@ -227,13 +227,13 @@ def test_on_sqlite_the_same_pairs_come_one_after_the_other(sqlite_url: str) -> N
 
 def intruders(trace: list[str]) -> list[str]:
     """Return statements of one actor between another's first statement and commit; a BEGIN only waits there."""
-    found: list[str] = []
+    statements: list[str] = []
     writer = None
     for line in trace:
         actor, _, statement = line.partition(": ")
         if statement.startswith("BEGIN"):
             continue
         if writer not in {None, actor}:
-            found.append(line)
+            statements.append(line)
         writer = None if statement == "COMMIT" else actor
-    return found
+    return statements

@@ -195,8 +195,8 @@ class Lives(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1), suspect=st.booleans(), alone=st.booleans())
     def a_worker_dies(self, which, suspect, alone) -> None:
         dead = self.workers[which]
-        held = self.model.attempts.items()
-        lost = [fence for fence, at in held if at.worker == dead and at.outcome is None]
+        open_fences = self.model.attempts.items()
+        lost = [fence for fence, at in open_fences if at.worker == dead and at.outcome is None]
         self.model.lose(lost, suspect=suspect, alone=alone)
         started = frozenset((self.world.ids[key], number) for key, number in lost) if suspect else frozenset()
 
@@ -220,10 +220,10 @@ class Lives(RuleBasedStateMachine):
         if not hasattr(self, "model"):
             return
         self.steps += 1
-        taken = take(self.store, self.world.workspace)
+        picture = take(self.store, self.world.workspace)
 
-        assert taken.picture == self.model.picture()
-        assert flaws(taken) == []
+        assert picture.picture == self.model.picture()
+        assert flaws(picture) == []
 
     def seldom(self, every: int) -> bool:
         """Return whether to do what would otherwise end most sequences early, or fill them with refusals."""
@@ -232,7 +232,7 @@ class Lives(RuleBasedStateMachine):
     def _submit(self, tasks, limits) -> None:
         run = f"r{len(self.model.runs)}"
         keys = [f"{run}t{number}" for number in range(len(tasks))]
-        made = [
+        created = [
             RefTask(
                 key,
                 run,
@@ -256,7 +256,7 @@ class Lives(RuleBasedStateMachine):
         if any(task["concurrency_key"] for task in tasks) and "key:deploy" not in self.model.caps | caps:
             caps["key:deploy"] = 1
         submitted = self.world.submit(
-            *[f"{task.key} < {' '.join(task.needs)}" for task in made],
+            *[f"{task.key} < {' '.join(task.needs)}" for task in created],
             name=run,
             concurrency=Concurrency(
                 project=limits["project"],
@@ -274,7 +274,7 @@ class Lives(RuleBasedStateMachine):
                 for key, task in zip(keys, tasks, strict=True)
             },
         )
-        self.model.submit(run, made, caps, [key for key, task in zip(keys, tasks, strict=True) if task["agent"]])
+        self.model.submit(run, created, caps, [key for key, task in zip(keys, tasks, strict=True) if task["agent"]])
         self.run_ids = {**getattr(self, "run_ids", {}), run: submitted.run_id}
 
     def _key(self, pick: int, likely: list[str] | None = None) -> str:
@@ -311,8 +311,8 @@ def test_an_old_and_the_present_attempt_of_a_task_may_report_together(store: Sto
         *[world.decide(claim, usage=(Usage("m", id=str(claim.attempt)),)) for claim in (before, world.claims["a"])]
     )
 
-    taken = take(store, world.workspace)
-    assert flaws(taken) == []
-    assert taken.picture.stories["a"][-1] == ("completed", 2)
-    assert taken.picture.costs == {"1": ("a", 1, True), "2": ("a", 2, False)}
-    assert taken.picture.slots == {"project": (2, 1)}
+    picture = take(store, world.workspace)
+    assert flaws(picture) == []
+    assert picture.picture.stories["a"][-1] == ("completed", 2)
+    assert picture.picture.costs == {"1": ("a", 1, True), "2": ("a", 2, False)}
+    assert picture.picture.slots == {"project": (2, 1)}

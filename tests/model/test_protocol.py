@@ -32,12 +32,12 @@ def tell(found: Found) -> str:
 @pytest.mark.full
 def test_three_workers_and_two_tasks_are_safe_and_never_stuck_in_any_interleaving() -> None:
     """Allow one crash and one cut at any moment. Fewer states than the floor mean that the model has lost behaviour."""
-    found = search(Rules())
+    search_result = search(Rules())
 
-    assert found.wrong is None, found.told()
-    assert found.stuck == 0
-    assert found.states > 200_000
-    assert found.transitions > 1_400_000
+    assert search_result.wrong is None, search_result.told()
+    assert search_result.stuck == 0
+    assert search_result.states > 200_000
+    assert search_result.transitions > 1_400_000
 
 
 @pytest.mark.parametrize(
@@ -54,32 +54,32 @@ def test_three_workers_and_two_tasks_are_safe_and_never_stuck_in_any_interleavin
     ids=repr,
 )
 def test_other_times_and_more_accidents_change_nothing(rules: Rules) -> None:
-    found = search(rules)
+    search_result = search(rules)
 
-    assert found.wrong is None, found.told()
-    assert found.stuck == 0
-    assert found.states > 4_000
+    assert search_result.wrong is None, search_result.told()
+    assert search_result.stuck == 0
+    assert search_result.states > 4_000
 
 
 @pytest.mark.parametrize("part", NEEDED)
 def test_each_part_of_the_protocol_is_needed(part: str) -> None:
     wrong, step = NEEDED[part]
 
-    found = search(Rules(**{part: False}))
+    search_result = search(Rules(**{part: False}))
 
-    story = tell(found)
-    assert found.wrong == wrong
+    story = tell(search_result)
+    assert search_result.wrong == wrong
     assert step in story
 
 
 def test_a_job_must_be_ended_before_the_lease_is_over_not_with_it() -> None:
-    found = search(Rules(fence_after=2))
+    search_result = search(Rules(fence_after=2))
 
-    assert tell(found).endswith(TWO_AT_ONCE)
+    assert tell(search_result).endswith(TWO_AT_ONCE)
 
 
 def test_without_rescue_a_task_whose_claim_was_never_heard_of_is_stuck() -> None:
-    found = search(Rules(workers=2, tasks=1, expired_is_rescued=False))
+    search_result = search(Rules(workers=2, tasks=1, expired_is_rescued=False))
 
-    assert found.wrong is None, found.told()
-    assert found.stuck > 0
+    assert search_result.wrong is None, search_result.told()
+    assert search_result.stuck > 0

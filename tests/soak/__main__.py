@@ -37,20 +37,20 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-faults", action="store_true", help="only the load")
     parser.add_argument("--out", type=Path, default=Path("build/soak"), help="where the figures and logs go")
-    asked = parser.parse_args(argv)
-    place = asked.out / f"{asked.store}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    options = parser.parse_args(argv)
+    place = options.out / f"{options.store}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
 
-    with running_servers(asked.store) as servers:
-        load, sampler = Load(servers, seed=asked.seed), Sampler(servers, every=_SAMPLE_EVERY)
-        faults = Faults(servers, every=_FAULT_EVERY, seed=asked.seed)
+    with running_servers(options.store) as servers:
+        load, sampler = Load(servers, seed=options.seed), Sampler(servers, every=_SAMPLE_EVERY)
+        faults = Faults(servers, every=_FAULT_EVERY, seed=options.seed)
         load.start()
         sampler.start()
-        if not asked.no_faults:
+        if not options.no_faults:
             faults.start()
-        end = time.monotonic() + asked.minutes * 60
+        end = time.monotonic() + options.minutes * 60
         while time.monotonic() < end and faults.broken is None:
             time.sleep(1)
-        if not asked.no_faults:
+        if not options.no_faults:
             faults.stop()
         load.stop()
         still_open = load.still_open(within=_ENDED_WITHIN)
@@ -61,10 +61,10 @@ def main(argv: Sequence[str]) -> int:
             servers.running[role].stop()
         left = leftovers(servers)
         probe = quarters(load.latencies())
-        found: dict[str, Any] = {
-            "store": asked.store,
-            "minutes": asked.minutes,
-            "seed": asked.seed,
+        report: dict[str, Any] = {
+            "store": options.store,
+            "minutes": options.minutes,
+            "seed": options.seed,
             "faults": dict(faults.done),
             "runs": load.submitted,
             "refused_submissions": load.refused,
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
         }
         kept(servers, place)
 
-    trends = [made for life in sampler.lives.values() if (made := trend(life)) is not None]
+    trends = [created for life in sampler.lives.values() if (created := trend(life)) is not None]
     problems = [problem for each in trends for problem in each.too_much]
     problems += slower(*probe) if probe else ["the probe was too seldom done to say anything"]
     if still_open:
@@ -84,9 +84,9 @@ def main(argv: Sequence[str]) -> int:
         problems.append(f"left in Redis: {', '.join(left)}")
     if faults.broken is not None:
         problems.append(f"a fault could not be done: {faults.broken!r}")
-    found |= {"trends": [asdict(each) for each in trends], "problems": problems}
-    (place / "soak.json").write_text(json.dumps(found | sampler.json(), indent=1))
-    show(found, trends, sampler.surroundings)
+    report |= {"trends": [asdict(each) for each in trends], "problems": problems}
+    (place / "soak.json").write_text(json.dumps(report | sampler.json(), indent=1))
+    show(report, trends, sampler.surroundings)
     print(f"figures and logs: {place}")
     return 1 if problems else 0
 

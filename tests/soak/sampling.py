@@ -102,8 +102,8 @@ class Sampler:
             keys, memory = int(client.dbsize()), client.info("memory")["used_memory"] / _MEGABYTE
         with suppress(OSError, psycopg.Error, psutil.Error):
             database = self._servers.database_bytes() / _MEGABYTE
-            found = self._servers.backends()
-            backends, pss = len(found), sum(_memory(process).pss for process in found) / _MEGABYTE
+            result = self._servers.backends()
+            backends, pss = len(result), sum(_memory(process).pss for process in result) / _MEGABYTE
         return Surroundings(at, keys, memory, database, backends, pss)
 
 

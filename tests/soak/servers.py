@@ -70,10 +70,10 @@ class Servers:
 
     def pids(self) -> dict[str, int]:
         """Return every process that is sampled, by its role."""
-        found = {role: process.pid for role, process in self.running.items() if process.exit_code is None}
+        by_role = {role: process.pid for role, process in self.running.items() if process.exit_code is None}
         if self.redis.process is not None:
-            found["redis"] = self.redis.process.pid
-        return found
+            by_role["redis"] = self.redis.process.pid
+        return by_role
 
     def admin(self) -> psycopg.Connection:
         """Return a connection to PostgreSQL's maintenance database."""
@@ -112,9 +112,9 @@ def running_servers(store: str) -> Iterator[Servers]:
             url = stack.enter_context(stack.enter_context(running_postgres()).blank())
         else:
             url = f"sqlite:///{folder / 'coord.db'}"
-        made = open_store(url)
-        schema.prepare(made)
-        made.close()
+        opened = open_store(url)
+        schema.prepare(opened)
+        opened.close()
         for name in ("home", "project"):
             (folder / name).mkdir()
         env = {

@@ -49,20 +49,20 @@ class Trend:
     @property
     def too_much(self) -> list[str]:
         """Return the bounds that it exceeded. Slopes of a short life are shown, and do not count."""
-        found = []
+        exceeded = []
         if self.lasting_zombies:
-            found.append(f"{self.role} ({self.pid}) has left {self.lasting_zombies} zombies")
+            exceeded.append(f"{self.role} ({self.pid}) has left {self.lasting_zombies} zombies")
         if self.seconds < _LEAST_SECONDS:
-            return found
+            return exceeded
         if self.mb_an_hour > MOST_MB_AN_HOUR and self.mb_grown > MOST_MB_GROWN:
-            found.append(f"{self.role} ({self.pid}) grows by {self.mb_an_hour:.1f} MB/h")
+            exceeded.append(f"{self.role} ({self.pid}) grows by {self.mb_an_hour:.1f} MB/h")
         if (
             self.descriptors_an_hour > MOST_DESCRIPTORS_AN_HOUR
             and self.descriptors_grown > MOST_DESCRIPTORS_GROWN
             and self.descriptors_floor_rose > MOST_DESCRIPTORS_GROWN / 2
         ):
-            found.append(f"{self.role} ({self.pid}) opens {self.descriptors_an_hour:.1f} descriptors/h more")
-        return found
+            exceeded.append(f"{self.role} ({self.pid}) opens {self.descriptors_an_hour:.1f} descriptors/h more")
+        return exceeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +111,12 @@ def trend(life: Life) -> Trend | None:
 def lows(samples: Sequence[Sample]) -> list[Sample]:
     """Return the samples with the fewest descriptors of each stretch: jobs open pipes, only what stays is a leak."""
     stretch = max(_STRETCH_SECONDS, (samples[-1].at - samples[0].at) / 20)
-    found: dict[int, Sample] = {}
+    lowest: dict[int, Sample] = {}
     for sample in samples:
         place = int((sample.at - samples[0].at) / stretch)
-        if place not in found or sample.descriptors < found[place].descriptors:
-            found[place] = sample
-    return list(found.values())
+        if place not in lowest or sample.descriptors < lowest[place].descriptors:
+            lowest[place] = sample
+    return list(lowest.values())
 
 
 def floor_rose(descriptors: Sequence[int]) -> int:

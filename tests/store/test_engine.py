@@ -97,10 +97,10 @@ def test_a_connection_killed_in_the_middle_is_replaced_and_the_work_repeated(pos
                 other.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
         return projects.get_or_create_workspace(tx, "once")
 
-    made = store.transact(work)
+    created = store.transact(work)
 
     assert names(store) == {"once"}
-    assert made
+    assert created
     store.close()
 
 
@@ -246,22 +246,22 @@ def lock_holder(sqlite_url: str):
 def test_a_writer_waits_for_the_writer_of_another_process(sqlite_url: str, lock_holder: subprocess.Popen) -> None:
     store = open_store(sqlite_url)
     began = threading.Event()
-    made: list[str] = []
+    created: list[str] = []
 
     def write() -> None:
         began.set()
-        made.append(store.transact(lambda tx: projects.get_or_create_workspace(tx, "patient")))
+        created.append(store.transact(lambda tx: projects.get_or_create_workspace(tx, "patient")))
 
     writer = threading.Thread(target=write)
     writer.start()
     began.wait()
     assert names(store) == set(), "readers are not held up"
-    assert not made
+    assert not created
     lock_holder.stdin.write("let go\n")
     lock_holder.stdin.flush()
     writer.join(patience(20))
 
-    assert len(made) == 1
+    assert len(created) == 1
     store.close()
 
 

@@ -118,9 +118,9 @@ def test_no_statement_spells_out_a_state() -> None:
     folder = Path(queries.__file__).parent
     spelled = re.compile(f"state[^\\n]*'({'|'.join(TaskState)})'")
 
-    found = {path.name for path in folder.glob("*.py") if spelled.search(path.read_text())}
+    file_names = {path.name for path in folder.glob("*.py") if spelled.search(path.read_text())}
 
-    assert found <= {"claims.py"}, "states come from TaskState or from the table of moves"
+    assert file_names <= {"claims.py"}, "states come from TaskState or from the table of moves"
 
 
 def test_every_move_has_a_statement() -> None:

@@ -76,11 +76,11 @@ def test_every_transaction_has_our_settings_and_leaves_none_behind(pooled: Poole
     try:
         for mode in (store.write, store.read):
             with mode() as tx:
-                found = [
+                settings = [
                     tx.execute(text(f"SHOW {name}")).scalar_one()
                     for name in ("lock_timeout", "timezone", "jit", "enable_seqscan", "search_path", "work_mem")
                 ]
-            assert found == ["20s", "UTC", "off", "off", "pg_catalog,public", "3MB"]
+            assert settings == ["20s", "UTC", "off", "off", "pg_catalog,public", "3MB"]
     finally:
         store.close()
 

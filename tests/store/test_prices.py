@@ -86,9 +86,9 @@ class TestSums:
         world.submit("a")
         place = PLACE | {"project_id": world.project_id, "run_id": world.run_id, "task_id": world.ids["a"]}
         unknown, other = record("unknown", None, **place), record("other", None, **place)
-        told, free = record("told", "1", **place), record("free", "0.00", **place)
+        reported, free = record("told", "1", **place), record("free", "0.00", **place)
         with world.store.write() as tx:
-            recorded(tx, world.workspace, [unknown, other, told, free])
+            recorded(tx, world.workspace, [unknown, other, reported, free])
             recorded(tx, world.workspace, [settled(unknown, "0.3"), settled(unknown, "-0.1", 2, settles=False)])
         return world
 
@@ -114,8 +114,8 @@ class TestSums:
             after = costs.calls_to_price(tx, ledger.workspace, also_priced=True, after=every[1], limit=1)
             assert [one.id for one in after] == ["told"]
             assert [one.calls for one in spending.zero_cost(tx, ledger.workspace)] == [1]
-            made = costs.corrections(tx, ledger.workspace, [one.id for one in every])
-            assert {key: [one.id for one in value] for key, value in made.items()} == {
+            created = costs.corrections(tx, ledger.workspace, [one.id for one in every])
+            assert {key: [one.id for one in value] for key, value in created.items()} == {
                 "unknown": ["unknown~priced", "unknown~priced-2"]
             }
         with ledger.store.write() as tx:

@@ -194,21 +194,21 @@ def spending(world: World) -> None:
     ]
     world.submit_plan(Plan(capped, budget=BudgetCap(Decimal(100), max_unpriced_calls=100)))
     world.claim("m0", "m1", "m2")
-    held = [world.ids["m0"], world.ids["t5"]]
+    claimed = [world.ids["m0"], world.ids["t5"]]
     with world.store.write() as tx:
-        claims.still_enqueued(tx, world.workspace, held)
-        output.write(tx, world.workspace, [(held[0], 1, [StoredChunk(0, 0, 2, (("out", "hi"),))])])
+        claims.still_enqueued(tx, world.workspace, claimed)
+        output.write(tx, world.workspace, [(claimed[0], 1, [StoredChunk(0, 0, 2, (("out", "hi"),))])])
     used = (Usage(model="m", input_tokens=1, output_tokens=1, cost_usd=Decimal("0.01")),)
     world.write(*[world.decide(key, usage=used) for key in ("m0", "m1", "m2")])
     world.claim("m3", "m4", "m5", "m6")
 
 
-def housekeeping(world: World) -> None:
+def loop_statements(world: World) -> None:
     """Run the supervisor loop's statements."""
-    held = [(world.ids["t3"], 1), (world.ids["t4"], 1)]
+    claimed = [(world.ids["t3"], 1), (world.ids["t4"], 1)]
     with world.store.write() as tx:
-        workers.renew(tx, world.worker, held, ttl=LEASE)
-        workers.note_progress(tx, held)
+        workers.renew(tx, world.worker, claimed, ttl=LEASE)
+        workers.note_progress(tx, claimed)
         workers.beat(tx, world.worker, clock=utc_now())
         workers.stop_silent(tx, after=timedelta(hours=1))
         begun = supervisors.begin_due_tick(tx, every=timedelta(0), owner="me", lease=LEASE)
@@ -248,9 +248,9 @@ def looking(world: World) -> None:
         costs.corrections(tx, workspace, [call.id])
         costs.read_records(tx, workspace, [call.id])
         for key in ("t60", "c50"):
-            found = tasks.get(tx, workspace, world.ids[key])
-            assert found is not None
-            explain_task(tx, workspace, found, live_within=LEASE)
+            task_row = tasks.get(tx, workspace, world.ids[key])
+            assert task_row is not None
+            explain_task(tx, workspace, task_row, live_within=LEASE)
 
 
 def clearing_up(world: World, folder: Path) -> None:
@@ -266,7 +266,7 @@ def test_no_statement_of_a_day_reads_a_big_table_from_end_to_end(piled: World, t
     with recorded(piled.store) as sent:
         work(piled)
         spending(piled)
-        housekeeping(piled)
+        loop_statements(piled)
         looking(piled)
         clearing_up(piled, tmp_path / "archive")
 
@@ -274,10 +274,10 @@ def test_no_statement_of_a_day_reads_a_big_table_from_end_to_end(piled: World, t
     wrong = {}
     with piled.store.write() as tx:
         for statement, parameters in sent.items():
-            found = read_whole(tx, statement, parameters)
-            if found and not READ_NO_FURTHER.search(statement):
-                wrong[statement] = found
-    assert not wrong, "\n\n".join(f"{sorted(found)} from end to end in:\n{sql}" for sql, found in wrong.items())
+            result = read_whole(tx, statement, parameters)
+            if result and not READ_NO_FURTHER.search(statement):
+                wrong[statement] = result
+    assert not wrong, "\n\n".join(f"{sorted(result)} from end to end in:\n{sql}" for sql, result in wrong.items())
 
 
 @pytest.mark.timeout(300)
@@ -296,19 +296,19 @@ def test_no_plan_that_was_kept_from_a_time_of_small_tables_reads_one_from_end_to
     with recorded(store) as sent:
         work(world)
         spending(world)
-        housekeeping(world)
+        loop_statements(world)
         looking(world)
 
     wrong = {}
     with store.write() as tx:
         tx.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
         for statement, parameters in sent.items():
-            found = _scanned(kept_plan(tx, statement, parameters)) & OF_TASKS
-            if found:
-                wrong[statement] = found
+            result = _scanned(kept_plan(tx, statement, parameters)) & OF_TASKS
+            if result:
+                wrong[statement] = result
     store.close()
     assert len(sent) > 60
-    assert not wrong, "\n\n".join(f"{sorted(found)} from end to end in:\n{sql}" for sql, found in wrong.items())
+    assert not wrong, "\n\n".join(f"{sorted(result)} from end to end in:\n{sql}" for sql, result in wrong.items())
 
 
 def kept_plan(tx: Connection, statement: str, parameters: Any) -> Any:
@@ -317,9 +317,9 @@ def kept_plan(tx: Connection, statement: str, parameters: Any) -> Any:
     assert isinstance(driver, psycopg.Connection)
     sent = PostgresQuery(Transformer(driver))
     sent.convert(statement, parameters)
-    given = f"({', '.join('NULL' for _ in sent.params)})" if sent.params else ""
-    for said in (b"PREPARE kept AS " + sent.query, f"EXPLAIN (FORMAT JSON) EXECUTE kept {given}".encode()):
-        answer = driver.pgconn.exec_(said)
+    values = f"({', '.join('NULL' for _ in sent.params)})" if sent.params else ""
+    for printed in (b"PREPARE kept AS " + sent.query, f"EXPLAIN (FORMAT JSON) EXECUTE kept {values}".encode()):
+        answer = driver.pgconn.exec_(printed)
         assert answer.status in {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}, answer.error_message
     driver.pgconn.exec_(b"DEALLOCATE kept")
     return json.loads(answer.get_value(0, 0) or b"")[0]["Plan"]
@@ -338,26 +338,26 @@ def read_whole(tx: Connection, statement: str, parameters: Any) -> set[str]:
     cursor = tx.connection.cursor()
     if tx.dialect.name == "sqlite":
         names = {alias: table for table, alias in re.findall(r"(\w+) AS (\w+)", statement)}
-        found = set()
+        result = set()
         for *_, step in cursor.execute("EXPLAIN QUERY PLAN " + statement, parameters).fetchall():
             scan = re.match(r"SCAN (\w+)(?: USING (?:COVERING )?INDEX (\w+))?", step)
             if scan and not _is_small(scan[2]):
-                found.add(names.get(scan[1], scan[1]))
-        return found & {*BIG, "costs"}
+                result.add(names.get(scan[1], scan[1]))
+        return result & {*BIG, "costs"}
     cursor.execute("EXPLAIN (FORMAT JSON) " + statement, parameters)
     (plan,) = cursor.fetchone()
-    found = plan if isinstance(plan, list) else json.loads(plan)
-    return _scanned(found[0]["Plan"]) & {*BIG, "costs"}
+    result = plan if isinstance(plan, list) else json.loads(plan)
+    return _scanned(result[0]["Plan"]) & {*BIG, "costs"}
 
 
 def _scanned(node: dict[str, Any]) -> set[str]:
-    found = set().union(*(_scanned(below) for below in node.get("Plans", ())))
+    result = set().union(*(_scanned(below) for below in node.get("Plans", ())))
     table = node.get("Relation Name")
     if node["Node Type"] == "Seq Scan":
-        found.add(table)
+        result.add(table)
     if node["Node Type"] in {"Index Scan", "Index Only Scan"} and "Index Cond" not in node:
-        found |= set() if _is_small(node["Index Name"]) else {table}
-    return found
+        result |= set() if _is_small(node["Index Name"]) else {table}
+    return result
 
 
 def _is_small(index: str | None) -> bool:

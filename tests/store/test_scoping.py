@@ -121,8 +121,8 @@ SCOPED = {
 
 def test_there_are_many_functions_to_walk() -> None:
     assert len(SCOPED) > 70
-    known = {name for package in (queries, reports) for name, _ in functions(package)}
-    assert known >= WITHOUT_WORKSPACE, "remove from the list what is gone"
+    names = {name for package in (queries, reports) for name, _ in functions(package)}
+    assert names >= WITHOUT_WORKSPACE, "remove from the list what is gone"
 
 
 @pytest.mark.parametrize("name", SCOPED)
@@ -185,23 +185,23 @@ class Full:
 
 
 def _cost(name: str, **fields: Any) -> CostRecord:
-    known = {
+    cost_fields = {
         "session_id": None, "attempt": 1, "agent": "bo", "model": "m", "input_tokens": 1, "output_tokens": 1,
         "cached_input_tokens": 0, "total_tokens": 2, "cost_usd": Decimal(1), "stale": False,
         "occurred_at": datetime(2026, 1, 1, tzinfo=UTC),
     }  # fmt: skip
-    return CostRecord(**{"id": name, "run_id": None, "task_id": None, **known, **fields})
+    return CostRecord(**{"id": name, "run_id": None, "task_id": None, **cost_fields, **fields})
 
 
 def everything(world: World) -> dict[str, list[Any]]:
     """Return all rows of the workspace, table by table."""
-    found = {}
+    by_table = {}
     with world.store.read() as tx:
         for name, table in metadata.tables.items():
             if "workspace_id" in table.c:
                 rows = tx.execute(select(table).where(table.c.workspace_id == world.workspace)).mappings()
-                found[name] = sorted(repr(sorted(row.items())) for row in rows)
-    return found
+                by_table[name] = sorted(repr(sorted(row.items())) for row in rows)
+    return by_table
 
 
 def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str, Any]:
@@ -226,13 +226,13 @@ def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str
         "thresholds": StatusThresholds(), "task": _stored(world, "next"), "key": "next", "here": None, "actor": "me", "most": 50, "needs_worker": False, "slot": "project", "reasons": BlockReason.NOT_BEFORE, "held_if": (),
         "ends": [EndedAttempt(ids["lost"], 1, new_id(), "lost", AttemptEnd(Outcome.COMPLETED), Complete())],
     }  # fmt: skip
-    given = {}
+    values = {}
     for parameter in list(inspect.signature(function).parameters.values())[2:]:
         if parameter.name in special:
-            given[parameter.name] = special[parameter.name](world)
+            values[parameter.name] = special[parameter.name](world)
         elif parameter.kind is not inspect.Parameter.VAR_KEYWORD and parameter.default is inspect.Parameter.empty:
-            given[parameter.name] = some[parameter.name]
-    return {**given, **{key: make(world) for key, make in special.items() if key not in given}}
+            values[parameter.name] = some[parameter.name]
+    return {**values, **{key: make(world) for key, make in special.items() if key not in values}}
 
 
 def _stored(world: World, key: str) -> Any:
@@ -247,8 +247,8 @@ def _budget(world: World, **fields: Any) -> Budget:
 
 def _agent(world: World) -> str:
     with world.store.read() as tx:
-        (found,) = agent_queries.list_all(tx, world.workspace)
-    return found.id
+        (result,) = agent_queries.list_all(tx, world.workspace)
+    return result.id
 
 
 def _stop(world: World) -> str:
@@ -265,8 +265,8 @@ def _question(world: World) -> dict[str, Any]:
 
 def _asked(world: World) -> str:
     with world.store.read() as tx:
-        (found,) = question_queries.list_unanswered(tx, world.workspace)
-    return found.id
+        (result,) = question_queries.list_unanswered(tx, world.workspace)
+    return result.id
 
 
 def _new_tasks(world: World) -> list[dict[str, Any]]:
@@ -453,20 +453,20 @@ def test_no_function_reaches_into_another_workspace(two: tuple[World, World]) ->
     leaks = []
 
     for name, function in SCOPED.items():
-        given = arguments(name, function, theirs)
-        asked = plain(given)
+        call_arguments = arguments(name, function, theirs)
+        sent = plain(call_arguments)
         try:
             with mine.store.write() as tx:
-                answer = plain(function(tx, mine.workspace, **given))
+                answer = plain(function(tx, mine.workspace, **call_arguments))
                 raise Undo  # noqa: TRY301 - each function gets the same rows
         except Undo:
-            told = {secret for secret in secrets if secret in answer and secret not in asked}
-            if told:
-                leaks.append((name, told))
+            leaked = {secret for secret in secrets if secret in answer and secret not in sent}
+            if leaked:
+                leaks.append((name, leaked))
 
     for name, function in SCOPED.items():  # commit only now: what is stored with their ids is mine
-        given = arguments(name, function, theirs)
-        after = _after(mine, name, function, given)
+        call_arguments = arguments(name, function, theirs)
+        after = _after(mine, name, function, call_arguments)
         if after != "refused" and (now := everything(theirs)) != before:
             changed = {table for table in now if now[table] != before[table]}
             leaks.append((name, changed))
@@ -495,13 +495,13 @@ def test_the_same_calls_do_find_and_change_ones_own_rows(two: tuple[World, World
     """Check that the same arguments do find and change rows in the own workspace."""
     mine, _ = two
     before = everything(mine)
-    moved, found = set(), set()
+    moved, result = set(), set()
 
     for name, function in SCOPED.items():
-        given = arguments(name, function, mine)
+        call_arguments = arguments(name, function, mine)
         try:
             with mine.store.write() as tx:
-                answer = plain(function(tx, mine.workspace, **given))
+                answer = plain(function(tx, mine.workspace, **call_arguments))
                 rows = {
                     table.name: sorted(
                         repr(sorted(row.items()))
@@ -515,7 +515,7 @@ def test_the_same_calls_do_find_and_change_ones_own_rows(two: tuple[World, World
             if rows != before:
                 moved.add(name)
             if any(secret in answer for secret in (*mine.ids.values(), mine.project_id, mine.run_id)):
-                found.add(name)
+                result.add(name)
 
     assert len(moved) > 25, sorted(set(SCOPED) - moved)
-    assert len(found) > 20, sorted(set(SCOPED) - found)
+    assert len(result) > 20, sorted(set(SCOPED) - result)

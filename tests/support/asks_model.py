@@ -17,9 +17,9 @@ MODEL = "claude-sonnet-4-5"
 
 def main() -> None:
     """Send the prompt, append the usage to the job's file of costs, and print the answer."""
-    asked = {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": sys.stdin.read()}]}
+    request = {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": sys.stdin.read()}]}
     connection = HTTPConnection(urlsplit(sys.argv[1]).netloc, timeout=30)
-    connection.request("POST", "/v1/messages", json.dumps(asked))
+    connection.request("POST", "/v1/messages", json.dumps(request))
     answered = json.load(connection.getresponse())
     used = {"model": answered["model"], **answered["usage"]}
     with Path(os.environ["COORD_COSTS"]).open("a", encoding="utf-8") as file:

@@ -21,8 +21,8 @@ SAID, CALL, RETURNED, STARTED = EventType.PROGRESS, EventType.TOOL_CALL, EventTy
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return int(held.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 class Provider:
@@ -46,4 +46,4 @@ class Provider:
         return self.bench.start(self.job(**more), control=heard | (control or {}), **(claim or {}))
 
     def told(self, type_: EventType) -> list[dict[str, Any]]:
-        return [payload for found, payload in self.events if found is type_]
+        return [payload for result, payload in self.events if result is type_]

@@ -36,8 +36,8 @@ def share_compiled() -> None:
     compiled, create = _Compiled(), engine.create_engine
 
     def sharing(*args: Any, **options: Any) -> Engine:
-        made = create(*args, **options)
-        made.update_execution_options(compiled_cache=compiled)
-        return made
+        created = create(*args, **options)
+        created.update_execution_options(compiled_cache=compiled)
+        return created
 
     engine.create_engine = sharing

@@ -42,8 +42,8 @@ def _meaning(match: re.Match[str], variables: Mapping[str, str]) -> str:
     name = match["name"] or match["plain"]
     if name is None:
         raise ValueError(f"not a form of variable that these tests know: {match.string!r}")
-    found = variables.get(name, "")
-    return found or match["default"] or ""
+    result = variables.get(name, "")
+    return result or match["default"] or ""
 
 
 def start_order(services: Mapping[str, Any]) -> list[str]:

@@ -103,9 +103,9 @@ class Fleet:
                 (event for event in run._events_after("0.0") if event.type is type_ and key in (None, event.key)), None
             )
 
-        found = until(look, within=timedelta(seconds=within), what=f"{type_} of {key}")
-        assert found is not None
-        return found
+        result = until(look, within=timedelta(seconds=within), what=f"{type_} of {key}")
+        assert result is not None
+        return result
 
     def await_file(self, name: str, *, within: float = 30) -> str:
         """Return the content of a file once a job has written it."""

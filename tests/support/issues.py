@@ -28,7 +28,7 @@ def issue(issue_id: str, *edges: tuple[str, str] | tuple[str, str, dict], **fiel
 
 
 def ready_ids(rules: str, *issues: Issue) -> list[str]:
-    return [found.id for found in ready(issues, rules, NOW)]
+    return [result.id for result in ready(issues, rules, NOW)]
 
 
 def planned(rules: str, *issues: Issue):

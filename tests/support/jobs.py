@@ -122,8 +122,8 @@ class Bench:
     def left_behind(self) -> list[int]:
         """Return processes with the worker's marker, except interpreters that wait for a job."""
         idle = {child.process.record.pid for child in self.runners.pool._idle}
-        found = orphan_reaper.find([os.fsencode(self.runners.launcher.marker)])
-        return [pid for pid in found if session_of(pid) not in idle]  # bwrap is one more of its session
+        remaining = orphan_reaper.find([os.fsencode(self.runners.launcher.marker)])
+        return [pid for pid in remaining if session_of(pid) not in idle]  # bwrap is one more of its session
 
 
 def session_of(pid: int) -> int | None:

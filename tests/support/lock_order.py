@@ -57,14 +57,14 @@ class Watch:
     def see(self, connection: Connection, statement: str, parameters: Any) -> None:
         """Check the locks that a statement takes."""
         for table, how in locks_of(statement):
-            held = connection.info.setdefault("held", _Held())
+            lock_state = connection.info.setdefault("held", _Held())
             ids = _named(table, parameters)
             if how is None:
-                self._wait(held, table, ids, statement)
+                self._wait(lock_state, table, ids, statement)
             elif how == "SKIP LOCKED":
-                held.taken_free.add(table)
-            held.named.setdefault(table, set()).update(ids)
-            held.last = max(held.last, table, key=ORDER.index)
+                lock_state.taken_free.add(table)
+            lock_state.named.setdefault(table, set()).update(ids)
+            lock_state.last = max(lock_state.last, table, key=ORDER.index)
 
     def _wait(self, held: _Held, table: str, ids: set[str], statement: str) -> None:
         self.waits += 1
@@ -114,13 +114,13 @@ def locks_of(statement: str) -> Iterator[tuple[str, str | None]]:
     if deleted is not None:
         yield deleted["table"], None
         return
-    found = _LOCKS.search(statement)
-    if found is None:
+    clause = _LOCKS.search(statement)
+    if clause is None:
         return
     tables = {match["alias"] or match["table"]: match["table"] for match in _TABLE.finditer(statement)}
-    table = tables.get(found["alias"]) if found["alias"] else next(iter(tables.values()), None)
+    table = tables.get(clause["alias"]) if clause["alias"] else next(iter(tables.values()), None)
     if table is not None:
-        yield table, found["how"].strip() if found["how"] else None
+        yield table, clause["how"].strip() if clause["how"] else None
 
 
 @contextmanager

@@ -237,8 +237,8 @@ def _chunks(answer: Answer, model: str, number: int) -> Iterator[dict[str, Any]]
         yield _chunk({"content": piece}, model, number)
     uses = [answer] if isinstance(answer, ToolUse) else list(answer) if isinstance(answer, list | tuple) else []
     for index, use in enumerate(uses):
-        asked = {"name": use.name, "arguments": json.dumps(use.input)}
-        call = {"index": index, "id": f"call_{number}_{index}", "type": "function", "function": asked}
+        request = {"name": use.name, "arguments": json.dumps(use.input)}
+        call = {"index": index, "id": f"call_{number}_{index}", "type": "function", "function": request}
         yield _chunk({"tool_calls": [call]}, model, number)
     if how in {"hang", "drop", "stop", "garbage", "error", "flood"}:
         return
@@ -287,11 +287,11 @@ def _responses(answer: Answer, model: str, number: int) -> Iterator[dict[str, An
     if isinstance(answer, ToolUse):
         item = {"type": "function_call", "id": f"fc_{number}", "call_id": f"call_{number}", "name": answer.name}
         where = {"item_id": item["id"], "output_index": 0}
-        said = json.dumps(answer.input)
+        encoded = json.dumps(answer.input)
         yield event("output_item.added", output_index=0, item={**item, "arguments": "", "status": "in_progress"})
-        yield event("function_call_arguments.delta", **where, delta=said)
-        yield event("function_call_arguments.done", **where, arguments=said)
-        done = {**item, "arguments": said, "status": "completed"}
+        yield event("function_call_arguments.delta", **where, delta=encoded)
+        yield event("function_call_arguments.done", **where, arguments=encoded)
+        done = {**item, "arguments": encoded, "status": "completed"}
     else:
         item = {"type": "message", "id": f"msg_{number}", "role": "assistant"}
         where = {"item_id": item["id"], "output_index": 0, "content_index": 0}

@@ -146,13 +146,13 @@ class Racer:
         if ticked is None:
             return False
         with self._store.read() as tx:
-            found = select(tasks.c.id).where(tasks.c.project_id == self._project, tasks.c.state == "queued").limit(1)
-            return tx.execute(found).first() is not None
+            result = select(tasks.c.id).where(tasks.c.project_id == self._project, tasks.c.state == "queued").limit(1)
+            return tx.execute(result).first() is not None
 
     def _others_run(self) -> bool:
         with self._store.read() as tx:
-            found = select(tasks.c.id).where(tasks.c.project_id == self._project, tasks.c.state == "running").limit(1)
-            return tx.execute(found).first() is not None
+            result = select(tasks.c.id).where(tasks.c.project_id == self._project, tasks.c.state == "running").limit(1)
+            return tx.execute(result).first() is not None
 
 
 def _call(dollars: Decimal) -> Usage:

@@ -79,14 +79,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self._is_away():
             return
-        asked = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
         key = self._key()
         if not key:
-            self._list(asked)
+            self._list(query)
         elif (data := self.server.objects.get(key)) is None:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-        elif found := self.headers.get("Range"):
-            first, _, last = found.removeprefix("bytes=").partition("-")
+        elif result := self.headers.get("Range"):
+            first, _, last = result.removeprefix("bytes=").partition("-")
             part = data[int(first) : int(last) + 1 if last else None]
             self._answer(206, part, Content_Range=f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
         else:
@@ -100,9 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         if self._is_away():
             return
-        for found in ET.fromstring(self._body()).iter():  # noqa: S314 - from our own client
-            if found.tag.rpartition("}")[2] == "Key":
-                self.server.objects.pop(found.text or "", None)
+        for result in ET.fromstring(self._body()).iter():  # noqa: S314 - from our own client
+            if result.tag.rpartition("}")[2] == "Key":
+                self.server.objects.pop(result.text or "", None)
         self._answer(200, b"<DeleteResult></DeleteResult>")
 
     def _list(self, asked: dict[str, list[str]]) -> None:

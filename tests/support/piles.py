@@ -53,7 +53,7 @@ def pile_up(
             continue
         columns = [column.name for column in metadata.tables[name].c if column.name != "seq"]
         values = ", ".join(changed.get(column, f"o.{column}") for column in columns)
-        given = {"run" if name == "runs" else "task": run_id if name == "runs" else task_id}
+        fields = {"run" if name == "runs" else "task": run_id if name == "runs" else task_id}
         count = -(-tasks // per_run) if name == "runs" else tasks
         # The loop over copies is outermost: their rows come in the order of their ids, as in a store that grew.
         tx.execute(
@@ -61,7 +61,7 @@ def pile_up(
                 f"INSERT INTO {name} ({', '.join(columns)}) {_numbers(count, sqlite=sqlite)} SELECT {values} "
                 f"FROM n CROSS JOIN {name} o WHERE {of_seed.get(name, 'o.task_id = :task')}"
             ),
-            given | ({"ended": ended_text} if name == "runs" else {}),
+            fields | ({"ended": ended_text} if name == "runs" else {}),
         )
     if "dependencies" in only:
         parent, child = task(f"n.i + {first} - 1"), task(f"n.i + {first}")

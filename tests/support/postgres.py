@@ -53,13 +53,13 @@ def _delete_rows() -> LiteralString:
 
 def deadlocks_in(log: str) -> list[str]:
     """Return what a server's log reports of each deadlock: the waiting transactions, and their statements."""
-    found, lines = [], log.splitlines()
+    result, lines = [], log.splitlines()
     for number, line in enumerate(lines):
         if "deadlock detected" in line and "ERROR" in line:
             rest = lines[number + 1 : number + _LINES_OF_ONE]
             end = next((place for place, each in enumerate(rest) if _NEXT_ENTRY.search(each)), len(rest))
-            found.append("\n".join([line, *rest[:end]]))
-    return found
+            result.append("\n".join([line, *rest[:end]]))
+    return result
 
 
 _LINES_OF_ONE = 80
@@ -167,9 +167,9 @@ def running_postgres(*, durable: bool = False) -> Iterator[PostgresServer]:
 
     *durable* keeps PostgreSQL's default settings that flush to the disk: for measurements.
     """
-    given = os.environ.get("COORD_TEST_DATABASE_URL")
-    if given:
-        server = PostgresServer(make_url(given))
+    url = os.environ.get("COORD_TEST_DATABASE_URL")
+    if url:
+        server = PostgresServer(make_url(url))
         try:
             yield server
         finally:

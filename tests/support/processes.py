@@ -64,24 +64,24 @@ class Process:
         self.argv = [str(part) for part in argv]
         variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._ready: int | None = None
-        told: tuple[int, ...] = ()
+        descriptors: tuple[int, ...] = ()
         if announces:
             self._ready, write_end = os.pipe()
-            told = (write_end,)
+            descriptors = (write_end,)
             variables["COORD_READY_FD"] = str(write_end)
         try:
             self._popen = subprocess.Popen(
                 self.argv,
                 env=variables,
                 cwd=cwd,
-                pass_fds=told,
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         finally:
-            for fd in told:
+            for fd in descriptors:
                 os.close(fd)
         self.pid = self._popen.pid
         self._said = bytearray()
@@ -248,14 +248,14 @@ def describe(process: psutil.Process) -> str:
 
 
 def _descendants(tag: str) -> list[psutil.Process]:
-    found = {child.pid: child for child in psutil.Process().children(recursive=True)}
+    by_pid = {child.pid: child for child in psutil.Process().children(recursive=True)}
     for process in psutil.process_iter():
         try:
             if process.environ().get(TAG) == tag and process.pid != os.getpid():
-                found[process.pid] = process
+                by_pid[process.pid] = process
         except psutil.Error:
             continue
-    return [process for process in found.values() if _alive(process)]
+    return [process for process in by_pid.values() if _alive(process)]
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -76,18 +76,18 @@ def main(arguments: list[str]) -> None:
 def _end_all(mark: bytes) -> None:
     """Kill all processes with *mark* until there are none: some start others meanwhile."""
     began = time.monotonic()
-    asked: set[int] = set()
+    terminated: set[int] = set()
     scans_without = 0
     while scans_without < 2 and time.monotonic() - began < _PATIENCE:
-        found = list(_carrying(mark))
-        scans_without = 0 if found else scans_without + 1
+        result = list(_carrying(mark))
+        scans_without = 0 if result else scans_without + 1
         patient = time.monotonic() - began < _IN_ORDER
-        databases = {pid for pid in found if _is_postgres(pid)} if patient else set()
-        for process in found:
+        databases = {pid for pid in result if _is_postgres(pid)} if patient else set()
+        for process in result:
             if process not in databases:
                 _send(process, signal.SIGKILL)
-            elif process not in asked and _is_server(process):
-                asked.add(process)
+            elif process not in terminated and _is_server(process):
+                terminated.add(process)
                 _send(process, signal.SIGQUIT)  # PostgreSQL ends its processes, and gives back its shared memory
         time.sleep(_PAUSE)
 

@@ -118,8 +118,8 @@ class MergesInFolder:
 
     def unfinished(self, claim: Claim) -> Sequence[Merge]:
         """Return the records of earlier attempts."""
-        found = sorted(self.folder.glob(f"{claim.task_id}.*")) if self.folder.exists() else []
-        merges = [Merge(**json.loads(path.read_text())) for path in reversed(found)]
+        paths = sorted(self.folder.glob(f"{claim.task_id}.*")) if self.folder.exists() else []
+        merges = [Merge(**json.loads(path.read_text())) for path in reversed(paths)]
         return [merge for merge in merges if merge.attempt < claim.attempt]
 
     def forget(self, claim: Claim) -> None:
@@ -215,8 +215,8 @@ class Site:
     def files_left(self) -> list[str]:
         """Return what is left of worktrees, and of our files in the repository."""
         ours = self.checkout.path / ".git" / "coordination"
-        found = [*(self.root.rglob("*") if self.root.exists() else ()), *(ours.rglob("*") if ours.exists() else ())]
-        return sorted(str(path.relative_to(self.folder.parent)) for path in found)
+        paths = [*(self.root.rglob("*") if self.root.exists() else ()), *(ours.rglob("*") if ours.exists() else ())]
+        return sorted(str(path.relative_to(self.folder.parent)) for path in paths)
 
 
 def agent(script: str, **more: object) -> dict[str, object]:

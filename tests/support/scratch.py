@@ -25,9 +25,9 @@ def files_in_memory() -> None:
     """
     if os.environ.get("TMPDIR") or not os.access(_MEMORY, os.W_OK | os.X_OK):
         return
-    found = os.statvfs(_MEMORY)
-    room = found.f_bavail * found.f_frsize
-    if room < _ROOM or psutil.virtual_memory().available < _SPARE or found.f_flag & os.ST_NOEXEC:
+    file_system = os.statvfs(_MEMORY)
+    room = file_system.f_bavail * file_system.f_frsize
+    if room < _ROOM or psutil.virtual_memory().available < _SPARE or file_system.f_flag & os.ST_NOEXEC:
         return
     os.environ["TMPDIR"] = str(_MEMORY)
     tempfile.tempdir = None  # so that it is read again

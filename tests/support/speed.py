@@ -57,8 +57,8 @@ def patience(base: Time) -> Time:
 def calibrate(config: pytest.Config) -> None:
     """Measure, unless this process was started by one that did, and scale the waits of clients in this process."""
     if _VARIABLE not in os.environ or not hasattr(config, "workerinput"):
-        found = factor_of(measure(), processes=_processes_of(config), cores=len(os.sched_getaffinity(0)))
-        os.environ[_VARIABLE] = f"{found:.1f}"
+        result = factor_of(measure(), processes=_processes_of(config), cores=len(os.sched_getaffinity(0)))
+        os.environ[_VARIABLE] = f"{result:.1f}"
         factor.cache_clear()
     if factor() > 1:
         _let_clients_wait()

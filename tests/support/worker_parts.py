@@ -24,10 +24,10 @@ class WorkerParts:
         settings = worker_settings(store_url, redis_url, folder)
         self.app = self._open.enter_context(app_of(settings))
         self.context = make_context(settings, name="worker", slots=2, publisher=partial(CeleryPublisher, self.app))
-        self.housekeeping, self.executor_module = supervisor_loop, executor
+        self.loop_module, self.executor_module = supervisor_loop, executor
         self.runners = Runners()
-        self.housekeeper = supervisor_loop.SupervisorLoop(self.context)
-        self.executor = executor.Executor(self.context, self.runners, self.housekeeper)
+        self.supervisor_loop = supervisor_loop.SupervisorLoop(self.context)
+        self.executor = executor.Executor(self.context, self.runners, self.supervisor_loop)
         self.world = World(self.context.store)
         self.world.worker = self.world.register(self.context.worker_id)
 

@@ -40,12 +40,12 @@ WINDOW = 64
 def plan_of(*lines: str, **settings: Any) -> Plan:
     """Return a plan from lines like ``"c < a b"``: c needs a and b. ``tasks``: key -> further fields of that task."""
     more: Mapping[str, Mapping[str, Any]] = settings.pop("tasks", {})
-    made = []
+    created = []
     for line in lines:
         key, _, needs = line.partition("<")
         fields = {"run": {"shell": "true"}, "needs": needs.split(), **more.get(key.strip(), {})}
-        made.append(Task(key.strip(), **fields))
-    return Plan(made, **settings)
+        created.append(Task(key.strip(), **fields))
+    return Plan(created, **settings)
 
 
 class World:
@@ -192,9 +192,9 @@ class World:
     def task(self, key: str) -> StoredTask:
         """Return a task as stored."""
         with self.store.read() as tx:
-            found = tasks.get(tx, self.workspace, self.ids[key])
-        assert found is not None
-        return found
+            task_row = tasks.get(tx, self.workspace, self.ids[key])
+        assert task_row is not None
+        return task_row
 
     def states(self, keys: Iterable[str] | None = None) -> dict[str, str]:
         """Return key -> state."""
@@ -230,8 +230,8 @@ class World:
     def sql(self, statement: str, **values: Any) -> list[Any]:
         """Return the rows of a handwritten statement, committed."""
         with self.store.write() as tx:
-            found = tx.execute(text(statement), values)
-            return list(found) if found.returns_rows else []
+            result = tx.execute(text(statement), values)
+            return list(result) if result.returns_rows else []
 
 
 @contextmanager

@@ -133,10 +133,10 @@ class TestTheNextRelease:
         refused = fleet.processes.start_python(NEXT_WORKER, env={**fleet.env, "PYTHONPATH": str(ROOT)})
 
         assert refused.wait() == 2
-        said = [line for line in refused.output.splitlines() if line.startswith("coord worker:")]
-        assert len(said) == 1
-        assert f"has schema {schema.HEAD}, this program needs 9999" in said[0]
-        assert "coord migrate" in said[0]
+        output = [line for line in refused.output.splitlines() if line.startswith("coord worker:")]
+        assert len(output) == 1
+        assert f"has schema {schema.HEAD}, this program needs 9999" in output[0]
+        assert "coord migrate" in output[0]
 
     def test_its_doorbell_with_more_fields_is_answered(self, fleet: Fleet) -> None:
         worker = fleet.worker("-c", "1", COORD_SWEEP="1h", COORD_TICK="1h")

@@ -82,11 +82,11 @@ class Facts:
 
     def events_of_tasks(self) -> dict[str, list[Event]]:
         """Return the events of each task."""
-        found: dict[str, list[Event]] = defaultdict(list)
+        matches: dict[str, list[Event]] = defaultdict(list)
         for event in self.events:
             if event.task_id is not None:
-                found[event.task_id].append(event)
-        return found
+                matches[event.task_id].append(event)
+        return matches
 
 
 def read(url: str) -> Facts:

@@ -152,8 +152,8 @@ def only_failures_are_charged(facts: Facts, account: Account, promises: Promises
                 continue
             ran = executions.get(attempt.number)
             # If an interpreter was killed before its job wrote anything, its pid is unknown.
-            said = "SIGKILL" in str(attempt.error) if ran is None else ran.end == "F" or ran.pid in promises.hit
-            if not said:
+            text = "SIGKILL" in str(attempt.error) if ran is None else ran.end == "F" or ran.pid in promises.hit
+            if not text:
                 yield Violation(Kind.CHARGED, f"attempt {attempt.number} of {name}: {attempt.outcome}, {attempt.error}")
         if task.state == "failed" and rows and rows[-1].outcome not in {"failed", "timed_out"}:
             yield Violation(Kind.CHARGED, f"{name} failed with an attempt that was {rows[-1].outcome}: {task.error}")
@@ -172,8 +172,8 @@ def fenced_writes_leave_no_trace(facts: Facts, account: Account, promises: Promi
             if attempt.outcome in {"lost", "canceled"} and attempt.output:
                 yield Violation(Kind.FENCE, f"{name} was {attempt.outcome} and left the output {attempt.output!r}")
             if attempt.outcome == "completed":
-                said = account.executions.get(str(attempt.output))
-                if said is None or said.end != "E" or (said.task, said.attempt) != (task.id, attempt.number):
+                output = account.executions.get(str(attempt.output))
+                if output is None or output.end != "E" or (output.task, output.attempt) != (task.id, attempt.number):
                     yield Violation(Kind.FENCE, f"{name} is completed with {attempt.output!r}, which it never said")
 
 
@@ -229,9 +229,9 @@ def limits_are_kept(facts: Facts, account: Account, promises: Promises) -> Itera
             names.append(name)
         for name in names:
             moves[project, name] += [(execution.first, 1, execution.name), (execution.last, -1, execution.name)]
-    for where, found in moves.items():
+    for where, result in moves.items():
         running: set[str] = set()
-        for place, change, name in sorted(found, key=lambda move: (move[0], -move[1])):
+        for place, change, name in sorted(result, key=lambda move: (move[0], -move[1])):
             if change < 0:
                 running.discard(name)
                 continue
@@ -244,16 +244,16 @@ def limits_are_kept(facts: Facts, account: Account, promises: Promises) -> Itera
 
 def the_unrepeatable_ran_once(facts: Facts, account: Account, promises: Promises) -> Iterator[Violation]:
     """Check that an unrepeatable job began once, and once more for each decision of a person."""
-    said: Counter[str] = Counter(
+    messages: Counter[str] = Counter(
         event.task_id
         for event in facts.events
         if event.task_id and event.type == "retried" and event.payload.get("by") == "person"
     )
     for task in facts.tasks.values():
         began = len(account.by_task.get(task.id, []))
-        if not task.repeatable and began > 1 + said[task.id]:
+        if not task.repeatable and began > 1 + messages[task.id]:
             yield Violation(
-                Kind.REPEATED, f"{task.key} ({task.id}) began {began} times, a person asked {said[task.id]}"
+                Kind.REPEATED, f"{task.key} ({task.id}) began {began} times, a person asked {messages[task.id]}"
             )
 
 
@@ -350,11 +350,11 @@ def _joined(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def unrecorded(facts: Facts, account: Account) -> Decimal:
     """Return reports of jobs to workers that died before they could write them: these are in no ledger."""
-    known = {cost.call for cost in facts.costs}
+    names = {cost.call for cost in facts.costs}
     lost = [
         amount
         for execution in account.executions.values()
         for call, amount in execution.reported.items()
-        if call not in known
+        if call not in names
     ]
     return sum(lost) * _MICRO

@@ -94,11 +94,11 @@ class MessagesLate(_Command):
     name, weight = "messages late", 12
 
     def order(self, client: redis.Redis, stack: Stack, later: Later) -> Hit | None:
-        taken = client.rpop(JOBS, 1 + self.number % 20)
-        if not isinstance(taken, list) or not taken:
+        messages = client.rpop(JOBS, 1 + self.number % 20)
+        if not isinstance(messages, list) or not messages:
             return None
-        later(0.5 + self.chance * 9, lambda: _push(stack, taken))
-        return Hit(f"{len(taken)} messages")
+        later(0.5 + self.chance * 9, lambda: _push(stack, messages))
+        return Hit(f"{len(messages)} messages")
 
 
 class MessagesTwice(_Command):

@@ -169,8 +169,8 @@ class JobKilled(Fault):
 
     def _job(self, stack: Stack) -> int | None:
         stack.tail.read()
-        found = [line.pid for line in stack.tail.open.values() if line.execution in _marker(line.pid)]
-        return found[self.number % len(found)] if found else None
+        matches = [line.pid for line in stack.tail.open.values() if line.execution in _marker(line.pid)]
+        return matches[self.number % len(matches)] if matches else None
 
 
 class JobStopped(JobKilled):
@@ -198,12 +198,12 @@ class InterpreterKilled(Fault):
         return Hit(str(pid), {pid})
 
     def _interpreter(self, stack: Stack) -> int | None:
-        found = [
+        matches = [
             child.pid
             for child in _children(self.worker(stack))
             if any(part.endswith("runners/child.py") for part in _command(child))
         ]
-        return found[self.number % len(found)] if found else None
+        return matches[self.number % len(matches)] if matches else None
 
 
 class InterpreterStopped(InterpreterKilled):

@@ -47,6 +47,6 @@ def test_no_statement_of_it_reads_a_big_table_from_end_to_end(piled: World) -> N
     wrong = {}
     with piled.store.write() as tx:
         for statement, parameters in sent.items():
-            if found := read_whole(tx, statement, parameters):
-                wrong[statement] = found
-    assert not wrong, "\n\n".join(f"{sorted(found)} from end to end in:\n{sql}" for sql, found in wrong.items())
+            if result := read_whole(tx, statement, parameters):
+                wrong[statement] = result
+    assert not wrong, "\n\n".join(f"{sorted(result)} from end to end in:\n{sql}" for sql, result in wrong.items())

@@ -31,8 +31,8 @@ def serve(world: World, names: list[str] | None) -> None:
 
 def blockers(world: World) -> list[tuple[str, str]]:
     with world.store.read() as tx:
-        found = explain_task(tx, world.workspace, world.task("a"), live_within=LIVE)
-    return [(one.kind, one.line()) for one in found.blockers]
+        explanation = explain_task(tx, world.workspace, world.task("a"), live_within=LIVE)
+    return [(one.kind, one.line()) for one in explanation.blockers]
 
 
 @pytest.mark.parametrize("names", [None, ["default"], ["other", "default"]])

@@ -55,10 +55,14 @@ def test_a_line_about_a_request_on_the_side_does_not_hide_the_provider_s() -> No
 def test_a_limit_tells_account_window_and_reset() -> None:
     words = "You've hit your session limit · resets 3pm (UTC), organization org-a1b2"
 
-    found = classify(words, now=NOW)
+    classification = classify(words, now=NOW)
 
-    assert (found.error_class, found.window, found.account) == (ProviderErrorClass.LIMIT, "5-hour", "org-a1b2")
-    assert found.resets_at == datetime(2026, 11, 30, 15, 0, tzinfo=UTC)
+    assert (classification.error_class, classification.window, classification.account) == (
+        ProviderErrorClass.LIMIT,
+        "5-hour",
+        "org-a1b2",
+    )
+    assert classification.resets_at == datetime(2026, 11, 30, 15, 0, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -99,5 +103,5 @@ def test_the_documentation_has_the_table() -> None:
         ProviderErrorClass.LOG_IN,
     ):  # other statuses are refused
         (line,) = [one for one in page.splitlines() if one.startswith(f"| {of.value} |")]
-        told = {int(number) for number in re.findall(r"\b4\d\d\b", line)}
-        assert told == {status for row in TABLE if row.error_class is of for status in row.statuses}
+        values = {int(number) for number in re.findall(r"\b4\d\d\b", line)}
+        assert values == {status for row in TABLE if row.error_class is of for status in row.statuses}

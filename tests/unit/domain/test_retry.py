@@ -29,8 +29,8 @@ NOW = RetryAfter(timedelta(0))
 
 
 def decision(outcome: Outcome, **fields):
-    known = {"failures": 0, "losses": 0, "deferrals": 0, "max_attempts": 3, "repeatable": True, "backoff": BACKOFF}
-    return decide(outcome, **{**known, **fields})
+    counters = {"failures": 0, "losses": 0, "deferrals": 0, "max_attempts": 3, "repeatable": True, "backoff": BACKOFF}
+    return decide(outcome, **{**counters, **fields})
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT])

@@ -66,22 +66,22 @@ class Run:
 
         until(started, within=LONG, what="every test process has its servers")
         self.members = [int(entry.name) for entry in reports.iterdir()]
-        said = [entry.read_text().split(" ", 2) for entry in reports.iterdir()]
-        self.tags = {tag for tag, _, _ in said}
-        self.workers = [int(worker) for _, worker, _ in said]
+        output = [entry.read_text().split(" ", 2) for entry in reports.iterdir()]
+        self.tags = {tag for tag, _, _ in output}
+        self.workers = [int(worker) for _, worker, _ in output]
         self.folders = list(scratch_of(self.members))
-        self.tests_folders = [Path(folder) for _, _, folder in said]
+        self.tests_folders = [Path(folder) for _, _, folder in output]
 
     def processes(self) -> list[psutil.Process]:
         """Return its running processes, except the reapers."""
-        found = []
+        matches = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get(TAG) in self.tags and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
+                    matches.append(process)
             except psutil.Error:
                 continue
-        return found
+        return matches
 
     def left(self) -> list[object]:
         """Return what is left of it: processes, and the folders of its servers."""

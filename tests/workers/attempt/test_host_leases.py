@@ -49,9 +49,9 @@ def claim(world: World) -> Claim:
 
 @pytest.fixture
 def lender(world: World, claim: Claim, tmp_path: Path) -> Iterator[PortAndDatabaseLeases]:
-    made = PortAndDatabaseLeases(world.store, claim, ports=range(28_500, 28_510), scratch=tmp_path)
-    yield made
-    made.release()
+    created = PortAndDatabaseLeases(world.store, claim, ports=range(28_500, 28_510), scratch=tmp_path)
+    yield created
+    created.release()
     drop_ended_leases(world.store)
 
 
@@ -179,8 +179,8 @@ class TestSqlite:
         (tmp_path / "named").symlink_to(tmp_path / "real")
         (tmp_path / "outside").mkdir()
         for name in ("outside/x.db", "real/own.db"):
-            with closing(sqlite3.connect(tmp_path / name)) as made:
-                made.execute("CREATE TABLE t AS SELECT 1 AS x")
+            with closing(sqlite3.connect(tmp_path / name)) as created:
+                created.execute("CREATE TABLE t AS SELECT 1 AS x")
         (tmp_path / "real" / "dev.db").symlink_to(tmp_path / "outside" / "x.db")
         (tmp_path / "real" / "deep").symlink_to(tmp_path / "outside")
         folder = str(tmp_path / "named")

@@ -120,13 +120,13 @@ def cut(said: str) -> Iterator[bytes]:
 @settings(deadline=None, max_examples=12)
 @given(secret=SECRET)
 def test_no_way_in_stores_a_secret_in_any_form(tmp_path_factory: Any, form: str, secret: str) -> None:
-    said = FORMS[form](secret)
+    output = FORMS[form](secret)
     secrets = Secrets(named=["DEPLOY"], environ={"DEPLOY": secret})
     for way in WAYS:
-        stored, without = (_stored(tmp_path_factory.getbasetemp(), way, what, secrets) for what in (said, ""))
+        stored, without = (_stored(tmp_path_factory.getbasetemp(), way, what, secrets) for what in (output, ""))
 
         assert "see <<" in stored, way
-        for line in [said, *said.splitlines(), *secret.splitlines()]:
+        for line in [output, *output.splitlines(), *secret.splitlines()]:
             assert line.strip() not in stored or line.strip() in without, way
 
 

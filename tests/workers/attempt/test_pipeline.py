@@ -111,9 +111,9 @@ def test_only_steps_that_listen_hear_of_a_stored_end() -> None:
 def steps(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[list[ConditionalStep]]:
     with context_of(worker_settings(sqlite_url, redis_url, tmp_path)) as context:
         runners = Runners()
-        made = make_steps(context, runners)
-        yield made
-        Pipeline(made, lambda claim: runners.by_kind[claim.job_kind]).close()
+        created = make_steps(context, runners)
+        yield created
+        Pipeline(created, lambda claim: runners.by_kind[claim.job_kind]).close()
         runners.close()
 
 

@@ -83,10 +83,10 @@ def channel(redis_url: str, sqlite_url: str, tmp_path: Any) -> Iterator[Any]:
     with ExitStack() as open_:
         app = open_.enter_context(app_of(settings))
         connection = open_.enter_context(app.connection_for_read())
-        made = connection.default_channel
+        created = connection.default_channel
         queue = Queue("mine", Exchange(queues.CONTROL, type="fanout"), expires=10.0)
-        open_.enter_context(Consumer(made, [queue], callbacks=[print]))
-        yield made
+        open_.enter_context(Consumer(created, [queue], callbacks=[print]))
+        yield created
 
 
 @pytest.mark.parametrize("key", ["_kombu.binding.celery.pidbox", "_kombu.binding.deadlines"])

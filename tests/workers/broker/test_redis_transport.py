@@ -29,10 +29,10 @@ def fetched(kind: type[virtual.QoS]) -> virtual.QoS:
     gone = AttributeError("'NoneType' object has no attribute 'hostname'")
     channel = Mock(do_restore=True, connection=None)
     channel.put_back.side_effect = channel._restore.side_effect = channel._restore_at_beginning.side_effect = gone
-    made = kind(channel)
-    made._delivered["tag"] = Mock()
-    made._on_collect.cancel()  # otherwise the end of this process would try it again
-    return made
+    created = kind(channel)
+    created._delivered["tag"] = Mock()
+    created._on_collect.cancel()  # otherwise the end of this process would try it again
+    return created
 
 
 @pytest.fixture
@@ -85,16 +85,16 @@ def consuming(server: RedisServer, found: list[Any]) -> Iterator[PollingChannel]
 def test_what_was_fetched_and_not_begun_goes_back_in_its_order_and_nothing_is_noted_in_redis(
     redis_server: RedisServer,
 ) -> None:
-    found: list[Any] = []
-    with consuming(redis_server, found) as channel:
-        while len(found) < 3:
+    matches: list[Any] = []
+    with consuming(redis_server, matches) as channel:
+        while len(matches) < 3:
             channel.connection.client.drain_events(timeout=10)
 
         assert not channel.qos.can_consume()
         with redis_server.client() as client:
             assert not client.keys("*unacked*")
 
-        found[0].ack()
+        matches[0].ack()
         channel.qos.restore_unacked_once()
 
         with redis_server.client() as client:
@@ -119,10 +119,10 @@ def turns_after(connections: int, url: str, transport: type[redis.Transport]) ->
     loop = Hub()
     for _ in range(connections):
         client = Connection(broker_url(url))
-        made = transport(client=client)
-        connection = made.establish_connection()
-        made.register_with_event_loop(connection, loop)
-        made.close_connection(connection)
+        created = transport(client=client)
+        connection = created.establish_connection()
+        created.register_with_event_loop(connection, loop)
+        created.close_connection(connection)
     try:
         return len(loop.on_tick)
     finally:

@@ -80,11 +80,11 @@ class Job:
     def end(self) -> list[Usage]:
         """Return the usage at its end, which may include dollars that were unknown before."""
         knows = self.chance.random() < 0.7
-        told = [
+        record = [
             replace(one, cost_usd=Decimal(one.input_tokens) / 100) if knows or self.tells_dollars[one.model] else one
             for one in self.told.values()
         ]
-        return [*told, *usage_file.read_usage(str(self.path))[0]]
+        return [*record, *usage_file.read_usage(str(self.path))[0]]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -100,13 +100,13 @@ def test_each_call_is_in_the_ledger_once(store: Store, tmp_path: Path, moment: s
     job = Job(dead, Random(seed))  # noqa: S311 - a test
     for _ in range(12):
         job.chance.choice((job.tells, job.writes, job.is_written))()
-    said = [*job.told.values(), *usage_file.read_usage(str(job.path))[0]] if moment == MOMENTS[0] else job.end()
-    undisturbed = UsageMeter(job.claim, dead.prices).final_costs(said)[0]
+    messages = [*job.told.values(), *usage_file.read_usage(str(job.path))[0]] if moment == MOMENTS[0] else job.end()
+    undisturbed = UsageMeter(job.claim, dead.prices).final_costs(messages)[0]
 
     if moment != MOMENTS[0]:
-        costs, written = job.usage_meter.final_costs(said)
+        costs, written = job.usage_meter.final_costs(messages)
         if moment == MOMENTS[2]:
-            result = AttemptEnd(Outcome.COMPLETED, usage=tuple(said))
+            result = AttemptEnd(Outcome.COMPLETED, usage=tuple(messages))
             world.write(decide_end(job.claim, result, now=utc_now(), costs=costs, recorded_costs=written))
             counted(world)
     dead.is_rescued()

@@ -267,8 +267,8 @@ class TestKept:
 
 def test_what_is_told_comes_back_as_it_was(tmp_path: Path) -> None:
     one = Usage("m", 3, 2, 1, 9, Decimal("0.10"), "i", "s", None, {"cache_write_input_tokens": 1})
-    told: Mapping[str, object] = {"fence": ("00000000-0000-0000-0000-000000000000", 1)}
-    keeper = CostJournal(tmp_path, told["fence"])  # type: ignore[arg-type]
+    values: Mapping[str, object] = {"fence": ("00000000-0000-0000-0000-000000000000", 1)}
+    keeper = CostJournal(tmp_path, values["fence"])  # type: ignore[arg-type]
     keeper.write([one, replace(one, cost_usd=None, total_tokens=None)])
 
     (reports,) = usage_file.unsettled_in(tmp_path).values()

@@ -69,11 +69,11 @@ class TestAppOfTheModule:
     def test_celery_finds_it_by_the_name_of_the_module(self, no_app: pytest.MonkeyPatch, redis_url: str) -> None:
         no_app.setenv("COORD_REDIS_URL", redis_url)
 
-        found = find_app("workers.app")
+        app = find_app("workers.app")
 
-        assert found is app_module.app
-        assert found is find_app("workers.app:app")
-        assert found.conf.broker_url == broker_url(redis_url)
+        assert app is app_module.app
+        assert app is find_app("workers.app:app")
+        assert app.conf.broker_url == broker_url(redis_url)
 
     def test_threads_that_ask_for_it_at_once_get_the_same_one(self, no_app: pytest.MonkeyPatch, redis_url: str) -> None:
         no_app.setenv("COORD_REDIS_URL", redis_url)
@@ -162,9 +162,9 @@ def test_what_a_worker_logs_of_a_job_is_nothing_that_a_terminal_obeys(capsys: py
     finally:
         structlog.configure(**before)
 
-    said = capsys.readouterr().err
-    assert "boom \ufffdtxt" in said
-    assert [letter for letter in said if not letter.isprintable() and letter != "\n"] == []
+    captured = capsys.readouterr().err
+    assert "boom \ufffdtxt" in captured
+    assert [letter for letter in captured if not letter.isprintable() and letter != "\n"] == []
 
 
 def test_that_a_worker_is_ready_is_said_once_whatever_has_the_number_later(
@@ -175,12 +175,12 @@ def test_that_a_worker_is_ready_is_said_once_whatever_has_the_number_later(
     monkeypatch.setenv("COORD_READY_FD", str(writing))
 
     lifecycle._on_ready()
-    said = os.read(reading, 100)
+    output = os.read(reading, 100)
     another = os.open(tmp_path / "another", os.O_RDWR | os.O_CREAT)
     os.dup2(another, writing)
     lifecycle._on_ready()
 
-    assert said == b"ready\n"
+    assert output == b"ready\n"
     os.write(writing, b"still open")
     assert (tmp_path / "another").read_bytes() == b"still open"
     for descriptor in {reading, writing, another}:

@@ -67,13 +67,13 @@ def test_a_walk_goes_where_its_caller_lets_it_and_nests_as_deep_as_paths_do(tmp_
     (tmp_path / "not" / "here").write_text("x")
     (tmp_path / "job").mkdir()
     nested(tmp_path / "job")
-    found = []
+    visited = []
     try:
         for folder, names, others in untrusted_files.walk(str(tmp_path)):
             names[:] = [name for name in names if name != "not"]
-            found.append((folder, others))
+            visited.append((folder, others))
     finally:
         untrusted_files.delete_quietly(str(tmp_path / "job"))
 
-    assert len(found) > 1_000
-    assert not any(others for _, others in found)
+    assert len(visited) > 1_000
+    assert not any(others for _, others in visited)

@@ -256,16 +256,16 @@ class TestLimits:
         assert result.error == "no complete answer within 0.3 s"
 
     def test_a_request_ends_when_its_task_is_canceled(self, bench: Bench) -> None:
-        release, asked = threading.Event(), threading.Event()
+        release, commands = threading.Event(), threading.Event()
 
         def slow(_: Seen) -> tuple[int, dict[str, str], bytes]:
-            asked.set()
+            commands.set()
             release.wait(patience(30))
             return 200, {}, b""
 
         with serving(slow) as server:
             job = bench.start(server.work())
-            assert asked.wait(patience(10))
+            assert commands.wait(patience(10))
             began = time.monotonic()
             job.control.stop(StopReason.CANCELED)
             result = job.end()
@@ -380,10 +380,10 @@ class TestPlans:
             parse_job(change)
 
     def test_a_job_opens_no_private_network_to_those_that_it_causes(self) -> None:
-        held = Rights({"shell": "true"})
-        check_within(held, Rights({"http": {"url": "https://x.test"}}))
+        rights = Rights({"shell": "true"})
+        check_within(rights, Rights({"http": {"url": "https://x.test"}}))
 
         with refuses(Refused, field="run.network"):
-            check_within(held, Rights({"http": {"url": "https://x.test"}, "network": ["10.0.0.1:80"]}))
+            check_within(rights, Rights({"http": {"url": "https://x.test"}, "network": ["10.0.0.1:80"]}))
         with refuses(Refused, field="run.secrets"):
-            check_within(held, Rights({"http": {"url": "https://x.test"}, "secrets": ["KEY"]}))
+            check_within(rights, Rights({"http": {"url": "https://x.test"}, "secrets": ["KEY"]}))

@@ -39,10 +39,10 @@ def test_the_process_that_was_idle_last_is_given_out_first(launcher: Launcher) -
     pool.give_back(first)
     pool.give_back(second)
 
-    taken = pool.take(KEY)
+    interpreters = pool.take(KEY)
 
-    assert taken is second
-    pool.give_back(taken)
+    assert interpreters is second
+    pool.give_back(interpreters)
     pool.close()
 
 

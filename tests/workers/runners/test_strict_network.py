@@ -49,9 +49,9 @@ def bench(folder: Path, network: str) -> Iterator[Bench]:
         proxy = None
         if network not in ("on", "off"):
             (folder / "worker").mkdir()
-            found = ConnectProxy(folder / "worker", parse_network(network))
-            stack.callback(found.close)
-            proxy = found.path
+            connect_proxy = ConnectProxy(folder / "worker", parse_network(network))
+            stack.callback(connect_proxy.close)
+            proxy = connect_proxy.path
         runners = Runners(sandbox=strict_sandbox(folder / "scratch", network=network != "off", proxy=proxy))
         stack.callback(runners.close)
         yield Bench(runners, folder / "scratch")

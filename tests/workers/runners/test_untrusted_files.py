@@ -16,9 +16,9 @@ def folder(tmp_path: Path) -> Path:
     """Provide a job's folder, beside files that it must not lead to."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "x").write_text("secret")
-    made = tmp_path / "place"
-    made.mkdir()
-    return made
+    created = tmp_path / "place"
+    created.mkdir()
+    return created
 
 
 def test_a_copy_has_the_content_the_mode_and_the_times(folder: Path) -> None:
@@ -28,8 +28,8 @@ def test_a_copy_has_the_content_the_mode_and_the_times(folder: Path) -> None:
 
     untrusted_files.copy(str(folder / "x"), str(folder / "y"))
 
-    found = (folder / "y").stat()
-    assert ((folder / "y").read_text(), found.st_mode & 0o777, found.st_mtime_ns) == ("1", 0o750, 7_000_000_000)
+    result = (folder / "y").stat()
+    assert ((folder / "y").read_text(), result.st_mode & 0o777, result.st_mtime_ns) == ("1", 0o750, 7_000_000_000)
 
 
 @pytest.mark.parametrize("name", ["file", "deep/x"])

@@ -28,7 +28,7 @@ APPEND = "echo line >> log.txt; echo said"
 def killed(site: Site, call: int, *, after: bool, work: Any = APPEND, **more: Any) -> subprocess.CompletedProcess[str]:
     """Start an attempt of the task "a" in a process of its own."""
     site.claim("a", APPEND)
-    asked = {
+    request = {
         "call": call,
         "after": after,
         "checkout": str(site.checkout.path),
@@ -40,7 +40,7 @@ def killed(site: Site, call: int, *, after: bool, work: Any = APPEND, **more: An
         "more": more,
     }
     return subprocess.run(
-        [sys.executable, "-m", MODULE, json.dumps(asked)],
+        [sys.executable, "-m", MODULE, json.dumps(request)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

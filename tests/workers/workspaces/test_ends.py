@@ -194,12 +194,12 @@ class TestHead:
 
     def test_the_branch_of_the_run_cannot_be_moved_back(self, kept: Site, checkout: Checkout) -> None:
         kept.run("first", "echo 1 > 1.txt")
-        held = checkout.git("rev-parse", kept.branch)
+        commit = checkout.git("rev-parse", kept.branch)
 
         result = kept.run("a", f"git update-ref refs/heads/{kept.branch} main; echo a > a.txt")
 
         assert result.outcome is Outcome.FAILED
-        assert f"git update-ref refs/heads/{kept.branch} {held}" in (result.error or "")
+        assert f"git update-ref refs/heads/{kept.branch} {commit}" in (result.error or "")
 
 
 class TestUnfinished:

@@ -154,8 +154,8 @@ def test_a_lock_whose_name_is_taken_away_in_that_moment_is_none(
     monkeypatch.setattr(merge_lock.fcntl, "flock", leaves_first)
     nothing = merge_lock._lock(tmp_path)
     monkeypatch.undo()
-    found = merge_lock._lock(tmp_path)
+    result = merge_lock._lock(tmp_path)
 
     assert nothing == -1
-    assert found >= 0
-    os.close(found)
+    assert result >= 0
+    os.close(result)

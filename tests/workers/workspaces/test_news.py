@@ -48,14 +48,14 @@ class TestWhileItWorks:
         result = run_job(site, does)
 
         assert result.outcome is Outcome.DEFERRED  # its change conflicts, as it was informed
-        before, told, after = heard
+        before, reports, after = heard
         assert (before, after) == (None, None)
-        assert told is not None
-        assert "- new.txt\n- readme.txt\n" in told
-        assert "other.txt" not in told
-        assert "Do theirs" in told
+        assert reports is not None
+        assert "- new.txt\n- readme.txt\n" in reports
+        assert "other.txt" not in reports
+        assert "Do theirs" in reports
         head = checkout.git("rev-parse", site.branch)[:12]
-        assert f'"git diff {checkout.git("rev-parse", "main")[:12]} {head} -- PATH"' in told
+        assert f'"git diff {checkout.git("rev-parse", "main")[:12]} {head} -- PATH"' in reports
         events = [payload for _, payload in site.events if "others_merged" in payload]
         assert events == [{"others_merged": head, "files": ["new.txt", "readme.txt"]}]
 
@@ -106,11 +106,11 @@ class TestWhenItGoesOn:
 
         second = site.again("ours", READ, first, gates=["false"])
 
-        told = str(second.output)
-        assert told.startswith("Do it\n\nOthers have merged changes of files that you have changed, too, to coord/")
-        assert "\n- readme.txt\nin the commits:\n- " in told
-        assert "Do theirs" in told
-        assert "a.txt" not in told
+        output = str(second.output)
+        assert output.startswith("Do it\n\nOthers have merged changes of files that you have changed, too, to coord/")
+        assert "\n- readme.txt\nin the commits:\n- " in output
+        assert "Do theirs" in output
+        assert "a.txt" not in output
 
     def test_where_nothing_touches_its_files_the_prompt_stays_as_it_was(self, site: Site) -> None:
         first = site.run("ours", agent("echo ours > readme.txt"), gates=["false"])

@@ -205,7 +205,7 @@ class TestWhatTheAgentIsTold:
         task = site.run("ours", work).discovered[0].task
         read = {"agent": "custom", "prompt": task["run"]["prompt"], "command": ["cat"]}
 
-        said = str(site.run(task["key"], read, checkout=task["checkout"]).output)
+        output = str(site.run(task["key"], read, checkout=task["checkout"]).output)
 
         commit = task["checkout"]["merge"]["commit"]
         for piece in (
@@ -219,7 +219,7 @@ class TestWhatTheAgentIsTold:
             "-hello\n+ours",
             '"git add PATH"',
         ):
-            assert piece in said
+            assert piece in output
 
     def test_it_is_told_of_the_branch_as_it_is_when_it_begins(self, site: Site, checkout: Checkout) -> None:
         other = merged_meanwhile(site, "theirs", "echo theirs > readme.txt; echo more > other.txt")
@@ -227,10 +227,10 @@ class TestWhatTheAgentIsTold:
         site.run("third", "echo mine > other.txt; echo third > readme.txt")
         read = {"agent": "custom", "prompt": "", "command": ["cat"]}
 
-        said = str(site.run(task["key"], read, checkout=task["checkout"]).output)
+        output = str(site.run(task["key"], read, checkout=task["checkout"]).output)
 
-        assert "+third" in said
-        assert "other.txt" not in said
+        assert "+third" in output
+        assert "other.txt" not in output
 
 
 class TestWhatWasResolvedInPart:

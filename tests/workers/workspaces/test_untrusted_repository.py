@@ -29,8 +29,8 @@ def victim(tmp_path: Path) -> Iterator[Path]:
     for name in ("precious", "MERGE_HEAD", "index", "index.lock", "logs/precious"):
         (folder / name).write_text("all of it")
     yield folder
-    found = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
-    assert found == dict.fromkeys(("precious", "MERGE_HEAD", "index", "index.lock", "logs/precious"), "all of it")
+    paths = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert paths == dict.fromkeys(("precious", "MERGE_HEAD", "index", "index.lock", "logs/precious"), "all of it")
 
 
 @pytest.mark.parametrize("place", ["coordination/landed", "coordination/merges", "coordination"])

@@ -18,12 +18,12 @@ WHY = "the project does not allow the model 'openai:gpt-5' (denied: openai:*)"
 
 @pytest.fixture
 def world(store: Store) -> World:
-    found = World(store)
-    found.submit(
+    result = World(store)
+    result.submit(
         "a", tasks={"a": {"run": {"chat": "openai:{{ input.model }}", "prompt": "x"}, "input": {"model": "m"}}}
     )
-    found.claim("a")
-    return found
+    result.claim("a")
+    return result
 
 
 @pytest.fixture

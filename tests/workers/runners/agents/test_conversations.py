@@ -77,8 +77,8 @@ def test_how_each_takes_it_up(agent: str, words: list[str]) -> None:
 
 
 def test_a_custom_one_takes_it_up_as_its_job_says(bench: Bench, stand_in: StandIn) -> None:
-    said = {"id": "s-{prompt}", "answer": "done"}
-    (program,) = stand_in(said, first='echo "$*" >&2')
+    text = {"id": "s-{prompt}", "answer": "done"}
+    (program,) = stand_in(text, first='echo "$*" >&2')
     job = {
         "agent": "custom",
         "prompt": "Mend {session}",

@@ -27,8 +27,8 @@ tasks:
 
 def block(language: str) -> str:
     """Return the only code block of a language on the page about adapters."""
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    return str(found)
+    (matches,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    return str(matches)
 
 
 @pytest.fixture

@@ -86,18 +86,18 @@ def drive(
 
 @pytest.mark.parametrize("agent", PROGRAMS)
 def test_its_answer_and_what_it_used(drive: Callable[..., AttemptEnd], agent: str) -> None:
-    found = drive(agent, *["Done"] * 4)
+    result = drive(agent, *["Done"] * 4)
 
-    assert (found.outcome, found.error, found.output) == (Outcome.COMPLETED, None, "Done")
-    assert [used.input_tokens % INPUT_TOKENS for used in found.usage] == [0]
+    assert (result.outcome, result.error, result.output) == (Outcome.COMPLETED, None, "Done")
+    assert [used.input_tokens % INPUT_TOKENS for used in result.usage] == [0]
 
 
 @pytest.mark.parametrize("agent", PROGRAMS)
 def test_a_log_in_that_is_refused(drive: Callable[..., AttemptEnd], agent: str) -> None:
-    found = drive(agent, *[401] * 20)
+    result = drive(agent, *[401] * 20)
 
-    assert (found.outcome, found.retryable) == (Outcome.FAILED, False)
-    assert f"{agent} is not logged in where this worker runs" in (found.error or "")
+    assert (result.outcome, result.retryable) == (Outcome.FAILED, False)
+    assert f"{agent} is not logged in where this worker runs" in (result.error or "")
 
 
 def test_a_provider_that_is_busy(drive: Callable[..., AttemptEnd]) -> None:

@@ -22,8 +22,8 @@ class TestForms:
             result = provider.run(schema=SCHEMA)
 
         assert (result.outcome, result.output) == (Outcome.COMPLETED, {"n": 3})
-        (asked,) = provider.server.requests
-        assert asked["tools"][0]["function"]["parameters"]["properties"]["n"] == {"type": "integer"}
+        (requests,) = provider.server.requests
+        assert requests["tools"][0]["function"]["parameters"]["properties"]["n"] == {"type": "integer"}
 
     def test_json_in_a_text_will_do(self, provide) -> None:
         with provide('```json\n{"n": 4}\n```') as provider:
