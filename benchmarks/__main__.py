@@ -78,9 +78,9 @@ def _asked(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"cost records beside which sums are measured (default: {RECORDS:,})",
     )
     asked = parser.parse_args(arguments)
-    strangers = [part for part in asked.parts if part not in PARTS]
-    if strangers:
-        parser.error(f"there is no part {strangers[0]!r}; there are: {', '.join(PARTS)}")
+    unknown = [part for part in asked.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"there is no part {unknown[0]!r}; there are: {', '.join(PARTS)}")
     if asked.rounds < 1 or asked.workers < 1 or asked.records < 1 or not 0 < asked.scale <= 1:
         parser.error("--rounds, --workers and --records are at least 1, --scale is above 0 and at most 1")
     return asked

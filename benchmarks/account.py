@@ -1,6 +1,6 @@
 """Where the time of a no-op goes: the CPU of every process that has to do with it, ours and Celery's side by side.
 
-Not part of a full run: ``python -m benchmarks account``. What runs inside our worker is told apart by the worker itself
+Not part of a full run: ``python -m benchmarks account``. What runs inside our worker is divided by the worker itself
 (see ``altered``), which costs it a little.
 """
 

@@ -24,17 +24,17 @@ from typing import Any
 ACCOUNT, WITHOUT = "BENCH_ACCOUNT", "BENCH_WITHOUT"
 
 
-def _no_bundles() -> None:
+def _no_batches() -> None:
     from workers.leases import duration_stats
 
     duration_stats.LARGEST = 1
-    _no_strangers()
+    _no_unseen_kinds()
 
 
-def _no_strangers() -> None:
+def _no_unseen_kinds() -> None:
     from workers.leases import duration_stats
 
-    duration_stats._STRANGERS = duration_stats.LARGEST  # so many are never seen in a row
+    duration_stats._MOST_UNSEEN = duration_stats.LARGEST  # unseen kinds then always have a message each
 
 
 def _no_going_on() -> None:
@@ -42,8 +42,8 @@ def _no_going_on() -> None:
 
     write = Executor._write
 
-    def without(self: Any, bundle: Any, ends: Any, *, go_on: bool) -> Any:  # noqa: ARG001 - as it is called
-        return write(self, bundle, ends, go_on=False)
+    def without(self: Any, batch: Any, ends: Any, *, go_on: bool) -> Any:  # noqa: ARG001 - as it is called
+        return write(self, batch, ends, go_on=False)
 
     Executor._write = without  # type: ignore[method-assign]
 
@@ -73,8 +73,8 @@ def _one_at_a_time() -> None:
 
 
 SHORTCUTS: dict[str, tuple[str, Callable[[], None]]] = {
-    "bundles": ("one task a message", _no_bundles),
-    "strangers": ("kinds never seen share no message", _no_strangers),
+    "batches": ("one task a message", _no_batches),
+    "unseen kinds": ("kinds never seen share no message", _no_unseen_kinds),
     "going on": ("a thread takes what is ready next from Redis only", _no_going_on),
     "combining": ("each thread writes in a transaction of its own", _no_combining),
     "settling": ("the garbage collector as Python sets it", _no_settling),
@@ -83,17 +83,17 @@ SHORTCUTS: dict[str, tuple[str, Callable[[], None]]] = {
 }
 
 _SECTIONS = (
-    ("claims", "workers.engine.committer", "Writing._claimed"),
-    ("claims", "workers.engine.committer", "Writing._claim_together"),
+    ("claims", "workers.engine.committer", "Committer._claim"),
+    ("claims", "workers.engine.committer", "Committer._claim_together"),
     ("ends", "coordination.services.attempts.end", "end_attempts"),
     ("listeners", "coordination.flows.attempts.finish", "finish"),
     ("what is next", "coordination.flows.attempts.finish", "next_work"),
     ("begin, commit", "coordination.store.engine", "Store.transact"),
-    ("rings", "workers.broker.publisher", "CeleryPublisher.publish"),
+    ("enqueuing", "workers.broker.publisher", "CeleryPublisher.publish"),
     ("interpreters", "workers.runners.python_callable", "PythonRunner.run_batch"),
-    ("results and notes", "workers.engine.batch", "keep"),
-    ("bundles and slots", "workers.engine.executor", "Executor.run_tasks"),
-    ("supervisors", "workers.maintenance.supervisor_loop", "Housekeeper._once"),
+    ("results and notes", "workers.engine.batch", "collect_result"),
+    ("batches and slots", "workers.engine.executor", "Executor.run_tasks"),
+    ("supervisors", "workers.maintenance.supervisor_loop", "SupervisorLoop._once"),
 )
 
 
@@ -140,8 +140,8 @@ class Account:
         beside = file.with_suffix(".new")
         while True:
             time.sleep(0.5)
-            told = dict(self.spent) | {"Celery's own thread": int(main.read_text().split()[0]) / 1e9}
-            beside.write_text(json.dumps(told), encoding="utf-8")
+            account = dict(self.spent) | {"Celery's own thread": int(main.read_text().split()[0]) / 1e9}
+            beside.write_text(json.dumps(account), encoding="utf-8")
             beside.replace(file)
 
 

@@ -93,7 +93,7 @@ class Bench:
         return self._stack.enter_context(self.postgres.blank()).replace("+psycopg", "")
 
     def environment(self, kind: str, *, database: int) -> dict[str, str]:
-        """What a process of ours is told: a new database, the Redis, a home of its own."""
+        """The environment of a process of ours: a new database, the Redis, a home of its own."""
         home = self.folder / f"home-{next(self._numbers)}"
         return {
             "COORD_DATABASE_URL": self.database(kind),
@@ -152,8 +152,8 @@ class Bench:
         found = {}
         if "redis" in self.__dict__:
             with self.redis.client() as client:
-                told: Any = client.info("server")
-                found["Valkey"] = str(told.get("valkey_version") or told["redis_version"])
+                server: Any = client.info("server")
+                found["Valkey"] = str(server.get("valkey_version") or server["redis_version"])
         if "postgres" in self.__dict__:
             with psycopg.connect(self.blank_database()) as connection:
                 found["PostgreSQL"] = (

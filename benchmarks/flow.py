@@ -37,7 +37,7 @@ def one_off(bench: Bench) -> list[Line]:
     """Python tasks that do nothing, each of a kind that was never seen: how long they take has to be found out."""
     count = bench.size(2000)
     peers = {name: (lambda peer=peer: peer.no_ops(count)) for name, peer in bench.peers(*RAW).items()}
-    taken = in_turns(bench.rounds, {**peers, **_ours(bench, lambda: strangers(count))})
+    taken = in_turns(bench.rounds, {**peers, **_ours(bench, lambda: one_offs(count))})
     held = dict.fromkeys(RAW, goals.ONE_OFF)
     return rates(f"one-off jobs, {count:,} of as many kinds", taken, count, RAW, held)
 
@@ -64,7 +64,7 @@ def no_ops(count: int) -> list[Task]:
     return [no_op(f"t{index}") for index in range(count)]
 
 
-def strangers(count: int) -> list[Task]:
+def one_offs(count: int) -> list[Task]:
     """Tasks that do nothing, each under a name that no task had before in this process."""
     return [Task(f"t{index}", {"python": f"benchmarks.jobs:job_{next(_one_offs)}"}) for index in range(count)]
 

@@ -47,7 +47,7 @@ WORKFLOW = Goal(0.3, 0.07)
 ONE_OFF = Goal(0.4, 0.7, more=True)
 REPLAY = Goal(1.3, 1.05)
 RUNNING_OVERHEAD = Goal(5, 1)  # per cent of a core
-DOORBELL_P50, DOORBELL_P99 = Goal(25, 5), Goal(100, 25)  # milliseconds
+WAKEUP_P50, WAKEUP_P99 = Goal(25, 5), Goal(100, 25)  # milliseconds
 IDLE_MEMORY = Goal(150, 90)  # MB
 CHAT_MEMORY = Goal(200, 120)  # MB over an idle worker process
 SUBMISSION = Goal(2, 0.7)  # seconds

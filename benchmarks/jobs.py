@@ -1,7 +1,7 @@
 """The jobs that the benchmarks run: next to nothing, so that what is measured is the way there and back.
 
 Besides ``nothing``, any name is a job here: ``job_17`` does nothing under a name of its own, and is a kind of its own
-to whoever learns from names how long jobs take; ``nap_mProject`` sleeps for as long as it is told.
+to programs that predict durations from names; ``nap_mProject`` sleeps for as long as its arguments say.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from tests.support.processes import Process
 
 STORES = ("sqlite", "postgresql")
 SLOTS = 8
-"""Slots of a worker process that is told nothing else."""
+"""Slots of a worker process by default."""
 
 _PATIENCE = 120.0
 _LOOK = 0.005

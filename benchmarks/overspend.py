@@ -147,5 +147,5 @@ def _claude() -> float | None:
             timeout=120,
             check=False,
         )
-    told = json.loads(ran.stdout, parse_float=Decimal)
-    return _beyond(Decimal(told["total_cost_usd"]), Decimal(_CLAUDE_CAP))
+    answer = json.loads(ran.stdout, parse_float=Decimal)
+    return _beyond(Decimal(answer["total_cost_usd"]), Decimal(_CLAUDE_CAP))

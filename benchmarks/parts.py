@@ -10,7 +10,6 @@ from benchmarks import (
     agents,
     budgets,
     chats,
-    doorbell,
     event_log,
     flow,
     graphs,
@@ -28,6 +27,7 @@ from benchmarks import (
     submission,
     sums,
     variants,
+    wakeup,
     worktrees,
 )
 from benchmarks.bench import Bench
@@ -52,7 +52,7 @@ PARTS = {
     "workflow": Part(graphs.as_no_ops, peers=flow.RAW, ours=True),
     "one-off": Part(flow.one_off, peers=flow.RAW, ours=True),
     "replay": Part(graphs.replayed, ours=True),
-    "doorbell": Part(doorbell.measure, ours=True),
+    "wakeup": Part(wakeup.measure, ours=True),
     "agents": Part(agents.measure, ours=True),
     "running": Part(running.measure),
     "worktrees": Part(worktrees.measure),

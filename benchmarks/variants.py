@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from benchmarks.altered import SHORTCUTS, WITHOUT
 from benchmarks.bench import STORES, Bench, OurStack
-from benchmarks.flow import chain, fanned, no_ops, strangers
+from benchmarks.flow import chain, fanned, no_ops, one_offs
 from benchmarks.measure import in_turns, ratios, series
 from benchmarks.report import Line
 from benchmarks.running import cost
@@ -27,7 +27,11 @@ def measure(bench: Bench) -> list[Line]:
         f"throughput, {many:,} no-op tasks": (lambda: no_ops(many), lambda seconds: many / seconds, "tasks/s"),
         f"hop in a chain of {long}": (lambda: chain(long), lambda seconds: seconds / long * 1000, "ms"),
         f"1 -> {wide:,} -> 1": (lambda: fanned(wide), lambda seconds: seconds, "s"),
-        f"one-off jobs, {odd:,} of as many kinds": (lambda: strangers(odd), lambda seconds: odd / seconds, "tasks/s"),
+        f"one-off jobs, {odd:,} of as many kinds": (
+            lambda: one_offs(odd),
+            lambda seconds: odd / seconds,
+            "tasks/s",
+        ),
     }
     names = [WHOLE, *(name for name in SHORTCUTS if name not in _IN_RUNNING)]
     lines = []

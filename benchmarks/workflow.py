@@ -125,8 +125,8 @@ def _step(path: Path, number: int, item: Any) -> Step:
 
 def _ordered(path: Path, steps: dict[str, Step]) -> tuple[Step, ...]:
     for step in steps.values():
-        if strangers := [parent for parent in step.parents if parent not in steps]:
-            raise BadWorkflowError(f"{path}: {step.id!r} waits for {strangers[0]!r}, which does not exist")
+        if missing := [parent for parent in step.parents if parent not in steps]:
+            raise BadWorkflowError(f"{path}: {step.id!r} waits for {missing[0]!r}, which does not exist")
     sorter = TopologicalSorter({step.id: step.parents for step in steps.values()})
     try:
         return tuple(steps[name] for name in sorter.static_order())

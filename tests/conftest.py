@@ -38,14 +38,14 @@ structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plai
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what uses a store once on each kind of database."""
+    """Run each test with a store once on each kind of database."""
     if "store_kind" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("stores")
         metafunc.parametrize("store_kind", marker.args if marker else DATABASES, indirect=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what only ``make test-all`` runs."""
+    """Mark tests that only ``make test-all`` runs."""
     mark_full_tier(items)
 
 
@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left_running() -> Iterator[None]:
-    """Set up first, so torn down last: every process that a test started has to be gone by then."""
+    """Set up first, so torn down last: every process that a test started must have ended by then."""
     yield
     left = leftovers(os.environ[TAG])
     _clear_folders()
@@ -69,7 +69,7 @@ def _nothing_left_running() -> Iterator[None]:
 
 
 def _clear_folders() -> None:
-    """What killed workers have left in the folder for temporary files: nobody else may come to take it away."""
+    """Delete what killed workers have left in the folder for temporary files: no later worker may do it."""
     from workers.runners import scratch_dirs
 
     scratch_dirs.delete_abandoned(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
@@ -77,7 +77,7 @@ def _clear_folders() -> None:
 
 @pytest.fixture
 def processes() -> Iterator[Processes]:
-    """Starts real processes, and ends them after the test."""
+    """Start real processes, and end them after the test."""
     started = Processes()
     yield started
     started.close()
@@ -85,7 +85,7 @@ def processes() -> Iterator[Processes]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """The PostgreSQL of this test process."""
+    """Provide the PostgreSQL of this test process."""
     try:
         with running_postgres() as server:
             yield server
@@ -95,7 +95,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 def _no_deadlocks(found: list[str]) -> None:
-    """All transactions lock rows in one order, so the server ends none; a retry would hide from a test that it did."""
+    """Check that the server ends no transaction: all lock rows in one order, and a retry would hide a deadlock."""
     if found:
         shown = "\n\n".join(found[:5])
         pytest.fail(f"PostgreSQL has met {len(found)} deadlocks in this run, such as\n{shown}", pytrace=False)
@@ -103,7 +103,7 @@ def _no_deadlocks(found: list[str]) -> None:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """The Redis of this test process."""
+    """Provide the Redis of this test process."""
     try:
         with running_redis() as server:
             yield server
@@ -113,14 +113,14 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
-    """The URL of a Redis with nothing in it."""
+    """Provide the URL of an empty Redis."""
     redis_server.flush()
     return redis_server.url
 
 
 @pytest.fixture
 def postgres_url(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> Iterator[str]:
-    """The URL of a PostgreSQL database with the schema and no rows.
+    """Provide the URL of a PostgreSQL database with the schema and no rows.
 
     Tests share one in turn, but for those that change its schema (the mark ``own_database``) or start processes.
     """
@@ -132,7 +132,7 @@ def postgres_url(request: pytest.FixtureRequest, postgres_server: PostgresServer
 
 @pytest.fixture
 def blank_postgres_url(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> Iterator[str]:
-    """The URL of a PostgreSQL database with nothing in it."""
+    """Provide the URL of an empty PostgreSQL database."""
     with _deadlocks_of(request, postgres_server), postgres_server.blank() as url:
         yield url
 
@@ -156,7 +156,7 @@ def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
-    """The URL of a SQLite database with the schema and no rows."""
+    """Provide the URL of a SQLite database with the schema and no rows."""
     copy = tmp_path / "coord.db"
     shutil.copyfile(_sqlite_template, copy)
     return f"sqlite:///{copy}"
@@ -164,31 +164,31 @@ def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def blank_sqlite_url(tmp_path: Path) -> str:
-    """The URL of a SQLite database that does not exist yet."""
+    """Provide the URL of a SQLite database that does not exist yet."""
     return f"sqlite:///{tmp_path / 'blank.db'}"
 
 
 @pytest.fixture
 def store_kind(request: pytest.FixtureRequest) -> str:
-    """The kind of database of this test: each of ``DATABASES``, or what ``@pytest.mark.stores(...)`` names."""
+    """Return the kind of database of this test: each of ``DATABASES``, or those of ``@pytest.mark.stores(...)``."""
     return request.param
 
 
 @pytest.fixture
 def store_url(request: pytest.FixtureRequest, store_kind: str) -> str:
-    """The URL of a database with the schema and no rows; the test runs once on each kind."""
+    """Provide the URL of a database with the schema and no rows; the test runs once on each kind."""
     return request.getfixturevalue(f"{store_kind}_url")
 
 
 @pytest.fixture
 def blank_store_url(request: pytest.FixtureRequest, store_kind: str) -> str:
-    """The URL of a database without any schema; the test runs once on each kind."""
+    """Provide the URL of a database without any schema; the test runs once on each kind."""
     return request.getfixturevalue(f"blank_{store_kind}_url")
 
 
 @pytest.fixture
 def store(store_url: str) -> Iterator:
-    """An open store with the schema and no rows; the test runs once on each kind of database."""
+    """Provide an open store with the schema and no rows; the test runs once on each kind of database."""
     from coordination.store.engine import open_store
 
     opened = open_store(store_url)
@@ -198,7 +198,7 @@ def store(store_url: str) -> Iterator:
 
 @pytest.fixture
 def fleet(request: pytest.FixtureRequest, store_kind: str, processes: Processes, tmp_path: Path) -> Iterator:
-    """A fleet without workers; the test runs once on each kind of database.
+    """Provide a fleet without workers; the test runs once on each kind of database.
 
     In a module with the mark ``shared_worker`` its worker, database and Redis are those of the module, and the test
     has a workspace of its own, unless it has the mark ``own_worker``. Leases last longer than a test may take, but with

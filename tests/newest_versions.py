@@ -39,7 +39,7 @@ _MOST_FAILURES = 40
 
 @dataclass(frozen=True, slots=True)
 class TestResults:
-    """What a run of pytest reports: the number of tests that passed, and the failures with their reasons."""
+    """The results of a run of pytest: the number of tests that passed, and the failures with their reasons."""
 
     passed: int  # of a run that was stopped, the tests that were running count, too
     failures: tuple[str, ...]
@@ -47,7 +47,7 @@ class TestResults:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Installs, compares, tests and reports; always returns 0."""
+    """Install, compare, test and report; always return 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.newest_versions", description=__doc__)
     parser.add_argument("--minutes", type=float, default=8, help="limit for the tests")
     parser.add_argument("--processes", default="2", help="test processes")
@@ -74,12 +74,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def report(line: str) -> None:
-    """Prints one line that stands in the summary of a CI run, too."""
+    """Print one line that is in the summary of a CI run, too."""
     print(f"REPORT newest versions: {line}", flush=True)
 
 
 def install(python: Path) -> str | None:
-    """Makes the environment and installs the project with its tools; returns why that failed, if it did."""
+    """Create the environment and install the project with its tools; return the reason of a failure."""
     requirements = python.parents[2] / "requirements.txt"
     requirements.write_text("\n".join(pyproject()["dependency-groups"]["dev"]), encoding="utf-8")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--editable", str(ROOT), "--requirement", str(requirements)]
@@ -102,7 +102,7 @@ def install(python: Path) -> str | None:
 
 
 def installed_versions(python: Path) -> dict[str, Version]:
-    """Returns the version of each package in an environment, without what every environment has."""
+    """Return the version of each package in an environment, without what every environment has."""
     listing = subprocess.run(
         [str(python), "-m", "pip", "list", "--format", "json", "--disable-pip-version-check"],
         check=True,
@@ -114,7 +114,7 @@ def installed_versions(python: Path) -> dict[str, Version]:
 
 
 def differences(locked: Mapping[str, Version], installed: Mapping[str, Version]) -> list[str]:
-    """Returns one line for each way in which an environment differs from the lock."""
+    """Return one line for each difference between an environment and the lock."""
     shared = sorted(locked.keys() & installed.keys())
     changes = {
         "newer than the lock": [
@@ -130,7 +130,7 @@ def differences(locked: Mapping[str, Version], installed: Mapping[str, Version])
 
 
 def run_tests(command: Sequence[str], folder: Path, log: Path, *, limit: timedelta) -> TestResults:
-    """Runs pytest for at most *limit* and reads its results, also those from before the limit."""
+    """Run pytest for at most *limit* and read its results, also those from before the limit."""
     junit = folder / "results.xml"
     problem = None
     with log.open("wb") as output:
@@ -160,7 +160,7 @@ def run_tests(command: Sequence[str], folder: Path, log: Path, *, limit: timedel
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Waits until a process ends, and kills its group when it does not."""
+    """Wait until a process ends, and kill its group when it does not."""
     try:
         process.wait(_TIME_TO_STOP)
     except subprocess.TimeoutExpired:
@@ -169,7 +169,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def read_results(junit: Path) -> TestResults:
-    """Reads the file that pytest writes for machines."""
+    """Read the file that pytest writes for machines."""
     passed, failures = 0, []
     for case in ET.parse(junit).getroot().iter("testcase"):  # noqa: S314 - our own pytest wrote it
         broken = next((child for child in case if child.tag in {"failure", "error"}), None)
@@ -182,7 +182,7 @@ def read_results(junit: Path) -> TestResults:
 
 
 def summary(results: TestResults) -> list[str]:
-    """Returns the lines that say how the tests ended."""
+    """Return the lines of the tests' results."""
     lines = [] if results.problem is None else [results.problem]
     if not results.passed and not results.failures:
         return [*lines, "no test ran"]

@@ -1,7 +1,7 @@
 """The tasks that raw Celery runs, and its worker process: ``python -m benchmarks.peers.celery_app worker …``.
 
 No-ops, the parts of a chord, and the nodes of a graph with counters in Redis. Not crash-safe, and not meant to be:
-messages are acknowledged early and nothing remembers what ran. The worker is told where by BENCH_ variables.
+messages are acknowledged early and nothing remembers what ran. The worker is configured by BENCH_ variables.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The workflows that DBOS runs, and its worker process. Told where by BENCH_ variables."""
+"""The workflows that DBOS runs, and its worker process. Configured by BENCH_ variables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VERSION = "bench"
 
 
 def configuration() -> DBOSConfig:
-    """What one worker process is told."""
+    """The configuration of one worker process."""
     return {
         "name": "bench",
         "system_database_url": os.environ["BENCH_DATABASE"],

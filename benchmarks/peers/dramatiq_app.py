@@ -1,4 +1,4 @@
-"""The actors that Dramatiq runs; its own command line loads them. Told where by BENCH_ variables."""
+"""The actors that Dramatiq runs; its own command line loads them. Configured by BENCH_ variables."""
 
 from __future__ import annotations
 

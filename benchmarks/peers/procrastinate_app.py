@@ -1,4 +1,4 @@
-"""The tasks that Procrastinate runs, and its worker process. Told where by BENCH_ variables."""
+"""The tasks that Procrastinate runs, and its worker process. Configured by BENCH_ variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one step used, told by the kernel and the database: CPU seconds by process, commits, bytes of log, trips."""
+"""What one step used, by the kernel and the database: CPU seconds by process, commits, bytes of log, trips."""
 
 from __future__ import annotations
 

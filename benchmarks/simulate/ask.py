@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from benchmarks.simulate.model import Fleet, Told, World
+from benchmarks.simulate.model import Fleet, Result, World
 from benchmarks.simulate.times import ServiceTimes
 
 JOBS = {"1 ms": 0.001, "100 ms": 0.1, "10 s": 10.0, "10 min": 600.0}
@@ -38,7 +38,7 @@ def questions() -> list[Question]:
     changes: tuple[tuple[str, dict[str, float]], ...] = (
         ("COORD_TICK and COORD_SWEEP 30 s", slow),
         ("the same, and 64 cores", {**slow, "database_cores": 64}),
-        ("the same, and a look for parked tasks every 10 s", {**slow, "look": 10.0}),
+        ("the same, and a search for prefetched tasks every 10 s", {**slow, "look": 10.0}),
     )
     found += [Question(replace(large, **changed), "10 min", name) for name, changed in changes]  # type: ignore[arg-type]
     found += [
@@ -63,16 +63,16 @@ def ask(times: ServiceTimes, *, scale: float) -> int:
     for question in questions():
         fleet = question.fleet
         warm_up, seconds = (8.0 * scale, 8.0 * scale) if fleet.workers <= 100 else (5.0 * scale, 5.0 * scale)
-        told = World(times, fleet).run(warm_up=warm_up, seconds=seconds)
+        result = World(times, fleet).run(warm_up=warm_up, seconds=seconds)
         capacity = fleet.workers * fleet.slots / max(fleet.job, 1e-3)
-        calm = replace(fleet, arrivals=_LOAD * min(told.rate, capacity) if fleet.job < 1 else _LOAD * capacity)
+        calm = replace(fleet, arrivals=_LOAD * min(result.rate, capacity) if fleet.job < 1 else _LOAD * capacity)
         # The waits of the long jobs' changes would say the same as the first of them.
         waited = None if question.changed else World(times, calm).run(warm_up=warm_up, seconds=seconds)
-        print(row(question, told, waited), flush=True)
+        print(row(question, result, waited), flush=True)
     return 0
 
 
-def row(question: Question, told: Told, waited: Told | None) -> str:
+def row(question: Question, result: Result, waited: Result | None) -> str:
     """One line: the rates with endless work, the waits when seven tenths of that comes."""
     fleet = question.fleet
     cells = [
@@ -80,22 +80,22 @@ def row(question: Question, told: Told, waited: Told | None) -> str:
         f"{fleet.projects:,}",
         question.job,
         question.changed,
-        f"{told.rate:,.0f}",
+        f"{result.rate:,.0f}",
         *(_milliseconds(waited.wait(share) if waited else math.nan) for share in (0.5, 0.99)),
-        *(f"{share:.0%}" for share in (told.database, told.flushing, told.redis, told.worker, told.slots)),
-        f"{told.ticks:,.0f}",
-        f"{told.late:.1f} s",
-        f"{told.connections:.1f}",
-        held_by(told),
+        *(f"{share:.0%}" for share in (result.database, result.flushing, result.redis, result.worker, result.slots)),
+        f"{result.ticks:,.0f}",
+        f"{result.late:.1f} s",
+        f"{result.connections:.1f}",
+        held_by(result),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def held_by(told: Told) -> str:
+def held_by(result: Result) -> str:
     """What is used to its limit, the servers before the slots: those are what one wants to be full."""
-    shares = {"database": told.database, "disk": told.flushing, "Redis": told.redis, "worker": told.worker}
+    shares = {"database": result.database, "disk": result.flushing, "Redis": result.redis, "worker": result.worker}
     full = [name for name, share in shares.items() if share >= _HARD]
-    return ", ".join(full) or ("slots" if told.slots >= _HARD else "-")
+    return ", ".join(full) or ("slots" if result.slots >= _HARD else "-")
 
 
 def _milliseconds(seconds: float) -> str:

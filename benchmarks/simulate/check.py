@@ -36,7 +36,7 @@ def _nap(seconds: float) -> Callable[[str], Task]:
 
 
 LOADS = (
-    Load("no-op tasks in bundles", 0.0, 3000, no_op),
+    Load("no-op tasks in batches", 0.0, 3000, no_op),
     Load("jobs of 50 ms", 0.05, 160, _nap(0.05)),
     Load("jobs of 200 ms", 0.2, 40, _nap(0.2)),
 )
@@ -54,12 +54,12 @@ def check(times: ServiceTimes, *, workers: Sequence[int], scale: float) -> int:
                     stack.seconds([load.task(f"w{index}") for index in range(max(50, number // 4))])
                     found = [_real(stack, load, number) for _ in range(_ROUNDS if scale == 1 else 1)]
                     real = statistics.median(rate for rate, _ in found)
-                    told = simulated(times, load, count, number)
-                    off = told / real - 1
+                    modelled = simulated(times, load, count, number)
+                    off = modelled / real - 1
                     good = good and abs(off) <= WITHIN
                     print(
                         f"{load.name}, {count} worker processes: real {real:,.0f} tasks/s"
-                        f" ({min(found)[0]:,.0f} to {max(found)[0]:,.0f}), model {told:,.0f}, {off:+.0%};"
+                        f" ({min(found)[0]:,.0f} to {max(found)[0]:,.0f}), model {modelled:,.0f}, {off:+.0%};"
                         f" connections open per worker {max(open_ for _, open_ in found) / count:.1f}",
                         flush=True,
                     )

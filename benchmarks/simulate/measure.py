@@ -24,7 +24,7 @@ from coordination import Task
 from tests.support.processes import until
 
 _ROUNDS = 20
-_BUNDLE = 64
+_BATCH = 64
 
 
 class Parts:
@@ -52,7 +52,7 @@ class Parts:
             workers.register(tx, self.context.row)
         self.writing = Committer(self.context)
         self.runners = Runners(self.context.worker_id)
-        self.housekeeper = SupervisorLoop(self.context)
+        self.supervisor_loop = SupervisorLoop(self.context)
         assert bench.redis.process is not None
         plain = environment["COORD_DATABASE_URL"].replace("+psycopg", "")
         with psycopg.connect(plain) as connection:
@@ -96,20 +96,20 @@ def measure(bench: Bench, say: Callable[[str], None]) -> ServiceTimes:
     try:
         operations = {
             "claim": _claims(parts, rounds),
-            "end_and_ring": _ends(parts, rounds, go_on=False),
+            "end_and_enqueue": _ends(parts, rounds, go_on=False),
             "end_and_go_on": _ends(parts, rounds, go_on=True),
-            "doorbell": _doorbells(parts, rounds),
+            "enqueue": _enqueues(parts, rounds),
             "batch": _batches(parts, rounds),
             "heartbeat": _heartbeats(parts, rounds),
             **_chores(parts, rounds),
         }
         flush, trip = _flush(bench, rounds * 10), _redis_trip(bench, rounds * 100)
-        others = [operations[name] for name in ("claim", "end_and_ring", "doorbell")]
+        others = [operations[name] for name in ("claim", "end_and_enqueue", "enqueue")]
         operations["long_job"] = _long_jobs(parts, rounds, others)
     finally:
         parts.close()
     operations["message"], real = _real_worker(bench, bench.size(4000))
-    alone = (operations["batch"].worker.of(_BUNDLE) + operations["end_and_go_on"].worker.of(_BUNDLE)) / _BUNDLE
+    alone = (operations["batch"].worker.of(_BATCH) + operations["end_and_go_on"].worker.of(_BATCH)) / _BATCH
     contention = max(1.0, real / alone)
     for name, operation in operations.items():
         say(f"{name}: {shown(operation)}")
@@ -131,7 +131,7 @@ def shown(operation: Operation) -> str:
 
 def _claims(parts: Parts, rounds: int) -> Operation:
     found = {}
-    for size in (1, 8, _BUNDLE):
+    for size in (1, 8, _BATCH):
         ids = parts.ready(size * (rounds + 3))
         for _ in range(3):
             parts.claims(ids, size)
@@ -140,11 +140,11 @@ def _claims(parts: Parts, rounds: int) -> Operation:
 
 
 def _ends(parts: Parts, rounds: int, *, go_on: bool) -> Operation:
-    """With more that is ready: rung for (a message each), or claimed at once by the thread (short kinds)."""
+    """Measure ends with more ready tasks: enqueued (a message each), or claimed at once by the thread (short kinds)."""
     from workers.leases.in_flight import AttemptLocation
 
     found = {}
-    for size in (1, 8, _BUNDLE) if not go_on else (8, _BUNDLE):
+    for size in (1, 8, _BATCH) if not go_on else (8, _BATCH):
         ids = parts.ready(2 * size * (rounds + 4), project=f"ends-{go_on}-{size}")
         ends = [parts.ends(parts.claims(ids, size)) for _ in range(rounds + 3)]
         claim = ends[0][0][0].claim
@@ -174,13 +174,13 @@ def _cancel(parts: Parts) -> None:
         connection.execute("UPDATE attempts SET finished_at = now(), outcome = 'canceled' WHERE finished_at IS NULL")
 
 
-def _doorbells(parts: Parts, rounds: int) -> Operation:
+def _enqueues(parts: Parts, rounds: int) -> Operation:
     from coordination.base.ids import new_id
     from coordination.store.queries.tasks.ready import ReadyTask
 
     found = {}
     workspace = new_id()
-    for size in (1, _BUNDLE):
+    for size in (1, _BATCH):
         tasks = [ReadyTask(new_id(), 1, f"t{index}", "", "python:x") for index in range(size)]
         act = partial(parts.context.publisher.publish, workspace, "p", tasks, bundle={"python:x": size}.__getitem__)
         act()
@@ -218,16 +218,16 @@ def _batches(parts: Parts, rounds: int) -> Operation:
     """All between a message and the last write, but for the writes: jobs that do nothing, in a warm interpreter."""
     from workers.engine.executor import Executor
 
-    execution = Executor(parts.context, parts.runners, parts.housekeeper)
+    execution = Executor(parts.context, parts.runners, parts.supervisor_loop)
     execution._committer = watched = _Watched(parts.writing)  # type: ignore[assignment]  # noqa: SLF001
     found = {}
-    for size in (1, 8, _BUNDLE):
-        bundles = [list(parts.ready(size)) for _ in range(rounds + 3)]
+    for size in (1, 8, _BATCH):
+        batches = [list(parts.ready(size)) for _ in range(rounds + 3)]
         workspace = parts.record.workspace_id
-        for ids in bundles[:3]:
+        for ids in batches[:3]:
             execution.run_tasks(workspace, ids)
         watched.seconds = 0.0
-        used = parts.accounts.used([partial(execution.run_tasks, workspace, ids) for ids in bundles[3:]])
+        used = parts.accounts.used([partial(execution.run_tasks, workspace, ids) for ids in batches[3:]])
         found[size] = {part: used[part] if part == "child" else 0.0 for part in used}
         found[size]["worker"] = used["worker"] - watched.seconds / rounds
         parts.context.duration_stats._kinds.clear()  # noqa: SLF001
@@ -239,7 +239,7 @@ def _long_jobs(parts: Parts, rounds: int, others: Sequence[Operation]) -> Operat
     """What a job that takes a while costs beside *others*: a line of its own, a note that it started."""
     from workers.engine.executor import Executor
 
-    execution = Executor(parts.context, parts.runners, parts.housekeeper)
+    execution = Executor(parts.context, parts.runners, parts.supervisor_loop)
     task = {"python": "benchmarks.jobs:nap_50", "args": {"seconds": 0.05}}
     run = parts.stack.submit([Task(f"t{index}", task) for index in range(2 * rounds + 40)], project="naps")
     with psycopg.connect(parts.accounts.database_url) as connection:
@@ -271,7 +271,7 @@ def _heartbeats(parts: Parts, rounds: int) -> Operation:
 
 
 def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
-    """What goes on beside the jobs: ticks, sweeps, looks for parked tasks, the size of the fleet."""
+    """What goes on beside the jobs: ticks, sweeps, searches for prefetched tasks, the size of the fleet."""
     from coordination.store.queries.fleet import supervisors, workers
     from tests.support.ticks import tick_supervisor
 
@@ -279,7 +279,7 @@ def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
     ticks = {}
     for size in (1, 32):
         ids = parts.ready(size * (rounds + 2), project=f"ticks-{size}")
-        parts.claims(ids, 1)  # somebody is at it, so the run stays open
+        parts.claims(ids, 1)  # one attempt is in flight, so the run stays open
         workspace, project = parts.record.workspace_id, parts.record.project_id
         with psycopg.connect(parts.accounts.database_url) as connection:
             connection.execute("UPDATE tasks SET enqueued_at = NULL WHERE project_id = %s", [project])
@@ -315,9 +315,9 @@ def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
 
     from workers.process.prefetch_recovery import PrefetchRecovery
 
-    spare = PrefetchRecovery(context, free=lambda: 8, work_off=lambda *_: None)
-    look = spare.poll
-    context.wakeups.client.flushdb()  # with a message in the queue nobody would look for parked tasks
+    recovery = PrefetchRecovery(context, free=lambda: 8, work_off=lambda *_: None)
+    look = recovery.poll
+    context.wakeups.client.flushdb()  # with a message in the queue no worker searches for prefetched tasks
     for act in (nothing_due, sweep, look, size_of_fleet):
         act()
     quiet = {
@@ -325,7 +325,7 @@ def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
         for name, act in {
             "nothing_due": nothing_due,
             "sweep": sweep,
-            "spare": look,
+            "prefetch_recovery": look,
             "fleet_size": size_of_fleet,
         }.items()
     }

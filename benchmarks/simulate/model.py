@@ -1,8 +1,8 @@
 """The fleet as a model: worker processes with their threads and chores, one PostgreSQL, one Redis, projects with work.
 
 What is modelled as it happens: the consumer's buffer, slots, one claim and one end per process and project at a time
-with the others joining the next one, bundles, threads that go on with ready work for a moment, windows, doorbells, the
-interpreter's lock of each process, group commit, heartbeats, sweeps that tick what is due, looks for parked tasks.
+with the others joining the next one, batches, threads that continue with ready work a while, windows, messages, the
+interpreter's lock of each process, group commit, heartbeats, sweeps that tick what is due, search of prefetched tasks.
 What is not: waits for row locks, failures, retention, plans with edges, memory, vacuum, checkpoints.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from benchmarks.simulate.kernel import Process, Server, SharedFlush, Signal, Simulation
 from benchmarks.simulate.times import Operation, ServiceTimes
 
-MOMENT = 0.02  # as in workers.leases.duration_stats: how much work one bundle may hold, and how many tasks
+MOMENT = 0.02  # as in workers.leases.duration_stats: how much work one batch may hold, and how many tasks
 LARGEST = 64
 _ALONE = 0.02  # jobs of at least that length run alone, with a line of their own
 _CONTINUE_FOR = 0.25  # as in workers.engine.executor
@@ -63,7 +63,7 @@ class Project:
 
 @dataclass(slots=True)
 class Message:
-    """A doorbell: for how many tasks of which project, and when it was rung."""
+    """A message: for how many tasks of which project, and when it was sent."""
 
     project: Project
     size: int
@@ -71,7 +71,7 @@ class Message:
 
 
 @dataclass(slots=True)
-class Told:
+class Result:
     """What happened during the time that counts."""
 
     seconds: float
@@ -95,7 +95,7 @@ class Told:
         return self.tasks / self.seconds
 
     def wait(self, share: float) -> float:
-        """The wait from doorbell to start that this share of the messages did not exceed; NaN without any."""
+        """The wait from message to start that this share of the messages did not exceed; NaN without any."""
         ordered = sorted(self.waits)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
@@ -145,7 +145,7 @@ class Worker:
     def end(self, project: Project, *, go_on: bool) -> _Joined:
         key = (id(project), go_on)
         if key not in self._ends:
-            operation = self.world.times["end_and_go_on" if go_on else "end_and_ring"]
+            operation = self.world.times["end_and_go_on" if go_on else "end_and_enqueue"]
             self._ends[key] = _Joined(self.world, self, operation)
         return self._ends[key]
 
@@ -197,12 +197,12 @@ class Worker:
             self.held += size
             yield from self._run(size)
             self.held -= size
-            short = world.bundle > 1 and world.simulation.now - began < _CONTINUE_FOR and bool(project.ready)
-            taken = world.take(project, world.bundle) if short else 0
+            short = world.batch_size > 1 and world.simulation.now - began < _CONTINUE_FOR and bool(project.ready)
+            taken = world.take(project, world.batch_size) if short else 0
             yield self.end(project, go_on=bool(taken)).ask(size)
             world.done += size
             if not taken:
-                yield from world.ring(self, project)
+                yield from world.enqueue(self, project)
             size = taken
         self.slots.release()
 
@@ -241,7 +241,7 @@ class Worker:
         while True:
             yield world.fleet.look
             if self.slots.used < world.fleet.slots and not world.queue:
-                yield from world.write(self, world.times["spare"], 1)
+                yield from world.write(self, world.times["prefetch_recovery"], 1)
             # the fleet's size is asked for every five seconds
             if world.random.random() < world.fleet.look / 5:
                 yield from world.write(self, world.times["fleet_size"], 1)
@@ -254,7 +254,7 @@ class Worker:
             while (project := world.next_due()) is not None:
                 yield from world.write(self, world.times["tick"], 1)
                 world.has_ticked(project)
-                yield from world.ring(self, project)
+                yield from world.enqueue(self, project)
             yield from world.write(self, world.times["nothing_due"], 1)
             yield max(0.0, began + fleet.sweep - world.simulation.now)
 
@@ -276,7 +276,7 @@ class World:
         self._resting = [(-self.random.random() * fleet.tick, project.number) for project in self.projects]
         heapq.heapify(self._resting)
         mean = max(fleet.job, times["batch"].child.each + times["batch"].worker.each)
-        self.bundle = max(1, min(LARGEST, int(MOMENT / mean)))
+        self.batch_size = max(1, min(LARGEST, int(MOMENT / mean)))
         self.window = max(8, 2 * fleet.slots * fleet.workers)
         if fleet.arrivals is None:
             # In truth each project has a window of that size; that only makes the queue longer, no task quicker.
@@ -348,14 +348,14 @@ class World:
         self.ticks += 1
         heapq.heappush(self._resting, (self.simulation.now, project.number))
 
-    def ring(self, worker: Worker, project: Project) -> Process:
-        """Fill the project's window and send the doorbells."""
+    def enqueue(self, worker: Worker, project: Project) -> Process:
+        """Fill the project's window and send the messages."""
         while project.out < self.window and project.ready:
-            size = self.take(project, self.bundle)
+            size = self.take(project, self.batch_size)
             project.out += 1
-            bell = self.times["doorbell"]
-            yield from worker.compute(bell.worker.of(size))
-            yield from self.redis(bell.redis.of(size))
+            cost = self.times["enqueue"]
+            yield from worker.compute(cost.worker.of(size))
+            yield from self.redis(cost.redis.of(size))
             self.put(Message(project, size, self.simulation.now))
 
     def put(self, message: Message) -> None:
@@ -366,7 +366,7 @@ class World:
 
     # --- the story
 
-    def run(self, *, warm_up: float, seconds: float) -> Told:
+    def run(self, *, warm_up: float, seconds: float) -> Result:
         """Let it run, and tell what happened after the warm-up."""
         self._fill()
         fleet = self.fleet
@@ -390,7 +390,7 @@ class World:
         after = self._counts()
         passed = self.simulation.now - warm_up
         used = [late - early for late, early in zip(after, before, strict=True)]
-        return Told(
+        return Result(
             seconds=passed,
             tasks=int(used[0]),
             waits=[wait for at, wait in self.waits if at > warm_up],
@@ -426,9 +426,9 @@ class World:
             return
         for project in self.projects:
             project.ready = _Endless() if fleet.tasks is None else deque([0.0] * (fleet.tasks // fleet.projects))
-            while project.ready and project.out < self.window:  # the submission has rung
+            while project.ready and project.out < self.window:  # the submission has enqueued
                 project.out += 1
-                self.put(Message(project, self.take(project, self.bundle), 0.0))
+                self.put(Message(project, self.take(project, self.batch_size), 0.0))
 
     def _resume(self, worker: Worker) -> Process:
         """A job that is somewhere in its middle when the story begins."""
@@ -439,19 +439,19 @@ class World:
         worker.held -= 1
         yield worker.end(project, go_on=False).ask(1)
         self.done += 1
-        yield from self.ring(worker, project)
+        yield from self.enqueue(worker, project)
         worker.slots.release()
 
     def _arrive(self, rate: float) -> Process:
-        """Tasks come one by one, at random moments; whoever submits rings for them as the end of another task would."""
+        """Tasks come one by one, at random moments; the submission enqueues them as the end of another task would."""
         while True:
-            yield self.random.expovariate(rate / self.bundle)
+            yield self.random.expovariate(rate / self.batch_size)
             project = self.random.choice(self.projects)
             if project.out < self.window:
                 project.out += 1
-                self.put(Message(project, self.bundle, self.simulation.now))
+                self.put(Message(project, self.batch_size, self.simulation.now))
             else:
-                project.ready.extend([self.simulation.now] * self.bundle)
+                project.ready.extend([self.simulation.now] * self.batch_size)
 
 
 class _Endless(deque[float]):

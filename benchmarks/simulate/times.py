@@ -15,9 +15,9 @@ FILE = HERE / "simulate" / "service_times.json"
 
 OPERATIONS = (
     "claim",
-    "end_and_ring",
+    "end_and_enqueue",
     "end_and_go_on",
-    "doorbell",
+    "enqueue",
     "message",
     "batch",
     "long_job",
@@ -25,7 +25,7 @@ OPERATIONS = (
     "tick",
     "nothing_due",
     "sweep",
-    "spare",
+    "prefetch_recovery",
     "fleet_size",
 )
 PARTS = ("worker", "child", "database", "redis", "commits", "trips", "log")
@@ -78,14 +78,14 @@ class ServiceTimes:
 
 def write(times: ServiceTimes, path: Path = FILE) -> None:
     """Keep what was measured."""
-    told = {
+    document = {
         "about": times.about,
         "flush": float(f"{times.flush:.3g}"),
         "redis_trip": float(f"{times.redis_trip:.3g}"),
         "contention": float(f"{times.contention:.3g}"),
         "operations": {name: _told(operation) for name, operation in times.operations.items()},
     }
-    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def _told(operation: Operation) -> dict[str, Any]:
@@ -98,25 +98,25 @@ def _told(operation: Operation) -> dict[str, Any]:
 def read(path: Path = FILE) -> ServiceTimes:
     """What was measured; BadTimesError with one sentence when the file is missing or is not that."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadTimesError(f"{path} does not exist: python -m benchmarks.simulate measure writes it") from None
     except (OSError, ValueError) as error:
         raise BadTimesError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(told, dict) or not isinstance(told.get("operations"), dict):
+    if not isinstance(document, dict) or not isinstance(document.get("operations"), dict):
         raise BadTimesError(f"{path} holds no operations")
     operations = {}
     for name in OPERATIONS:
-        parts = told["operations"].get(name)
+        parts = document["operations"].get(name)
         if not isinstance(parts, dict):
             raise BadTimesError(f"{path} says nothing about {name!r}")
         operations[name] = Operation(**{part: _cost(path, name, part, cost) for part, cost in parts.items()})
     return ServiceTimes(
         operations,
-        flush=_number(path, "flush", told),
-        redis_trip=_number(path, "redis_trip", told),
-        contention=_number(path, "contention", told),
-        about=str(told.get("about", "")),
+        flush=_number(path, "flush", document),
+        redis_trip=_number(path, "redis_trip", document),
+        contention=_number(path, "contention", document),
+        about=str(document.get("about", "")),
     )
 
 
@@ -128,8 +128,8 @@ def _cost(path: Path, name: str, part: str, cost: Any) -> Cost:
     return Cost(*(_number(path, key, cost, f" of {part!r} of {name!r}") for key in ("fixed", "each")))
 
 
-def _number(path: Path, key: str, told: Mapping[str, Any], where: str = "") -> float:
-    value = told.get(key)
+def _number(path: Path, key: str, document: Mapping[str, Any], where: str = "") -> float:
+    value = document.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise BadTimesError(f"{path}: {key!r}{where} is {value!r}, no number of at least 0")
     return float(value)

@@ -1,4 +1,4 @@
-"""Jobs with accounts, on real workers: who is given what, what is recorded, and where no value ever stands."""
+"""Test jobs with accounts on real workers: who gets which values, what is recorded, and where no value ever appears."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def accounts_of(fleet: Fleet) -> Accounts:
 
 
 def program(fleet: Fleet, name: str, script: str) -> list[str]:
-    """A custom agent's command."""
+    """Return a custom agent's command."""
     path = fleet.file(name)
     path.write_text(f"#!/bin/sh\ncat > /dev/null\n{script}\n")
     path.chmod(0o755)
@@ -39,7 +39,7 @@ def program(fleet: Fleet, name: str, script: str) -> list[str]:
 
 
 def rows(fleet: Fleet) -> str:
-    """Everything in the database, as one text."""
+    """Return everything in the database as one text."""
     with fleet.co.runtime.store.read() as tx:
         return repr([tx.execute(select(table)).all() for table in metadata.sorted_tables])
 
@@ -110,13 +110,13 @@ def test_what_a_job_reports_has_its_account_and_no_other(fleet: Fleet) -> None:
         accounts.set(name, "MY_KEY", f"{KEY}-{name}", kept=SecretPlace.FILE)
     command = [str(fleet.file("agent"))]
     body = {"agent": "custom", "prompt": "x", "command": command}
-    found = {
+    reported = {
         "like": {"prompt": "the same"},
         "other": {**body, "account": "two"},
         "none": body,
     }
     lines = []
-    for key, work in found.items():
+    for key, work in reported.items():
         fleet.file(f"{key}.json").write_text(json.dumps([{"key": key, "run": work}]))
         lines.append(f"{COORD} task discovered --file {shlex.quote(str(fleet.file(f'{key}.json')))} >> said 2>&1")
     first = "\n".join(lines)

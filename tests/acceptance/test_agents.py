@@ -1,4 +1,4 @@
-"""Coding agents at work: a real one from the registry against a stand-in for its provider, through a real worker."""
+"""Test a real coding agent from the registry through a real worker, against a stand-in for its provider."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def claude(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def provider(server: ModelServer, folder: Path) -> dict[str, str]:
-    """What a worker's environment says of the provider; a key of nobody's."""
+    """Return a worker's environment for the provider, with a key that is not valid anywhere."""
     (folder / "user").mkdir(exist_ok=True)
     return {
         "ANTHROPIC_BASE_URL": server.url,
@@ -79,7 +79,7 @@ class TestClaudeCode:
         with fleet.co.runtime.store.read() as tx:
             groups = spending(tx, fleet.co.runtime.workspace_id, by="model")
         (billed,) = [group for group in groups if group.key == MODEL]
-        # Its two turns, and what the program asks on its own account.
+        # Its two turns, and the program's own requests.
         assert server.served >= 2
         read, written = server.served * INPUT_TOKENS, server.served * OUTPUT_TOKENS
         assert (billed.input_tokens, billed.output_tokens) == (read, written)

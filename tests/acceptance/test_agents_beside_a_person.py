@@ -1,4 +1,4 @@
-"""Agents with conflicts and killed workers on a repository in whatever state a person has left their checkout."""
+"""Test agents with conflicts and killed workers on a repository, in each state that a checkout may be in."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ STATES: dict[str, Callable[[Path], None]] = {
 
 
 def seen_by_the_person(checkout: Path) -> tuple[str, ...]:
-    """What is theirs: files, index, HEAD, branches but ours, stashes, configuration, what is going on."""
+    """Return the person's state: files, index, HEAD, branches except ours, stashes, configuration, operations."""
     files = sorted(path for path in checkout.rglob("*") if path.is_file() and ".git" not in path.parts)
     content = [f"{path} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
     folder = Path(git(checkout, "rev-parse", "--absolute-git-dir").strip())

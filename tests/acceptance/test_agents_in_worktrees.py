@@ -1,4 +1,4 @@
-"""Agents that change one repository side by side: gates tell the next attempt, an agent resolves conflicts."""
+"""Test agents that change one repository side by side: gate output for the next attempt, an agent for conflicts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def checkout(fleet: Fleet) -> Path:
-    """The project's repository, with one commit."""
+    """Provide the project's repository, with one commit."""
     folder = fleet.folder / "project"
     git(folder, "init", "-q", "-b", "main")
     (folder / "words.txt").write_text("hello\n")
@@ -43,13 +43,13 @@ def checkout(fleet: Fleet) -> Path:
 
 @pytest.fixture
 def model() -> Iterator[ModelServer]:
-    """A stand-in for a model's provider, which knows what it has served."""
+    """Provide a stand-in for a model's provider, which records its requests."""
     with running_model_server([]) as server:
         yield server
 
 
 class Agents:
-    """Scripts that stand in for agents; each keeps what it was told, and reports what it spent."""
+    """Scripts that stand in for agents; each saves its prompt and reports what it spent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -143,9 +143,9 @@ def test_a_conflict_becomes_a_task_whose_agent_sees_both_sides_and_everything_la
     assert run.wait(timeout=90) is RunState.COMPLETED
 
     (merge,) = [task for task in run.tasks() if "-merge-" in task.key]
-    told = agents.told(merge.key)
-    assert "+good day" in told
-    assert "+hi" in told
+    prompt = agents.told(merge.key)
+    assert "+good day" in prompt
+    assert "+hi" in prompt
     assert git(checkout, "show", f"{branch_of(run)}:words.txt") == "good day\nhi"
     assert {task.state.value for task in run.tasks()} == {"completed"}
     assert (run.task("one").output, run.task("two").output) == ("did it", "did it")
@@ -200,7 +200,7 @@ def test_agents_that_change_one_line_all_land_and_each_conflict_is_resolved_once
     assert git(checkout, "show", f"{branch_of(run)}:words.txt").split() == ["hello", *keys]
     merges = [task for task in run.tasks() if "-merge-" in task.key]
     assert len(merges) == 5
-    assert len(list(agents.folder.glob("told.*"))) == 6 + 5  # nobody worked in vain
+    assert len(list(agents.folder.glob("told.*"))) == 6 + 5  # no attempt was wasted
     (first, *later) = sorted((attempt.started_at, attempt.finished_at) for m in merges for attempt in m.attempts())
     for begins, ends in later:
         assert begins >= first[1]
@@ -273,10 +273,10 @@ def test_fifty_agents_on_one_repository_all_land_leave_nothing_and_cost_what_the
         from coordination.store.queries.money import costs
 
         usd, calls, unpriced = costs.total(tx, fleet.co.runtime.workspace_id, run_id=run.id)
-    told = list(agents.folder.glob("told.*"))
-    # three dollars a million in, fifteen out, by the list that comes along
+    prompts = list(agents.folder.glob("told.*"))
+    # three dollars a million in, fifteen out, by the built-in price list
     served = Decimal(3 * INPUT_TOKENS + 15 * OUTPUT_TOKENS) * model.served / 1_000_000
     assert (usd, calls, unpriced) == (served, model.served, 0)
-    assert model.served == len(told)
+    assert model.served == len(prompts)
     left = subprocess.run(["pgrep", "-f", str(agents.folder)], capture_output=True, text=True, check=False).stdout
     assert left == ""

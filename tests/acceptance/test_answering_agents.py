@@ -1,4 +1,4 @@
-"""An agent answers what another asks: real workers, and a stand-in for the agents; rubbish is left to a person."""
+"""Test an agent that answers another's question, on real workers; a person gets questions with invalid answers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def script(tmp_path: Path) -> Script:
 
 
 def asking(folder: Path) -> AgentCall:
-    """A stand-in for an agent that asks for a colour until it is told one."""
+    """Return a stand-in for an agent that asks for a colour until it gets an answer."""
     path = folder / "asking"
     path.write_text(
         '#!/bin/sh\ntold=$(cat)\ncase "$told" in *"Answer: "*) echo "$told" | sed -n "s/.*Answer: /painted /p";;\n'
@@ -58,10 +58,10 @@ def test_an_agent_answers_and_the_other_goes_on_without_anybody(fleet: Fleet, sc
     assert run.wait(timeout=90) is RunState.COMPLETED
 
     assert run.task("tell").output == "painted blue"
-    told = script.told("paint/answer")
+    prompt = script.told("paint/answer")
     for words in ("## The question\nWhich colour?\n", "Paint the door", "### look (completed)\na wooden door"):
-        assert words in told
-    assert "coord task" not in told
+        assert words in prompt
+    assert "coord task" not in prompt
     assert run.task("paint/answer").output == {"answer": "blue"}
     (question,) = run.task("paint").questions()
     assert (question.answer, question.answered_by) == ("blue", "task:paint/answer")
@@ -88,7 +88,7 @@ def test_rubbish_is_asked_about_once_more_and_then_left_to_a_person(
         for key in ("paint", "lamp")
     }
     assert whys == {
-        "paint": ["its answer cannot be used: It says either answer or cannot"],
+        "paint": ["its answer cannot be used: It must have either answer or cannot"],
         "lamp": ["taste is not mine"],
     }
     assert fleet.coord("tasks", "answer", "paint", "red").out.startswith("Answer saved; paint resumes (project ")
@@ -115,7 +115,7 @@ def test_who_answers_can_neither_ask_nor_add_work_and_a_dead_one_leaves_it_to_a_
         fleet.file("said").read_text().count("A task that answers a question can neither ask questions nor add tasks")
         == 2
     )
-    (told,) = [event.payload for event in run.task("paint").events() if "decision" in event.payload]
-    assert told["why"].startswith("paint/answer: ")
+    (payloads,) = [event.payload for event in run.task("paint").events() if "decision" in event.payload]
+    assert payloads["why"].startswith("paint/answer: ")
     run.task("paint").answer("red")
     assert run.wait(timeout=60) is RunState.COMPLETED

@@ -1,4 +1,4 @@
-"""Files that jobs leave: kept by real workers, listed, fetched, gone with their run."""
+"""Test files that jobs produce: real workers keep them, commands list and fetch them, and they go with their run."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_what_jobs_leave_is_listed_fetched_and_gone_with_their_run(fleet: Fleet)
     got = coord(fleet, "tasks", "artifacts", "build", "--get", "here")
 
     assert (listed.wait(), got.wait()) == (0, 0)
-    told = json.loads(listed.output)["artifacts"]
-    assert [(one["path"], one["size"]) for one in told] == [("out/a.txt", 3), ("out/b c.txt", 3)]
+    document = json.loads(listed.output)["artifacts"]
+    assert [(one["path"], one["size"]) for one in document] == [("out/a.txt", 3), ("out/b c.txt", 3)]
     assert (fleet.folder / "here" / "out" / "b c.txt").read_text() == "ho\n"
     assert [one.path for one in run.task("make").artifacts()] == ["answer.json"]
     assert run.task("plain1").artifacts() == []

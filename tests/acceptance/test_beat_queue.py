@@ -1,4 +1,4 @@
-"""Beat without any worker: what it asks for does not pile up, and a worker that comes later is not flooded."""
+"""Test beat without any worker: its messages do not pile up, and a worker that starts later is not flooded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_queue_stays_short_while_no_worker_lives(fleet: Fleet) -> None:
 
         waiting = client.llen(QUEUE)
 
-        assert MOST_WAITING <= waiting <= MOST_WAITING + len(beats)  # each looks before it sends
+        assert MOST_WAITING <= waiting <= MOST_WAITING + len(beats)  # each checks before it sends
         run = fleet.submit(Task("hello", {"shell": "echo hello"}))
         fleet.worker()
         assert run.wait(timeout=30) is RunState.COMPLETED

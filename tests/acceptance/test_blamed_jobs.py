@@ -1,4 +1,4 @@
-"""Who is blamed when workers die: nobody, but a job that ended the process in which it ran alone, three times."""
+"""Test blame when workers die: only a job that ended the process in which it ran alone, three times, is blamed."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_suspect_goes_with_its_worker_and_that_is_held_against_nobody(fleet: F
     assert run.wait(timeout=30) is RunState.COMPLETED
     task = run.task("job")
     *interrupted, last = [one.outcome for one in task.attempts()]
-    # A suspect's own process hears of its worker's end, and may hand the job back before the warden ends it.
+    # A suspect's own process notices its worker's end, and may hand the job back before the warden ends it.
     assert len(interrupted) == 5
     assert set(interrupted) <= {Outcome.LOST, Outcome.HANDED_BACK}
     assert last is Outcome.COMPLETED
@@ -161,7 +161,7 @@ def test_a_lease_that_was_not_renewed_in_time_is_lost_whatever_its_job_returned(
     run = fleet.submit(Task("job", {"shell": script}), defaults=ONCE)
     until(lambda: fleet.file("began.1").exists(), what="its beginning")
 
-    fleet.suspend(worker)  # alone: nobody takes the task meanwhile
+    fleet.suspend(worker)  # alone: no other worker claims the task meanwhile
     time.sleep((fleet.co.runtime.settings.leases().ttl + timedelta(seconds=1)).total_seconds())
     worker.signal(signal.SIGCONT)
 

@@ -1,4 +1,4 @@
-"""Whoever can write to Redis can neither end a worker nor make it do anything: real workers and a real Redis."""
+"""Test that write access to Redis cannot end a worker or make it execute anything: real workers and a real Redis."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ HEADERS = {
 
 
 def raw(body: Any = None, *, headers: Any = HEADERS, properties: Any = None, **more: Any) -> bytes:
-    """A message as a Celery client would write it, but for what is given."""
+    """Return a message as a Celery client would write it, with these values replaced."""
     if not isinstance(body, str):
         body = base64.b64encode(json.dumps([[], {}, {}] if body is None else body).encode()).decode()
     place = {"exchange": "", "routing_key": "jobs"}
@@ -76,7 +76,7 @@ def raw(body: Any = None, *, headers: Any = HEADERS, properties: Any = None, **m
 
 
 def malformed(number: int) -> bytes:
-    """One of the messages that nobody of ours would write; the same for the same *number*."""
+    """Return a malformed message that our programs never send; it is the same for the same *number*."""
     dice = random.Random(number)  # noqa: S311 - a test
     odd = dice.choice(ODD)
     place = {"exchange": "", "routing_key": "jobs"}
@@ -112,13 +112,13 @@ def client_of(fleet: Fleet) -> Iterator[redis.Redis]:
 
 @contextmanager
 def sender_of(fleet: Fleet) -> Iterator[Celery]:
-    """A Celery app that has the key."""
+    """Return a Celery app that has the key."""
     with app_of(load_settings(fleet.env)) as app:
         yield app
 
 
 def settled(client: redis.Redis, *names: str) -> None:
-    """Wait until the worker has taken all that is in these queues."""
+    """Wait until the worker has consumed all messages of these queues."""
     until(lambda: not any(client.llen(f"coord:{name}") for name in names), what="all messages are taken")
 
 
@@ -129,7 +129,7 @@ def assert_works(fleet: Fleet) -> None:
 @pytest.mark.smoke
 @pytest.mark.parametrize("signed", [False, True])
 def test_a_storm_of_malformed_messages_leaves_the_worker_as_it_was(fleet: Fleet, *, signed: bool) -> None:
-    """Signed ones come from somebody who has the key and a mistake in his program."""
+    """Include signed messages: they come from a client that has the key and a bug."""
     worker = fleet.worker("-c", "2")
     signatures = fleet.co.runtime.wakeups.signatures  # type: ignore[union-attr]
 

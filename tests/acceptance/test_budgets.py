@@ -1,4 +1,4 @@
-"""Budgets at work, with real workers on both databases: what is capped stops in order, and goes on when raised."""
+"""Test budgets with real workers on both databases: capped work stops in order, and continues when a cap is raised."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def chat(server: ModelServer) -> ChatCall:
 
 
 def spending(dollars: str) -> dict[str, str]:
-    said = f'{{\\"model\\": \\"m\\", \\"input_tokens\\": 10, \\"cost_usd\\": {dollars}}}'
-    return {"shell": f'echo "{said}" >> "$COORD_COSTS"'}
+    text = f'{{\\"model\\": \\"m\\", \\"input_tokens\\": 10, \\"cost_usd\\": {dollars}}}'
+    return {"shell": f'echo "{text}" >> "$COORD_COSTS"'}
 
 
 def waits_for_money(run: Run, key: str) -> bool:
@@ -254,7 +254,7 @@ def test_a_run_that_waits_for_money_says_so_and_can_be_left_and_taken_up_again(
     tasks = [{"key": f"t{number}", "estimate": {"usd": 0.05}, "run": {"shell": job}} for number in range(5)]
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"version": 1, "name": "short", "budget": {"usd": 0.2}, "tasks": tasks}))
-    told = (
+    output = (
         r"1 task waits for a budget, and nothing else of this run can continue:\n"
         r"  the run's budget of \$0.20 has \$0.00 left; this needs \$0.05."
         r" Raise it: \S*coord budgets raise run (\S+) USD\n"
@@ -262,7 +262,7 @@ def test_a_run_that_waits_for_money_says_so_and_can_be_left_and_taken_up_again(
     run = processes.start_python(
         *("-m", "coordination.cli", "run", str(plan), "--json"), env=coord.environment, cwd=coord.cwd
     )
-    run_id = run.wait_for(told)[1]
+    run_id = run.wait_for(output)[1]
     assert run.wait(within=timedelta(seconds=60)) == 3
     assert f"coord resume {run_id}" in run.output
     coord("budgets", "raise", run_id, "0.25")
@@ -334,9 +334,9 @@ def test_the_example_meets_its_cap_is_raised_and_ends(
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    said = done.stdout
-    assert "20 tasks wait for a budget" in said
-    before, after = said.split("== coord budgets raise", 1)
+    output = done.stdout
+    assert "20 tasks wait for a budget" in output
+    before, after = output.split("== coord budgets raise", 1)
     assert [line.split()[3:5] for line in before.splitlines() if line.startswith("run ") and "total" in line] == [
         ["$0.50", "$0.50,"]
     ]

@@ -1,4 +1,4 @@
-"""Chats at work: a plan with one, through real workers and a stand-in for the provider, on both databases."""
+"""Test a plan with a chat, through real workers and a stand-in for the provider, on both databases."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_plan_with_a_chat_uses_what_came_before_and_its_bill_is_what_was_serve
         (billed,) = spending(tx, fleet.co.runtime.workspace_id, by="model")
     assert billed.key == "gpt-5-mini"
     assert (billed.input_tokens, billed.output_tokens) == (2 * INPUT_TOKENS, 2 * OUTPUT_TOKENS)
-    # a quarter of a dollar a million in, two dollars out, by the list that comes along
+    # a quarter of a dollar a million in, two dollars out, by the built-in price list
     paid = (Decimal("0.25") * billed.input_tokens + 2 * billed.output_tokens) / 1_000_000
     assert (billed.cost_usd, billed.unpriced_calls) == (paid, 0)
 

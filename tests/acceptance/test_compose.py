@@ -1,4 +1,4 @@
-"""docker-compose.yml: valid by the specification, safe by its settings, and every command of it does its work.
+"""Test docker-compose.yml: valid by the specification, secure by its settings, and each of its commands works.
 
 There is no container engine in the tests: the services' commands run as plain processes with the services'
 environment, in the file's order, against real servers.
@@ -204,14 +204,14 @@ class Stack:
         }
 
     def environment(self, name: str) -> dict[str, str]:
-        """The variables that the service's container would have, at home here."""
+        """Return the variables that the service's container would have, with paths of this machine."""
         image = {"HOME": str(self.home), "HOSTNAME": socket.gethostname()}
         return (
             image | {key: self._here(value) for key, value in self._services[name]["environment"].items()} | self._urls
         )
 
     def command(self, name: str, *, key: str = "command") -> list[str]:
-        """The service's command (or its health check) as it runs here."""
+        """Return the service's command (or its health check) as it runs here."""
         words = self._services[name][key]
         if key == "healthcheck":
             kind, *words = words["test"]
@@ -231,7 +231,7 @@ class Stack:
         assert check.wait() == 0, check.output
 
     def ask_flower(self, path: str, *, who: str = "coord:coord") -> str:
-        """A page of Flower."""
+        """Return a page of Flower."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
         token = base64.b64encode(who.encode()).decode()
         request.add_header("Authorization", f"Basic {token}")
@@ -239,7 +239,7 @@ class Stack:
             return response.read().decode()
 
     def _here(self, text: str) -> str:
-        # In one pass: what stands here may hold the name of a place there.
+        # In one pass: a replacement on this machine may contain the name of a path in the container.
         return re.sub("|".join(map(re.escape, self._places)), lambda match: self._places[match.group()], text)
 
 
@@ -288,7 +288,7 @@ def test_the_services_run_a_plan_together_and_end_when_told(stack: Stack, proces
     stack.check_health("worker")
     stack.check_health("flower")
     until(lambda: _alive(stack) == 2, what="Flower hears the workers")
-    # Workers tell about their tasks once Flower has asked them to; beat's first sweep shows that it has.
+    # Workers send task events once Flower has asked for them; beat's first sweep shows that they do.
     until(lambda: _shown(stack, "coordination.sweep"), what="Flower hears of tasks")
 
     client = processes.start_python("-c", SUBMIT, env=stack.environment("worker"))

@@ -1,4 +1,4 @@
-"""Jobs that give work to other agents and escalate: by command, in Python and over MCP, with real workers."""
+"""Test jobs that delegate to other agents and escalate: by command, in Python and over MCP, with real workers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COORD = shlex.quote(str(Path(sys.executable).with_name("coord")))
 
 
 def program(folder: Path, name: str, script: str) -> list[str]:
-    """A stand-in for an agent."""
+    """Return a stand-in for an agent."""
     path = folder / name
     path.write_text(f"#!/bin/sh\nset -e\n{script}\n")
     path.chmod(0o755)

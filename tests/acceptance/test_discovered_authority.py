@@ -1,4 +1,4 @@
-"""What jobs report is bounded by what they may do, on real workers: where it runs, what it is given, what it starts."""
+"""Test the authority of reported tasks on real workers: their folder, values and programs stay within the job's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.shared_worker
 
 
 def reporting(fleet: Fleet, name: str, *tasks: dict[str, Any]) -> str:
-    """A command that reports these tasks, each by itself, and keeps what it was answered in *name*.said."""
+    """Return a command that reports these tasks one by one, and saves the responses in *name*.said."""
     lines = []
     for number, task in enumerate(tasks):
         fleet.file(f"{name}.{number}.json").write_text(json.dumps([task]))
@@ -48,10 +48,10 @@ def test_reports_beyond_the_rights_of_their_job_add_nothing(fleet: Fleet) -> Non
 
     assert [task.key for task in run.tasks()] == ["a"]
     assert list(outside.iterdir()) == []
-    said = fleet.file("a.said").read_text()
-    assert said.count("outside of") == 2
-    assert said.count("the job that reports it is not one") == 2
-    assert "Traceback" not in said
+    output = fleet.file("a.said").read_text()
+    assert output.count("outside of") == 2
+    assert output.count("the job that reports it is not one") == 2
+    assert "Traceback" not in output
 
 
 def test_a_folder_that_became_a_link_is_left_alone_at_the_claim(fleet: Fleet) -> None:
@@ -68,7 +68,7 @@ def test_a_folder_that_became_a_link_is_left_alone_at_the_claim(fleet: Fleet) ->
     (attempt,) = run.task("later").attempts()
     assert "outside of" in attempt.error
     assert list(outside.iterdir()) == []
-    assert os.path.islink(fleet.file("sub"))  # noqa: PTH114 - the job did its part
+    assert os.path.islink(fleet.file("sub"))  # noqa: PTH114 - the job created the link
 
 
 def test_an_agent_lends_its_own_program_only_and_what_is_found_finds_no_more(fleet: Fleet) -> None:

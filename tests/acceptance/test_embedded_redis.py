@@ -1,4 +1,4 @@
-"""A worker without a Redis of its own uses that of the embedded stack on its home folder, as the command line does."""
+"""Test that a worker without a configured Redis uses that of the embedded stack of its home, like the command line."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support.processes import Processes
 
 @pytest.fixture
 def fleet(processes: Processes, sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet whose home folder belongs to a stack: this process, with the Redis of the tests."""
-    with fleet_on(processes, sqlite_url, redis_url, tmp_path) as made:
-        home, owner = Home(Path(made.env["COORD_HOME"])).prepare(), ServiceRecord.of(os.getpid())
+    """Provide a fleet whose home folder belongs to a stack: this process, with the Redis of the tests."""
+    with fleet_on(processes, sqlite_url, redis_url, tmp_path) as created:
+        home, owner = Home(Path(created.env["COORD_HOME"])).prepare(), ServiceRecord.of(os.getpid())
         lock = home.acquire()
         home.write(RunningStack(owner, datetime.now(UTC), "1", redis_url, sqlite_url))
-        yield made
+        yield created
         os.close(lock)
 
 

@@ -1,4 +1,4 @@
-"""The example plan runs to its end on any folder, reports what it found, and leaves the folder as it was."""
+"""Test that the example plan completes on any folder, reports its findings, and leaves the folder unchanged."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_example(processes: Processes, folder: Path, home: Path) -> dict[str, Any]:
-    """The document that ``coord run --json`` prints."""
+    """Return the document that ``coord run --json`` prints."""
     environment = {name: "" for name in os.environ if name.startswith("COORD_")} | {"COORD_HOME": str(home)}
     process = processes.start_python(
         *("-m", "coordination.cli", "run", PLAN, "-C", folder, "--json"), env=environment, cwd=ROOT
@@ -112,11 +112,11 @@ def test_a_repository_is_checked_up_and_left_as_it_was(processes: Processes, rep
     assert outputs["dependencies"]["manifests"] == {"pyproject.toml": ["flask>=3"]}
     assert "1 commits by Ada" in outputs["history"]
     assert outputs["report"].startswith("# Check-up of a shop\n")
-    for found in (
+    for result in (
         *("a merge was not finished in line 2", "2 of 3 links", "a key of AWS in `shop/keys.py:2`"),
         *("flask>=3", "`twist`", "1 commits by Ada", "1 notes in 1 files"),
     ):
-        assert found in outputs["report"]
+        assert result in outputs["report"]
     assert KEY not in json.dumps(document)
     assert files_of(repository) == before
     assert git(repository, "status", "--porcelain", "--ignored") == ""
@@ -143,19 +143,19 @@ class TestTheJobs:
         monkeypatch.chdir(repository)
         monkeypatch.setattr(jobs, "SECONDS", -1)
 
-        found = {name: getattr(jobs, name)() for name in ("inventory", "broken", "links", "secrets")}
+        results = {name: getattr(jobs, name)() for name in ("inventory", "broken", "links", "secrets")}
 
-        assert all(output["cut"] for output in found.values())
-        needs = {name: {"state": "completed", "output": output} for name, output in found.items()}
+        assert all(output["cut"] for output in results.values())
+        needs = {name: {"state": "completed", "output": output} for name, output in results.items()}
         assert jobs.report(needs).count("(the first of them: there are more)") == 4
 
     def test_python_that_cannot_be_read_is_named(self, jobs: ModuleType, here: Path) -> None:
         (here / "good.py").write_text(SOURCE)
         (here / "bad.py").write_text("x = 1\nprint 2\n")
 
-        found = jobs.complexity({"inventory": {"state": "completed", "output": {"python_files": 2}}})
+        result = jobs.complexity({"inventory": {"state": "completed", "output": {"python_files": 2}}})
 
-        assert (found["functions"], found["unreadable_files"], found["unreadable"]) == (1, 1, ["bad.py:2"])
+        assert (result["functions"], result["unreadable_files"], result["unreadable"]) == (1, 1, ["bad.py:2"])
 
     def test_the_report_says_which_part_is_missing(self, jobs: ModuleType) -> None:
         text = jobs.report({"inventory": {"state": "failed", "output": None}})
@@ -180,6 +180,6 @@ class TestTheJobs:
     ) -> None:
         (here / name).write_text(text)
 
-        found = jobs.dependencies()
+        result = jobs.dependencies()
 
-        assert found == {"manifests": {name: wanted}}
+        assert result == {"manifests": {name: wanted}}

@@ -1,4 +1,4 @@
-"""The examples with agents, run as their reader runs them: a script stands in for every agent, and no key is needed."""
+"""Test the examples with agents as a reader runs them: a script stands in for every agent, and no key is needed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ pytestmark = pytest.mark.full
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Nothing of ours, and a home that goes with the test."""
+    """Provide an environment without our variables, and a home folder for this test only."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COORD_")}
     return {**kept, "COORD_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
 
 
 def crew(example: str, tmp_path: Path, environment: dict[str, str]) -> str:
-    """What it printed; the copy is in ``till``."""
+    """Return the output of the example; its copy is in ``till``."""
     command = [sys.executable, str(ROOT / "examples" / "crew.py"), example, "--folder", str(tmp_path / "till")]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110, check=False
@@ -39,8 +39,8 @@ def shown(tmp_path: Path, *words: str) -> str:
 
 
 def branch(tmp_path: Path) -> str:
-    (found,) = shown(tmp_path, "for-each-ref", "--format=%(refname:short)", "refs/heads/coord/**/run").split()
-    return found
+    (result,) = shown(tmp_path, "for-each-ref", "--format=%(refname:short)", "refs/heads/coord/**/run").split()
+    return result
 
 
 def test_the_tests_are_fixed_merged_and_pass_together(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -58,8 +58,10 @@ def test_the_review_is_one_report_that_is_kept(tmp_path: Path, environment: dict
     crew("review-crew", tmp_path, environment)
 
     coord = [sys.executable, "-m", "coordination.cli", "tasks", "artifacts", "report"]
-    told = subprocess.run([*coord, "--json"], cwd=tmp_path / "till", env=environment, capture_output=True, check=True)
-    (artifact,) = json.loads(told.stdout)["artifacts"]
+    finished = subprocess.run(
+        [*coord, "--json"], cwd=tmp_path / "till", env=environment, capture_output=True, check=True
+    )
+    (artifact,) = json.loads(finished.stdout)["artifacts"]
     assert artifact["path"] == "review.md"
     subprocess.run([*coord, "--get", str(tmp_path / "got")], cwd=tmp_path / "till", env=environment, check=True)
     report = (tmp_path / "got" / "review.md").read_text()

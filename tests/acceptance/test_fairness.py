@@ -1,4 +1,4 @@
-"""Speed costs nobody their turn: other projects, priorities, and jobs of different lengths. By the log's own times."""
+"""Test that batching is fair to other projects, priorities and jobs of different lengths, by the event log's times."""
 
 # ruff: noqa: T201 - the figures are worth seeing (pytest -s)
 
@@ -29,10 +29,10 @@ LONG = 8.0
 
 @pytest.fixture
 def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet on either store."""
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        made.file("napping.py").write_text(NAPPING)
-        yield made
+    """Provide a fleet on either store."""
+    with fleet_on(processes, store_url, redis_url, tmp_path) as created:
+        created.file("napping.py").write_text(NAPPING)
+        yield created
 
 
 def nap(key: str, seconds: float, **fields: object) -> Task:
@@ -40,12 +40,12 @@ def nap(key: str, seconds: float, **fields: object) -> Task:
 
 
 def every_event(run: Run, *types: EventType) -> list[Event]:
-    """The run's events of these types so far, in their order."""
+    """Return the run's events of these types so far, in their order."""
     return [event for event in run.events(follow=False) if event.type in types]
 
 
 def claims_between(run: Run, begin: datetime, end: datetime) -> int:
-    """How many attempts of the run began in that time."""
+    """Return how many attempts of the run began in that time."""
     e = event_log.c
     claimed = (e.run_id == run.id, e.type == EventType.CLAIMED, e.created_at > begin, e.created_at < end)
     with run.runtime.store.read() as tx:
@@ -67,7 +67,7 @@ def test_a_project_with_a_long_backlog_keeps_no_other_waiting(fleet: Fleet) -> N
     other = fleet.co.submit(Plan([Task(f"o{number}", {"shell": "true"}) for number in range(10)], project=reference))
 
     assert other.wait(timeout=60) is RunState.COMPLETED
-    assert completed(crowd) < READY  # it was there all the time
+    assert completed(crowd) < READY  # it was waiting all the time
     crowd.cancel()
     submitted = every_event(other, EventType.RUN_SUBMITTED)[0].at
     claims = every_event(other, EventType.CLAIMED)
@@ -78,8 +78,8 @@ def test_a_project_with_a_long_backlog_keeps_no_other_waiting(fleet: Fleet) -> N
         f"10 tasks beside {READY:,} ready ones of another project: claimed after {waits[0]} to {waits[-1]}; "
         f"{went_first} of the others were claimed meanwhile"
     )
-    # A window of messages, each as full as one may be, and what the threads go on with: by the clock less than a
-    # second where the machine is theirs, and by the number the same on any machine.
+    # A window of messages, each with a full batch, and the tasks with which the threads continue: less than a second
+    # by the clock where no other process uses the machine, and the same number on any machine.
     assert went_first < 3_000
     assert waits[-1] < timedelta(seconds=10)
 
@@ -90,7 +90,7 @@ def test_a_project_with_a_long_backlog_keeps_no_other_waiting(fleet: Fleet) -> N
 )
 @pytest.mark.timeout(180)
 def test_a_new_priority_reaches_what_waits(fleet: Fleet, seconds: float, count: int, most: int) -> None:
-    """What was rung for before it, a window at most, may go first."""
+    """Let only tasks that were enqueued before the change, a window at most, start first."""
     fleet.worker("-c", "1", COORD_WINDOW="8")
     run = fleet.submit(*[nap(f"t{number}", seconds) for number in range(count)])
     until(lambda: completed(run) > 5, what="the first tasks")
@@ -104,7 +104,7 @@ def test_a_new_priority_reaches_what_waits(fleet: Fleet, seconds: float, count: 
     claimed = next(
         place for place, event in enumerate(story) if event.type is EventType.CLAIMED and event.key == f"t{count - 1}"
     )
-    # A claim whose transaction was open at the change stands before it in the story: that is none between them.
+    # A claim whose transaction was open at the change precedes it in the event log: so none lies between them.
     before_it = sum(event.type is EventType.CLAIMED for event in story[changed:claimed])
     print(f"{before_it} of {count} tasks were claimed between the change and the claim of the last task")
     assert before_it < most
@@ -118,7 +118,7 @@ def _whole_story(run: Run) -> list[Event]:
 def test_long_jobs_among_short_ones_of_the_same_kind_delay_none_while_a_slot_is_free(fleet: Fleet) -> None:
     fleet.worker("-c", "4")
     warm = fleet.submit(*[nap(f"w{number}", 0) for number in range(300)])
-    assert warm.wait(timeout=60) is RunState.COMPLETED  # now the kind is known to be short, and bundles are large
+    assert warm.wait(timeout=60) is RunState.COMPLETED  # now the kind counts as short, and batches are large
     slow = {"t5", "t70", "t140"}  # one slot stays free
 
     run = fleet.submit(*[nap(f"t{number}", LONG if f"t{number}" in slow else 0) for number in range(200)])

@@ -1,4 +1,4 @@
-"""What users fear, done to real workers: killed, stopped, cut off, flushed, asked to go; on both stores."""
+"""Test faults of real workers on both stores: killed, stopped, disconnected, Redis flushed, asked to shut down."""
 
 import signal
 from datetime import timedelta
@@ -77,7 +77,7 @@ class TestAKilledWorker:
 class TestAStaleWorker:
     @pytest.mark.smoke
     def test_its_late_result_is_refused_but_its_money_is_recorded(self, fleet: Fleet) -> None:
-        # As on another machine: nobody else finds what its jobs have reported.
+        # As on another machine: no other worker finds what its jobs have reported.
         first = fleet.worker(COORD_HOME=str(fleet.folder / "their home"))
         spend = 'echo "{\\"model\\": \\"m\\", \\"cost_usd\\": 0.25}" >> "$COORD_COSTS"'
         wait = "while [ ! -e go.$COORD_ATTEMPT ]; do sleep 0.05; done"
@@ -86,7 +86,7 @@ class TestAStaleWorker:
         until(lambda: fleet.file("started.1").exists(), what="the first attempt")
 
         fleet.suspend(first)
-        fleet.file("go.1").touch()  # the job ends while its worker cannot say so
+        fleet.file("go.1").touch()  # the job ends while its worker cannot report the end
         fleet.worker()
         until(lambda: fleet.file("started.2").exists(), what="the second attempt")
         first.signal(signal.SIGCONT)
@@ -190,7 +190,7 @@ class TestRedis:
 
 
 class TestAWorkerTakenForDead:
-    """By its silence: it was stopped, its machine slept, or nothing could reach it. It comes back."""
+    """Test a worker that was considered lost (stopped, asleep or cut off) and comes back."""
 
     @pytest.mark.parametrize("taken", ["UPDATE workers SET stopped_at = heartbeat_at", "DELETE FROM workers"])
     def test_it_is_in_the_fleet_again_with_its_next_heartbeat(self, fleet: Fleet, taken: str) -> None:
@@ -208,7 +208,7 @@ class TestAWorkerTakenForDead:
 
         until(lambda: slots() == 3, what="it is in the fleet")
 
-        worker.wait_for("considered dead")  # said when it is written
+        worker.wait_for("considered dead")  # printed when it is written
         assert fleet.submit(Task("job", {"shell": "true"})).wait(timeout=20) is RunState.COMPLETED
 
 
@@ -217,8 +217,8 @@ class TestATickThatHangs:
         fleet.worker("-c", "2")
         assert fleet.submit(Task("first", {"shell": "true"})).wait(timeout=20) is RunState.COMPLETED
         with fleet.co.runtime.store.write() as tx:
-            held = update(supervisors).values(tick_owner="somebody", tick_until=db_after(600))
-            assert tx.execute(held).rowcount == 1
+            statement = update(supervisors).values(tick_owner="somebody", tick_until=db_after(600))
+            assert tx.execute(statement).rowcount == 1
 
         run = fleet.submit(Task("one", {"shell": "true"}), Task("two", {"shell": "true"}, needs=["one"]))
 

@@ -1,4 +1,4 @@
-"""Flower and Celery's own commands: a password to come in, loopback alone, and no password to read."""
+"""Test Flower and Celery's own commands: a password to log in, loopback only, and no password in their output."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ class TestGuard:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    told = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "COORD_HOME": str(tmp_path / "home")}
+    variables = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "COORD_HOME": str(tmp_path / "home")}
     try:
-        _python(told, "-m", "coordination.cli", "up", "-d")
-        yield told
+        _python(variables, "-m", "coordination.cli", "up", "-d")
+        yield variables
     finally:
-        _python(told, "-m", "coordination.cli", "down")
+        _python(variables, "-m", "coordination.cli", "down")
 
 
 def _python(environment: dict[str, str], *arguments: str) -> str:
@@ -89,8 +89,8 @@ def test_what_workers_say_of_themselves_holds_no_password(environment: dict[str,
     password = urlsplit(url).password
     assert password
 
-    for asked in ("stats", "conf", "report"):
-        said = _python(environment, "-m", "celery", "-A", "workers.app", "inspect", asked, "--timeout", "5")
+    for commands in ("stats", "conf", "report"):
+        output = _python(environment, "-m", "celery", "-A", "workers.app", "inspect", commands, "--timeout", "5")
 
-        assert "coord-" in said
-        assert password not in said, asked
+        assert "coord-" in output
+        assert password not in output, commands

@@ -1,4 +1,4 @@
-"""``coord run`` as a person uses it: interrupted and gone on with, its worker killed under it, two at once."""
+"""Test ``coord run`` as a person uses it: interrupted and continued, with a killed worker, and two at once."""
 
 import json
 import os
@@ -44,7 +44,7 @@ class Place:
         return self.processes.start_python("-m", "coordination.cli", *arguments, env=self.env, cwd=self.project)
 
     def pid_of(self, attempt: int) -> int:
-        """The process of the slow job's attempt."""
+        """Return the process id of the slow job's attempt."""
         path = self.project / f"pid.{attempt}"
         until(lambda: path.exists() and path.read_text().strip(), what=f"attempt {attempt}")
         return int(path.read_text())
@@ -52,14 +52,14 @@ class Place:
     def rows(self, sql: str) -> list[tuple]:
         """Read the embedded database."""
         with sqlite3.connect(self.home / "coordination.db") as connection:
-            found = connection.execute(sql).fetchall()
+            result = connection.execute(sql).fetchall()
         connection.close()
-        return found
+        return result
 
 
 @pytest.fixture
 def place(processes: Processes, tmp_path: Path) -> Place:
-    """Where one test works."""
+    """Provide the folders of one test."""
     return Place(processes, tmp_path)
 
 
@@ -148,13 +148,13 @@ def test_a_job_does_not_outlive_its_worker_and_warden_beside_its_next_attempt(pl
     place.plan.write_text(json.dumps(document))
     running = place.coord("run", place.plan)
     first = psutil.Process(place.pid_of(1))
-    left = until(lambda: len(found := first.children()) == 2 and found, what="what the job has started")
+    left = until(lambda: len(children := first.children()) == 2 and children, what="what the job has started")
     stack = json.loads((place.home / "stack.json").read_text())
     services, owner = stack["services"], stack["owner"]["pid"]
     worker = psutil.Process(services["worker"]["pid"])
     wardens = [child for child in worker.children() if "warden" in " ".join(child.cmdline())]
 
-    worker.suspend()  # or it starts another warden in between
+    worker.suspend()  # otherwise it starts another warden in between
     if owner_too:
         running.kill()
         psutil.Process(owner).kill()

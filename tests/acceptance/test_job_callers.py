@@ -1,4 +1,4 @@
-"""A job decides and administers nothing in the store that it runs for, however its command comes to be started."""
+"""Test that a job cannot decide or administer in the store that it runs for, however its command is started."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ PROGRAMS = (
 """What administers the store without our command line, as arguments of ``python -m``."""
 
 
-def told(fleet: Fleet) -> str:
-    """The store, for a command in a job."""
+def store_variables(fleet: Fleet) -> str:
+    """Return the variables that name the store, for a command in a job."""
     return " ".join(f"{name}='{value}'" for name, value in fleet.env.items() if name.startswith("COORD_"))
 
 
 def test_verbs_that_decide_are_refused_in_a_job_and_looking_is_not(fleet: Fleet) -> None:
     fleet.worker("-c", "2")
     fleet.file("plan.yaml").write_text("version: 1\ntasks: [{key: x, run: {shell: 'true'}}]\n")
-    lines = [f'{told(fleet)} {COORD} {verb} >> said 2>&1; echo "$? {verb}" >> codes' for verb in VERBS]
-    lines += [f"{told(fleet)} {COORD} status > status 2>&1 && echo looked"]
+    lines = [f'{store_variables(fleet)} {COORD} {verb} >> said 2>&1; echo "$? {verb}" >> codes' for verb in VERBS]
+    lines += [f"{store_variables(fleet)} {COORD} status > status 2>&1 && echo looked"]
     run = fleet.submit(Task("a", {"shell": "\n".join(lines)}), Task("other", {"shell": "sleep 1"}))
 
     assert run.wait(timeout=120) is RunState.COMPLETED
 
-    said = fleet.file("said").read_text()
-    assert "Traceback" not in said
+    output = fleet.file("said").read_text()
+    assert "Traceback" not in output
     assert [line for line in fleet.file("codes").read_text().splitlines() if line.startswith("0 ")] == []
-    assert said.count("may change it only through its reports") == len(VERBS), said
+    assert output.count("may change it only through its reports") == len(VERBS), output
     assert run.task("a").output == "looked"
     assert len(fleet.co.runs()) == 1
 
@@ -67,15 +67,16 @@ def test_verbs_that_decide_are_refused_in_a_job_and_looking_is_not(fleet: Fleet)
 @pytest.mark.parametrize("how", ["env", "setsid -w env -i PATH=$PATH"])
 def test_processes_that_work_for_the_store_do_not_begin_in_a_job(fleet: Fleet, how: str) -> None:
     worker = fleet.worker("-c", "2")
-    python = f"{how} PYTHONPATH={shlex.quote(str(ROOT))} {told(fleet)} timeout 60 {shlex.quote(sys.executable)} -P -m"
+    variables = f"PYTHONPATH={shlex.quote(str(ROOT))} {store_variables(fleet)}"
+    python = f"{how} {variables} timeout 60 {shlex.quote(sys.executable)} -P -m"
     lines = [f'{python} {one} >> said 2>&1 < /dev/null; echo "$? {one}" >> codes' for one in PROGRAMS]
     run = fleet.submit(Task("a", {"shell": "\n".join(lines)}))
 
     assert run.wait(timeout=300) is RunState.COMPLETED
 
-    said, codes = fleet.file("said").read_text(), fleet.file("codes").read_text().splitlines()
-    assert [line for line in codes if line.split()[0] in ("0", "124")] == [], said
-    assert said.count("may change it only through its reports") >= len(PROGRAMS), said
+    output, codes = fleet.file("said").read_text(), fleet.file("codes").read_text().splitlines()
+    assert [line for line in codes if line.split()[0] in ("0", "124")] == [], output
+    assert output.count("may change it only through its reports") >= len(PROGRAMS), output
     assert worker.exit_code is None
 
 
@@ -85,7 +86,7 @@ def test_processes_that_work_for_the_store_do_not_begin_in_a_job(fleet: Fleet, h
 )
 def test_a_command_without_the_marks_of_its_job_is_refused_too(fleet: Fleet, how: str) -> None:
     fleet.worker("-c", "2")
-    command = f"{how} {told(fleet)} {COORD} tasks cancel other > said 2>&1"
+    command = f"{how} {store_variables(fleet)} {COORD} tasks cancel other > said 2>&1"
     run = fleet.submit(
         Task("a", {"shell": f"{command}; while ! grep -q . said; do sleep 0.1; done; sleep 0.5"}),
         Task("other", {"shell": "sleep 5"}),
@@ -111,7 +112,9 @@ def test_the_python_api_refuses_too_and_another_store_is_none_of_its_business(fl
     )
     fleet.file("plan.yaml").write_text("version: 1\ntasks: [{key: x, run: {shell: 'echo nested'}}]\n")
     nested = f"COORD_HOME=$PWD/nested {COORD} run plan.yaml > nested.out 2>&1 && echo ran"
-    run = fleet.submit(Task("a", {"shell": f"{told(fleet)} {shlex.quote(sys.executable)} program.py\n{nested}"}))
+    run = fleet.submit(
+        Task("a", {"shell": f"{store_variables(fleet)} {shlex.quote(sys.executable)} program.py\n{nested}"})
+    )
 
     assert run.wait(timeout=120) is RunState.COMPLETED
 

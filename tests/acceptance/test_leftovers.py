@@ -1,4 +1,4 @@
-"""A killed worker leaves folders behind: in its home, and for its socket in the system's folder for temporary files."""
+"""Test the folders that a killed worker leaves: in its home, and for its socket in the system's temporary folder."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def of_workers(fleet: Fleet) -> set[Path]:
 
 
 def held_by(worker: Process) -> set[Path]:
-    """The folders of ours that this process and its children hold open."""
-    held = set()
-    for process in (found := psutil.Process(worker.pid), *found.children(recursive=True)):
+    """Return our folders that this process and its children keep open."""
+    folders = set()
+    for process in (owner := psutil.Process(worker.pid), *owner.children(recursive=True)):
         for fd in Path(f"/proc/{process.pid}/fd").glob("*"):
             try:
                 target = fd.readlink()
             except OSError:
                 continue
             if re.search(rf"/({scratch_dirs.IN_TEMPORARY}|{scratch_dirs.IN_HOME})[^/]+$", str(target)):
-                held.add(target)
-    return held
+                folders.add(target)
+    return folders
 
 
 @pytest.mark.expiring
@@ -60,7 +60,7 @@ def test_nothing_of_a_killed_worker_is_left_once_another_starts(fleet: Fleet) ->
     assert not [path for path in of_dead if path.exists()]
     assert all(path.is_dir() for path in of_living)
     fleet.file("go").touch()
-    assert run.wait(timeout=30) is RunState.COMPLETED  # and it is still heard on its socket
+    assert run.wait(timeout=30) is RunState.COMPLETED  # and its socket still answers
     assert any(event.payload.get("text") == "x" for event in run.task("b").events())
     second.stop()
     third.stop()
@@ -85,17 +85,17 @@ def test_a_living_worker_clears_up_without_another_start(fleet: Fleet) -> None:
 def test_a_killed_pool_of_processes_leaves_nothing_either(fleet: Fleet, tmp_path: Path) -> None:
     (temporary := tmp_path / "temporary").mkdir()
     pool = fleet.worker("-P", "prefork", "-c", "2", TMPDIR=str(temporary))
-    # of the two that work, and of the one that they are children of
-    held = until(lambda: len(found := held_by(pool)) == 3 and found, what="three processes have their folders")
-    assert all(path.is_dir() for path in held)
+    # of the two that work, and of their parent
+    folders = until(lambda: len(current := held_by(pool)) == 3 and current, what="three processes have their folders")
+    assert all(path.is_dir() for path in folders)
 
     children = psutil.Process(pool.pid).children(recursive=True)
     pool.kill()
     psutil.wait_procs(children, timeout=20)
     again = fleet.worker("-P", "prefork", "-c", "2", TMPDIR=str(temporary))
 
-    assert not [path for path in held if path.exists()]
-    held = until(lambda: len(found := held_by(again)) == 3 and found, what="three processes have their folders")
+    assert not [path for path in folders if path.exists()]
+    folders = until(lambda: len(current := held_by(again)) == 3 and current, what="three processes have their folders")
     again.stop()
-    assert not [path for path in held if path.exists()]
+    assert not [path for path in folders if path.exists()]
     assert list(temporary.iterdir()) == []

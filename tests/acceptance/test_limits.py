@@ -1,4 +1,4 @@
-"""Jobs with limits on real workers: the job ends, the worker lives."""
+"""Test jobs with limits on real workers: the job ends, the worker continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What jobs print is there while they run: for people on other machines, after a worker's death, however much it is."""
+"""Test that output is visible while jobs run: on other machines, after a worker's death, and in any amount."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.support.processes import Process, until
 from tests.support.speed import patience
 
 SAYS_AND_WAITS = "echo begun; echo careful >&2; touch said; while [ ! -e go ]; do sleep 0.05; done; printf over"
-SOON = 2 + patience(0.5)  # two seconds, and a little for a machine that does other things
+SOON = 2 + patience(0.5)  # two seconds, and a little for a busy machine
 
 
 def text(run: Run, key: str, stream: Stream | None = None, attempt: int | None = None) -> str:
-    found = run.task(key).logs(attempt=attempt)
-    return "".join(piece.text for piece in found if stream in (None, piece.stream))
+    logs = run.task(key).logs(attempt=attempt)
+    return "".join(piece.text for piece in logs if stream in (None, piece.stream))
 
 
 def coord(fleet: Fleet, *arguments: str) -> Process:
@@ -104,8 +104,8 @@ def test_following_goes_on_into_the_next_attempt_and_ends_with_the_task(fleet: F
 
     assert follower.wait() == 0
     assert run.state is RunState.COMPLETED
-    said = [line for line in follower.output.splitlines() if "coord:" not in line]
-    assert said == ["attempt 1", "end of 1", "attempt 2", "end of 2"]
+    output = [line for line in follower.output.splitlines() if "coord:" not in line]
+    assert output == ["attempt 1", "end of 1", "attempt 2", "end of 2"]
     if of_one.wait() == 0:
         assert of_one.output.splitlines() == ["attempt 1", "end of 1"]
     else:  # it asked before there was a first attempt
@@ -199,8 +199,8 @@ def test_an_agent_is_shown_by_what_it_says_and_its_secrets_are_not(fleet: Fleet)
 
 @pytest.mark.shared_worker
 def test_what_an_agent_said_that_soon_failed_is_there_too(fleet: Fleet) -> None:
-    said = [{"id": "c-1"}, {"answer": {"text": "I look at the door"}}, {"answer": {"text": "It is locked"}}]
-    script = "; ".join(f"echo {shlex.quote(json.dumps(line))}" for line in said) + "; exit 3"
+    messages = [{"id": "c-1"}, {"answer": {"text": "I look at the door"}}, {"answer": {"text": "It is locked"}}]
+    script = "; ".join(f"echo {shlex.quote(json.dumps(line))}" for line in messages) + "; exit 3"
     call = AgentCall(
         "custom",
         "open it",
@@ -248,12 +248,12 @@ class TestTheCommand:
 
     @pytest.mark.shared_worker
     def test_what_was_never_tried_is_refused_in_one_sentence(self, fleet: Fleet) -> None:
-        # The module's worker takes what it may: what this one needs keeps it from it.
+        # The module's worker has limited authority: this task needs more, so that worker cannot claim it.
         run = fleet.submit(Task("first", {"shell": "sleep 600"}), Task("job", {"shell": "echo hi"}, needs=["first"]))
 
-        asked, third = (coord(fleet, "tasks", "logs", "job", *more) for more in ((), ("--attempt", "3")))
+        commands, third = (coord(fleet, "tasks", "logs", "job", *more) for more in ((), ("--attempt", "3")))
         run.cancel()
 
-        assert (asked.wait(), third.wait()) == (2, 2)
-        assert asked.output.startswith("coord: job has no attempt yet")
+        assert (commands.wait(), third.wait()) == (2, 2)
+        assert commands.output.startswith("coord: job has no attempt yet")
         assert third.output.startswith("coord: job has no attempt 3")

@@ -1,4 +1,4 @@
-"""A plan with names of every script runs in every locale, with a terminal of every encoding."""
+"""Test that a plan with names of every script runs in every locale, with a terminal of every encoding."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_a_run_completes_and_keeps_every_name(tmp_path: Path, locale: dict[str, 
 
     coord.process("run", "plan.yaml")
 
-    made = json.loads(coord.process("tasks", "artifacts", "env", "--json").out)["artifacts"]
-    assert [one["path"] for one in made] == ["dätei.txt"]
+    created = json.loads(coord.process("tasks", "artifacts", "env", "--json").out)["artifacts"]
+    assert [one["path"] for one in created] == ["dätei.txt"]
     assert (folder / "wörk" / "dätei.txt").read_text(encoding="utf-8") == "Jürgen İ ü\n"
     shown = json.loads(coord.process("tasks", "output", "python", "--json").out)
     assert "über" in json.dumps(shown, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Jobs that report by our MCP server: with the protocol's own client, as chats, and a real coding agent."""
+"""Test jobs that report by our MCP server: with the protocol's own client, as chats, and a real coding agent."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ CLIENT = Path(__file__).parents[1] / "support" / "mcp_client.py"
 
 
 def calling(*calls: tuple[str, dict[str, Any]]) -> str:
-    """A command that calls these tools."""
-    return shlex.join([sys.executable, str(CLIENT), *(f"{name} {json.dumps(given)}" for name, given in calls)])
+    """Return a command that calls these tools."""
+    return shlex.join([sys.executable, str(CLIENT), *(f"{name} {json.dumps(values)}" for name, values in calls)])
 
 
 def answers(text: str) -> list[Any]:
@@ -41,13 +41,13 @@ def texts(fleet: Fleet, run: Any, key: str) -> list[Any]:
 
 def test_a_job_reports_over_mcp_and_what_it_says_twice_counts_once(fleet: Fleet) -> None:
     fleet.worker("-c", "2")
-    found = {"key": "later", "shell": "echo mended", "title": "A bug"}
+    reported = {"key": "later", "shell": "echo mended", "title": "A bug"}
     halfway = {"text": "half of it", "percent": 50}
     job = calling(
         ("progress", halfway),
         ("progress", halfway),
-        ("discovered", found),
-        ("discovered", found),
+        ("discovered", reported),
+        ("discovered", reported),
         ("discovered", {"key": "a b", "shell": "true"}),
         ("context", {}),
         ("done", {"output": {"made": 1}}),
@@ -58,12 +58,12 @@ def test_a_job_reports_over_mcp_and_what_it_says_twice_counts_once(fleet: Fleet)
 
     assert run.wait(timeout=90) is RunState.COMPLETED
 
-    tools, *said = answers(fleet.file("said").read_text())
-    assert tools == [tool.name for tool in reporting.TOOLS]  # nobody told it of a store
-    assert [failed for _, failed, _ in said] == [False, False, False, False, True, False, False]
-    assert said[2] == said[3]
-    assert "'a b' cannot be a key" in said[4][2]
-    assert json.loads(said[5][2])["task"]["key"] == "a"
+    tools, *output = answers(fleet.file("said").read_text())
+    assert tools == [tool.name for tool in reporting.TOOLS]  # no store is configured for it
+    assert [failed for _, failed, _ in output] == [False, False, False, False, True, False, False]
+    assert output[2] == output[3]
+    assert "'a b' cannot be a key" in output[4][2]
+    assert json.loads(output[5][2])["task"]["key"] == "a"
     assert texts(fleet, run, "a").count("half of it") == 1
     assert len(run.tasks()) == 3
     assert run.task("later").output == "mended"
@@ -127,7 +127,7 @@ def test_a_chat_reports_and_finds_work_with_our_tools_but_no_command(fleet: Flee
     assert "looking" in texts(fleet, run, "look")
     assert (run.task("later").output, run.task("later").record.creator) == ("mended", "task:look")
     assert "with the tools of the MCP server `coord`" in str(server.requests[0]["messages"])
-    (plain,) = [str(asked["messages"]) for asked in server.requests if "And you?" in str(asked["messages"])]
+    (plain,) = [str(requests["messages"]) for requests in server.requests if "And you?" in str(requests["messages"])]
     assert "How to report" not in plain  # it has no shell to report from
 
 
@@ -154,7 +154,7 @@ def test_claude_code_reports_with_our_tools(
         assert run.wait(timeout=120) is RunState.COMPLETED
 
     assert run.task("look").output == "Done"
-    # It does not wait for a server that is slow, so ours must not be.
+    # It does not wait for a slow server, so ours must not be slow.
     assert "mcp__coord__progress" in [tool["name"] for tool in server.requests[0]["tools"]]
     assert "looking" in texts(fleet, run, "look")
     assert fleet.file("it").exists()

@@ -1,4 +1,4 @@
-"""What attempts spend is counted to the last call: in gates too, and when their worker is killed in the middle."""
+"""Test that attempts' usage is counted to the last call: in gates too, and when their worker is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ JOBS = 64
 
 
 def spends(dollars: str, **more: str) -> str:
-    said = "".join(f', \\"{name}\\": \\"{value}\\"' for name, value in more.items())
-    call = f'{{\\"model\\": \\"m\\", \\"input_tokens\\": 10, \\"cost_usd\\": \\"{dollars}\\"{said}}}'
+    text = "".join(f', \\"{name}\\": \\"{value}\\"' for name, value in more.items())
+    call = f'{{\\"model\\": \\"m\\", \\"input_tokens\\": 10, \\"cost_usd\\": \\"{dollars}\\"{text}}}'
     return f'echo "{call}" >> "$COORD_COSTS"; '
 
 
@@ -76,12 +76,12 @@ def test_one_id_with_two_amounts_counts_with_the_larger_and_both_are_shown(fleet
 
     assert run.cost == Decimal("0.43")
     assert len(ledger(fleet, run)) == 3, "a call of one attempt is none of another's"
-    said = "the call x1 was reported with several amounts, and the largest counts: "
-    said += "$0.01 for 10 tokens, $0.03 for 10 tokens"
+    text = "the call x1 was reported with several amounts, and the largest counts: "
+    text += "$0.01 for 10 tokens, $0.03 for 10 tokens"
     (attempt,) = run.task("a").attempts()
-    assert f"[usage] {said}" in str(attempt.log)
-    assert said in fleet.coord("runs", "events", run.id, "--json").out
-    assert said in fleet.coord("explain", "a", "--run", run.id).out
+    assert f"[usage] {text}" in str(attempt.log)
+    assert text in fleet.coord("runs", "events", run.id, "--json").out
+    assert text in fleet.coord("explain", "a", "--run", run.id).out
     listed = fleet.coord("costs", "list", "--run", run.id).out
     assert "$0.01, $0.03" in listed
 

@@ -1,4 +1,4 @@
-"""The money race from outside: jobs and gates that spend, workers killed in the middle, and every sum exact."""
+"""Test a race for a budget from outside: jobs and gates spend, workers are killed meanwhile, each sum is exact."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ SLOTS = "8"
 
 
 def part(name: str, calls: int) -> str:
-    said = f'"$RACE/{name}.$COORD_TASK_ID.$COORD_ATTEMPT"'
+    text = f'"$RACE/{name}.$COORD_TASK_ID.$COORD_ATTEMPT"'
     return (
-        f"cd {shlex.quote(str(ROOT))} && {shlex.quote(sys.executable)} -m tests.support.race_job {name} {calls} {said}"
+        f"cd {shlex.quote(str(ROOT))} && {shlex.quote(sys.executable)} -m tests.support.race_job {name} {calls} {text}"
     )
 
 
@@ -40,14 +40,14 @@ def ledger(fleet: Fleet, run: Run) -> list[CostRecord]:
         return list(costs.each(tx, fleet.co.runtime.workspace_id, run_id=run.id))
 
 
-def said(fleet: Fleet) -> tuple[dict[str, int], dict[str, int]]:
-    """Microdollars of every call that was to be reported, and of those of which it is sure that they were."""
-    found: dict[str, dict[str, int]] = {"c": {}, "C": {}}
+def reported_amounts(fleet: Fleet) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the microdollars of all calls that were to be reported, and of those that were certainly reported."""
+    amounts: dict[str, dict[str, int]] = {"c": {}, "C": {}}
     for path in fleet.file("race").iterdir():
         for line in path.read_text().splitlines():
             mark, name, micro = line.split()
-            found[mark][name] = int(micro)
-    return found["c"], found["C"]
+            amounts[mark][name] = int(micro)
+    return amounts["c"], amounts["C"]
 
 
 def waits(fleet: Fleet, run: Run) -> bool:
@@ -61,7 +61,7 @@ def test_every_call_of_every_attempt_is_in_the_ledger_once(fleet: Fleet) -> None
     chance = random.Random(18)  # noqa: S311 - a schedule, no secret
     fleet.file("race").mkdir()
     env = {"RACE": str(fleet.file("race"))}
-    first = Decimal("0.05") * JOBS * 4  # less than they spend before all are done
+    first = Decimal("0.05") * JOBS * 4  # less than they spend in total
     tasks = [
         Task(
             f"t{number}",
@@ -71,14 +71,14 @@ def test_every_call_of_every_attempt_is_in_the_ledger_once(fleet: Fleet) -> None
         )
         for number in range(JOBS)
     ]
-    # Of some, heartbeats write next to nothing.
+    # For some, heartbeats write next to nothing.
     settings = [{}, {"COORD_LEASE_HEARTBEAT": "900ms"}]
     workers: list[Process] = [fleet.worker("-c", SLOTS, **each) for each in settings]
     run = fleet.submit(*tasks, budget=BudgetCap(first))
 
     for kill in range(KILLS):
-        enough = len(said(fleet)[1]) + chance.randrange(5, 40)
-        until(lambda enough=enough: len(said(fleet)[1]) > enough or waits(fleet, run), what="some calls")  # type: ignore[misc]
+        enough = len(reported_amounts(fleet)[1]) + chance.randrange(5, 40)
+        until(lambda enough=enough: len(reported_amounts(fleet)[1]) > enough or waits(fleet, run), what="some calls")  # type: ignore[misc]
         one = kill % len(workers)
         workers[one].kill()
         workers[one] = fleet.worker("-c", SLOTS, **settings[one])
@@ -86,7 +86,7 @@ def test_every_call_of_every_attempt_is_in_the_ledger_once(fleet: Fleet) -> None
     fleet.co.budgets.set("run", run.id, usd=10_000)
     assert run.wait(timeout=600) is RunState.COMPLETED
 
-    intended, reported = said(fleet)
+    intended, reported = reported_amounts(fleet)
     by_call = Counter(str(one.extra["call"]) for one in ledger(fleet, run))
 
     def missing() -> list[str]:
@@ -94,10 +94,10 @@ def test_every_call_of_every_attempt_is_in_the_ledger_once(fleet: Fleet) -> None
         return sorted(set(reported) - set(by_call))
 
     until(lambda: not missing(), within=timedelta(seconds=30), what="what killed workers had in their folders")
-    found = ledger(fleet, run)
-    assert [name for name, times in Counter(str(one.extra["call"]) for one in found).items() if times > 1] == []
+    result = ledger(fleet, run)
+    assert [name for name, times in Counter(str(one.extra["call"]) for one in result).items() if times > 1] == []
     sums: dict[tuple[str, int], int] = defaultdict(int)
-    for one in found:
+    for one in result:
         call = str(one.extra["call"])
         assert one.cost_usd == Decimal(intended[call]) / 1_000_000
         assert call.startswith(f"{one.task_id}.{one.attempt}.")

@@ -1,4 +1,4 @@
-"""What keeps a task from going on is said with the command that lets it go on, and that command works as printed."""
+"""Test that each obstacle of a task is shown with the command that removes it, and that it works as printed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LIMIT = timedelta(seconds=60)
 
 @dataclass
 class Stuck:
-    """A task that does not go on: what is explained, what has to be mended first, and how many commands it takes."""
+    """A task that is blocked: its explanation, what must be fixed first, and the number of commands that it needs."""
 
     run: Run
     key: str
@@ -45,13 +45,13 @@ class Stuck:
 
 
 def commands_of(said: str) -> list[str]:
-    """The commands that the lines of an answer end with; of a line with several, each."""
+    """Return the commands with which the lines of an answer end; all of them where a line has several."""
     parts = [part for line in said.splitlines() for part in line.split("; ")]
-    return [found[1].rstrip(".") for part in parts if (found := COMMAND.search(part.strip()))]
+    return [match[1].rstrip(".") for part in parts if (match := COMMAND.search(part.strip()))]
 
 
 def enter(coord: Coord, command: str, fill: dict[str, str]) -> None:
-    """Enter a command as it is printed, with what is to be filled in filled in."""
+    """Run a command as printed, with its placeholders replaced."""
     words = [fill.get(word, word) for word in shlex.split(command)]
     for placeholder, value in fill.items():
         words = [word.replace(placeholder, value) if placeholder in word else word for word in words]
@@ -156,8 +156,8 @@ def model_not_allowed(fleet: Fleet) -> Stuck:
     work = program(fleet, "echo ok")
     fleet.submit(Task("a", {"shell": "true"})).wait(timeout=60)
     later = datetime(2100, 1, 1, tzinfo=UTC)
-    asked = AgentCall("custom", "Do it", command=work.command, model="large-1")
-    run = fleet.submit(Task("b", asked, not_before=later))
+    call = AgentCall("custom", "Do it", command=work.command, model="large-1")
+    run = fleet.submit(Task("b", call, not_before=later))
     fleet.coord("projects", "change", "fleet", "--models", 'allow=["small-1"]')
     run.task("b").force("queued", reason="now")
     return Stuck(run, "b", TaskState.BLOCKED, fill={"MODEL": "large-1"}, holder="does not allow the model")
@@ -212,16 +212,16 @@ def test_the_command_that_explain_ends_with_lets_the_task_go_on(
         what=f"{stuck.key} {stuck.state}",
     )
 
-    said = fleet.coord("explain", stuck.key).out
-    found = commands_of(said)
+    output = fleet.coord("explain", stuck.key).out
+    result = commands_of(output)
     stuck.mend()
-    for command in found[-stuck.commands :]:
+    for command in result[-stuck.commands :]:
         enter(fleet.coord, command, stuck.fill)
 
     until(
         lambda: stuck.run.task(stuck.key).state is TaskState.COMPLETED,
         within=timedelta(seconds=patience(60)),
-        what=f"{stuck.key} completed after {found}\n{said}",
+        what=f"{stuck.key} completed after {result}\n{output}",
     )
     stuck.run.cancel()
 
@@ -252,10 +252,10 @@ def test_an_older_run_of_the_same_plan_is_named_by_its_id(fleet: Fleet) -> None:
 
 def test_an_agent_that_is_started_again_is_told_how_it_failed_and_what_it_printed(fleet: Fleet) -> None:
     fleet.worker("-c", "2")
-    told = fleet.file("told")
+    prompts = fleet.file("told")
     path = fleet.file("agent")
     path.write_text(
-        f"#!/bin/sh\ncat > {told}.$COORD_ATTEMPT\n"
+        f"#!/bin/sh\ncat > {prompts}.$COORD_ATTEMPT\n"
         "echo 'no $KEY here: hidden-value'; echo 'two tests fail' >&2; exit $((2 - COORD_ATTEMPT))\n"
     )
     path.chmod(0o755)
@@ -266,7 +266,7 @@ def test_an_agent_that_is_started_again_is_told_how_it_failed_and_what_it_printe
     )
     run.wait(timeout=patience(60))
 
-    first, second = (Path(f"{told}.{number}").read_text() for number in (1, 2))
+    first, second = (Path(f"{prompts}.{number}").read_text() for number in (1, 2))
     assert "Why your last attempt was rejected" not in first
     assert "## Why your last attempt was rejected\nIt failed: exit status 1: two tests fail\n" in second
     assert "answer:\n  no $KEY here: hidden-value\nstderr:\n  two tests fail" in second
@@ -282,12 +282,12 @@ def test_the_end_of_a_run_shows_both_streams_and_a_command_that_goes_on_with_it(
         "  - {key: ship, needs: [unit], run: {shell: 'echo shipped'}}\n"
     )
 
-    said = coord.process("run", plan, code=1).out
+    output = coord.process("run", plan, code=1).out
     shown = coord("runs", "show", "nightly").out
     of_task = coord("tasks", "show", "unit").out
     as_json = coord("tasks", "show", "unit", "--json").json["last_lines"]
 
-    for text in (said, shown, of_task):
+    for text in (output, shown, of_task):
         assert "unit, the last lines of its stdout:\n  27\n" in text
         assert "  40\n  1 failed\n" in text
         assert "\x1b[31m" not in text
@@ -297,7 +297,7 @@ def test_the_end_of_a_run_shows_both_streams_and_a_command_that_goes_on_with_it(
         ("stdout", "1 failed", True),
         ("stderr", "broken pipe", False),
     ]
-    assert re.fullmatch(r"retry what did not complete: .*coord resume nightly --retry", said.splitlines()[-1])
+    assert re.fullmatch(r"retry what did not complete: .*coord resume nightly --retry", output.splitlines()[-1])
     assert shown.splitlines()[-1] == "retry what did not complete: coord resume nightly --retry"
 
     (coord.cwd / "mended").touch()
@@ -330,7 +330,7 @@ def test_a_task_without_a_worker_names_the_command_that_starts_one(coord_on_each
 
 @pytest.fixture
 def coord_on_each(request: pytest.FixtureRequest, store_kind: str, tmp_path: Path) -> Coord:
-    """``coord`` on SQLite, and on PostgreSQL."""
+    """Provide ``coord`` on SQLite, and on PostgreSQL."""
     if store_kind == "sqlite":
         return coord_in(tmp_path)
     return coord_in(tmp_path, COORD_DATABASE_URL=request.getfixturevalue("postgres_url"))

@@ -1,4 +1,4 @@
-"""A Python job outlives the worker that it ran in, and its warden: it is ended before its task runs again."""
+"""Test that a Python job which outlives its worker and its warden is ended before its task runs again."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -29,14 +29,14 @@ def job():
 
 @pytest.fixture
 def fleet(processes: Processes, sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet in a project that has the job."""
-    with fleet_on(processes, sqlite_url, redis_url, tmp_path, expiring=True) as made:
+    """Provide a fleet in a project that has the job."""
+    with fleet_on(processes, sqlite_url, redis_url, tmp_path, expiring=True) as created:
         (tmp_path / "project" / "outliving.py").write_text(JOBS)
-        yield made
+        yield created
 
 
 def _killed_with_its_warden(worker: Process) -> None:
-    worker.signal(signal.SIGSTOP)  # or it starts another warden in between
+    worker.signal(signal.SIGSTOP)  # otherwise it starts another warden in between
     wardens = [child for child in psutil.Process(worker.pid).children() if "warden" in " ".join(child.cmdline())]
     assert wardens
     for warden in wardens:

@@ -1,4 +1,4 @@
-"""Plans of real jobs on real workers: what the first run took says what the next one will."""
+"""Test plans of real jobs on real workers: the durations of the first run predict those of the next one."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def test_a_plan_that_has_run_once_takes_as_long_as_it_is_predicted_to(fleet: Fle
     assert first.wait(timeout=60) is RunState.COMPLETED
     assert first.record.predicted is None
 
-    found = fleet.co.simulate(plan)
+    prediction = fleet.co.simulate(plan)
     second = fleet.co.submit(plan)
     assert second.wait(timeout=60) is RunState.COMPLETED
 
     record = second.record
     assert record.finished_at is not None
     took = record.finished_at - record.created_at
-    assert found.duration.p10 <= took <= found.duration.p90, (found.duration, took)
-    assert found.duration.p90 < timedelta(seconds=15)
-    path = [leg.key for leg in found.path]
+    assert prediction.duration.p10 <= took <= prediction.duration.p90, (prediction.duration, took)
+    assert prediction.duration.p90 < timedelta(seconds=15)
+    path = [leg.key for leg in prediction.path]
     assert (path[0], *path[-2:]) == ("a", "f", "echo")
-    assert (found.slots, found.untimed, found.usd.p90) == (2, (), 0)
+    assert (prediction.slots, prediction.untimed, prediction.usd.p90) == (2, (), 0)
     kept = record.predicted
     assert kept is not None
     assert kept["duration"][0] <= took.total_seconds() <= kept["duration"][2], (kept, took)

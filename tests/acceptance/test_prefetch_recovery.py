@@ -1,4 +1,4 @@
-"""A free slot is never idle while ready work waits, wherever the messages of that work are."""
+"""Test that no slot is idle while tasks are ready, wherever the messages of these tasks are."""
 
 import time
 from datetime import timedelta
@@ -14,7 +14,7 @@ from tests.support.processes import Processes, until
 
 
 def test_as_many_jobs_run_as_there_are_slots_although_busy_workers_hold_messages(fleet: Fleet) -> None:
-    """Each worker fetches ahead of its slots, so that busy ones may hold all that is left for the idle one."""
+    """Use each slot: workers prefetch more than their slots, so busy ones may have all messages left."""
     fleet.worker("-c", "4")
     fleet.worker("-c", "4")
     gate = fleet.file("open")
@@ -39,9 +39,9 @@ def test_as_many_jobs_run_as_there_are_slots_although_busy_workers_hold_messages
 def test_a_message_is_not_in_vain_because_somebody_held_a_row_for_a_moment(
     processes: Processes, postgres_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    """A change of priorities, a window that is filled: a claim goes past locked rows, and comes back to them."""
+    """Claim again after a lock: a change of priorities or a filled window locks rows, which a claim skips at first."""
     with fleet_on(processes, postgres_url, redis_url, tmp_path) as fleet:
-        fleet.worker("-c", "1", COORD_SWEEP="60s", COORD_TICK="60s")  # nobody else rings soon
+        fleet.worker("-c", "1", COORD_SWEEP="60s", COORD_TICK="60s")  # no other process enqueues soon
         gate = fleet.file("open")
         first = fleet.submit(Task("first", {"shell": f"until test -e {gate}; do sleep 0.05; done"}))
         until(lambda: first.record.counts.get(TaskState.RUNNING), what="the first task")
@@ -54,9 +54,9 @@ def test_a_message_is_not_in_vain_because_somebody_held_a_row_for_a_moment(
             other.execute("SELECT 1 FROM tasks WHERE id = %s FOR UPDATE", [run.task("held").id])
             gate.touch()
             assert first.wait(timeout=60) is RunState.COMPLETED
-            time.sleep(0.2)  # by now its message has been taken
+            time.sleep(0.2)  # its message has been consumed by now
         free_at = time.monotonic()
 
         assert run.wait(timeout=60) is RunState.COMPLETED
 
-        assert time.monotonic() - free_at < 30  # who looks for parked work comes after a minute
+        assert time.monotonic() - free_at < 30  # the search for prefetched tasks comes after a minute

@@ -1,4 +1,4 @@
-"""Calls without a price, through a real worker: the right dollars at once, or later, and never twice."""
+"""Test calls without a price, through a real worker: the right dollars at once, or later, and never twice."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ READS = {
 
 
 def agent(**line: object) -> AgentCall:
-    """An agent of nobody's that says one line and what it used."""
-    said = json.dumps({"answer": "done", **line})
-    return AgentCall("custom", "work", command=["/bin/sh", "-c", f"cat >/dev/null; echo '{said}'"], reads=READS)
+    """Return a custom agent that prints one line and its usage."""
+    text = json.dumps({"answer": "done", **line})
+    return AgentCall("custom", "work", command=["/bin/sh", "-c", f"cat >/dev/null; echo '{text}'"], reads=READS)
 
 
 def test_what_an_agent_used_is_in_dollars_at_once_or_after_a_price_is_set_and_only_once(
@@ -77,7 +77,7 @@ def test_what_an_agent_used_is_in_dollars_at_once_or_after_a_price_is_set_and_on
     assert shown == {"cost_usd": "2.265", "calls": 4, "unpriced_calls": 0}
     assert (run.cost, run.record.unpriced_calls) == (Decimal("2.265"), 0)
     assert run.task("unknown").cost == Decimal("0.2")
-    time.sleep(1.1)  # a worker looks for new prices once a second
+    time.sleep(1.1)  # a worker checks for new prices once a second
     again = fleet.submit(Task("unknown", agent(**{"by": "house-llama", "in": 2_000_000, "out": 0})))
     assert again.wait(timeout=60) is RunState.COMPLETED
     assert (again.cost, again.record.unpriced_calls) == (Decimal("0.2"), 0)

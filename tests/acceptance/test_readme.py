@@ -1,4 +1,4 @@
-"""README as a stranger follows it: its commands run as printed, in order, in a clone; the demo prints what it shows."""
+"""Test the README as a new user follows it: its commands run as printed, in order, in a clone; the output matches."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from tests.support.sources import ROOT, pyproject
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
-# Which index pip asks, and whom it trusts, is this machine's business.
+# The package index and its certificates are settings of this machine.
 KEPT = re.compile(r"PIP_\w+|\w*SSL_CERT\w*|\w*CA_BUNDLE|TMPDIR|LANG")
 LIMIT = timedelta(minutes=9)
 
 
 def stranger(folder: Path) -> dict[str, str]:
-    """An environment with a home of its own, and of the programs only Python's and the system's."""
+    """Provide an environment with a home of its own, and only Python's and the system's programs."""
     home = folder / "home of ada"
     home.mkdir()
     kept = {name: value for name, value in os.environ.items() if name == TAG or KEPT.fullmatch(name)}
     settings = Path("~/.config/pip/pip.conf").expanduser()
     if settings.exists():
         kept.setdefault("PIP_CONFIG_FILE", str(settings))
-    # No git of this user: nobody has said who they are.
+    # Without this user's git configuration: no author is set.
     nobody = {"HOME": str(home), "GIT_CONFIG_GLOBAL": os.devnull, "PATH": f"{sys.base_prefix}/bin:/usr/bin:/bin"}
     return dict.fromkeys(os.environ, "") | kept | nobody
 
 
 def shape(line: str) -> str:
-    """A line without what differs between two runs: times, ids, counts, places."""
+    """Return a line without what differs between two runs: times, ids, counts, paths."""
     line = re.sub(r"^(run .* of|# Check-up of) .*", r"\1 it", line.strip())
     line = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4,12}){4}|\d[\d,.:]*(ms|s|m|h)?\b", "N", line)
     return re.sub(r"(after|in) (N ?)+", r"\1 N", re.sub(r" +", " ", line))
@@ -71,7 +71,7 @@ def test_its_commands_run_in_order_as_they_are_printed(
     assert [line for line in lines if shape(line) not in printed] == []
     assert "tell:\n  lint completed, " in ran.output
     home = tmp_path / "home of ada"
-    # The worker and beat of the block before may still write into the home folder, so that is not looked at.
+    # The worker and beat of the block before may still write into the home folder, so that is not compared.
     assert not any((home / name).exists() for name in (".local/bin/coord", ".local/share/coordination"))
 
 
@@ -85,9 +85,9 @@ def test_the_commands_that_are_left_out_are_there() -> None:
 def test_every_installation_works_in_a_clone(page: Path) -> None:
     extras = set(pyproject()["project"]["optional-dependencies"])
 
-    asked = re.findall(r"(?:pip|pipx|uv tool) install ([^`\n]+)", page.read_text(encoding="utf-8"))
+    requirements = re.findall(r"(?:pip|pipx|uv tool) install ([^`\n]+)", page.read_text(encoding="utf-8"))
 
-    for what in asked:
+    for what in requirements:
         words = what.replace("--force ", "").split(" #")[0].strip()
         named = re.fullmatch(r"'?\.(?:\[([\w,]+)\])?'?|coordination\b.*\.whl", words)
         assert named is not None, what

@@ -1,4 +1,4 @@
-"""Worktrees that real workers make ready for their jobs, and the shell that opens one for a person."""
+"""Test worktrees that real workers prepare for their jobs, and the shell that opens one for a person."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SETUP = {"kind": "git-worktree", "setup": "mkdir deps; echo 1 > deps/a", "share"
 
 @pytest.fixture
 def checkout(fleet: Fleet) -> Checkout:
-    made = Checkout(fleet.folder / "project")
-    (made.path / ".env").write_text("A=1\n")
-    made.note()
-    return made
+    created = Checkout(fleet.folder / "project")
+    (created.path / ".env").write_text("A=1\n")
+    created.note()
+    return created
 
 
 @pytest.mark.smoke
@@ -47,12 +47,12 @@ def test_a_shell_opens_the_worktree_of_a_failed_task_until_it_is_gone(fleet: Fle
         "-c",
         "cat .env made.txt deps/a; echo $COLOR $COORD_TASK_KEY; git status -s",
     )
-    asked = fleet.coord.process("tasks", "shell", "fix", code=0)
+    output = fleet.coord.process("tasks", "shell", "fix", code=0)
     folder = fleet.coord.process("tasks", "shell", "plain", "--", "pwd")
 
     assert shown.out.split() == ["A=1", "mine", "1", "red", "fix", "??", "made.txt"]
     kept = run.task("fix").checkout()
-    assert f"fix: {kept.path} of attempt 1. Leave with: exit" in asked.err
+    assert f"fix: {kept.path} of attempt 1. Leave with: exit" in output.err
     assert not kept.running
     assert folder.out.strip() == str(checkout.path)
     assert checkout.is_untouched()
@@ -124,15 +124,15 @@ def test_each_attempt_gets_a_copy_of_a_sqlite_database_and_a_shell_the_same(flee
 
     run = fleet.submit(Task("a", {"shell": wait, "env": {"DB": "other"}}, checkout=wanted, gates=["test -n $DB"]))
     fleet.await_event(run, EventType.STARTED, key="a")
-    told = fleet.coord.process(
+    output = fleet.coord.process(
         "tasks", "shell", "a", "--", "sh", "-c", "echo $DB $PORT $COORD_PORT_1; touch go"
     ).out.split()
 
     assert run.wait(timeout=60) is RunState.COMPLETED
     assert run.task("a").output == "2"
-    assert told[0].startswith("sqlite:////")
-    assert not Path(told[0].removeprefix("sqlite:///")).exists()
-    assert told[1] == told[2]
+    assert output[0].startswith("sqlite:////")
+    assert not Path(output[0].removeprefix("sqlite:///")).exists()
+    assert output[1] == output[2]
     with closing(sqlite3.connect(checkout.path / "dev.db")) as original:
         assert original.execute("SELECT count(*) FROM t").fetchone() == (1,)
 

@@ -1,4 +1,4 @@
-"""What a worker hands back when it starts: only what certainly is no more."""
+"""Test that a starting worker hands back only attempts whose processes certainly do not exist any more."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIRST_HANGS = "echo $$ > pid.$COORD_ATTEMPT; if [ $COORD_ATTEMPT = 1 ]; then sle
 
 
 def killed_and_remembered_as(fleet: Fleet, first: Process, **columns: object) -> None:
-    """Kill a worker, and let its row say that it was elsewhere."""
+    """Kill a worker, and change its row as if it had run elsewhere."""
     first.kill()
     assignments = ", ".join(f"{name} = :{name}" for name in columns)
     with fleet.co.runtime.store.write() as tx:
@@ -42,7 +42,7 @@ def test_another_boot_of_the_kernel_is_over_when_all_share_one_file_and_else_nob
 
 
 def test_a_former_life_of_the_same_process_is_over(fleet: Fleet) -> None:
-    """As after a container's restart: the same host and namespace, and the new worker has the dead one's pid."""
+    """Simulate a container's restart: the same host and namespace, and the new worker has the dead one's pid."""
     first = fleet.worker(**LONG_LEASE)
     run = fleet.submit(Task("job", {"shell": FIRST_HANGS}))
     fleet.await_file("pid.1")

@@ -1,4 +1,4 @@
-"""Jobs that report: progress, questions that are answered, work that is found, failures of their own judgement."""
+"""Test jobs that report: progress, questions that are answered, discovered tasks, failures by their own judgement."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COORD = shlex.quote(str(Path(sys.executable).with_name("coord")))
 
 
 def scripted(folder: Path, *lines: str, name: str = "agent") -> dict[str, Any]:
-    """An agent that is a script: a stand-in that keeps what it was told, by task and attempt, and does *lines*."""
+    """Return an agent that is a script: it saves its prompt by task and attempt, and executes *lines*."""
     path = folder / name
     keep = 'told="$(dirname "$0")/$COORD_TASK_KEY.$COORD_ATTEMPT"; cat > "$told"'
     path.write_text("\n".join(["#!/bin/sh", keep, f'coord() {{ {COORD} "$@"; }}', *lines, "echo finished"]))
@@ -32,7 +32,7 @@ def scripted(folder: Path, *lines: str, name: str = "agent") -> dict[str, Any]:
     return {"command": [str(path)]}
 
 
-def told(folder: Path, key: str, attempt: int = 1) -> str:
+def prompt_of(folder: Path, key: str, attempt: int = 1) -> str:
     return (folder / f"{key}.{attempt}").read_text()
 
 
@@ -59,12 +59,12 @@ def test_an_agent_is_told_its_task_what_came_before_and_how_to_report(fleet: Fle
 
     assert run.wait(timeout=60) is RunState.COMPLETED
 
-    prompt = told(tmp_path, "fix")
+    prompt = prompt_of(tmp_path, "fix")
     assert prompt.startswith("Mend what lint says\n")
     assert "### lint (completed)\nx.py:1 unused" in prompt
     assert "coord task ask" in prompt
-    (said,) = [event.payload for event in story(run, "fix") if event.payload.get("percent")]
-    assert said == {"text": "halfway", "percent": 50.0}
+    (messages,) = [event.payload for event in story(run, "fix") if event.payload.get("percent")]
+    assert messages == {"text": "halfway", "percent": 50.0}
     assert run.task("fix").output == "finished"
 
 
@@ -85,7 +85,7 @@ def test_a_question_stops_the_task_and_its_answer_starts_it_again(fleet: Fleet, 
     assert fleet.coord("tasks", "answer", "paint", "blue").out.startswith("Answer saved; paint resumes (project ")
 
     assert run.wait(timeout=60) is RunState.COMPLETED
-    assert "Which colour?\n  Answer: blue" in told(tmp_path, "paint", 2)
+    assert "Which colour?\n  Answer: blue" in prompt_of(tmp_path, "paint", 2)
     assert [
         event.type.value for event in story(run, "paint") if event.type in ("blocked", "answered", "unblocked")
     ] == [
@@ -107,11 +107,11 @@ def test_work_that_is_found_joins_the_run_and_what_comes_first_is_waited_for(fle
 
     until(lambda: run.task("a").state == "completed", within=timedelta(seconds=60), what="a goes on and completes")
 
-    assert "### first (completed)\nprepared" in told(tmp_path, "a", 2)
+    assert "### first (completed)\nprepared" in prompt_of(tmp_path, "a", 2)
     assert run.task("a").output == "a again"
     assert (run.task("later").record.title, run.task("later").record.creator) == ("A bug", "task:a")
     assert run.wait(timeout=60) is RunState.COMPLETED
-    assert told(tmp_path, "later").startswith("Mend {{ this }}\n")
+    assert prompt_of(tmp_path, "later").startswith("Mend {{ this }}\n")
     assert run.task("later").output == "later again"
 
 
@@ -151,7 +151,7 @@ def test_bad_reports_are_refused_in_one_sentence_and_change_nothing(fleet: Fleet
 
     assert run.task("a").output == {"made": 1}
     assert len(run.tasks()) == 2
-    said = fleet.file("said").read_text()
+    output = fleet.file("said").read_text()
     for words in (
         "text must be a text",
         "percent is from 0 to 100, not 101",
@@ -163,5 +163,5 @@ def test_bad_reports_are_refused_in_one_sentence_and_change_nothing(fleet: Fleet
         "not that of the attempt whose socket this is",
         '"key": "a"',
     ):
-        assert words in said, words
-    assert "Traceback" not in said
+        assert words in output, words
+    assert "Traceback" not in output

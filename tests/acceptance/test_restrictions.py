@@ -1,4 +1,4 @@
-"""A project says which models it allows while its work waits: real workers begin nothing that it does not."""
+"""Test a project that restricts its models while its tasks wait: real workers start no task with another model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.processes import until
 
 
 def agent(model: str | None, says: str = "done") -> AgentCall:
-    """An agent of nobody's that leaves a file and says one line."""
+    """Return a custom agent that writes a file and prints one line."""
     script = f"cat >/dev/null; touch began-{says}; echo {json.dumps(says)}"
     return AgentCall("custom", "work", model=model, command=["/bin/sh", "-c", script])
 
@@ -35,10 +35,12 @@ def test_what_is_not_allowed_any_more_waits_until_the_rule_is_changed(fleet: Fle
     fleet.coord("projects", "change", "fleet", "--models", 'allow=["small-*"]')
     fleet.file("go").touch()
 
-    held = {"denied", "unnamed", "templated"}
+    waiting = {"denied", "unnamed", "templated"}
     fleet.await_event(run, EventType.COMPLETED, key="allowed", within=60)
-    until(lambda: all(BlockReason.MODEL in run.task(key).record.reasons for key in held), what="the tasks held")
-    assert {task.key: str(task.state) for task in run.tasks() if task.key in held} == dict.fromkeys(held, "blocked")
+    until(lambda: all(BlockReason.MODEL in run.task(key).record.reasons for key in waiting), what="the tasks held")
+    assert {task.key: str(task.state) for task in run.tasks() if task.key in waiting} == dict.fromkeys(
+        waiting, "blocked"
+    )
     assert run.task("denied").attempts() == []
     (attempt,) = run.task("templated").attempts()
     assert (attempt.outcome, attempt.error) == (
@@ -50,12 +52,12 @@ def test_what_is_not_allowed_any_more_waits_until_the_rule_is_changed(fleet: Fle
         assert f"the project does not allow the model {model} (allowed: small-*)" in why
         assert "coord projects change fleet --models" in why
     assert "it names no model" in fleet.coord("explain", "unnamed").out
-    assert not any(fleet.file(f"began-{key}").exists() for key in held)
+    assert not any(fleet.file(f"began-{key}").exists() for key in waiting)
 
     fleet.coord("projects", "change", "fleet", "--models", "allow=null")
 
     assert run.wait(timeout=60) is RunState.COMPLETED
-    assert all(fleet.file(f"began-{key}").exists() for key in held)
+    assert all(fleet.file(f"began-{key}").exists() for key in waiting)
     assert [one.outcome for one in run.task("templated").attempts()] == [Outcome.DEFERRED, Outcome.COMPLETED]
 
 

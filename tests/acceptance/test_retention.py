@@ -1,4 +1,4 @@
-"""Real workers clear up what is old while they work, and the work does not notice."""
+"""Test that real workers delete old data while they work, without an effect on running tasks."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ OF_RUNS = ("tasks", "attempts", "events", "dependencies")
 
 
 def old_rows(fleet: Fleet) -> int:
-    """How many rows of old runs there are."""
+    """Return the number of rows of old runs."""
     with fleet.co.runtime.store.read() as tx:
         return sum(tx.execute(select(func.count()).select_from(metadata.tables[name])).scalar_one() for name in OF_RUNS)
 
 
 def with_pile(fleet: Fleet, tasks: int, *, per_run: int) -> Run:
-    """One run that really ran, and old copies of it."""
+    """Provide one run that really ran, and old copies of it."""
     fleet.worker("-c", "4")
     seed = fleet.submit(Task("seed", {"shell": "echo done"}))
     assert seed.wait(timeout=60) is RunState.COMPLETED
@@ -38,7 +38,7 @@ def with_pile(fleet: Fleet, tasks: int, *, per_run: int) -> Run:
 
 
 def story(run: Run) -> list[tuple[Any, ...]]:
-    """Everything that is said about a run."""
+    """Return everything that is printed about a run."""
     return [(event.cursor, event.type, event.key, event.attempt) for event in run.events(follow=False)]
 
 
@@ -76,9 +76,9 @@ def test_a_plan_runs_to_its_end_while_twenty_thousand_old_rows_go(fleet: Fleet) 
             assert set(tx.execute(select(table.c.run_id).distinct()).scalars()) == left
     assert story(seed) == seed_story
     until(lambda: any("deleted old rows" in worker.output for worker in workers), what="a worker says so")
-    said = "".join(worker.output for worker in workers)
-    assert "deadlock" not in said
-    assert "cleanup failed" not in said
+    output = "".join(worker.output for worker in workers)
+    assert "deadlock" not in output
+    assert "cleanup failed" not in output
 
 
 def test_workers_write_the_archive_before_they_delete(fleet: Fleet) -> None:
@@ -91,8 +91,8 @@ def test_workers_write_the_archive_before_they_delete(fleet: Fleet) -> None:
     files = sorted(folder.iterdir())
     assert len(files) == 3
     for path in files:
-        found = list(archives.read(path))
-        assert sum(row["record"] == "tasks" for row in found) == 20
-        assert sum(row["record"] == "dependencies" for row in found) == 19
-        assert {row["run_id"] for row in found if "run_id" in row} == {path.name.removesuffix(".jsonl.gz")}
+        result = list(archives.read(path))
+        assert sum(row["record"] == "tasks" for row in result) == 20
+        assert sum(row["record"] == "dependencies" for row in result) == 19
+        assert {row["run_id"] for row in result if "run_id" in row} == {path.name.removesuffix(".jsonl.gz")}
     assert [run.id for run in fleet.co.runs()] == [seed.id]

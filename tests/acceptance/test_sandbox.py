@@ -1,4 +1,4 @@
-"""A worker that confines its jobs: what they may and may not, from the outside; and one that must and cannot."""
+"""Test a worker that confines its jobs: what they can and cannot do; and a worker that must confine and cannot."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ sys.exit(main(["-c", "2"]))
 
 @pytest.fixture(params=[ORDINARY, STRICT], ids=["ordinary", "strict"])
 def sandbox(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Which one, as a worker is told."""
+    """Provide the sandbox setting of a worker."""
     needs(request.param)
-    found: dict[str, str] = request.param
-    return found
+    sandbox_kind: dict[str, str] = request.param
+    return sandbox_kind
 
 
 def test_jobs_change_their_project_and_nothing_else_and_report_as_ever(

@@ -1,4 +1,4 @@
-"""What a job says reaches its worker, whatever confines it and however long the path of the home folder is."""
+"""Test that a job's reports reach its worker in every sandbox, and with a home folder of any length."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ SANDBOXES = {
 
 @pytest.fixture(params=SANDBOXES.values(), ids=SANDBOXES)
 def sandbox(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Which one, as a worker is told."""
+    """Provide the sandbox setting of a worker."""
     if request.param:
         needs({"COORD_SANDBOX": "strict"} if "COORD_SANDBOX" in request.param else request.param)
-    found: dict[str, str] = request.param
-    return found
+    sandbox_kind: dict[str, str] = request.param
+    return sandbox_kind
 
 
 @pytest.fixture(params=["short", "long"])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A home folder: with a path that sockets may have, and with one that is too long for them."""
+    """Provide a home folder: with a path that is valid for sockets, and with one that is too long."""
     if request.param == "long":
         yield str(tmp_path / "of a user with a very long name" / ("x" * 60))
         return
@@ -66,7 +66,7 @@ def says(text: str) -> str:
 
 
 def talking(server: ModelServer) -> list[Task]:
-    """A job of each kind that says what it is at and what it has spent, as far as its kind can."""
+    """Return a job of each kind that reports its progress and its usage, as far as its kind can."""
     both = f"{says('well')} && {spends('0.25')}"
     chat = ChatCall("openai:m", "x", url=f"{server.url}/v1", tools=["coord", {"command": [sys.executable, TOOLS.name]}])
     python = {"python": "spending:spend"}
@@ -108,12 +108,12 @@ EXPECTED = {
 def test_each_kind_of_job_says_what_it_is_at_and_what_it_has_spent(
     fleet: Fleet, home: str, sandbox: dict[str, str]
 ) -> None:
-    made = Checkout(fleet.folder / "project")
-    (made.path / "spending.py").write_text(SPENDING)
-    shutil.copy(TOOLS, made.path)
-    (made.path / ".gitattributes").write_text("*.paid filter=paid\n")
-    made.git("config", "filter.paid.clean", f"{spends('0.25', more=ONE_CALL)} && cat")
-    made.commit("Spend")
+    created = Checkout(fleet.folder / "project")
+    (created.path / "spending.py").write_text(SPENDING)
+    shutil.copy(TOOLS, created.path)
+    (created.path / ".gitattributes").write_text("*.paid filter=paid\n")
+    created.git("config", "filter.paid.clean", f"{spends('0.25', more=ONE_CALL)} && cat")
+    created.commit("Spend")
     turns = [ToolUse("progress", {"text": "well"}), ToolUse("sh", {"command": spends("0.25")}), "done"]
     with running_model_server(turns) as server:
         run = fleet.submit(*talking(server))
@@ -125,23 +125,23 @@ def test_each_kind_of_job_says_what_it_is_at_and_what_it_has_spent(
     assert {key: error for key, error in errors.items() if error is not None} == {}, worker.output
     assert state is RunState.COMPLETED
     with fleet.co.runtime.store.read() as tx:
-        found = list(costs.each(tx, fleet.co.runtime.workspace_id, run_id=run.id))
+        result = list(costs.each(tx, fleet.co.runtime.workspace_id, run_id=run.id))
     keys = {one.id: one.key for one in run.tasks()}
     spent = dict.fromkeys(EXPECTED, Decimal(0))
-    for one in found:
+    for one in result:
         if one.model == "m" and one.cost_usd is not None:
             spent[keys[str(one.task_id)]] += one.cost_usd
-    said = {event.key for event in run._events_after("0.0") if event.payload.get("text") == "well"}
-    assert {key: (f"{spent[key]:.2f}", key in said) for key in spent} == EXPECTED
+    reporting = {event.key for event in run._events_after("0.0") if event.payload.get("text") == "well"}
+    assert {key: (f"{spent[key]:.2f}", key in reporting) for key in spent} == EXPECTED
     left = [entry for entry in Path(home, "scratch").rglob("*") if entry.name.endswith((".jsonl", ".at", ".json"))]
     assert left == []
 
 
 def spent_by_attempt(fleet: Fleet, run: Run) -> dict[int, Decimal]:
     with fleet.co.runtime.store.read() as tx:
-        found = list(costs.each(tx, fleet.co.runtime.workspace_id, run_id=run.id))
+        result = list(costs.each(tx, fleet.co.runtime.workspace_id, run_id=run.id))
     spent: dict[int, Decimal] = {}
-    for one in found:
+    for one in result:
         spent[one.attempt or 0] = spent.get(one.attempt or 0, Decimal(0)) + (one.cost_usd or 0)
     return spent
 
@@ -162,8 +162,8 @@ def test_a_job_that_runs_alone_after_its_worker_was_killed_reports_as_ever(
 
     assert run.wait(timeout=90) is RunState.COMPLETED
     assert spent_by_attempt(fleet, run) == {1: Decimal("0.25"), 2: Decimal("0.75")}
-    said = [event.attempt for event in run._events_after("0.0") if event.payload.get("text") == "well"]
-    assert said[-1] == 2
+    attempts = [event.attempt for event in run._events_after("0.0") if event.payload.get("text") == "well"]
+    assert attempts[-1] == 2
 
 
 def test_a_job_that_runs_reports_after_the_key_was_replaced_and_so_does_the_next(

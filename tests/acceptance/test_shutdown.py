@@ -1,4 +1,4 @@
-"""Workers that are told to go, on every pool: they drain, hand back uncharged, leave no process, and can be hurried."""
+"""Test the shutdown of workers on every pool: they drain, hand back uncharged, leave no process, can be hurried."""
 
 import json
 import signal
@@ -36,28 +36,28 @@ WAITS = "touch began; while [ ! -e go ]; do sleep 0.05; done; echo done by $COOR
 
 
 def processes_of(task_id: str) -> list[int]:
-    """Living processes, however detached, that carry the marker of one of the task's attempts."""
+    """Return living processes, however detached, that carry the marker of one of the task's attempts."""
     marker = f"\0COORD_ATTEMPT_ID={task_id}".encode()
-    found = []
+    processes = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 environment = b"\0" + (folder / "environ").read_bytes()
                 state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
             except OSError:
-                continue  # it has just gone
+                continue  # it has just ended
             if marker in environment and state not in {"Z", "X"}:
-                found.append(int(folder.name))
-    return found
+                processes.append(int(folder.name))
+    return processes
 
 
 def began(fleet: Fleet) -> None:
-    """Nothing, once the job is at work."""
+    """Return None once the job is running."""
     until(fleet.file("began").exists, what="the job's beginning")
 
 
 def assert_handed_back(fleet: Fleet, run, *, key: str = "job") -> None:
-    """The task waits again as if nothing had been, and nothing of its attempt is left."""
+    """Check that the task waits again unchanged, and that nothing of its attempt is left."""
     task = run.task(key)
     assert task.state is TaskState.QUEUED
     assert (task.record.attempt, task.record.failures, task.record.losses) == (1, 0, 0)
@@ -68,7 +68,7 @@ def assert_handed_back(fleet: Fleet, run, *, key: str = "job") -> None:
 
 
 def workers_of(fleet: Fleet, task_id: str) -> tuple[str, ...]:
-    """The workers that had the task."""
+    """Return the workers that had the task."""
     with fleet.co.runtime.store.read() as tx:
         rows = tx.execute(text("SELECT worker_id FROM attempts WHERE task_id = :id ORDER BY number"), {"id": task_id})
         return tuple(rows.scalars())
@@ -153,19 +153,19 @@ class TestOnEveryPool:
 
 
 def clocks(fleet: Fleet) -> list[str | None]:
-    """What each worker's own clock said at its last heartbeat."""
+    """Return the time of each worker's own clock at its last heartbeat."""
     with fleet.co.runtime.store.read() as tx:
         return list(tx.execute(text("SELECT clock_at FROM workers")).scalars())
 
 
 def registered(fleet: Fleet) -> list[int]:
-    """The pid of each row of ``workers``."""
+    """Return the pid of each row of ``workers``."""
     with fleet.co.runtime.store.read() as tx:
         return list(tx.execute(text("SELECT pid FROM workers")).scalars())
 
 
 def test_a_job_that_a_free_slot_took_from_the_store_may_finish_too(fleet: Fleet) -> None:
-    """Its message is lost, so Celery's pool does not know of it and ends while it runs."""
+    """Let a job finish whose message is lost: Celery's pool does not know of it and ends while it runs."""
     helper = fleet.worker("-c", "1")
     hold = fleet.submit(Task("hold", {"shell": "sleep 600"}))
     fleet.await_event(hold, EventType.STARTED)
@@ -173,8 +173,8 @@ def test_a_job_that_a_free_slot_took_from_the_store_may_finish_too(fleet: Fleet)
 
     def enqueued() -> int:
         with fleet.co.runtime.store.read() as tx:
-            found = text("SELECT count(*) FROM tasks WHERE enqueued_at IS NOT NULL AND state = 'queued'")
-            return tx.execute(found).scalar_one()
+            result = text("SELECT count(*) FROM tasks WHERE enqueued_at IS NOT NULL AND state = 'queued'")
+            return tx.execute(result).scalar_one()
 
     until(lambda: enqueued() == 3, what="their doorbells")
     helper.kill()
@@ -196,7 +196,7 @@ def test_a_job_that_a_free_slot_took_from_the_store_may_finish_too(fleet: Fleet)
 class TestDraining:
     def test_a_worker_that_drains_takes_nothing_and_leaves_it_to_others(self, fleet: Fleet) -> None:
         going = fleet.worker(**LONG_GRACE)
-        held = fleet.submit(Task("job", {"shell": WAITS}))
+        running = fleet.submit(Task("job", {"shell": WAITS}))
         began(fleet)
         going.signal(signal.SIGTERM)
         going.wait_for("draining")
@@ -207,9 +207,9 @@ class TestDraining:
         assert run.wait(timeout=30) is RunState.COMPLETED
         by = {workers_of(fleet, task.id) for task in run.tasks()}
         assert len(by) == 1
-        assert by != {workers_of(fleet, held.task("job").id)}
+        assert by != {workers_of(fleet, running.task("job").id)}
         fleet.file("go").touch()
-        assert held.wait(timeout=20) is RunState.COMPLETED
+        assert running.wait(timeout=20) is RunState.COMPLETED
         assert going.wait(within=GONE) == 0
 
     def test_a_job_in_python_is_handed_back_as_well(self, fleet: Fleet) -> None:

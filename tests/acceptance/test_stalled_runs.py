@@ -1,4 +1,4 @@
-"""``coord run`` on configured servers: what it says when nothing can go on, how it ends, and what Ctrl-C leaves."""
+"""Test ``coord run`` on configured servers: messages when nothing can continue, its end, the state after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plan(fleet: Fleet, *tasks: dict[str, object], **more: object) -> Path:
 
 
 def plain(said: str) -> str:
-    """What was printed, with commands as they are written where the terminal has program and home."""
+    """Return the output, with commands in their short form, as where the terminal has program and home."""
     return re.sub(r"(?:COORD_\w+=\S+ )*\S*/coord ", "coord ", said)
 
 
@@ -62,9 +62,9 @@ def test_a_run_in_a_project_on_hold_ends_with_the_command_that_helps(fleet: Flee
     fleet.file("go").touch()
 
     assert running.wait(within=LONG) == 3
-    said = plain(running.output)
-    assert "its project fleet is paused; resume it with: coord projects resume fleet" in said
-    run = re.search(r"coord resume (\S+)", said)
+    output = plain(running.output)
+    assert "its project fleet is paused; resume it with: coord projects resume fleet" in output
+    run = re.search(r"coord resume (\S+)", output)
     assert run is not None
     fleet.coord("projects", "resume", "fleet")
     assert fleet.coord.process("resume", run[1]).code == 0
@@ -90,11 +90,11 @@ def test_ctrl_c_on_configured_servers_says_that_the_run_goes_on(fleet: Fleet) ->
     running.signal(signal.SIGINT)
 
     assert running.wait(within=LONG) == 130
-    said = plain(running.output)
-    assert "the run continues, on the workers that are configured" in said
+    output = plain(running.output)
+    assert "the run continues, on the workers that are configured" in output
     run = fleet.coord("runs", "list", "--json").json["runs"][0]["id"]
-    assert f"Watch it: coord resume {run}" in said
-    assert f"Cancel it: coord runs cancel {run}" in said
+    assert f"Watch it: coord resume {run}" in output
+    assert f"Cancel it: coord runs cancel {run}" in output
     fleet.file("go").touch()
     assert fleet.coord.process("resume", run).code == 0
     assert fleet.coord("runs", "show", run, "--json").json["tasks"][0]["attempt"] == 1
@@ -108,18 +108,18 @@ def test_at_a_terminal_a_run_that_stands_still_waits_and_goes_on(fleet: Fleet) -
         env={**fleet.coord.environment, "TERM": "dumb"},
         cwd=fleet.coord.cwd,
         stdin=follower,
-        stdout=subprocess.PIPE,  # as behind a pipe to tee: the person still sits there
+        stdout=subprocess.PIPE,  # as behind a pipe to tee: the person is still at the terminal
         start_new_session=True,
     )
     os.close(follower)
     try:
         assert process.stdout is not None
-        said = b""
-        while not re.search(rb"after Ctrl-C: .*coord resume", said):
+        output = b""
+        while not re.search(rb"after Ctrl-C: .*coord resume", output):
             chunk = os.read(process.stdout.fileno(), 4096)
-            assert chunk, said
-            said += chunk
-        assert b"no living worker" in said
+            assert chunk, output
+            output += chunk
+        assert b"no living worker" in output
         fleet.worker()
 
         until(lambda: process.poll() is not None, within=LONG, what="the run's end")

@@ -1,4 +1,4 @@
-"""``coord stop``: after it no process of a job is alive and no model is called, until ``coord start`` goes on."""
+"""Test ``coord stop``: after it no process of a job is alive and no model is called, until ``coord start``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.processes import until
 
 pytestmark = [pytest.mark.own_worker]
 
-# Hangs at its first attempt, with a child in a session of its own; later attempts end at once.
+# Hangs at its first attempt, with a child in a process session of its own; later attempts end at once.
 HANGS = (
     "touch began.$COORD_TASK_KEY; if [ $COORD_ATTEMPT = 1 ]; then setsid sleep 600 & while :; do sleep 600; done; fi; "
     "echo by $COORD_ATTEMPT"
@@ -33,10 +33,10 @@ PATIENT = timedelta(seconds=120)
 
 
 def of_jobs(fleet: Fleet) -> list[int]:
-    """Living processes, however detached, of any attempt of this test's database."""
+    """Return living processes, however detached, of any attempt of this test's database."""
     with fleet.co.runtime.store.read() as tx:
         ids = set(tx.execute(text("SELECT CAST(id AS TEXT) FROM tasks")).scalars())
-    found = []
+    processes = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -44,15 +44,15 @@ def of_jobs(fleet: Fleet) -> list[int]:
             environment = b"\0" + (folder / "environ").read_bytes()
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
-            continue  # it has just gone
+            continue  # it has just ended
         _, marked, rest = environment.partition(b"\0COORD_ATTEMPT_ID=")
         if marked and state not in {"Z", "X"} and rest.partition(b"\0")[0].decode()[:36] in ids:
-            found.append(int(folder.name))
-    return found
+            processes.append(int(folder.name))
+    return processes
 
 
 def started(fleet: Fleet) -> int:
-    """How many attempts there ever were."""
+    """Return the number of all attempts."""
     with fleet.co.runtime.store.read() as tx:
         return tx.execute(text("SELECT count(*) FROM attempts")).scalar_one()
 
@@ -149,11 +149,11 @@ def test_without_redis_the_heartbeat_tells_and_other_projects_go_on(fleet: Fleet
     env = {**fleet.env, "COORD_REDIS_URL": "redis://127.0.0.1:1/0"}
     coord = type(fleet.coord)(fleet.coord.home, fleet.coord.cwd, env)
 
-    said = coord("stop", "--project", "fleet", "--timeout", "60s", "--json")
+    output = coord("stop", "--project", "fleet", "--timeout", "60s", "--json")
 
-    found = json.loads(said.out)
-    assert found["silent"]
-    assert [one["task"] for one in found["attempts"]] == ["job"]
+    result = json.loads(output.out)
+    assert result["silent"]
+    assert [one["task"] for one in result["attempts"]] == ["job"]
     assert other.task("lives").state is TaskState.RUNNING
     (fleet.folder / "other" / "go").touch()
     assert other.wait(timeout=60) is RunState.COMPLETED
@@ -206,12 +206,12 @@ def test_a_killed_and_a_frozen_worker_are_named_and_what_they_left_is_ended(flee
 
 
 def stop_is_heard(fleet: Fleet) -> bool:
-    """Whether something was heard of a worker that has not ended what it runs."""
+    """Return whether the command reports a worker that has not ended its jobs."""
     return any(not one.silent for one in stop(fleet, timeout=0.0).attempts if not one.ended)
 
 
 def test_a_storm_of_claims_and_stops(fleet: Fleet) -> None:
-    """After a stop has returned, nothing of any job is alive, and no attempt begins, until the start."""
+    """Check after each stop that no process of a job is alive, and that no attempt begins until the start."""
     for _ in range(2):
         fleet.worker("-c", "4")
     lasts = "sleep 0.$((RANDOM % 5)); echo fine" if Path("/bin/bash").exists() else "sleep 0.2; echo fine"

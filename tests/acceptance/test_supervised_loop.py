@@ -1,4 +1,4 @@
-"""The supervised loop: assessed while others work, split, done, analysed, sent back; rubbish does not stop it."""
+"""Test the review loop: assess while others work, split, execute, judge, send back; invalid answers do not stop it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPENT = {"model": "m", "input_tokens": 5, "output_tokens": 1, "cost_usd": "0.01"
 
 
 class Script:
-    """A stand-in for an agent: it answers by its task's key, and keeps what it was told."""
+    """A stand-in for an agent: it answers by its task's key, and saves its prompt."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""What somebody has exported for another Celery program changes nothing in ours."""
+"""Test that variables which are exported for another Celery program change nothing in ours."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ tasks:
     )
 
     done = _python("-m", "coordination.cli", "run", str(plan), home=tmp_path)
-    found = _python("-m", "coordination.cli", "tasks", "output", "given", home=tmp_path)
+    result = _python("-m", "coordination.cli", "tasks", "output", "given", home=tmp_path)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert found.stdout.strip() == str(len(NOWHERE))
+    assert result.stdout.strip() == str(len(NOWHERE))
 
 
 def test_beats_command_listens_to_nobody_else(tmp_path: Path) -> None:
-    """Celery's own command line, which reads variables before it imports anything of ours."""
+    """Check Celery's own command line, which reads variables before it imports our modules."""
     done = _python(
         "-m", "coordination.cli", "beat", "--", "--help", home=tmp_path, COORD_REDIS_URL="redis://127.0.0.1:2/3"
     )

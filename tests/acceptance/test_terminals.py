@@ -1,4 +1,4 @@
-"""Several terminals on one embedded stack: whichever command started it ends, the jobs of the others go on."""
+"""Test several terminals on one embedded stack: whichever command started it ends, the jobs of the others continue."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ WAITS = "echo $$ > {key}.$COORD_ATTEMPT; while [ ! -e {key}.go ]; do sleep 0.05;
 LONG = timedelta(seconds=60)
 
 
-class Desk:
-    """A project folder and a home; every command on it stands for a terminal."""
+class Site:
+    """A project folder and a home; every command in it stands for a terminal."""
 
     def __init__(self, processes: Processes, folder: Path) -> None:
         self.processes = processes
@@ -42,19 +42,19 @@ class Desk:
         self.coord = Coord(self.home.folder, self.project, {**UNHURRIED, "COORD_CANCEL_GRACE": "1s"})
 
     def plan(self, key: str, **task: object) -> Path:
-        """A plan of one job, which waits until the test lets it go."""
+        """Write a plan of one job, which runs until the test releases it."""
         path = self.project / f"{key}.yaml"
         job = {"key": key, "run": {"shell": WAITS.format(key=key)}, **task}
         path.write_text(json.dumps({"version": 1, "project": {"path": str(self.project)}, "tasks": [job]}))
         return path
 
     def terminal(self, *arguments: str | Path) -> Process:
-        """Start a command that stays."""
+        """Start a command that keeps running."""
         argv = ("-m", "coordination.cli", *arguments)
         return self.processes.start_python(*argv, env=self.coord.environment, cwd=self.project)
 
     def job(self, key: str, attempt: int = 1) -> int:
-        """The process of a job's attempt, once it runs."""
+        """Return the process of a job's attempt, once it runs."""
         path = self.project / f"{key}.{attempt}"
         until(lambda: path.exists() and path.read_text().strip(), within=LONG, what=f"attempt {attempt} of {key}")
         return int(path.read_text())
@@ -64,13 +64,13 @@ class Desk:
         (self.project / f"{key}.go").touch()
 
     def stack(self) -> RunningStack:
-        """The stack that runs."""
-        found = self.home.read()
-        assert found is not None
-        return found
+        """Return the running stack."""
+        result = self.home.read()
+        assert result is not None
+        return result
 
     def ends_of(self, key: str) -> list[tuple[int, str, str]]:
-        """The outcomes of the job's attempts, and the state of its task."""
+        """Return the outcomes of the job's attempts, and the state of its task."""
         with closing(sqlite3.connect(self.home.folder / "coordination.db")) as connection:
             return connection.execute(
                 "SELECT number, outcome, state FROM attempts JOIN tasks ON id = task_id WHERE key = ? ORDER BY number",
@@ -79,145 +79,145 @@ class Desk:
 
 
 @pytest.fixture
-def desk(processes: Processes) -> Iterator[Desk]:
-    """Where one test works."""
+def site(processes: Processes) -> Iterator[Site]:
+    """Provide the folders of one test."""
     with scratch_folder() as folder:
-        made = Desk(processes, folder)
-        yield made
+        created = Site(processes, folder)
+        yield created
         processes.close()
-        running.down(made.home.folder, now=True)
+        running.down(created.home.folder, now=True)
 
 
-def finishes(desk: Desk, first: Process) -> None:
-    desk.let_go("first")
+def finishes(site: Site, first: Process) -> None:
+    site.let_go("first")
     assert first.wait(within=LONG) == 0
 
 
-def is_interrupted(desk: Desk, first: Process) -> None:
+def is_interrupted(site: Site, first: Process) -> None:
     first.signal(signal.SIGINT)
     assert first.wait(within=LONG) == 130
     assert "the run continues" in first.output
-    run = desk.coord("runs", "list", "--json").json["runs"][-1]["id"]
+    run = site.coord("runs", "list", "--json").json["runs"][-1]["id"]
     assert f"coord resume {run}" in first.output
     assert f"coord runs cancel {run}" in first.output
 
 
-def is_killed(desk: Desk, first: Process) -> None:
+def is_killed(site: Site, first: Process) -> None:
     first.kill()
 
 
-def loses_its_terminal(desk: Desk, first: Process) -> None:
+def loses_its_terminal(site: Site, first: Process) -> None:
     first.signal(signal.SIGHUP)
     assert first.wait(within=LONG) == 130
 
 
 @pytest.mark.parametrize("ends", [finishes, is_interrupted, is_killed, loses_its_terminal])
 def test_a_job_that_must_not_be_repeated_outlives_the_terminal_that_started_its_stack(
-    desk: Desk, ends: Callable[[Desk, Process], None]
+    site: Site, ends: Callable[[Site, Process], None]
 ) -> None:
-    first = desk.terminal("run", desk.plan("first"))
-    desk.job("first")
-    second = desk.terminal("run", desk.plan("once", repeatable=False))
-    job = desk.job("once")
-    stack = desk.stack()
+    first = site.terminal("run", site.plan("first"))
+    site.job("first")
+    second = site.terminal("run", site.plan("once", repeatable=False))
+    job = site.job("once")
+    stack = site.stack()
 
-    ends(desk, first)
-    until(lambda: len(StackUsers(desk.home).present()) == 1, what="only the second uses the stack")
+    ends(site, first)
+    until(lambda: len(StackUsers(site.home).present()) == 1, what="only the second uses the stack")
 
     assert alive(job)
-    assert desk.stack().owner == stack.owner
-    desk.let_go("once")
+    assert site.stack().owner == stack.owner
+    site.let_go("once")
     assert second.wait(within=LONG) == 0
-    assert desk.ends_of("once") == [(1, "completed", "completed")]
-    assert not desk.home.is_owned()
+    assert site.ends_of("once") == [(1, "completed", "completed")]
+    assert not site.home.is_owned()
     assert not any(service.alive() for service in stack.services.values())
 
 
-def test_the_only_terminal_that_is_killed_takes_its_stack_with_it(desk: Desk) -> None:
-    first = desk.terminal("run", desk.plan("first"))
-    job = desk.job("first")
+def test_the_only_terminal_that_is_killed_takes_its_stack_with_it(site: Site) -> None:
+    first = site.terminal("run", site.plan("first"))
+    job = site.job("first")
 
     first.kill()
 
-    until(lambda: not desk.home.is_owned(), within=LONG, what="the stack's end")
+    until(lambda: not site.home.is_owned(), within=LONG, what="the stack's end")
     assert not alive(job)
-    assert desk.ends_of("first") == [(1, "handed_back", "queued")]
+    assert site.ends_of("first") == [(1, "handed_back", "queued")]
 
 
-def test_a_suspended_terminal_still_uses_its_stack(desk: Desk) -> None:
-    first = desk.terminal("run", desk.plan("first"))
-    job = desk.job("first")
+def test_a_suspended_terminal_still_uses_its_stack(site: Site) -> None:
+    first = site.terminal("run", site.plan("first"))
+    job = site.job("first")
     first.signal(signal.SIGTSTP)
-    second = desk.terminal("run", desk.plan("quick"))
-    desk.job("quick")
-    desk.let_go("quick")
+    second = site.terminal("run", site.plan("quick"))
+    site.job("quick")
+    site.let_go("quick")
     assert second.wait(within=LONG) == 0
 
     assert alive(job)
-    desk.let_go("first")
-    until(lambda: desk.ends_of("first") == [(1, "completed", "completed")], within=LONG, what="its job's end")
-    assert desk.home.is_owned()
+    site.let_go("first")
+    until(lambda: site.ends_of("first") == [(1, "completed", "completed")], within=LONG, what="its job's end")
+    assert site.home.is_owned()
     first.signal(signal.SIGCONT)
 
     assert first.wait(within=LONG) == 0
-    assert not desk.home.is_owned()
+    assert not site.home.is_owned()
 
 
-def test_a_stack_whose_process_is_killed_is_started_again_by_who_waits(desk: Desk) -> None:
-    first = desk.terminal("run", desk.plan("first"))
-    second = desk.terminal("run", desk.plan("second"))
-    desk.job("first")
-    desk.job("second")
-    killed = desk.stack()
+def test_a_stack_whose_process_is_killed_is_started_again_by_who_waits(site: Site) -> None:
+    first = site.terminal("run", site.plan("first"))
+    second = site.terminal("run", site.plan("second"))
+    site.job("first")
+    site.job("second")
+    killed = site.stack()
 
     os.kill(killed.owner.pid, signal.SIGKILL)
-    desk.job("first", 2)
-    desk.job("second", 2)
-    assert desk.stack().owner != killed.owner
-    desk.let_go("first")
-    desk.let_go("second")
+    site.job("first", 2)
+    site.job("second", 2)
+    assert site.stack().owner != killed.owner
+    site.let_go("first")
+    site.let_go("second")
 
     assert [first.wait(within=LONG), second.wait(within=LONG)] == [0, 0]
 
 
-def test_two_terminals_that_begin_at_once_share_one_stack(desk: Desk) -> None:
+def test_two_terminals_that_begin_at_once_share_one_stack(site: Site) -> None:
     for key in ("first", "second"):
-        desk.plan(key)
-        desk.let_go(key)
-    both = [desk.terminal("run", desk.project / f"{key}.yaml") for key in ("first", "second")]
+        site.plan(key)
+        site.let_go(key)
+    both = [site.terminal("run", site.project / f"{key}.yaml") for key in ("first", "second")]
 
     assert [one.wait(within=LONG) for one in both] == [0, 0]
-    assert desk.ends_of("first") == desk.ends_of("second") == [(1, "completed", "completed")]
-    assert not desk.home.is_owned()
+    assert site.ends_of("first") == site.ends_of("second") == [(1, "completed", "completed")]
+    assert not site.home.is_owned()
 
 
-def test_up_keeps_the_stack_of_a_run_and_lets_go_of_one_that_a_run_uses(desk: Desk) -> None:
-    run = desk.terminal("run", desk.plan("first"))
-    desk.job("first")
-    up = desk.terminal("up")
+def test_up_keeps_the_stack_of_a_run_and_lets_go_of_one_that_a_run_uses(site: Site) -> None:
+    run = site.terminal("run", site.plan("first"))
+    site.job("first")
+    up = site.terminal("up")
     up.wait_for("stack is up")
-    desk.let_go("first")
+    site.let_go("first")
     assert run.wait(within=LONG) == 0
-    assert desk.home.is_owned()
-    other = desk.terminal("run", desk.plan("other"))
-    job = desk.job("other")
+    assert site.home.is_owned()
+    other = site.terminal("run", site.plan("other"))
+    job = site.job("other")
 
     up.signal(signal.SIGINT)
 
     assert up.wait(within=LONG) == 0
     assert re.search("stays up for .*coord run", up.output)
     assert alive(job)
-    desk.let_go("other")
+    site.let_go("other")
     assert other.wait(within=LONG) == 0
-    assert not desk.home.is_owned()
+    assert not site.home.is_owned()
 
 
-def test_up_detached_keeps_the_stack_until_down_which_ends_who_waits(desk: Desk) -> None:
-    assert desk.coord.process("up", "--detach").out
-    watching = desk.terminal("run", desk.plan("first"))
-    job = desk.job("first")
+def test_up_detached_keeps_the_stack_until_down_which_ends_who_waits(site: Site) -> None:
+    assert site.coord.process("up", "--detach").out
+    watching = site.terminal("run", site.plan("first"))
+    job = site.job("first")
 
-    down = desk.coord.process("down", "--now")
+    down = site.coord.process("down", "--now")
 
     assert re.search("This ends .*coord run", down.out)
     assert "coord resume" in down.out
@@ -225,50 +225,50 @@ def test_up_detached_keeps_the_stack_until_down_which_ends_who_waits(desk: Desk)
     assert "was stopped" in watching.output
     assert "coord resume" in watching.output
     assert not alive(job)
-    assert desk.ends_of("first") == [(1, "handed_back", "queued")]
+    assert site.ends_of("first") == [(1, "handed_back", "queued")]
 
 
-def test_down_says_what_it_waits_for_and_a_second_one_does_not_wait(desk: Desk) -> None:
-    desk.coord = replace(desk.coord, settings={**desk.coord.settings, "COORD_SHUTDOWN_GRACE": "10m"})
-    desk.coord.process("up", "--detach")
-    desk.coord("submit", desk.plan("slow"))
-    desk.job("slow")
+def test_down_says_what_it_waits_for_and_a_second_one_does_not_wait(site: Site) -> None:
+    site.coord = replace(site.coord, settings={**site.coord.settings, "COORD_SHUTDOWN_GRACE": "10m"})
+    site.coord.process("up", "--detach")
+    site.coord("submit", site.plan("slow"))
+    site.job("slow")
 
-    down = desk.terminal("down")
+    down = site.terminal("down")
     down.wait_for(r"Waiting for 1 job, with 10m")
     down.wait_for(r"  slow of run \S+ \(project\), running for")
     down.wait_for("coord down --now")
     assert down.exit_code is None
-    desk.coord.process("down", "--now")
+    site.coord.process("down", "--now")
 
     assert down.wait(within=LONG) == 0
-    assert desk.ends_of("slow") == [(1, "handed_back", "queued")]
+    assert site.ends_of("slow") == [(1, "handed_back", "queued")]
 
 
-def test_a_closed_terminal_of_a_shared_stack_leaves_the_others_alone(desk: Desk) -> None:
-    first, leader = in_a_terminal(desk, "run", desk.plan("first"))
-    desk.job("first")
-    second = desk.terminal("run", desk.plan("once", repeatable=False))
-    desk.job("once")
+def test_a_closed_terminal_of_a_shared_stack_leaves_the_others_alone(site: Site) -> None:
+    first, leader = in_a_terminal(site, "run", site.plan("first"))
+    site.job("first")
+    second = site.terminal("run", site.plan("once", repeatable=False))
+    site.job("once")
 
-    os.close(leader)  # which hangs up
+    os.close(leader)  # which closes the connection
 
     first.wait(timeout=patience(LONG).total_seconds())
-    desk.let_go("once")
+    site.let_go("once")
     assert second.wait(within=LONG) == 0
-    assert desk.ends_of("once") == [(1, "completed", "completed")]
+    assert site.ends_of("once") == [(1, "completed", "completed")]
 
 
-def in_a_terminal(desk: Desk, *arguments: str | Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a command whose controlling terminal is a new pseudo-terminal; it, and the end that a person holds."""
+def in_a_terminal(site: Site, *arguments: str | Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a command whose controlling terminal is a new pseudo-terminal; return it, and the terminal's other end."""
     leader, follower = pty.openpty()
     takes_it = (
         "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", takes_it, sys.executable, "-m", "coordination.cli", *map(str, arguments)],
-        env=desk.coord.environment,
-        cwd=desk.project,
+        env=site.coord.environment,
+        cwd=site.project,
         stdin=follower,
         stdout=follower,
         stderr=follower,

@@ -1,4 +1,4 @@
-"""The tutorial does what it says: a fresh shell runs its blocks in order, with its own stand-in for the agent."""
+"""Test that the tutorial works as written: a new shell runs its blocks in order, with its stand-in for the agent."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VARYING = (
 
 @dataclass(frozen=True)
 class Step:
-    """Commands of the page, and what it says that they print (None: it does not say)."""
+    """Commands of the page, and the output that it shows for them (None: it shows none)."""
 
     line: int
     commands: str
@@ -48,16 +48,17 @@ class Step:
 
 
 def steps() -> list[Step]:
-    """Returns the blocks of commands in the order of the page."""
+    """Return the blocks of commands in the order of the page."""
     text = PAGE.read_text(encoding="utf-8")
     blocks = re.compile(r"^```console\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
     return [
-        Step(text.count("\n", 0, found.start()) + 2, found.group(1), found.group(2)) for found in blocks.finditer(text)
+        Step(text.count("\n", 0, matches.start()) + 2, matches.group(1), matches.group(2))
+        for matches in blocks.finditer(text)
     ]
 
 
 def shape(text: str, home: Path) -> list[str]:
-    """Returns the lines without what is another each time: ids, times, lengths, and the width of columns."""
+    """Return the lines without what differs between two runs: ids, times, lengths, and the width of columns."""
     text = text.replace(str(home), "/home/ann")
     for pattern, word in VARYING:
         text = re.sub(pattern, word, text)
@@ -65,14 +66,14 @@ def shape(text: str, home: Path) -> list[str]:
 
 
 def fits(printed: list[str], expected: list[str]) -> bool:
-    """Whether the lines are those of the page; its last line may be ``…``: whatever follows."""
+    """Return whether the lines match those of the page; its last line may be ``…``, which matches any rest."""
     if expected and expected[-1] == REST:
         return printed[: len(expected) - 1] == expected[:-1]
     return printed == expected
 
 
 class Shell:
-    """One shell for the whole page, as a reader has it: what a block sets, the next one sees."""
+    """One shell for the whole page, as a reader has it: each block sees the variables of the earlier ones."""
 
     def __init__(self, processes: Processes, home: Path) -> None:
         self.home = home
@@ -93,7 +94,7 @@ class Shell:
         self._count = 0
 
     def __call__(self, commands: str) -> str:
-        """Runs the commands; returns all that they print. AssertionError when the last one fails."""
+        """Run the commands and return their whole output. Raises AssertionError when the last one fails."""
         self._count += 1
         begun = len(self._bash.output)
         mark = f"END-OF-BLOCK-{self._count}"
@@ -105,7 +106,7 @@ class Shell:
         return printed
 
     def close(self) -> None:
-        """Ends it and what it has started."""
+        """End the shell and its child processes."""
         with suppress(AssertionError):
             self("coord down || true")
         self._commands.close()
@@ -145,7 +146,7 @@ def test_a_reader_who_follows_the_tutorial_sees_what_it_says(shell: Shell) -> No
 
 
 def test_the_tutorial_has_an_output_for_most_of_its_commands() -> None:
-    found = steps()
+    blocks_of_page = steps()
 
-    assert len(found) > 10
-    assert sum(step.printed is not None for step in found) > 10
+    assert len(blocks_of_page) > 10
+    assert sum(step.printed is not None for step in blocks_of_page) > 10

@@ -1,4 +1,4 @@
-"""Variants that race: the first one wins, the others are gone within seconds, what all of them spent is counted."""
+"""Test variants that race: the first one wins, the others end within seconds, and the usage of all is counted."""
 
 from __future__ import annotations
 

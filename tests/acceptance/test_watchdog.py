@@ -1,4 +1,4 @@
-"""A worker that no longer hears its queue starts anew and finishes the work; one that only waits is left alone."""
+"""Test that a worker which no longer receives messages restarts and finishes its tasks, and that an idle one stays."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HOLD = "touch started.$COORD_ATTEMPT; while [ ! -e go ]; do sleep 0.05; done; ec
 
 
 def make_deaf(env: Mapping[str, str], command: str = "cancel_consumer") -> None:
-    """Let the worker stop taking jobs, by Celery's remote control (which hears a moment after it is ready)."""
+    """Stop a worker's consumer by Celery's remote control, which is available a moment after the worker is ready."""
     with app_of(load_settings(env)) as app:
         wanted = {"queue": "jobs"} if command == "cancel_consumer" else {}
         until(
@@ -58,7 +58,7 @@ def test_a_deaf_worker_starts_anew_under_its_pid_and_finishes_the_work(fleet: Fl
 
 
 def test_a_worker_whose_loop_lost_its_sockets_starts_anew(fleet: Fleet) -> None:
-    # Sooner than a free slot takes what was rung two seconds ago: then there would be nothing to be deaf to.
+    # Before a free slot claims the task that was enqueued two seconds ago: a stopped consumer would not show then.
     soon = {**SOON, "COORD_WATCHDOG": "1s"}
     worker = fleet.worker("-c", "2", "-I", "tests.support.deaf", **soon, PYTHONPATH=str(ROOT))
     first = fleet.submit(Task("before", {"shell": "true"}))
@@ -149,9 +149,9 @@ def test_the_worker_of_an_embedded_stack_stays_the_child_that_its_owner_knows(
     plan = tmp_path / "plan.yaml"
     plan.write_text("version: 1\ntasks:\n  - key: a\n    run: {shell: echo heard}\n")
 
-    said = coord.process("run", plan)
+    output = coord.process("run", plan)
 
-    assert "1 completed" in said.out
+    assert "1 completed" in output.out
     assert DEAF in Home(coord.home).log("worker").read_text()
     after = Home(coord.home).read()
     assert after is not None
@@ -162,7 +162,7 @@ def test_the_worker_of_an_embedded_stack_stays_the_child_that_its_owner_knows(
 
 
 class TestNoRestart:
-    """Each waits until a watchdog that judged wrongly would have acted three times over."""
+    """Test that a worker does not restart: each test waits three times as long as a wrong watchdog would need."""
 
     PATIENCE = timedelta(seconds=1)
     ENV = {"COORD_WATCHDOG": "1s", "COORD_LOG_LEVEL": "info"}  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""No job reads in /proc what only our own processes are given."""
+"""Test that no job can read in /proc what only our own processes are given."""
 
 from __future__ import annotations
 
@@ -48,14 +48,20 @@ tasks:
             missing("setpriv", "root may read everything")
         start = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *start]
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "COORD_HOME": str(tmp_path / "home")}
-    told = environment | {"TEAM_TOKEN": "hunter2-of-this-test"}
+    variables = environment | {"TEAM_TOKEN": "hunter2-of-this-test"}
 
     done = subprocess.run(
-        [*start, "run", "plan.yaml"], env=told, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+        [*start, "run", "plan.yaml"],
+        env=variables,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
-    said = subprocess.run(
+    output = subprocess.run(
         [*start, "tasks", "output", "shell"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert said.stdout.strip() == "[]"
+    assert output.stdout.strip() == "[]"

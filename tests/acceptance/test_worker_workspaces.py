@@ -1,4 +1,4 @@
-"""A worker runs jobs of the workspaces that it is started for, whoever shares its database and Redis."""
+"""Test that a worker runs jobs only of the workspaces that it is started for, whoever shares its database and Redis."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ Submit = Callable[..., Run]
 def submit(fleet: Fleet) -> Iterator[Submit]:
     """Submit tasks in the workspace of that name, all in one folder."""
     with ExitStack() as opened:
-        known: dict[str, Coordination] = {}
+        workspaces: dict[str, Coordination] = {}
 
         def made(workspace: str, *tasks: Task) -> Run:
-            if workspace not in known:
+            if workspace not in workspaces:
                 settings = load_settings({**fleet.env, "COORD_WORKSPACE": workspace})
-                known[workspace] = opened.enter_context(Coordination(open_runtime(settings)))
+                workspaces[workspace] = opened.enter_context(Coordination(open_runtime(settings)))
             place = ProjectRef(name="shared", path=str(fleet.folder / "project"))
-            return known[workspace].submit(Plan(tasks, project=place))
+            return workspaces[workspace].submit(Plan(tasks, project=place))
 
         yield made
 
@@ -59,7 +59,7 @@ def test_a_worker_leaves_jobs_of_other_workspaces_alone(fleet: Fleet, submit: Su
     ours = submit("alice", job("a"))
 
     assert ours.wait(timeout=30) is RunState.COMPLETED
-    time.sleep(3)  # several sweeps, looks for parked tasks and ticks
+    time.sleep(3)  # several sweeps, searches for prefetched tasks, and ticks
     assert {task.record.attempt for task in theirs.tasks()} == {0}
 
     fleet.worker("-c", "2", COORD_WORKSPACE="bob")
@@ -82,7 +82,7 @@ def test_two_workers_on_one_redis_each_do_their_own(fleet: Fleet, submit: Submit
 @pytest.mark.expiring
 def test_what_a_dead_worker_held_waits_for_a_worker_of_its_workspace(fleet: Fleet, submit: Submit) -> None:
     dead = fleet.worker("-c", "1", COORD_WORKSPACE="bob")
-    held = submit("bob", Task("held", {"shell": "touch begun.$COORD_ATTEMPT; while [ ! -e go ]; do sleep 0.05; done"}))
+    run = submit("bob", Task("held", {"shell": "touch begun.$COORD_ATTEMPT; while [ ! -e go ]; do sleep 0.05; done"}))
     fleet.await_file_made("begun.1")
     fleet.worker("-c", "2", COORD_WORKSPACE="alice")
     os.kill(dead.pid, signal.SIGKILL)
@@ -94,8 +94,8 @@ def test_what_a_dead_worker_held_waits_for_a_worker_of_its_workspace(fleet: Flee
     fleet.await_file_made("begun.2")
     fleet.file("go").touch()
 
-    assert held.wait(timeout=30) is RunState.COMPLETED
-    assert [attempt.number for attempt in held.task("held").attempts()] == [1, 2]
+    assert run.wait(timeout=30) is RunState.COMPLETED
+    assert [attempt.number for attempt in run.task("held").attempts()] == [1, 2]
 
 
 @pytest.mark.parametrize("served", ["*", "alice, bob"])
@@ -147,7 +147,7 @@ def test_explain_and_doctor_say_that_no_worker_runs_jobs_of_the_workspace(fleet:
     coord = coord_in(fleet.folder, **{**fleet.env, "COORD_WORKSPACE": "bob"})
 
     explained = coord("explain", "a").out
-    said = coord("doctor", code=None).out
+    output = coord("doctor", code=None).out
 
     assert "no living worker runs jobs of the workspace bob" in explained
-    assert "none runs jobs of the workspace bob, and work waits" in said
+    assert "none runs jobs of the workspace bob, and work waits" in output

@@ -1,4 +1,4 @@
-"""Tasks in worktrees of a real repository, by real workers: all of them merged, nothing left, nobody disturbed."""
+"""Test tasks in worktrees of a real repository, by real workers: all merged, nothing left, the checkout undisturbed."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def checkout(fleet: Fleet) -> Checkout:
 
 def leftovers(fleet: Fleet, checkout: Checkout) -> list[str]:
     worktrees = fleet.folder / "home" / "worktrees"
-    found = [str(path) for path in worktrees.rglob("*")] if worktrees.exists() else []
+    paths = [str(path) for path in worktrees.rglob("*")] if worktrees.exists() else []
     running = [
         " ".join(process.cmdline())
         for process in psutil.Process().children(recursive=True)
         if process.name() in {"git", "sleep"} and process.status() != psutil.STATUS_ZOMBIE
     ]
     ours = checkout.path / ".git" / "coordination"
-    return [*found, *running, *checkout.worktrees(), *([str(ours)] if ours.exists() else [])]
+    return [*paths, *running, *checkout.worktrees(), *([str(ours)] if ours.exists() else [])]
 
 
 @pytest.mark.smoke
@@ -85,7 +85,7 @@ def test_a_failed_gate_is_told_to_the_next_attempt_and_its_worktree_goes_with_th
     assert "not yet" in (attempts[0].log or "")
     assert run.task("a").state is TaskState.COMPLETED
     assert run.task("plain").error == "gate 'false' failed: exit status 1"
-    assert checkout.worktrees() == []  # that of the failed attempt went when its task completed
+    assert checkout.worktrees() == []  # that of the failed attempt was deleted when its task completed
     assert checkout.git("ls-tree", "--name-only", str(run.record.branch)).split() == ["a.txt", "readme.txt"]
 
 

@@ -1,4 +1,4 @@
-"""What surrounds a runner is one list of steps: nothing else names one, and adding one is a file and a line."""
+"""Test that the steps around a runner are one list: no other module names one, and a new step is a file and a line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No class name stands for two things."""
+"""Test that no class name is used twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports only go down; beat_schedule.py, which the contracts cannot see, holds data alone."""
+"""Test that imports only go down, and that beat_schedule.py, which the contracts cannot see, contains only data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the project declares about itself: tried Python versions, dependencies with a reason, real commands."""
+"""Test the project's declarations: Python versions that are tested, dependencies with a reason, existing commands."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TestDependencies:
         block = [line.strip() for line in block[: block.index("]")]]
 
         assert block[0].startswith("#")
-        # One comment may speak for the lines right below it, but a blank line ends its say.
+        # One comment may apply to the lines right below it, up to a blank line.
         assert all(line for line in block)
         assert sum(line.startswith("#") for line in block) * 2 >= sum(line.startswith('"') for line in block)
 

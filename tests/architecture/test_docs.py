@@ -1,4 +1,4 @@
-"""The pages say what the code says: generated ones are up to date, examples run, links and commands exist."""
+"""Test that the pages match the code: generated ones are up to date, examples run, links and commands exist."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands_in(text: str) -> Iterator[tuple[str, str]]:
-    """The first two words after every ``coord`` that is set as code."""
+    """Return the first two words after every ``coord`` that is set as code."""
     code = [*re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL), *re.findall(r"`([^`\n]+)`", text)]
     for piece in code:
-        for found in re.finditer(r"(?:^|[\s/])coord +([a-z]+)(?: +([a-z]+))?", piece):
-            yield found.group(1), found.group(2) or ""
+        for matches in re.finditer(r"(?:^|[\s/])coord +([a-z]+)(?: +([a-z]+))?", piece):
+            yield matches.group(1), matches.group(2) or ""
 
 
 @pytest.mark.parametrize("name", ["cli.md", "api.md", "settings.md", "errors.md", "plan.schema.json", "concepts.md"])
@@ -121,13 +121,13 @@ def test_every_link_to_a_heading_names_one_that_is_there() -> None:
 
 
 def anchors_of(page: Path) -> set[str]:
-    """The names that GitHub gives to the headings of a page."""
+    """Return the anchors that GitHub gives to the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_setting_in_the_pages_exists() -> None:
-    known = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")))
+    names = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")))
     of_jobs = {
         f"COORD_{name}" for name in ("TASK_ID", "TASK_KEY", "ATTEMPT", "PROJECT", "RUN_ID", "AGENT", "URL", "TOKEN")
     } | {"COORD_ISSUE_ID", "COORD_ISSUE_TITLE"}
@@ -135,7 +135,7 @@ def test_every_setting_in_the_pages_exists() -> None:
 
     named = {name for page in SENTENCES for name in re.findall(r"\bCOORD_[A-Z_]+\b", page.read_text(encoding="utf-8"))}
 
-    assert named <= known | of_jobs | of_tests
+    assert named <= names | of_jobs | of_tests
 
 
 @pytest.mark.parametrize("name", ["flow.svg", "architecture.svg"])

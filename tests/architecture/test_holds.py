@@ -1,4 +1,4 @@
-"""Claim, tick, enqueuing and explanations know no hold by name: whoever adds one adds a file and a line."""
+"""Test that claim, tick, enqueuing and explanations name no hold: a new hold is a file and a line."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ QUERIES_OF_HOLDS = {"slots", "stops", "budgets", "money", "questions", "projects
 
 
 def named(module: ModuleType) -> set[str]:
-    """The holds that a module names: by reason, by a text, by a status of the project, or by an import."""
-    found: set[str] = set()
+    """Return the holds that a module names: by reason, by a text, by a status of the project, or by an import."""
+    matches: set[str] = set()
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         match node:
             case ast.Attribute(value=ast.Name("BlockReason"), attr=reason) if reason != THE_GRAPH.name:
-                found.add(f"BlockReason.{reason}")
+                matches.add(f"BlockReason.{reason}")
             case ast.Name("ProjectStatus"):
-                found.add("ProjectStatus")
+                matches.add("ProjectStatus")
             case ast.Constant(str(text)) if text in NAMES - NOT_MEANT:
-                found.add(text)
+                matches.add(text)
             case ast.ImportFrom("coordination.services.holds", names=names):
-                found |= {alias.name for alias in names} & MODULES
+                matches |= {alias.name for alias in names} & MODULES
             case ast.ImportFrom(str(path), names=names) if path.startswith("coordination.store.queries"):
-                found |= {alias.name for alias in names} & QUERIES_OF_HOLDS
+                matches |= {alias.name for alias in names} & QUERIES_OF_HOLDS
             case ast.ImportFrom(str(path)) if path.rpartition("coordination.services.holds.")[2] in MODULES:
-                found.add(path)
-    return found
+                matches.add(path)
+    return matches
 
 
 @pytest.mark.parametrize("module", WALK_THE_LIST, ids=lambda module: module.__name__)

@@ -1,4 +1,4 @@
-"""How many of our files one shell job enters, from its submission to its cost."""
+"""Test how many of our files one shell job enters, from its submission to its cost."""
 
 from __future__ import annotations
 

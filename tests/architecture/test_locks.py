@@ -1,4 +1,4 @@
-"""The locks hold every declared dependency, by hash and without an address, and what installs uses them."""
+"""Test that the locks include every declared dependency, by hash and without an address, and that installs use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every mutant in tests/mutants says what it breaks, names tests that exist, and still fits the source."""
+"""Test that every mutant in tests/mutants describes its bug, names existing tests, and still applies to the source."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_tests_that_mutants_name_exist() -> None:
 
 
 def _exists(test: str) -> bool:
-    """Whether the file of a test's id defines its classes and functions; a whole file is no test."""
+    """Return whether the file of a test's id defines its classes and functions; a whole file is no test."""
     path, *names = test.partition("[")[0].split("::")
     text = (ROOT / path).read_text(encoding="utf-8")
     return bool(names) and all(re.search(rf"(?m)^\s*(?:async )?(?:def|class) {name}\b", text) for name in names)

@@ -1,4 +1,4 @@
-"""The report about the newest versions names what differs from the lock and which tests fail, within its time."""
+"""Test that the report on the newest versions lists differences to the lock and failing tests, within its time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def pytest_on(test_file: Path) -> list[str]:
-    """Returns a pytest command that takes nothing from this repository's configuration."""
+    """Return a pytest command that uses nothing of this repository's configuration."""
     isolated = [
         "--disable-plugin-autoload",
         "-p",

@@ -1,4 +1,4 @@
-"""The public names stand in one list: the package exports it, and the reference documents it."""
+"""Test that the public names are in one list: the package exports it, and the reference documents it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.sources import ROOT, tree_of
 
 
 def listed_names() -> list[str]:
-    """The names of the list, read from its source."""
+    """Return the names of the list, read from its source."""
     tree = tree_of(ROOT / "coordination" / "api" / "public.py")
     return [
         alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names

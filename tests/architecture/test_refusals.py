@@ -1,4 +1,4 @@
-"""Tests of refusals assert kind, field and line; the sentences stand in tests/data/refusals.txt alone."""
+"""Test that tests of refusals assert kind, field and line; the messages are only in tests/data/refusals.txt."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.support.sources import ROOT, name_of, python_files, tree_of
 
 
 def kinds(root: type[CoordinationError] = CoordinationError) -> Iterator[str]:
-    """The names of all kinds of refusals."""
+    """Return the names of all kinds of refusals."""
     yield root.__name__
     for kind in root.__subclasses__():
         yield from kinds(kind)
 
 
 def sentences_in(tree: ast.AST, refusals: set[str]) -> Iterator[int]:
-    """The lines where pytest.raises matches the sentence of one of these *refusals*."""
+    """Return the lines where pytest.raises matches the message of one of these *refusals*."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("raises"):
             matches = any(keyword.arg == "match" for keyword in node.keywords)

@@ -1,4 +1,4 @@
-"""Names that two places must agree on: beat's tasks and Celery's."""
+"""Test names that two places must agree on: beat's tasks and Celery's."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.support.apps import app_of, worker_settings
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Celery]:
-    """An app with its tasks, as beat and the workers have them; nothing of that connects to Redis."""
-    with app_of(worker_settings("", "redis://localhost:1/0", tmp_path)) as made:
-        made.loader.import_default_modules()
-        yield made
+    """Provide an app with its tasks, as beat and the workers have them; nothing of that connects to Redis."""
+    with app_of(worker_settings("", "redis://localhost:1/0", tmp_path)) as created:
+        created.loader.import_default_modules()
+        yield created
 
 
 def test_beat_starts_tasks_of_modules_that_every_worker_imports_and_of_queues_that_it_has(app: Celery) -> None:

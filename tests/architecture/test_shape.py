@@ -1,4 +1,4 @@
-"""The shape of the source: small files with a promise, no attics, no habits that were agreed away."""
+"""Test the shape of the source: small files with a docstring, no unused code, no constructs that the project avoids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.sources import ROOT, name_of, python_files, repository_files,
 SHIPPED = ("coordination", "workers")
 ATTICS = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers", "models", "stuff", "lib"}
 
-# Folders that only exist on the machine of whoever wrote the line.
+# Folders that only exist on the machine of the line's author.
 MACHINE_PATH = re.compile(r"(?<![\w./~}-])/(?:work|root)/[\w.]|/\.pyenv/")
 
 
@@ -32,7 +32,7 @@ def test_there_is_something_to_check() -> None:
 
 
 def test_no_file_is_longer_than_600_lines() -> None:
-    # A review asks about a file of more than 400 lines of source: it is cut by idea, not by size.
+    # A file of more than 400 lines of source is reviewed: it is divided by concept, not by size.
     files = python_files(*SHIPPED, "tests", "benchmarks", "examples")
 
     lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
@@ -104,7 +104,7 @@ def test_every_moment_knows_its_zone() -> None:
 
 
 def test_only_the_settings_read_the_environment() -> None:
-    # What a job's process is given is the runner's business, and the workers' entry point tells settings where to look.
+    # A job's environment is set by the runner, and the workers' entry point sets where settings are read.
     reading = {
         f"{name_of(path)}:{node.lineno}"
         for path in python_files(
@@ -118,7 +118,7 @@ def test_only_the_settings_read_the_environment() -> None:
 
 
 def test_no_file_names_a_folder_of_somebodys_machine() -> None:
-    found = []
+    places = []
     for path in repository_files():
         try:
             text = path.read_text(encoding="utf-8")
@@ -126,9 +126,9 @@ def test_no_file_names_a_folder_of_somebodys_machine() -> None:
             continue
         if path == Path(__file__) or path.is_relative_to(ROOT / "tests" / "data"):
             continue
-        found += [f"{name_of(path)}: {match.group()}" for match in MACHINE_PATH.finditer(text)]
+        places += [f"{name_of(path)}: {match.group()}" for match in MACHINE_PATH.finditer(text)]
 
-    assert not found
+    assert not places
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every message that docs/troubleshooting.md quotes is one that the program prints."""
+"""Test that every message that docs/troubleshooting.md quotes is one that the program prints."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ PAGE = ROOT / "docs" / "troubleshooting.md"
 
 
 def sentences_of_the_program() -> str:
-    """Returns all texts in the sources, one a line, with ``…`` where a value is put in."""
-    found = set()
+    """Return all texts in the sources, one a line, with ``…`` where a value is put in."""
+    matches = set()
     for path in python_files("coordination", "workers"):
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.JoinedStr):
                 parts = (str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
-                found.add(" ".join("".join(parts).split()))
+                matches.add(" ".join("".join(parts).split()))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.add(" ".join(node.value.split()))
-    return "\n".join(found)
+                matches.add(" ".join(node.value.split()))
+    return "\n".join(matches)
 
 
 def quoted_messages() -> list[str]:
-    """Returns what stands as code in the first column of tables that begin with ``it says``."""
+    """Return the code in the first column of tables that begin with ``it says``."""
     rows = []
     for table in re.findall(r"^\| it says \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", PAGE.read_text("utf-8"), re.MULTILINE):
         rows += [line.split(" | ")[0] for line in table.splitlines()]

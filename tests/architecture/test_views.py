@@ -1,4 +1,4 @@
-"""Every noun has one JSON form: doors print views and build no documents of their own; a changed form is seen."""
+"""Test that every noun has one JSON form: commands and servers print views, build no documents, and a change shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.sources import name_of, python_files, tree_of
 
 DOORS = ("coordination/cli", "coordination/mcp_server")
 FORMATS_OF_OTHERS = {"export", "plan_schema"}  # documents that another command, or an editor, reads back
-# The text of JSON is made here; arguments and reports of jobs are JSON of their own.
+# The JSON text is produced here; arguments and reports of jobs are JSON of their own.
 ENCODERS = ("cli/terminal.py", "mcp_server/relay.py", "mcp_server/reporting.py", "mcp_server/tools.py")
 
 
@@ -26,7 +26,7 @@ def calls(path: Path, *names: str) -> Iterator[ast.Call]:
 
 
 def views_of(tree: ast.Module) -> set[str]:
-    """The names by which a module calls modules of views."""
+    """Return the names by which a module calls modules of views."""
     return {
         alias.asname or alias.name
         for node in ast.walk(tree)

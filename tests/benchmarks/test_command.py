@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: everything runs in small, bad input is one sentence, and a trial writes nothing."""
+"""Test ``python -m benchmarks``: every part runs in small, bad input is one sentence, and a trial writes nothing."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -56,7 +56,7 @@ def test_the_parts_run_from_end_to_end_in_small(processes: Processes, tmp_path: 
         '{"tasks": [{"id": "a", "parents": [], "seconds": 1}, {"id": "b", "parents": ["a"], "seconds": 3}]}',
         encoding="utf-8",
     )
-    parts = ("limits", "projects", "workflow", "replay", "one-off", "doorbell", "agents")
+    parts = ("limits", "projects", "workflow", "replay", "one-off", "wakeup", "agents")
 
     ran = processes.start_python("-m", "benchmarks", "--quick", *parts, "--workflow", own, cwd=ROOT)
 

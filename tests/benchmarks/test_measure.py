@@ -1,4 +1,4 @@
-"""The arithmetic of the measurements: medians, turns, ratios, percentiles."""
+"""Test the arithmetic of the measurements: medians, turns, ratios, percentiles."""
 
 import os
 import subprocess
@@ -22,17 +22,17 @@ def test_sides_take_turns_and_each_round_begins_with_another() -> None:
         called.append(name)
         return float(len(called))
 
-    found = in_turns(3, {name: (lambda name=name: side(name)) for name in "abc"})
+    result = in_turns(3, {name: (lambda name=name: side(name)) for name in "abc"})
 
     assert "".join(called) == "abcbcacab"
-    assert found == {"a": [1.0, 6.0, 8.0], "b": [2.0, 4.0, 9.0], "c": [3.0, 5.0, 7.0]}
+    assert result == {"a": [1.0, 6.0, 8.0], "b": [2.0, 4.0, 9.0], "c": [3.0, 5.0, 7.0]}
 
 
 def test_a_ratio_is_taken_within_each_round() -> None:
-    found = ratios([2.0, 30.0, 8.0], [1.0, 10.0, 2.0])
+    result = ratios([2.0, 30.0, 8.0], [1.0, 10.0, 2.0])
 
-    assert found.values == (2.0, 3.0, 4.0)
-    assert found.unit == "x"
+    assert result.values == (2.0, 3.0, 4.0)
+    assert result.unit == "x"
 
 
 def test_ratios_of_a_different_number_of_rounds_are_a_mistake() -> None:

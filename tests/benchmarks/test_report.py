@@ -1,4 +1,4 @@
-"""Goals and tables: what a person reads of what was measured."""
+"""Test goals and tables: how the measurements are presented."""
 
 import json
 from pathlib import Path
@@ -74,10 +74,10 @@ class TestLines:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(peers.NEEDS, "dbos", "a_package_that_nobody_has")
-        taken = {"celery": [2.0, 4.0], "sqlite": [1.0, 1.0], "postgresql": [1.0, 2.0]}
-        held = {"celery": goals.THROUGHPUT_BESIDE_CELERY, "dbos": goals.THROUGHPUT_BESIDE_DBOS}
+        results = {"celery": [2.0, 4.0], "sqlite": [1.0, 1.0], "postgresql": [1.0, 2.0]}
+        targets = {"celery": goals.THROUGHPUT_BESIDE_CELERY, "dbos": goals.THROUGHPUT_BESIDE_DBOS}
 
-        lines = flow.rates("no-ops", taken, 10, ("celery", "dbos"), held)
+        lines = flow.rates("no-ops", results, 10, ("celery", "dbos"), targets)
 
         assert {(line.what, line.where): line.series and line.series.values for line in lines} == {
             ("no-ops", "celery"): (5.0, 2.5),
@@ -116,7 +116,7 @@ class TestThePage:
         report.save("hops", [Line("hop", "sqlite", series([3.0], "ms"))], HOW, folder=tmp_path)
 
         kept = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-        assert {part: found["results"][0]["median"] for part, found in kept.items()} == {"fan": 1.0, "hops": 3.0}
+        assert {part: result["results"][0]["median"] for part, result in kept.items()} == {"fan": 1.0, "hops": 3.0}
 
     def test_the_parts_are_shown_in_their_own_order_and_not_in_that_of_the_measurements(self, tmp_path: Path) -> None:
         self.page(tmp_path)

@@ -1,4 +1,4 @@
-"""The model of the fleet: what queueing theory knows comes out of it, nothing gets lost, bad figures are refused."""
+"""Test the fleet's model: it matches queueing theory, loses nothing, and refuses bad numbers."""
 
 import json
 import random
@@ -84,35 +84,35 @@ class TestFleet:
     def test_every_task_is_done_once_and_nothing_is_held_at_the_end(self, projects: int) -> None:
         world = World(free_of_cost(), Fleet(workers=3, job=0.1, tasks=400, projects=projects))
 
-        told = world.run(warm_up=0.0, seconds=60)
+        result = world.run(warm_up=0.0, seconds=60)
 
-        assert world.done == told.tasks == 400
+        assert world.done == result.tasks == 400
         assert not world.queue
         assert [project.out for project in world.projects] == [0] * projects
-        assert told.backlog == 0
+        assert result.backlog == 0
         assert [(worker.held, worker.slots.used, worker.open) for worker in world.workers] == [(0, 0, 0)] * 3
 
     def test_where_nothing_costs_anything_the_slots_are_the_limit(self) -> None:
-        told = World(free_of_cost(), Fleet(workers=5, job=0.5)).run(warm_up=5, seconds=20)
+        result = World(free_of_cost(), Fleet(workers=5, job=0.5)).run(warm_up=5, seconds=20)
 
-        assert told.rate == pytest.approx(5 * 8 / 0.5, rel=0.02)
-        assert told.slots > 0.97
+        assert result.rate == pytest.approx(5 * 8 / 0.5, rel=0.02)
+        assert result.slots > 0.97
 
     def test_the_database_is_used_as_much_as_its_statements_need_and_never_more(self) -> None:
-        slow = free_of_cost(end_and_ring=Operation(database=Cost(0.0, 0.01)))
+        slow = free_of_cost(end_and_enqueue=Operation(database=Cost(0.0, 0.01)))
 
-        told = World(slow, Fleet(workers=10, job=0.1, database_cores=1)).run(warm_up=5, seconds=20)
+        result = World(slow, Fleet(workers=10, job=0.1, database_cores=1)).run(warm_up=5, seconds=20)
 
-        assert told.rate == pytest.approx(100 * told.database, rel=0.03)  # the utilisation law
-        assert 0.8 < told.database <= 1.02
+        assert result.rate == pytest.approx(100 * result.database, rel=0.03)  # the utilization law
+        assert 0.8 < result.database <= 1.02
 
     def test_ticks_come_once_per_project_and_period_however_many_sweep(self) -> None:
         slow = free_of_cost(tick=Operation(database=Cost(0.05)))
         fleet = Fleet(workers=40, job=600.0, projects=500, database_cores=8)
 
-        told = World(slow, fleet).run(warm_up=10, seconds=20)
+        result = World(slow, fleet).run(warm_up=10, seconds=20)
 
-        assert 0.8 * 500 / 5 < told.ticks <= 500 / 5
+        assert 0.8 * 500 / 5 < result.ticks <= 500 / 5
 
 
 class TestServiceTimes:
@@ -129,11 +129,14 @@ class TestServiceTimes:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            (lambda told: told["operations"].pop("claim"), "says nothing about 'claim'"),
-            (lambda told: told["operations"].update(claim={"worker": {"fixed": -1, "each": 0}}), "is -1, no number"),
-            (lambda told: told["operations"].update(claim={"wrkr": {"fixed": 1, "each": 0}}), "a part 'wrkr'"),
-            (lambda told: told.update(flush="soon"), "'flush' is 'soon', no number of at least 0"),
-            (lambda told: told.pop("operations"), "holds no operations"),
+            (lambda document: document["operations"].pop("claim"), "says nothing about 'claim'"),
+            (
+                lambda document: document["operations"].update(claim={"worker": {"fixed": -1, "each": 0}}),
+                "is -1, no number",
+            ),
+            (lambda document: document["operations"].update(claim={"wrkr": {"fixed": 1, "each": 0}}), "a part 'wrkr'"),
+            (lambda document: document.update(flush="soon"), "'flush' is 'soon', no number of at least 0"),
+            (lambda document: document.pop("operations"), "holds no operations"),
         ],
     )
     def test_a_file_that_is_something_else_is_refused_in_one_sentence(
@@ -141,9 +144,9 @@ class TestServiceTimes:
     ) -> None:
         file = tmp_path / "times.json"
         times.write(free_of_cost(), file)
-        told = json.loads(file.read_text())
-        change(told)
-        file.write_text(json.dumps(told))
+        document = json.loads(file.read_text())
+        change(document)
+        file.write_text(json.dumps(document))
 
         assert main(["ask", "--times", str(file)]) == 2
         sentence = capsys.readouterr().err

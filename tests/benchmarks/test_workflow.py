@@ -1,4 +1,4 @@
-"""Recorded workflows: read from a file, refused in one sentence, and how fast they could run at best."""
+"""Test recorded workflows: read from a file, refused in one sentence, and their shortest possible time."""
 
 import gzip
 import json
@@ -26,13 +26,13 @@ def write(folder: Path, tasks: Any, **more: Any) -> Path:
 
 class TestReading:
     def test_steps_come_after_their_parents_whatever_their_order_in_the_file(self, tmp_path: Path) -> None:
-        found = read(write(tmp_path, DIAMOND, source="here"))
+        result = read(write(tmp_path, DIAMOND, source="here"))
 
-        order = [step.id for step in found.steps]
+        order = [step.id for step in result.steps]
         assert sorted(order) == ["first_ID1", "last_ID4", "left_ID2", "right_ID3"]
         assert (order[0], order[-1]) == ("first_ID1", "last_ID4")
-        assert found.source == "here"
-        assert found.edges == 4
+        assert result.source == "here"
+        assert result.edges == 4
 
     def test_a_compressed_file_is_read_too(self, tmp_path: Path) -> None:
         path = tmp_path / "workflow.json.gz"
@@ -46,11 +46,11 @@ class TestReading:
         assert read(write(tmp_path, tasks)).edges == 1
 
     def test_the_real_one_is_as_large_as_its_page_says(self) -> None:
-        found = read(MONTAGE)
+        result = read(MONTAGE)
 
-        assert len(found.steps) == 2122
-        assert found.edges == 6114
-        assert round(found.work) == 78088
+        assert len(result.steps) == 2122
+        assert result.edges == 6114
+        assert round(result.work) == 78088
 
     @pytest.mark.parametrize(
         ("tasks", "why"),
@@ -108,17 +108,17 @@ class TestBounds:
         assert read(write(tmp_path, DIAMOND)).critical_path == 7.5
 
     def test_many_slots_are_bound_by_the_critical_path_and_one_slot_by_the_work(self, tmp_path: Path) -> None:
-        found = read(write(tmp_path, DIAMOND))
+        result = read(write(tmp_path, DIAMOND))
 
-        assert found.work == 8
-        assert found.lower_bound(100) == 7.5
-        assert found.lower_bound(1) == 8
+        assert result.work == 8
+        assert result.lower_bound(100) == 7.5
+        assert result.lower_bound(1) == 8
 
     def test_every_step_knows_who_waits_for_it(self, tmp_path: Path) -> None:
-        found = read(write(tmp_path, DIAMOND))
-        names = [step.id for step in found.steps]
+        result = read(write(tmp_path, DIAMOND))
+        names = [step.id for step in result.steps]
 
-        waiting = {names[number]: sorted(names[child] for child in of) for number, of in enumerate(found.children())}
+        waiting = {names[number]: sorted(names[child] for child in of) for number, of in enumerate(result.children())}
 
         assert waiting == {
             "first_ID1": ["left_ID2", "right_ID3"],
@@ -136,9 +136,9 @@ class TestTasks:
         assert {step.id: step.program for step in read(write(tmp_path, tasks)).steps} == names
 
     def test_a_replay_sleeps_for_its_share_and_keeps_the_edges(self, tmp_path: Path) -> None:
-        found = read(write(tmp_path, DIAMOND))
+        result = read(write(tmp_path, DIAMOND))
 
-        tasks = napping(found, 0.1)
+        tasks = napping(result, 0.1)
 
         assert [(task.run, task.needs) for task in tasks if task.key == "t0"] == [
             ({"python": "benchmarks.jobs:nap_first", "args": {"seconds": 0.25}}, [])

@@ -1,4 +1,4 @@
-"""``python -m tests.chaos``: one run by seed; exit 0 when every promise was kept, 1 when not, 2 for bad input."""
+"""``python -m tests.chaos``: one run by seed; exit 0 without a violation, 1 with any, 2 for bad input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.processes import mark_descendants
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, report."""
+    """Parse the arguments, run, and print the report."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=2.0)
@@ -25,27 +25,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--report", type=Path, help="write the figures there, as JSON")
     parser.add_argument("--keep", type=Path, default=Path(".coord/chaos"), help="where a failed run is kept")
     parser.add_argument("--keep-always", action="store_true", help="keep a run that did not fail, too")
-    given = parser.parse_args(arguments)
+    settings = parser.parse_args(arguments)
     mark_descendants()
-    kinds = kinds_named(given.faults)
+    kinds = kinds_named(settings.faults)
     options = Options(
-        seed=given.seed,
-        minutes=given.minutes,
-        store=given.store,
+        seed=settings.seed,
+        minutes=settings.minutes,
+        store=settings.store,
         faults=tuple(kinds) if kinds else None,
-        workers=given.workers,
-        backlog=given.backlog,
-        rate=given.rate,
-        keep=given.keep / f"seed-{given.seed}-{given.store}",
-        keep_always=given.keep_always,
+        workers=settings.workers,
+        backlog=settings.backlog,
+        rate=settings.rate,
+        keep=settings.keep / f"seed-{settings.seed}-{settings.store}",
+        keep_always=settings.keep_always,
     )
     try:
         report = run(options, _say)
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    if given.report is not None:
-        given.report.write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
+    if settings.report is not None:
+        settings.report.write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
     _say(
         f"{report.count} faults ({report.count / max(report.tormented, 1):.1f}/s), {report.tasks} tasks, "
         f"{report.attempts} attempts, {report.lost_attempts} of them lost with their worker, "

@@ -1,4 +1,4 @@
-"""What jobs did, by their own account: lines in one file, in the order of the deeds. Written by jobs/, read here.
+"""The jobs' own evidence: lines in one file, in the order of their actions. Written by jobs/, read here.
 
 Kinds of lines: B began, T had an effect, G a process had one that the job had started and left, E is about to succeed,
 F is about to fail, c is about to report a cost (its name, microdollars), C has reported it.
@@ -20,7 +20,7 @@ SAY = (
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One deed. ``place`` is its number in the file, ``up`` seconds since the machine was started."""
+    """One action. ``place`` is its number in the file, ``up`` seconds since the machine was started."""
 
     place: int
     kind: str
@@ -35,7 +35,7 @@ class Line:
 
 @dataclass(slots=True)
 class Execution:
-    """One time that a job ran: the process that began it, and what it did until its last sign."""
+    """One execution of a job: the process that began it, and its actions until the last one."""
 
     name: str
     task: str
@@ -59,27 +59,27 @@ class Account:
     by_task: dict[str, list[Execution]] = field(default_factory=dict)
 
     def add(self, line: Line) -> Execution:
-        """Take one more line; its execution."""
-        known = self.executions.get(line.execution)
-        if known is None:
-            known = Execution(
+        """Add one more line, and return its execution."""
+        previous = self.executions.get(line.execution)
+        if previous is None:
+            previous = Execution(
                 *(line.execution, line.task, line.attempt, line.pid, line.parent),
                 *(line.place, line.up, line.place, line.up),
             )
-            self.executions[line.execution] = known
-            self.by_task.setdefault(line.task, []).append(known)
-        known.last, known.last_up = line.place, line.up
+            self.executions[line.execution] = previous
+            self.by_task.setdefault(line.task, []).append(previous)
+        previous.last, previous.last_up = line.place, line.up
         if line.kind in "EF":
-            known.end = line.kind
+            previous.end = line.kind
         elif line.kind == "c":
-            known.intended[line.more[0]] = int(line.more[1])
+            previous.intended[line.more[0]] = int(line.more[1])
         elif line.kind == "C":
-            known.reported[line.more[0]] = int(line.more[1])
-        return known
+            previous.reported[line.more[0]] = int(line.more[1])
+        return previous
 
 
 def lines(path: Path, *, start: int = 0) -> Iterator[Line]:
-    """Every complete line of the file; a file that is not there yet has none."""
+    """Yield every complete line of the file; a missing file has none."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         for place, raw in enumerate(file, start=start):
             if raw.endswith(b"\n"):
@@ -87,13 +87,13 @@ def lines(path: Path, *, start: int = 0) -> Iterator[Line]:
 
 
 def parsed(place: int, raw: bytes) -> Line:
-    """One line of the file."""
+    """Parse one line of the file."""
     kind, task, attempt, execution, pid, parent, up, *more = raw.decode().split()
     return Line(place, kind, task, int(attempt), execution, int(pid), int(parent), float(up), tuple(more))
 
 
 def account_of(path: Path) -> Account:
-    """The whole file."""
+    """Read the whole file."""
     account = Account()
     for line in lines(path):
         account.add(line)
@@ -101,7 +101,7 @@ def account_of(path: Path) -> Account:
 
 
 class Tail:
-    """Follows the file while jobs write it: what runs now, and how much has ended."""
+    """Follows the file while jobs write it: which executions run now, and how many have ended."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -111,7 +111,7 @@ class Tail:
         self.ended = 0
 
     def read(self) -> None:
-        """Take what was appended since the last time."""
+        """Read what was appended since the last call."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)

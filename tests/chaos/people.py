@@ -1,4 +1,4 @@
-"""The people of a run: one submits plans so that there is always work, one decides what only a person may decide."""
+"""The people of a run: one thread that submits plans, so that there is always work, and makes a person's decisions."""
 
 from __future__ import annotations
 
@@ -57,34 +57,34 @@ class People:
         self._feeding.clear()
 
     def close(self) -> None:
-        """Go home."""
+        """End the thread."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
         self.co.close()
 
     def acknowledged(self) -> Promises:
-        """What must be kept."""
+        """Return what the store acknowledged."""
         return Promises(runs=dict(self._runs), limits=self.promises.limits, keys=self.promises.keys)
 
     def open_tasks(self) -> list[tuple[str, str, int]]:
-        """(id, state, reasons) of what is not over, in runs that are not over."""
+        """Return (id, state, reasons) of open tasks in open runs."""
         with self.co.runtime.store.read() as tx:
             return [(str(row[0]), row[1], row[2]) for row in tx.exec_driver_sql(_OPEN)]
 
     def last_event(self) -> int:
-        """The number of the newest line of the log."""
+        """Return the number of the newest row of the log."""
         with self.co.runtime.store.read() as tx:
             return int(tx.exec_driver_sql("SELECT coalesce(max(seq), 0) FROM events").scalar_one())
 
     def retry_failed(self) -> int:
-        """Ask again for everything that failed or was canceled for it; how many tasks that reopened."""
+        """Retry all tasks that failed or were canceled for a failure, and return how many that reopened."""
         return sum(self.co.run(run_id).retry() for run_id in self._runs)
 
     def _live(self) -> None:
         try:
             self._submit_and_decide()
-        except Exception as error:  # noqa: BLE001 - the run has to hear of it, whatever it is
+        except Exception as error:  # noqa: BLE001 - the run reports any error
             self.accident = error
 
     def _submit_and_decide(self) -> None:

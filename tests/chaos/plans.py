@@ -17,7 +17,7 @@ from tests.chaos.evidence import SAY
 JOBS = Path(__file__).parent / "jobs"
 
 _RETRIES = Backoff(initial=timedelta(milliseconds=100), factor=1.5, maximum=timedelta(seconds=1))
-# A stopped child answers nobody; without this its slot would be taken until it is woken.
+# A stopped child answers nobody; without this its slot would be in use until it continues.
 _TIMEOUT = timedelta(seconds=20)
 _ATTEMPTS = 8
 
@@ -37,7 +37,7 @@ _MIX = {
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A project of a run, and the limits that hold in it for good."""
+    """A project of a run, and its fixed limits."""
 
     name: str
     folder: Path
@@ -46,18 +46,18 @@ class Project:
 
 
 def projects_in(folder: Path, choice: random.Random, count: int) -> list[Project]:
-    """Some projects with limits and some without."""
-    made = []
+    """Return some projects with limits and some without."""
+    created = []
     for number in range(count):
         place = folder / f"project-{number}"
         place.mkdir()
         limit = choice.choice((None, None, 3, 5))
-        made.append(Project(f"chaos-{number}", place, limit, {"two": 2, "three": 3}))
-    return made
+        created.append(Project(f"chaos-{number}", place, limit, {"two": 2, "three": 3}))
+    return created
 
 
 def plan(project: Project, choice: random.Random, evidence: Path, *, size: int) -> Plan:
-    """One plan of about *size* tasks."""
+    """Return one plan of about *size* tasks."""
     shape = choice.choice(("layers", "layers", "chain", "fan", "loose"))
     edges = _SHAPES[shape](choice, size)
     kinds = choice.choices([*_MIX], [*_MIX.values()], k=len(edges))
@@ -109,7 +109,7 @@ def _task(key: str, kind: str, needs: list[str], choice: random.Random, evidence
     if kind == "once":
         more |= {"repeatable": False, "max_attempts": 1}
     if kind == "keyed":
-        more["concurrency_key"] = choice.choice(("one", "two", "three"))  # a key that nobody names is limited to 1
+        more["concurrency_key"] = choice.choice(("one", "two", "three"))  # a key without a named limit is limited to 1
     return Task(key, _job(kind, choice, evidence), needs=needs, **more)
 
 
@@ -139,7 +139,7 @@ def _job(kind: str, choice: random.Random, evidence: str) -> dict[str, Any]:  # 
         case "family":
             child = "while :; do say G; sleep 0.1; done"
             return shell(f"say B; setsid sh -c '{SAY.replace(chr(39), '')}{child}' & {_ticks(choice)}")
-        case "long" if choice.random() < 0.5:  # longer than a lease: it still runs when somebody else may claim it
+        case "long" if choice.random() < 0.5:  # longer than a lease: it still runs when another worker may claim it
             return python("busy", seconds=round(choice.uniform(3, 9), 1))
         case "long":
             return shell(f"say B; {_ticks(choice, choice.randint(30, 80))}")

@@ -1,8 +1,8 @@
-"""The network between one worker and its servers: a process that forwards TCP to Unix sockets, or does worse.
+"""The network between one worker and its servers: a process that forwards TCP to Unix sockets, or simulates faults.
 
 ``python proxy.py NAME=SOCKET …`` prints ``NAME PORT`` for each, then obeys lines on stdin: ``NAME MODE``, answered
-with ``ok``. Modes: pass; refuse (nothing listens, what was open is reset); hole (neither side hears of the other until
-pass, which delivers what was kept); reset (what is open is reset, once); slow (every chunk comes 0.1 s late).
+with ``ok``. Modes: pass; refuse (nothing listens, open connections are reset); hole (no data until pass, which delivers
+what was kept); reset (open connections are reset, once); slow (every chunk comes 0.1 s late).
 Ends when stdin does. Standard library only.
 """
 
@@ -38,7 +38,7 @@ class Line:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def obey(self, mode: str) -> None:
-        """Change what happens to the bytes."""
+        """Change how bytes are forwarded."""
         self.slow = mode == "slow"
         if mode == "hole":
             self._clear.clear()
@@ -56,7 +56,7 @@ class Line:
         for writer in list(self._writers):
             connection = writer.get_extra_info("socket")
             if connection is not None and connection.family == socket.AF_INET:
-                with contextlib.suppress(OSError):  # it is closed already, and will be taken off the list
+                with contextlib.suppress(OSError):  # it is closed already, and will be removed from the list
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort()
 
@@ -90,7 +90,7 @@ class Line:
 
 
 async def main(arguments: list[str]) -> None:
-    """Listen, announce the ports, obey until nobody commands."""
+    """Listen, print the ports, and execute commands until stdin ends."""
     lines = {name: Line(name, target) for name, _, target in (argument.partition("=") for argument in arguments)}
     for line in lines.values():
         await line.listen()
@@ -98,12 +98,12 @@ async def main(arguments: list[str]) -> None:
     sys.stdout.flush()
     commands = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    while said := await commands.readline():
-        name, mode = said.decode().split()
+    while output := await commands.readline():
+        name, mode = output.decode().split()
         await lines[name].obey(mode)
         sys.stdout.write("ok\n")
         sys.stdout.flush()
-    os._exit(0)  # what is still being forwarded needs no farewell
+    os._exit(0)  # what is still being forwarded needs no orderly end
 
 
 if __name__ == "__main__":

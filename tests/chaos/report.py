@@ -1,4 +1,4 @@
-"""Figures of a run as JSON, and of many runs as one Markdown table: ``python -m tests.chaos.report FILE…``."""
+"""Numbers of a run as JSON, and of many runs as one Markdown table: ``python -m tests.chaos.report FILE…``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FaultRecord:
 
 @dataclass(slots=True)
 class KindFigures:
-    """All faults of a kind: how many, and seconds until work went on, each."""
+    """All faults of a kind: how many, and the seconds until recovery of each."""
 
     count: int = 0
     recovered: list[float] = field(default_factory=list)
@@ -42,7 +42,7 @@ class KindFigures:
 
 @dataclass(slots=True)
 class Report:
-    """One run."""
+    """The report of one run."""
 
     seed: int
     store: str
@@ -66,11 +66,11 @@ class Report:
 
     @property
     def count(self) -> int:
-        """All faults."""
+        """Return the number of all faults."""
         return sum(each.count for each in self.faults.values())
 
     def to_json(self) -> dict[str, Any]:
-        """As written to a file."""
+        """Return the JSON of the report's file."""
         return asdict(self)
 
 
@@ -91,12 +91,12 @@ def figures(
     tracebacks: int,
     deadlocks: int,
 ) -> Report:
-    """Count and time everything; a fault alone from which work did not recover within *bound* is a violation too.
+    """Count and time everything; a single fault without recovery within *bound* is a violation too.
 
     *epoch*: when the machine was started, in seconds of the epoch: evidence counts from there.
     """
     account = evidence.account_of(evidence_file)
-    found = list(violations)
+    result = list(violations)
     by_kind: dict[str, KindFigures] = defaultdict(KindFigures)
     timer = Timer(account, facts, epoch=epoch)
     for record in records:
@@ -109,7 +109,7 @@ def figures(
         if record.alone:
             one.alone.append(round(took, 3))
             if took > bound + record.duration:
-                found.append(Violation(Kind.LATE, f"{record.kind} ({record.what}): work went on after {took:.1f} s"))
+                result.append(Violation(Kind.LATE, f"{record.kind} ({record.what}): work went on after {took:.1f} s"))
     return Report(
         seed=seed,
         store=store,
@@ -120,8 +120,8 @@ def figures(
         tasks=len(facts.tasks),
         attempts=sum(len(each) for each in facts.attempts.values()),
         executions=len(account.executions),
-        lost=sum(violation.kind is Kind.LOST for violation in found),
-        doubled=sum(violation.kind is Kind.DOUBLED for violation in found),
+        lost=sum(violation.kind is Kind.LOST for violation in result),
+        doubled=sum(violation.kind is Kind.DOUBLED for violation in result),
         lost_attempts=sum(attempt.outcome == "lost" for each in facts.attempts.values() for attempt in each),
         failed_tasks=sum(task.state == "failed" for task in facts.tasks.values()),
         decisions=decisions,
@@ -129,12 +129,12 @@ def figures(
         ledger_usd=str(sum(cost.usd or 0 for cost in facts.costs)),
         tracebacks=tracebacks,
         deadlocks=deadlocks,
-        violations=found,
+        violations=result,
     )
 
 
 class Timer:
-    """Tells from the evidence when work went on after a fault."""
+    """Measures from the evidence when tasks progressed again after a fault."""
 
     def __init__(self, account: Account, facts: Facts, *, epoch: float) -> None:
         self._facts, self._epoch = facts, epoch
@@ -142,15 +142,15 @@ class Timer:
         self._starts = [execution.first_up for execution in self._by_start]
 
     def recovered(self, record: FaultRecord) -> float | None:
-        """Seconds from the fault until the store had the end of every attempt that it hit.
+        """Return the seconds from the fault until the store had the end of every attempt that it hit.
 
         Where it hit none: until a job that began after it (and its healing) had ended; None when the run was over.
         """
         if record.victims:
             waits = [self._ended(execution, record.at) for execution in self._running(record)]
-            known = [wait for wait in waits if wait is not None]
-            if known:
-                return max(known)
+            durations = [wait for wait in waits if wait is not None]
+            if durations:
+                return max(durations)
         place = bisect_right(self._starts, record.at + record.duration)
         ends = [each.last_up for each in self._by_start[place : place + 50] if each.end is not None]
         return min(ends) - record.at - record.duration if ends else None
@@ -164,7 +164,7 @@ class Timer:
                 yield execution
 
     def _ended(self, execution: Execution, at: float) -> float | None:
-        """Seconds from *at* until the end of its attempt was written: then its task was over, or ready to run again."""
+        """Return the seconds from *at* until the end of its attempt was written: its task had ended or was ready."""
         attempts = self._facts.attempts.get(execution.task, [])
         if execution.attempt > len(attempts):
             return None
@@ -174,7 +174,7 @@ class Timer:
 
 
 def table(reports: Sequence[dict[str, Any]]) -> str:
-    """Reports as one Markdown table and the sums below it."""
+    """Return reports as one Markdown table and the sums below it."""
     kinds: dict[str, KindFigures] = defaultdict(KindFigures)
     for report in reports:
         for kind, one in report["faults"].items():

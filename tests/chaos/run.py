@@ -35,7 +35,7 @@ _KEYS = (b"coord:_kombu.", b"coord:jobs", b"coord:supervise", b"coord:wakeups", 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was asked for."""
+    """The options of a run."""
 
     seed: int
     minutes: float
@@ -49,15 +49,15 @@ class Options:
 
     @property
     def replay(self) -> str:
-        """The command that does the same again."""
+        """Return the command that repeats the run."""
         kinds = f" --faults '{','.join(self.faults)}'" if self.faults else ""
         return f"python -m tests.chaos --seed {self.seed} --minutes {self.minutes:g} --store {self.store}{kinds}"
 
 
 def run(options: Options, say: Callable[[str], None]) -> Report:
-    """Do all of it; the report has the violations. A run with any is kept in ``options.keep``."""
+    """Execute the run; the report has the violations. A run with any is kept in ``options.keep``."""
     with scratch_folder() as folder:
-        # What else is drawn does not depend on how many faults were.
+        # The other draws do not depend on the number of faults.
         stack_choice, people_choice = (random.Random(options.seed + more) for more in (1, 2))  # noqa: S311 - no secret
         settings = Settings(options.store, options.workers, append_only=bool(options.seed % 2))
         stack = Stack(folder, settings, stack_choice)
@@ -98,7 +98,7 @@ class Run:
         self._violations: list[Violation] = []
 
     def to_the_end(self) -> Report:
-        """Work, storms, peace, verdict."""
+        """Execute load, storms, quiet time, checks."""
         began = time.monotonic()
         stack, people = self._stack, self._people
         kinds = kinds_for(stack, self._options.faults, seconds=self._options.minutes * 60)
@@ -130,7 +130,7 @@ class Run:
         self._violations += checker.check(stack.database_url, stack.evidence, promises)
         facts = facts_module.read(stack.database_url)
         epoch = time.time() - _up()
-        # A fault in which nobody can write excuses a rescue that had to wait for it, and for its workers' recovery;
+        # A fault in which no worker can write excuses a late recovery, with the time that workers need after it;
         # so does a time without any worker that could write.
         disturbed = [(epoch + each.at, epoch + each.at + each.duration + 1) for each in self.records if each.broad]
         disturbed += [(epoch + since, epoch + to) for since, to in stack.without_workers]
@@ -178,7 +178,7 @@ class Run:
             self._quiet(within=LEASE + 4)
 
     def _quiet(self, *, within: float) -> None:
-        """Until what was running has ended or runs again, which the evidence tells afterwards; here only: jobs end."""
+        """Wait until the running jobs have ended or run again, as the evidence shows later; here: jobs end."""
         deadline = time.monotonic() + within
         self._stack.tail.read()
         target = self._stack.tail.ended + 40
@@ -208,7 +208,7 @@ class Run:
         self._stack.heal_networks()
 
     def _await_the_end(self) -> None:
-        """Every run ends; nothing stands still for longer than the bound while it does."""
+        """Wait until every run ends; nothing may stand still for longer than the bound meanwhile."""
         people = self._people
         began = moved = time.monotonic()
         newest = -1
@@ -230,8 +230,8 @@ class Run:
             if not _is_harness(process, self._stack)
         ]
         with suppress(redis.RedisError), self._stack.valkey.client() as client:
-            strangers = [key for key in client.scan_iter() if not key.startswith(_KEYS)]
-            left += [Violation(Kind.LEFT, f"the key {key!r} in Redis") for key in strangers]
+            unknown = [key for key in client.scan_iter() if not key.startswith(_KEYS)]
+            left += [Violation(Kind.LEFT, f"the key {key!r} in Redis") for key in unknown]
         return left
 
 
@@ -255,5 +255,5 @@ def _up() -> float:
 
 
 def kinds_named(text: str | None) -> Sequence[str] | None:
-    """``--faults`` as a list."""
+    """Return ``--faults`` as a list."""
     return tuple(part.strip() for part in text.split(",") if part.strip()) if text else None

@@ -31,13 +31,13 @@ class Schedule:
     """Draws faults; the same seed and the same kinds give the same ones."""
 
     def __init__(self, seed: int, kinds: Sequence[type[Fault]], *, rate: float = RATE) -> None:
-        self._choice = random.Random(seed)  # noqa: S311 - drawn again by whoever knows the seed
+        self._choice = random.Random(seed)  # noqa: S311 - reproducible by its seed
         self._kinds = kinds
         self._rate = rate
         self._turns = self._in_turn()
 
     def storm(self, seconds: float = STORM) -> Iterator[Due]:
-        """Faults in the order in which they are due."""
+        """Return faults in the order in which they are due."""
         at, last = 0.0, dict.fromkeys(self._kinds, float("-inf"))
         # A kind that may come once a minute comes in one storm of two.
         here = [kind for kind in self._kinds if self._choice.random() < STORM / max(STORM, kind.gap)]
@@ -49,7 +49,7 @@ class Schedule:
                 yield Due(at, kind(self._choice))
 
     def alone(self) -> Fault:
-        """The next single fault; every kind has its turn."""
+        """Return the next single fault; all kinds take turns."""
         return next(self._turns)(self._choice)
 
     def _in_turn(self) -> Iterator[type[Fault]]:
@@ -58,14 +58,14 @@ class Schedule:
 
 
 def kinds_for(stack: Stack, names: Sequence[str] | None, *, seconds: float) -> list[type[Fault]]:
-    """The kinds that this stack can have, of those asked for (parts of names); ValueError for a stranger.
+    """Return the kinds that this stack can have, of those requested (parts of names); ValueError for an unknown one.
 
     None that lasts longer than the whole run of so many *seconds*.
     """
     chosen: list[type[Fault]] = []
     for name in names or [""]:
-        found = [kind for known, kind in KINDS.items() if name.lower() in known.lower()]
-        if not found:
+        matches = [kind for kind_name, kind in KINDS.items() if name.lower() in kind_name.lower()]
+        if not matches:
             raise ValueError(f"There is no fault {name!r}; there are: {', '.join(KINDS)}")
-        chosen += [kind for kind in found if kind not in chosen]
+        chosen += [kind for kind in matches if kind not in chosen]
     return [kind for kind in chosen if kind.possible(stack) and kind.lasts[1] <= seconds]

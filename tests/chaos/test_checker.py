@@ -1,4 +1,4 @@
-"""The checker finds every kind of corruption: a sound store and its evidence, and one thing at a time made wrong."""
+"""Test that the checker finds every kind of corruption: a valid store and its evidence, with one change at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.world import World, plan_of
 
 @dataclass
 class Story:
-    """A store in which things happened, the evidence that the jobs would have left, and what was promised."""
+    """A store in which tasks ran, the evidence of their jobs, and the promises."""
 
     url: str
     ids: dict[str, str]
@@ -32,12 +32,12 @@ class Story:
     promises: Promises = field(default_factory=Promises)
 
     def say(self, kind: str, key: str, attempt: int, execution: str, more: str = "") -> None:
-        """One more line of evidence."""
+        """Append one line of evidence."""
         up = len(self.lines) / 10
         self.lines.append(f"{kind} {self.ids[key]} {attempt} {execution} 100 1 {up:.4f} {more}".rstrip())
 
     def line(self, kind: str, execution: str) -> int:
-        """Where that line is."""
+        """Return the position of that line."""
         return next(
             place
             for place, text in enumerate(self.lines)
@@ -45,24 +45,24 @@ class Story:
         )
 
     def sql(self, statement: str, **values: str) -> None:
-        """Doctor the store."""
+        """Change the store."""
         engine = create_engine(self.url.replace("postgresql://", "postgresql+psycopg://"))
         with engine.begin() as tx:
             tx.execute(text(statement), values)
         engine.dispose()
 
     def violations(self) -> list[tuple[Kind, str]]:
-        """What the checker says."""
+        """Return the checker's violations."""
         self.evidence.write_text("".join(f"{line}\n" for line in self.lines))
         return [(violation.kind, violation.what) for violation in check(self.url, self.evidence, self.promises)]
 
     def kinds(self) -> set[Kind]:
-        """The kinds of what it says."""
+        """Return the kinds of the violations."""
         return {kind for kind, _ in self.violations()}
 
 
 class Teller:
-    """Lets a sound story happen: a lost attempt, a cost, an edge, limits, a job that must not be repeated."""
+    """Creates a valid history: a lost attempt, a cost, an edge, limits, a job that must not be repeated."""
 
     def __init__(self, url: str, evidence: Path) -> None:
         self._store = open_store(url)
@@ -70,7 +70,7 @@ class Teller:
         self._story = Story(url, self._world.ids, evidence)
 
     def tell(self) -> Story:
-        """All of it."""
+        """Create all of it."""
         submitted = self._world.submit_plan(
             plan_of(
                 "first",
@@ -99,7 +99,7 @@ class Teller:
         return self._story
 
     def _do(self, key: str, attempt: int = 1, *, cost: Decimal | None = None) -> None:
-        """Claim a task, let it leave its evidence, and complete it."""
+        """Claim a task, write its evidence, and complete it."""
         execution = f"{key}{attempt}"
         assert self._world.claim(key) == [key]
         self._story.say("B", key, attempt, execution)
@@ -123,7 +123,7 @@ class Teller:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """The story on SQLite, told once."""
+    """Create the history on SQLite once."""
     folder = tmp_path_factory.mktemp("told")
     url = f"sqlite:///{folder / 'coord.db'}"
     store = open_store(url)
@@ -134,14 +134,14 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 @pytest.fixture
 def story(told: Story, tmp_path: Path) -> Story:
-    """A copy of it, to be doctored."""
+    """Provide a copy of it, to be changed."""
     copy = tmp_path / "coord.db"
     shutil.copyfile(told.url.removeprefix("sqlite:///"), copy)
     return replace(told, url=f"sqlite:///{copy}", evidence=tmp_path / "evidence", lines=list(told.lines))
 
 
 def sql(*statements: str) -> Callable[[Story], None]:
-    """Doctor the store: ``:first`` and so on are the tasks' ids."""
+    """Return a change of the store: ``:first`` and so on are the tasks' ids."""
 
     def doctor(story: Story) -> None:
         for statement in statements:
@@ -152,7 +152,7 @@ def sql(*statements: str) -> Callable[[Story], None]:
 
 
 def again(key: str, execution: str, *, attempt: int = 9) -> Callable[[Story], None]:
-    """Another execution in the evidence, after all others."""
+    """Return a change: another execution in the evidence, after all others."""
 
     def doctor(story: Story) -> None:
         for kind in "BE":
@@ -162,7 +162,7 @@ def again(key: str, execution: str, *, attempt: int = 9) -> Callable[[Story], No
 
 
 def late(execution: str, key: str) -> Callable[[Story], None]:
-    """An effect of an old attempt after the next one began."""
+    """Return a change: an effect of an old attempt after the next one began."""
 
     def doctor(story: Story) -> None:
         story.say("T", key, 1, execution)
@@ -171,7 +171,7 @@ def late(execution: str, key: str) -> Callable[[Story], None]:
 
 
 def moved(kind: str, execution: str, *, to: str, of: str) -> Callable[[Story], None]:
-    """A line of evidence right behind another one."""
+    """Return a change: a line of evidence right behind another one."""
 
     def doctor(story: Story) -> None:
         line = story.lines.pop(story.line(kind, execution))
@@ -181,7 +181,7 @@ def moved(kind: str, execution: str, *, to: str, of: str) -> Callable[[Story], N
 
 
 def without(kind: str, execution: str) -> Callable[[Story], None]:
-    """A line of evidence that is not there."""
+    """Return a change: a missing line of evidence."""
 
     def doctor(story: Story) -> None:
         del story.lines[story.line(kind, execution)]
@@ -305,10 +305,10 @@ def test_a_lost_attempts_money_may_be_missing_but_not_that_of_one_whose_end_is_k
 
     for kind in "cC":
         story.say(kind, "first", 2, "first2", "first2-0 1000")
-    known = {kind for kind, what in story.violations() if "first2-0" in what}
+    names = {kind for kind, what in story.violations() if "first2-0" in what}
 
     assert lost == set()
-    assert known == {Kind.COST_MISSING}
+    assert names == {Kind.COST_MISSING}
 
 
 def test_a_persons_retry_of_what_must_not_be_repeated_is_no_violation(story: Story) -> None:

@@ -1,4 +1,4 @@
-"""A short run on each store, always the same seeds: what every change has to survive before the long runs."""
+"""Test a short run on each store, always with the same seeds, before the long runs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ KEPT = Path(os.environ.get("COORD_CHAOS_KEPT", ".coord/chaos"))
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("store", "seed"), [("sqlite", 101), ("postgresql", 102)])
 def test_every_promise_is_kept_through_a_short_storm(store: str, seed: int) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     options = Options(seed=seed, minutes=0.25, store=store, backlog=60, rate=4, keep=KEPT / f"short-{store}")
 
     try:
-        report = run(options, said.append)
+        report = run(options, messages.append)
     except ImportError as error:
         missing(store, error)
 
     assert not report.violations, "\n".join(
         [
             *(f"{violation.kind}: {violation.what}" for violation in report.violations),
-            *said,
+            *messages,
             f"again: {options.replay}",
         ]
     )

@@ -1,4 +1,4 @@
-"""Does things later, in a thread of its own: what heals must not wait for what hurts."""
+"""Runs actions later, in a thread of its own: healing must not wait for the injection of faults."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 class Timer:
-    """Actions by the time at which they are due; one after the other. ``failed`` is told of what went wrong."""
+    """Actions by the time at which they are due; one after the other. ``failed`` is called with their errors."""
 
     def __init__(self, failed: Callable[[Exception], None]) -> None:
         self._failed = failed
@@ -23,19 +23,19 @@ class Timer:
         self._thread.start()
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
-        """Do *act* in so many seconds."""
+        """Run *act* in so many seconds."""
         with self._changed:
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), act))
             self._changed.notify_all()
 
     def drain(self) -> None:
-        """Until nothing is left to do."""
+        """Wait until no action is left."""
         with self._changed:
             while self._due or self._busy:
                 self._changed.wait()
 
     def close(self) -> None:
-        """Do what is left at once, and end."""
+        """Run what is left at once, and end."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -45,7 +45,7 @@ class Timer:
         while (act := self._next()) is not None:
             try:
                 act()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the others have to be done
+            except Exception as error:  # noqa: BLE001 - the other actions have to run
                 self._failed(error)
 
     def _next(self) -> Callable[[], None] | None:

@@ -1,4 +1,4 @@
-"""The command line on both kinds of database."""
+"""Provide the command line on both kinds of database."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.support.command import Coord, coord_in
 
 @pytest.fixture
 def coord(tmp_path: Path) -> Coord:
-    """``coord`` on a home with nothing in it: SQLite."""
+    """Provide ``coord`` on an empty home: SQLite."""
     return coord_in(tmp_path)
 
 
 @pytest.fixture
 def coord_on_each(request: pytest.FixtureRequest, store_kind: str, tmp_path: Path) -> Coord:
-    """``coord`` on SQLite, and on PostgreSQL."""
+    """Provide ``coord`` on SQLite, and on PostgreSQL."""
     if store_kind == "sqlite":
         return coord_in(tmp_path)
     return coord_in(tmp_path, COORD_DATABASE_URL=request.getfixturevalue("postgres_url"))
@@ -25,7 +25,7 @@ def coord_on_each(request: pytest.FixtureRequest, store_kind: str, tmp_path: Pat
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
-    """a succeeds, b needs it and fails, c needs b and waits for a person."""
+    """Provide a plan: a succeeds, b needs it and fails, c needs b and waits for a person."""
     path = tmp_path / "plan.yaml"
     path.write_text(
         """

@@ -1,4 +1,4 @@
-"""``coord accounts``: what is asked for and how, what is shown and what never is; and who else tells of accounts."""
+"""Test ``coord accounts``: how it asks for values, what it shows and never shows; and other commands about accounts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.command import Coord
 KEY = "sk-ant-0123456789"
 
 
-def given(coord: Coord, value: bytes, *argv: str) -> subprocess.CompletedProcess[bytes]:
+def run_with_input(coord: Coord, value: bytes, *argv: str) -> subprocess.CompletedProcess[bytes]:
     """Run one command with *value* on its stdin."""
     return subprocess.run(
         [sys.executable, "-m", "coordination.cli", *argv],
@@ -32,28 +32,30 @@ def given(coord: Coord, value: bytes, *argv: str) -> subprocess.CompletedProcess
     )
 
 
-def held(coord: Coord, account: str) -> dict[str, str]:
+def account_values(coord: Coord, account: str) -> dict[str, str]:
     return dict(Accounts(coord.home).held(account).values)
 
 
 @pytest.fixture
 def work(coord: Coord) -> Coord:
-    """There is an account claude@work."""
+    """Create the account claude@work."""
     Accounts(coord.home).set("claude@work", "ANTHROPIC_API_KEY", KEY, kept=SecretPlace.FILE)
     return coord
 
 
 def test_a_value_comes_from_stdin_and_is_printed_nowhere(coord: Coord) -> None:
-    done = given(coord, f"{KEY}\n".encode(), "accounts", "set", "claude@work", "ANTHROPIC_API_KEY", "--keep", "file")
+    done = run_with_input(
+        coord, f"{KEY}\n".encode(), "accounts", "set", "claude@work", "ANTHROPIC_API_KEY", "--keep", "file"
+    )
 
     assert done.returncode == 0, done.stderr
     assert b"ANTHROPIC_API_KEY of claude@work is kept in" in done.stdout
     assert KEY.encode() not in done.stdout + done.stderr
-    assert held(coord, "claude@work") == {"ANTHROPIC_API_KEY": KEY}
+    assert account_values(coord, "claude@work") == {"ANTHROPIC_API_KEY": KEY}
 
 
 def test_at_a_terminal_each_value_is_asked_for_without_echo(coord: Coord) -> None:
-    """A value that is typed is not shown by the terminal, which echoes whatever nobody keeps it from."""
+    """Read a typed value without echo, which a terminal does unless the program turns it off."""
     ours, theirs = pty.openpty()
     command = ["accounts", "set", "work", "FIRST_KEY", "SECOND_KEY", "REGION=eu", "--keep", "file"]
     process = subprocess.Popen(
@@ -74,13 +76,13 @@ def test_at_a_terminal_each_value_is_asked_for_without_echo(coord: Coord) -> Non
     try:
         while more := os.read(ours, 1000):
             shown += more
-    except OSError:  # how Linux says that nobody has the other side any more
+    except OSError:  # how Linux reports that the other side is closed
         pass
     os.close(ours)
 
     assert process.wait(60) == 0, shown
     assert KEY.encode() not in shown
-    assert held(coord, "work") == {"FIRST_KEY": f"{KEY}1", "SECOND_KEY": f"{KEY}2", "REGION": "eu"}
+    assert account_values(coord, "work") == {"FIRST_KEY": f"{KEY}1", "SECOND_KEY": f"{KEY}2", "REGION": "eu"}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_at_a_terminal_each_value_is_asked_for_without_echo(coord: Coord) -> Non
     ],
 )
 def test_what_cannot_be_kept_is_refused_unseen_and_changes_nothing(coord: Coord, value: bytes, argv: list[str]) -> None:
-    done = given(coord, value, "accounts", "set", *argv)
+    done = run_with_input(coord, value, "accounts", "set", *argv)
 
     assert done.returncode == 2, (done.stdout, done.stderr)
     assert KEY.encode() not in done.stdout + done.stderr
@@ -142,7 +144,7 @@ def test_unset_forgets_a_variable_or_the_account(work: Coord) -> None:
     work("accounts", "set", "claude@work", "REGION=eu")
 
     work("accounts", "unset", "claude@work", "REGION")
-    assert held(work, "claude@work") == {"ANTHROPIC_API_KEY": KEY}
+    assert account_values(work, "claude@work") == {"ANTHROPIC_API_KEY": KEY}
     work("accounts", "unset", "claude@work")
 
     assert "There is no account claude@work on" in work("accounts", "show", "claude@work", code=None).err

@@ -1,4 +1,4 @@
-"""Agents by command: made, changed, cloned, shown with what they came to, moved to another home as JSON."""
+"""Test agents by command: create, change, clone, show with costs, and move to another home as JSON."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_an_agent_is_made_changed_shown_and_forgotten(coord_on_each: Coord) -> N
         *(0, 0, 0),
         None,
     )
-    told = coord("agents", "show", "dave/shop").out
-    assert "Keep it green" in told
-    assert '["--max-turns", "5"]' in told
+    output = coord("agents", "show", "dave/shop").out
+    assert "Keep it green" in output
+    assert '["--max-turns", "5"]' in output
     coord("agents", "delete", "dave/shop")
     assert coord("agents", "list", "--json").json == {"agents": []}
     assert "No agents yet" in coord("agents", "list").out
@@ -87,9 +87,9 @@ def test_agents_move_to_another_home(coord: Coord, tmp_path: Path) -> None:
     elsewhere = coord_in(tmp_path / "other")
     elsewhere("agents", "create", "dave/vc")
 
-    said = elsewhere("agents", "import", file)
+    output = elsewhere("agents", "import", file)
 
-    assert said.out == "Imported 2 agents: dave/shop, dave/vc\n"
+    assert output.out == "Imported 2 agents: dave/shop, dave/vc\n"
     assert elsewhere("agents", "export").json == json.loads(file.read_text())
     assert [one["name"] for one in coord("agents", "export", "dave/vc").json["agents"]] == ["dave/vc"]
 

@@ -1,4 +1,4 @@
-"""Beads issues by command: in and out without loss, the ready ones as Beads itself says, worked off in order."""
+"""Test Beads issues by command: no loss in either direction, the ready ones as in Beads, worked off in order."""
 
 from __future__ import annotations
 
@@ -55,26 +55,26 @@ def test_what_was_imported_is_exported_byte_by_byte(coord_on_each: Coord, tmp_pa
 def test_the_ready_issues_of_a_file_are_those_that_beads_names_in_its_order(
     coord: Coord, name: str, rules: str
 ) -> None:
-    said = coord("ready", "--beads", DATA / name, "--rules", rules, *NOW, "--json").json
+    output = coord("ready", "--beads", DATA / name, "--rules", rules, *NOW, "--json").json
 
-    assert said["rules"] == rules
-    assert [issue["id"] for issue in said["ready"]] == expected(name, rules)
+    assert output["rules"] == rules
+    assert [issue["id"] for issue in output["ready"]] == expected(name, rules)
 
 
 def test_the_ready_issues_of_the_store_are_those_of_the_file(coord_on_each: Coord) -> None:
     coord_on_each("import", "beads", DATA / FILES[0])
 
     for rules in RULES:
-        said = coord_on_each("ready", "--rules", rules, *NOW, "--json").json
-        assert [issue["id"] for issue in said["ready"]] == expected(FILES[0], rules)
+        output = coord_on_each("ready", "--rules", rules, *NOW, "--json").json
+        assert [issue["id"] for issue in output["ready"]] == expected(FILES[0], rules)
 
 
 def test_an_import_takes_the_place_of_the_one_before(coord: Coord, tmp_path: Path) -> None:
     coord("import", "beads", DATA / FILES[0])
 
-    said = coord("import", "beads", written(tmp_path / "x.jsonl", CHAIN), "--json").json
+    output = coord("import", "beads", written(tmp_path / "x.jsonl", CHAIN), "--json").json
 
-    assert (said["issues"], said["replaced"]) == (3, 704)
+    assert (output["issues"], output["replaced"]) == (3, 704)
     assert [json.loads(line)["id"] for line in coord("export", "beads").out.splitlines()] == ["x-1", "x-2", "x-3"]
 
 
@@ -83,26 +83,26 @@ def test_a_bad_line_refuses_the_file_and_leaves_the_issues_before(coord: Coord, 
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"id": "y-1", "title": "good"}\n{"id": "y-2"}\n')
 
-    said = coord("import", "beads", bad, code=2)
+    output = coord("import", "beads", bad, code=2)
 
-    check_refused(said)
+    check_refused(output)
     assert len(coord("export", "beads").out.splitlines()) == len(CHAIN)
 
 
 def test_without_issues_the_rules_of_beads_have_nothing_to_say(coord: Coord, plan: Path) -> None:
     coord("submit", plan)
 
-    said = coord("ready", "--rules", "beads-1.0", code=2)
+    output = coord("ready", "--rules", "beads-1.0", code=2)
 
-    check_refused(said)
+    check_refused(output)
 
 
 def test_without_issues_ready_are_the_projects_own_tasks(coord: Coord, plan: Path) -> None:
     coord("submit", plan)
 
-    said = coord("ready", "--json").json
+    output = coord("ready", "--json").json
 
-    assert [task["key"] for task in said["ready"]] == ["a"]
+    assert [task["key"] for task in output["ready"]] == ["a"]
 
 
 @pytest.mark.full
@@ -112,9 +112,9 @@ def test_the_open_issues_are_worked_off_in_the_order_of_their_dependencies(coord
 
     agent = f"shell:echo \"$COORD_ISSUE_ID $COORD_ISSUE_TITLE\" >> '{log}'"
 
-    said = coord.process("run", "--beads", file, "--agent", agent)
+    output = coord.process("run", "--beads", file, "--agent", agent)
 
-    assert "2 completed" in said.out
+    assert "2 completed" in output.out
     assert log.read_text().splitlines() == ["x-1 first", "x-2 second {{ not a template }}"]
 
 
@@ -135,9 +135,9 @@ def test_a_python_function_is_handed_the_issue(coord: Coord, tmp_path: Path) -> 
     (coord.cwd / "agents.py").write_text("def work(issue):\n    return [issue['id'], issue['title']]\n")
     file = written(tmp_path / "x.jsonl", CHAIN[:1])
 
-    said = coord.process("run", "--beads", file, "--agent", "python:agents:work", "--json").json
+    output = coord.process("run", "--beads", file, "--agent", "python:agents:work", "--json").json
 
-    assert said["tasks"][0]["output"] == ["x-1", "first"]
+    assert output["tasks"][0]["output"] == ["x-1", "first"]
 
 
 def test_nobody_to_work_the_issues_off_is_refused(coord: Coord, tmp_path: Path) -> None:
@@ -151,9 +151,9 @@ def test_what_gets_no_job_is_named_with_its_reason(coord: Coord, tmp_path: Path)
     later = {"id": "x-4", "title": "later", "status": "open", "defer_until": "2100-01-01T00:00:00Z"}
     file = written(tmp_path / "x.jsonl", [*CHAIN, later])
 
-    said = coord("submit", "--beads", file, "--agent", "shell:true")
+    output = coord("submit", "--beads", file, "--agent", "shell:true")
 
-    assert "x-4: it is deferred until 2100-01-01" in said.err
+    assert "x-4: it is deferred until 2100-01-01" in output.err
 
 
 def test_explain_names_every_blocker_of_an_issue_and_its_way(coord: Coord, tmp_path: Path) -> None:
@@ -173,10 +173,10 @@ def test_explain_names_every_blocker_of_an_issue_and_its_way(coord: Coord, tmp_p
     ]
     coord("import", "beads", written(tmp_path / "x.jsonl", records))
 
-    said = coord("explain", "x-5", "--json").json["issue"]
+    output = coord("explain", "x-5", "--json").json["issue"]
     people = coord("explain", "x-5").out
 
-    assert {(one["way"], one["id"]) for one in said["blockers"]} == {
+    assert {(one["way"], one["id"]) for one in output["blockers"]} == {
         ("direct", "x-1"),
         ("inherited", "x-1"),
         ("deferred", "x-5"),
@@ -204,12 +204,12 @@ def test_a_dependency_that_names_nothing_keeps_no_file_out_and_is_named(coord: C
 
 
 def test_a_file_whose_parents_go_round_is_imported_and_nobody_waits_for_ever(coord: Coord, tmp_path: Path) -> None:
-    ring = [
+    cycle = [
         {"id": one, "title": one, "dependencies": [{"issue_id": one, "depends_on_id": up, "type": "parent-child"}]}
         for one, up in (("a", "b"), ("b", "c"), ("c", "a"))
     ]
 
-    coord("import", "beads", written(tmp_path / "issues.jsonl", ring))
+    coord("import", "beads", written(tmp_path / "issues.jsonl", cycle))
 
     assert {one["id"] for one in coord("ready", "--json").json["ready"]} == {"a", "b", "c"}
     assert "ready" in coord("explain", "a").out
@@ -222,7 +222,7 @@ def test_work_on_another_file_says_what_it_would_replace_and_does_so_only_when_t
     one = written(tmp_path / "one.jsonl", CHAIN)
     other = written(tmp_path / "other.jsonl", [{**CHAIN[0], "id": "y-1"}, CHAIN[2]])
     coord("submit", "--beads", one, *agent)
-    coord("submit", "--beads", one, *agent)  # the same ones again take nothing away
+    coord("submit", "--beads", one, *agent)  # the same issues again delete nothing
 
     refused = coord("submit", "--beads", other, *agent, code=2)
     assert "2 of its 3 are not in the file (x-1, x-2)" in refused.err

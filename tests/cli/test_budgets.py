@@ -1,4 +1,4 @@
-"""Budgets by command, on both databases: set in one line, shown with what is left, refused in one sentence."""
+"""Test budgets by command, on both databases: set in one line, shown with the remainder, refused in one sentence."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def test_budgets_are_set_shown_changed_and_taken_away(coord_on_each: Coord, plan
     coord = coord_on_each
     coord("submit", plan)
 
-    said = coord("budgets", "set", "workspace", "--usd", "50", "--period", "month", "--warn-at", "90%").out
-    assert said.startswith("Set the budget of the month of workspace default: $50.00; warns at 90%")
-    assert "Spent $0.00, reserved $0.00, left $50.00." in said
+    output = coord("budgets", "set", "workspace", "--usd", "50", "--period", "month", "--warn-at", "90%").out
+    assert output.startswith("Set the budget of the month of workspace default: $50.00; warns at 90%")
+    assert "Spent $0.00, reserved $0.00, left $50.00." in output
     coord("budgets", "set", "agent", "ann", "--tokens", "1,000", "--on-exceed", "warn")
     coord("budgets", "set", "task", "a", "--run", "nightly", "--usd", "0.5", "--unpriced-calls", "2")
     coord("budgets", "raise", "nightly", "3.5")
-    found = coord("budgets", "list", "--json").json["budgets"]
-    assert [(one["scope"], one["name"], one["period"], one["usd"], one["tokens"]) for one in found] == [
+    document = coord("budgets", "list", "--json").json["budgets"]
+    assert [(one["scope"], one["name"], one["period"], one["usd"], one["tokens"]) for one in document] == [
         ("workspace", "default", "month", "50", None),
         ("agent", "ann", "total", None, 1000),
         ("run", "nightly", "total", "3.5", None),
         ("task", "a", "total", "0.5", 500),
     ]
-    assert found[0]["left"] == {"usd": "50", "tokens": None, "starts": None}
-    assert found[3]["max_unpriced_calls"] == 2
+    assert document[0]["left"] == {"usd": "50", "tokens": None, "starts": None}
+    assert document[3]["max_unpriced_calls"] == 2
     lines = coord("budgets", "list").out.splitlines()
     assert [line.split()[:4] for line in lines[1:3]] == [
         ["workspace", "default", "month", "$50.00"],
@@ -57,12 +57,12 @@ def test_a_cap_of_starts_is_set_shown_and_taken_away(coord_on_each: Coord, plan:
     coord = coord_on_each
     coord("submit", plan)
 
-    said = coord("budgets", "set", "project", "shop", "--starts", "1,000", "--period", "day").out
-    assert said.startswith("Set the budget of the day of project shop: 1,000 starts; warns at 80%")
-    assert "Spent $0.00, reserved $0.00, left 1,000 starts." in said
-    (found,) = coord("budgets", "show", "project", "shop", "--json").json["budgets"]
-    assert (found["max_starts"], found["left"]["starts"], found["percent"]) == (1000, 1000, 0)
-    assert found["spent"] == {"usd": "0", "tokens": 0, "unpriced_calls": 0, "starts": 0}
+    output = coord("budgets", "set", "project", "shop", "--starts", "1,000", "--period", "day").out
+    assert output.startswith("Set the budget of the day of project shop: 1,000 starts; warns at 80%")
+    assert "Spent $0.00, reserved $0.00, left 1,000 starts." in output
+    (document,) = coord("budgets", "show", "project", "shop", "--json").json["budgets"]
+    assert (document["max_starts"], document["left"]["starts"], document["percent"]) == (1000, 1000, 0)
+    assert document["spent"] == {"usd": "0", "tokens": 0, "unpriced_calls": 0, "starts": 0}
     assert "1,000 starts" in coord("budgets", "list").out
     coord("projects", "change", "shop", "--budget", 'month={"starts": 50}')
     assert "0 of 50 starts of the month" in coord("projects", "show", "shop").out

@@ -1,4 +1,4 @@
-"""What the money came to, by command: months of one's own zone, forecasts, the proof, and what a file tells."""
+"""Test sums of costs by command: months of the user's time zone, forecasts, the check, and what a file reports."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.support.refusals import check_refused
 
 
 def line(name: str, at: datetime | str, usd: str = "1", **usage: object) -> str:
-    told = {"model": "m", "input_tokens": 1, "output_tokens": 1, "timestamp": str(at).replace(" ", "T"), **usage}
-    return json.dumps({"id": name, "usage": told}).replace('"model"', f'"cost_usd":{usd},"model"', 1) + "\n"
+    record = {"model": "m", "input_tokens": 1, "output_tokens": 1, "timestamp": str(at).replace(" ", "T"), **usage}
+    return json.dumps({"id": name, "usage": record}).replace('"model"', f'"cost_usd":{usd},"model"', 1) + "\n"
 
 
 def groups(coord: Coord, *asked: str) -> Mapping[str, str]:
-    found = coord("costs", "summary", *asked, "--json").json
-    return {group["key"]: group["cost_usd"] for group in found["groups"]}
+    document = coord("costs", "summary", *asked, "--json").json
+    return {group["key"]: group["cost_usd"] for group in document["groups"]}
 
 
 def test_days_and_months_are_those_of_the_workspaces_zone(coord_on_each: Coord, tmp_path: Path) -> None:
@@ -36,9 +36,9 @@ def test_days_and_months_are_those_of_the_workspaces_zone(coord_on_each: Coord, 
     assert groups(coord, "--by", "month") == {"2026-01": "3", "2026-03": "7"}
 
     assert "Europe/Berlin" in coord("workspace", "timezone", "Europe/Berlin").out
-    said = coord("workspace", "timezone", "berlin", code=2)
+    output = coord("workspace", "timezone", "berlin", code=2)
 
-    check_refused(said)
+    check_refused(output)
     assert coord("workspace", "timezone", "--json").json == {"timezone": "Europe/Berlin"}
     assert groups(coord, "--by", "month") == {"2026-01": "1", "2026-02": "2", "2026-03": "7"}
     assert groups(coord, "--by", "day", "--since", "2026-02", "--until", "2026-03-29") == {
@@ -63,12 +63,12 @@ def test_the_forecast_says_how_fast_money_goes_and_where_the_month_ends(coord_on
     path.write_text("".join(line(f"c{ago}", now - timedelta(days=ago), "24") for ago in range(11)))
     coord("costs", "import", path)
 
-    found = coord("costs", "forecast", "--json").json["outlook"]
+    outlook = coord("costs", "forecast", "--json").json["outlook"]
 
     this_month = sum(day_of(now - timedelta(days=ago), "UTC")[:7] == day_of(now, "UTC")[:7] for ago in range(11))
-    assert (found["spent_today_usd"], found["spent_month_usd"]) == ("24", str(24 * this_month))
-    assert 24 <= float(found["burn"]["per_day"]) <= 28
-    foretold = found["forecast"]
+    assert (outlook["spent_today_usd"], outlook["spent_month_usd"]) == ("24", str(24 * this_month))
+    assert 24 <= float(outlook["burn"]["per_day"]) <= 28
+    foretold = outlook["forecast"]
     low, middle, high = (float(foretold[name]) for name in ("low", "usd", "high"))
     assert 24 * this_month <= low <= middle <= high
     assert foretold["days"] == 10
@@ -87,8 +87,8 @@ def test_sums_that_are_not_those_of_the_records_are_found_and_mended(coord_on_ea
         tx.execute(text("UPDATE rollups SET calls = calls + 1 WHERE dimension = 'model' AND grain = 'day'"))
     store.close()
 
-    said = coord("costs", "check", code=1)
-    assert "2 sums do not match the records. Correct them: coord costs check --repair" in said.out
+    output = coord("costs", "check", code=1)
+    assert "2 sums do not match the records. Correct them: coord costs check --repair" in output.out
     wrong = coord("costs", "check", "--json", code=1).json
     assert (wrong["right"], wrong["wrong"], wrong["examples"][0]["missing"]["calls"]) == (False, 2, -1)
     doctor = coord("doctor", code=None)
@@ -103,13 +103,13 @@ def test_importing_says_what_is_free_unknown_or_not_finished(coord: Coord, tmp_p
     free = [line(f"f{index}", "2026-01-01T00:00:00Z", "0.0", model="claude-sonnet-4-6") for index in range(3)]
     path.write_text("".join(free) + line("u", "2026-01-01T00:00:00Z", "null") + line("torn", "2026-01-01")[:40])
 
-    said = coord("costs", "import", path).out
+    output = coord("costs", "import", path).out
 
-    assert "Imported 4 of 4 records into the ledger of shop." in said
-    assert "Line 5, the last, is unfinished and was skipped." in said
-    assert "1 of them have no known price" in said
-    assert "3 calls that used tokens were reported as free" in said
-    assert "coord costs reprice --zero --dry-run" in said
+    assert "Imported 4 of 4 records into the ledger of shop." in output
+    assert "Line 5, the last, is unfinished and was skipped." in output
+    assert "1 of them have no known price" in output
+    assert "3 calls that used tokens were reported as free" in output
+    assert "coord costs reprice --zero --dry-run" in output
     again = coord("costs", "import", path, "--json").json
     assert (again["new"], again["torn_line"], again["zero_cost_calls_of_priced_models"]) == (0, 5, {})
     assert coord("costs", "check").out == "All sums match the records.\n"
@@ -121,16 +121,16 @@ def test_an_id_with_another_amount_refuses_the_file(coord_on_each: Coord, tmp_pa
     coord_on_each("costs", "import", path)
     path.write_text(line("new", "2026-01-01T00:00:00Z") + line("c1", "2026-01-01T00:00:00Z", "2"))
 
-    said = coord_on_each("costs", "import", path, code=2)
+    output = coord_on_each("costs", "import", path, code=2)
 
-    check_refused(said)
+    check_refused(output)
     assert len(coord_on_each("costs", "list", "--json").json["costs"]) == 1
 
 
 def test_a_file_that_is_not_there_is_one_sentence(coord: Coord, tmp_path: Path) -> None:
     for path in (tmp_path / "nothing.jsonl", tmp_path):
-        said = coord("costs", "import", path, code=2)
-        check_refused(said)
+        output = coord("costs", "import", path, code=2)
+        check_refused(output)
 
 
 @pytest.mark.parametrize("command", [("costs", "forecast"), ("costs", "check"), ("costs", "summary", "--by", "month")])

@@ -1,4 +1,4 @@
-"""The ledger by command: taken in once, added up exactly, written out as it came."""
+"""Test the ledger by command: imported once, added up exactly, exported unchanged."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def test_a_bad_line_is_named_and_nothing_of_the_file_is_stored(coord: Coord, tmp
     path = tmp_path / "costs.jsonl"
     path.write_text(line(1, "0.1") + line(2, '"much"'))
 
-    said = coord("costs", "import", path, code=2)
+    output = coord("costs", "import", path, code=2)
 
-    check_refused(said)
+    check_refused(output)
     assert coord("costs", "list", "--json").json == {"costs": []}
 
 

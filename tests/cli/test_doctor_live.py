@@ -1,4 +1,4 @@
-"""``coord doctor --live`` as people and programs call it, and the warning about a mistyped variable."""
+"""Test ``coord doctor --live`` as people and programs call it, and the warning about a mistyped variable."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ def edit(coord: Coord, statement: str) -> None:
 
 
 def codes(coord: Coord, *, code: int) -> list[str]:
-    said = coord("doctor", "--live", "--json", code=code).json
-    assert said["healthy"] is (code == 0)
-    # Whoever else runs jobs on this machine has processes that these databases do not know.
-    return [finding["code"] for finding in said["findings"] if finding["code"] != "stranger_process"]
+    output = coord("doctor", "--live", "--json", code=code).json
+    assert output["healthy"] is (code == 0)
+    # Other users' jobs on this machine have processes that are not in these databases.
+    return [finding["code"] for finding in output["findings"] if finding["code"] != "stranger_process"]
 
 
 def test_a_fresh_machine_is_well_and_nothing_is_made_on_it(coord: Coord) -> None:
-    said = coord("doctor", "--live")
+    output = coord("doctor", "--live")
 
-    assert said.out.endswith("All is well.\n")
+    assert output.out.endswith("All is well.\n")
     assert not coord.home.exists()
 
 
 def test_work_without_a_worker_is_wrong_and_the_remedy_is_named(coord: Coord, plan: Path) -> None:
     coord("submit", plan)
 
-    said = coord("doctor", "--live", code=1)
+    output = coord("doctor", "--live", code=1)
 
-    assert "queue_without_workers" in said.out
-    assert "coord worker" in said.out
-    assert said.out.endswith("Something is wrong.\n")
+    assert "queue_without_workers" in output.out
+    assert "coord worker" in output.out
+    assert output.out.endswith("Something is wrong.\n")
     assert codes(coord, code=1) == ["queue_without_workers"]
 
 
@@ -57,9 +57,9 @@ def test_a_changed_schema_is_named_although_its_number_fits(coord: Coord) -> Non
     coord("status")
     edit(coord, "DROP INDEX ix_attempts_unfinished")
 
-    said = coord("doctor", "--live", "--json", code=1).json
+    output = coord("doctor", "--live", "--json", code=1).json
 
-    (finding,) = said["findings"]
+    (finding,) = output["findings"]
     assert finding["code"] == "schema_drift"
     assert "the index ix_attempts_unfinished of attempts is missing" in finding["sentence"]
 
@@ -71,11 +71,11 @@ def test_what_cannot_be_reached_is_a_finding_without_its_password(tmp_path: Path
         COORD_REDIS_URL="redis://:hidden@127.0.0.1:1/0",
     )
 
-    said = coord("doctor", "--live", code=1)
+    output = coord("doctor", "--live", code=1)
 
     assert codes(coord, code=1) == ["redis_unavailable", "database_unavailable"]
-    assert "secret" not in said.out + said.err
-    assert "hidden" not in said.out + said.err
+    assert "secret" not in output.out + output.err
+    assert "hidden" not in output.out + output.err
 
 
 def test_a_process_that_outlived_its_attempt_is_found_by_its_marker(
@@ -87,13 +87,13 @@ def test_a_process_that_outlived_its_attempt_is_found_by_its_marker(
     coord("tasks", "force", task["key"], "completed", "--reason", "done by hand")
     edit(coord, "UPDATE attempts SET finished_at = '2020-01-01T00:00:00.000000+00:00'")
     left = processes.start("sleep", "60", env={MARKER: f"{task['id']}.1.abcdef"})
-    stranger = processes.start("sleep", "60", env={MARKER: f"{new_id()}.7.abcdef"})
-    until(lambda: {left.pid, stranger.pid} <= set(job_processes()), what="both processes")
+    other_process = processes.start("sleep", "60", env={MARKER: f"{new_id()}.7.abcdef"})
+    until(lambda: {left.pid, other_process.pid} <= set(job_processes()), what="both processes")
 
     findings = coord("doctor", "--live", "--json", code=1).json["findings"]
 
     mine = {finding["code"]: finding for finding in findings if str(left.pid) in finding["subject"]}
-    other = {finding["code"]: finding for finding in findings if str(stranger.pid) in finding["subject"]}
+    other = {finding["code"]: finding for finding in findings if str(other_process.pid) in finding["subject"]}
     assert mine.keys() == {"orphan_process"}
     assert f"kill -9 {left.pid}" in mine["orphan_process"]["hint"]
     assert other.keys() == {"stranger_process"}
@@ -107,9 +107,9 @@ class TestMistypedVariables:
     ) -> None:
         coord = coord_in(tmp_path, COORD_SLOT="4", COORD_PINEAPPLE="1")
 
-        said = coord(*command)
+        output = coord(*command)
 
-        assert said.err.splitlines() == [
+        assert output.err.splitlines() == [
             "coord: COORD_PINEAPPLE is not a setting; it is ignored",
             "coord: COORD_SLOT is not a setting; did you mean COORD_SLOTS?",
         ]

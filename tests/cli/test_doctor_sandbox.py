@@ -1,4 +1,4 @@
-"""What the doctor says of the sandbox: what this machine has for it, and whether workers can begin."""
+"""Test the doctor's report on the sandbox: what this machine supports, and whether workers can start."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_it_says_what_there_is_and_whether_that_is_enough(
 def test_it_asks_the_kernel_and_bubblewrap() -> None:
     needs_bubblewrap()
 
-    found = kernel_features.detect()
+    result = kernel_features.detect()
 
-    assert found.landlock >= kernel_features.MIN_LANDLOCK
-    assert (found.seccomp, found.problem) == (True, None)
-    assert (found.bubblewrap or "").startswith("bubblewrap ")
+    assert result.landlock >= kernel_features.MIN_LANDLOCK
+    assert (result.seccomp, result.problem) == (True, None)
+    assert (result.bubblewrap or "").startswith("bubblewrap ")

@@ -1,4 +1,4 @@
-"""Exit codes: 0 only when a run has completed, 1 for every other end, 2 for what is refused, 130 when interrupted."""
+"""Test exit codes: 0 when a run has completed, 1 for every other end, 2 for refusals, 130 when interrupted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HERE = UsedStack(redis_url=None, problem=lambda: None)
 
 @pytest.fixture
 def world(sqlite_url: str) -> Iterator[World]:
-    """The workspace that the command line takes when none is named."""
+    """Provide the workspace that the command line uses by default."""
     opened = open_store(sqlite_url)
     yield World(opened)
     opened.close()
@@ -31,7 +31,7 @@ def world(sqlite_url: str) -> Iterator[World]:
 
 @pytest.fixture
 def co(world: World, sqlite_url: str, tmp_path: Path) -> Iterator[Coordination]:
-    """The API on the same store, with no Redis."""
+    """Provide the API on the same store, without Redis."""
     with Coordination(open_runtime(settings_in(tmp_path / "home", database_url=sqlite_url))) as opened:
         yield opened
 
@@ -83,7 +83,7 @@ def test_an_interruption_and_a_bug_have_exit_codes_of_their_own(
         raise RuntimeError("a bug")
 
     codes = []
-    monkeypatch.setattr(main.gc_tuning, "freeze_loaded_objects", lambda: None)  # this process goes on
+    monkeypatch.setattr(main.gc_tuning, "freeze_loaded_objects", lambda: None)  # this process continues
     monkeypatch.setattr(main.hints, "enable", lambda _words: None)
     for app in (interrupted, broken):
         monkeypatch.setattr(main, "app", app)

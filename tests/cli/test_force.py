@@ -1,4 +1,4 @@
-"""``coord tasks force``: what it prints, what it refuses, and with which exit code."""
+"""Test ``coord tasks force``: its output, its refusals, and its exit codes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def test_a_task_is_forced_and_its_story_tells_who_and_why(coord: Coord, plan: Pa
         "key"
     ]
 
-    said = coord("tasks", "force", key, "completed", "--reason", "done by hand", "--output", '{"n": 1}')
+    output = coord("tasks", "force", key, "completed", "--reason", "done by hand", "--output", '{"n": 1}')
     shown = coord("tasks", "output", key, "--json").json
     story = coord("tasks", "events", key, "--json").json["events"]
 
-    assert said.out.startswith(f"{key} was queued and is completed now (project shop, run ")
+    assert output.out.startswith(f"{key} was queued and is completed now (project shop, run ")
     assert shown["output"] == {"n": 1}
     forced = next(event for event in story if event["type"] == "forced")
     assert forced["payload"] == {"from": "queued", "to": "completed", "reason": "done by hand"}
@@ -40,5 +40,5 @@ def test_what_is_refused_is_said_in_one_sentence_and_changes_nothing(coord: Coor
     check_refused(nonsense)
     check_refused(without)
     assert "--reason" in missing.err
-    assert {said.out for said in (unknown, nonsense, without, missing)} == {""}
+    assert {output.out for output in (unknown, nonsense, without, missing)} == {""}
     assert coord("tasks", "show", key, "--json").json["state"] == "queued"

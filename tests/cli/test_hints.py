@@ -1,4 +1,4 @@
-"""Every command that is printed can be pasted into a terminal that has nothing but its folder and its home."""
+"""Test that every printed command can be pasted into a terminal that has nothing but its folder and its home."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ tasks:
 
 
 class Terminal:
-    """A shell with nothing of ours in its environment; what it runs is its child, as in a terminal."""
+    """A shell with none of our variables in its environment; its commands are its children, as in a terminal."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder = folder
@@ -52,7 +52,7 @@ class Terminal:
 
 @dataclass(frozen=True)
 class Shop:
-    """A folder where the plan ran once, about another folder, on a home that only that command was given."""
+    """A folder where the plan ran once, about another folder, with a home that was given to that command only."""
 
     folder: Path
     other: Path
@@ -63,7 +63,7 @@ class Shop:
         return Terminal(self.folder)(f"COORD_HOME=.coord {COORD} {line}")
 
     def task(self, key: str) -> str:
-        """A task of the run, wherever one stands."""
+        """Return a task of the run, from any folder."""
         return f"{key} --run {RUN.findall(self.ran)[0]}"
 
 
@@ -71,8 +71,8 @@ class Shop:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     folder = tmp_path_factory.mktemp("shop") / "a [red] shop"
     other = folder.parent / "the other's"
-    for made in (folder, other):
-        made.mkdir()
+    for created in (folder, other):
+        created.mkdir()
     (folder / "plan.yaml").write_text(STUCK)
     ran = Terminal(folder)(f"COORD_HOME=.coord {COORD} run plan.yaml -C {shlex.quote(str(other))}")
     assert ran.returncode == 1, ran.stderr
@@ -80,10 +80,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 
 def hint(said: str, after: str) -> str:
-    """What stands behind *after* to the end of its line, as a person marks it with the mouse."""
-    found = re.search(rf"{re.escape(after)}(.*[^.\n])", said)
-    assert found is not None, said
-    return found[1]
+    """Return the text behind *after* to the end of its line, as a person selects it with the mouse."""
+    match = re.search(rf"{re.escape(after)}(.*[^.\n])", said)
+    assert match is not None, said
+    return match[1]
 
 
 def test_a_home_that_the_terminal_does_not_have_stands_in_a_hint(shop: Shop) -> None:
@@ -110,9 +110,9 @@ def test_the_home_and_the_program_that_the_terminal_has_are_left_out(shop: Shop)
     inherited = Terminal(shop.folder, COORD_HOME=str(shop.folder / ".coord"), PATH=path)
     default = Terminal(shop.folder, PATH=path)
 
-    said = [terminal("coord runs show x").stderr for terminal in (inherited, default)]
+    output = [terminal("coord runs show x").stderr for terminal in (inherited, default)]
 
-    assert said == ["coord: There is no run 'x'. See: coord runs list.\n"] * 2
+    assert output == ["coord: There is no run 'x'. See: coord runs list.\n"] * 2
 
 
 def test_what_a_job_said_is_printed_as_it_is(shop: Shop) -> None:
@@ -127,18 +127,18 @@ def test_what_a_job_said_is_printed_as_it_is(shop: Shop) -> None:
 
 
 def test_the_usage_names_no_home_and_the_program_that_was_started(shop: Shop) -> None:
-    said = shop.coord("tasks show --lost").stderr
+    output = shop.coord("tasks show --lost").stderr
 
-    assert said.startswith("Usage: coord tasks show [OPTIONS] {TASK}\n")
-    assert hint(said, "Help: ") == f"{COORD} tasks show -h"
+    assert output.startswith("Usage: coord tasks show [OPTIONS] {TASK}\n")
+    assert hint(output, "Help: ") == f"{COORD} tasks show -h"
 
 
 def test_a_module_that_was_started_by_name_is_pasted_as_the_program_beside_it(shop: Shop) -> None:
     terminal = Terminal(shop.folder, PYTHONPATH=str(ROOT))
 
-    said = terminal(f"{shlex.quote(sys.executable)} -m coordination.cli runs show x")
+    output = terminal(f"{shlex.quote(sys.executable)} -m coordination.cli runs show x")
 
-    assert said.stderr.endswith(f"See: {COORD} runs list.\n")
+    assert output.stderr.endswith(f"See: {COORD} runs list.\n")
 
 
 def test_a_caller_in_this_process_gets_the_commands_by_name(coord: Coord) -> None:
@@ -146,6 +146,6 @@ def test_a_caller_in_this_process_gets_the_commands_by_name(coord: Coord) -> Non
 
 
 def test_a_shell_in_the_folder_of_a_task_has_the_home_in_full(shop: Shop) -> None:
-    said = shop.coord(f"tasks shell {shop.task('say')} -- printenv COORD_HOME")
+    output = shop.coord(f"tasks shell {shop.task('say')} -- printenv COORD_HOME")
 
-    assert said.stdout == f"{shop.folder}/.coord\n", said.stderr
+    assert output.stdout == f"{shop.folder}/.coord\n", output.stderr

@@ -1,6 +1,6 @@
-"""Who decides: every command and every verb of the Python API says whether a process of a job may use it.
+"""Test who may decide: for every command and every verb of the Python API, whether a job's process may use it.
 
-A command or a verb that is new fails here until it is put into one of the lists.
+A new command or verb fails here until it is in one of the lists.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ LOOKS = {
     *("prices list", "prices show", "projects list", "projects show", "questions", "ready", "runs events", "runs list"),
     *("runs show", "schema plan", "sessions list", "sessions show", "simulate", "status", "tasks artifacts"),
     *("tasks events", "tasks list", "tasks logs", "tasks output", "tasks prompt", "tasks show"),
-    "tasks shell",  # starts a shell of the caller's own in the folder of a task
+    "tasks shell",  # starts a shell of the caller in the folder of a task
 }
 REPORTS = {
     f"task {verb}" for verb in ("ask", "context", "delegate", "discovered", "done", "escalate", "fail", "progress")
@@ -127,7 +127,7 @@ def rows(coord: Coord) -> list[str]:
 
 @pytest.fixture
 def in_a_job(coord: Coord, plan: Path) -> Coord:
-    """``coord`` in a process that a job of the store has started; there is something of everything in the store."""
+    """Provide ``coord`` in a process that a job of the store has started; the store has objects of every kind."""
     coord("submit", plan)
     coord("agents", "create", "bob", "--runner", "claude")
     coord("agents", "export", "bob", "--output", "agents.yaml", code=None)

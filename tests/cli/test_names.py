@@ -1,4 +1,4 @@
-"""What names nothing, or several things, is refused; a command acts on the project that it stands in, and says so."""
+"""Test that unknown or ambiguous names are refused, and that a command uses its folder's project and prints it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_NAMES = ["", " ", "%", "_", "%%", "____", "b%", "_uild", "0", "01", "01a", "-
 
 @pytest.fixture
 def shop(coord: Coord, tmp_path: Path) -> Callable[[str], Coord]:
-    """A project in a folder of that name with one run, and the command line in it. The runs are made in their order."""
+    """Provide a project in a folder of that name with one run, and the command line in it."""
 
     def made(name: str) -> Coord:
         folder = tmp_path / name
@@ -42,8 +42,8 @@ def states(coord: Coord) -> list[str]:
 
 
 def tasks_of(coord: Coord, run: str) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = coord("tasks", "list", run, "--json").json["tasks"]
-    return found
+    document: list[dict[str, str]] = coord("tasks", "list", run, "--json").json["tasks"]
+    return document
 
 
 @pytest.mark.parametrize("noun", ["tasks", "runs"])
@@ -76,12 +76,12 @@ def test_a_part_of_an_id_names_what_it_alone_fits(shop: Callable[[str], Coord]) 
 def test_a_command_acts_on_the_project_that_it_stands_in_and_says_which(shop: Callable[[str], Coord]) -> None:
     first, second = shop("a"), shop("b")  # the second has the newer run
 
-    said = first("tasks", "cancel", "build").out
+    output = first("tasks", "cancel", "build").out
     ran = first("runs", "cancel", "nightly", "--json").json["run"]
     elsewhere = first("tasks", "cancel", "only-b", code=REFUSED)
 
-    assert "project a" in said
-    assert ran in said
+    assert "project a" in output
+    assert ran in output
     assert "in the project a" in elsewhere.err
     runs = {run["project"]: run for run in second("runs", "list", "--json").json["runs"]}
     assert runs["a"]["id"] == ran

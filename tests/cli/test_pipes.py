@@ -1,4 +1,4 @@
-"""Whoever reads the output of a command and goes away, as ``head`` does, gets no traceback, and the command ends."""
+"""Test that a command whose reader closes the pipe, as ``head`` does, ends without a traceback."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ COMMANDS = [
     "schema plan",
     "export beads",
     "--help",
-    "nonsense",  # says so on stderr, which nobody reads either
+    "nonsense",  # reported on stderr, which is not read either
     "tasks list --nonsense",
 ]
 
 
 def unread(coord: Coord, *argv: str) -> tuple[int, str]:
-    """The exit code and what is still said of a command whose stdout nobody reads from its start on."""
+    """Return the exit code and the stderr of a command whose stdout is never read."""
     reads, writes = os.pipe()
     os.close(reads)
     try:
@@ -60,11 +60,11 @@ def with_a_run(coord: Coord, plan: Path) -> Coord:
 @pytest.mark.full
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_whose_reader_has_gone_ends_in_silence(with_a_run: Coord, command: str) -> None:
-    code, said = unread(with_a_run, *command.split())
+    code, output = unread(with_a_run, *command.split())
 
-    assert "Traceback" not in said
-    assert "Error" not in said or "nonsense" in command
-    assert "Exception ignored" not in said
+    assert "Traceback" not in output
+    assert "Error" not in output or "nonsense" in command
+    assert "Exception ignored" not in output
     assert code == (2 if "nonsense" in command else OUTPUT_CLOSED)
 
 
@@ -81,12 +81,12 @@ def test_a_reader_that_goes_after_the_first_line_has_it(with_a_run: Coord) -> No
         assert follows.stderr is not None
         first = follows.stdout.readline()
         follows.stdout.close()
-        with_a_run("runs", "cancel", "three")  # something to write
-        said = follows.stderr.read().decode()
+        with_a_run("runs", "cancel", "three")  # some output
+        text = follows.stderr.read().decode()
         code = follows.wait(timeout=120)
 
     assert b'"type"' in first
-    assert (code, said) == (OUTPUT_CLOSED, "")
+    assert (code, text) == (OUTPUT_CLOSED, "")
 
 
 def test_nobody_reads_an_error_either(coord: Coord) -> None:

@@ -1,4 +1,4 @@
-"""Prices by command: looked up, set, taken back; and the ledger given prices later, once."""
+"""Test prices by command: looked up, set, removed; and costs of the ledger that get prices later, once."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def ledger(coord_on_each: Coord, tmp_path: Path) -> Coord:
 def test_a_price_is_looked_up_set_and_taken_back(coord_on_each: Coord) -> None:
     coord = coord_on_each
     assert "No prices are set" in coord("prices", "list").out
-    known = coord("prices", "show", "openai:gpt-5-mini", "--json").json
-    assert (known["known"], known["of"]) == (True, "openai/gpt-5-mini")
-    assert known["by"].startswith("genai-prices 0.")
-    assert known["usd_per_million_tokens"] == {"input": "0.25", "cached_input": "0.025", "output": "2"}
+    quote = coord("prices", "show", "openai:gpt-5-mini", "--json").json
+    assert (quote["known"], quote["of"]) == (True, "openai/gpt-5-mini")
+    assert quote["by"].startswith("genai-prices 0.")
+    assert quote["usd_per_million_tokens"] == {"input": "0.25", "cached_input": "0.025", "output": "2"}
     assert "more than 200,000 tokens" in coord("prices", "show", "claude-sonnet-4-5").out
     missing = coord("prices", "show", UNKNOWN)
     assert "There is no price for house-llama: it is not in the price list." in missing.out
@@ -81,9 +81,9 @@ def test_a_name_with_brackets_is_shown_with_a_command_that_a_shell_takes(coord: 
     ],
 )
 def test_what_is_no_price_is_refused_and_nothing_is_set(coord: Coord, model: str, price: str) -> None:
-    said = coord("prices", "set", model, f"--input={price}", "--output", "1", code=2)
+    output = coord("prices", "set", model, f"--input={price}", "--output", "1", code=2)
 
-    check_refused(said)
+    check_refused(output)
     assert coord("prices", "list", "--json").json["prices"] == []
 
 
@@ -96,9 +96,9 @@ def test_what_was_taken_in_as_free_is_shown_and_priced_when_that_is_asked_for(le
     before = ledger("costs", "summary", "--json").json
     assert before["zero_cost_calls_of_priced_models"] == {PRICED: 2}
     assert before["total"] == {"cost_usd": "1.5", "calls": 5, "unpriced_calls": 1}
-    said = ledger("costs", "summary").out
-    assert "2 calls that used tokens were reported as free" in said
-    assert "coord costs reprice --zero --dry-run" in said
+    output = ledger("costs", "summary").out
+    assert "2 calls that used tokens were reported as free" in output
+    assert "coord costs reprice --zero --dry-run" in output
 
     untouched = ledger("costs", "reprice", "--json").json
     assert (untouched["corrected_calls"], untouched["left"]) == (
@@ -127,11 +127,16 @@ def test_a_price_that_is_set_settles_what_was_unknown_and_twice_is_once(ledger: 
     ]
     assert ledger("costs", "summary", "--json").json["total"] == {"cost_usd": "1.9", "calls": 5, "unpriced_calls": 0}
     records = {one["id"]: one for one in ledger("costs", "list", "--json").json["costs"]}
-    made = records["c4~priced"]
-    assert (made["corrects"], made["settles"], made["cost_usd"], made["input_tokens"]) == ("c4", True, "0.4", 0)
-    assert made["extra"]["prices"] == {"of": UNKNOWN, "input": "0.4"}
-    assert made["extra"]["corrected_by"].startswith("user:")
-    assert made["occurred_at"] == records["c4"]["occurred_at"]
+    created = records["c4~priced"]
+    assert (created["corrects"], created["settles"], created["cost_usd"], created["input_tokens"]) == (
+        "c4",
+        True,
+        "0.4",
+        0,
+    )
+    assert created["extra"]["prices"] == {"of": UNKNOWN, "input": "0.4"}
+    assert created["extra"]["corrected_by"].startswith("user:")
+    assert created["occurred_at"] == records["c4"]["occurred_at"]
     shown = ledger("costs", "list").out
     assert "corrects c4 by override of the workspace" in shown
     assert "as reported" in shown

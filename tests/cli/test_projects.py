@@ -1,4 +1,4 @@
-"""Projects by command: made, described, held, released, limited, put away; their totals are counted, not stored."""
+"""Test projects by command: create, describe, pause, resume, limit, archive; their totals are counted, not stored."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def test_a_held_project_says_so_until_it_is_activated(coord: Coord, plan: Path) 
     coord("submit", plan)
     coord("projects", "pause", "shop")
 
-    held = coord("explain", "a", "--json").json["task"]
+    explanation = coord("explain", "a", "--json").json["task"]
     coord("projects", "resume", "shop")
 
-    assert [blocker["kind"] for blocker in held["blockers"]] == ["on_hold", "no_worker"]
+    assert [blocker["kind"] for blocker in explanation["blockers"]] == ["on_hold", "no_worker"]
     assert coord("projects", "show", "shop", "--json").json["status"] == "active"
 
 

@@ -1,4 +1,4 @@
-"""``coord retain``: says what it would delete, deletes it, and writes it down first when asked to."""
+"""Test ``coord retain``: it prints what it would delete, deletes it, and archives it first on request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ tasks:
 
 @pytest.fixture
 def old_run(coord_on_each: Coord) -> str:
-    """A run that was canceled a year ago; its id."""
+    """Return the id of a run that was canceled a year ago."""
     plan = coord_on_each.cwd / "plan.yaml"
     plan.write_text(PLAN)
     run_id: str = coord_on_each("submit", plan, "--json").json["run"]
@@ -34,11 +34,11 @@ def old_run(coord_on_each: Coord) -> str:
 
 
 def test_it_says_what_it_would_delete_and_deletes_nothing(coord_on_each: Coord, old_run: str) -> None:
-    said = coord_on_each("retain", "--dry-run", "--json").json
+    output = coord_on_each("retain", "--dry-run", "--json").json
 
-    assert said["dry_run"] is True
-    assert said["older_than"] == {"runs": 90 * 86_400, "workers": 7 * 86_400, "costs": None}
-    assert {name: number for name, number in said["rows"].items() if number} == {
+    assert output["dry_run"] is True
+    assert output["older_than"] == {"runs": 90 * 86_400, "workers": 7 * 86_400, "costs": None}
+    assert {name: number for name, number in output["rows"].items() if number} == {
         "runs": 1,
         "tasks": 2,
         "dependencies": 1,
@@ -51,10 +51,10 @@ def test_it_says_what_it_would_delete_and_deletes_nothing(coord_on_each: Coord, 
 def test_it_deletes_what_is_old_and_writes_it_down_first(coord_on_each: Coord, old_run: str, tmp_path: Path) -> None:
     folder = tmp_path / "archive"
 
-    said = coord_on_each("retain", "--archive", folder).out
+    output = coord_on_each("retain", "--archive", folder).out
 
-    assert "Deleted: 1 finished runs, 2 tasks" in said
-    assert f"Wrote {folder / old_run}.jsonl.gz" in said
+    assert "Deleted: 1 finished runs, 2 tasks" in output
+    assert f"Wrote {folder / old_run}.jsonl.gz" in output
     assert [path.name for path in folder.iterdir()] == [f"{old_run}.jsonl.gz"]
     assert coord_on_each("runs", "list", "--json").json["runs"] == []
     assert coord_on_each("retain").out == "Nothing is old enough to be deleted.\n"

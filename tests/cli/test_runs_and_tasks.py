@@ -1,4 +1,4 @@
-"""Runs and tasks by command: what there is, what became of it, and why the rest does not move."""
+"""Test runs and tasks by command: their list, their ends, and why the rest does not progress."""
 
 from __future__ import annotations
 
@@ -156,16 +156,16 @@ def test_what_is_not_there_is_said_with_where_to_look(coord: Coord) -> None:
         ("explain", "nope"),
         ("projects", "show", "x"),
     ):
-        said = coord(*command, code=2)
+        output = coord(*command, code=2)
 
-        check_refused(said)
-        assert said.out == ""
+        check_refused(output)
+        assert output.out == ""
 
 
 def test_a_plan_is_checked_without_being_stored(coord: Coord, plan: Path) -> None:
-    said = coord("check", plan, "--json").json
+    output = coord("check", plan, "--json").json
 
-    assert (said["tasks"], said["dependencies"]) == (4, 3)
+    assert (output["tasks"], output["dependencies"]) == (4, 3)
     assert not coord.home.exists()
     assert coord("schema", "plan").json["$schema"].startswith("https://json-schema.org/")
 
@@ -237,9 +237,9 @@ def test_logs_show_what_gates_and_merges_said_after_what_the_job_printed(coord: 
         log = "[gate x] of its own\nbroken\n[gate pytest] exit status 1 (2s)\n2 failed\n[worktree] kept until Friday"
         tx.execute(update(attempts).where(attempts.c.task_id == task).values(log=log))
 
-    said = coord("tasks", "logs", "b")
+    output = coord("tasks", "logs", "b")
 
-    assert said.out == "one\n"
-    assert said.err == (
+    assert output.out == "one\n"
+    assert output.err == (
         "[gate x] of its own\n[gate pytest] exit status 1 (2s)\n2 failed\n[worktree] kept until Friday\n"
     )

@@ -1,4 +1,4 @@
-"""``coord simulate`` on files as people write them: numbers with an interval, what is not known, and no change."""
+"""Test ``coord simulate`` on plan files: numbers with an interval, unknown values, and no change of the store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.refusals import check_refused
 
 @pytest.fixture
 def said(tmp_path: Path) -> Path:
-    """Two agents after a command, of which only the plan says something."""
+    """Return a plan of two agents after a command, with estimates for some of them only."""
     path = tmp_path / "said.yaml"
     path.write_text(
         """
@@ -30,14 +30,14 @@ tasks:
 def test_a_plan_that_nobody_has_run_is_simulated_by_what_it_says(coord_on_each: Coord, said: Path) -> None:
     coord = coord_on_each
 
-    found = coord("simulate", said, "--slots", "2", "--json").json
+    prediction = coord("simulate", said, "--slots", "2", "--json").json
     people = coord("simulate", said, "--slots", "2").out
 
-    assert [leg["key"] for leg in found["path"]] == ["build", "fix"]
-    assert found["duration"]["p10"] < 12 * 60 < found["duration"]["p90"]
-    assert 0.5 < float(found["usd"]["p50"]) < 2
-    assert (found["tasks"], found["slots"], found["within_budget"]) == (3, 2, 1)
-    assert (found["untimed"], found["uncosted"]) == ([], [])
+    assert [leg["key"] for leg in prediction["path"]] == ["build", "fix"]
+    assert prediction["duration"]["p10"] < 12 * 60 < prediction["duration"]["p90"]
+    assert 0.5 < float(prediction["usd"]["p50"]) < 2
+    assert (prediction["tasks"], prediction["slots"], prediction["within_budget"]) == (3, 2, 1)
+    assert (prediction["untimed"], prediction["uncosted"]) == ([], [])
     for words in (
         "3, 2 in parallel",
         "in 8 of 10 rounds",

@@ -1,4 +1,4 @@
-"""``coord tasks create`` and ``assign``: a task without a plan file, and who is to do it, on both stores."""
+"""Test ``coord tasks create`` and ``assign`` on both stores: a task without a plan file, and its assignee."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ def coord(coord_on_each: Coord) -> Coord:
 
 
 def test_a_task_is_a_run_of_its_own_or_of_one_that_exists(coord: Coord) -> None:
-    made = coord("tasks", "create", "lint", "--shell", "true", "--title", "Look", "--json").json
-    said = coord(
+    created = coord("tasks", "create", "lint", "--shell", "true", "--title", "Look", "--json").json
+    output = coord(
         "tasks", "create", "fix", "--agent", "claude", "--prompt", "Mend it", "--needs", "lint", "--run", "lint"
     )
 
-    assert made["state"] == "queued"
-    assert said.out.startswith("Created fix, which is blocked (project shop, run ")
-    listed = coord("tasks", "list", made["run"], "--json").json["tasks"]
+    assert created["state"] == "queued"
+    assert output.out.startswith("Created fix, which is blocked (project shop, run ")
+    listed = coord("tasks", "list", created["run"], "--json").json["tasks"]
     assert [(one["key"], one["title"]) for one in listed] == [("lint", "Look"), ("fix", "fix")]
     assert coord("tasks", "show", "fix", "--json").json["work"]["agent"] == "claude"
     assert coord("runs", "list", "--json").json["runs"][0]["name"] == "lint"
 
 
 def test_a_worktree_a_model_and_a_priority_are_as_a_plan_says_them(coord: Coord) -> None:
-    said = ("--agent", "codex", "--prompt", "x", "--model", "gpt-5", "--checkout", "worktree", "--priority", "5")
-    coord("tasks", "create", "a", *said)
+    output = ("--agent", "codex", "--prompt", "x", "--model", "gpt-5", "--checkout", "worktree", "--priority", "5")
+    coord("tasks", "create", "a", *output)
 
     shown = coord("tasks", "show", "a", "--json").json
     assert (shown["work"]["model"], shown["priority"]) == ("gpt-5", 5)

@@ -1,4 +1,4 @@
-"""``coord stop`` and ``coord start`` without a stack: what they say, and what other commands say of a stop."""
+"""Test ``coord stop`` and ``coord start`` without a stack: their output, and what other commands print about a stop."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def test_a_stop_is_said_by_every_command_that_a_person_asks(coord_on_each: Coord
         "Nothing is running; 0 attempts were in flight. Continue with: coord start --project shop\n"
     )
     for command in ("status", "doctor", "explain a"):
-        said = coord(*command.split(), code=None).out
-        assert "The project shop is stopped since" in said, command
-        assert "(it deletes files)" in said, command
-        assert "coord start --project shop" in said, command
+        output = coord(*command.split(), code=None).out
+        assert "The project shop is stopped since" in output, command
+        assert "(it deletes files)" in output, command
+        assert "coord start --project shop" in output, command
     assert "planning" not in coord("projects", "list").out
     assert "active (stopped)" in coord("projects", "list").out
     assert coord("projects", "show", "shop", "--json").json["stopped"] is True
     assert coord("status", "--json").json["stops"][0]["reason"] == "it deletes files"
     assert coord("explain", "a", "--json").json["task"]["blockers"][0]["kind"] == "stopped"
     assert "is stopped since" in coord("submit", plan).err
-    found = coord("doctor", "--live", "--json", code=None).json["findings"]
-    assert [(one["subject"], one["wrong"]) for one in found if one["code"] == "stopped"] == [("shop", False)]
+    document = coord("doctor", "--live", "--json", code=None).json["findings"]
+    assert [(one["subject"], one["wrong"]) for one in document if one["code"] == "stopped"] == [("shop", False)]
 
 
 def test_what_stop_and_start_say_when_repeated(coord: Coord, plan: Path) -> None:
@@ -58,9 +58,9 @@ def test_a_person_activates_a_project_that_is_stopped(coord: Coord, plan: Path) 
     coord("projects", "pause", "shop")
     coord("stop")
 
-    said = coord("projects", "resume", "shop")
+    output = coord("projects", "resume", "shop")
 
-    assert "The workspace is stopped since" in said.err
+    assert "The workspace is stopped since" in output.err
     assert "active (stopped)" in coord("projects", "list").out
 
 

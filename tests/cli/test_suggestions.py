@@ -1,4 +1,4 @@
-"""An unknown command names the one that was meant, with the arguments that were typed, and changes nothing."""
+"""Test that an unknown command names a similar one, with the same arguments, and changes nothing."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_an_unknown_command_suggests_the_one_that_was_meant(coord: Coord, typed:
 def test_every_guess_is_a_command_that_there_is() -> None:
     for group, guesses in GUESSES.items():
         for typed, commands in guesses.items():
-            found = suggestions(ROOT, group, typed, ["X"])
-            assert len(found) == len(dict.fromkeys(commands)), (group, typed, found)
+            result = suggestions(ROOT, group, typed, ["X"])
+            assert len(result) == len(dict.fromkeys(commands)), (group, typed, result)
 
 
 def test_what_resembles_nothing_names_the_help_of_its_group(coord: Coord) -> None:

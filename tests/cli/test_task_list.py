@@ -1,4 +1,4 @@
-"""``coord tasks list``: of the newest run, of any number of tasks, a few columns of each; on both databases."""
+"""Test ``coord tasks list``: of the newest run, of any number of tasks, a few columns of each; on both databases."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def test_where_several_projects_may_be_meant_each_is_named_to_paste(coord: Coord
 def test_a_hint_names_the_newest_run_by_its_name(coord: Coord, tmp_path: Path) -> None:
     plan = plan_in(tmp_path, "nightly", 1, "shop")
 
-    said = [coord("submit", plan).out for _ in range(2)]
+    output = [coord("submit", plan).out for _ in range(2)]
 
-    assert all(one.endswith("See: coord runs show nightly\n") for one in said)
-    assert coord("runs", "show", "nightly", "--json").json["id"] in said[1]
+    assert all(one.endswith("See: coord runs show nightly\n") for one in output)
+    assert coord("runs", "show", "nightly", "--json").json["id"] in output[1]
 
 
 def test_many_tasks_are_read_by_a_few_statements_and_not_all_at_once(coord_on_each: Coord, tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_a_task_is_one_line(coord: Coord, tmp_path: Path, title: str) -> None:
     path.write_text(json.dumps({"version": 1, "tasks": [{"key": "a", "title": title, "run": {"shell": "true"}}]}))
     coord("submit", path)
 
-    said = coord("tasks", "list").out
+    output = coord("tasks", "list").out
 
-    assert len(said.splitlines()) == 2
-    assert "\x1b" not in said
+    assert len(output.splitlines()) == 2
+    assert "\x1b" not in output
     assert coord("tasks", "list", "--json").json["tasks"][0]["key"] == "a"

@@ -1,4 +1,4 @@
-"""The terminal: it obeys nothing that jobs say, whichever command shows it, except where a person asks for that."""
+"""Test that no command sends control characters from jobs to the terminal, except where a person asks for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OBEYED = (
 
 
 def obeyed(text: str) -> list[str]:
-    """What a terminal would obey in *text*."""
+    """Return the control characters in *text*."""
     return sorted({letter for letter in text if not letter.isprintable() and letter not in "\n\u200c\u200d"})
 
 

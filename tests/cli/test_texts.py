@@ -1,4 +1,4 @@
-"""Texts from files and stdin are read as UTF-8 in every locale, or refused in one sentence."""
+"""Test that texts from files and stdin are read as UTF-8 in every locale, or refused in one sentence."""
 
 from __future__ import annotations
 

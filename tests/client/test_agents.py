@@ -1,4 +1,4 @@
-"""Agents by the Python API, on both databases: made, changed, told with what came of them, moved as JSON, refused."""
+"""Test agents by the Python API, on both databases: created, changed, shown with results, moved as JSON, refused."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ MENDER = Profile("dave/vc", runner={"agent": "claude"}, model="m", identity={"ro
 @pytest.fixture
 def co(store_url: str, tmp_path: Path) -> Iterator[Coordination]:
     settings = load_settings({"COORD_DATABASE_URL": store_url, "COORD_HOME": str(tmp_path / "home")})
-    with connect(settings, migrate=True) as made:
-        yield made
+    with connect(settings, migrate=True) as created:
+        yield created
 
 
 def names(co: Coordination) -> list[str]:
@@ -177,7 +177,7 @@ def test_an_agent_cannot_take_the_name_under_which_tasks_count_for_another(co: C
 
 
 def spend(co: Coordination, run: Run, agent: str, name: str) -> None:
-    """Write one dollar of an agent's in the run into the ledger."""
+    """Record one dollar of an agent in the run."""
     of_run = {"project_id": run.record.project_id, "session_id": run.record.session_id, "run_id": run.id}
     record = CostRecord(
         id=name,

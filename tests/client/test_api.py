@@ -1,4 +1,4 @@
-"""The Python API against a running stack: submit, wait, stream events, read output and cost, cancel; on both stores."""
+"""Test the Python API on a running stack: submit, wait, stream events, read output and cost, cancel; on both stores."""
 
 import threading
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Budgets by the Python API, on both databases: set by people, told as they stand, refused in one sentence."""
+"""Test budgets by the Python API, on both databases: set, read, refused in one sentence."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ ESTIMATE = {"estimate": {"usd": "0.10"}}
 def co(store_url: str, tmp_path: Path) -> Iterator[Coordination]:
     with connect(
         load_settings({"COORD_DATABASE_URL": store_url, "COORD_HOME": str(tmp_path / "home")}), migrate=True
-    ) as made:
-        yield made
+    ) as created:
+        yield created
 
 
 @pytest.fixture
 def world(co: Coordination) -> World:
-    """Two tasks of a dime each, of which one has spent it; the run has a budget of fifteen cents."""
+    """Provide two tasks of a dime each, of which one has spent it; the run has a budget of fifteen cents."""
     world = World(co.runtime.store)
     tasks = {key: {**ESTIMATE, "agent": "ann"} for key in "ab"}
     world.submit("a", "b", tasks=tasks, budget=BudgetCap(Decimal("0.15")), name="nightly")
@@ -74,25 +74,29 @@ def test_reserved_money_is_told_while_a_job_runs(co: Coordination, world: World)
 
 def test_what_is_not_said_of_a_budget_stays(co: Coordination, world: World) -> None:
     co.budgets.set("run", "nightly", tokens=1000, on_exceed="downgrade", downgrade_to="m-small", warn_at=50)
-    made = co.budgets.set("run", "nightly", usd="2")
+    created = co.budgets.set("run", "nightly", usd="2")
 
-    assert (made.usd, made.tokens, made.budget.unpriced_calls) == (Decimal(2), 1000, 0)
-    assert (made.on_exceed, made.budget.downgrade_to, made.budget.warn_percent) == (
+    assert (created.usd, created.tokens, created.budget.unpriced_calls) == (Decimal(2), 1000, 0)
+    assert (created.on_exceed, created.budget.downgrade_to, created.budget.warn_percent) == (
         ExceededAction.DOWNGRADE,
         "m-small",
         50,
     )
-    made = co.budgets.set("run", "nightly", on_exceed="warn", tokens=None, warn_at=None, max_unpriced_calls=None)
-    assert (made.usd, made.tokens, made.budget.unpriced_calls) == (Decimal(2), None, None)
-    assert (made.on_exceed, made.budget.downgrade_to, made.budget.warn_percent) == (ExceededAction.WARN, None, None)
+    created = co.budgets.set("run", "nightly", on_exceed="warn", tokens=None, warn_at=None, max_unpriced_calls=None)
+    assert (created.usd, created.tokens, created.budget.unpriced_calls) == (Decimal(2), None, None)
+    assert (created.on_exceed, created.budget.downgrade_to, created.budget.warn_percent) == (
+        ExceededAction.WARN,
+        None,
+        None,
+    )
     assert co.budgets.set("run", "nightly", usd=3).budget.unpriced_calls is None
     assert len(stored(co)) == 1
 
 
 def test_a_cap_of_starts_is_set_read_and_taken_away(co: Coordination, world: World) -> None:
-    made = co.budgets.set("project", "shop", starts=3, period="day")
+    created = co.budgets.set("project", "shop", starts=3, period="day")
 
-    assert (made.max_starts, made.spent.starts, made.left_starts, made.usd) == (3, 0, 3, None)
+    assert (created.max_starts, created.spent.starts, created.left_starts, created.usd) == (3, 0, 3, None)
     assert co.budgets.set("project", "shop", period="day", warn_at=50).max_starts == 3
     assert co.budgets.set("project", "shop", period="day", starts=None, usd=1).max_starts is None
 

@@ -1,4 +1,4 @@
-"""The ledger in the Python API: taken in, added up, foretold, proved, written out; on both stores."""
+"""Test the ledger in the Python API: import, sum, forecast, check, export; on both stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forcing a task's state from Python and from the command line, on a store without workers and on real ones."""
+"""Test forcing a task's state from Python and from the command line, on a store without workers and on real ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of runs and tasks mean those of the project that the current folder belongs to, in Python and over MCP."""
+"""Test that names of runs and tasks mean those of the current folder's project, in Python and over MCP."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def co(store_url: str, tmp_path: Path) -> Iterator[Coordination]:
 
 @pytest.fixture
 def runs(co: Coordination, tmp_path: Path) -> dict[str, Run]:
-    """Two projects in two folders, each with a run of the same name and a task of the same key; b is the newer one."""
-    made = {}
+    """Provide two projects in two folders, each with a run and a task of the same names; b's are newer."""
+    created = {}
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         plan = Plan(
@@ -38,9 +38,9 @@ def runs(co: Coordination, tmp_path: Path) -> dict[str, Run]:
             name="nightly",
             project=ProjectRef(path=str(tmp_path / name)),
         )
-        made[name] = co.submit(plan)
+        created[name] = co.submit(plan)
     (tmp_path / "elsewhere").mkdir()
-    return made
+    return created
 
 
 def test_a_key_means_the_task_of_the_project_that_the_folder_belongs_to(

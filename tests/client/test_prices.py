@@ -1,4 +1,4 @@
-"""Prices in the Python API: looked up, set, taken back, and given to calls that had none; on both stores."""
+"""Test prices in the Python API: looked up, set, removed, and applied to calls without one; on both stores."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def test_prices_are_set_and_given_to_calls_in_python(
     with connect(load_settings({"COORD_DATABASE_URL": store_url, "COORD_HOME": str(tmp_path / "home")})) as co:
         project = co.costs.import_file(path).project
         assert co.prices.of("house-llama") is None
-        known = co.prices.of("gpt-5-mini")
-        assert known is not None
-        assert known.by.startswith("genai-prices")
+        quote = co.prices.of("gpt-5-mini")
+        assert quote is not None
+        assert quote.by.startswith("genai-prices")
 
         co.prices.set("house-llama", input="0.40", output=Decimal("0.40"))
         co.prices.set("house-llama", input=2, output=2, cached_input=1.5, project=project)
@@ -53,10 +53,10 @@ def test_prices_are_set_and_given_to_calls_in_python(
         assert co.costs.total().cost_usd == Decimal("4.25")
 
         co.prices.delete("house-llama", project=project)
-        found = co.prices.of("house-llama", project=project)
-        assert found is not None
-        assert found.price.input is not None
-        assert found.price.input.usd == Decimal("0.4")
+        own_quote = co.prices.of("house-llama", project=project)
+        assert own_quote is not None
+        assert own_quote.price.input is not None
+        assert own_quote.price.input.usd == Decimal("0.4")
         for wrong in (
             lambda: co.prices.set("house-llama", input=-1, output=1),
             lambda: co.prices.set("house-llama", input=float("nan"), output=1),

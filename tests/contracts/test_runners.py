@@ -1,4 +1,4 @@
-"""What every runner promises, whatever kind of job it executes. Real processes only."""
+"""Test the contract of every runner, whatever job kind it executes. Real processes only."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ NO_CHAT = "a chat is no process: what becomes of its tools', and of its own answ
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of job, and how its results are read."""
+    """One job kind, and how its results are read."""
 
     name: str
     provider: ModelServer | None = None
@@ -106,7 +106,7 @@ def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
 
 @pytest.fixture(scope="session")
 def _chats_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Hold a first chat: it imports what all need, which takes longer than the time limits of the tests."""
+    """Run a first chat: it imports what all need, which takes longer than the time limits of the tests."""
     runners = Runners()
     with running_model_server(["hello"]) as provider:
         result = Bench(runners, tmp_path_factory.mktemp("chat") / "scratch").run(Kind("chat", provider).job("say"))
@@ -256,7 +256,7 @@ def test_processes_that_left_the_group_of_a_stopped_job_are_ended_with_it(
 def test_a_job_killed_by_a_signal_failed_and_names_it(kind: Kind, bench: Bench) -> None:
     result = bench.run(kind.job("killed"))
 
-    if kind.in_namespaces:  # as a shell says it: the worker is not the parent of the job's program
+    if kind.in_namespaces:  # in a shell's words: the worker is not the parent of the job's program
         assert (result.outcome, result.exit_code) == (Outcome.FAILED, 128 + 9)
         assert "exit status 137" in (result.error or "")
         return

@@ -1,4 +1,4 @@
-"""A process of a race: claims what it can of the tasks named on its command line, prints what it got."""
+"""A process of a race: claims as many as it can of the tasks on its command line, and prints the claims."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.races import claimed_in_batches
 
 
 def main() -> None:
-    """Arguments: store URL, workspace, worker; ids as a JSON list on standard input after the starting line."""
+    """Run with the arguments store URL, workspace, worker; ids come as JSON on standard input after the first line."""
     url, workspace, worker = sys.argv[1:4]
     store = open_store(url)
     with store.read():

@@ -1,4 +1,4 @@
-"""A world in an open store, on each kind of database."""
+"""Provide a world in an open store, on each kind of database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An agent answers what another asks: once, within bounds, and what it cannot is left to a person."""
+"""Test that an agent answers another's question once and within bounds, and that other questions go to a person."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def answer(world: World, key: str = "paint/answer", **said: Any) -> None:
     world.finish(key, output=said)
 
 
-def asked(world: World, key: str = "paint") -> list[tuple[str | None, str | None]]:
+def questions_of(world: World, key: str = "paint") -> list[tuple[str | None, str | None]]:
     with world.store.read() as tx:
         return [(one.answer, one.answered_by) for one in rows.of_task(tx, world.workspace, world.ids[key])]
 
@@ -55,8 +55,8 @@ def by_person(world: World, text: str) -> None:
 
 def story(world: World, key: str, type_: EventType) -> list[tuple[str | None, dict[str, Any]]]:
     with world.store.read() as tx:
-        found = events.tail(tx, world.workspace, task_id=world.ids[key])
-    return [(event.actor, event.payload) for event in found if event.type is type_]
+        rows_of_task = events.tail(tx, world.workspace, task_id=world.ids[key])
+    return [(event.actor, event.payload) for event in rows_of_task if event.type is type_]
 
 
 def test_who_asks_goes_on_with_the_agents_answer_and_the_story_says_whose_it_is(world: World) -> None:
@@ -64,15 +64,15 @@ def test_who_asks_goes_on_with_the_agents_answer_and_the_story_says_whose_it_is(
     world.do("lint", output="a red door")
     ask(world)
 
-    made = world.task("paint/answer")
-    assert made.work == {"agent": "claude", "prompt": "Paint {{ '{{' }} task.key }}"}
-    assert made.options["role"][ANSWER] == world.ids["paint"]
-    assert (made.parent_id, made.creator) == (world.ids["paint"], "task:paint")
+    created = world.task("paint/answer")
+    assert created.work == {"agent": "claude", "prompt": "Paint {{ '{{' }} task.key }}"}
+    assert created.options["role"][ANSWER] == world.ids["paint"]
+    assert (created.parent_id, created.creator) == (world.ids["paint"], "task:paint")
     assert world.states() == {"lint": "completed", "paint": "blocked", "paint/answer": "queued"}
     answer(world, answer="blue")
 
     assert world.states(["paint", "paint/answer"]) == {"paint": "queued", "paint/answer": "completed"}
-    assert asked(world) == [("blue", "task:paint/answer")]
+    assert questions_of(world) == [("blue", "task:paint/answer")]
     payload = {"question": "Which colour?", "answer": "blue", "agent": "claude"}
     assert story(world, "paint", EventType.ANSWERED) == [("task:paint/answer", payload)]
     (claim,) = [world.claims["paint"] for _ in world.claim("paint")]
@@ -87,9 +87,9 @@ def test_what_it_cannot_answer_waits_for_a_person_and_says_so(world: World) -> N
     answer(world, cannot="taste")
 
     assert world.states(["paint"]) == {"paint": "blocked"}
-    assert asked(world) == [(None, None)]
-    told = {"decision": "left to a person", "why": "taste"}
-    assert story(world, "paint", EventType.PROGRESS) == [("task:paint/answer", told)]
+    assert questions_of(world) == [(None, None)]
+    values = {"decision": "left to a person", "why": "taste"}
+    assert story(world, "paint", EventType.PROGRESS) == [("task:paint/answer", values)]
     by_person(world, "red")
     assert world.states(["paint"]) == {"paint": "queued"}
 
@@ -101,7 +101,7 @@ def test_an_output_that_is_no_answer_changes_nothing(world: World, said: dict[st
 
     answer(world, **said)  # a person may have forced it
 
-    assert asked(world) == [(None, None)]
+    assert questions_of(world) == [(None, None)]
 
 
 def test_a_person_may_be_first_and_a_late_answer_never_meets_another_question(world: World) -> None:
@@ -111,10 +111,10 @@ def test_a_person_may_be_first_and_a_late_answer_never_meets_another_question(wo
     ask(world, question="Which brush?")
 
     answer(world, answer="blue")
-    assert asked(world) == [("red", "user:ann"), (None, None)]
+    assert questions_of(world) == [("red", "user:ann"), (None, None)]
     answer(world, "paint/answer.2", answer="the broad one")
 
-    assert asked(world) == [("red", "user:ann"), ("the broad one", "task:paint/answer.2")]
+    assert questions_of(world) == [("red", "user:ann"), ("the broad one", "task:paint/answer.2")]
     assert len(story(world, "paint", EventType.ANSWERED)) == 2
 
 
@@ -127,7 +127,7 @@ def test_an_answer_to_who_waits_no_more_is_nothing(world: World) -> None:
     world.finish("paint/answer", output={"answer": "blue"})
 
     assert world.states(["paint"]) == {"paint": "canceled"}
-    assert asked(world) == [(None, None)]
+    assert questions_of(world) == [(None, None)]
 
 
 def test_who_is_retried_does_not_wait_for_an_answer_of_its_last_life(world: World) -> None:
@@ -140,7 +140,7 @@ def test_who_is_retried_does_not_wait_for_an_answer_of_its_last_life(world: Worl
     assert world.states() == {"paint": "queued", "paint/answer": "queued"}
     answer(world, answer="blue")
     world.do("paint")
-    assert asked(world) == [(None, None)]
+    assert questions_of(world) == [(None, None)]
     assert world.states() == {"paint": "completed", "paint/answer": "completed"}
 
 
@@ -154,9 +154,9 @@ def test_it_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     ask(world)
 
     assert "paint/answer.3" not in world.ids
-    assert asked(world)[2] == (None, None)
-    ((actor, told),) = story(world, "paint", EventType.PROGRESS)
-    assert (actor, told["why"]) == ("task:paint", "agents have answered 2 of its questions already")
+    assert questions_of(world)[2] == (None, None)
+    ((actor, report),) = story(world, "paint", EventType.PROGRESS)
+    assert (actor, report["why"]) == ("task:paint", "agents have answered 2 of its questions already")
 
 
 def test_who_answers_makes_no_task_by_asking(world: World) -> None:
@@ -166,7 +166,7 @@ def test_who_answers_makes_no_task_by_asking(world: World) -> None:
     ask(world, "paint/answer", "What is a colour?")
 
     assert set(world.ids) == {"paint", "paint/answer"}
-    assert asked(world, "paint/answer") == [(None, None)]
+    assert questions_of(world, "paint/answer") == [(None, None)]
 
 
 def test_it_has_neither_the_gates_nor_the_worktree_of_who_asks(world: World) -> None:
@@ -185,9 +185,9 @@ def test_an_agent_that_is_gone_by_then_leaves_it_to_a_person(world: World) -> No
 
     ask(world)
 
-    ((_, told),) = story(world, "paint", EventType.PROGRESS)
-    assert "There is no agent 'dave/vc'" in told["why"]
-    assert asked(world) == [(None, None)]
+    ((_, report),) = story(world, "paint", EventType.PROGRESS)
+    assert "There is no agent 'dave/vc'" in report["why"]
+    assert questions_of(world) == [(None, None)]
 
 
 def test_without_the_setting_nobody_answers(world: World) -> None:

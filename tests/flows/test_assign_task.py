@@ -1,4 +1,4 @@
-"""A person says who is to do a task that waits: another agent, another model, or a person."""
+"""Test that a person reassigns a waiting task: to another agent, another model, or a person."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def assign(world: World, key: str, to: str | None = None, **more: Any) -> Assign
 
 def story(world: World, key: str) -> list[dict[str, Any]]:
     with world.store.read() as tx:
-        found = events.tail(tx, world.workspace, task_id=world.ids[key])
-    return [event.payload for event in found if event.type is EventType.ASSIGNED]
+        rows = events.tail(tx, world.workspace, task_id=world.ids[key])
+    return [event.payload for event in rows if event.type is EventType.ASSIGNED]
 
 
 def waiting(world: World) -> list[str]:
@@ -72,7 +72,9 @@ def test_another_agent_does_it_with_the_same_prompt_and_its_own_arguments(crew: 
     }
     assert story(crew, "a") == [{"agent": "bob", "model": "gpt-5"}]
     assign(crew, "a", "role:author", model="opus")
-    assert crew.task("a").work["prompt"] == "You are amy.\nYour role: author\n\nMend it"  # nobody else's role is left
+    assert (
+        crew.task("a").work["prompt"] == "You are amy.\nYour role: author\n\nMend it"
+    )  # no role with that value is left
     assert (crew.task("a").agent, crew.task("a").work["model"]) == ("amy", "opus")
     assign(crew, "a", "gemini")
     assert (crew.task("a").agent, crew.task("a").work["prompt"]) == (None, "Mend it")
@@ -94,7 +96,7 @@ def test_another_model_does_it(crew: World, run: dict[str, Any], model: str, fie
     assign(crew, "b", model=model)
 
     assert (crew.task("b").work[field], crew.task("b").agent) == (becomes, "team")
-    assert crew.task("b").state is TaskState.BLOCKED  # by what it needs
+    assert crew.task("b").state is TaskState.BLOCKED  # by its dependencies
 
 
 def test_a_conversation_of_another_agent_is_not_gone_on_with(crew: World) -> None:

@@ -1,4 +1,4 @@
-"""Budgets that begin anew, and several at once: what counts in which period, and which of them stops a job."""
+"""Test budgets that renew, and several at once: what counts in which period, and which of them stops a job."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.world import World
 
 
 def dime(_tx: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
-    """Every job is expected to cost ten cents."""
+    """Expect every job to cost ten cents."""
     return {row["id"]: Estimate(Decimal("0.10"), 0, 0, "plan") for row in rows}
 
 
@@ -40,7 +40,7 @@ def cap(
 
 
 def use(world: World, budget: Budget) -> BudgetUse:
-    """What the budget's present period came to."""
+    """Return the use of the budget's present period."""
     with world.store.read() as tx:
         starts, _ = service.current_period(tx, world.workspace, budget)
         return budgets.read_uses(tx, world.workspace, [(budget.id, starts)]).get(

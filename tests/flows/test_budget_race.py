@@ -1,4 +1,4 @@
-"""Many workers race for the money and the starts of one run: no commit ever passes a cap. The database itself looks."""
+"""Test many workers that race for the budget of one run: the database checks that no commit passes a cap."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def test_no_commit_ever_passes_the_cap(store: Store, store_url: str) -> None:
         (one,) = budgets.list_budgets(tx, world.workspace)
         use = budgets.read_uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
         spent, _, _ = costs.total(tx, world.workspace, run_id=world.run_id)
-        held = budgets.sum_spent(tx, world.workspace, BudgetScope.RUN, world.run_id, since=None)
+        stored = budgets.sum_spent(tx, world.workspace, BudgetScope.RUN, world.run_id, since=None)
     states = list(world.states().values())
-    assert use.spent.usd == spent == held.usd
+    assert use.spent.usd == spent == stored.usd
     assert use.reserved.usd == 0
     assert cap - ESTIMATE < spent <= cap, "all of it was spent that could be"
     assert states.count("completed") == done

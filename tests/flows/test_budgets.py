@@ -1,4 +1,4 @@
-"""Budgets hold: reserved in the claim, moved by checkpoints, settled at the end, whatever happens in between."""
+"""Test that budgets hold: reserved in the claim, moved by checkpoints, settled at the end, whatever happens between."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DIME = Decimal("0.10")
 
 
 def costing(dollars: str, tokens: int = 0, unpriced: int = 0) -> service.Estimator:
-    """Every job is expected to cost this."""
+    """Expect every job to cost this."""
 
     def estimates(_tx: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
         return {row["id"]: Estimate(Decimal(dollars), tokens, unpriced, "plan") for row in rows}
@@ -47,18 +47,18 @@ def spent(dollars: str | None, tokens: int = 10, id_: str | None = None) -> Usag
 
 
 def use(world: World, scope: BudgetScope = BudgetScope.RUN, period: BudgetPeriod = BudgetPeriod.TOTAL) -> BudgetUse:
-    """What there is of the one budget of that scope."""
+    """Return the use of the only budget of that scope."""
     with world.store.read() as tx:
         (one,) = [
             each for each in budgets.list_budgets(tx, world.workspace) if (each.scope, each.period) == (scope, period)
         ]
         starts, _ = service.current_period(tx, world.workspace, one)
-        found = budgets.read_uses(tx, world.workspace, [(one.id, starts)])
-    return found.get((one.id, starts), BudgetUse(one.id, starts))
+        result = budgets.read_uses(tx, world.workspace, [(one.id, starts)])
+    return result.get((one.id, starts), BudgetUse(one.id, starts))
 
 
 def counted(world: World) -> None:
-    """What the counters say is what the ledger and the attempts say."""
+    """Check that the counters match the ledger and the attempts."""
     with world.store.write() as tx:
         for one in budgets.list_budgets(tx, world.workspace):
             starts, _ = service.current_period(tx, world.workspace, one)
@@ -163,7 +163,7 @@ def test_whatever_ends_an_attempt_gives_its_money_back_once(world: World, how: s
     assert not use(world).reserved
     counted(world)
 
-    world.finish("a", usage=(spent("0.07", id_="late"),))  # the old attempt is heard once more, with what it spent
+    world.finish("a", usage=(spent("0.07", id_="late"),))  # the old attempt reports its usage once more
     assert use(world).spent.usd == Decimal("0.07")
     world.finish("a", usage=(spent("0.07", id_="late"),))
     assert (use(world).spent.usd, use(world).reserved.usd) == (Decimal("0.07"), 0)
@@ -184,7 +184,7 @@ def test_a_checkpoint_moves_money_from_reserved_to_spent(world: World) -> None:
 
     assert use(world).spent.usd == Decimal("0.15")
     assert use(world).reserved.usd == Decimal("0.25")
-    checkpoint(world, "a", spent("0.15", id_="1"))  # said twice
+    checkpoint(world, "a", spent("0.15", id_="1"))  # reported twice
     assert use(world).reserved.usd == Decimal("0.25")
     world.finish("a", usage=(spent("0.15", id_="1"), spent("0.05", id_="2")))
     assert (use(world).spent.usd, use(world).reserved.usd) == (Decimal("0.20"), 0)
@@ -208,7 +208,7 @@ def test_another_call_like_the_dearest_is_reserved_or_the_job_is_stopped(world: 
 
 def test_a_job_stopped_for_want_of_money_waits_and_goes_on_when_there_is_more(world: World) -> None:
     world.submit("a", tasks={"a": {"budget": BudgetCap(Decimal("0.60"))}})
-    world.claim("a", estimator=costing("5.00"))  # it cannot come to more than its own cap
+    world.claim("a", estimator=costing("5.00"))  # it cannot exceed its own cap
     assert use(world, BudgetScope.TASK).reserved.usd == Decimal("0.60")
     assert checkpoint(world, "a", spent("0.35", id_="1"))
 
@@ -531,10 +531,10 @@ def test_a_hold_says_which_budget_it_is_for_and_goes_when_that_is_raised(world: 
     with world.store.read() as tx:
         (budget,) = budgets.list_budgets(tx, world.workspace)
 
-    held = world.sql("SELECT reason, subject FROM task_holds WHERE task_id = :id", id=world.ids["b"])
+    stored = world.sql("SELECT reason, subject FROM task_holds WHERE task_id = :id", id=world.ids["b"])
     set_(world, BudgetScope.RUN, world.run_id, usd="0.20")
     world.tick(estimator=costing("0.10"))
 
-    assert held == [("budget", budget.id)]
+    assert stored == [("budget", budget.id)]
     assert world.states("b") == {"b": "queued"}
     assert world.sql("SELECT count(*) FROM task_holds") == [(0,)]

@@ -1,4 +1,4 @@
-"""Cancels: the state first, dependants as they ask to be treated, nothing twice."""
+"""Test cancels: the state changes first, dependants follow their own rules, and nothing happens twice."""
 
 from __future__ import annotations
 

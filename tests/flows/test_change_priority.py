@@ -1,4 +1,4 @@
-"""A person says what comes first: it reaches what waits, stands in the story, and moves nothing that has ended."""
+"""Test that a person changes priorities: of waiting tasks, with an event, and never of tasks that have ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def change(world: World, key: str, priority: int) -> bool:
 
 
 def waiting(world: World) -> list[str]:
-    """The keys of the project's tasks that no doorbell is out for, best first."""
+    """Return the keys of the project's tasks that are not enqueued, the best first."""
     with world.store.write() as tx:
         return [row["key"] for row in ready.next_to_enqueue(tx, world.workspace, world.project_id, room=10)]
 
@@ -28,7 +28,7 @@ def waiting(world: World) -> list[str]:
 def test_what_waits_goes_by_its_new_place_even_when_it_was_rung_for(world: World) -> None:
     world.submit("a", "b", "c")
     world.tick()
-    assert waiting(world) == []  # all of them were rung for
+    assert waiting(world) == []  # all of them were enqueued
 
     assert change(world, "c", 5)
 
@@ -45,8 +45,8 @@ def test_the_story_says_who_changed_it_from_what_to_what(world: World) -> None:
     change(world, "a", -3)
 
     with world.store.read() as tx:
-        said = events.tail(tx, world.workspace, task_id=world.ids["a"])[-2:]
-    assert [(event.type, event.actor, event.payload) for event in said] == [
+        messages = events.tail(tx, world.workspace, task_id=world.ids["a"])[-2:]
+    assert [(event.type, event.actor, event.payload) for event in messages] == [
         ("reprioritized", "user:ann", {"from": 0, "to": 5}),
         ("reprioritized", "user:ann", {"from": 5, "to": -3}),
     ]

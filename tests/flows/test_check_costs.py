@@ -1,4 +1,4 @@
-"""The sums are those of the records, whoever writes, dies, deletes or moves midnight meanwhile; to the last digit."""
+"""Test that sums match the records to the last digit, whatever writes, dies, deletes or moves midnight meanwhile."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ BEGIN = datetime(2026, 3, 28, 12, tzinfo=UTC)
 
 
 def some(number: int, seed: int = 0, of: str = "r") -> list[CostRecord]:
-    """Records of all kinds over three days, corrections of some of them among them."""
+    """Return records of all kinds over three days, with corrections of some of them."""
     dice = random.Random(seed)  # noqa: S311 - no secret
-    made: list[CostRecord] = []
+    created: list[CostRecord] = []
     for index in range(number):
         usd = dice.choice(
             [None, "0", "0.1", f"0.{dice.randrange(10**30):030d}", "12345678901.000000000000000000000000000001"]
@@ -50,10 +50,10 @@ def some(number: int, seed: int = 0, of: str = "r") -> list[CostRecord]:
             input_tokens=dice.randrange(10**6),
             occurred_at=BEGIN + timedelta(minutes=dice.randrange(3 * 24 * 60)),
         )
-        made.append(one)
+        created.append(one)
         if dice.random() < 0.2:
-            made.append(correction(one, "-0.05" if usd else "0.7"))
-    return made
+            created.append(correction(one, "-0.05" if usd else "0.7"))
+    return created
 
 
 def correction(of: CostRecord, usd: str) -> CostRecord:
@@ -74,9 +74,9 @@ def write(world: World, records: Iterable[CostRecord]) -> int:
 
 
 def right(world: World) -> bool:
-    found = check_costs(world.store, world.workspace)
-    assert not found.wrong, found.examples
-    return found.complete
+    check = check_costs(world.store, world.workspace)
+    assert not check.wrong, check.examples
+    return check.complete
 
 
 def kept(world: World) -> set[tuple]:
@@ -122,7 +122,7 @@ def test_what_is_wrong_is_found_and_mended(world: World, how: str) -> None:
     before = rows(world, "model", "month")
     with world.store.write() as tx:
         match how:
-            case "added":  # a program that knows no sums
+            case "added":  # a program that does not write sums
                 costs.append(tx, world.workspace, some(30, seed=1))
             case "missing":
                 tx.execute(delete(table).where(table.c.dimension == "agent"))
@@ -132,12 +132,12 @@ def test_what_is_wrong_is_found_and_mended(world: World, how: str) -> None:
             case "lost":  # as when such a program's retention deletes
                 retention.delete_costs(tx, world.workspace, [one.id for one in some(10)])
 
-    found = check_costs(world.store, world.workspace)
-    assert found.wrong
-    assert found.examples
+    check = check_costs(world.store, world.workspace)
+    assert check.wrong
+    assert check.examples
     mended = check_costs(world.store, world.workspace, repair=True)
 
-    assert (mended.wrong, mended.repaired) == (found.wrong, True)
+    assert (mended.wrong, mended.repaired) == (check.wrong, True)
     assert right(world)
     if how in {"missing", "stray"}:
         assert {tuple(row)[:-1] for row in rows(world, "model", "month")} == {tuple(row)[:-1] for row in before}
@@ -180,7 +180,7 @@ def test_writers_at_the_same_time_and_a_repair_among_them_lose_nothing(store_url
 
 
 def write_in_a_process(url: str, workspace: str, seed: int) -> None:
-    """One of several processes, whose records another one writes too."""
+    """Run one of several processes, whose records another one writes too."""
     own = open_store(url)
     for one in (*some(40, seed=seed), *some(20, of="shared")):
         own.transact(lambda tx, one=one: ledger.append_records(tx, workspace, [one]))
@@ -264,10 +264,10 @@ def test_a_repair_whose_place_was_taken_over_writes_nothing_more(world: World, m
     drift = rollups.find_drift
 
     def overtaken(tx, workspace_id: str):
-        yield next(found := drift(tx, workspace_id))
+        yield next(result := drift(tx, workspace_id))
         with world.store.write() as other:
             other.execute(update(chores).where(chores.c.name == SUMS).values(owner="another"))
-        yield from found
+        yield from result
 
     monkeypatch.setattr(rollups, "find_drift", overtaken)
     with pytest.raises(Conflict):
@@ -296,13 +296,13 @@ def test_what_retention_deletes_stays_in_the_sums_and_the_proof_holds(world: Wor
 
 
 def totals(world: World) -> dict[tuple[str, str], tuple[int, int, Decimal]]:
-    found: dict[tuple[str, str], list[int | Decimal]] = {}
+    sums: dict[tuple[str, str], list[int | Decimal]] = {}
     for row in (*rows(world, "model", "day"), *rows(world, "session", "month")):
-        one = found.setdefault((row.dimension, row.starts + row.key), [0, 0, Decimal(0)])
+        one = sums.setdefault((row.dimension, row.starts + row.key), [0, 0, Decimal(0)])
         one[0] += row.calls
         one[1] += row.unpriced
         one[2] = one[2] + row.cost_usd
-    return {key: tuple(one) for key, one in found.items()}  # type: ignore[misc]
+    return {key: tuple(one) for key, one in sums.items()}  # type: ignore[misc]
 
 
 class TestZones:

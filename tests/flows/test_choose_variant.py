@@ -1,4 +1,4 @@
-"""Which variant wins: one, the first, also when it is asked twice, and only while it holds its task."""
+"""Test which variant wins: one, the first, also when it asks twice, and only while it owns its lease."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.world import World
 
 
 def race(world: World, variants: int = 3) -> None:
-    """A task with variants, all of them claimed."""
+    """Return a task with variants, all of them claimed."""
     world.submit_plan(Plan([Task("fix", {"shell": "true"}, variants=variants)]))
     world.claim(*(f"fix/{number}" for number in range(1, variants + 1)))
 

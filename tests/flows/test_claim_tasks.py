@@ -1,4 +1,4 @@
-"""Claims: each task goes to one worker, limits are never passed, and whatever is refused waits in SQL again."""
+"""Test claims: each task goes to one worker, limits are never passed, and what is refused waits in SQL again."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_claim_raises_the_fence_and_hands_over_what_the_job_needs(world: World
 
 
 def test_claims_of_one_statement_keep_what_is_theirs(world: World) -> None:
-    """Texts that are the same are read once; values that only compare as equal are not the same."""
+    """Share equal texts, which are parsed once, but no other values that only compare as equal."""
     works: list[dict[str, Any]] = [{"python": "m:f", "args": {"x": value}} for value in (1, True, 1.0, "1", None)]
     world.submit(*"abcde", tasks={key: {"run": work} for key, work in zip("abcde", works, strict=True)})
 
@@ -183,7 +183,7 @@ def _running(world: World) -> list[str]:
 
 
 def _most_at_once(world: World, only: set[str] | None = None) -> int:
-    """From the event log: the greatest number of tasks between their claim and their end."""
+    """Return, from the event log, the greatest number of tasks between their claim and their end."""
     with world.store.read() as tx:
         rows = tx.execute(select(event_log.c.task_id, event_log.c.type).order_by(event_log.c.seq)).all()
     now = most = 0

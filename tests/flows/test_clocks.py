@@ -1,7 +1,7 @@
-"""The clock of a process decides nothing: an hour off in either direction, leases, waits and marks are judged alike.
+"""Test that a process's clock decides nothing: leases, waits and marks are judged alike with an hour of error.
 
-PostgreSQL has its own clock. On SQLite the database's clock is that of the machine (``utc_now()`` in SQL): there, what
-a process calls its idea of now is off, and the clock that the store reads is not.
+PostgreSQL has its own clock. On SQLite the database's clock is that of the machine (``utc_now()`` in SQL): there, the
+clock that Python reads is wrong, and the clock that the store reads is right.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.world import LEASE, World
 
 pytestmark = pytest.mark.hot_sql
 
-# Where the store reads the machine's clock for SQLite.
+# The place where the store reads the machine's clock for SQLite.
 CLOCK_OF_SQLITE = {
     "coordination.store.engine",
     "coordination.store.queries.tasks.claims",
@@ -34,7 +34,7 @@ REAL = datetime
 
 @pytest.fixture(params=[timedelta(hours=1), timedelta(hours=-1)], ids=["ahead", "behind"])
 def off(request: pytest.FixtureRequest, world: World, monkeypatch: pytest.MonkeyPatch) -> timedelta:
-    """How far the clock of this process is off; every module that asks it gets the wrong time."""
+    """Set how wrong this process's clock is; every module that reads it gets the wrong time."""
     wrong: timedelta = request.param
 
     class Off(datetime):
@@ -54,7 +54,7 @@ def off(request: pytest.FixtureRequest, world: World, monkeypatch: pytest.Monkey
 
 
 def remaining(world: World, key: str) -> timedelta:
-    """How long the lease of a task's latest attempt lasts, by the database's clock."""
+    """Return how long the lease of a task's latest attempt is still valid, by the database's clock."""
     with world.store.read() as tx:
         now = workers.database_time(tx)
     until = world.attempts(key)[-1].lease_until
@@ -191,7 +191,7 @@ class TestWaits:
 
 
 def test_the_wrong_clock_is_what_a_process_sees(world: World, off: timedelta) -> None:
-    """Else nothing above would be tested."""
+    """Check the fixture itself: otherwise the tests above would check nothing."""
     with world.store.read() as tx:
         database = workers.database_time(tx)
 

@@ -1,4 +1,4 @@
-"""Conflict tasks of one run: one works at a time, and whatever becomes of it, the next one goes on."""
+"""Test conflict tasks of one run: one runs at a time, and whatever its end, the next one starts."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def conflict_task(world: World, key: str) -> DiscoveredTask:
 
 
 def in_conflict(world: World, keys: Iterable[str]) -> list[str]:
-    """Let these tasks, whose changes conflict, wait for a conflict task each; the keys of those."""
+    """Let these tasks, whose changes conflict, wait for a conflict task each; return the keys of the conflict tasks."""
     for key in keys:
         if key not in world.claims:
             assert world.claim(key) == [key]
         world.finish(key, Outcome.DEFERRED, discovered=(conflict_task(world, key),))
-    found = [f"{key}-merge-1" for key in keys]
+    conflict_keys = [f"{key}-merge-1" for key in keys]
     with world.store.write() as tx:
-        there = tasks.lock_by_key(tx, world.workspace, world.run_id, found)
+        there = tasks.lock_by_key(tx, world.workspace, world.run_id, conflict_keys)
     world.ids |= {key: task.id for key, task in there.items()}
-    return found
+    return conflict_keys
 
 
 @pytest.fixture
 def waiting(world: World) -> list[str]:
-    """Three conflict tasks of one run."""
+    """Provide three conflict tasks of one run."""
     world.submit("a", "b", "c")
     return in_conflict(world, "abc")
 
@@ -105,7 +105,7 @@ def test_many_who_claim_at_once_get_one(world: World) -> None:
         return claimed_in_batches(world.store, world.workspace, worker, ids)
 
     with ThreadPoolExecutor(len(workers)) as pool:
-        got = [pair for found in pool.map(race, workers) for pair in found]
+        got = [pair for result in pool.map(race, workers) for pair in result]
 
     assert len(got) == 1
 
@@ -145,12 +145,12 @@ def test_they_come_before_what_is_as_urgent_as_the_change(world: World) -> None:
 def test_one_that_waits_says_for_which(world: World, waiting: list[str]) -> None:
     world.claim(waiting[0])
     with world.store.read() as tx:
-        found = explain_task(tx, world.workspace, world.task(waiting[1]), live_within=timedelta(minutes=1))
+        explanation = explain_task(tx, world.workspace, world.task(waiting[1]), live_within=timedelta(minutes=1))
 
-    blockers = [(blocker.kind, blocker.detail) for blocker in found.blockers if blocker.kind != "no_worker"]
+    blockers = [(blocker.kind, blocker.detail) for blocker in explanation.blockers if blocker.kind != "no_worker"]
     branch = run_branch(world.run_id)
     assert blockers == [("merge", f"waits for its turn to merge to {branch}: now it is a-merge-1")]
-    assert found.verdict == "queued, but cannot start"
+    assert explanation.verdict == "queued, but cannot start"
 
 
 class TestTheLimit:
@@ -203,5 +203,5 @@ def test_what_a_conflict_task_finds_is_no_conflict_task(world: World, waiting: l
     world.finish(waiting[0], discovered=(more,))
 
     with world.store.write() as tx:
-        found = tasks.lock_by_key(tx, world.workspace, world.run_id, ["more"])["more"]
-    assert found.options["checkout"] == {"kind": "git-worktree"}
+        result = tasks.lock_by_key(tx, world.workspace, world.run_id, ["more"])["more"]
+    assert result.options["checkout"] == {"kind": "git-worktree"}

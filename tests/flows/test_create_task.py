@@ -1,4 +1,4 @@
-"""A person adds one task to a run that exists."""
+"""Test that a person adds one task to an existing run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SHELL = {"shell": "true"}
 
 
 def create(world: World, task: Task, *, run: str | None = None) -> CreatedTask:
-    made = world.store.transact(
+    created = world.store.transact(
         lambda tx: create_task(tx, world.workspace, run or world.run_id, task, actor="user:ann")
     )
     with world.store.read() as tx:
         world.ids |= {one.key: one.id for one in tasks.of_run(tx, world.workspace, world.run_id)}
-    return made
+    return created
 
 
 def story(world: World) -> list[tuple[EventType, str | None]]:
@@ -40,11 +40,11 @@ def story(world: World) -> list[tuple[EventType, str | None]]:
 def test_it_is_a_task_of_the_run_like_those_of_the_plan(world: World) -> None:
     world.submit("a")
 
-    made = create(world, Task("x", SHELL, title="More", priority=3, concurrency_key="db"))
+    created = create(world, Task("x", SHELL, title="More", priority=3, concurrency_key="db"))
 
     task = world.task("x")
-    assert (task.id, task.state, task.title, task.priority) == (made.task_id, TaskState.QUEUED, "More", 3)
-    assert (task.creator, task.workdir, made.ready, made.reopened) == ("user:ann", "/srv/shop", 1, False)
+    assert (task.id, task.state, task.title, task.priority) == (created.task_id, TaskState.QUEUED, "More", 3)
+    assert (task.creator, task.workdir, created.ready, created.reopened) == ("user:ann", "/srv/shop", 1, False)
     assert (EventType.CREATED, "user:ann") in story(world)
     with world.store.read() as tx:
         assert [(one["name"], one["cap"]) for one in slots.list_slots(tx, world.workspace, world.project_id)] == [
@@ -105,14 +105,14 @@ def test_what_cannot_be_is_refused_and_nothing_is_stored(
 ) -> None:
     world.submit("a")
     world.fail(*before)
-    told = story(world)
+    report = story(world)
 
     with refuses(PlanError if field else Refused, field=field):
         create(world, task)
 
     with world.store.read() as tx:
         assert [one.key for one in tasks.of_run(tx, world.workspace, world.run_id)] == ["a"]
-    assert story(world) == told
+    assert story(world) == report
 
 
 def test_a_run_that_is_none_is_said(world: World) -> None:
@@ -129,7 +129,7 @@ def test_of_two_persons_who_add_the_same_key_at_once_the_second_is_told(world: W
     def second() -> None:
         try:
             create(world, Task("x", SHELL))
-        except BaseException as error:  # noqa: BLE001 - looked at below
+        except BaseException as error:  # noqa: BLE001 - checked below
             errors.append(error)
 
     other = threading.Thread(target=second)

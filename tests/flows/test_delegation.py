@@ -1,4 +1,4 @@
-"""A job gives work to another agent: with at most its own rights, the chain kept, and as deep as found work may be."""
+"""Test that a job delegates to an agent with at most its own rights, with the whole chain, within the depth limit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AGENT = {"agent": "claude", "prompt": "Mend it", "args": ["--verbose"], "secrets
 
 @pytest.fixture
 def crew(world: World) -> World:
-    """bob is like the job, and has another model; eve has more."""
+    """Provide two agents: bob has the job's rights and another model; eve has more rights."""
     alike = {"agent": "claude", "args": ["--verbose"], "secrets": ["TEAM_KEY"]}
     profiles = [
         Profile("bob", runner=alike, model="opus", identity={"role": "reviewer"}),
@@ -66,8 +66,8 @@ def trust(world: World, *names: str) -> None:
 
 def story(world: World, key: str, type_: EventType) -> list[dict[str, Any]]:
     with world.store.read() as tx:
-        found = events.tail(tx, world.workspace, task_id=world.ids[key])
-    return [event.payload for event in found if event.type is type_]
+        rows_of_task = events.tail(tx, world.workspace, task_id=world.ids[key])
+    return [event.payload for event in rows_of_task if event.type is type_]
 
 
 def test_a_delegated_task_is_the_other_agents_and_says_by_whom(crew: World) -> None:
@@ -83,7 +83,7 @@ def test_a_delegated_task_is_the_other_agents_and_says_by_whom(crew: World) -> N
     assert task.authority["agent"] == "bob"
     assert story(crew, "x", EventType.CREATED) == [{"found_by": "a", "delegated": True}]
     assert story(crew, "x", EventType.ASSIGNED) == [{"agent": "bob"}]
-    assert crew.claim("x") == ["x"]  # its rights are looked at again there
+    assert crew.claim("x") == ["x"]  # its rights are checked again there
 
 
 def test_the_chain_is_kept_and_ends_where_found_work_does(crew: World) -> None:
@@ -145,7 +145,7 @@ def test_a_person_may_let_jobs_give_work_to_an_agent_that_may_use_more(crew: Wor
     assert (crew.task("x").work["agent"], crew.task("x").agent) == ("codex", "eve")
     assert crew.claim("x") == ["x"]
     with refuses(PlanError, field="tasks.y.timeout"):
-        delegate(crew, "a", "y", to="eve", timeout="50h")  # what holds for all that is found holds for it
+        delegate(crew, "a", "y", to="eve", timeout="50h")  # the rules of all discovered tasks apply to it
 
 
 def test_whom_a_project_trusts_is_a_list_of_names(crew: World) -> None:
@@ -174,7 +174,7 @@ def test_a_supervised_delegated_task_keeps_the_chain_where_the_work_is_done(crew
 
     assert crew.task("x/work").options[DELEGATED_BY] == [{"task": "a/work"}]
     assert crew.task("x/work").agent == "bob"
-    assert DELEGATED_BY not in crew.task("x").options  # that is the supervisor, whom the plan chose
+    assert DELEGATED_BY not in crew.task("x").options  # that is the supervisor, which the plan chose
 
 
 def escalate(world: World, key: str = "a") -> None:

@@ -1,4 +1,4 @@
-"""Tasks that an attempt reports may do at most what it may: checked when they are added, with what is stored."""
+"""Test that reported tasks get at most their finder's authority, checked when they are added, with stored values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORKTREE = {"kind": "git-worktree", "base": "main"}
 
 
 def report(world: World, finder: str, key: str = "x", *, run: Any = None, **fields: Any) -> None:
-    """What the running *finder* reports is added to its run."""
+    """Add what the running *finder* reports to its run."""
     one = DiscoveredTask({"key": key, "run": run or {"shell": "true"}, **fields})
     attempt = world.claims[finder].attempt
     world.store.transact(lambda tx: add_tasks_of_attempt(tx, world.workspace, world.ids[finder], attempt, [one]))

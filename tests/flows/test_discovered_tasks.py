@@ -1,4 +1,4 @@
-"""Tasks that a run's own work finds: added once, released when due, and waited for when they come first."""
+"""Test tasks that a run's own work discovers: added once, released when due, and waited for when they come first."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tests.support.refusals import refuses
 from tests.support.world import World
 
 
-def found(key: str, *needs: str, first: bool = False, **fields: Any) -> DiscoveredTask:
+def discovered_task(key: str, *needs: str, first: bool = False, **fields: Any) -> DiscoveredTask:
     return DiscoveredTask({"key": key, "run": {"shell": "true"}, "needs": list(needs), **fields}, blocks_finder=first)
 
 
 def learn(world: World) -> None:
-    """The world's ids of all tasks of the run."""
+    """Store the ids of all tasks of the run in the world."""
     with world.store.read() as tx:
         world.ids |= {task.key: task.id for task in tasks.of_run(tx, world.workspace, world.run_id)}
 
 
 def force(world: World, key: str) -> None:
-    """An operator queues an ended task again."""
+    """Queue an ended task again, as an operator."""
     world.store.transact(
         lambda tx: force_task(tx, world.workspace, world.ids[key], TaskState.QUEUED, actor="ann", reason="again")
     )
@@ -46,7 +46,9 @@ def test_found_tasks_join_the_run_and_are_rung_for_at_once(world: World) -> None
     world.submit("a", "b")
     world.claim("a")
 
-    finished = world.finish("a", discovered=(found("bug", title="A bug"), found("fix", "bug", "a", "b")))
+    finished = world.finish(
+        "a", discovered=(discovered_task("bug", title="A bug"), discovered_task("fix", "bug", "a", "b"))
+    )
 
     learn(world)
     assert world.states() == {"a": "completed", "b": "queued", "bug": "queued", "fix": "blocked"}
@@ -72,7 +74,9 @@ def test_a_task_waits_for_what_comes_first_and_is_started_again(world: World) ->
     world.submit("a", "z < a")
     world.claim("a")
 
-    world.finish("a", Outcome.DEFERRED, discovered=(found("p1", first=True), found("p2", "p1", first=True)))
+    world.finish(
+        "a", Outcome.DEFERRED, discovered=(discovered_task("p1", first=True), discovered_task("p2", "p1", first=True))
+    )
 
     learn(world)
     a = world.task("a")
@@ -91,26 +95,28 @@ def test_a_task_waits_for_what_comes_first_and_is_started_again(world: World) ->
 def test_what_is_found_again_is_the_same_task(world: World) -> None:
     world.submit("a", tasks={"a": {"max_attempts": 3}})
     world.claim("a")
-    world.finish("a", Outcome.FAILED, discovered=(found("bug"),))
+    world.finish("a", Outcome.FAILED, discovered=(discovered_task("bug"),))
     world.make_due("a")
     world.claim("a")
 
-    world.finish("a", Outcome.DEFERRED, discovered=(found("bug", first=True), found("more", first=True)))
+    world.finish(
+        "a", Outcome.DEFERRED, discovered=(discovered_task("bug", first=True), discovered_task("more", first=True))
+    )
 
     learn(world)
     assert (world.states(), world.task("a").pending) == ({"a": "blocked", "bug": "queued", "more": "queued"}, 2)
     world.do("bug", "more")
     world.claim("a")
-    finished = world.finish("a", Outcome.DEFERRED, discovered=(found("bug", first=True),))
+    finished = world.finish("a", Outcome.DEFERRED, discovered=(discovered_task("bug", first=True),))
     assert world.states()["a"] == "queued"
     assert [ready.key for ready in finished.work.enqueue] == ["a"]
     world.claim("a")
-    world.finish("a", Outcome.DEFERRED, discovered=(found("quick"),))
+    world.finish("a", Outcome.DEFERRED, discovered=(discovered_task("quick"),))
     learn(world)
     world.do("quick")
     world.make_due("a")
     world.claim("a")
-    world.finish("a", Outcome.DEFERRED, discovered=(found("quick", first=True),))
+    world.finish("a", Outcome.DEFERRED, discovered=(discovered_task("quick", first=True),))
     world.claim("a")
     assert set(world.claims["a"].needs) == {"bug", "more", "quick"}
 
@@ -118,14 +124,14 @@ def test_what_is_found_again_is_the_same_task(world: World) -> None:
 def test_what_failed_is_found_anew_under_a_key_of_its_own(world: World) -> None:
     world.submit("a")
     world.claim("a")
-    world.finish("a", discovered=(found("bug"),))
+    world.finish("a", discovered=(discovered_task("bug"),))
     learn(world)
     world.claim("bug")
     world.finish("bug", Outcome.FAILED)
     force(world, "a")
     world.claim("a")
 
-    world.finish("a", discovered=(found("bug"), found("after", "bug")))
+    world.finish("a", discovered=(discovered_task("bug"), discovered_task("after", "bug")))
 
     learn(world)
     assert world.states() == {"a": "completed", "bug": "failed", "bug.2": "queued", "after": "blocked"}
@@ -138,7 +144,7 @@ def test_a_late_attempt_finds_nothing(world: World) -> None:
     world.expire("a")
     world.tick()
 
-    world.finish(late, discovered=(found("bug"),), question="May I?")
+    world.finish(late, discovered=(discovered_task("bug"),), question="May I?")
 
     assert world.states() == {"a": "queued"}
     with world.store.read() as tx:
@@ -148,14 +154,14 @@ def test_a_late_attempt_finds_nothing(world: World) -> None:
 @pytest.mark.parametrize(
     ("bad", "kind", "field"),
     [
-        (found("b"), Refused, None),
-        (found("x", "nobody"), PlanError, "tasks.x.needs"),
-        (found("x", "x"), PlanError, "tasks.x.needs"),
-        (found("x", variants=17), PlanError, "tasks.x.variants"),
-        (found("x", colour="red"), PlanError, "tasks.x.colour"),
-        (found("x", "b", first=True), Refused, None),
-        (found("x", "dead"), Refused, None),
-        (found("x", parent="nobody"), PlanError, "tasks.x.parent"),
+        (discovered_task("b"), Refused, None),
+        (discovered_task("x", "nobody"), PlanError, "tasks.x.needs"),
+        (discovered_task("x", "x"), PlanError, "tasks.x.needs"),
+        (discovered_task("x", variants=17), PlanError, "tasks.x.variants"),
+        (discovered_task("x", colour="red"), PlanError, "tasks.x.colour"),
+        (discovered_task("x", "b", first=True), Refused, None),
+        (discovered_task("x", "dead"), Refused, None),
+        (discovered_task("x", parent="nobody"), PlanError, "tasks.x.parent"),
     ],
 )
 def test_what_cannot_be_added_changes_nothing(
@@ -167,7 +173,7 @@ def test_what_cannot_be_added_changes_nothing(
     before = world.states()
 
     with refuses(kind, field=field):
-        world.finish("a", discovered=(found("fine"), bad))
+        world.finish("a", discovered=(discovered_task("fine"), bad))
 
     assert world.states() == before
 
@@ -177,7 +183,7 @@ def test_a_task_without_a_key_is_refused_by_its_place_among_those_found(world: W
     world.claim("a")
 
     with refuses(PlanError, field="tasks[1].key", line=0):
-        world.finish("a", discovered=(found("fine"), DiscoveredTask({"run": {"shell": "true"}})))
+        world.finish("a", discovered=(discovered_task("fine"), DiscoveredTask({"run": {"shell": "true"}})))
 
     assert world.states() == {"a": "running"}
 
@@ -187,7 +193,7 @@ def test_what_needs_a_failed_task_may_run_anyway(world: World) -> None:
     world.claim("a", "dead")
     world.finish("dead", Outcome.FAILED)
 
-    world.finish("a", discovered=(found("x", "dead", on_dependency_failure=OnDependencyFailure.RUN.value),))
+    world.finish("a", discovered=(discovered_task("x", "dead", on_dependency_failure=OnDependencyFailure.RUN.value),))
 
     learn(world)
     assert world.states()["x"] == "queued"
@@ -197,20 +203,20 @@ def test_growth_has_bounds(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     world.submit("a")
     world.claim("a")
     with refuses(Refused):
-        world.finish("a", discovered=tuple(found(f"f{number}") for number in range(101)))
+        world.finish("a", discovered=tuple(discovered_task(f"f{number}") for number in range(101)))
     monkeypatch.setattr(add_discovered_tasks, "MOST_IN_A_RUN", 3)
     with refuses(Refused):
-        world.finish("a", discovered=tuple(found(f"f{number}") for number in range(4)))
-    world.finish("a", discovered=(found("d1"),))
+        world.finish("a", discovered=tuple(discovered_task(f"f{number}") for number in range(4)))
+    world.finish("a", discovered=(discovered_task("d1"),))
     monkeypatch.setattr(add_discovered_tasks, "MOST_IN_A_RUN", 100)
     for depth in range(1, add_discovered_tasks.DEEPEST):
         learn(world)
         world.claim(f"d{depth}")
-        world.finish(f"d{depth}", discovered=(found(f"d{depth + 1}"),))
+        world.finish(f"d{depth}", discovered=(discovered_task(f"d{depth + 1}"),))
     learn(world)
     world.claim(f"d{add_discovered_tasks.DEEPEST}")
     with refuses(Refused):
-        world.finish(f"d{add_discovered_tasks.DEEPEST}", discovered=(found("deeper"),))
+        world.finish(f"d{add_discovered_tasks.DEEPEST}", discovered=(discovered_task("deeper"),))
 
 
 def test_found_tasks_go_by_the_rules_of_what_found_them(world: World) -> None:
@@ -223,7 +229,7 @@ def test_found_tasks_go_by_the_rules_of_what_found_them(world: World) -> None:
         )
     world.claim("a")
 
-    world.finish("a", discovered=(found("x"),))
+    world.finish("a", discovered=(discovered_task("x"),))
 
     with world.store.read() as tx:
         columns = task_table.c.options, task_table.c.authority
@@ -261,8 +267,8 @@ def test_a_question_blocks_the_task_until_it_is_answered_once(world: World) -> N
     )
     assert world.outcomes("a") == ["deferred"]
     with world.store.read() as tx:
-        (asked,) = question_rows.list_unanswered(tx, world.workspace)
-    assert (asked.key, asked.question, asked.attempt) == ("a", "Which colour?", 1)
+        (open_questions,) = question_rows.list_unanswered(tx, world.workspace)
+    assert (open_questions.key, open_questions.question, open_questions.attempt) == ("a", "Which colour?", 1)
     answered, ready = world.store.transact(lambda tx: questions.answer(tx, world.workspace, a, "Blue", by="ann"))
     assert (answered.question, ready, world.states()["a"]) == ("Which colour?", True, "queued")
     for text in ("Red", " "):
@@ -288,4 +294,4 @@ def test_a_question_that_no_task_waits_with_is_not_open_any_more(world: World) -
     world.cancel("a")
 
     with world.store.read() as tx:
-        assert [asked.key for asked in question_rows.list_unanswered(tx, world.workspace)] == ["b"]
+        assert [open_questions.key for open_questions in question_rows.list_unanswered(tx, world.workspace)] == ["b"]

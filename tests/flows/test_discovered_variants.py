@@ -1,4 +1,4 @@
-"""What a run's work finds races in variants and is supervised, as what its plan says; within the same bounds."""
+"""Test that discovered tasks race in variants and are supervised like planned ones, within the same bounds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AGENT = {"agent": "claude", "prompt": "Mend it"}
 LOOP = Supervision(assess={"agent": "codex"}, analyze={"agent": "gemini"})
 
 
-def found(key: str, *needs: str, first: bool = False, **fields: Any) -> DiscoveredTask:
+def discovered_task(key: str, *needs: str, first: bool = False, **fields: Any) -> DiscoveredTask:
     return DiscoveredTask({"key": key, "run": AGENT, "needs": list(needs), **fields}, blocks_finder=first)
 
 
@@ -41,7 +41,7 @@ def edges(world: World, child: str) -> set[str]:
 
 
 def submit(world: World, *lines: str, supervision: Supervision | None = LOOP, **more: Any) -> None:
-    """A plan whose task "a" is an agent; nobody supervises the plan's own tasks."""
+    """Submit a plan whose task "a" is an agent; the plan's own tasks have no supervisor."""
     a = {"run": AGENT, "supervised": False, **more.pop("tasks", {}).get("a", {})}
     world.submit(*lines, supervision=supervision, tasks={"a": a}, **more)
 
@@ -50,7 +50,7 @@ def test_it_is_assessed_done_and_analysed_as_a_task_of_the_plan(world: World) ->
     gates = {"a": {"gates": ["make"], "checkout": "git-worktree"}}
     submit(world, "a", tasks=gates)
     world.claim("a")
-    finished = world.finish("a", discovered=(found("bug", "a"), found("alone", supervised=False)))
+    finished = world.finish("a", discovered=(discovered_task("bug", "a"), discovered_task("alone", supervised=False)))
     learn(world)
 
     assert world.states() == {
@@ -73,7 +73,7 @@ def test_it_is_assessed_done_and_analysed_as_a_task_of_the_plan(world: World) ->
 def test_who_waits_for_it_waits_for_its_judgement(world: World) -> None:
     submit(world, "a")
     world.claim("a")
-    world.finish("a", discovered=(found("bug", first=True),))
+    world.finish("a", discovered=(discovered_task("bug", first=True),))
     learn(world)
     assert edges(world, "a") == {"bug"}
 
@@ -89,7 +89,7 @@ def test_what_is_found_again_is_there_once(world: World) -> None:
     submit(world, "a")
     for _ in range(2):
         world.claim("a")
-        world.finish("a", discovered=(found("bug"),), question="Why?")
+        world.finish("a", discovered=(discovered_task("bug"),), question="Why?")
         learn(world)
         world.sql("UPDATE tasks SET state = 'queued', reasons = 0 WHERE key = 'a'")
 
@@ -99,7 +99,7 @@ def test_what_is_found_again_is_there_once(world: World) -> None:
 def test_variants_that_are_found_race_and_the_losers_do_not_make_the_run_fail(world: World) -> None:
     submit(world, "a", tasks={"a": {"gates": ["make"]}}, supervision=None)
     world.claim("a")
-    world.finish("a", discovered=(found("bug", variants=2), found("after", "bug")))
+    world.finish("a", discovered=(discovered_task("bug", variants=2), discovered_task("after", "bug")))
     learn(world)
     assert world.states() == {
         "a": "completed",
@@ -128,10 +128,10 @@ def test_variants_that_are_found_race_and_the_losers_do_not_make_the_run_fail(wo
 @pytest.mark.parametrize(
     ("bad", "kind", "field"),
     [
-        ((found("bug", variants=[{"agent": 5}, {}]),), PlanError, "tasks.bug.variants"),
-        ((found("bug", variants=2), found("bug/1")), PlanError, "tasks.bug.variants"),
-        ((found("other"),), Refused, None),
-        ((found("bug", "b", first=True),), Refused, None),
+        ((discovered_task("bug", variants=[{"agent": 5}, {}]),), PlanError, "tasks.bug.variants"),
+        ((discovered_task("bug", variants=2), discovered_task("bug/1")), PlanError, "tasks.bug.variants"),
+        ((discovered_task("other"),), Refused, None),
+        ((discovered_task("bug", "b", first=True),), Refused, None),
     ],
 )
 def test_what_cannot_be_added_is_refused_and_nothing_is_there(
@@ -153,7 +153,7 @@ def test_parts_count_among_what_a_run_may_find(world: World, monkeypatch: pytest
     world.claim("a")
 
     with refuses(Refused):
-        world.finish("a", discovered=(found("bug"), found("bug2")))
+        world.finish("a", discovered=(discovered_task("bug"), discovered_task("bug2")))
 
 
 def test_what_may_find_nothing_any_more_is_not_supervised(world: World) -> None:
@@ -162,7 +162,7 @@ def test_what_may_find_nothing_any_more_is_not_supervised(world: World) -> None:
         tx.execute(update(task_table).values(options={"depth": add_discovered_tasks.DEEPEST - 1}))
     world.claim("a")
 
-    world.finish("a", discovered=(found("bug"),))
+    world.finish("a", discovered=(discovered_task("bug"),))
 
     learn(world)
     assert set(world.ids) == {"a", "bug"}

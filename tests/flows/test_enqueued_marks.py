@@ -1,4 +1,4 @@
-"""The mark that a message for a task is out: it bounds the window, and ages until the task is enqueued again."""
+"""Test the mark of an enqueued task: it bounds the window, and ages until the task is enqueued again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.world import World
 
 
 def marked(world: World) -> set[str]:
-    """The keys of queued tasks for which a message is out."""
+    """Return the keys of queued tasks that are marked as enqueued."""
     return {
         str(row[0]) for row in world.sql("SELECT key FROM tasks WHERE state = 'queued' AND enqueued_at IS NOT NULL")
     }
@@ -196,7 +196,7 @@ class TestTheWindow:
         assert fill(world, 10) == []
 
     def test_what_is_not_due_takes_no_room(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tests.support.world.WINDOW", 0)  # the end fills nothing
+        monkeypatch.setattr("tests.support.world.WINDOW", 0)  # the end enqueues nothing
         world.submit("a", "b", tasks={"a": {"max_attempts": 2}})
         world.do("a", outcome=Outcome.FAILED, error="no")
 

@@ -1,4 +1,4 @@
-"""What an explanation names: limits with who uses them, back-off, a pause, a time that has not come."""
+"""Test what an explanation names: limits with their users, back-off, a pause, a later start time."""
 
 from __future__ import annotations
 
@@ -96,14 +96,14 @@ def test_a_time_that_has_not_come_and_a_held_project_are_named(store: Store, ws:
     )
     store.transact(lambda tx: pause_project(tx, ws, done.project_id))
 
-    found = held_by(store, ws, done.task_ids["b"])
+    explanation = held_by(store, ws, done.task_ids["b"])
 
-    assert [(blocker.kind, blocker.via) for blocker in found] == [
+    assert [(blocker.kind, blocker.via) for blocker in explanation] == [
         ("dependency", ()),
         ("not_before", ("a",)),
         ("on_hold", ()),
     ]
-    assert "2100-01-01 00:00:00 UTC" in found[1].line()
+    assert "2100-01-01 00:00:00 UTC" in explanation[1].line()
 
 
 def test_a_back_off_is_named_with_its_end_and_its_cause(store: Store, ws: str) -> None:

@@ -1,4 +1,4 @@
-"""What keeps a whole run from going on: everything that only a person takes away, and nothing while the rest moves."""
+"""Test the obstacles of a whole run: all that only a person can remove, and none while other tasks progress."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def stop_the_worker(world: World) -> None:
 def test_a_run_whose_tasks_all_wait_for_a_person_stands_still(world: World, reason: BlockReason, kind: str) -> None:
     world.submit("a", "b", "after < a")
     block(world, "a", reason)
-    assert holds(world) == []  # b may go on
+    assert holds(world) == []  # b may start
     world.do("b")
 
     (obstacle,) = holds(world)
@@ -92,10 +92,10 @@ def test_a_task_that_waits_for_its_next_attempt_is_no_standstill(world: World) -
     (obstacle,) = holds(world)
     assert (obstacle.kind, obstacle.keys, obstacle.lasts) == ("time", ("a",), False)
     with world.store.read() as tx:
-        found = next_start(tx, world.workspace, world.run_id)
-    assert found is not None
-    assert found.key == "a"
-    assert found.at > found.now
+        result = next_start(tx, world.workspace, world.run_id)
+    assert result is not None
+    assert result.key == "a"
+    assert result.at > result.now
 
 
 def test_a_task_that_may_start_now_hides_the_times_of_the_others(world: World) -> None:
@@ -105,9 +105,9 @@ def test_a_task_that_may_start_now_hides_the_times_of_the_others(world: World) -
         assert next_start(tx, world.workspace, world.run_id) is None
     world.do("now")
     with world.store.read() as tx:
-        found = next_start(tx, world.workspace, world.run_id)
-    assert found is not None
-    assert found.key == "later"
+        result = next_start(tx, world.workspace, world.run_id)
+    assert result is not None
+    assert result.key == "later"
 
 
 def test_a_project_on_hold_holds_what_is_ready_and_all_else(world: World) -> None:

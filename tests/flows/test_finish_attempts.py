@@ -1,4 +1,4 @@
-"""Endings: the fence, money that is never lost, repeated commits, and dependants released exactly once."""
+"""Test ends of attempts: the fence, costs that are never lost, repeated commits, dependants released exactly once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ledger(world: World) -> list[tuple[Decimal, bool]]:
 
 
 def at_once(*acts) -> None:
-    """Run these in threads that begin together; the first error is raised here."""
+    """Run these in threads that begin together, and raise the first error."""
     ready = threading.Barrier(len(acts))
     errors: list[BaseException] = []
 
@@ -133,7 +133,7 @@ def test_a_commit_whose_answer_was_lost_is_recognised_and_bills_nothing_twice(wo
 
 
 def test_a_stop_that_nobody_asked_for_hands_the_task_back(world: World) -> None:
-    """A stray message on the cancel channel is no cancel: SQL is the truth."""
+    """Ignore a stray message on the cancel channel: the state in SQL decides."""
     world.submit("a", concurrency=_key_one(), tasks={"a": {"concurrency_key": "k"}})
     world.claim("a")
 
@@ -294,21 +294,21 @@ class TestArtifacts:
         with world.store.read() as tx:
             return [one.path for one in artifacts.of_task(tx, world.workspace, world.ids[key])]
 
-    def made(self, *paths: str) -> tuple[Artifact, ...]:
+    def artifacts_of(self, *paths: str) -> tuple[Artifact, ...]:
         return tuple(Artifact(path, 1, "0", f"memory://{path}") for path in paths)
 
     def test_they_are_listed_with_the_attempts_end(self, world: World) -> None:
         world.submit("a", "b")
         world.claim("a", "b")
 
-        world.write(world.decide("a", artifacts=self.made("y", "x")), world.decide("b"))
+        world.write(world.decide("a", artifacts=self.artifacts_of("y", "x")), world.decide("b"))
 
         assert (self.listed(world), self.listed(world, "b")) == (["x", "y"], [])
 
     def test_writing_the_end_twice_lists_them_once(self, world: World) -> None:
         world.submit("a")
         world.claim("a")
-        finish = world.decide("a", artifacts=self.made("x"))
+        finish = world.decide("a", artifacts=self.artifacts_of("x"))
         world.write(finish)
 
         world.write(finish)
@@ -322,21 +322,21 @@ class TestArtifacts:
         world.tick()
         world.claim("a")
 
-        world.finish(stale, artifacts=self.made("x"))
+        world.finish(stale, artifacts=self.artifacts_of("x"))
         assert self.listed(world) == []
-        world.finish("a", artifacts=self.made("y"))
+        world.finish("a", artifacts=self.artifacts_of("y"))
 
         assert self.listed(world) == ["y"]
 
     def test_a_retried_task_has_those_of_its_latest_attempt(self, world: World) -> None:
         world.submit("a", tasks={"a": {"max_attempts": 2}})
-        world.do("a", outcome=Outcome.FAILED, error="no", retryable=False, artifacts=self.made("old"))
+        world.do("a", outcome=Outcome.FAILED, error="no", retryable=False, artifacts=self.artifacts_of("old"))
         world.retry("a")
         assert self.listed(world) == ["old"]
 
         world.claim("a")
         assert self.listed(world) == []
-        world.finish("a", artifacts=self.made("new"))
+        world.finish("a", artifacts=self.artifacts_of("new"))
 
         assert self.listed(world) == ["new"]
 

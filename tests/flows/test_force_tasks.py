@@ -1,4 +1,4 @@
-"""An operator sets a task's state by force: from every state to every sensible one, and the store stays whole."""
+"""Test that an operator forces a task's state, from each state to each sensible one, and that the store stays valid."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ BEFORE: tuple[Callable[[World], None], ...] = (
 
 
 def end_what_runs(world: World) -> None:
-    """Every attempt that is open reports, as its worker would once it was told to stop."""
+    """Let every open attempt report its end, as its worker would after a request to stop."""
     for claim in list(world.claims.values()):
         world.finish(claim, Outcome.CANCELED)
 
@@ -369,14 +369,14 @@ def test_the_story_says_who_did_it_from_where_and_why(world: World) -> None:
     force(world, "x", "canceled", reason="it  hung\nfor hours")
 
     with world.store.read() as tx:
-        found = events.tail(tx, world.workspace, task_id=world.ids["x"])
-    (forced,) = [event for event in found if event.type == "forced"]
+        rows = events.tail(tx, world.workspace, task_id=world.ids["x"])
+    (forced,) = [event for event in rows if event.type == "forced"]
     assert forced.actor == "ann"
     assert forced.payload == {"from": "running", "to": "canceled", "reason": "it hung for hours", "fenced": [1]}
 
 
 class TestRaces:
-    """Two transactions at once on PostgreSQL, many times: whoever is first, the store stays whole."""
+    """Test two concurrent transactions on PostgreSQL, many times: whichever is first, the store stays valid."""
 
     ROUNDS = 25
 

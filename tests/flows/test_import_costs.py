@@ -1,4 +1,4 @@
-"""Importing costs: once by id, to the project they name when it is known here, else to the one that is asked for."""
+"""Test imports of costs: once by id, to the project that they name if it exists, otherwise to the given one."""
 
 from __future__ import annotations
 

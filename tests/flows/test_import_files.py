@@ -1,4 +1,4 @@
-"""Files of costs: whole or not at all, once by id, of any length, and what a person should know of them is said."""
+"""Test files of costs: imported whole or not at all, once by id, of any length, with a report of problems."""
 
 from __future__ import annotations
 
@@ -28,19 +28,25 @@ from tests.support.world import World
 
 
 def line(name: str, usd: object = "0.1", **usage: object) -> bytes:
-    told = {"model": "m", "input_tokens": 3, "output_tokens": 1, "timestamp": "2026-11-20T00:00:00.123456789Z", **usage}
-    text = json.dumps({"id": name, "usage": told, "session_id": "s"})
+    fields = {
+        "model": "m",
+        "input_tokens": 3,
+        "output_tokens": 1,
+        "timestamp": "2026-11-20T00:00:00.123456789Z",
+        **usage,
+    }
+    text = json.dumps({"id": name, "usage": fields, "session_id": "s"})
     return text.replace('"model"', f'"cost_usd":{usd},"model"', 1).encode() + b"\n"
 
 
 def take(world: World, content: bytes) -> ImportResult:
-    """As a door does it."""
+    """Import a file as the commands do."""
     with DiskQueue() as spool:
-        found = check_file(world.store, world.workspace, io.BytesIO(content), spool, source="costs.jsonl")
+        check = check_file(world.store, world.workspace, io.BytesIO(content), spool, source="costs.jsonl")
         owner = world.store.transact(
             lambda tx: resolve(tx, world.workspace, identity="example.org/a/owner", name="owner", path=None)
         )
-        return import_file(world.store, world.workspace, spool, owner=owner, checked=found, source="costs.jsonl")
+        return import_file(world.store, world.workspace, spool, owner=owner, checked=check, source="costs.jsonl")
 
 
 def number(world: World) -> int:
@@ -60,8 +66,8 @@ def test_a_file_is_taken_once_and_its_sums_with_it(world: World) -> None:
 
     assert (first.project, first.read, first.new) == ("owner", 8, 8)
     assert (second.read, second.new) == (9, 1)
-    found = check_costs(world.store, world.workspace)
-    assert (found.complete, found.wrong) == (True, 0)
+    check = check_costs(world.store, world.workspace)
+    assert (check.complete, check.wrong) == (True, 0)
     with world.store.read() as tx:
         assert costs.total(tx, world.workspace) == (Decimal("3.7"), 9, 0)
 
@@ -110,14 +116,14 @@ def test_the_same_amount_in_other_words_is_the_same(world: World, usd: str) -> N
 def test_another_record_of_the_same_id_that_comes_meanwhile_is_refused_too(world: World) -> None:
     file = io.BytesIO(b"".join(line(f"c{index}") for index in range(1, 9)))
     with DiskQueue() as spool:
-        found = check_file(world.store, world.workspace, file, spool, source="f")
+        check = check_file(world.store, world.workspace, file, spool, source="f")
         owner = world.store.transact(lambda tx: resolve(tx, world.workspace, identity="a.org/b/c", name="c", path=None))
         world.store.transact(lambda tx: ledger.append_records(tx, world.workspace, [record("c5", "7")]))
 
         with refuses(FormatError, line=5):
-            import_file(world.store, world.workspace, spool, owner=owner, checked=found, source="f")
+            import_file(world.store, world.workspace, spool, owner=owner, checked=check, source="f")
 
-    # The other one, the batch before, and perhaps the one that was written beside it.
+    # The other file, the previous batch, and perhaps the one that was written concurrently.
     assert number(world) in {1 + 3, 1 + 3 + 2}
     assert not check_costs(world.store, world.workspace).wrong
 
@@ -177,7 +183,7 @@ def test_what_was_read_to_the_ninth_digit_is_written_so_again(world: World) -> N
 
 
 class Endless(io.RawIOBase):
-    """A file of very many lines that are made as they are read."""
+    """A file of very many lines that are generated as they are read."""
 
     def __init__(self, lines: int) -> None:
         self._lines, self._next = lines, self._made()
@@ -213,7 +219,7 @@ def test_memory_does_not_grow_with_the_file(store_url: str, monkeypatch: pytest.
     with DiskQueue() as spool:
         check_file(world.store, world.workspace, Endless(1_000), spool, source="f")  # type: ignore[arg-type]
     for lines in (3_000, 30_000):
-        gc.collect()  # what earlier tests left in cycles may go at any time, and make room or take some
+        gc.collect()  # cycles of earlier tests may be freed at any time, and change the memory use
         tracemalloc.start()
         with DiskQueue() as spool:
             check_file(world.store, world.workspace, Endless(lines), spool, source="f")  # type: ignore[arg-type]

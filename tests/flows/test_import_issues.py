@@ -1,4 +1,4 @@
-"""Importing issues: in place of those before, at once; closed by their jobs, unless the tracker knows better."""
+"""Test imports of issues: they replace the previous ones at once; jobs close them, unless the tracker disagrees."""
 
 from __future__ import annotations
 

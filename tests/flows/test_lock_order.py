@@ -1,4 +1,4 @@
-"""All transactions lock rows in one order: whatever meets, no deadlock, and nobody waits for a lock in vain."""
+"""Test that all transactions lock rows in one order: no deadlock in any combination, and no useless lock."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_all_transactions_meet_on_one_graph_and_none_is_ended_for_its_locks(worl
 
 
 class TestOneTransactionAlone:
-    """It shows the order of its locks also when it meets nobody."""
+    """Test one transaction alone: the order of its locks shows without a concurrent one, too."""
 
     def watched(self, world: World, act: Callable[[], object]) -> Watch:
         with watched_order(world.store) as watch:
@@ -93,9 +93,9 @@ class TestOneTransactionAlone:
         budget = BudgetCap(usd=Decimal(100))
         world.submit("a", "b", concurrency=Concurrency(project=8), budget=budget)
         world.claim("a", "b")
-        found = DiscoveredTask({"key": "more", "run": {"shell": "true"}, "variants": 2})
-        first = world.decide("a", usage=(Usage("m", cost_usd=Decimal(1)),), discovered=(found,))
-        free = world.decide("b", discovered=(replace(found, task={**found.task, "key": "other"}),))
+        discovered = DiscoveredTask({"key": "more", "run": {"shell": "true"}, "variants": 2})
+        first = world.decide("a", usage=(Usage("m", cost_usd=Decimal(1)),), discovered=(discovered,))
+        free = world.decide("b", discovered=(replace(discovered, task={**discovered.task, "key": "other"}),))
 
         self.watched(world, lambda: world.write(first))
         self.watched(world, lambda: world.write(free, hungry=True))

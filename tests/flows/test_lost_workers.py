@@ -1,4 +1,4 @@
-"""The rescue of what a lost worker ran: each attempt is ended once, its task goes on as its state asks."""
+"""Test the recovery of a lost worker's attempts: each is ended once, and its task continues by its state."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class TestADeadWorker:
 
 
 class TestASilentWorker:
-    """It may go on at any moment: whatever it says then is refused, and its jobs are ended before that."""
+    """Test a silent worker, which may return at any moment: its writes are refused, and its jobs are ended first."""
 
     def rescue(self, world: World, end_jobs: Callable[[], object], *, worker: str | None = None) -> list[Any]:
         return world.store.transact(

@@ -1,4 +1,4 @@
-"""A task whose model its project does not allow waits, says why, and goes on when the rule is changed."""
+"""Test that a task whose model its project forbids waits, with a reason, and starts when the rule is changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORBIDDEN = "the project does not allow the model 'openai:gpt-5' (denied: openai
 
 @pytest.fixture
 def shop(world: World) -> World:
-    """One chat and one command, submitted while everything was allowed."""
+    """Provide one chat and one command, submitted while everything was allowed."""
     world.submit("chat", "command", tasks={"chat": CHAT})
     return world
 

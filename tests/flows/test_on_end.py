@@ -1,4 +1,4 @@
-"""Listeners hear of ended attempts in the transaction that ends them."""
+"""Test that listeners are called for ended attempts in the transaction that ends them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task is given the newest when it begins, and said to be outdated when what it needs is done again after that."""
+"""Test that a task gets the newest inputs when it begins, and counts as outdated when one of them is repeated later."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def force(world: World, key: str, target: TaskState = TaskState.QUEUED) -> None:
     )
 
 
-def found(world: World) -> list[OutdatedTask]:
+def outdated_tasks(world: World) -> list[OutdatedTask]:
     with world.store.read() as tx:
         assert outdated.of_workspace(tx, world.workspace, most=10) == list(
             reversed(outdated.of_run(tx, world.workspace, world.run_id))
@@ -32,11 +32,11 @@ def found(world: World) -> list[OutdatedTask]:
 
 def explained(world: World, key: str) -> str:
     with world.store.read() as tx:
-        said = explain_task(tx, world.workspace, world.task(key), live_within=timedelta(minutes=1))
-    return "\n".join(said.lines())
+        output = explain_task(tx, world.workspace, world.task(key), live_within=timedelta(minutes=1))
+    return "\n".join(output.lines())
 
 
-def given(world: World, key: str) -> object:
+def inputs_of(world: World, key: str) -> object:
     assert world.claim(key) == [key]
     return {need: of["output"] for need, of in world.claims[key].needs.items()}
 
@@ -49,8 +49,8 @@ def test_what_has_not_begun_is_given_the_newest(world: World) -> None:
     assert world.states() == {"up": "queued", "down": "blocked"}
     world.do("up", output="new")
 
-    assert given(world, "down") == {"up": "new"}
-    assert found(world) == []
+    assert inputs_of(world, "down") == {"up": "new"}
+    assert outdated_tasks(world) == []
     assert broken(world.store) == []
 
 
@@ -59,16 +59,16 @@ def test_what_has_completed_with_the_former_output_is_outdated_until_it_is_done_
     world.do("up", output="old")
     world.do("other")
     world.do("down")
-    assert found(world) == []
+    assert outdated_tasks(world) == []
 
     force(world, "up")
-    (meanwhile,) = found(world)
+    (meanwhile,) = outdated_tasks(world)
     said_meanwhile = explained(world, "down")
     world.do("up", output="new")
-    (after,) = found(world)
+    (after,) = outdated_tasks(world)
     said_after = explained(world, "down")
     force(world, "down")
-    redone = given(world, "down")
+    redone = inputs_of(world, "down")
     world.finish("down")
 
     assert (meanwhile.key, meanwhile.need, meanwhile.need_state, meanwhile.can_rerun) == ("down", "up", "queued", False)
@@ -79,7 +79,7 @@ def test_what_has_completed_with_the_former_output_is_outdated_until_it_is_done_
         "  run it again with: coord tasks force down queued --reason 'it is outdated'",
     ]
     assert redone == {"up": "new", "other": None}
-    assert found(world) == []
+    assert outdated_tasks(world) == []
     assert broken(world.store) == []
 
 
@@ -89,10 +89,10 @@ def test_what_runs_with_the_former_output_goes_on_and_is_outdated(world: World) 
     world.claim("down")
 
     force(world, "up")
-    (running,) = found(world)
+    (running,) = outdated_tasks(world)
     world.finish("down")
     world.do("up", output="new")
-    (after,) = found(world)
+    (after,) = outdated_tasks(world)
 
     assert (running.state, running.need_state) == ("running", "queued")
     assert (after.state, after.need_state, after.attempt) == ("completed", "completed", 1)
@@ -112,8 +112,8 @@ def test_what_fails_with_the_former_output_begins_anew_with_the_newest(world: Wo
     assert broken(world.store) == []
     world.do("up", output="new")
 
-    assert given(world, "down") == {"up": "new"}
-    assert found(world) == []
+    assert inputs_of(world, "down") == {"up": "new"}
+    assert outdated_tasks(world) == []
     assert broken(world.store) == []
 
 
@@ -139,8 +139,8 @@ def test_what_fails_after_its_need_was_done_again_begins_anew_at_once(world: Wor
     world.finish("down", Outcome.FAILED, error="exit status 1")
     world.make_due("down")
 
-    assert given(world, "down") == {"up": "new"}
-    assert found(world) == []
+    assert inputs_of(world, "down") == {"up": "new"}
+    assert outdated_tasks(world) == []
 
 
 def test_what_ran_although_its_need_had_failed_is_outdated_when_that_is_retried(world: World) -> None:
@@ -151,7 +151,7 @@ def test_what_ran_although_its_need_had_failed_is_outdated_when_that_is_retried(
     world.retry("up")
     world.do("up", output="good")
 
-    assert [(one.key, one.need) for one in found(world)] == [("begun", "up")]
+    assert [(one.key, one.need) for one in outdated_tasks(world)] == [("begun", "up")]
     assert broken(world.store) == []
 
 
@@ -164,8 +164,8 @@ def test_what_was_to_run_without_its_need_and_has_not_begun_waits_for_it_when_it
     assert world.states() == {"up": "queued", "down": "blocked"}
     world.do("up", output="good")
 
-    assert given(world, "down") == {"up": "good"}
-    assert found(world) == []
+    assert inputs_of(world, "down") == {"up": "good"}
+    assert outdated_tasks(world) == []
     assert broken(world.store) == []
 
 
@@ -179,8 +179,8 @@ def test_what_failed_with_the_former_output_waits_for_the_newest_when_it_is_retr
     assert world.states() == {"up": "queued", "down": "blocked"}
     world.do("up", output="new")
 
-    assert given(world, "down") == {"up": "new"}
-    assert found(world) == []
+    assert inputs_of(world, "down") == {"up": "new"}
+    assert outdated_tasks(world) == []
 
 
 def test_each_task_after_one_that_is_done_again_becomes_outdated_in_its_turn(world: World) -> None:
@@ -189,10 +189,10 @@ def test_each_task_after_one_that_is_done_again_becomes_outdated_in_its_turn(wor
 
     force(world, "a")
     world.do("a")
-    first = [one.key for one in found(world)]
+    first = [one.key for one in outdated_tasks(world)]
     force(world, "b")
     world.do("b")
-    second = [one.key for one in found(world)]
+    second = [one.key for one in outdated_tasks(world)]
 
     assert (first, second) == (["b"], ["c"])
 
@@ -203,7 +203,7 @@ def test_an_end_that_an_operator_takes_back_makes_what_came_of_it_outdated(world
 
     force(world, "up", TaskState.FAILED)
 
-    (one,) = found(world)
+    (one,) = outdated_tasks(world)
     assert one.sentence() == "attempt 1 used the result of up from before, and up is failed now"
     assert not one.can_rerun
     assert world.task("up").state is TaskState.FAILED

@@ -1,4 +1,4 @@
-"""A limit of a provider's: kept with the attempt, waited for until its reset, and explained."""
+"""Test a provider's limit: stored with the attempt, waited for until its reset, and explained."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def in_(length: timedelta) -> datetime:
 
 
 def meet(world: World, resets: datetime | None, *, until: datetime | None = None) -> None:
-    """The attempt of task a meets a limit."""
+    """Let the attempt of task a reach a limit."""
     limit = ProviderLimit("claude with KEY", "weekly", resets)
     world.finish("a", Outcome.DEFERRED, error="Weekly limit reached", limit=limit, not_before=until or resets)
 

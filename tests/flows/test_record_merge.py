@@ -1,4 +1,4 @@
-"""What is recorded of a merge counts for the next attempt only, and only where an attempt's own end was not stored."""
+"""Test that a recorded merge counts for the next attempt only, and only where the attempt's own end was not stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The release of what waits: each edge lowers its child's counter once, and only the last one lets the child go."""
+"""Test releases: each edge lowers its child's counter once, and only the last one releases the child."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run_anyway(*keys: str) -> dict[str, dict[str, object]]:
 
 
 def test_an_edge_that_is_met_twice_lowers_the_counter_once(world: World) -> None:
-    """The child runs whatever becomes of its parents: the failure of one has met its edge; so does its second life."""
+    """Let a child run whatever the end of its parents: a parent's failure has met its edge, and so has its retry."""
     world.submit("one", "other", "child < one other", tasks=run_anyway("child"))
     world.fail("one")
     assert world.task("child").pending == 1

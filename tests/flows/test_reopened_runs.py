@@ -1,4 +1,4 @@
-"""What a retry or a forced state begins anew: the run is open again, and nothing waits for what was waived."""
+"""Test that a retry or a forced state reopens the run, and that no task waits for a waived dependency."""
 
 from __future__ import annotations
 

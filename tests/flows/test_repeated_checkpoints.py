@@ -1,4 +1,4 @@
-"""What is written twice, because nobody knew that the first commit had happened, changes no counter a second time."""
+"""Test that a write which is repeated, because its first commit got no answer, changes no counter a second time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls are known by their id and their attempt; a provider's bill finds them by their id."""
+"""Test that calls are identified by their id and their attempt, and that a provider's bill matches them by their id."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOW = datetime(2027, 1, 15, 12, tzinfo=UTC)
 
 
 def call(world: World, key: str, id_: str, dollars: str = "0.50") -> CostRecord:
-    """A call that the task's present attempt reports."""
+    """Return a call that the task's present attempt reports."""
     usage = Usage("m", input_tokens=10, cost_usd=Decimal(dollars), id=id_, at=NOW)
     return build_cost_record(world.claims[key], usage, NOW)
 
@@ -38,7 +38,7 @@ def report(world: World, *records: CostRecord) -> None:
 
 
 def bill(world: World, *lines: Sequence[str]) -> ImportResult:
-    """Import what a provider bills: (id, dollars)."""
+    """Import a provider's bill: (id, dollars)."""
     numbers = {"model": "m", "input_tokens": 10, "output_tokens": 0, "total_tokens": 10}
     file = b"".join(
         json.dumps({"id": id_, "timestamp": NOW.isoformat(), "cost_usd": float(dollars), **numbers}).encode() + b"\n"
@@ -71,13 +71,13 @@ def test_one_id_of_two_attempts_is_two_calls(world: World, together: bool) -> No
         for some in [calls] if together else [[one] for one in calls]:
             report(world, *some)
 
-    found = ledger(world)
-    assert {(one.task_id, one.cost_usd) for one in found} == {
+    result = ledger(world)
+    assert {(one.task_id, one.cost_usd) for one in result} == {
         (world.ids["a"], Decimal("0.50")),
         (world.ids["b"], Decimal("0.50")),
     }
-    assert sorted(one.id for one in found) == sorted(["x1", id_with_attempt(calls[1])])
-    assert [call_id(one) for one in found] == ["x1", "x1"]
+    assert sorted(one.id for one in result) == sorted(["x1", id_with_attempt(calls[1])])
+    assert [call_id(one) for one in result] == ["x1", "x1"]
 
 
 def test_the_providers_bill_finds_what_was_reported(world: World) -> None:

@@ -1,4 +1,4 @@
-"""Repricing: what had no price gets one, once, whatever happens in between and however often it is asked for."""
+"""Test repricing: costs without a price get one once, whatever happens meanwhile and however often it is requested."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AT = datetime(2026, 5, 1, tzinfo=UTC)
 
 
 def listed(model: str, at: datetime) -> Quote | UnknownPrice:
-    """A list that knows one model, which became dearer in June."""
+    """Return a list with one model, whose price rose in June."""
     if model != "known":
         return UnknownPrice("it is not in the list")
     usd = Decimal(1) if at < datetime(2026, 6, 1, tzinfo=UTC) else Decimal(2)
@@ -125,8 +125,8 @@ def test_calls_told_to_be_free_are_priced_only_when_that_is_asked_for(world: Wor
 
 
 def test_a_price_that_changed_adds_the_difference_only_when_that_is_asked_for(world: World) -> None:
-    made = call("ours", "1", extra={"priced_by": "a list"})
-    store(world, made, call("told", "1"), call("unknown"))
+    created = call("ours", "1", extra={"priced_by": "a list"})
+    store(world, created, call("told", "1"), call("unknown"))
     reprice(world)
     set_price(world, "known", "0.25")
 
@@ -218,8 +218,8 @@ def test_a_correction_goes_where_its_record_is_and_alone_it_settles_nothing(worl
             for name in "pq"
         )
         costs.append(tx, world.workspace, [call("a", project_id=p), call("other", project_id=q)])
-    made = {"cost_usd": Decimal(1), "input_tokens": 0, "output_tokens": 0, "settles": True, "project_id": q}
-    records = [call("a~priced", **made | {"corrects": "a"}), call("x~priced", **made | {"corrects": "x"})]
+    created = {"cost_usd": Decimal(1), "input_tokens": 0, "output_tokens": 0, "settles": True, "project_id": q}
+    records = [call("a~priced", **created | {"corrects": "a"}), call("x~priced", **created | {"corrects": "x"})]
 
     with world.store.write() as tx:
         import_costs(tx, world.workspace, records, project_id=q)

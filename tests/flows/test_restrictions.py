@@ -1,4 +1,4 @@
-"""Models that a project does not allow: refused when a plan is submitted or simulated, and when a task is found."""
+"""Test models that a project forbids: refused in submissions, simulations and discovered tasks."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def test_a_found_task_is_refused_and_nothing_of_it_stored(shop: World) -> None:
     before = tasks(shop)
 
     def find(**task: Any) -> None:
-        found = (DiscoveredTask({"key": "found", **task}),)
-        shop.store.transact(lambda tx: add_tasks_of_attempt(tx, shop.workspace, shop.ids["finder"], 1, found))
+        discovered = (DiscoveredTask({"key": "found", **task}),)
+        shop.store.transact(lambda tx: add_tasks_of_attempt(tx, shop.workspace, shop.ids["finder"], 1, discovered))
 
     with refuses(PlanError, field="tasks.found.run"):
         find(**OPUS)

@@ -1,4 +1,4 @@
-"""Retention: what is old goes, in small batches, whole into the archive first; what is needed or young stays."""
+"""Test retention: old data is archived whole and then deleted in small batches; needed or recent data stays."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def age(world: World, run_id: str, *, days: int = 100) -> None:
 
 
 def finished(world: World, *, days: int | None = None) -> str:
-    """A run that has ended, with an attempt that failed, an output, live output and a cost in it; its id."""
+    """Return the id of an ended run with a failed attempt, an output, live output and a cost."""
     run_id = world.submit(*GRAPH).run_id
     spent = Usage(model="m", input_tokens=3, output_tokens=4, cost_usd=None)
     world.claim("a")
@@ -72,7 +72,7 @@ def finished(world: World, *, days: int | None = None) -> str:
 
 
 def rows(world: World, *names: str) -> dict[str, list[dict[str, Any]]]:
-    """All rows of these tables."""
+    """Return all rows of these tables."""
     with world.store.read() as tx:
         return {
             name: [dict(row) for row in tx.execute(select(metadata.tables[name])).mappings()]
@@ -107,12 +107,12 @@ def test_a_dry_run_names_what_would_go_and_changes_nothing(world: World) -> None
     finished(world, days=80)
     before = rows(world, *metadata.tables)
 
-    said = preview_retention(world.store, world.workspace, AGES)
+    printed = preview_retention(world.store, world.workspace, AGES)
 
     assert rows(world, *metadata.tables) == before
     done = clear(world)
     assert done is not None
-    assert +said.rows == +done.rows
+    assert +printed.rows == +done.rows
 
 
 def test_no_batch_is_larger_than_it_may_be(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_a_time_that_is_up_ends_a_round(world: World) -> None:
 
 class TestArchive:
     def expected(self, world: World) -> list[bytes]:
-        """The rows of the one run that there is, as an archive writes them."""
+        """Return the rows of the only run, as an archive contains them."""
         stored = rows(world)
         listed = [(name, row) for name in ("principals", "sessions", *OF_RUNS, "costs") for row in stored[name]]
         return sorted(list(write_archive("run", {}, listed))[1:-1])
@@ -195,7 +195,7 @@ class TestArchive:
     def test_a_crash_after_it_was_written_repeats_cleanly(
         self, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
     ) -> None:
-        """Before anything was deleted, and in the middle of it: the file stays the one that holds everything."""
+        """Crash before the deletion and during it: the file keeps everything."""
         run_id = finished(world, days=100)
         expected = self.expected(world)
         delete, calls = retention.delete_batch, Counter[str]()
@@ -210,7 +210,7 @@ class TestArchive:
             patched.setattr(retention, "delete_batch", killed)
             with pytest.raises(KeyboardInterrupt):
                 clear(world, archive=tmp_path, batch=6)
-        left = sum(len(found) for found in rows(world, *OF_RUNS).values())
+        left = sum(len(result) for result in rows(world, *OF_RUNS).values())
 
         done = clear(world, archive=tmp_path)
 
@@ -442,9 +442,9 @@ def test_costs_go_only_when_their_own_age_is_set(world: World, tmp_path: Path) -
     finished(world, days=100)
     world.submit("open")
     then = datetime.now(UTC) - timedelta(days=500)
-    made = dict(rows(world)["costs"][0]) | {"occurred_at": then}
+    created = dict(rows(world)["costs"][0]) | {"occurred_at": then}
     with world.store.write() as tx:
-        tx.execute(costs.insert(), [made | {"id": "old"}, made | {"id": "of-open", "run_id": world.run_id}])
+        tx.execute(costs.insert(), [created | {"id": "old"}, created | {"id": "of-open", "run_id": world.run_id}])
     before = rows(world)["costs"]
 
     clear(world)
@@ -467,7 +467,7 @@ class TestKeptFiles:
         return ArtifactStore(f"file://{tmp_path}/kept")
 
     def made(self, world: World, files: ArtifactStore) -> tuple[str, list[Path]]:
-        """An old run with a kept file, and one that an attempt left that never ended; both files."""
+        """Return both files: an old run's kept file, and one of an attempt that never ended."""
         run_id = world.submit("a", tasks={"a": {"outputs": ["x"]}}).run_id
         world.claim("a")
         place = [world.workspace, run_id, world.ids["a"]]

@@ -1,4 +1,4 @@
-"""Retention in pages and batches: every old run is looked at once, and no transaction deletes more than it may."""
+"""Test retention in pages and batches: each old run is checked once, and no transaction deletes too much."""
 
 from __future__ import annotations
 

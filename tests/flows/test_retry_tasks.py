@@ -1,4 +1,4 @@
-"""Retries: back-off, deferral, lost workers, jobs that must not be repeated, and a person's retry."""
+"""Test retries: back-off, deferral, lost workers, jobs that must not be repeated, and a person's retry."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def test_a_retry_wakes_the_supervisor_that_had_ended(world: World) -> None:
 
 
 def test_a_retry_while_the_run_is_being_closed_leaves_it_open(postgres_url: str) -> None:
-    """The last task completes in one transaction while a person retries a failed one in another."""
+    """Complete the last task in one transaction while a person retries a failed one in another."""
     world = World(open_store(postgres_url))
     world.submit("a", "b")
     world.fail("a")

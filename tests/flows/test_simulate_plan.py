@@ -1,4 +1,4 @@
-"""What a plan would take: from samples, latest runs, the plan itself and prices; and what is kept with a run."""
+"""Test predictions for a plan: from samples, latest runs, the plan itself and prices; and what a run stores of them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ MAKE = {"run": {"shell": "make test"}}
 
 
 def learn(world: World, key: str, *minutes: float, usd: str = "0.5") -> None:
-    made = [JobSample(Decimal(usd), 1_000, 0, MINUTE * number, completed=True) for number in minutes]
-    world.store.transact(lambda tx: job_history.learn(tx, world.workspace, world.project_id, {key: made}))
+    created = [JobSample(Decimal(usd), 1_000, 0, MINUTE * number, completed=True) for number in minutes]
+    world.store.transact(lambda tx: job_history.learn(tx, world.workspace, world.project_id, {key: created}))
 
 
 def simulated(world: World, plan: Plan, **more: Any) -> Prediction:
@@ -58,68 +58,68 @@ class TestSources:
     def test_jobs_like_those_before_take_and_cost_as_much(self, shop: World) -> None:
         learn(shop, KEY, *[5] * 32)
 
-        found = simulated(shop, plan_of("fix", "more < fix", tasks={"fix": AGENT, "more": AGENT}))
+        prediction = simulated(shop, plan_of("fix", "more < fix", tasks={"fix": AGENT, "more": AGENT}))
 
-        assert minutes(found.duration.p50) in range(9, 12)
-        assert found.usd.p10 < 1 < found.usd.p90
-        assert [(kind.kind, kind.tasks, kind.measured, kind.source) for kind in found.kinds] == [
+        assert minutes(prediction.duration.p50) in range(9, 12)
+        assert prediction.usd.p10 < 1 < prediction.usd.p90
+        assert [(kind.kind, kind.tasks, kind.measured, kind.source) for kind in prediction.kinds] == [
             (KEY, 2, 32, "history")
         ]
-        assert [leg.key for leg in found.path] == ["fix", "more"]
-        assert (found.untimed, found.uncosted) == ((), ())
+        assert [leg.key for leg in prediction.path] == ["fix", "more"]
+        assert (prediction.untimed, prediction.uncosted) == ((), ())
 
     def test_a_project_that_does_not_exist_yet_has_no_history(self, world: World) -> None:
-        found = simulated(world, plan_of("fix", "b < fix", tasks={"fix": AGENT}))
+        prediction = simulated(world, plan_of("fix", "b < fix", tasks={"fix": AGENT}))
 
-        assert (found.untimed, found.uncosted) == ((KEY, "shell:true"), (KEY,))
-        assert found.duration.p90 == timedelta(0)
+        assert (prediction.untimed, prediction.uncosted) == ((KEY, "shell:true"), (KEY,))
+        assert prediction.duration.p90 == timedelta(0)
 
     def test_what_is_assumed_or_said_in_the_plan_counts_where_nothing_is_known(self, shop: World) -> None:
         learn(shop, KEY, *[5] * 32)
-        said = {"estimate": {"usd": 2, "tokens": 10, "duration": "30m"}}
+        text = {"estimate": {"usd": 2, "tokens": 10, "duration": "30m"}}
         plan = plan_of(
-            "fix", "say < fix", "b < say", tasks={"fix": {**AGENT, **said}, "say": {**MAKE, **said}, "b": MAKE}
+            "fix", "say < fix", "b < say", tasks={"fix": {**AGENT, **text}, "say": {**MAKE, **text}, "b": MAKE}
         )
 
-        found = simulated(shop, plan, assume=timedelta(minutes=2))
+        prediction = simulated(shop, plan, assume=timedelta(minutes=2))
 
-        known = {(kind.kind, kind.source): minutes(kind.took) for kind in found.kinds}
-        assert known[KEY, "history"] == 5, "what was seen goes before what is said"
-        assert (found.untimed, found.uncosted) == ((), ())
-        assert 20 < minutes(found.duration.p50) < 60
-        assert found.usd.p50 > 1
+        names = {(kind.kind, kind.source): minutes(kind.took) for kind in prediction.kinds}
+        assert names[KEY, "history"] == 5, "what was seen goes before what is said"
+        assert (prediction.untimed, prediction.uncosted) == ((), ())
+        assert 20 < minutes(prediction.duration.p50) < 60
+        assert prediction.usd.p50 > 1
 
     def test_short_jobs_take_what_those_of_the_latest_runs_took(self, shop: World) -> None:
         shop.submit("one", "two", tasks={"one": MAKE, "two": MAKE})
         shop.do("one", "two")
         shop.sql("UPDATE attempts SET started_at = :then", then=_ago(shop, 10))
 
-        found = simulated(shop, plan_of("b", tasks={"b": MAKE}))
+        prediction = simulated(shop, plan_of("b", tasks={"b": MAKE}))
 
-        (kind,) = found.kinds
+        (kind,) = prediction.kinds
         assert (kind.source, kind.measured, kind.took) == (
             "recent runs",
             2,
             pytest.approx(timedelta(seconds=10), abs=MINUTE),
         )
         assert kind.took > timedelta(seconds=9)
-        assert found.untimed == ()
+        assert prediction.untimed == ()
 
     def test_a_chat_with_a_limit_costs_up_to_that(self, shop: World) -> None:
         chat = {"run": {"chat": "openai:gpt-5-mini", "prompt": "Hello", "settings": {"max_tokens": 1_000_000}}}
 
-        found = simulated(shop, plan_of("c", tasks={"c": chat}), assume=MINUTE)
+        prediction = simulated(shop, plan_of("c", tasks={"c": chat}), assume=MINUTE)
 
-        assert Decimal(0) < found.usd.p50 < found.usd.p90
-        assert found.uncosted == ()
+        assert Decimal(0) < prediction.usd.p50 < prediction.usd.p90
+        assert prediction.uncosted == ()
 
     def test_a_chat_without_a_price_is_a_call_of_unknown_price(self, shop: World) -> None:
         chat = {"run": {"chat": "house:nobody", "prompt": "Hello", "settings": {"max_tokens": 1_000}}}
 
-        found = simulated(shop, plan_of("c", tasks={"c": chat}), assume=MINUTE)
+        prediction = simulated(shop, plan_of("c", tasks={"c": chat}), assume=MINUTE)
 
-        assert (found.usd.p90, found.unpriced.p50) == (Decimal(0), 1)
-        assert [kind.usd for kind in found.kinds] == [None], "unknown, and not zero"
+        assert (prediction.usd.p90, prediction.unpriced.p50) == (Decimal(0), 1)
+        assert [kind.usd for kind in prediction.kinds] == [None], "unknown, and not zero"
 
 
 def _ago(world: World, seconds: int) -> Any:
@@ -184,9 +184,9 @@ class TestSurroundings:
 class TestKept:
     def predicted(self, world: World) -> dict[str, Any] | None:
         with world.store.read() as tx:
-            found = runs.get(tx, world.workspace, world.run_id)
-        assert found is not None
-        return found.predicted
+            result = runs.get(tx, world.workspace, world.run_id)
+        assert result is not None
+        return result.predicted
 
     def test_a_run_keeps_what_was_expected_of_it(self, shop: World) -> None:
         learn(shop, KEY, *[5] * 32)

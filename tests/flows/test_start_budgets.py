@@ -1,4 +1,4 @@
-"""Budgets of starts: counted with the claim, given back only when the job was never started, whatever else happens."""
+"""Test budgets of starts: counted with the claim, returned only when the job was never started."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def set_(
 
 
 def use(world: World, budget: Budget | None = None) -> BudgetUse:
-    """The present period of a budget, or of the only one."""
+    """Return the present period of a budget, or of the only one."""
     with world.store.read() as tx:
         (one,) = [budget] if budget else budgets.list_budgets(tx, world.workspace)
         key = (one.id, service.current_period(tx, world.workspace, one)[0])
@@ -54,7 +54,7 @@ def use(world: World, budget: Budget | None = None) -> BudgetUse:
 
 
 def started(world: World, budget: Budget | None = None) -> int:
-    """The starts that are counted in it, which must be those that a count of the attempts finds."""
+    """Return the starts that are counted in it, after comparing them with the number of attempts."""
     kept = use(world, budget)
     with world.store.write() as tx:
         for one in budgets.list_budgets(tx, world.workspace):
@@ -66,14 +66,14 @@ def started(world: World, budget: Budget | None = None) -> int:
 
 def explained(world: World, key: str) -> str:
     with world.store.read() as tx:
-        found = explain_task(
+        explanation = explain_task(
             tx,
             world.workspace,
             world.task(key),
             live_within=timedelta(minutes=1),
             estimator=current_estimator(tx, world.workspace),
         )
-    return "\n".join(found.lines())
+    return "\n".join(explanation.lines())
 
 
 class TestAtTheCap:
@@ -116,12 +116,12 @@ class TestAtTheCap:
             BudgetScope.RUN: world.run_id,
             BudgetScope.TASK: world.ids["a"],
         }
-        made = [set_(world, scope, whose[scope], period, starts=9) for scope in whose for period in BudgetPeriod]
+        created = [set_(world, scope, whose[scope], period, starts=9) for scope in whose for period in BudgetPeriod]
 
         world.claim("a")
 
-        assert [started(world, one) for one in made] == [1] * 18
-        for one in made:
+        assert [started(world, one) for one in created] == [1] * 18
+        for one in created:
             if one.scope is BudgetScope.TASK:
                 continue
             set_(world, one.scope, whose[one.scope], one.period, starts=1)
@@ -145,12 +145,12 @@ class TestAtTheCap:
     def test_a_budget_that_only_warns_holds_nothing_back_and_says_both_once(self, world: World) -> None:
         submit(world, "abcdef", budget=BudgetCap(starts=5, on_exceed="warn"))
 
-        told = []
+        reports = []
         for key in "abcdef":
             assert world.claim(key) == [key]
-            told.append(len(world.sql("SELECT seq FROM events WHERE type LIKE 'budget%'")))
+            reports.append(len(world.sql("SELECT seq FROM events WHERE type LIKE 'budget%'")))
 
-        assert told == [0, 0, 0, 1, 2, 2]
+        assert reports == [0, 0, 0, 1, 2, 2]
         rows = world.sql("SELECT type FROM events WHERE type LIKE 'budget%' ORDER BY seq")
         assert [row.type for row in rows] == ["budget_warned", "budget_reached"]
 
@@ -244,7 +244,7 @@ class TestPeriods:
 
     @staticmethod
     def midnight(world: World) -> None:
-        """Let what was claimed be claimed yesterday."""
+        """Move the time of the claims to yesterday."""
         yesterday = (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
         with world.store.write() as tx:
             for task_id, reserved in tx.execute(select(attempts.c.task_id, attempts.c.reserved)).all():

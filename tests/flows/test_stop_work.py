@@ -1,4 +1,4 @@
-"""A stop holds every project of its workspace, or one: no claim after it, and the start gives back what was before."""
+"""Test a stop of one project or of a workspace: no claim after it, and the start restores the state before it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def start(world: World, project: str | None = None) -> StartResult:
 
 def status(world: World, project: str | None = None) -> tuple[ProjectStatus, bool]:
     with world.store.read() as tx:
-        found = projects.get(tx, world.workspace, project or world.project_id)
-    assert found is not None
-    return found.status, found.stopped
+        project_row = projects.get(tx, world.workspace, project or world.project_id)
+    assert project_row is not None
+    return project_row.status, project_row.stopped
 
 
 def current(world: World, project: str | None = None) -> Stop | None:
@@ -49,9 +49,9 @@ class TestWhatItHolds:
     def test_nothing_is_claimed_until_the_start(self, world: World) -> None:
         world.submit("a", "b")
 
-        made, new = stop(world)
+        stop_record, new = stop(world)
 
-        assert (new, made.project, made.actor, made.reason) == (True, None, "user:ann", "so")
+        assert (new, stop_record.project, stop_record.actor, stop_record.reason) == (True, None, "user:ann", "so")
         assert world.claim("a") == []
         assert world.states() == {"a": "blocked", "b": "queued"}
         assert start(world).queued == 1
@@ -63,10 +63,10 @@ class TestWhatItHolds:
         other.submit("x")
         world.submit("a")
 
-        made, _ = stop(world, world.project_id)
+        stop_record, _ = stop(world, world.project_id)
 
-        assert made.project is not None
-        assert made.command == f"coord start --project {made.project}"
+        assert stop_record.project is not None
+        assert stop_record.command == f"coord start --project {stop_record.project}"
         assert world.claim("a") == []
         assert other.claim("x") == ["x"]
         assert current(other, other.project_id) is None
@@ -170,26 +170,26 @@ class TestWhatWasInFlight:
     def test_each_attempt_with_its_end(self, world: World) -> None:
         world.submit("back", "done", "once", "runs", tasks={"once": {"repeatable": False}})
         world.claim("back", "done", "once", "runs")
-        made, _ = stop(world)
+        stop_record, _ = stop(world)
         with world.store.read() as tx:
-            seen = list_attempts(tx, world.workspace, made, silent_after=SILENT)
-        made = world.store.transact(lambda tx: record_in_flight(tx, world.workspace, made, seen))
+            seen = list_attempts(tx, world.workspace, stop_record, silent_after=SILENT)
+        stop_record = world.store.transact(lambda tx: record_in_flight(tx, world.workspace, stop_record, seen))
 
         world.finish("back", Outcome.HANDED_BACK)
         world.finish("done")
         world.finish("once", Outcome.HANDED_BACK)
         again, new = stop(world)
         with world.store.read() as tx:
-            found = {one.task: one for one in list_attempts(tx, world.workspace, again, silent_after=SILENT)}
+            by_task = {one.task: one for one in list_attempts(tx, world.workspace, again, silent_after=SILENT)}
 
         assert not new
-        assert again.in_flight == made.in_flight
-        assert {name for name, one in found.items() if not one.ended} == {"runs"}
-        assert found["back"].words() == "ended, and handed back: coord start continues it"
-        assert found["done"].words() == "completed meanwhile"
-        assert found["once"].unknown
-        assert found["once"].words().startswith("outcome unknown")
-        assert "coord tasks force once completed --reason " in found["once"].words()
+        assert again.in_flight == stop_record.in_flight
+        assert {name for name, one in by_task.items() if not one.ended} == {"runs"}
+        assert by_task["back"].words() == "ended, and handed back: coord start continues it"
+        assert by_task["done"].words() == "completed meanwhile"
+        assert by_task["once"].unknown
+        assert by_task["once"].words().startswith("outcome unknown")
+        assert "coord tasks force once completed --reason " in by_task["once"].words()
         assert world.states() == {"back": "queued", "done": "completed", "once": "blocked", "runs": "running"}
         assert world.task("back").failures == 0
 
@@ -198,20 +198,20 @@ class TestWhatWasInFlight:
         for one in (world, other):
             one.submit("back", "once", "runs", tasks={"once": {"repeatable": False}})
             one.claim("back", "once", "runs")
-        made, _ = stop(world, world.project_id)
+        stop_record, _ = stop(world, world.project_id)
         with world.store.read() as tx:
-            seen = list_attempts(tx, world.workspace, made, silent_after=SILENT)
-        made = world.store.transact(lambda tx: record_in_flight(tx, world.workspace, made, seen))
+            seen = list_attempts(tx, world.workspace, stop_record, silent_after=SILENT)
+        stop_record = world.store.transact(lambda tx: record_in_flight(tx, world.workspace, stop_record, seen))
         world.finish("back", Outcome.HANDED_BACK)
 
         with world.store.read() as tx:
-            there = list_attempts(tx, world.workspace, made, silent_after=SILENT)
-        found = {one.task: one for one in there}
+            there = list_attempts(tx, world.workspace, stop_record, silent_after=SILENT)
+        by_task = {one.task: one for one in there}
 
-        whose = f"--project {shlex.quote(str(made.project))}"
-        assert f"coord start {whose} continues it" in found["back"].words()
-        assert f"kill it with coord stop {whose} --now" in found["runs"].words(), "not all of the workspace"
-        assert made.again == f"coord stop {whose}"
+        whose = f"--project {shlex.quote(str(stop_record.project))}"
+        assert f"coord start {whose} continues it" in by_task["back"].words()
+        assert f"kill it with coord stop {whose} --now" in by_task["runs"].words(), "not all of the workspace"
+        assert stop_record.again == f"coord stop {whose}"
 
     def test_a_heartbeat_learns_of_it(self, world: World) -> None:
         world.submit("a")
@@ -242,15 +242,17 @@ class TestClaimsThatHadBegun:
             claimed = claims.claim_free(
                 before, world.workspace, [world.ids["a"]], held_if=(), worker_id=world.worker, lease=LEASE
             )
-            made, _ = stop(world)
+            stop_record, _ = stop(world)
             with world.store.read() as tx:
                 begun = stops.claiming_transactions(tx)
-                assert list_attempts(tx, world.workspace, made, silent_after=SILENT) == [], "it has not committed"
+                assert list_attempts(tx, world.workspace, stop_record, silent_after=SILENT) == [], (
+                    "it has not committed"
+                )
             assert len(begun) == 1
 
         with world.store.read() as tx:
             assert stops.claiming_transactions(tx).isdisjoint(begun)
-            assert [one.task for one in list_attempts(tx, world.workspace, made, silent_after=SILENT)] == ["a"]
+            assert [one.task for one in list_attempts(tx, world.workspace, stop_record, silent_after=SILENT)] == ["a"]
         assert [claim.key for claim in claimed] == ["a"]
 
     def test_so_it_does_with_claims_under_limits(self, world: World) -> None:
@@ -262,14 +264,14 @@ class TestClaimsThatHadBegun:
                 assert len(stops.claiming_transactions(tx)) == 1
 
     def test_a_project_that_is_being_made_is_waited_for(self, world: World) -> None:
-        made, begun = threading.Event(), list[tuple[Stop, bool]]()
+        created, begun = threading.Event(), list[tuple[Stop, bool]]()
         with world.store.write() as tx:
             stops.lock_workspace(tx, world.workspace, shared=True)
-            stopper = threading.Thread(target=lambda: (begun.append(stop(world)), made.set()))
+            stopper = threading.Thread(target=lambda: (begun.append(stop(world)), created.set()))
             stopper.start()
-            assert not made.wait(0.3), "it waits"
+            assert not created.wait(0.3), "it waits"
         stopper.join(timeout=30)
-        assert made.is_set()
+        assert created.is_set()
         assert begun[0][1]
 
 

@@ -1,4 +1,4 @@
-"""Submissions: everything or nothing, large graphs in time, sessions, projects, limits, and what is written down."""
+"""Test submissions: everything or nothing, large graphs in time, sessions, projects, limits, and the stored rows."""
 
 from __future__ import annotations
 

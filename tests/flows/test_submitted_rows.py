@@ -1,4 +1,4 @@
-"""What is stored of a new task: whether it waits and for what, and the folder in which it runs."""
+"""Test the rows of a new task: whether it waits and for what, and the folder in which it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A project's supervisor: its model goes to the agents that look at tasks; its strategy and its model are checked."""
+"""Test a project's supervisor settings: the model of the agents that review tasks; strategy and model are checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits that only a person lifts: starts that cost money, deferrals in a row, attempts lost in a row."""
+"""Test limits that only a person lifts: starts that cost money, deferrals in a row, attempts lost in a row."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def begin(world: World, key: str = "a") -> None:
 
 def explained(world: World, key: str = "a") -> str:
     with world.store.read() as tx:
-        found = explain_task(tx, world.workspace, world.task(key), live_within=timedelta(minutes=1))
-    return "\n".join(found.lines())
+        explanation = explain_task(tx, world.workspace, world.task(key), live_within=timedelta(minutes=1))
+    return "\n".join(explanation.lines())
 
 
 class TestStarts:

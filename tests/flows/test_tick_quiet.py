@@ -1,4 +1,4 @@
-"""Ticks of many projects at once: only of those that have nothing to do, and with what a full tick would write."""
+"""Test combined ticks of many projects: only of those without work, and with the writes of a full tick."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ REST = timedelta(minutes=1)
 
 
 def ticked(world: World, *, enqueue_again_after: timedelta = REST, **settings: Any) -> bool:
-    """Whether the project was ticked as one that has nothing to do."""
-    found = tick_quiet(world.store, projects=[world.project_id], enqueue_again_after=enqueue_again_after, **settings)
-    return found == [(world.workspace, world.project_id)]
+    """Return whether the project was ticked as one without work."""
+    ticks = tick_quiet(world.store, projects=[world.project_id], enqueue_again_after=enqueue_again_after, **settings)
+    return ticks == [(world.workspace, world.project_id)]
 
 
 def age_heartbeats(world: World) -> None:
@@ -50,10 +50,10 @@ def test_where_nothing_is_due_it_writes_what_a_full_tick_would_write(world: Worl
 
     assert ticked(world, lifetime=timedelta(hours=3))
 
-    found = row(world)
-    assert (found.state, found.error, found.ended_at) == (wanted, None, None)
-    assert found.age < OLD / 2
-    assert abs(found.expires_at - found.heartbeat_at - timedelta(hours=3)) < timedelta(seconds=5)
+    result = row(world)
+    assert (result.state, result.error, result.ended_at) == (wanted, None, None)
+    assert result.age < OLD / 2
+    assert abs(result.expires_at - result.heartbeat_at - timedelta(hours=3)) < timedelta(seconds=5)
 
 
 def test_a_project_without_open_work_is_ended_with_the_state_of_a_full_tick(world: World) -> None:
@@ -145,9 +145,9 @@ def test_a_project_that_is_ticked_now_is_left_alone(world: World) -> None:
 
 def test_one_call_takes_all_that_are_due_and_quiet_and_none_that_is_ticked_now(world: World) -> None:
     def another(name: str) -> World:
-        found = World(world.store, project=f"example.org/acme/{name}")
-        found.submit("a")
-        return found
+        ticks = World(world.store, project=f"example.org/acme/{name}")
+        ticks.submit("a")
+        return ticks
 
     running, busy, ticking, fresh = [another(name) for name in ("running", "busy", "ticking", "fresh")]
     for each in (running, ticking, fresh):
@@ -157,9 +157,9 @@ def test_one_call_takes_all_that_are_due_and_quiet_and_none_that_is_ticked_now(w
     with world.store.write() as tx:
         supervisors.begin_tick(tx, ticking.workspace, ticking.project_id, owner="x", lease=timedelta(seconds=60))
 
-    found = tick_quiet(world.store, every=timedelta(seconds=20), enqueue_again_after=REST)
+    ticks = tick_quiet(world.store, every=timedelta(seconds=20), enqueue_again_after=REST)
 
-    assert found == [(running.workspace, running.project_id)]
+    assert ticks == [(running.workspace, running.project_id)]
     assert row(busy).age >= OLD
     assert tick_quiet(world.store, every=timedelta(seconds=20), enqueue_again_after=REST) == []
 

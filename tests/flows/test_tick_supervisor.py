@@ -1,4 +1,4 @@
-"""Ticks: one at a time per project, errors kept to their project, work never stranded, thresholds of the status."""
+"""Test ticks: one at a time per project, errors limited to their project, no stranded task, status thresholds."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ pytestmark = pytest.mark.hot_sql
 
 def supervisor(world: World):
     with world.store.read() as tx:
-        found = supervisors.get(tx, world.workspace, world.project_id)
-    assert found is not None
-    return found
+        supervisor_row = supervisors.get(tx, world.workspace, world.project_id)
+    assert supervisor_row is not None
+    return supervisor_row
 
 
 def orchestrator(world: World) -> dict:
@@ -171,9 +171,9 @@ def test_a_tick_renews_the_lifetime_while_there_is_work(world: World) -> None:
 
     world.tick(lifetime=timedelta(hours=4))
 
-    found = supervisor(world)
-    assert abs(found.expires_at - found.heartbeat_at - timedelta(hours=4)) < timedelta(seconds=5)
-    assert found.session_key == f"supervisor:shop:{world.run_id}"
+    supervisor_row = supervisor(world)
+    assert abs(supervisor_row.expires_at - supervisor_row.heartbeat_at - timedelta(hours=4)) < timedelta(seconds=5)
+    assert supervisor_row.session_key == f"supervisor:shop:{world.run_id}"
 
 
 def test_the_state_has_the_shape_that_dashboards_read(world: World) -> None:
@@ -203,7 +203,7 @@ def test_work_submitted_during_the_last_tick_is_not_stranded(world: World, monke
     real = supervisors.end
 
     def submits_first(tx, workspace_id, project_id, **rest):
-        # what another process commits between the look for work and the end
+        # the commit of another process between the search for work and the end
         submit_plan(tx, world.workspace, plan_of("late"), world.origin())
         return real(tx, workspace_id, project_id, **rest)
 
@@ -304,14 +304,14 @@ def test_only_supervisors_that_live_and_rest_are_due(world: World) -> None:
 
 
 def submitted_to(world: World, *names: str) -> list[str]:
-    """Projects with open work; the ids, the one that has waited longest first."""
-    found = []
+    """Return the ids of projects with open work, the one that has waited longest first."""
+    matches = []
     for age, name in enumerate(reversed(names)):
         project_id = world.submit("a", origin=world.origin(identity=f"local:{name}", name=name)).project_id
         with world.store.write() as tx:
             tx.execute(update(table).where(table.c.project_id == project_id).values(heartbeat_at=db_after(-20.0 - age)))
-        found.insert(0, project_id)
-    return found
+        matches.insert(0, project_id)
+    return matches
 
 
 def take(world: World, owner: str = "me") -> str | None:
@@ -344,13 +344,13 @@ def test_many_at_once_share_what_is_due_among_them(world: World) -> None:
         return list(iter(lambda: take(world, owner), None))
 
     with ThreadPoolExecutor(6) as pool:
-        taken = [project for each in pool.map(walk, "abcdef") for project in each]
+        results = [project for each in pool.map(walk, "abcdef") for project in each]
 
-    assert sorted(taken) == sorted(wanted)
+    assert sorted(results) == sorted(wanted)
 
 
 def test_nobody_waits_for_who_is_about_to_tick_another_project(postgres_url: str) -> None:
-    """SQLite has one writer at a time."""
+    """Tick without waiting: SQLite has one writer at a time."""
     store = open_store(postgres_url)
     world = World(store)
     first, second = submitted_to(world, "first", "second")
@@ -373,7 +373,7 @@ def test_a_run_whose_closer_died_is_closed_by_the_tick(world: World) -> None:
 
 
 def test_doorbells_that_nobody_answered_do_not_keep_the_window_full(world: World) -> None:
-    """A worker that knew the jobs to be short rang for many, and died; another one counts each as a message."""
+    """Count each task as a message when its worker, which had enqueued many short jobs, has died."""
     world.submit(*[f"t{number}" for number in range(40)])
     first = world.tick(bundle=lambda _kind: 64)
     assert first is not None

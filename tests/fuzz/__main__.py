@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz``: so many inputs by a seed; exit 0 when everything held, 1 when not, 2 for bad input."""
+"""``python -m tests.fuzz``: so many inputs by a seed; exit 0 when all checks passed, 1 when not, 2 for bad input."""
 
 from __future__ import annotations
 
@@ -22,28 +22,27 @@ TARGETS = ("reports", "messages", "names")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, say what failed."""
+    """Parse the arguments, run, and print failures."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--inputs", type=int, default=10_000, help="of all targets together")
     parser.add_argument("--target", choices=TARGETS, action="append", help="only this one (may be repeated)")
-    asked = parser.parse_args(arguments)
-    if asked.inputs < 1:
+    options = parser.parse_args(arguments)
+    if options.inputs < 1:
         parser.error("--inputs must be at least 1")
-    targets = asked.target or TARGETS
+    targets = options.target or TARGETS
     failed = 0
     for place, target in enumerate(targets):
-        inputs = asked.inputs // len(targets) + (place < asked.inputs % len(targets))
+        inputs = options.inputs // len(targets) + (place < options.inputs % len(targets))
         began = time.monotonic()
         try:
             with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
-                count = fuzz(target, Path(folder), seed=asked.seed, inputs=inputs)
-        except Exception:  # noqa: BLE001 - the others are to be tried, too
+                count = fuzz(target, Path(folder), seed=options.seed, inputs=inputs)
+        except Exception:  # noqa: BLE001 - the other targets are tested, too
             failed += 1
             traceback.print_exc()
-            _say(
-                f"FAILED {target}: again: python -m tests.fuzz --seed {asked.seed} --inputs {inputs} --target {target}"
-            )
+            again = f"python -m tests.fuzz --seed {options.seed} --inputs {inputs} --target {target}"
+            _say(f"FAILED {target}: again: {again}")
         else:
             _say(f"{target}: {count:,} inputs, {time.monotonic() - began:.0f} s")
     return 1 if failed else 0
@@ -59,7 +58,7 @@ def fuzz(target: str, folder: Path, *, seed: int, inputs: int) -> int:
 
 @contextmanager
 def fleet_in(folder: Path) -> Iterator[Fleet]:
-    """A fleet on SQLite and a Redis of its own."""
+    """Provide a fleet on SQLite and a Redis of its own."""
     url = f"sqlite:///{folder / 'coord.db'}"
     store = open_store(url)
     schema.prepare(store)

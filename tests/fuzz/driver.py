@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def drive(strategy: st.SearchStrategy[T], check: Callable[[T], None], *, seed: int, inputs: int) -> int:
-    """Call *check* with so many inputs; how many there were. What it raises comes with the input, reduced."""
+    """Call *check* with so many inputs, and return their number. An error includes the input, reduced."""
     count = 0
 
     @hypothesis.seed(seed)

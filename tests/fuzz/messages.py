@@ -1,4 +1,4 @@
-"""What somebody writes to Redis, with and without the key: it is refused and dropped, and right work goes on."""
+"""Data that is written to Redis, with and without the key: it is refused and dropped, and valid work continues."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _CONTROLS = [{"method": "ping", "arguments": {}, "destination": None, "pattern":
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One thing that is written: *how* and *where*, *data*, and whether it has a right signature."""
+    """One write: *how* and *where*, *data*, and whether it has a valid signature."""
 
     how: str
     where: str
@@ -71,7 +71,7 @@ class Written:
 
 
 def envelope(call: tuple[str, list[Any]], body: Any, headers: Any) -> dict[str, Any]:
-    """A message of Celery's."""
+    """Return a message of Celery's."""
     coded = base64.b64encode(json.dumps(body).encode("utf-8", "surrogatepass")).decode()
     place = {"exchange": "", "routing_key": "jobs"}
     return {
@@ -121,7 +121,7 @@ written = st.one_of(_queued, _queued, _queued, _nudges, _published, _keys, _garb
 
 
 class Messages:
-    """A worker, a Redis to write to, and work that has to go on."""
+    """A worker, a Redis to write to, and tasks that must complete."""
 
     def __init__(self, fleet: Fleet, client: redis.Redis) -> None:
         self.fleet = fleet
@@ -133,7 +133,7 @@ class Messages:
         self.works()
 
     def check(self, one: Written) -> None:
-        """Write one thing, and see that it goes away and the worker stays."""
+        """Write one thing, and check that it disappears and the worker stays."""
         self.count += 1
         data = self._signed(one) if one.signed else one.data
         key = one.where if one.how == "publish" else f"coord:{one.where}"
@@ -152,27 +152,27 @@ class Messages:
             self.works()
 
     def settled(self) -> bool:
-        """Whether nothing waits in a queue, and no key of one has a wrong type."""
+        """Return whether all queues are empty, and no key of one has a wrong type."""
         return all(self.client.type(f"coord:{name}") == b"none" for name in (*_QUEUES, "wakeups"))
 
     def works(self) -> None:
-        """Submit a right plan, and see it complete."""
+        """Submit a valid plan, and check that it completes."""
         run: Run = self.fleet.submit(Task("job", {"shell": "echo fine"}))
         assert run.wait(timeout=60) is RunState.COMPLETED, self.worker.output[-3000:]
 
     def end(self) -> None:
-        """Work and control go on, nothing was put back, and the log is short."""
+        """Check that work and control continue, that nothing was put back, and that the log is short."""
         self.works()
         with app_of(load_settings(self.fleet.env)) as app:
             until(lambda: app.control.ping(timeout=1), what="an answer to a right control command")
-        said = self.worker.output
+        output = self.worker.output
         assert self.worker.exit_code is None
-        assert "Unrecoverable" not in said, said[-3000:]
-        assert said.count("worker process begun") <= 1, said[-3000:]
-        # Who has the key may ask for a command that there is not: Celery says so, as it does for people.
-        assert said.count("Traceback") == said.count("pidbox command error"), said[-5000:]
-        assert said.count("\n") < _MOST_LINES, f"{said.count(chr(10))} lines in the log, the last: {said[-3000:]}"
-        assert len(said) < _MOST_LOG
+        assert "Unrecoverable" not in output, output[-3000:]
+        assert output.count("worker process begun") <= 1, output[-3000:]
+        # A client with the key may send an unknown command: Celery reports it, as it does for people.
+        assert output.count("Traceback") == output.count("pidbox command error"), output[-5000:]
+        assert output.count("\n") < _MOST_LINES, f"{output.count(chr(10))} lines in the log, the last: {output[-3000:]}"
+        assert len(output) < _MOST_LOG
         until(self.settled, what="all is taken")
 
     def _signed(self, one: Written) -> bytes:
@@ -187,7 +187,7 @@ def fuzz(fleet: Fleet, *, seed: int, inputs: int) -> int:
     """Write so many things to the Redis of a worker."""
     with ExitStack() as open_:
         client = open_.enter_context(redis.Redis.from_url(fleet.env["COORD_REDIS_URL"]))
-        made = Messages(fleet, client)
-        count = drive(written, made.check, seed=seed, inputs=inputs)
-        made.end()
+        created = Messages(fleet, client)
+        count = drive(written, created.check, seed=seed, inputs=inputs)
+        created.end()
         return count

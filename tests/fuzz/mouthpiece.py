@@ -1,7 +1,7 @@
-"""A job that sends to its worker's socket what it is told to, byte for byte. Standard library only.
+"""A job that sends given bytes to its worker's socket. Standard library only.
 
-``python mouthpiece.py SOCKET NAME``: it connects to SOCKET, says its name and COORD_TOKEN, and then takes one line of
-JSON after the other: ``{"parts": […], "half": …}`` to send these parts (in base64) and answer with what came back,
+``python mouthpiece.py SOCKET NAME``: it connects to SOCKET, sends its name and COORD_TOKEN, and then reads one line of
+JSON after the other: ``{"parts": […], "half": …}`` to send these parts (in base64) and answer with the response,
 ``{"end": status}`` to end.
 """
 
@@ -18,7 +18,7 @@ PATIENCE = 20.0
 
 
 def send(address: str, parts: list[bytes], *, half: bool) -> bytes:
-    """All that came back until the worker closed the connection."""
+    """Return the whole response until the worker closed the connection."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(PATIENCE)
         while True:
@@ -33,18 +33,18 @@ def send(address: str, parts: list[bytes], *, half: bool) -> bytes:
             if half:
                 connection.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # it has heard enough
+            pass  # it has closed its side
         answer = bytearray()
         try:
             while more := connection.recv(1 << 16):
                 answer += more
         except ConnectionResetError:
-            pass  # what it had not read any more
+            pass  # bytes that it had not read
         return bytes(answer)
 
 
 def main() -> int:
-    """Serve until told to end."""
+    """Serve until a request to end."""
     url = os.environ["COORD_URL"]
     kind, _, address = url.partition(":")
     assert kind == "unix", url
@@ -55,10 +55,10 @@ def main() -> int:
         lines.write(json.dumps(hello).encode() + b"\n")
         lines.flush()
         while line := lines.readline():
-            told = json.loads(line)
-            if "end" in told:
-                return int(told["end"])
-            answer = send(address, [base64.b64decode(part) for part in told["parts"]], half=told["half"])
+            document = json.loads(line)
+            if "end" in document:
+                return int(document["end"])
+            answer = send(address, [base64.b64decode(part) for part in document["parts"]], half=document["half"])
             lines.write(base64.b64encode(answer) + b"\n")
             lines.flush()
     return 0

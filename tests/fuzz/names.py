@@ -1,4 +1,4 @@
-"""Names on the command line and in Python: what names nothing is refused in a sentence, and nothing else is changed."""
+"""Names on the command line and in Python: unknown ones are refused in a sentence, and nothing else is changed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Command:
 
 @functools.cache
 def commands() -> list[Command]:
-    """All commands but those that start something."""
+    """Return all commands but those that start a process."""
 
     def walk(command: Any, path: tuple[str, ...]) -> Iterator[Command]:
         for name, inner in getattr(command, "commands", {}).items():
@@ -111,7 +111,7 @@ class Shop:
         self.around = self._around()
 
     def restore(self) -> None:
-        """Let the store be as it was, and the folder."""
+        """Restore the store, and the folder."""
         for suffix in ("-wal", "-shm"):
             Path(f"{self.database}{suffix}").unlink(missing_ok=True)
         shutil.copyfile(self.saved, self.database)
@@ -120,7 +120,7 @@ class Shop:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def all_rows(self) -> dict[tuple[str, str], tuple[Any, ...]]:
-        """(table, id) -> what a command could change."""
+        """Return (table, id) -> the columns that a command could change."""
         with closing(sqlite3.connect(self.database)) as db:
             return {
                 (table, row[0]): row[1:]
@@ -129,7 +129,7 @@ class Shop:
             }
 
     def names_of(self, table: str, row: tuple[Any, ...]) -> Iterator[str]:
-        """The names by which a row, or what it belongs to, is known."""
+        """Return the names of a row, or of the row that it belongs to."""
         yield str(row[0])
         if table == "projects":
             yield str(row[1])
@@ -143,7 +143,7 @@ class Shop:
             yield from self.names_of("projects", self.rows["projects", row[1]])
 
     def is_named(self, table: str, id_: str, row: tuple[Any, ...], said: Sequence[str]) -> bool:
-        """Whether one of the words names the row: exactly, or by a part of an id that is long enough."""
+        """Return whether one of the words names the row: exactly, or by a part of an id that is long enough."""
         names = {id_, *self.names_of(table, row)}
         for word in {part for one in said for part in (one, one.strip(), one.partition("=")[2])}:
             low = word.lower()
@@ -155,14 +155,14 @@ class Shop:
         return False
 
     def _around(self) -> set[str]:
-        """What is beside the home and the folder of the project, and where odd names would lead."""
+        """Return what is beside the home and the folder of the project, where odd names would lead."""
         beside = [self.folder, self.folder.parent, self.folder.parent.parent]
         return {str(path) for place in beside for path in place.iterdir()} | {
             name for name in ("/nowhere", "/x") if Path(name).exists()
         }
 
     def check(self, argv: Sequence[str]) -> None:
-        """Run the command, and see what it did."""
+        """Run the command, and check its effects."""
         self.restore()
         done = self.coord(*argv, code=None)
         check_shown(done, argv)
@@ -180,7 +180,7 @@ class Shop:
 
 
 def check_shown(done: CommandResult, argv: Sequence[str]) -> None:
-    """An exit status of the documented ones, one sentence where it is refused, nothing that a terminal obeys."""
+    """Check for a documented exit status, one sentence for a refusal, and no control characters."""
     shown = f"{argv!r}\nexit {done.code}\n{done.out[:2000]}\n{done.err[:2000]}"
     assert done.code in {0, 1, 2}, shown
     assert "Traceback" not in done.err, shown
@@ -198,7 +198,7 @@ def check_shown(done: CommandResult, argv: Sequence[str]) -> None:
 
 
 def check_json(out: str, shown: str) -> None:
-    """One document, or one a line."""
+    """Check for one document, or one a line."""
     try:
         json.loads(out or "{}")
     except ValueError:
@@ -211,7 +211,7 @@ def check_json(out: str, shown: str) -> None:
 
 @st.composite
 def command_lines(draw: st.DrawFn, shop: Shop) -> list[str]:
-    """A command with names that are right, nearly right, or odd."""
+    """Draw a command with names that are valid, nearly valid, or odd."""
     command = draw(st.sampled_from(commands()))
     right = st.one_of(
         st.sampled_from(_WORDS),
@@ -246,13 +246,13 @@ def command_lines(draw: st.DrawFn, shop: Shop) -> list[str]:
 
 
 class Plans:
-    """Plans with spoiled names: refused in a sentence, or stored and shown."""
+    """Plans with changed names: refused in a sentence, or stored and shown."""
 
     def __init__(self, shop: Shop) -> None:
         self.shop = shop
 
     def check(self, plan: Any) -> None:
-        """Check and submit it, and look at what was stored."""
+        """Check and submit it, and check what was stored."""
         shop = self.shop
         shop.restore()
         (shop.coord.cwd / "new.json").write_text(json.dumps(plan), encoding="utf-8")
@@ -275,7 +275,7 @@ class Plans:
 
 
 class Lookups:
-    """The same names in Python: what is found is named, and what is not is refused."""
+    """The same names in Python: a result has the name, and unknown names are refused."""
 
     def __init__(self, shop: Shop) -> None:
         shop.restore()
@@ -288,16 +288,16 @@ class Lookups:
         try:
             match what:
                 case "run" | "task":
-                    found = getattr(self.co, what)(name, project=project).record
+                    result = getattr(self.co, what)(name, project=project).record
                 case "agent":
-                    found = self.co.agents.get(name)
+                    result = self.co.agents.get(name)
                 case _:
-                    found = self.co.project(name)
+                    result = self.co.project(name)
         except CoordinationError as error:
             sentence = error.sentence()
         else:
-            row = self.shop.rows[f"{what}s", found.id]
-            assert self.shop.is_named(f"{what}s", found.id, row, [name]), f"{asked} found {row}"
+            row = self.shop.rows[f"{what}s", result.id]
+            assert self.shop.is_named(f"{what}s", result.id, row, [name]), f"{asked} found {row}"
             return
         assert "\n" not in sentence
         assert len(sentence) < 3_000, f"{len(sentence)} characters about {what}"
@@ -305,7 +305,7 @@ class Lookups:
 
 @st.composite
 def lookups(draw: st.DrawFn, shop: Shop) -> tuple[str, str, str | None]:
-    """What is looked for, its name, and the project in which (for runs and tasks)."""
+    """Draw what is searched, its name, and the project in which (for runs and tasks)."""
     right = st.one_of(st.sampled_from(_WORDS), st.sampled_from(shop.ids))
     word = st.one_of(right, right.flatmap(spoiled_text), texts)
     kind = draw(st.sampled_from(["run", "task", "project", "agent"]))
@@ -313,8 +313,8 @@ def lookups(draw: st.DrawFn, shop: Shop) -> tuple[str, str, str | None]:
 
 
 def fuzz(folder: Path, *, seed: int, inputs: int) -> int:
-    """Half of the inputs are command lines, a quarter plans, a quarter look-ups in Python."""
-    tree = functools.cache(typer.main.get_command)  # making it takes longer than most commands
+    """Use half of the inputs for command lines, a quarter for plans, a quarter for look-ups in Python."""
+    tree = functools.cache(typer.main.get_command)  # its creation takes longer than most commands
     with patch("typer.main.get_command", tree):
         inner = folder / "outer" / "inner"
         inner.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Lines that a job sends to its worker's socket: each is answered, or its connection closed; nothing else suffers."""
+"""Lines that a job sends to its worker's socket: each is answered, or its connection closed, without other effects."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _SAID: list[dict[str, Any]] = [
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a job sends in one connection: a *line*, cut in parts, and whether it closes its side afterwards."""
+    """What a job sends in one connection: a *line*, split in parts, and whether it closes its side afterwards."""
 
     line: bytes
     cuts: tuple[int, ...] = ()
@@ -72,7 +72,7 @@ class Said:
 
     @property
     def parts(self) -> list[bytes]:
-        """The line as it is sent."""
+        """Return the line as it is sent."""
         places = sorted({0, *(cut % (len(self.line) + 1) for cut in self.cuts), len(self.line)})
         return [self.line[start:end] for start, end in itertools.pairwise(places)]
 
@@ -91,7 +91,7 @@ said = st.builds(Said, _lines, st.lists(st.integers(0, 2_000), max_size=3).map(t
 
 @dataclass(slots=True)
 class Mouthpiece:
-    """A running job that sends what it is told to."""
+    """A running job that sends given bytes."""
 
     run: Run
     token: str
@@ -100,7 +100,7 @@ class Mouthpiece:
     sent: int = 0
 
     def send(self, one: Said) -> bytes:
-        """What the worker answered."""
+        """Return the worker's response."""
         parts = [base64.b64encode(part).decode() for part in one.parts]
         self._tell({"parts": parts, "half": one.half})
         self.sent += 1
@@ -121,7 +121,7 @@ class Mouthpiece:
 
 @dataclass(slots=True)
 class Reports:
-    """A worker, a neighbour whose reports have to be heard, and one attempt after the other that says odd things."""
+    """A worker, a second job whose reports must be accepted, and one attempt after the other that sends odd lines."""
 
     fleet: Fleet
     listener: socket.socket
@@ -137,12 +137,12 @@ class Reports:
         """Start the worker and both jobs."""
         self.worker = self.fleet.worker("-c", "3", FUZZ_SECRET=SECRET)
         self.neighbour = self._job("neighbour")
-        self.fleet.co.projects.set_limits("fleet", {"project": 2})  # what is found never runs
+        self.fleet.co.projects.set_limits("fleet", {"project": 2})  # discovered tasks never run
         self.speaker = self._job("speaker")
         self.before = self._memory()
 
     def check(self, one: Said) -> None:
-        """Say one thing, and see that it is answered as it should."""
+        """Send one line, and check its response."""
         if self.speaker.sent >= _AT_ONCE:
             self.renew()
         line = one.line
@@ -154,28 +154,28 @@ class Reports:
             assert answer.endswith(b"\n"), answer[:300]
             assert answer.count(b"\n") == 1, answer[:300]
             assert len(answer) < 100_000, len(answer)
-            found = json.loads(answer)
-            assert isinstance(found["ok"], bool), answer[:300]
-            assert not found["ok"] or self.speaker.token.encode() in line, (line[:300], answer[:300])
-            assert "its log says why" not in str(found), (line[:600], self.worker.output[-3000:])
+            result = json.loads(answer)
+            assert isinstance(result["ok"], bool), answer[:300]
+            assert not result["ok"] or self.speaker.token.encode() in line, (line[:300], answer[:300])
+            assert "its log says why" not in str(result), (line[:600], self.worker.output[-3000:])
         else:
             assert not line.partition(b"\n")[0], f"no answer to {line[:300]!r}"
         self.heard += 1
         if self.heard % 10 == 0:
             hello = {"do": "progress", "token": self.neighbour.token, "text": f"still here, {self.heard}"}
-            told = json.loads(self.neighbour.send(Said(json.dumps(hello).encode() + b"\n")))
-            assert told["ok"] is True, told
+            document = json.loads(self.neighbour.send(Said(json.dumps(hello).encode() + b"\n")))
+            assert document["ok"] is True, document
             self.neighbour.sent = 0
 
     def renew(self) -> None:
-        """End the attempt that spoke, look at what it left, and start another one."""
+        """End the attempt that sent it, check its rows, and start another one."""
         self.end_speaker()
         self.speaker = self._job("speaker")
         if self.heard % 1_000 < _AT_ONCE:
             self._renew_neighbour()
 
     def end_speaker(self) -> None:
-        """End the attempt that spoke, and look at what it left."""
+        """End the attempt that sent lines, and check its rows."""
         self.ended, run = self.speaker.token, self.speaker.run
         self.fleet.co.projects.pause("fleet")
         task = run.task("speaker")
@@ -186,7 +186,7 @@ class Reports:
         self.fleet.co.projects.resume("fleet")
 
     def close(self) -> None:
-        """End both jobs; the neighbour's reports have all counted."""
+        """End both jobs; the second job's reports have all counted."""
         self.end_speaker()
         self.neighbour.end()
         assert self._memory() - self.before < _MOST_MEMORY, f"the worker has grown to {self._memory() >> 20} MB"
@@ -219,7 +219,7 @@ class Reports:
         return sum(one.memory_info().rss for one in (process, *process.children()))
 
     def _look_at(self, run: Run) -> None:
-        """What is stored is what the domain accepts, holds no secret, and is shown without what a terminal obeys."""
+        """Check that rows are valid in the domain, contain no secret, and are shown without control characters."""
         for task in run.tasks():
             for attempt in task.attempts():
                 assert json_problem({"": attempt.output}) is None, attempt
@@ -245,19 +245,19 @@ class Reports:
 
 @contextmanager
 def reports_of(fleet: Fleet) -> Iterator[Reports]:
-    """The parts, begun; closed without a look when the block fails."""
+    """Provide the parts, started; closed without a check when the block fails."""
     with tempfile.TemporaryDirectory(prefix="fuzz") as folder, closing(socket.socket(socket.AF_UNIX)) as listener:
         address = str(Path(folder) / "s")
         listener.bind(address)
         listener.listen()
         listener.settimeout(60)
-        made = Reports(fleet, listener, address)
-        made.begin()
-        yield made
-        made.close()
+        created = Reports(fleet, listener, address)
+        created.begin()
+        yield created
+        created.close()
 
 
 def fuzz(fleet: Fleet, *, seed: int, inputs: int) -> int:
     """Send so many lines from a job to its worker."""
-    with reports_of(fleet) as made:
-        return drive(said, made.check, seed=seed, inputs=inputs)
+    with reports_of(fleet) as created:
+        return drive(said, created.check, seed=seed, inputs=inputs)

@@ -1,4 +1,4 @@
-"""A hundredth of the fuzz, always the same seeds; ``python -m tests.fuzz`` tries 10,000 inputs and other seeds."""
+"""Test a hundredth of the fuzz, always with the same seeds; ``python -m tests.fuzz`` tries 10,000 inputs."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ def test_what_fails_is_said_with_its_seed(monkeypatch: pytest.MonkeyPatch, capsy
 
     assert main(["--seed", "3", "--inputs", "100", "--target", "names"]) == 1
 
-    said = capsys.readouterr()
-    assert "again: python -m tests.fuzz --seed 3 --inputs 100 --target names" in said.out
-    assert "5 is too much" in said.err, "the smallest input that fails"
+    captured = capsys.readouterr()
+    assert "again: python -m tests.fuzz --seed 3 --inputs 100 --target names" in captured.out
+    assert "5 is too much" in captured.err, "the smallest input that fails"

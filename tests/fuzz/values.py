@@ -1,4 +1,4 @@
-"""Odd texts and values, and the ways in which a right value or a right line is spoiled."""
+"""Odd texts and values, and the ways in which a valid value or a valid line is changed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ values: st.SearchStrategy[Any] = st.recursive(
 
 
 def spoiled_text(text: str) -> st.SearchStrategy[str]:
-    """*text* cut, doubled, in another case, or with something odd in it."""
+    """Return *text* cut, doubled, in another case, or with an odd character in it."""
 
     def put(odd: str, place: int) -> str:
         place %= len(text) + 1
@@ -92,7 +92,7 @@ def spoiled_text(text: str) -> st.SearchStrategy[str]:
 
 @st.composite
 def spoiled(draw: st.DrawFn, right: Any, *, most: int = 3) -> Any:
-    """The value *right* with up to *most* of its parts replaced, removed, repeated or wrapped."""
+    """Return the value *right* with up to *most* of its parts replaced, removed, repeated or wrapped."""
     value = copy.deepcopy(right)
     for _ in range(draw(st.integers(0, most))):
         places = list(_places(value))
@@ -134,7 +134,7 @@ def _change(draw: st.DrawFn, holder: Any, key: Any) -> None:
 
 
 def deep(levels: int, inner: Any) -> Any:
-    """*inner* in so many lists."""
+    """Return *inner* in so many lists."""
     for _ in range(levels):
         inner = [inner]
     return inner
@@ -166,7 +166,7 @@ _SPOILS: Sequence[Spoil] = (
 
 @st.composite
 def spoiled_lines(draw: st.DrawFn, right: Any) -> bytes:
-    """The JSON of *right*, spoiled as a value and then as a line."""
+    """Return the JSON of *right*, changed as a value and then as a line."""
     value = draw(spoiled(right))
     line = json.dumps(value, ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
     return draw(st.sampled_from(_SPOILS))(line, draw(st.integers(0, 1_000)))

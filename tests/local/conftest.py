@@ -1,4 +1,4 @@
-"""Homes with short paths, as users have them: the folders that pytest makes are too long for a socket."""
+"""Provide homes with short paths, as users have them: the folders that pytest makes are too long for a socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.scratch import scratch_folder
 def home() -> Iterator[Path]:
     with scratch_folder() as folder:
         yield folder / "home"
-        # What a killed owner had started ends a moment after it, and may write until then.
+        # The child processes of a killed owner end a moment after it, and may write until then.
         until(lambda: _is_removed(folder / "home"), what="nobody writes into the home any more")
 
 

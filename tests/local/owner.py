@@ -1,6 +1,6 @@
 """A process that owns a stack with the stand-in worker, as the process of an embedded stack owns a real one.
 
-With ``--users`` before what the worker shall do, it counts its users, and waits until it is told to go.
+With ``--users`` before the worker's behaviour, it counts its users, and waits for a request to stop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stands in for the Celery worker in the tests of the stack: says when it is ready and obeys SIGTERM, in no time."""
+"""Stands in for the Celery worker in the tests of the stack: reports readiness and obeys SIGTERM at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main(how: str) -> None:
     (home / "began").touch()
     (home / "redis-url").write_text(os.environ["COORD_REDIS_URL"])
     (home / "database-url").write_text(os.environ["COORD_DATABASE_URL"])
-    # Blocked before anybody can know that it runs, so that no signal is missed.
+    # Blocked before another process can know that it runs, so that no signal is missed.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
     if how == "forks":
         child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
@@ -33,7 +33,7 @@ def main(how: str) -> None:
             (home / "interrupted").touch()
         elif how != "stubborn":
             break
-    # Whatever comes in the meantime is a second request.
+    # A signal in the meantime is a second request.
     again = signal.sigtimedwait({signal.SIGTERM}, 0.1) is not None
     (home / "drained").write_text("twice" if again else "once")
 

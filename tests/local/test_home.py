@@ -1,4 +1,4 @@
-"""The home folder: whose it is, what can be wrong with it, what is written into it."""
+"""Test the home folder: its owner, possible errors, and the files that are written into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that share a stack: it starts with the first, ends with the last, and each learns how it ended."""
+"""Test commands that share a stack: it starts with the first, ends with the last, and each gets the stack's end."""
 
 from __future__ import annotations
 
@@ -233,9 +233,9 @@ class TestEnds:
 
 @pytest.mark.parametrize("error", [StackRunning("It runs", hint="Use it"), RedisUnavailable("None", hint="Install")])
 def test_an_error_is_told_across_processes(error: Unavailable) -> None:
-    found = joining.restore_error(joining.encode_error(error))
+    result = joining.restore_error(joining.encode_error(error))
 
-    assert type(found) is type(error)
-    assert found is not None
-    assert found.sentence() == error.sentence()
+    assert type(result) is type(error)
+    assert result is not None
+    assert result.sentence() == error.sentence()
     assert joining.restore_error(b"garbage") is None

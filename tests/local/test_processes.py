@@ -1,4 +1,4 @@
-"""Processes told apart by when they started, and ended when they are not ours to wait for."""
+"""Test processes that are identified by their start time, and ended when they are not our children."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class TestProcessRecord:
 
     def test_one_that_has_ended_is_not(self) -> None:
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        found = ServiceRecord.of(process.pid)
+        result = ServiceRecord.of(process.pid)
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
-        assert not found.alive()  # a zombie
+        assert not result.alive()  # a zombie
         process.communicate()
-        assert not found.alive()  # not even that
+        assert not result.alive()  # a process that has been reaped
 
 
 class TestEndAll:

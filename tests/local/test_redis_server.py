@@ -1,4 +1,4 @@
-"""Which server program is used, how it is told its configuration, and the URLs that reach it."""
+"""Test which server program is used, how it gets its configuration, and the URLs that reach it."""
 
 from __future__ import annotations
 
@@ -44,15 +44,17 @@ class TestTheProgram:
 
     def test_without_it_one_on_the_path_is_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(redis_server, "bundled_binary", lambda: None)
-        found = program(tmp_path, "redis-server", "Redis server v=8.2.2 sha=00000000:0 malloc=libc bits=64 build=0")
+        program_path = program(
+            tmp_path, "redis-server", "Redis server v=8.2.2 sha=00000000:0 malloc=libc bits=64 build=0"
+        )
 
-        assert redis_server.find_server(str(tmp_path)) == found
+        assert redis_server.find_server(str(tmp_path)) == program_path
 
     def test_valkey_goes_before_redis(self, tmp_path: Path) -> None:
         program(tmp_path, "redis-server", "Redis server v=8.2.2 sha=0")
-        found = program(tmp_path, "valkey-server", "Valkey server v=9.0.1 sha=0")
+        program_path = program(tmp_path, "valkey-server", "Valkey server v=9.0.1 sha=0")
 
-        assert redis_server.server_on_path(str(tmp_path)) == found
+        assert redis_server.server_on_path(str(tmp_path)) == program_path
 
     def test_an_old_one_is_refused_by_name_and_version(self, tmp_path: Path) -> None:
         program(tmp_path, "redis-server", "Redis server v=7.0.15 sha=0")

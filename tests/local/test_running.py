@@ -1,4 +1,4 @@
-"""Stacks of other processes: found, started in the background, stopped."""
+"""Test stacks of other processes: found, started in the background, stopped."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ class TestFind:
     def test_another_process_can_use_it(self, home: Path, processes: Processes) -> None:
         process = processes.start(*owner(), env=owner_environment(home), announces=True).wait_until_ready()
 
-        found = running.find(settings_in(home))
+        running_stack = running.find(settings_in(home))
 
-        assert found is not None
-        assert found.owner.pid == process.pid
-        with redis.Redis.from_url(client_url(found.redis_url)) as client:
+        assert running_stack is not None
+        assert running_stack.owner.pid == process.pid
+        with redis.Redis.from_url(client_url(running_stack.redis_url)) as client:
             assert client.ping()
 
     def test_it_waits_for_one_that_comes_up(self, home: Path, processes: Processes) -> None:
         processes.start(*owner(), env=owner_environment(home))
         until(Home(home).is_owned)
 
-        found = running.find(settings_in(home))
+        running_stack = running.find(settings_in(home))
 
-        assert found is not None
-        assert found.ready
+        assert running_stack is not None
+        assert running_stack.ready
 
     def test_what_a_killed_owner_left_is_none(self, home: Path, processes: Processes) -> None:
         process = processes.start(*owner(), env=owner_environment(home), announces=True).wait_until_ready()
@@ -100,7 +100,7 @@ class TestDown:
         assert not (home / "stack.json").exists()
 
     def test_two_that_stop_it_at_once_signal_it_once(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A second signal would end its jobs the hard way."""
+        """Signal it once: a second signal would kill its jobs."""
         home_ = Home(home).prepare()
         lock = home_.acquire()
         owner = ServiceRecord.of(os.getpid())

@@ -1,4 +1,4 @@
-"""The embedded stack with a real Valkey; a small script stands in for the Celery worker, beat has none."""
+"""Test the embedded stack with a real Valkey; a small script stands in for the Celery worker, beat has none."""
 
 from __future__ import annotations
 
@@ -326,11 +326,11 @@ class TestTheOwnersDeath:
             stack._BRIEF = before
 
     def test_a_process_that_only_got_the_same_pid_is_left_alone(self, home: Path, processes: Processes) -> None:
-        stranger = processes.start_python("-c", "import signal; print('here', flush=True); signal.pause()")
-        stranger.wait_for("here")
+        other_process = processes.start_python("-c", "import signal; print('here', flush=True); signal.pause()")
+        other_process.wait_for("here")
         with start(home):
             left = record_of(home)
-        pretended = type(left.owner)(stranger.pid, left.services["worker"].started)
+        pretended = type(left.owner)(other_process.pid, left.services["worker"].started)
         Home(home).write(
             RunningStack(left.owner, left.started_at, "", left.redis_url, left.database_url, {"worker": pretended})
         )
@@ -338,7 +338,7 @@ class TestTheOwnersDeath:
         with start(home):
             pass
 
-        assert stranger.exit_code is None
+        assert other_process.exit_code is None
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_to_the_owner_stops_all_in_order(
@@ -400,11 +400,11 @@ def test_redis_listens_on_no_port_and_wants_the_password(home: Path) -> None:
     with start(home):
         server = psutil.Process(record_of(home).services["redis"].pid)
         assert not server.net_connections("inet")
-        with socket.socket(socket.AF_UNIX) as stranger:
-            stranger.connect(str(home / "redis" / "redis.sock"))
-            stranger.sendall(b"PING\r\n")
+        with socket.socket(socket.AF_UNIX) as other_process:
+            other_process.connect(str(home / "redis" / "redis.sock"))
+            other_process.sendall(b"PING\r\n")
 
-            assert stranger.recv(100).startswith(b"-NOAUTH")
+            assert other_process.recv(100).startswith(b"-NOAUTH")
 
 
 def test_beat_runs_beside_the_worker_and_ends_with_it(home: Path) -> None:

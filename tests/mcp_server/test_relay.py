@@ -1,4 +1,4 @@
-"""``coord mcp`` inside a job: small, says what the protocol's own library says, and outlives whatever it is sent."""
+"""Test ``coord mcp`` inside a job: small, compatible with the protocol's own library, and robust against any input."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "COORD_TOKEN": "t", "COORD_URL": f"unix:{folder}/gone"}
 
 
-def said(messages: list[Any], env: dict[str, str], command: list[str] = COMMAND) -> dict[Any, Any]:
-    """What the program answers to these lines, by id. Its input ends when all requests are answered."""
+def answers_of(messages: list[Any], env: dict[str, str], command: list[str] = COMMAND) -> dict[Any, Any]:
+    """Return the program's answers to these lines, by id. Its input ends when all requests are answered."""
     lines = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in messages]
     due = sum(isinstance(one, dict) and "id" in one and "method" in one for one in messages)
     answers = []
@@ -82,8 +82,8 @@ def test_it_answers_as_the_protocols_own_library(version: str, tmp_path: Path) -
         {"jsonrpc": "2.0", "id": 99, "result": {}},
         {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 4}},
     ]
-    ours = said(messages, environment(tmp_path))
-    theirs = said(messages[:-1], environment(tmp_path), [sys.executable, "-c", LIBRARY])
+    ours = answers_of(messages, environment(tmp_path))
+    theirs = answers_of(messages[:-1], environment(tmp_path), [sys.executable, "-c", LIBRARY])
 
     assert ours == theirs
     assert ours[1]["protocolVersion"] == (version if version in LEGACY else LEGACY[-1])
@@ -103,8 +103,8 @@ def test_it_answers_as_the_library_where_there_is_no_handshake(tmp_path: Path) -
         request(6, "tools/list", _meta=other),
         {**initialize(), "id": 7},
     ]
-    ours = said(messages, environment(tmp_path))
-    theirs = said(messages, environment(tmp_path), [sys.executable, "-c", LIBRARY])
+    ours = answers_of(messages, environment(tmp_path))
+    theirs = answers_of(messages, environment(tmp_path), [sys.executable, "-c", LIBRARY])
 
     assert {i: ours[i] for i in (1, 2, 3)} == {i: theirs[i] for i in (1, 2, 3)}
     assert [ours[i]["code"] for i in (4, 5, 6, 7)] == [theirs[i]["code"] for i in (4, 5, 6, 7)]
@@ -128,7 +128,7 @@ def test_the_official_client_speaks_with_it(mode: str, tmp_path: Path) -> None:
 
 
 def test_it_goes_on_after_garbage(tmp_path: Path) -> None:
-    answers = said(
+    answers = answers_of(
         [
             *(b"garbage", b"\xff\xfe", b"", b"null", b"[" * 100_000, b"3", b'{"jsonrpc": "1.0", "id": 1}'),
             [request(1, "ping")],
@@ -142,7 +142,7 @@ def test_it_goes_on_after_garbage(tmp_path: Path) -> None:
     )
 
     assert answers[2]["code"] == -32602
-    assert 3 not in answers  # nobody can know whose that was
+    assert 3 not in answers  # the request of this answer is unknown
     assert "longer than" in answers[None]["message"]
     assert answers[4] == {}
 
@@ -165,7 +165,7 @@ def test_what_waits_for_the_worker_keeps_nothing_else_waiting(tmp_path: Path) ->
             refused, answer = (json.loads(program.stdout.readline()) for _ in range(2))
             program.kill()
 
-    # The first may or may not have left the queue; what is over the limit is refused, and the ping is answered.
+    # The first may or may not have left the queue; requests above the limit are refused, and the ping is answered.
     assert {refused["id"], answer["id"]} <= {relay.MOST_WAITING, relay.MOST_WAITING + 1, "last"}
 
 

@@ -1,4 +1,4 @@
-"""The tools of our MCP server: few and small, and what is wrong is a sentence."""
+"""Test the tools of our MCP server: few and small, and errors are one sentence."""
 
 from __future__ import annotations
 
@@ -142,8 +142,8 @@ def test_what_models_write_as_a_text_or_null_is_taken_as_what_it_means() -> None
 
     tool = Tool(note, {"count": NUMBER, "names": TEXTS, "sure": FLAG, "text": TEXT}, ("count", "names"))
 
-    said = {"count": "2.5", "names": '["a", "b"]', "sure": "true", "text": None}
-    assert call([tool], "note", said) == ("ok", False)
+    sent = {"count": "2.5", "names": '["a", "b"]', "sure": "true", "text": None}
+    assert call([tool], "note", sent) == ("ok", False)
     assert heard == [(2.5, ["a", "b"], True, None)]
 
 

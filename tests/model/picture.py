@@ -1,4 +1,4 @@
-"""All rows of one workspace as plain values, with names in place of ids, and what must hold in every such picture."""
+"""All rows of one workspace as plain values, with names in place of ids, and the invariants of every such picture."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Story = tuple[tuple[str, int | None], ...]
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """A task as stored; ``pending`` of an ended task means nothing, so it is None there."""
+    """A task as stored; ``pending`` of an ended task has no meaning, so it is None there."""
 
     state: str
     reasons: frozenset[str]
@@ -43,7 +43,7 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """An attempt as stored: how it ended (None: it is open), and the places it holds or held."""
+    """An attempt as stored: how it ended (None: it is open), and its places in limits."""
 
     outcome: str | None
     slots: tuple[str, ...]
@@ -51,7 +51,7 @@ class AttemptRow:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Everything that a workspace with one project keeps, apart from texts and moments."""
+    """All rows of a workspace with one project, apart from texts and times."""
 
     project: str
     tasks: Mapping[str, TaskRow]
@@ -66,7 +66,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A picture, and what is needed to judge it but not to compare it."""
+    """A picture, with further values that its checks need but that are not compared."""
 
     picture: Picture
     policies: Mapping[str, str]
@@ -152,7 +152,7 @@ _GRAMMAR: Mapping[str, tuple[set[str], set[str]]] = {
 
 
 def flaws(taken: Taken) -> list[str]:
-    """What is wrong in this picture, whatever led to it; empty when all is well."""
+    """Return the violated invariants of this picture; empty when all is well."""
     return [
         *_of_tasks(taken),
         *_of_attempts(taken.picture),
@@ -177,9 +177,9 @@ def _of_tasks(taken: Taken) -> Iterable[str]:
         if (task.cause is not None) != (task.state == "canceled"):
             yield f"{key} is {task.state} with the cause {task.cause}"
     if picture.project == "active":
-        held = [key for key, task in picture.tasks.items() if "paused" in task.reasons]
-        if held:
-            yield f"the project goes on, and the pause still holds {held}"
+        paused = [key for key, task in picture.tasks.items() if "paused" in task.reasons]
+        if paused:
+            yield f"the project goes on, and the pause still holds {paused}"
 
 
 def _of_attempts(picture: Picture) -> Iterable[str]:
@@ -203,13 +203,13 @@ def _of_attempts(picture: Picture) -> Iterable[str]:
 
 
 def _of_slots(picture: Picture) -> Iterable[str]:
-    held: Counter[str] = Counter()
+    used_places: Counter[str] = Counter()
     for attempt in picture.attempts.values():
         if attempt.outcome is None:
-            held.update(attempt.slots)
+            used_places.update(attempt.slots)
     for name, (cap, used) in picture.slots.items():
-        if used != held[name]:
-            yield f"the slot {name} counts {used}, and open attempts hold {held[name]}"
+        if used != used_places[name]:
+            yield f"the slot {name} counts {used}, and open attempts hold {used_places[name]}"
         if used > cap:
             yield f"the slot {name} has {cap} places, and {used} are taken"
 
@@ -223,7 +223,7 @@ def _of_stories(taken: Taken) -> Iterable[str]:
             if kind not in _GRAMMAR:
                 continue
             before, after = _GRAMMAR[kind]
-            # A pause that ends says nothing in the story of each task: what it had blocked may be claimed next.
+            # The end of a pause writes no event for each task: the tasks that it had blocked may be claimed next.
             possible |= {"queued"} if possible == {"blocked"} else set()
             if number and not before & possible:
                 yield f"{key} went from {possible} by {kind!r}: {picture.stories[key]}"
@@ -237,7 +237,7 @@ def _of_stories(taken: Taken) -> Iterable[str]:
 
 
 def _released_early(taken: Taken) -> Iterable[str]:
-    """A task starts only after the end of all that it needs: a good end, unless it asked to run in any case."""
+    """Find tasks that started before the end of a need: a good end, unless they run in any case."""
     ended: dict[str, str] = {}
     for key, kind in taken.log:
         if kind in TERMINAL:

@@ -1,4 +1,4 @@
-"""How much the tests of this folder try: ``HYPOTHESIS_PROFILE`` is "short" (the same each time) or "deep"."""
+"""The effort of this folder's tests: ``HYPOTHESIS_PROFILE`` is "short" (the same each time) or "deep"."""
 
 from __future__ import annotations
 

@@ -1,21 +1,21 @@
 """Claim, renew, complete and rescue as a small state machine, and a search of everything that can happen in it.
 
 This shares no code with the product: it is the argument why the product's protocol is safe, in a form that a machine
-can check. Workers, each with room for one job, meet tasks in one database over a network that delays without limit;
-one worker may crash and start again, one may be cut off for a while and lose what was under way.
+can check. Workers, each with room for one job, claim tasks in one database over a network that delays without limit;
+one worker may crash and start again, one may be cut off for a while and lose its calls in transit.
 
-What keeps the number of states small, and takes no behaviour away:
+These rules keep the number of states small, and exclude no behaviour:
 
-- Time is in ticks. The database counts what is left of each lease. A worker counts how long ago it *sent* the last
-  renewal (or the claim) that it knows to have succeeded. All clocks run at the same speed; none is compared with
-  another, so what they show does not appear. A worker ends its job before that age passes ``fence_after``: no tick
+- Time is in ticks. The database counts the remaining ticks of each lease. A worker counts the ticks since it *sent* the
+  last renewal (or the claim) that it knows to have succeeded. All clocks run at the same speed; none is compared with
+  another, so their readings do not appear. A worker ends its job before that age passes ``fence_after``: no tick
   happens while a job is due to be ended.
 - An attempt's number only matters by whether it is still its task's latest. A new claim makes all older ones stale,
   for ever; so a flag replaces the number, and there is no bound on the attempts.
-- Workers are interchangeable, and so are tasks: states that differ only in who is who count as one.
+- Workers are interchangeable, and so are tasks: states that differ only in their names count as one.
 - A worker that is dead, or cut off without a job, does what an idle one may do as well: nothing. So a crash leaves an
   idle worker (it started again, or never will), and the calls that it left in the network.
-- A completion is under way as long as its worker has not heard an answer, and arrives at any time or never.
+- A completion is in transit as long as its worker has not got an answer, and arrives at any time or never.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Task(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """A worker and the one job it wants, has or had.
+    """A worker and the one job that it claims, runs or has run.
 
     ``age``: ticks since the claim or the last renewal known to have succeeded was sent. ``current``: its attempt is
-    the latest of its task (what only the database knows). ``call``: the renewal under way beside the job: none, "sent",
-    or the database's answer "yes"; ``sent``: ticks since it was sent. ``cut``: nothing goes in or out.
+    the latest of its task (what only the database knows). ``call``: the renewal in transit beside the job: none,
+    "sent", or the database's answer "yes"; ``sent``: ticks since it was sent. ``cut``: nothing goes in or out.
     """
 
     phase: str = IDLE
@@ -58,7 +58,7 @@ class Worker(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything: database, workers, calls of dead workers under way (kind, task, current), what may still go wrong."""
+    """Everything: database, workers, calls of dead workers in transit (kind, task, current), and possible faults."""
 
     tasks: tuple[Task, ...]
     workers: tuple[Worker, ...]
@@ -68,22 +68,22 @@ class State(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One thing that happens: a sentence with places for the worker and the task, who, which, and the state then."""
+    """One transition: a sentence with placeholders for worker and task, their numbers, and the state after it."""
 
     sentence: str
     worker: int
     task: int
     after: State
-    stale: bool = False  # it was the completion of an attempt that does not hold its task
+    stale: bool = False  # it was the completion of an attempt that does not own its task
 
     def told(self) -> str:
-        """The sentence, for people."""
+        """Return the sentence with its placeholders filled in."""
         return self.sentence.format(w=f"worker {self.worker + 1}", t=f"task {'AB'[self.task]}")
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The protocol's numbers, and each of its safeguards: a test takes one away."""
+    """The protocol's numbers, and each of its safeguards: a test turns one off."""
 
     workers: int = 3
     tasks: int = 2
@@ -102,15 +102,15 @@ class Rules:
 
 
 def steps(rules: Rules, state: State) -> Iterator[Step]:  # noqa: C901 - one list of all that can happen
-    """What can happen next."""
+    """Yield all possible next steps."""
     for place, worker in enumerate(state.workers):
         if worker.phase == IDLE:
-            # Doorbells are lost, late and repeated, so a worker may hear of a task at any time. To ask for what is not
-            # to be had changes nothing, so only a question that had a chance when it was asked is followed.
+            # Messages are lost, late and repeated, so a worker may receive a task's message at any time. A refused
+            # claim changes nothing, so only a claim that could succeed when it was sent is followed.
             for number, task in enumerate(state.tasks):
                 if task.state == QUEUED or not rules.claim_is_guarded:
-                    asked = Worker(ASKED, number)
-                    yield Step("{w} hears of {t} and asks for it", place, number, _with(state, place, asked))
+                    claiming = Worker(ASKED, number)
+                    yield Step("{w} hears of {t} and asks for it", place, number, _with(state, place, claiming))
             continue
         yield from _of_worker(rules, state, place, worker)
         yield from _accidents(state, place, worker)
@@ -170,7 +170,7 @@ def _of_worker(  # noqa: C901, PLR0912 - one list, by phase
         elif holds:
             renewed = task._replace(lease=rules.ttl)
             yield step("the renewal of {w} for {t} is committed", worker._replace(call="yes"), renewed)
-        else:  # to hear of it later is no different from a renewal that arrives later
+        else:  # a later answer is the same as a renewal that arrives later
             yield step("the renewal of {w} finds {t} taken away: {w} ends its job", Worker())
     else:
         done, word = _completed(rules, task, current=worker.current)
@@ -186,14 +186,14 @@ def _of_worker(  # noqa: C901, PLR0912 - one list, by phase
 
 
 def _completed(rules: Rules, task: Task, *, current: bool) -> tuple[Task, str]:
-    """The guarded statement: no row unless the task runs and the attempt is its latest."""
+    """Run the guarded statement: no row unless the task runs and the attempt is its latest."""
     if (rules.completion_is_guarded and task.state != RUNNING) or (rules.completion_is_fenced and not current):
         return task, "is refused"
     return Task(DONE, completions=min(task.completions + 1, 2)), "is committed"
 
 
 def _accidents(state: State, place: int, worker: Worker) -> Iterator[Step]:
-    """A crash, a cut, what is lost by it, and the connection's return."""
+    """Yield a crash, a cut, the loss of calls in transit, and the connection's return."""
     number = worker.task
     if state.crashes:
         after = _with(state, place, Worker())._replace(crashes=state.crashes - 1)
@@ -241,7 +241,7 @@ def _ghosts(rules: Rules, state: State) -> Iterator[Step]:
 
 
 def _tick(rules: Rules, state: State) -> State:
-    """Time passes for everybody; all ages beyond the fence are the same."""
+    """Let time pass for all; all ages beyond the fence are the same."""
     most = rules.fence_after
     return state._replace(
         tasks=tuple(task._replace(lease=task.lease - 1) if task.lease else task for task in state.tasks),
@@ -270,7 +270,7 @@ def _with_task(state: State, number: int, task: Task) -> State:
 
 
 def _outdated(state: State, number: int) -> State:
-    """A claim is committed: all older attempts of the task are stale from now on."""
+    """Commit a claim: all older attempts of the task are stale from now on."""
     return state._replace(
         workers=tuple(w._replace(current=False) if w.task == number and w.current else w for w in state.workers),
         ghosts=tuple(sorted((kind, t, current and t != number) for kind, t, current in state.ghosts)),
@@ -283,7 +283,7 @@ def _renamed(worker: Worker, order: tuple[int, ...]) -> Worker:
 
 
 def canonical(state: State) -> State:
-    """One state for all that differ only in the names of workers and tasks."""
+    """Return one state for all that differ only in the names of workers and tasks."""
     return min(
         [
             State(
@@ -300,12 +300,12 @@ def canonical(state: State) -> State:
 
 @cache
 def _orders(tasks: tuple[Task, ...]) -> list[tuple[int, ...]]:
-    """In which orders these tasks are sorted: several, when some are alike."""
+    """Return the orders in which these tasks are sorted: several, when some are alike."""
     return [o for o in permutations(range(len(tasks))) if all(tasks[a] <= tasks[b] for a, b in pairwise(o))]
 
 
 def wrong_with(before: State, step: Step) -> str | None:
-    """What this step did that must never be, or None."""
+    """Return the safety violation of this step, or None."""
     if step.task < 0:
         return None
     old, new = before.tasks[step.task], step.after.tasks[step.task]
@@ -323,7 +323,7 @@ def wrong_with(before: State, step: Step) -> str | None:
 
 @dataclass(slots=True)
 class Found:
-    """What a search saw: how many states and steps, what was wrong (with the way there), and how many are stuck."""
+    """The result of a search: numbers of states and steps, the violation with its path, the number of stuck states."""
 
     states: int = 0
     transitions: int = 0
@@ -332,13 +332,13 @@ class Found:
     stuck: int = 0
 
     def told(self) -> str:
-        """The counterexample, for people."""
+        """Return the counterexample as text."""
         return "\n".join([*(f"{number:3}. {line}" for number, line in enumerate(self.trace, 1)), f"  => {self.wrong}"])
 
 
 def search(rules: Rules) -> Found:
-    """Everything that can happen, breadth first; stops at the first thing that must never be, by a shortest way."""
-    gc.disable()  # millions of tuples, none in a ring: looking for garbage among them takes longer than the search
+    """Search all steps breadth first, and stop at the first violation, with a shortest path."""
+    gc.disable()  # millions of tuples without cycles: collecting garbage among them takes longer than the search
     try:
         return _search(rules)
     finally:
@@ -346,28 +346,28 @@ def search(rules: Rules) -> Found:
 
 
 def _search(rules: Rules) -> Found:
-    found = Found()
+    result = Found()
     start = State((Task(),) * rules.tasks, (Worker(),) * rules.workers, (), rules.crashes, rules.cuts)
-    known = {start: 0}
+    numbers = {start: 0}
     states, came, into = [start], [-1], [[0]]
     for at, state in enumerate(states):  # grows meanwhile
         for step in steps(rules, state):
-            found.transitions += 1
-            found.wrong = wrong_with(state, step)
-            if found.wrong is not None:
-                found.states = len(states)
-                found.trace = _retold(rules, [*_way_to(at, states, came), canonical(step.after)])
-                return found
+            result.transitions += 1
+            result.wrong = wrong_with(state, step)
+            if result.wrong is not None:
+                result.states = len(states)
+                result.trace = _retold(rules, [*_way_to(at, states, came), canonical(step.after)])
+                return result
             after = canonical(step.after)
-            number = known.get(after)
+            number = numbers.get(after)
             if number is None:
-                number = known[after] = len(states)
+                number = numbers[after] = len(states)
                 states.append(after)
                 came.append(at)
                 into.append([])
             into[number].append(at)
-    found.states, found.stuck = len(states), _stuck(states, into)
-    return found
+    result.states, result.stuck = len(states), _stuck(states, into)
+    return result
 
 
 def _way_to(at: int, states: list[State], came: list[int]) -> list[State]:
@@ -379,7 +379,7 @@ def _way_to(at: int, states: list[State], came: list[int]) -> list[State]:
 
 
 def _retold(rules: Rules, way: list[State]) -> list[str]:
-    """The same way with everybody keeping his name."""
+    """Return the same path with stable names of workers and tasks."""
     state, lines = way[0], []
     for wanted in way[1:]:
         step = next(step for step in steps(rules, state) if canonical(step.after) == wanted)
@@ -389,7 +389,7 @@ def _retold(rules: Rules, way: list[State]) -> list[str]:
 
 
 def _stuck(states: list[State], into: list[list[int]]) -> int:
-    """From how many states no way leads to the end of all tasks."""
+    """Return from how many states no path leads to the end of all tasks."""
     good = [all(task.state == DONE for task in state.tasks) for state in states]
     open_ = [number for number, is_good in enumerate(good) if is_good]
     while open_:

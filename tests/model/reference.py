@@ -1,4 +1,4 @@
-"""What the store should hold after each step, in dictionaries and loops: no database, no code of the product."""
+"""The expected content of the store after each step, in dictionaries and loops: no database, no code of the product."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_LOSSES = 3
 
 @dataclass(slots=True)
 class RefTask:
-    """One task: what its author said, and where it stands."""
+    """One task: its fields in the plan, and its state."""
 
     key: str
     run: str
@@ -29,7 +29,7 @@ class RefTask:
     open: set[str] = field(default_factory=set)
     outdated: dict[str, int] = field(
         default_factory=dict
-    )  # by need: the attempt that had begun with what is done again
+    )  # by need: the attempt that had begun with the result that is repeated
     attempt: int = 0
     failures: int = 0
     losses: int = 0
@@ -38,13 +38,13 @@ class RefTask:
 
     @property
     def is_open(self) -> bool:
-        """Whether something can still happen to it."""
+        """Return whether its state can still change."""
         return self.state not in TERMINAL
 
 
 @dataclass(slots=True)
 class RefAttempt:
-    """One execution: the places it holds, who holds it, and how it ended."""
+    """One execution: its places in limits, its owner, and how it ended."""
 
     worker: str
     slots: tuple[str, ...]
@@ -54,18 +54,18 @@ class RefAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a worker says about one of its attempts."""
+    """A worker's report on one of its attempts."""
 
     key: str
     number: int
     outcome: str
     retryable: bool = True
     began: bool = True
-    cost: str | None = None  # the id of what it spent
+    cost: str | None = None  # the id of its cost record
 
 
 class Reference:
-    """One project: its tasks, attempts, places, runs, stories and money."""
+    """One project: its tasks, attempts, places, runs, events and costs."""
 
     def __init__(self) -> None:
         self.tasks: dict[str, RefTask] = {}
@@ -78,7 +78,7 @@ class Reference:
         self.supervised = False
 
     def submit(self, run: str, tasks: Iterable[RefTask], caps: Mapping[str, int], assigned: Iterable[str]) -> None:
-        """A plan is stored; what waits for nothing is queued."""
+        """Store a plan, and queue the tasks that wait for nothing."""
         self.runs[run] = False
         self._tell(run, "run_submitted")
         self.caps |= caps
@@ -94,7 +94,7 @@ class Reference:
             self._tell(key, "assigned")
 
     def claim(self, keys: Sequence[str], worker: str) -> list[str]:
-        """A worker met these in its queue; what it holds now, best first."""
+        """Claim the tasks of a worker's messages; return the claimed ones, best first."""
         ready = [task for key in keys if (task := self.tasks[key]).state == "queued" and task.waits != "future"]
         ready = [task for task in ready if not self._open_attempts(task.key)]
         ready.sort(key=lambda task: (-task.priority, task.order))
@@ -115,12 +115,12 @@ class Reference:
         return got
 
     def finish(self, reports: Sequence[Report]) -> None:
-        """Workers report ends, in one transaction; who does not hold the task any more only adds to the bill."""
+        """End attempts in one transaction; an attempt that no longer owns its task only adds its costs."""
         holders = [report for report in reports if self._holds(report.key, report.number)]
         for report in reports:
             before = self.attempts[report.key, report.number].outcome
             if report.cost is not None:
-                # Not its own commit whose answer was lost; that an attempt is lost, others write as well.
+                # Not its own commit whose answer was lost; others write as well that an attempt is lost.
                 stale = report not in holders and (before != report.outcome or report.outcome == "lost")
                 self.costs[report.cost] = (report.key, report.number, stale)
             if report not in holders and before is None:  # the task was canceled; the job has ended now
@@ -132,23 +132,23 @@ class Reference:
         self._settle([report.key for report in holders])
 
     def cancel(self, keys: Iterable[str]) -> None:
-        """A person cancels; a running attempt stays open until its worker has ended the job."""
+        """Cancel a task as a person; a running attempt stays open until its worker has ended the job."""
         hit = [key for key in keys if self.tasks[key].is_open]
         for key in hit:
             self._cancel(key, "person")
         self._settle(hit)
 
     def cancel_run(self, run: str) -> None:
-        """A person cancels all of a run."""
+        """Cancel a run as a person."""
         self.cancel([task.key for task in self.tasks.values() if task.run == run])
 
     def may_retry(self, key: str) -> bool:
-        """Whether a person may retry this task now."""
+        """Return whether a person may retry this task now."""
         task = self.tasks[key]
         return task.state in ("failed", "canceled") or "outcome_unknown" in task.reasons
 
     def retry(self, key: str) -> list[str]:
-        """A person retries a task, and so what was canceled only because of it."""
+        """Retry a task as a person, and all tasks that were canceled only because of it."""
         if "outcome_unknown" in self.tasks[key].reasons:
             self.tasks[key].state, self.tasks[key].reasons = "queued", set()
             reopened = [key]
@@ -178,7 +178,7 @@ class Reference:
         return reopened
 
     def retry_run(self, run: str) -> list[str]:
-        """A person retries whatever of a run ended without success."""
+        """Retry all tasks of a run that ended without success, as a person."""
         ended = [task.key for task in self.tasks.values() if task.run == run and task.state in ("failed", "canceled")]
         reopened: list[str] = []
         for key in ended:
@@ -187,7 +187,7 @@ class Reference:
         return reopened
 
     def resume(self) -> None:
-        """The project goes on."""
+        """Resume the project."""
         self.on_hold = False
         for task in self.tasks.values():
             if "paused" in task.reasons:
@@ -197,20 +197,20 @@ class Reference:
                     self._tell(task.key, "unblocked")
 
     def lose(self, lost: Sequence[tuple[str, int]], *, suspect: bool = False, alone: bool = False) -> None:
-        """These open attempts are given up, because nobody works on them any more."""
-        held = [fence for fence in lost if self._holds(*fence)]
+        """Give up these open attempts, whose workers are lost."""
+        open_fences = [fence for fence in lost if self._holds(*fence)]
         for fence in lost:
-            if fence not in held:
+            if fence not in open_fences:
                 self.attempts[fence].outcome = "canceled"
-        for key, number in held:
+        for key, number in open_fences:
             losses = self.tasks[key].losses
             self.tasks[key].losses = losses + 1 if alone else max(losses, int(suspect))
             self._end(Report(key, number, "lost"))
-        self._wait_again(held)
-        self._settle([key for key, _ in held])
+        self._wait_again(open_fences)
+        self._settle([key for key, _ in open_fences])
 
     def tick(self) -> bool:
-        """The supervisor looks at everything once; whether there is one."""
+        """Tick the supervisor once; return whether there is one."""
         if not self.supervised:
             return False
         self.lose([fence for fence, attempt in self.attempts.items() if attempt.expired and attempt.outcome is None])
@@ -225,11 +225,11 @@ class Reference:
         return True
 
     def used(self, name: str) -> int:
-        """How many places of a slot are taken."""
+        """Return how many places of a slot are used."""
         return sum(name in attempt.slots for attempt in self.attempts.values() if attempt.outcome is None)
 
     def picture(self) -> Picture:
-        """All of it, as the store should show it."""
+        """Return the picture that the store should show."""
         return Picture(
             project="on_hold" if self.on_hold else "active",
             tasks={
@@ -267,7 +267,7 @@ class Reference:
         self.stories[whose] = (*self.stories.get(whose, ()), (kind, attempt))
 
     def _end(self, report: Report) -> None:
-        """The attempt that holds the task ends: the task moves."""
+        """End the attempt that owns the task, and move the task."""
         task = self.tasks[report.key]
         self.attempts[report.key, report.number].outcome = report.outcome
         task.failures += report.outcome in ("failed", "timed_out")
@@ -288,7 +288,7 @@ class Reference:
             task.state = kind = "failed"
         else:
             task.state = "queued"
-            # After a failure, and when the job asked for later, some time has to pass.
+            # After a failure, and when the job asked for a later start, some time has to pass.
             task.waits = "future" if report.outcome in ("failed", "timed_out", "deferred") else None
             kinds = {"lost": "heartbeat_lost", "handed_back": "handed_back", "canceled": "handed_back"}
             kind = kinds.get(report.outcome, "retried")
@@ -306,7 +306,7 @@ class Reference:
         task.waits = task.cause = None
 
     def _settle(self, ended: Iterable[str]) -> None:  # noqa: C901 - three short loops
-        """Ends reach the dependants, good ends first; then runs with nothing open are over."""
+        """Apply ends to the dependants, good ends first; then close runs with nothing open."""
         dead = []
         for key in ended:
             if self.tasks[key].state == "completed":
@@ -330,7 +330,7 @@ class Reference:
                 self._tell(run, "run_finished")
 
     def _wait_again(self, ended: Iterable[tuple[str, int]]) -> None:
-        """What did not complete while something that it needs is done again waits for that."""
+        """Let tasks that did not complete wait for a need that is repeated."""
         for key, number in ended:
             child = self.tasks[key]
             if child.state != "completed":

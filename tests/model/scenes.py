@@ -1,4 +1,4 @@
-"""Pairs of transactions that meet at the same rows: how the scene is set, and what each actor does in it."""
+"""Pairs of transactions on the same rows: the rows before them, and each actor's transaction."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Work = Callable[[World, Store], Any]
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is there before, and who does what; the store is an actor's own, the world everybody's."""
+    """The rows before, and the actors; the store is an actor's own, the world is shared."""
 
     prepare: Callable[[World], None]
     actors: Mapping[str, Work]
@@ -42,7 +42,7 @@ class Scene:
 
 
 def graph(*lines: str, **settings: Any) -> Callable[[World], None]:
-    """A run of these tasks; ``claimed``, ``failed``, ``canceled``, ``expired``: what then happened to some of them."""
+    """Submit a run of these tasks, and then set some of them ``claimed``, ``failed``, ``canceled`` or ``expired``."""
     happened = {name: settings.pop(name, "").split() for name in ("claimed", "failed", "canceled", "done", "expired")}
     policy = OnDependencyFailure(settings.pop("policy", "cancel"))
     more = settings.pop("tasks", {})
@@ -63,7 +63,7 @@ def graph(*lines: str, **settings: Any) -> Callable[[World], None]:
 
 
 def claim(*keys: str) -> Work:
-    """A worker claims; the keys that it holds then."""
+    """Claim as a worker, and return the claimed keys."""
 
     def work(world: World, store: Store) -> list[str]:
         ids = [world.ids[key] for key in keys]
@@ -76,7 +76,7 @@ def claim(*keys: str) -> Work:
 
 
 def finish(key: str, outcome: Outcome = Outcome.COMPLETED, **fields: Any) -> Work:
-    """The worker that claimed it first reports its end, and looks again where the end of a run may have been missed."""
+    """Report an end as the worker that claimed first, and check again where the end of a run may have been missed."""
 
     def work(world: World, store: Store) -> bool:
         done = world.decide(key, outcome, usage=(Usage("m", id=f"spent-{key}"),), **fields)
@@ -92,7 +92,7 @@ def finish(key: str, outcome: Outcome = Outcome.COMPLETED, **fields: Any) -> Wor
 
 
 def fail(key: str) -> Work:
-    """The worker reports a failure that no retry can mend."""
+    """Report a failure that no retry can fix, as the worker."""
     return finish(key, Outcome.FAILED, error="no", retryable=False)
 
 
@@ -101,49 +101,49 @@ def _in_one(act: Callable[[Any, World], Any]) -> Work:
 
 
 def cancel(key: str) -> Work:
-    """A person cancels a task; how many tasks that ended."""
+    """Cancel a task as a person, and return how many tasks that ended."""
     return _in_one(
         lambda tx, world: len(cancel_task(tx, world.workspace, world.ids[key], actor="ann", why="enough").tasks)
     )
 
 
 def cancel_all() -> Work:
-    """A person cancels the run; nothing is asked of the answer, which depends on what ended by itself."""
+    """Cancel the run as a person, without a result, which depends on what ended by itself."""
     return _in_one(lambda tx, world: cancel_run(tx, world.workspace, world.run_id, actor="ann", why="enough") and None)
 
 
 def retry(key: str) -> Work:
-    """A person retries a task; how many were reopened, or the refusal."""
+    """Retry a task as a person, and return how many were reopened, or the refusal."""
     return _in_one(lambda tx, world: len(retry_task(tx, world.workspace, world.ids[key], actor="ann")))
 
 
 def rescue() -> Work:
-    """The supervisor gives up what expired; how many fences still held."""
+    """Recover expired attempts as the supervisor, and return how many fences were still valid."""
     return _in_one(lambda tx, world: len(rescue_expired(tx, world.workspace, world.project_id).moved_tasks))
 
 
 def renew(key: str) -> Work:
-    """The heartbeat renews the lease; the state it learns, or None when the attempt was taken away."""
+    """Renew the lease as the heartbeat, and return the state, or None when the attempt was taken away."""
 
     def act(tx: Any, world: World) -> str | None:
-        found = workers.renew(tx, world.worker, [(world.ids[key], world.claims[key].attempt)], ttl=LEASE)
-        return found[0].state if found else None
+        result = workers.renew(tx, world.worker, [(world.ids[key], world.claims[key].attempt)], ttl=LEASE)
+        return result[0].state if result else None
 
     return _in_one(act)
 
 
 def hold() -> Work:
-    """A person puts the project on hold."""
+    """Pause the project as a person."""
     return _in_one(lambda tx, world: pause_project(tx, world.workspace, world.project_id))
 
 
 def resume() -> Work:
-    """A person lets the project go on; how many tasks that freed depends on who met the pause."""
+    """Resume the project as a person; how many tasks that releases depends on the order."""
     return _in_one(lambda tx, world: resume_project(tx, world.workspace, world.project_id, actor="ann") and None)
 
 
 def submit(*lines: str) -> Work:
-    """Another plan arrives."""
+    """Submit another plan."""
     plan = plan_of(*lines, name="second", defaults=_LONG)
 
     def act(tx: Any, world: World) -> None:
@@ -153,7 +153,7 @@ def submit(*lines: str) -> Work:
 
 
 def tick(owner: str) -> Work:
-    """The supervisor ticks; a tick that lost a deadlock comes again."""
+    """Tick the supervisor, again after a deadlock."""
 
     def work(world: World, store: Store) -> None:
         for _ in range(3):
@@ -179,7 +179,7 @@ def _unknown(world: World) -> None:
 
 
 def _retried(world: World) -> None:
-    """Canceled while it ran and retried since: the job of the first attempt has not ended yet."""
+    """Retry a task that was canceled while it ran: the job of the first attempt has not ended yet."""
     graph("a", claimed="a", canceled="a")(world)
     world.retry("a")
 

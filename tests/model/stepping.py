@@ -1,7 +1,7 @@
-"""Transactions that stop before every statement and every commit, so that a schedule decides who goes on.
+"""Transactions that stop before every statement and every commit, so that a schedule decides which one continues.
 
-Each actor runs in a thread of its own on a connection of its own; at any time at most one of them is at work, or all
-that are at work wait for locks. So a schedule gives the same interleaving each time.
+Each actor runs in a thread of its own on a connection of its own; at any time at most one of them runs, or all running
+ones wait for locks. So a schedule gives the same interleaving each time.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ Blocked = Callable[[Sequence["Actor"], Sequence["Actor"]], bool]
 
 
 class Stuck(AssertionError):
-    """Nobody goes on, and nobody waits for a lock."""
+    """No actor continues, and none waits for a lock."""
 
 
 class Actor:
-    """One thread that does *work* and stops before each statement."""
+    """One thread that runs *work* and stops before each statement."""
 
     def __init__(self, name: str, work: Callable[[], Any], changed: threading.Condition, trace: list[str]) -> None:
         self.name = name
         self.pid: int | None = None  # of the connection it used last
-        self.doing = ""  # the statement, commit or rollback that it was let through to last
+        self.doing = ""  # the latest statement, commit or rollback that it was allowed to run
         self.result: Any = None
         self.error: BaseException | None = None
         self.stopped = self.over = False
@@ -52,7 +52,7 @@ class Actor:
 
     @property
     def at_rest(self) -> bool:
-        """Whether it does nothing until somebody tells it to."""
+        """Return whether it waits for its next turn."""
         return self.over or (self.stopped and not self._go)
 
     def stop_before(self, statement: str, pid: int | None) -> None:
@@ -68,7 +68,7 @@ class Actor:
 
     @property
     def in_transaction(self) -> bool:
-        """Whether it has begun a transaction that it has not ended."""
+        """Return whether it has begun a transaction that it has not ended."""
         return not self.over and self.doing not in {"", "COMMIT", "ROLLBACK"}
 
     def go(self) -> None:
@@ -86,7 +86,7 @@ class Actor:
         try:
             self.result = self._work()
         except CoordinationError as error:
-            self.result = type(error).__name__  # a refusal is an answer
+            self.result = type(error).__name__  # a refusal is a result
         except BaseException as error:  # noqa: BLE001 - the test that waits for it raises it
             self.error = error
         with self._changed:
@@ -96,7 +96,7 @@ class Actor:
 
 @contextmanager
 def gates(*stores: Store) -> Iterator[None]:
-    """While this is open, actors stop before each statement and commit on these stores; other threads do not."""
+    """Let actors, and no other threads, stop before each statement and commit on these stores, within the block."""
 
     def statement(connection: Connection, _cursor: Any, text: str, *_rest: Any) -> None:
         _stop(connection, text)
@@ -131,18 +131,18 @@ def _stop(connection: Connection, statement: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What became of one schedule."""
+    """The result of one schedule."""
 
     results: dict[str, Any]
     steps: dict[str, int]
     trace: list[str]
-    waited: bool  # somebody waited for a lock
+    waited: bool  # an actor waited for a lock
 
 
-def play(  # noqa: C901 - the stage and what happens on it
+def play(  # noqa: C901 - the loop and its cases
     works: dict[str, Callable[[], Any]], schedule: Schedule, blocked: Blocked
 ) -> Played:
-    """Run these side by side as *schedule* says; a turn of somebody who waits for a lock goes to the next."""
+    """Run these side by side as *schedule* orders; a turn of an actor that waits for a lock goes to the next."""
     changed = threading.Condition()
     trace: list[str] = []
     actors = {name: Actor(name, work, changed, trace) for name, work in works.items()}
@@ -150,7 +150,7 @@ def play(  # noqa: C901 - the stage and what happens on it
     waited = False
 
     def settle() -> None:
-        """Wait until everybody stands at a gate, has ended, or waits for a lock."""
+        """Wait until each actor is at a gate, has ended, or waits for a lock."""
         nonlocal waited
         until = time.monotonic() + _PATIENCE
         while True:

@@ -1,4 +1,4 @@
-"""Real transactions, stopped before every statement: whoever goes on when, it is as if one came after the other."""
+"""Test real transactions, stopped before every statement: in any order, the result is that of a serial execution."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RANDOM_SCHEDULES = 300 if DEEP else 1
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a scene came to: the answers, the tasks and all that is theirs, then everything after one more tick."""
+    """The result of a scene: the return values, the rows, then the rows after one more tick."""
 
     answers: dict[str, Any]
     at_once: Picture
@@ -49,7 +49,7 @@ class Stage:
         self.own: dict[str, Store] = {}
 
     def store_of(self, name: str) -> Store:
-        """The store through which an actor works."""
+        """Return the store through which an actor works."""
         return self.store
 
     def close(self) -> None:
@@ -57,11 +57,11 @@ class Stage:
             store.close()
 
     def blocked(self, busy: Sequence[Actor], resting: Sequence[Actor]) -> bool:
-        """Whether all who are busy wait for others' locks."""
+        """Return whether all running actors wait for others' locks."""
         raise NotImplementedError
 
     def act(self, scene: Scene, schedule: Schedule) -> tuple[Result, Played]:
-        """Set the scene, play it, and look at what is there then."""
+        """Set the scene up, play it, and return its result."""
         world = World(self.store, name=new_id())
         scene.prepare(world)
         works = {name: partial(work, world, self.store_of(name)) for name, work in scene.actors.items()}
@@ -82,7 +82,7 @@ class Stage:
         return Result(played.results, seen, settled.picture), played
 
     def serial(self, scene: Scene) -> tuple[list[Result], dict[str, int]]:
-        """What comes of it one after the other, in every order; and the most statements that each actor needs."""
+        """Return the results of all serial orders, and the greatest number of statements of each actor."""
         results, steps = [], dict.fromkeys(scene.actors, 0)
         for order in permutations(scene.actors):
             result, played = self.act(scene, [(name, TO_THE_END) for name in order])
@@ -92,14 +92,14 @@ class Stage:
 
 
 class PostgresStage(Stage):
-    """PostgreSQL itself says who waits for a lock."""
+    """Uses PostgreSQL's own view of the waiting locks."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         self._watch = psycopg.connect(plain, autocommit=True)
         with contextlib.suppress(psycopg.errors.InsufficientPrivilege):  # a server that is not ours
-            # Deadlocks are part of this, and a second each is long.
+            # Deadlocks are part of this test, and PostgreSQL's default wait of a second for each is long.
             self._watch.execute(f"ALTER DATABASE \"{make_url(url).database}\" SET deadlock_timeout = '30ms'")
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class PostgresStage(Stage):
 
 
 class SqliteStage(Stage):
-    """Each actor has a store of its own, as in a process of its own. SQLite does not say who waits; it has one lock."""
+    """Gives each actor a store of its own, as a process has. SQLite does not show waiters; it has one lock."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -136,15 +136,15 @@ def stage(postgres_url: str) -> Iterator[Stage]:
 
 
 def one_switch(steps: dict[str, int]) -> Iterator[Schedule]:
-    """Each actor is stopped once, anywhere, and the other goes all its way meanwhile."""
+    """Stop each actor once, at every place, and run the other to its end meanwhile."""
     for first, second in permutations(steps, 2):
-        # What takes many steps is several transactions: the short profile stops it at every third.
+        # A scene of many steps has several transactions: the short profile stops it at every third step.
         for before in range(1, steps[first], 1 if DEEP or steps[first] <= LONG else 3):
             yield [(first, before), (second, TO_THE_END)]
 
 
 def two_switches(steps: dict[str, int]) -> Iterator[Schedule]:
-    """The first stops anywhere, then the second stops anywhere, then the first goes all its way."""
+    """Stop the first at every place, then the second at every place, then run the first to its end."""
     for first, second in permutations(steps, 2):
         for before in range(1, steps[first]):
             for then in range(1, steps[second]):
@@ -152,7 +152,7 @@ def two_switches(steps: dict[str, int]) -> Iterator[Schedule]:
 
 
 def at_random(steps: dict[str, int], seed: str) -> Iterator[Schedule]:
-    """Schedules with any number of switches, always the same ones for a seed."""
+    """Return schedules with any number of switches, always the same ones for a seed."""
     dice = random.Random(seed)  # noqa: S311 - an order, no secret
     for _ in range(RANDOM_SCHEDULES * (1 if len(steps) == 2 else 4)):
         turns = [name for name, most in steps.items() for _ in range(most)]
@@ -184,7 +184,7 @@ def test_three_transactions_leave_what_some_order_would(stage: Stage, name: str)
 
 
 def test_counters_that_several_make_at_once(stage: Stage) -> None:
-    """One has made the first while another, which waits to make it too, holds the second, which a third has made."""
+    """Create counters in a cycle: one has the first and waits for the second, whose creator waits for the first."""
     world = World(stage.store, name=new_id())
     first, second = (Budget(new_id(), BudgetScope.AGENT, name, usd=Decimal(1)) for name in ("ann", "bob"))
     with stage.store.write() as tx:
@@ -195,7 +195,7 @@ def test_counters_that_several_make_at_once(stage: Stage) -> None:
         return lambda: len(stage.store.transact(lambda tx: budgets.lock_uses(tx, world.workspace, keys, create=keys)))
 
     works = {"one": use(first, second), "three": use(first, second), "two": use(second)}
-    # "two" has made the second; "one" looked before that, makes the first and waits; "three" finds the second.
+    # "two" has created the second; "one" searched before that, creates the first and waits; "three" finds the second.
     schedule = [("two", 3), ("one", 2), ("two", TO_THE_END), ("three", 2), ("one", 1)]
 
     with gates(stage.store), refused_by_the_server(stage.store) as refused:
@@ -208,7 +208,7 @@ def test_counters_that_several_make_at_once(stage: Stage) -> None:
 
 @pytest.mark.full
 def test_on_sqlite_the_same_pairs_come_one_after_the_other(sqlite_url: str) -> None:
-    """Nobody gets a statement in between: whoever begins while another writes waits for the other's end."""
+    """Run pairs on SQLite one after the other: an actor that begins while another writes waits for that one's end."""
     stage = SqliteStage(sqlite_url)
     waited = 0
     for name, scene in SCENES.items():
@@ -226,14 +226,14 @@ def test_on_sqlite_the_same_pairs_come_one_after_the_other(sqlite_url: str) -> N
 
 
 def intruders(trace: list[str]) -> list[str]:
-    """Statements of one actor between the first statement and the commit of another's; a BEGIN only waits there."""
-    found: list[str] = []
+    """Return statements of one actor between another's first statement and commit; a BEGIN only waits there."""
+    statements: list[str] = []
     writer = None
     for line in trace:
         actor, _, statement = line.partition(": ")
         if statement.startswith("BEGIN"):
             continue
         if writer not in {None, actor}:
-            found.append(line)
+            statements.append(line)
         writer = None if statement == "COMMIT" else actor
-    return found
+    return statements

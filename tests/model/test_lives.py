@@ -1,4 +1,4 @@
-"""Random lives of a project, against a plain model: after every step the whole store is as the model says."""
+"""Test random operations on a project against a plain model: after every step the whole store matches the model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.model.reference import Reference, RefTask, Report
 from tests.support.world import World
 
 MOST_RUNS = 3
-LONG = timedelta(hours=1)  # no wait is over by itself while a test runs
+LONG = timedelta(hours=1)  # no wait ends by itself while a test runs
 
 _a_task = st.fixed_dictionaries(
     {
@@ -56,7 +56,7 @@ MOSTLY = 160
 
 
 class Lives(RuleBasedStateMachine):
-    """One project in a workspace of its own, and the model beside it."""
+    """One project in a workspace of its own, and its model."""
 
     store: ClassVar[Store]
 
@@ -95,16 +95,16 @@ class Lives(RuleBasedStateMachine):
         spends=st.booleans(),
     )
     def finish(self, picks, outcomes, retryable, began, spends) -> None:
-        """Any attempts that ever were may report together: those that hold their tasks, and those from long ago."""
+        """End any attempts together: those that own their tasks, and those from long ago."""
         fences = sorted(self.fences, key=lambda fence: (self._running(fence), fence), reverse=True)
         chosen = [fences[pick % len(fences)] for pick in picks]
-        # One of each task: for two of one task there is a test of its own below, which is known to fail.
+        # One of each task: two of one task have a test of their own below, which is known to fail.
         self._report(dict(chosen).items(), outcomes, retryable, began, spends)
 
     @precondition(lambda self: self._superseded())
     @rule(pick=_picks, outcome=_outcomes, spends=st.booleans())
     def finish_late(self, pick, outcome, spends) -> None:
-        """An attempt whose task runs again reports as if nothing had happened."""
+        """Report an end from an attempt whose task runs again."""
         late = self._superseded()
         self._report([late[pick % len(late)]], [outcome], True, True, spends)
 
@@ -195,8 +195,8 @@ class Lives(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1), suspect=st.booleans(), alone=st.booleans())
     def a_worker_dies(self, which, suspect, alone) -> None:
         dead = self.workers[which]
-        held = self.model.attempts.items()
-        lost = [fence for fence, at in held if at.worker == dead and at.outcome is None]
+        open_fences = self.model.attempts.items()
+        lost = [fence for fence, at in open_fences if at.worker == dead and at.outcome is None]
         self.model.lose(lost, suspect=suspect, alone=alone)
         started = frozenset((self.world.ids[key], number) for key, number in lost) if suspect else frozenset()
 
@@ -212,7 +212,7 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.seldom(6))
     @rule()
     def close_runs(self) -> None:
-        """Whoever looks again finds nothing: each run was closed by what ended its last task."""
+        """Check that no run is left to close: each was closed by the end of its last task."""
         assert self.store.transact(lambda tx: close_runs(tx, self.world.workspace, self.run_ids.values())) == []
 
     @invariant()
@@ -220,19 +220,19 @@ class Lives(RuleBasedStateMachine):
         if not hasattr(self, "model"):
             return
         self.steps += 1
-        taken = take(self.store, self.world.workspace)
+        picture = take(self.store, self.world.workspace)
 
-        assert taken.picture == self.model.picture()
-        assert flaws(taken) == []
+        assert picture.picture == self.model.picture()
+        assert flaws(picture) == []
 
     def seldom(self, every: int) -> bool:
-        """Whether it is time for what would otherwise end most lives early, or fill them with nothing."""
+        """Return whether to do what would otherwise end most sequences early, or fill them with refusals."""
         return self.steps % every == every - 1
 
     def _submit(self, tasks, limits) -> None:
         run = f"r{len(self.model.runs)}"
         keys = [f"{run}t{number}" for number in range(len(tasks))]
-        made = [
+        created = [
             RefTask(
                 key,
                 run,
@@ -256,7 +256,7 @@ class Lives(RuleBasedStateMachine):
         if any(task["concurrency_key"] for task in tasks) and "key:deploy" not in self.model.caps | caps:
             caps["key:deploy"] = 1
         submitted = self.world.submit(
-            *[f"{task.key} < {' '.join(task.needs)}" for task in made],
+            *[f"{task.key} < {' '.join(task.needs)}" for task in created],
             name=run,
             concurrency=Concurrency(
                 project=limits["project"],
@@ -274,11 +274,11 @@ class Lives(RuleBasedStateMachine):
                 for key, task in zip(keys, tasks, strict=True)
             },
         )
-        self.model.submit(run, made, caps, [key for key, task in zip(keys, tasks, strict=True) if task["agent"]])
+        self.model.submit(run, created, caps, [key for key, task in zip(keys, tasks, strict=True) if task["agent"]])
         self.run_ids = {**getattr(self, "run_ids", {}), run: submitted.run_id}
 
     def _key(self, pick: int, likely: list[str] | None = None) -> str:
-        """A task: mostly one of the likely ones, so that lives get somewhere."""
+        """Return a task, mostly one of the likely ones, so that sequences progress."""
         keys = likely if likely and pick < MOSTLY else list(self.model.tasks)
         return keys[pick % len(keys)]
 
@@ -298,7 +298,7 @@ def test_random_lives_go_as_the_model_says(store: Store) -> None:
 
 
 def test_an_old_and_the_present_attempt_of_a_task_may_report_together(store: Store) -> None:
-    """A worker that was cut off and claimed its own task again may write both ends in one transaction."""
+    """End both in one transaction, as a worker may that was cut off and claimed its own task again."""
     world = World(store)
     world.submit("a", "b", concurrency=Concurrency(project=2))
     world.claim("a")
@@ -311,8 +311,8 @@ def test_an_old_and_the_present_attempt_of_a_task_may_report_together(store: Sto
         *[world.decide(claim, usage=(Usage("m", id=str(claim.attempt)),)) for claim in (before, world.claims["a"])]
     )
 
-    taken = take(store, world.workspace)
-    assert flaws(taken) == []
-    assert taken.picture.stories["a"][-1] == ("completed", 2)
-    assert taken.picture.costs == {"1": ("a", 1, True), "2": ("a", 2, False)}
-    assert taken.picture.slots == {"project": (2, 1)}
+    picture = take(store, world.workspace)
+    assert flaws(picture) == []
+    assert picture.picture.stories["a"][-1] == ("completed", 2)
+    assert picture.picture.costs == {"1": ("a", 1, True), "2": ("a", 2, False)}
+    assert picture.picture.slots == {"project": (2, 1)}

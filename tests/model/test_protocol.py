@@ -1,4 +1,4 @@
-"""The protocol of claim, renewal, completion and rescue is safe in every interleaving, and needs each of its parts."""
+"""Test that the protocol of claim, renewal, completion and rescue is safe in every interleaving, with all parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TWO_AT_ONCE = "2 workers run the job of one task at once"
 TWICE = "a task is completed twice"
 OLD = "an attempt that did not hold its task any more completed it"
 
-# For each part of the protocol: what goes wrong without it, and a step of the way there.
+# For each part of the protocol: the violation without it, and a step of the path there.
 NEEDED = {
     "claim_is_guarded": (TWO_AT_ONCE, "the claim of worker 2 is committed"),
     "completion_is_fenced": (OLD, "a new attempt of task A"),
@@ -24,20 +24,20 @@ NEEDED = {
 
 
 def tell(found: Found) -> str:
-    """The counterexample, also on the terminal (pytest -s)."""
-    print(f"\n{found.told()}")  # noqa: T201 - for whoever reads along
+    """Return the counterexample, and print it to the terminal (pytest -s)."""
+    print(f"\n{found.told()}")  # noqa: T201 - for pytest -s
     return found.told()
 
 
 @pytest.mark.full
 def test_three_workers_and_two_tasks_are_safe_and_never_stuck_in_any_interleaving() -> None:
-    """One crash and one cut at any moment. Below the floor, some behaviour has fallen out of the model."""
-    found = search(Rules())
+    """Allow one crash and one cut at any moment. Fewer states than the floor mean that the model has lost behaviour."""
+    search_result = search(Rules())
 
-    assert found.wrong is None, found.told()
-    assert found.stuck == 0
-    assert found.states > 200_000
-    assert found.transitions > 1_400_000
+    assert search_result.wrong is None, search_result.told()
+    assert search_result.stuck == 0
+    assert search_result.states > 200_000
+    assert search_result.transitions > 1_400_000
 
 
 @pytest.mark.parametrize(
@@ -54,32 +54,32 @@ def test_three_workers_and_two_tasks_are_safe_and_never_stuck_in_any_interleavin
     ids=repr,
 )
 def test_other_times_and_more_accidents_change_nothing(rules: Rules) -> None:
-    found = search(rules)
+    search_result = search(rules)
 
-    assert found.wrong is None, found.told()
-    assert found.stuck == 0
-    assert found.states > 4_000
+    assert search_result.wrong is None, search_result.told()
+    assert search_result.stuck == 0
+    assert search_result.states > 4_000
 
 
 @pytest.mark.parametrize("part", NEEDED)
 def test_each_part_of_the_protocol_is_needed(part: str) -> None:
     wrong, step = NEEDED[part]
 
-    found = search(Rules(**{part: False}))
+    search_result = search(Rules(**{part: False}))
 
-    story = tell(found)
-    assert found.wrong == wrong
+    story = tell(search_result)
+    assert search_result.wrong == wrong
     assert step in story
 
 
 def test_a_job_must_be_ended_before_the_lease_is_over_not_with_it() -> None:
-    found = search(Rules(fence_after=2))
+    search_result = search(Rules(fence_after=2))
 
-    assert tell(found).endswith(TWO_AT_ONCE)
+    assert tell(search_result).endswith(TWO_AT_ONCE)
 
 
 def test_without_rescue_a_task_whose_claim_was_never_heard_of_is_stuck() -> None:
-    found = search(Rules(workers=2, tasks=1, expired_is_rescued=False))
+    search_result = search(Rules(workers=2, tasks=1, expired_is_rescued=False))
 
-    assert found.wrong is None, found.told()
-    assert found.stuck > 0
+    assert search_result.wrong is None, search_result.told()
+    assert search_result.stuck > 0

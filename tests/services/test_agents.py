@@ -1,4 +1,4 @@
-"""Agents in a store: one name once, one default at most, work given out evenly; a workspace sees only its own."""
+"""Test agents in a store: unique names, at most one default, even distribution; a workspace sees only its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make(world: World, name: str, **more: object) -> Agent:
 
 
 def names(world: World) -> dict[str, bool]:
-    """All names, and which of them is the default."""
+    """Return all names, and which of them is the default."""
     with world.store.read() as tx:
         return {agent.profile.name: agent.profile.default for agent in rows.list_all(tx, world.workspace)}
 
@@ -33,18 +33,18 @@ def owner(world: World, key: str) -> str | None:
 
 
 def ask(world: World, *wanted: str, **settings: object) -> None:
-    """A run with a task for each of these."""
+    """Submit a run with a task for each of these."""
     tasks = {f"t{number}": {"run": {"agent": who, "prompt": "Mend it"}} for number, who in enumerate(wanted)}
     world.submit(*tasks, tasks=tasks, **settings)
 
 
 def test_a_name_is_taken_once(world: World) -> None:
-    made = make(world, "dave/vc", labels=("python",))
+    created = make(world, "dave/vc", labels=("python",))
 
     with refuses(Refused):
         make(world, "dave/vc")
 
-    assert made.profile.labels == ("python",)
+    assert created.profile.labels == ("python",)
     assert names(world) == {"dave/vc": False}
 
 
@@ -74,9 +74,9 @@ def test_a_change_that_does_not_hold_changes_nothing(world: World) -> None:
 def test_a_clone_is_another_and_not_the_default(world: World) -> None:
     make(world, "a", default=True, model="m")
 
-    made = world.store.transact(lambda tx: service.clone(tx, world.workspace, "a", "b"))
+    created = world.store.transact(lambda tx: service.clone(tx, world.workspace, "a", "b"))
 
-    assert (made.profile.model, made.profile.default) == ("m", False)
+    assert (created.profile.model, created.profile.default) == ("m", False)
 
 
 def test_one_with_open_tasks_is_not_forgotten(world: World) -> None:
@@ -123,8 +123,8 @@ def test_work_for_several_goes_to_the_one_with_the_least(world: World) -> None:
     ask(world, *["role:mender"] * 6)
 
     with world.store.read() as tx:
-        found = rows.totals(tx, world.workspace, ["a", "b", "c", "asleep"])
-    assert {name: record.open for name, record in found.items()} == {"a": 3, "b": 3, "c": 3}
+        result = rows.totals(tx, world.workspace, ["a", "b", "c", "asleep"])
+    assert {name: record.open for name, record in result.items()} == {"a": 3, "b": 3, "c": 3}
 
 
 def test_a_job_of_another_kind_is_only_assigned(world: World) -> None:

@@ -1,4 +1,4 @@
-"""Tokens of attempts at the doors: each is checked against its attempt's row, on each kind of database."""
+"""Test tokens of attempts: each is checked against its attempt's row, on each kind of database."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.support.world import World
 
 def claims_of(world: World, key: str, **changes: Any) -> AttemptClaims:
     claim = world.claims[key]
-    said = {
+    text = {
         "workspace_id": claim.workspace_id,
         "project_id": claim.project_id,
         "task_id": claim.task_id,
         "attempt": claim.attempt,
         "agent": claim.agent_id,
     }
-    return AttemptClaims(**(said | changes))
+    return AttemptClaims(**(text | changes))
 
 
 def token_for(world: World, key: str, **changes: Any) -> str:
@@ -51,10 +51,10 @@ def test_a_token_names_its_attempt_while_that_runs(world: World) -> None:
     world.claim("a")
     claim = world.claims["a"]
 
-    found = check(world, token_for(world, "a"), scope=Scope.DISCOVER)
+    token = check(world, token_for(world, "a"), scope=Scope.DISCOVER)
 
-    assert (found.run_id, found.task_id, found.attempt) == (world.run_id, claim.task_id, 1)
-    assert (found.workspace_id, found.project_id, found.agent) == (world.workspace, world.project_id, "bob")
+    assert (token.run_id, token.task_id, token.attempt) == (world.run_id, claim.task_id, 1)
+    assert (token.workspace_id, token.project_id, token.agent) == (world.workspace, world.project_id, "bob")
 
 
 @pytest.mark.parametrize("key", [b"", b"k" * 32])

@@ -1,4 +1,4 @@
-"""The window of doorbells: it counts messages, best tasks first, and never rings for a full slot."""
+"""Test the window of enqueued tasks: it counts messages, takes the best tasks first, and skips those of full slots."""
 
 from __future__ import annotations
 
@@ -57,19 +57,22 @@ def keys(groups: list[list[ReadyTask]]) -> list[str]:
 
 
 def test_short_tasks_of_several_kinds_share_a_message_as_far_as_their_work_fits() -> None:
-    found = [ready(f"s{n}", "short") for n in range(3)] + [ready(f"q{n}", "shorter") for n in range(4)]
+    ready_tasks = [ready(f"s{n}", "short") for n in range(3)] + [ready(f"q{n}", "shorter") for n in range(4)]
 
-    assert keys(dispatch_window.group_by_message(found, SIZES)) == ["s0 s1 s2 q0 q1", "q2 q3"]
+    assert keys(dispatch_window.group_by_message(ready_tasks, SIZES)) == ["s0 s1 s2 q0 q1", "q2 q3"]
 
 
 def test_a_long_task_is_alone_in_its_message_and_parts_no_others() -> None:
-    found = [ready("a", "short"), ready("b", "long"), ready("c", "short"), ready("d", "long")]
+    ready_tasks = [ready("a", "short"), ready("b", "long"), ready("c", "short"), ready("d", "long")]
 
-    assert keys(dispatch_window.group_by_message(found, SIZES)) == ["a c", "b", "d"]
+    assert keys(dispatch_window.group_by_message(ready_tasks, SIZES)) == ["a c", "b", "d"]
 
 
 def test_threads_that_go_on_get_short_tasks_up_to_the_first_long_one() -> None:
-    found = [ready(f"s{n}", "short") for n in range(6)] + [ready("b", "long"), ready("c", "short")]
+    ready_tasks = [ready(f"s{n}", "short") for n in range(6)] + [ready("b", "long"), ready("c", "short")]
 
-    assert dispatch_window.split_into_shares(found, threads=8, bundle=SIZES) == [["s0", "s1", "s2", "s3"], ["s4", "s5"]]
-    assert dispatch_window.split_into_shares(found, threads=1, bundle=SIZES) == [["s0", "s1", "s2", "s3"]]
+    assert dispatch_window.split_into_shares(ready_tasks, threads=8, bundle=SIZES) == [
+        ["s0", "s1", "s2", "s3"],
+        ["s4", "s5"],
+    ]
+    assert dispatch_window.split_into_shares(ready_tasks, threads=1, bundle=SIZES) == [["s0", "s1", "s2", "s3"]]

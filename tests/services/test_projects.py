@@ -1,4 +1,4 @@
-"""Projects: one per identity however often it is asked for, moved by the table only, found by any of its names."""
+"""Test projects: one for each identity however often it is requested, moved by the table only, found by each name."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_a_project_moves_as_the_table_says(world: World, source: ProjectStatus, 
             move()
 
     with world.store.read() as tx:
-        found = rows.get(tx, world.workspace, project.id)
-    assert found.status is (target if source in MOVES[target] else source)
+        project_row = rows.get(tx, world.workspace, project.id)
+    assert project_row.status is (target if source in MOVES[target] else source)
 
 
 def test_a_project_is_found_by_each_of_its_names(world: World) -> None:

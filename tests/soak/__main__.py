@@ -30,27 +30,27 @@ _KOMBU_KEEPS = "coord:_kombu.binding"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Soak, print the table, write the JSON; 1 when a bound was passed."""
+    """Run the soak, print the table, write the JSON; return 1 when a bound was exceeded."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--store", choices=("postgres", "sqlite"), default="postgres")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-faults", action="store_true", help="only the load")
     parser.add_argument("--out", type=Path, default=Path("build/soak"), help="where the figures and logs go")
-    asked = parser.parse_args(argv)
-    place = asked.out / f"{asked.store}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    options = parser.parse_args(argv)
+    place = options.out / f"{options.store}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
 
-    with running_servers(asked.store) as servers:
-        load, sampler = Load(servers, seed=asked.seed), Sampler(servers, every=_SAMPLE_EVERY)
-        faults = Faults(servers, every=_FAULT_EVERY, seed=asked.seed)
+    with running_servers(options.store) as servers:
+        load, sampler = Load(servers, seed=options.seed), Sampler(servers, every=_SAMPLE_EVERY)
+        faults = Faults(servers, every=_FAULT_EVERY, seed=options.seed)
         load.start()
         sampler.start()
-        if not asked.no_faults:
+        if not options.no_faults:
             faults.start()
-        end = time.monotonic() + asked.minutes * 60
+        end = time.monotonic() + options.minutes * 60
         while time.monotonic() < end and faults.broken is None:
             time.sleep(1)
-        if not asked.no_faults:
+        if not options.no_faults:
             faults.stop()
         load.stop()
         still_open = load.still_open(within=_ENDED_WITHIN)
@@ -61,10 +61,10 @@ def main(argv: Sequence[str]) -> int:
             servers.running[role].stop()
         left = leftovers(servers)
         probe = quarters(load.latencies())
-        found: dict[str, Any] = {
-            "store": asked.store,
-            "minutes": asked.minutes,
-            "seed": asked.seed,
+        report: dict[str, Any] = {
+            "store": options.store,
+            "minutes": options.minutes,
+            "seed": options.seed,
             "faults": dict(faults.done),
             "runs": load.submitted,
             "refused_submissions": load.refused,
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
         }
         kept(servers, place)
 
-    trends = [made for life in sampler.lives.values() if (made := trend(life)) is not None]
+    trends = [created for life in sampler.lives.values() if (created := trend(life)) is not None]
     problems = [problem for each in trends for problem in each.too_much]
     problems += slower(*probe) if probe else ["the probe was too seldom done to say anything"]
     if still_open:
@@ -84,21 +84,21 @@ def main(argv: Sequence[str]) -> int:
         problems.append(f"left in Redis: {', '.join(left)}")
     if faults.broken is not None:
         problems.append(f"a fault could not be done: {faults.broken!r}")
-    found |= {"trends": [asdict(each) for each in trends], "problems": problems}
-    (place / "soak.json").write_text(json.dumps(found | sampler.json(), indent=1))
-    show(found, trends, sampler.surroundings)
+    report |= {"trends": [asdict(each) for each in trends], "problems": problems}
+    (place / "soak.json").write_text(json.dumps(report | sampler.json(), indent=1))
+    show(report, trends, sampler.surroundings)
     print(f"figures and logs: {place}")
     return 1 if problems else 0
 
 
 def waiting(servers: Servers) -> int:
-    """Messages in the queues."""
+    """Return the number of messages in the queues."""
     with servers.redis.client() as client:
         return sum(int(client.llen(f"coord:{name}")) for name in ("jobs", "supervise"))
 
 
 def leftovers(servers: Servers) -> list[str]:
-    """Keys in Redis that no work explains any more, once every worker has gone. Kombu's table of queues is for ever."""
+    """Return keys in Redis without a purpose, once every worker has ended. Kombu's table of queues is permanent."""
     try:
         with servers.redis.client() as client:
             keys = [key.decode() for key in client.keys("*")]
@@ -108,7 +108,7 @@ def leftovers(servers: Servers) -> list[str]:
 
 
 def show(found: dict[str, Any], trends: Sequence[Trend], looks: Sequence[Surroundings]) -> None:
-    """The figures as a table."""
+    """Print the numbers as a table."""
     print(f"\n{found['minutes']:g} minutes on {found['store']}, seed {found['seed']}")
     print(f"faults: {sum(found['faults'].values())}  {found['faults']}")
     print(f"runs: {found['runs']} (and {found['refused_submissions']} refused during faults)  tasks: {found['tasks']}")

@@ -20,7 +20,7 @@ _GONE = timedelta(seconds=60)
 
 
 class Faults:
-    """One thread that hurts something every *every* seconds."""
+    """A thread that injects a fault every *every* seconds."""
 
     def __init__(self, servers: Servers, *, every: float, seed: int) -> None:
         self._servers = servers
@@ -36,7 +36,7 @@ class Faults:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the one that is under way, and end."""
+        """Finish the present one, and end."""
         self._over.set()
         self._thread.join(timeout=120)
 
@@ -61,7 +61,7 @@ class Faults:
                     return
                 try:
                     kind()
-                except BaseException as error:  # noqa: BLE001 - reported by whoever waits for us
+                except BaseException as error:  # noqa: BLE001 - reported by the caller
                     self.broken = error
                     return
                 self.done[kind.__name__.replace("_", " ")] += 1
@@ -91,7 +91,7 @@ class Faults:
         self._servers.start(BEAT)
 
     def redis_flushed(self) -> None:
-        """Everything in it is gone."""
+        """Delete everything in it."""
         self._servers.redis.flush()
 
     def redis_clients_cut(self) -> None:

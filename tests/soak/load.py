@@ -1,6 +1,6 @@
 """Mixed work without end: four projects, short and long jobs in Python and shell, costs, failures, retries, cancels.
 
-And a probe beside it: a job that does nothing, submitted every two seconds, whose way from submission to completion is
+And a probe beside it: a job that does nothing, submitted every two seconds; its time from submission to completion is
 what a person would wait.
 """
 
@@ -32,20 +32,20 @@ _SPEND = 'echo "{\\"model\\": \\"m\\", \\"input_tokens\\": 10, \\"cost_usd\\": 0
 
 
 def fan() -> Sequence[Task]:
-    """One, ten short ones in Python, one that reads a result."""
+    """Return one task, ten short ones in Python, one that reads a result."""
     middle = [Task(f"part{number}", {"python": "os:getpid"}, needs=["begin"]) for number in range(10)]
     end = Task("end", {"shell": "echo {{ needs.part0.output }}"}, needs=[task.key for task in middle])
     return [Task("begin", {"python": "os:getpid"}), *middle, end]
 
 
 def chain() -> Sequence[Task]:
-    """Six shell jobs in a row, each of which costs something."""
+    """Return six shell jobs in a row, each of which costs something."""
     tasks = [Task("s0", {"shell": _SPEND})]
     return [*tasks, *[Task(f"s{n}", {"shell": f"sleep 0.1; {_SPEND}"}, needs=[f"s{n - 1}"]) for n in range(1, 6)]]
 
 
 def slow() -> Sequence[Task]:
-    """Jobs of some seconds, in Python and in the shell, with output on the way."""
+    """Return jobs of some seconds, in Python and in the shell, with output meanwhile."""
     return [
         Task("python", {"python": "subprocess:check_call", "args": {"args": ["sleep", "3"]}}),
         Task("shell", {"shell": "for i in 1 2 3 4 5 6; do echo line $i; sleep 0.5; done"}),
@@ -53,7 +53,7 @@ def slow() -> Sequence[Task]:
 
 
 def flaky() -> Sequence[Task]:
-    """What fails and is retried, asks for later, fails for good, and cancels what needed it."""
+    """Return tasks that fail and retry, are deferred, fail for good, and cancel their dependants."""
     return [
         Task("second", {"shell": "test $COORD_ATTEMPT -ge 2"}, max_attempts=3, backoff=_QUICK),
         Task("later", {"shell": "test $COORD_ATTEMPT -ge 2 || exit 75"}, backoff=_QUICK),
@@ -64,7 +64,7 @@ def flaky() -> Sequence[Task]:
 
 
 def endless() -> Sequence[Task]:
-    """Jobs that are canceled while they run, one of them with a child of its own."""
+    """Return jobs that are canceled while they run, one of them with a child process."""
     return [Task("sleep", {"shell": "setsid sleep 60 & sleep 60"}), Task("more", {"shell": "sleep 60"})]
 
 
@@ -72,7 +72,7 @@ _KINDS: tuple[Callable[[], Sequence[Task]], ...] = (fan, fan, chain, slow, flaky
 
 
 class Load:
-    """Two threads that submit until they are told to stop."""
+    """Two threads that submit until they are stopped."""
 
     def __init__(self, servers: Servers, *, seed: int) -> None:
         self._servers = servers
@@ -92,14 +92,14 @@ class Load:
             thread.start()
 
     def stop(self) -> None:
-        """Submit no more; what is to be canceled is canceled now."""
+        """Submit no more, and cancel now what is to be canceled."""
         self._over.set()
         for thread in self._threads:
             thread.join(timeout=60)
         self._cancel(everything=True)
 
     def still_open(self, *, within: float) -> int:
-        """How many runs are open after all had *within* seconds to end."""
+        """Return how many runs are open after all had *within* seconds to end."""
         deadline = time.monotonic() + within
         while (
             left := self._count("SELECT count(*) FROM runs WHERE finished_at IS NULL")
@@ -108,13 +108,13 @@ class Load:
         return left
 
     def counted(self) -> dict[str, int]:
-        """Tasks by state."""
+        """Return the number of tasks by state."""
         with self._servers.co.runtime.store.read() as tx:
             rows = tx.execute(text("SELECT state, count(*) FROM tasks GROUP BY state")).all()
         return {row[0]: row[1] for row in rows}
 
     def latencies(self) -> list[tuple[float, float]]:
-        """(moment of submission, seconds to completion) of every probe, by the database's clock, in order."""
+        """Return (time of submission, seconds to completion) of every probe, by the database's clock, in order."""
         with self._servers.co.runtime.store.read() as tx:
             rows = tx.execute(
                 text(
@@ -152,7 +152,7 @@ class Load:
         try:
             run = self._servers.co.submit(Plan(tasks, project=ProjectRef(name=project, path=str(folder))))
         except CoordinationError:
-            self.refused += 1  # a fault is on; nothing was stored
+            self.refused += 1  # a fault is active; nothing was stored
             return None
         self.submitted += 1
         return run

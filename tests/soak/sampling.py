@@ -1,4 +1,4 @@
-"""A look at every process every few seconds: memory, descriptors, threads, children, zombies; and at the stores."""
+"""Samples of every process every few seconds: memory, descriptors, threads, children, zombies; and of the stores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOTHING = SimpleNamespace(pss=0, uss=0)
 class Sample:
     """One process at one moment. ``at``: seconds since the beginning; memory in MB; ``children`` with all of theirs.
 
-    ``uss`` is what its end would free. Only that shows a leak: ``pss`` moves when others come and go, too.
+    ``uss`` is what its end would free. Only that shows a leak: ``pss`` changes when other processes start and end, too.
     """
 
     at: float
@@ -60,7 +60,7 @@ class Surroundings:
 
 
 class Sampler:
-    """One thread that looks until it is told to stop."""
+    """A thread that takes samples until it is stopped."""
 
     def __init__(self, servers: Servers, *, every: float) -> None:
         self._servers = servers
@@ -81,7 +81,7 @@ class Sampler:
         self._thread.join(timeout=30)
 
     def json(self) -> dict[str, Any]:
-        """All that was seen."""
+        """Return all samples."""
         return {
             "lives": [asdict(life) for life in self.lives.values()],
             "surroundings": [asdict(look) for look in self.surroundings],
@@ -102,8 +102,8 @@ class Sampler:
             keys, memory = int(client.dbsize()), client.info("memory")["used_memory"] / _MEGABYTE
         with suppress(OSError, psycopg.Error, psutil.Error):
             database = self._servers.database_bytes() / _MEGABYTE
-            found = self._servers.backends()
-            backends, pss = len(found), sum(_memory(process).pss for process in found) / _MEGABYTE
+            result = self._servers.backends()
+            backends, pss = len(result), sum(_memory(process).pss for process in result) / _MEGABYTE
         return Surroundings(at, keys, memory, database, backends, pss)
 
 
@@ -127,13 +127,13 @@ def _sample(process: psutil.Process, at: float, *, with_children: bool) -> Sampl
             threads=process.num_threads(),
             children=len(living),
             children_uss=sum(_memory(child).uss for child in living) / _MEGABYTE,
-            # Who is stopped cannot reap.
+            # A stopped process cannot reap.
             zombies=0 if process.status() == psutil.STATUS_STOPPED else zombies,
         )
 
 
 def _memory(process: psutil.Process) -> Any:
-    """Its memory in bytes; none for one that has just ended."""
+    """Return its memory in bytes; none for one that has just ended."""
     try:
         return process.memory_full_info()
     except psutil.Error:

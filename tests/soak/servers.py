@@ -1,4 +1,4 @@
-"""What a soak runs on: one store, one Redis, a worker that stays, a worker that is hurt, and beat."""
+"""The servers of a soak: one store, one Redis, a worker that stays, a worker that gets faults, and beat."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ class Servers:
 
     @property
     def on_postgres(self) -> bool:
-        """Whether the store is PostgreSQL."""
+        """Return whether the store is PostgreSQL."""
         return self.env["COORD_DATABASE_URL"].startswith("postgresql")
 
     @property
     def project(self) -> Path:
-        """Where jobs run."""
+        """Return the folder where jobs run."""
         return self.folder / "project"
 
     def start(self, role: str) -> None:
-        """Start the process of a role; what is left of its predecessor is let go."""
+        """Start the process of a role, and release what is left of its predecessor."""
         if role in self.running:
             self.running[role].close()
         if role == BEAT:
@@ -69,24 +69,24 @@ class Servers:
             self.running[role] = self.processes.start_worker(self.env, "-c", "4")
 
     def pids(self) -> dict[str, int]:
-        """Every process that is watched, by its role."""
-        found = {role: process.pid for role, process in self.running.items() if process.exit_code is None}
+        """Return every process that is sampled, by its role."""
+        by_role = {role: process.pid for role, process in self.running.items() if process.exit_code is None}
         if self.redis.process is not None:
-            found["redis"] = self.redis.process.pid
-        return found
+            by_role["redis"] = self.redis.process.pid
+        return by_role
 
     def admin(self) -> psycopg.Connection:
-        """A connection of our own to PostgreSQL's maintenance database."""
+        """Return a connection to PostgreSQL's maintenance database."""
         url = make_url(self.env["COORD_DATABASE_URL"]).set(drivername="postgresql", database="postgres")
         return psycopg.connect(url.render_as_string(hide_password=False), autocommit=True)
 
     @property
     def database(self) -> str:
-        """The database's name, or its file."""
+        """Return the database's name, or its file."""
         return str(make_url(self.env["COORD_DATABASE_URL"]).database)
 
     def database_bytes(self) -> int:
-        """What the store takes on disk."""
+        """Return the store's bytes on disk."""
         if self.on_postgres:
             with self.admin() as connection:
                 row = connection.execute("SELECT pg_database_size(%s)", [self.database]).fetchone()
@@ -94,7 +94,7 @@ class Servers:
         return sum(path.stat().st_size for path in Path(self.database).parent.glob(Path(self.database).name + "*"))
 
     def backends(self) -> list[psutil.Process]:
-        """PostgreSQL's processes that serve our database."""
+        """Return PostgreSQL's processes that serve our database."""
         if not self.on_postgres:
             return []
         with self.admin() as connection:
@@ -104,7 +104,7 @@ class Servers:
 
 @contextmanager
 def running_servers(store: str) -> Iterator[Servers]:
-    """Everything started, on an empty database of that kind (``postgres`` or ``sqlite``); all is ended at the end."""
+    """Provide all servers, on an empty database of that kind (``postgres`` or ``sqlite``); all end with the block."""
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder())
         redis_server = stack.enter_context(running_redis())
@@ -112,9 +112,9 @@ def running_servers(store: str) -> Iterator[Servers]:
             url = stack.enter_context(stack.enter_context(running_postgres()).blank())
         else:
             url = f"sqlite:///{folder / 'coord.db'}"
-        made = open_store(url)
-        schema.prepare(made)
-        made.close()
+        opened = open_store(url)
+        schema.prepare(opened)
+        opened.close()
         for name in ("home", "project"):
             (folder / name).mkdir()
         env = {
@@ -134,7 +134,7 @@ def running_servers(store: str) -> Iterator[Servers]:
 
 
 def kept(servers: Servers, place: Path) -> None:
-    """Keep what the processes said, and a copy of a SQLite database, in *place*."""
+    """Keep the processes' output, and a copy of a SQLite database, in *place*."""
     place.mkdir(parents=True, exist_ok=True)
     for role, process in servers.running.items():
         (place / f"{role.replace(' ', '-')}.log").write_text(process.output)

@@ -1,4 +1,4 @@
-"""What the samples of a soak mean: slopes after a warm-up, what is left over, and whether a bound was passed."""
+"""Evaluates the samples of a soak: slopes after a warm-up, what is left over, and whether a bound was exceeded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STRETCH_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """How one life went after its warm-up: slopes by the hour, and what they came to over the time looked at."""
+    """How one life went after its warm-up: slopes by the hour, and their sum over the evaluated time."""
 
     role: str
     pid: int
@@ -48,26 +48,26 @@ class Trend:
 
     @property
     def too_much(self) -> list[str]:
-        """The bounds that it passed. Slopes of a short life are shown, and say nothing."""
-        found = []
+        """Return the bounds that it exceeded. Slopes of a short life are shown, and do not count."""
+        exceeded = []
         if self.lasting_zombies:
-            found.append(f"{self.role} ({self.pid}) has left {self.lasting_zombies} zombies")
+            exceeded.append(f"{self.role} ({self.pid}) has left {self.lasting_zombies} zombies")
         if self.seconds < _LEAST_SECONDS:
-            return found
+            return exceeded
         if self.mb_an_hour > MOST_MB_AN_HOUR and self.mb_grown > MOST_MB_GROWN:
-            found.append(f"{self.role} ({self.pid}) grows by {self.mb_an_hour:.1f} MB/h")
+            exceeded.append(f"{self.role} ({self.pid}) grows by {self.mb_an_hour:.1f} MB/h")
         if (
             self.descriptors_an_hour > MOST_DESCRIPTORS_AN_HOUR
             and self.descriptors_grown > MOST_DESCRIPTORS_GROWN
             and self.descriptors_floor_rose > MOST_DESCRIPTORS_GROWN / 2
         ):
-            found.append(f"{self.role} ({self.pid}) opens {self.descriptors_an_hour:.1f} descriptors/h more")
-        return found
+            exceeded.append(f"{self.role} ({self.pid}) opens {self.descriptors_an_hour:.1f} descriptors/h more")
+        return exceeded
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """The probe's way in seconds, in one quarter of the time."""
+    """The probe's time in seconds, in one quarter of the soak."""
 
     probes: int
     p50: float
@@ -75,12 +75,12 @@ class Latency:
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
-    """The median of the slopes between all pairs (Theil and Sen): a third of the points may lie anywhere."""
+    """Return the median of the slopes between all pairs (Theil and Sen): a third of the points may lie anywhere."""
     return statistics.median((b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2) if b[0] > a[0])
 
 
 def trend(life: Life) -> Trend | None:
-    """How a life went, or None when it was too short to say."""
+    """Return how a life went, or None when it was too short."""
     if not life.samples:
         return None
     first, last = life.samples[0].at, life.samples[-1].at
@@ -109,18 +109,18 @@ def trend(life: Life) -> Trend | None:
 
 
 def lows(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples with the fewest descriptors of each stretch: jobs come with pipes, and only what stays is a leak."""
+    """Return the samples with the fewest descriptors of each stretch: jobs open pipes, only what stays is a leak."""
     stretch = max(_STRETCH_SECONDS, (samples[-1].at - samples[0].at) / 20)
-    found: dict[int, Sample] = {}
+    lowest: dict[int, Sample] = {}
     for sample in samples:
         place = int((sample.at - samples[0].at) / stretch)
-        if place not in found or sample.descriptors < found[place].descriptors:
-            found[place] = sample
-    return list(found.values())
+        if place not in lowest or sample.descriptors < lowest[place].descriptors:
+            lowest[place] = sample
+    return list(lowest.values())
 
 
 def floor_rose(descriptors: Sequence[int]) -> int:
-    """How much higher the fewest of the second half are than the fewest of the first: half of what leaked evenly.
+    """Return how much the minimum of the second half exceeds that of the first: half of what leaked evenly.
 
     A slope over a life of a few minutes follows the jobs of its last seconds; a leak leaves no low point behind it.
     """
@@ -129,12 +129,12 @@ def floor_rose(descriptors: Sequence[int]) -> int:
 
 
 def lasting_zombies(samples: Sequence[Sample]) -> int:
-    """The most zombies seen in three looks in a row; one that is about to be reaped is none."""
+    """Return the most zombies in three samples in a row; one that is about to be reaped does not count."""
     return max((min(sample.zombies for sample in samples[i : i + 3]) for i in range(len(samples) - 2)), default=0)
 
 
 def quarters(latencies: Sequence[tuple[float, float]]) -> tuple[Latency, Latency] | None:
-    """The probe in the first and in the last quarter of the time."""
+    """Return the probe in the first and in the last quarter of the time."""
     if len(latencies) < 8:
         return None
     first, last = latencies[0][0], latencies[-1][0]
@@ -146,7 +146,7 @@ def quarters(latencies: Sequence[tuple[float, float]]) -> tuple[Latency, Latency
 
 
 def slower(first: Latency, last: Latency) -> list[str]:
-    """The bound of the probe, if it was passed."""
+    """Return the bound of the probe, if it was exceeded."""
     if last.p50 > first.p50 * MOST_TIMES_SLOWER and last.p50 > first.p50 + MOST_SECONDS_SLOWER:
         return [f"the probe took {last.p50:.3f} s at the end (median), {first.p50:.3f} s at the start"]
     return []

@@ -1,4 +1,4 @@
-"""What the URL of a PostgreSQL database may say, and what is sent to the server because of it."""
+"""Test which URLs of a PostgreSQL database are valid, and the options that are sent to the server for them."""
 
 from __future__ import annotations
 
@@ -27,24 +27,32 @@ def address(options: str):
 
 
 def test_settings_go_with_the_start_of_a_session_and_those_of_the_url_count() -> None:
-    found = address("options=-csearch_path%3Dapp%20-clock_timeout%3D5s&connect_timeout=30&application_name=mine")
+    parsed_address = address(
+        "options=-csearch_path%3Dapp%20-clock_timeout%3D5s&connect_timeout=30&application_name=mine"
+    )
 
-    assert found.each == {}
-    assert found.arguments["options"].endswith("-csearch_path=app -clock_timeout=5s -c TimeZone=UTC")
-    assert "-c lock_timeout=20s" in found.arguments["options"]
-    assert not found.arguments.keys() & {"connect_timeout", "application_name", "prepare_threshold"}
-    assert (found.url.query["connect_timeout"], found.url.query["application_name"]) == ("30", "mine")
+    assert parsed_address.each == {}
+    assert parsed_address.arguments["options"].endswith("-csearch_path=app -clock_timeout=5s -c TimeZone=UTC")
+    assert "-c lock_timeout=20s" in parsed_address.arguments["options"]
+    assert not parsed_address.arguments.keys() & {"connect_timeout", "application_name", "prepare_threshold"}
+    assert (parsed_address.url.query["connect_timeout"], parsed_address.url.query["application_name"]) == ("30", "mine")
 
 
 @pytest.mark.parametrize("word", ["none", "None", "NONE"])
 def test_behind_a_pooler_nothing_goes_with_the_start(word: str) -> None:
-    found = address(rf"prepare_threshold={word}&options=-csearch_path%3Da\%20b,c%20--work-mem=3MB%20-c%20jit%3Don")
+    parsed_address = address(
+        rf"prepare_threshold={word}&options=-csearch_path%3Da\%20b,c%20--work-mem=3MB%20-c%20jit%3Don"
+    )
 
-    assert found.arguments["prepare_threshold"] is None
-    assert "options" not in found.arguments
-    assert not found.url.query.keys() & {"options", "prepare_threshold"}
-    assert found.each["search_path"] == "a b,c"
-    assert (found.each["work_mem"], found.each["jit"], found.each["TimeZone"]) == ("3MB", "on", "UTC")
+    assert parsed_address.arguments["prepare_threshold"] is None
+    assert "options" not in parsed_address.arguments
+    assert not parsed_address.url.query.keys() & {"options", "prepare_threshold"}
+    assert parsed_address.each["search_path"] == "a b,c"
+    assert (parsed_address.each["work_mem"], parsed_address.each["jit"], parsed_address.each["TimeZone"]) == (
+        "3MB",
+        "on",
+        "UTC",
+    )
 
 
 @pytest.mark.parametrize(("said", "passed_on"), [("0", 0), ("5", 5)])
@@ -88,11 +96,11 @@ def test_tables_are_made_where_the_search_path_says(plain_url: str, threshold: s
         schema.prepare(store)
         schema.require(store)
         with plain.read() as tx:
-            made = tx.execute(
+            created = tx.execute(
                 text("SELECT table_schema FROM information_schema.tables WHERE table_name = 'tasks'")
             ).scalars()
 
-            assert list(made) == ["app"]
+            assert list(created) == ["app"]
     finally:
         plain.close()
         store.close()
@@ -106,11 +114,11 @@ def test_settings_of_the_url_reach_every_transaction_as_they_are(plain_url: str,
     try:
         for opened in (store.write, store.read, store.write):
             with opened() as tx:
-                found = [
+                settings = [
                     tx.execute(text(f"SHOW {name}")).scalar_one()
                     for name in ("my.odd", "search_path", "work_mem", "lock_timeout", "timezone")
                 ]
-            assert found == [r"50%_it's_a\b c", "a, public", "3MB", "20s", "UTC"]
+            assert settings == [r"50%_it's_a\b c", "a, public", "3MB", "20s", "UTC"]
     finally:
         store.close()
 
@@ -123,9 +131,9 @@ def test_a_password_in_the_options_is_not_shown() -> None:
 
 
 def test_no_statement_of_ours_is_about_a_session() -> None:
-    """Behind a pooler in transaction mode it would be about somebody else's."""
+    """Avoid session state: behind a pooler in transaction mode it would belong to another client."""
     sources = [*(ROOT / "coordination").rglob("*.py"), *(ROOT / "workers").rglob("*.py")]
 
-    found = [f"{path}: {hit[0]}" for path in sources if (hit := OF_A_SESSION.search(path.read_text("utf-8")))]
+    hits = [f"{path}: {hit[0]}" for path in sources if (hit := OF_A_SESSION.search(path.read_text("utf-8")))]
 
-    assert found == []
+    assert hits == []

@@ -1,4 +1,4 @@
-"""The statements of a claim, on both databases: which tasks they leave alone, and whom they never wait for."""
+"""Test the statements of a claim, on both databases: which tasks they skip, and that they do not wait for locks."""
 
 from __future__ import annotations
 

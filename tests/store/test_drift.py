@@ -1,4 +1,4 @@
-"""Whether the catalogue is what the program expects, whatever the version number says; on both databases."""
+"""Test whether the catalogue matches the program, whatever the version number is; on both databases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.first_schema import create_first_schema
 pytestmark = pytest.mark.own_database
 
 
-def found(store: Store) -> list[str]:
+def drift_of(store: Store) -> list[str]:
     with store.read() as tx:
         return differences(tx)
 
@@ -31,8 +31,8 @@ def test_a_schema_that_was_made_or_migrated_has_no_differences(kind: str, reques
     create_first_schema(migrated)
     upgrade(migrated)
 
-    assert found(store) == []
-    assert found(migrated) == []
+    assert drift_of(store) == []
+    assert drift_of(migrated) == []
     store.close()
     migrated.close()
 
@@ -47,7 +47,7 @@ def test_what_is_missing_is_named(store: Store) -> None:
         f"DROP TRIGGER costs_append_only{of}",
     )
 
-    assert found(store) == [
+    assert drift_of(store) == [
         "the column draining_at of workers is missing",
         "the index ix_tasks_ready of tasks is missing",
         "the table issues is missing",
@@ -65,7 +65,7 @@ def test_what_was_loosened_is_named(postgres_url: str) -> None:
         "ALTER TABLE runs DROP CONSTRAINT fk_runs_session_id",
     )
 
-    assert found(store) == [
+    assert drift_of(store) == [
         "the column key of tasks may be null",
         "the column priority of tasks is TEXT, not INTEGER",
         "the constraint ck_tasks_blocked_iff_reasons of tasks is missing",
@@ -81,4 +81,4 @@ def test_what_was_loosened_is_named(postgres_url: str) -> None:
 def test_what_somebody_added_is_no_difference(store: Store, addition: str) -> None:
     change(store, addition)
 
-    assert found(store) == []
+    assert drift_of(store) == []

@@ -1,4 +1,4 @@
-"""Opening and using the store: what is transient is tried again, what is not is said in one sentence."""
+"""Test how the store is opened and used: transient errors are retried, others are reported in one sentence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def names(store: Store) -> set[str]:
 
 
 def test_an_exception_leaves_nothing_behind(store: Store) -> None:
-    with pytest.raises(RuntimeError, match="stop"), store.write() as tx:  # noqa: PT012 - what is done before it counts
+    with pytest.raises(RuntimeError, match="stop"), store.write() as tx:  # noqa: PT012 - the block includes the setup
         projects.get_or_create_workspace(tx, "half")
         raise RuntimeError("stop")
 
@@ -97,15 +97,15 @@ def test_a_connection_killed_in_the_middle_is_replaced_and_the_work_repeated(pos
                 other.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
         return projects.get_or_create_workspace(tx, "once")
 
-    made = store.transact(work)
+    created = store.transact(work)
 
     assert names(store) == {"once"}
-    assert made
+    assert created
     store.close()
 
 
 class TestRowsOfTheDriver:
-    """The statements of claims and ends, which SQLAlchemy only sees when somebody listens."""
+    """Test statements of claims and ends, which bypass SQLAlchemy unless a listener is registered."""
 
     def test_they_are_what_sqlalchemy_gives_whether_or_not_somebody_listens(self, store: Store) -> None:
         heard: list[str] = []
@@ -186,7 +186,7 @@ SEEN = text("SELECT id FROM wanted")
 class TestALockThatSomebodyElseHolds:
     @pytest.fixture
     def held(self, postgres_url: str) -> Iterator[Store]:
-        """A store with a row that another transaction has locked, until that is over."""
+        """Provide a store with a row that another transaction locks until the end of the block."""
         store, other = open_store(postgres_url), open_store(postgres_url)
         with store.write() as tx:
             tx.execute(text("CREATE TABLE wanted (id int PRIMARY KEY)"))
@@ -232,7 +232,7 @@ class TestALockThatSomebodyElseHolds:
 
 @pytest.fixture
 def lock_holder(sqlite_url: str):
-    """Another process that holds SQLite's writer lock until it is told to let go."""
+    """Start another process that keeps SQLite's writer lock until it is released."""
     path = sqlite_path(make_url(sqlite_url))
     holder = subprocess.Popen(
         [sys.executable, "-c", LOCKER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -246,22 +246,22 @@ def lock_holder(sqlite_url: str):
 def test_a_writer_waits_for_the_writer_of_another_process(sqlite_url: str, lock_holder: subprocess.Popen) -> None:
     store = open_store(sqlite_url)
     began = threading.Event()
-    made: list[str] = []
+    created: list[str] = []
 
     def write() -> None:
         began.set()
-        made.append(store.transact(lambda tx: projects.get_or_create_workspace(tx, "patient")))
+        created.append(store.transact(lambda tx: projects.get_or_create_workspace(tx, "patient")))
 
     writer = threading.Thread(target=write)
     writer.start()
     began.wait()
     assert names(store) == set(), "readers are not held up"
-    assert not made
+    assert not created
     lock_holder.stdin.write("let go\n")
     lock_holder.stdin.flush()
     writer.join(patience(20))
 
-    assert len(made) == 1
+    assert len(created) == 1
     store.close()
 
 
@@ -341,7 +341,7 @@ def test_postgresql_gives_up_a_lock_that_never_comes(postgres_url: str) -> None:
 
 
 def test_postgresql_compiles_no_statement(postgres_url: str) -> None:
-    """Reading a small table whole is said to be very dear, so that no large one is: compiled, it would be."""
+    """Check that no statement is compiled just-in-time: full reads of small tables have a high planner cost."""
     store = open_store(postgres_url)
     with store.read() as tx:
         plan = "\n".join(tx.execute(text("EXPLAIN ANALYZE SELECT sum(slots) FROM workers")).scalars())

@@ -1,4 +1,4 @@
-"""Statements on workers and their leases: whose they are, who counts as alive, and who may be forgotten."""
+"""Test statements on workers and their leases: owners, which workers are alive, and which rows may be deleted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def renew(world: World, *pairs: tuple[str, int], worker: str | None = None) -> l
 
 
 def age(world: World, worker: str, **columns: float) -> None:
-    """Set these moments of a worker to so many seconds ago."""
+    """Set these times of a worker to so many seconds ago."""
     with world.store.write() as tx:
         values = {name: db_after(-seconds) for name, seconds in columns.items()}
         tx.execute(update(table).where(table.c.id == worker).values(**values))

@@ -1,4 +1,4 @@
-"""What jobs of a kind cost: kept as a sample, bounded, by many at once, and never waited for."""
+"""Test samples of a job kind's cost: bounded, written concurrently, and without waits."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def learn(world: World, **learnt: list[JobSample]) -> None:
 
 def samples(world: World, *keys: str) -> dict[str, tuple[JobSample, ...]]:
     with world.store.read() as tx:
-        found = job_history.samples_of(tx, world.workspace, [(world.project_id, key) for key in keys])
-    return {key: kept for (_, key), kept in found.items()}
+        stored = job_history.samples_of(tx, world.workspace, [(world.project_id, key) for key in keys])
+    return {key: kept for (_, key), kept in stored.items()}
 
 
 def counts(world: World) -> dict[str, int]:
@@ -87,9 +87,9 @@ class TestKeeping:
         learn(shop, one=[sample(1)])
 
         with watched(shop.store) as seen:
-            found = samples(shop, *(f"kind-{number}" for number in range(20_000)), "one")
+            stored = samples(shop, *(f"kind-{number}" for number in range(20_000)), "one")
 
-        assert found == {"one": (sample(1),)}
+        assert stored == {"one": (sample(1),)}
         assert len({id(values) for statement, values in seen if "job_history" in statement}) == 1
 
     def test_nothing_is_asked_for_nothing(self, shop: World) -> None:
@@ -168,7 +168,7 @@ class TestEndedAttempts:
 
 @pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
 def test_nobody_waits_for_a_sample(postgres_url: str, *, known: bool) -> None:
-    """One transaction holds the kind; another one adds to it and to others, and is through before the first ends."""
+    """Check that no transaction waits: one locks the kind; another adds to it and to others, and commits first."""
     store = open_store(postgres_url)
     world = World(store)
     world.submit("a")
@@ -197,7 +197,7 @@ def test_a_race_loses_no_more_than_samples(store: Store) -> None:
             for turn in range(rounds):
                 mine = sample(number * 1_000 + turn)
                 learn(world, shared=[mine], **{f"own-{number}": [mine], f"new-{turn}": [mine]})
-        except BaseException as error:  # noqa: BLE001 - told below
+        except BaseException as error:  # noqa: BLE001 - reported below
             failed.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
@@ -207,16 +207,16 @@ def test_a_race_loses_no_more_than_samples(store: Store) -> None:
         thread.join()
 
     assert not failed
-    found = samples(world, "shared", *(f"own-{number}" for number in range(8)), *(f"new-{turn}" for turn in range(15)))
+    stored = samples(world, "shared", *(f"own-{number}" for number in range(8)), *(f"new-{turn}" for turn in range(15)))
     for number in range(8):
-        assert found[f"own-{number}"] == tuple(sample(number * 1_000 + turn) for turn in range(rounds))
-    shared = [one.tokens for one in found["shared"]]
+        assert stored[f"own-{number}"] == tuple(sample(number * 1_000 + turn) for turn in range(rounds))
+    shared = [one.tokens for one in stored["shared"]]
     for number in range(8):
         mine = [one for one in shared if one // 1_000 == number]
         assert mine == sorted(set(mine)), "each at most once, in the order in which it was learnt"
-    told = counts(world)
-    for key, kept in found.items():
-        assert len(kept) == min(MAX_SAMPLES, told[key])
-        assert told[key] <= 8 * rounds
-    if store.dialect == "sqlite":  # one writer at a time: nothing is held by anybody else
-        assert told["shared"] == 8 * rounds
+    report = counts(world)
+    for key, kept in stored.items():
+        assert len(kept) == min(MAX_SAMPLES, report[key])
+        assert report[key] <= 8 * rounds
+    if store.dialect == "sqlite":  # one writer at a time: no other transaction has a lock
+        assert report["shared"] == 8 * rounds

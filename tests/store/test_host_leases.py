@@ -1,4 +1,4 @@
-"""Ports of a machine are lent to open attempts of all workspaces, each to one of them, until that has ended."""
+"""Test ports of a machine: lent to open attempts of all workspaces, each to one of them, until that has ended."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ class TestDatabases:
         running.finish("a")
 
         with running.store.write() as tx:
-            (found,) = host_leases.list_ended(tx, "here", LeaseKind.DATABASE)
-            assert (found.name, found.origin) == ("a", "$URL")
+            (result,) = host_leases.list_ended(tx, "here", LeaseKind.DATABASE)
+            assert (result.name, result.origin) == ("a", "$URL")
             assert host_leases.list_ended(tx, "there", LeaseKind.DATABASE) == []
             host_leases.delete_named(tx, "here", LeaseKind.DATABASE, ["a"])
             assert host_leases.names_on(tx, "here", LeaseKind.DATABASE) == {"b"}

@@ -1,4 +1,4 @@
-"""What is only ever appended to: costs and events; and a tail that misses nothing, in whatever order commits come."""
+"""Test append-only tables, costs and events, and a tail that misses no row, in any order of commits."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_record_is_billed_once_per_workspace(world: World) -> None:
     with world.store.read() as tx:
         assert costs.total(tx, world.workspace) == (Decimal("0.2"), 3, 1)
         assert costs.total(tx, other.workspace) == (Decimal(5), 1, 0)
-        assert [found.id for found in costs.each(tx, world.workspace)] == ["one", "three", "two"]
+        assert [result.id for result in costs.each(tx, world.workspace)] == ["one", "three", "two"]
 
 
 def test_thousands_of_records_add_up_to_the_cent(world: World) -> None:
@@ -89,8 +89,8 @@ def note(tx, world: World, why: str) -> None:
 
 def whys(world: World, after: str) -> tuple[list[str], str]:
     with world.store.read() as tx:
-        found = events.tail(tx, world.workspace, run_id=world.run_id, after=after)
-    return [event.payload["why"] for event in found if "why" in event.payload], found[-1].cursor if found else after
+        rows = events.tail(tx, world.workspace, run_id=world.run_id, after=after)
+    return [event.payload["why"] for event in rows if "why" in event.payload], rows[-1].cursor if rows else after
 
 
 def test_a_tail_goes_on_where_it_stopped(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The migrations end where the metadata stands; a newer or an unreleased schema is refused; on both databases."""
+"""Test that migrations end with the metadata, and that newer or unreleased schemas are refused; on both databases."""
 
 import threading
 
@@ -30,43 +30,43 @@ UNION ALL SELECT 'function', proname, '', prosrc FROM pg_proc WHERE pronamespace
 
 
 def shape(tx: Connection) -> set[tuple[str, ...]]:
-    """Everything the database knows about its tables, as texts."""
+    """Return the database's catalogue of its tables, as texts."""
     if tx.dialect.name == "postgresql":
         return {tuple(row) for row in tx.execute(text(PG_SHAPE))}
-    found = set()
+    matches = set()
     for kind, name, sql in tx.execute(text("SELECT type, name, sql FROM sqlite_master")).all():
         if kind == "table":
             # CREATE TABLE lists columns and constraints in any order; the set of them does not.
-            found |= {(kind, name, item) for item in items(sql or "")}
+            matches |= {(kind, name, item) for item in items(sql or "")}
         else:
-            found.add((kind, name, " ".join((sql or "").split())))
-    return found
+            matches.add((kind, name, " ".join((sql or "").split())))
+    return matches
 
 
 def items(sql: str) -> set[str]:
-    """What stands between the commas of a CREATE TABLE, but for those within further brackets."""
-    found, depth = [""], 0
+    """Return the parts between the commas of a CREATE TABLE, without splitting inner brackets."""
+    result, depth = [""], 0
     for character in sql[sql.index("(") + 1 : sql.rindex(")")]:
         depth += {"(": 1, ")": -1}.get(character, 0)
         if character == "," and not depth:
-            found.append("")
+            result.append("")
         else:
-            found[-1] += character
-    return {" ".join(item.split()) for item in found} | {sql[sql.rindex(")") + 1 :]}
+            result[-1] += character
+    return {" ".join(item.split()) for item in result} | {sql[sql.rindex(")") + 1 :]}
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_the_migrated_schema_is_the_metadata(kind: str, request: pytest.FixtureRequest) -> None:
     migrated = open_store(request.getfixturevalue(f"blank_{kind}_url"))
-    made = open_store(request.getfixturevalue(f"{kind}_url"))
+    opened = open_store(request.getfixturevalue(f"{kind}_url"))
     create_first_schema(migrated)
 
     upgrade(migrated)
 
-    with migrated.read() as tx, made.read() as other:
+    with migrated.read() as tx, opened.read() as other:
         assert shape(tx) == shape(other)
     migrated.close()
-    made.close()
+    opened.close()
 
 
 def test_the_program_knows_the_newest_migration() -> None:

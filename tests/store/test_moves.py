@@ -1,4 +1,4 @@
-"""The table of moves is what the statements do: each one changes a task from the states it names, and from no other."""
+"""Test that the table of moves matches the statements: each changes a task from the states it names, and no other."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ NO_COUNTS = CounterChanges()
 
 
 def complete(tx: Any, workspace_id: str, task_id: str, number: int) -> set[tuple[str, int]]:
-    """The fences that held."""
+    """Return the fences that were valid."""
     one = EndedAttempt(task_id, number, new_id(), "k", AttemptEnd(Outcome.COMPLETED, exit_code=0), Complete())
     return attempts.complete(tx, workspace_id, new_id(), [one], actor=None)[0]
 
 
 def claim(tx: Any, workspace_id: str, task_id: str) -> bool:
-    """Whether it could be claimed."""
+    """Return whether it could be claimed."""
     claimed = claims.claim_free(
         tx, workspace_id, [task_id], held_if=CONDITIONS, worker_id=new_id(), lease=timedelta(minutes=1)
     )
@@ -118,9 +118,9 @@ def test_no_statement_spells_out_a_state() -> None:
     folder = Path(queries.__file__).parent
     spelled = re.compile(f"state[^\\n]*'({'|'.join(TaskState)})'")
 
-    found = {path.name for path in folder.glob("*.py") if spelled.search(path.read_text())}
+    file_names = {path.name for path in folder.glob("*.py") if spelled.search(path.read_text())}
 
-    assert found <= {"claims.py"}, "states come from TaskState or from the table of moves"
+    assert file_names <= {"claims.py"}, "states come from TaskState or from the table of moves"
 
 
 def test_every_move_has_a_statement() -> None:

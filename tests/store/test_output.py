@@ -1,4 +1,4 @@
-"""Live output in the store: fenced, growing, never going back."""
+"""Test live output in the store: fenced, growing, never going back."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.support.world import World
 
 @pytest.fixture
 def world(store) -> World:
-    made = World(store)
-    made.submit("a", "b")
-    made.claim("a", "b")
-    return made
+    new_world = World(store)
+    new_world.submit("a", "b")
+    new_world.claim("a", "b")
+    return new_world
 
 
 def chunk(slot: int, position: int, text: str) -> StoredChunk:

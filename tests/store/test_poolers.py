@@ -1,4 +1,4 @@
-"""Behind a real PgBouncer in transaction mode: nothing is prepared, no session is relied on, and doctor knows."""
+"""Test a real PgBouncer in transaction mode: no prepared statements, no session state, and doctor detects it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Pooled = Callable[..., str]
 
 @pytest.fixture
 def pooled(processes: Processes, store_url: str) -> Iterator[Pooled]:
-    """Start a pooler before the test's database; its URL."""
+    """Start a pooler before the test's database, and return its URL."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(pooler_of(processes, store_url, **options))
 
@@ -76,11 +76,11 @@ def test_every_transaction_has_our_settings_and_leaves_none_behind(pooled: Poole
     try:
         for mode in (store.write, store.read):
             with mode() as tx:
-                found = [
+                settings = [
                     tx.execute(text(f"SHOW {name}")).scalar_one()
                     for name in ("lock_timeout", "timezone", "jit", "enable_seqscan", "search_path", "work_mem")
                 ]
-            assert found == ["20s", "UTC", "off", "off", "pg_catalog,public", "3MB"]
+            assert settings == ["20s", "UTC", "off", "off", "pg_catalog,public", "3MB"]
     finally:
         store.close()
 

@@ -1,4 +1,4 @@
-"""Prices that people set, and what corrections do to every sum of the ledger."""
+"""Test prices that people set, and the effect of corrections on every sum of the ledger."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def settled(of: CostRecord, usd: str, number: int = 1, *, settles: bool = True) 
 class TestSums:
     @pytest.fixture
     def ledger(self, world: World) -> World:
-        """Two calls of unknown price, of which one is settled, later corrected; a told one, a told free one."""
+        """Provide two calls of unknown price, one of them settled and corrected; and two with a price, one free."""
         world.submit("a")
         place = PLACE | {"project_id": world.project_id, "run_id": world.run_id, "task_id": world.ids["a"]}
         unknown, other = record("unknown", None, **place), record("other", None, **place)
-        told, free = record("told", "1", **place), record("free", "0.00", **place)
+        reported, free = record("told", "1", **place), record("free", "0.00", **place)
         with world.store.write() as tx:
-            recorded(tx, world.workspace, [unknown, other, told, free])
+            recorded(tx, world.workspace, [unknown, other, reported, free])
             recorded(tx, world.workspace, [settled(unknown, "0.3"), settled(unknown, "-0.1", 2, settles=False)])
         return world
 
@@ -114,8 +114,8 @@ class TestSums:
             after = costs.calls_to_price(tx, ledger.workspace, also_priced=True, after=every[1], limit=1)
             assert [one.id for one in after] == ["told"]
             assert [one.calls for one in spending.zero_cost(tx, ledger.workspace)] == [1]
-            made = costs.corrections(tx, ledger.workspace, [one.id for one in every])
-            assert {key: [one.id for one in value] for key, value in made.items()} == {
+            created = costs.corrections(tx, ledger.workspace, [one.id for one in every])
+            assert {key: [one.id for one in value] for key, value in created.items()} == {
                 "unknown": ["unknown~priced", "unknown~priced-2"]
             }
         with ledger.store.write() as tx:

@@ -1,8 +1,8 @@
-"""No statement of the daily work reads a big table from end to end: the very SQL that is sent, recorded and explained.
+"""Test that no statement of the daily work reads a big table from end to end: the sent SQL is recorded and explained.
 
-A day's work is done on a store in which very much has been done before, and every statement that this sends is
-explained with its parameters. So none can be forgotten, and a statement that changes is still looked at. Once with
-fresh statistics, and once with those of tables that were analysed while they were empty, and then filled.
+A day's work runs on a store with a long history, and every statement that this sends is explained with its parameters.
+So none can be forgotten, and a statement that changes is still checked. Once with fresh statistics, and once with those
+of tables that were analysed while they were empty, and then filled.
 """
 
 # ruff: noqa: S608 - the SQL is made of names from the schema and of numbers
@@ -89,7 +89,7 @@ Sent = dict[str, Any]
 
 @contextmanager
 def recorded(store: Store) -> Iterator[Sent]:
-    """Every statement sent meanwhile, each once, with the first parameters that it had."""
+    """Record every statement sent meanwhile, each once, with the first parameters that it had."""
     sent: Sent = {}
 
     def note(_c: Any, _k: Any, statement: str, parameters: Any, _x: Any, many: bool) -> None:  # noqa: FBT001
@@ -115,7 +115,7 @@ def analyse(store: Store) -> None:
 
 
 def copy_costs(tx: Connection) -> None:
-    """Very many records like the one that there is."""
+    """Insert very many copies of the only cost record."""
     sqlite = tx.dialect.name == "sqlite"
     recursion = f"RECURSIVE x(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM x WHERE i < {COSTS})"
     numbers = recursion if sqlite else f"x AS MATERIALIZED (SELECT generate_series(1, {COSTS}) AS i)"
@@ -130,7 +130,7 @@ def copy_costs(tx: Connection) -> None:
 
 
 def copy_supervisors(tx: Connection, project_id: str) -> None:
-    """Many projects, every second one at rest."""
+    """Insert many projects, every second one idle."""
     ids = [f"03000000-0000-7000-8000-{number:012x}" for number in range(BIG["supervisors"])]
     for table, key in ((project_table, "id"), (supervisor_table, "project_id")):
         one = dict(tx.execute(table.select().where(table.c[key] == project_id)).mappings().one())
@@ -171,7 +171,7 @@ def test_there_is_very_much_in_the_store(piled: World) -> None:
 
 
 def work(world: World) -> None:
-    """What workers do with tasks: all ends that an attempt can have, and what follows from each."""
+    """Run the statements of workers on tasks: all ends that an attempt can have, and their consequences."""
     world.claim("t30", "t31", "t32", "t33", "t34")
     world.write(world.decide("t30"), world.decide("t33", output={"a": 1}))  # release c30, c33
     world.finish("t31", Outcome.FAILED, error="no", retryable=False)  # cancels c31
@@ -188,27 +188,27 @@ def work(world: World) -> None:
 
 
 def spending(world: World) -> None:
-    """Jobs with budgets, and what is printed while they run."""
+    """Run jobs with budgets, and what is printed while they run."""
     capped = [
         Task(f"m{n}", {"shell": "true"}, needs=["m0"] if n > 4 else (), estimate={"usd": "0.01"}) for n in range(8)
     ]
     world.submit_plan(Plan(capped, budget=BudgetCap(Decimal(100), max_unpriced_calls=100)))
     world.claim("m0", "m1", "m2")
-    held = [world.ids["m0"], world.ids["t5"]]
+    claimed = [world.ids["m0"], world.ids["t5"]]
     with world.store.write() as tx:
-        claims.still_enqueued(tx, world.workspace, held)
-        output.write(tx, world.workspace, [(held[0], 1, [StoredChunk(0, 0, 2, (("out", "hi"),))])])
+        claims.still_enqueued(tx, world.workspace, claimed)
+        output.write(tx, world.workspace, [(claimed[0], 1, [StoredChunk(0, 0, 2, (("out", "hi"),))])])
     used = (Usage(model="m", input_tokens=1, output_tokens=1, cost_usd=Decimal("0.01")),)
     world.write(*[world.decide(key, usage=used) for key in ("m0", "m1", "m2")])
     world.claim("m3", "m4", "m5", "m6")
 
 
-def housekeeping(world: World) -> None:
-    """What worker processes do for themselves."""
-    held = [(world.ids["t3"], 1), (world.ids["t4"], 1)]
+def loop_statements(world: World) -> None:
+    """Run the supervisor loop's statements."""
+    claimed = [(world.ids["t3"], 1), (world.ids["t4"], 1)]
     with world.store.write() as tx:
-        workers.renew(tx, world.worker, held, ttl=LEASE)
-        workers.note_progress(tx, held)
+        workers.renew(tx, world.worker, claimed, ttl=LEASE)
+        workers.note_progress(tx, claimed)
         workers.beat(tx, world.worker, clock=utc_now())
         workers.stop_silent(tx, after=timedelta(hours=1))
         begun = supervisors.begin_due_tick(tx, every=timedelta(0), owner="me", lease=LEASE)
@@ -230,7 +230,7 @@ def housekeeping(world: World) -> None:
 
 
 def looking(world: World) -> None:
-    """What people ask all day."""
+    """Run the queries of a person's day."""
     workspace, run_id = world.workspace, world.task("t3").run_id
     with world.store.read() as tx:
         overview.overview(tx, workspace, thresholds=StatusThresholds(), live_within=LEASE)
@@ -248,13 +248,13 @@ def looking(world: World) -> None:
         costs.corrections(tx, workspace, [call.id])
         costs.read_records(tx, workspace, [call.id])
         for key in ("t60", "c50"):
-            found = tasks.get(tx, workspace, world.ids[key])
-            assert found is not None
-            explain_task(tx, workspace, found, live_within=LEASE)
+            task_row = tasks.get(tx, workspace, world.ids[key])
+            assert task_row is not None
+            explain_task(tx, workspace, task_row, live_within=LEASE)
 
 
 def clearing_up(world: World, folder: Path) -> None:
-    """Retention, with one run that is old."""
+    """Run retention, with one run that is old."""
     ages = RetentionAges(runs=timedelta(days=90), workers=timedelta(days=7), costs=timedelta(days=900))
     done = retain(world.store, world.workspace, ages, archive=folder, rest=lambda _seconds: False)
     assert done is not None
@@ -266,7 +266,7 @@ def test_no_statement_of_a_day_reads_a_big_table_from_end_to_end(piled: World, t
     with recorded(piled.store) as sent:
         work(piled)
         spending(piled)
-        housekeeping(piled)
+        loop_statements(piled)
         looking(piled)
         clearing_up(piled, tmp_path / "archive")
 
@@ -274,17 +274,17 @@ def test_no_statement_of_a_day_reads_a_big_table_from_end_to_end(piled: World, t
     wrong = {}
     with piled.store.write() as tx:
         for statement, parameters in sent.items():
-            found = read_whole(tx, statement, parameters)
-            if found and not READ_NO_FURTHER.search(statement):
-                wrong[statement] = found
-    assert not wrong, "\n\n".join(f"{sorted(found)} from end to end in:\n{sql}" for sql, found in wrong.items())
+            result = read_whole(tx, statement, parameters)
+            if result and not READ_NO_FURTHER.search(statement):
+                wrong[statement] = result
+    assert not wrong, "\n\n".join(f"{sorted(result)} from end to end in:\n{sql}" for sql, result in wrong.items())
 
 
 @pytest.mark.timeout(300)
 def test_no_plan_that_was_kept_from_a_time_of_small_tables_reads_one_from_end_to_end(
     postgres_url: str,
 ) -> None:
-    """PostgreSQL keeps plans for as long as a connection, and a new installation grows faster than it is analysed."""
+    """Keep plans from small tables: PostgreSQL keeps them for a connection, and a new installation grows fast."""
     store = open_store(postgres_url)
     world = World(store)
     world.submit("seed")
@@ -296,37 +296,37 @@ def test_no_plan_that_was_kept_from_a_time_of_small_tables_reads_one_from_end_to
     with recorded(store) as sent:
         work(world)
         spending(world)
-        housekeeping(world)
+        loop_statements(world)
         looking(world)
 
     wrong = {}
     with store.write() as tx:
         tx.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
         for statement, parameters in sent.items():
-            found = _scanned(kept_plan(tx, statement, parameters)) & OF_TASKS
-            if found:
-                wrong[statement] = found
+            result = _scanned(kept_plan(tx, statement, parameters)) & OF_TASKS
+            if result:
+                wrong[statement] = result
     store.close()
     assert len(sent) > 60
-    assert not wrong, "\n\n".join(f"{sorted(found)} from end to end in:\n{sql}" for sql, found in wrong.items())
+    assert not wrong, "\n\n".join(f"{sorted(result)} from end to end in:\n{sql}" for sql, result in wrong.items())
 
 
 def kept_plan(tx: Connection, statement: str, parameters: Any) -> Any:
-    """The plan that PostgreSQL keeps for a prepared statement, whatever its parameters are."""
+    """Return the plan that PostgreSQL keeps for a prepared statement, whatever its parameters are."""
     driver = tx.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     sent = PostgresQuery(Transformer(driver))
     sent.convert(statement, parameters)
-    given = f"({', '.join('NULL' for _ in sent.params)})" if sent.params else ""
-    for said in (b"PREPARE kept AS " + sent.query, f"EXPLAIN (FORMAT JSON) EXECUTE kept {given}".encode()):
-        answer = driver.pgconn.exec_(said)
+    values = f"({', '.join('NULL' for _ in sent.params)})" if sent.params else ""
+    for printed in (b"PREPARE kept AS " + sent.query, f"EXPLAIN (FORMAT JSON) EXECUTE kept {values}".encode()):
+        answer = driver.pgconn.exec_(printed)
         assert answer.status in {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}, answer.error_message
     driver.pgconn.exec_(b"DEALLOCATE kept")
     return json.loads(answer.get_value(0, 0) or b"")[0]["Plan"]
 
 
 def test_a_statement_that_does_is_noticed(piled: World) -> None:
-    """The judge can tell: without an index, through an index from end to end, and what is all right."""
+    """Check the check itself: without an index, through an index from end to end, and correct statements."""
     with piled.store.write() as tx:
         assert read_whole(tx, "SELECT count(*) FROM tasks WHERE title = 'x'", {}) == {"tasks"}
         assert read_whole(tx, "SELECT id FROM tasks AS other ORDER BY id", {}) == {"tasks"}
@@ -334,30 +334,30 @@ def test_a_statement_that_does_is_noticed(piled: World) -> None:
 
 
 def read_whole(tx: Connection, statement: str, parameters: Any) -> set[str]:
-    """The big tables that this statement reads from end to end, in themselves or through an index."""
+    """Return the big tables that this statement reads from end to end, directly or through an index."""
     cursor = tx.connection.cursor()
     if tx.dialect.name == "sqlite":
         names = {alias: table for table, alias in re.findall(r"(\w+) AS (\w+)", statement)}
-        found = set()
+        result = set()
         for *_, step in cursor.execute("EXPLAIN QUERY PLAN " + statement, parameters).fetchall():
             scan = re.match(r"SCAN (\w+)(?: USING (?:COVERING )?INDEX (\w+))?", step)
             if scan and not _is_small(scan[2]):
-                found.add(names.get(scan[1], scan[1]))
-        return found & {*BIG, "costs"}
+                result.add(names.get(scan[1], scan[1]))
+        return result & {*BIG, "costs"}
     cursor.execute("EXPLAIN (FORMAT JSON) " + statement, parameters)
     (plan,) = cursor.fetchone()
-    found = plan if isinstance(plan, list) else json.loads(plan)
-    return _scanned(found[0]["Plan"]) & {*BIG, "costs"}
+    result = plan if isinstance(plan, list) else json.loads(plan)
+    return _scanned(result[0]["Plan"]) & {*BIG, "costs"}
 
 
 def _scanned(node: dict[str, Any]) -> set[str]:
-    found = set().union(*(_scanned(below) for below in node.get("Plans", ())))
+    result = set().union(*(_scanned(below) for below in node.get("Plans", ())))
     table = node.get("Relation Name")
     if node["Node Type"] == "Seq Scan":
-        found.add(table)
+        result.add(table)
     if node["Node Type"] in {"Index Scan", "Index Only Scan"} and "Index Cond" not in node:
-        found |= set() if _is_small(node["Index Name"]) else {table}
-    return found
+        result |= set() if _is_small(node["Index Name"]) else {table}
+    return result
 
 
 def _is_small(index: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""A workspace sees and changes its own rows only: every function of the queries is walked, none is listed by hand."""
+"""Test that a workspace sees and changes its own rows only: every function of the queries is found automatically."""
 
 # ruff: noqa: ARG005, E501 - a table of arguments
 
@@ -121,8 +121,8 @@ SCOPED = {
 
 def test_there_are_many_functions_to_walk() -> None:
     assert len(SCOPED) > 70
-    known = {name for package in (queries, reports) for name, _ in functions(package)}
-    assert known >= WITHOUT_WORKSPACE, "remove from the list what is gone"
+    names = {name for package in (queries, reports) for name, _ in functions(package)}
+    assert names >= WITHOUT_WORKSPACE, "remove from the list what is gone"
 
 
 @pytest.mark.parametrize("name", SCOPED)
@@ -133,7 +133,7 @@ def test_a_query_takes_its_workspace_second(name: str) -> None:
 
 
 class Full:
-    """A workspace with something in every table."""
+    """A workspace with rows in every table."""
 
     def __init__(self, store, name: str) -> None:
         world = World(store, name)
@@ -185,27 +185,27 @@ class Full:
 
 
 def _cost(name: str, **fields: Any) -> CostRecord:
-    known = {
+    cost_fields = {
         "session_id": None, "attempt": 1, "agent": "bo", "model": "m", "input_tokens": 1, "output_tokens": 1,
         "cached_input_tokens": 0, "total_tokens": 2, "cost_usd": Decimal(1), "stale": False,
         "occurred_at": datetime(2026, 1, 1, tzinfo=UTC),
     }  # fmt: skip
-    return CostRecord(**{"id": name, "run_id": None, "task_id": None, **known, **fields})
+    return CostRecord(**{"id": name, "run_id": None, "task_id": None, **cost_fields, **fields})
 
 
 def everything(world: World) -> dict[str, list[Any]]:
-    """All rows of the workspace, table by table."""
-    found = {}
+    """Return all rows of the workspace, table by table."""
+    by_table = {}
     with world.store.read() as tx:
         for name, table in metadata.tables.items():
             if "workspace_id" in table.c:
                 rows = tx.execute(select(table).where(table.c.workspace_id == world.workspace)).mappings()
-                found[name] = sorted(repr(sorted(row.items())) for row in rows)
-    return found
+                by_table[name] = sorted(repr(sorted(row.items())) for row in rows)
+    return by_table
 
 
 def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str, Any]:
-    """Arguments that name rows of *world*: by the names of the parameters, and by hand where these say too little."""
+    """Return arguments that name rows of *world*: by the names of the parameters, or set by hand."""
     ids, special = world.ids, BY_HAND.get(name, {})
     with world.store.read() as tx:
         session = tx.execute(
@@ -226,13 +226,13 @@ def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str
         "thresholds": StatusThresholds(), "task": _stored(world, "next"), "key": "next", "here": None, "actor": "me", "most": 50, "needs_worker": False, "slot": "project", "reasons": BlockReason.NOT_BEFORE, "held_if": (),
         "ends": [EndedAttempt(ids["lost"], 1, new_id(), "lost", AttemptEnd(Outcome.COMPLETED), Complete())],
     }  # fmt: skip
-    given = {}
+    values = {}
     for parameter in list(inspect.signature(function).parameters.values())[2:]:
         if parameter.name in special:
-            given[parameter.name] = special[parameter.name](world)
+            values[parameter.name] = special[parameter.name](world)
         elif parameter.kind is not inspect.Parameter.VAR_KEYWORD and parameter.default is inspect.Parameter.empty:
-            given[parameter.name] = some[parameter.name]
-    return {**given, **{key: make(world) for key, make in special.items() if key not in given}}
+            values[parameter.name] = some[parameter.name]
+    return {**values, **{key: make(world) for key, make in special.items() if key not in values}}
 
 
 def _stored(world: World, key: str) -> Any:
@@ -247,8 +247,8 @@ def _budget(world: World, **fields: Any) -> Budget:
 
 def _agent(world: World) -> str:
     with world.store.read() as tx:
-        (found,) = agent_queries.list_all(tx, world.workspace)
-    return found.id
+        (result,) = agent_queries.list_all(tx, world.workspace)
+    return result.id
 
 
 def _stop(world: World) -> str:
@@ -265,12 +265,12 @@ def _question(world: World) -> dict[str, Any]:
 
 def _asked(world: World) -> str:
     with world.store.read() as tx:
-        (found,) = question_queries.list_unanswered(tx, world.workspace)
-    return found.id
+        (result,) = question_queries.list_unanswered(tx, world.workspace)
+    return result.id
 
 
 def _new_tasks(world: World) -> list[dict[str, Any]]:
-    """A task like one of the world, under a key of its own."""
+    """Return a task like one of the world, under a key of its own."""
     with world.store.read() as tx:
         row = dict(
             tx.execute(select(metadata.tables["tasks"]).where(metadata.tables["tasks"].c.id == world.ids["next"]))
@@ -420,13 +420,13 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
 ADDS = {
     "tasks.insert", "principals.agent_ids", "principals.id_of", "principals.id_or_none", "principals.add_owner", "events.append_bulk",
     "artifacts.add", "merges.put", "prices.put", "host_leases.add",
-    # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
+    # what they add has the caller's workspace: no row of the other's changes, which the test checks too
     "budgets.insert_new", "costs.append", "job_history.learn", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
 }  # fmt: skip
 
 
 def plain(value: Any) -> str:
-    """A result as text, to look for ids in it."""
+    """Return a result as text, to search it for ids."""
     if isinstance(value, RowMapping):
         value = dict(value)
     elif is_dataclass(value) and not isinstance(value, type):
@@ -446,27 +446,27 @@ def two(store) -> tuple[World, World]:
 
 
 def test_no_function_reaches_into_another_workspace(two: tuple[World, World]) -> None:
-    """Called with my workspace and their ids: nothing of theirs comes back, nothing of theirs is changed."""
+    """Call each with my workspace and their ids: no row of theirs is returned or changed."""
     mine, theirs = two
     before = everything(theirs)
     secrets = {*theirs.ids.values(), theirs.project_id, theirs.run_id, "cost-theirs", '{"of":"theirs"}', "of:theirs"}
     leaks = []
 
     for name, function in SCOPED.items():
-        given = arguments(name, function, theirs)
-        asked = plain(given)
+        call_arguments = arguments(name, function, theirs)
+        sent = plain(call_arguments)
         try:
             with mine.store.write() as tx:
-                answer = plain(function(tx, mine.workspace, **given))
-                raise Undo  # noqa: TRY301 - each function meets the same rows
+                answer = plain(function(tx, mine.workspace, **call_arguments))
+                raise Undo  # noqa: TRY301 - each function gets the same rows
         except Undo:
-            told = {secret for secret in secrets if secret in answer and secret not in asked}
-            if told:
-                leaks.append((name, told))
+            leaked = {secret for secret in secrets if secret in answer and secret not in sent}
+            if leaked:
+                leaks.append((name, leaked))
 
-    for name, function in SCOPED.items():  # only now for good: what is stored with their ids is mine
-        given = arguments(name, function, theirs)
-        after = _after(mine, name, function, given)
+    for name, function in SCOPED.items():  # commit only now: what is stored with their ids is mine
+        call_arguments = arguments(name, function, theirs)
+        after = _after(mine, name, function, call_arguments)
         if after != "refused" and (now := everything(theirs)) != before:
             changed = {table for table in now if now[table] != before[table]}
             leaks.append((name, changed))
@@ -476,11 +476,11 @@ def test_no_function_reaches_into_another_workspace(two: tuple[World, World]) ->
 
 
 class Undo(Exception):
-    """Take everything back."""
+    """Rolls everything back."""
 
 
 def _after(world: World, name: str, function: Callable[..., Any], given: dict[str, Any]) -> str:
-    """Call it for good."""
+    """Call it and commit."""
     from sqlalchemy.exc import IntegrityError
 
     try:
@@ -492,16 +492,16 @@ def _after(world: World, name: str, function: Callable[..., Any], given: dict[st
 
 
 def test_the_same_calls_do_find_and_change_ones_own_rows(two: tuple[World, World]) -> None:
-    """The other half of the proof: those arguments are not empty gestures."""
+    """Check that the same arguments do find and change rows in the own workspace."""
     mine, _ = two
     before = everything(mine)
-    moved, found = set(), set()
+    moved, result = set(), set()
 
     for name, function in SCOPED.items():
-        given = arguments(name, function, mine)
+        call_arguments = arguments(name, function, mine)
         try:
             with mine.store.write() as tx:
-                answer = plain(function(tx, mine.workspace, **given))
+                answer = plain(function(tx, mine.workspace, **call_arguments))
                 rows = {
                     table.name: sorted(
                         repr(sorted(row.items()))
@@ -510,12 +510,12 @@ def test_the_same_calls_do_find_and_change_ones_own_rows(two: tuple[World, World
                     for table in metadata.tables.values()
                     if "workspace_id" in table.c
                 }
-                raise Undo  # noqa: TRY301 - each function meets the same rows
+                raise Undo  # noqa: TRY301 - each function gets the same rows
         except Undo:
             if rows != before:
                 moved.add(name)
             if any(secret in answer for secret in (*mine.ids.values(), mine.project_id, mine.run_id)):
-                found.add(name)
+                result.add(name)
 
     assert len(moved) > 25, sorted(set(SCOPED) - moved)
-    assert len(found) > 20, sorted(set(SCOPED) - found)
+    assert len(result) > 20, sorted(set(SCOPED) - result)

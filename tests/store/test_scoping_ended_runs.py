@@ -1,4 +1,4 @@
-"""A run of another workspace that has ended stays ended, and is neither marked nor deleted from here."""
+"""Test that an ended run of another workspace stays unchanged, and is neither marked nor deleted from here."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.support.world import World
 
 @pytest.fixture
 def theirs(store: Store) -> World:
-    """A workspace with a run that has ended."""
-    made = World(store, "theirs")
-    made.submit("a")
-    made.do("a")
-    made.tick()  # it writes the end of the run
-    return made
+    """Provide a workspace with a run that has ended."""
+    other_world = World(store, "theirs")
+    other_world.submit("a")
+    other_world.do("a")
+    other_world.tick()  # it writes the end of the run
+    return other_world
 
 
 def test_a_run_that_has_ended_is_opened_again_by_its_own_workspace_only(store: Store, theirs: World) -> None:

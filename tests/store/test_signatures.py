@@ -1,4 +1,4 @@
-"""Signatures of messages: what is obeyed, and that who does not know them can read what they sign."""
+"""Test signatures of messages: which are accepted, and that clients without them can read the signed content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counters of places, and the leases of ticks: what is taken is given back, and nobody writes without a lease."""
+"""Test counters of places, and the leases of ticks: used places are released, and no write happens without a lease."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns mean the same on both databases: moments, money, JSON, texts; nothing is rounded or turned into a text."""
+"""Test that columns mean the same on both databases: times, money, JSON, texts; none is rounded or becomes a text."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sample(store: Store) -> Store:
 
 
 def kept(store: Store, column: str, value, *, bulk: bool = False):
-    """*value* as it comes back after it was stored, alone or among many."""
+    """Return *value* as it is read after it was stored, alone or among many."""
     with store.write() as tx:
         tx.execute(values.delete())
         if bulk:
@@ -62,9 +62,9 @@ def kept(store: Store, column: str, value, *, bulk: bool = False):
         else:
             tx.execute(insert(values).values(id=0, **{column: value}))
     with store.read() as tx:
-        found = list(tx.execute(select(values.c[column]).order_by(values.c.id)).scalars())
-    assert all(item == found[0] for item in found)
-    return found[0]
+        result = list(tx.execute(select(values.c[column]).order_by(values.c.id)).scalars())
+    assert all(item == result[0] for item in result)
+    return result[0]
 
 
 JSON_VALUES = [
@@ -88,9 +88,9 @@ JSON_VALUES = [
 @pytest.mark.parametrize("bulk", [False, True])
 def test_json_comes_back_as_it_was(sample: Store, *, bulk: bool) -> None:
     for value in JSON_VALUES:
-        found = kept(sample, "body", value, bulk=bulk)
+        result = kept(sample, "body", value, bulk=bulk)
 
-        assert (found, type(found)) == (value, type(value))
+        assert (result, type(result)) == (value, type(value))
     assert list(kept(sample, "body", {"z": 1, "a": 2, "m": 3}, bulk=bulk)) == ["z", "a", "m"]
     assert kept(sample, "body", None, bulk=bulk) is None
 
@@ -111,7 +111,7 @@ def nested(depth: int):
 
 
 def cause(error: Exception) -> Exception:
-    """The refusal itself, where SQLAlchemy has wrapped it."""
+    """Return the refusal itself, where SQLAlchemy has wrapped it."""
     return error.orig if isinstance(error, StatementError) else error
 
 
@@ -151,11 +151,11 @@ def test_what_no_database_can_hold_is_replaced_in_texts(sample: Store) -> None:
 def test_moments_come_back_in_utc(sample: Store) -> None:
     there = datetime(2026, 3, 29, 2, 30, 0, 5, tzinfo=timezone(timedelta(hours=5, minutes=30)))
 
-    found = kept(sample, "at", there)
+    result = kept(sample, "at", there)
 
-    assert found == there
-    assert found.utcoffset() == timedelta(0)
-    assert found.microsecond == 5
+    assert result == there
+    assert result.utcoffset() == timedelta(0)
+    assert result.microsecond == 5
 
 
 def test_a_moment_without_offset_is_refused(sample: Store) -> None:
@@ -195,10 +195,10 @@ AMOUNTS = ["0.1", "0.000000000000000000000000000001", "1000000000000", "99999999
 @pytest.mark.parametrize("amount", [*AMOUNTS, "-3.50", "0", "1E+3"])
 def test_money_comes_back_to_the_last_digit(sample: Store, amount: str) -> None:
     for bulk in (False, True):
-        found = kept(sample, "usd", Decimal(amount), bulk=bulk)
+        result = kept(sample, "usd", Decimal(amount), bulk=bulk)
 
-        assert isinstance(found, Decimal)
-        assert found == Decimal(amount)
+        assert isinstance(result, Decimal)
+        assert result == Decimal(amount)
 
 
 def test_ten_thousand_dimes_are_a_thousand_dollars(sample: Store) -> None:

@@ -1,4 +1,4 @@
-"""Celery apps and worker contexts in the process of the tests; they leave no connection and no current app behind."""
+"""Celery apps and worker contexts in the tests' process; they leave no connection and no current app behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from workers.context import Context, make_context
 
 
 def worker_settings(database_url: str, redis_url: str, folder: Path, **variables: str) -> Settings:
-    """The settings of a worker whose home is in *folder*; *variables* are further ones of its environment."""
+    """Return the settings of a worker whose home is in *folder*; *variables* are added to its environment."""
     environment = {
         "COORD_DATABASE_URL": database_url,
         "COORD_REDIS_URL": redis_url,
@@ -57,7 +57,7 @@ def context_of(
         yield context
     finally:
         for thread in threading.enumerate():
-            if thread.name == "coord-wake":  # the last message of a housekeeper that was stopped, over this client
+            if thread.name == "coord-wake":  # the last message of a stopped supervisor loop, over this client
                 thread.join(30)
         context.wakeups.close()
         context.store.close()

@@ -1,4 +1,4 @@
-"""Real stores that fail at a moment of a test's choice."""
+"""Real stores that fail at a moment that the test chooses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coordination.store.engine import Store
 
 
 class Around(Store):
-    """A real store with something between it and its user."""
+    """A real store with code between it and its user."""
 
     def __init__(self, store: Store) -> None:
         self.__dict__ |= store.__dict__
@@ -21,14 +21,14 @@ class Around(Store):
 
 
 class Away(Around):
-    """Its database cannot be reached."""
+    """A store whose database is unreachable."""
 
     def write(self) -> AbstractContextManager[Connection]:
         raise DatabaseUnavailable("away")
 
 
 class Unanswered(Around):
-    """Its connection breaks in the first commit: before it happens, or before its answer is there."""
+    """A store whose connection breaks in the first commit: before the commit, or before its answer."""
 
     def __init__(self, store: Store, *, commits: bool = True) -> None:
         super().__init__(store)
@@ -46,7 +46,7 @@ class Unanswered(Around):
 
 
 class Failing(Around):
-    """Its first *times* writes fail with *error*; ``succeeded`` is set by the first that does not."""
+    """A store whose first *times* writes fail with *error*; ``succeeded`` is set by the first that does not."""
 
     def __init__(self, store: Store, error: Exception, *, times: int) -> None:
         super().__init__(store)

@@ -1,4 +1,4 @@
-"""Chats for tests: a provider that is a stand-in, jobs that are held with it, and a real server of tools."""
+"""Chats for tests: a stand-in for the provider, jobs that call it, and a real tool server."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SAID, CALL, RETURNED, STARTED = EventType.PROGRESS, EventType.TOOL_CALL, EventTy
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return int(held.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 class Provider:
-    """The stand-in, and jobs that are held with it."""
+    """The stand-in for the provider, and jobs that call it."""
 
     def __init__(self, bench: Bench, server: ModelServer) -> None:
         self.bench = bench
@@ -46,4 +46,4 @@ class Provider:
         return self.bench.start(self.job(**more), control=heard | (control or {}), **(claim or {}))
 
     def told(self, type_: EventType) -> list[dict[str, Any]]:
-        return [payload for found, payload in self.events if found is type_]
+        return [payload for result, payload in self.events if result is type_]

@@ -1,4 +1,4 @@
-"""Runs ``coord`` in this process, or as its users start it: an environment and a folder that only the test decides."""
+"""Runs ``coord`` in this process or as its users start it, with an environment and a folder that only the test sets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CommandResult:
 
     @property
     def json(self) -> Any:
-        """Parse stdout as the one JSON document that it has to be."""
+        """Parse stdout, which must be one JSON document."""
         return json.loads(self.out)
 
 
@@ -43,19 +43,19 @@ class Coord:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of the tests without any setting of ours, and the test's own settings."""
+        """Return the environment of the tests without any setting of ours, with the test's own settings added."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("COORD_")}
         return {**kept, "COORD_HOME": str(self.home), "PYTHONPATH": str(ROOT), "COLUMNS": "200", **self.settings}
 
     def __call__(self, *argv: str | Path, code: int | None = 0) -> CommandResult:
-        """Run one command in this process; *code* is what it must exit with (None: anything)."""
+        """Run one command in this process and check its exit code against *code* (None: any)."""
         out, err = _captured(), _captured()
         with _process_state(self.environment, self.cwd), redirect_stdout(out), redirect_stderr(err):
             exit_code = main([str(part) for part in argv])
         return _expected(CommandResult(exit_code, _text(out), _text(err)), code)
 
     def process(self, *argv: str | Path, code: int | None = 0) -> CommandResult:
-        """Run one command in a process of its own; for what starts a stack or replaces or ends its process."""
+        """Run one command in a process of its own, as one needs that starts a stack or replaces or ends its process."""
         done = subprocess.run(
             [sys.executable, "-m", "coordination.cli", *map(str, argv)],
             cwd=self.cwd,
@@ -69,7 +69,7 @@ class Coord:
 
 
 def coord_in(folder: Path, **settings: str) -> Coord:
-    """``coord`` with a home and a working folder of its own below *folder*."""
+    """Provide ``coord`` with a home and a working folder of its own below *folder*."""
     place = folder / "shop"
     place.mkdir(exist_ok=True)
     return Coord(home=folder / "home", cwd=place, settings=settings)
@@ -91,7 +91,7 @@ def _text(stream: io.TextIOWrapper) -> str:
 
 @contextmanager
 def _process_state(environment: Mapping[str, str], cwd: Path) -> Iterator[None]:
-    """Give this process *environment*, *cwd* and an empty stdin, and its own back afterwards."""
+    """Set this process's environment, *cwd* and an empty stdin, and restore its own afterwards."""
     before, folder, stdin = dict(os.environ), Path.cwd(), sys.stdin
     try:
         os.environ.clear()

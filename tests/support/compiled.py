@@ -1,6 +1,6 @@
 """One cache of compiled statements for all stores of a test process: a database for each test, but the same statements.
 
-Without it a quarter of the time of tests that use a store goes into compiling what was compiled for the one before.
+Without it, a quarter of the time of tests with a store would go into compiling the same statements again.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from sqlalchemy import Dialect, Engine
 
 
 class _Compiled(dict[tuple[Any, ...], Any]):
-    """By statement and kind of database; the engines' own are by statement and engine."""
+    """The cache by statement and kind of database; the engines' own caches are by statement and engine."""
 
     def get(self, key: tuple[Any, ...], default: Any = None) -> Any:
         return super().get(_of_any_engine(key), default)
 
     def __rich_repr__(self) -> Iterator[int]:
-        """Short, for tracebacks that show every local variable: it is in many of them, with thousands of statements."""
+        """Keep tracebacks short that show local variables: many of them include it, with thousands of statements."""
         yield len(self)
 
     def __setitem__(self, key: tuple[Any, ...], compiled: Any) -> None:
@@ -30,14 +30,14 @@ def _of_any_engine(key: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def share_compiled() -> None:
-    """Let every store that is opened in this process from now on have the same cache."""
+    """Let all stores that this process opens from now on share one cache."""
     from coordination.store import engine
 
     compiled, create = _Compiled(), engine.create_engine
 
     def sharing(*args: Any, **options: Any) -> Engine:
-        made = create(*args, **options)
-        made.update_execution_options(compiled_cache=compiled)
-        return made
+        created = create(*args, **options)
+        created.update_execution_options(compiled_cache=compiled)
+        return created
 
     engine.create_engine = sharing

@@ -12,21 +12,21 @@ from tests.support.sources import ROOT
 
 FILE = ROOT / "docker-compose.yml"
 
-# A dollar sign and what follows it; the last alternative catches what is not one of the forms we use.
+# A dollar sign and what follows it; the last alternative matches all forms that we do not use.
 _VARIABLE = re.compile(
     r"\$(?:(?P<dollar>\$)|\{(?P<name>\w+)(?::-(?P<default>[^${}]*))?\}|(?P<plain>[A-Za-z_]\w*)|(?P<odd>))"
 )
 
 
 def raw() -> dict[str, Any]:
-    """The file as YAML, with its anchors merged and its variables as they are written."""
+    """Return the file as YAML, with its anchors merged and its variables as they are written."""
     loaded = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     assert isinstance(loaded, dict)
     return loaded
 
 
 def filled_in(value: Any, variables: Mapping[str, str]) -> Any:
-    """*value* with ``$$``, ``$NAME``, ``${NAME}`` and ``${NAME:-default}`` replaced in all its texts."""
+    """Return *value* with ``$$``, ``$NAME``, ``${NAME}`` and ``${NAME:-default}`` replaced in all its texts."""
     if isinstance(value, dict):
         return {key: filled_in(inner, variables) for key, inner in value.items()}
     if isinstance(value, list):
@@ -42,12 +42,12 @@ def _meaning(match: re.Match[str], variables: Mapping[str, str]) -> str:
     name = match["name"] or match["plain"]
     if name is None:
         raise ValueError(f"not a form of variable that these tests know: {match.string!r}")
-    found = variables.get(name, "")
-    return found or match["default"] or ""
+    result = variables.get(name, "")
+    return result or match["default"] or ""
 
 
 def start_order(services: Mapping[str, Any]) -> list[str]:
-    """The services' names, each after all that it depends on; AssertionError when there is no such order."""
+    """Return the services' names, each after its dependencies; AssertionError when there is no such order."""
     done: list[str] = []
     while len(done) < len(services):
         ready = [name for name, service in services.items() if name not in done and _needs(service) <= {*done}]
@@ -61,7 +61,7 @@ def _needs(service: Mapping[str, Any]) -> set[str]:
 
 
 def conditions(services: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Every (service, what it waits for, the condition it waits for)."""
+    """Return every (service, the service it waits for, the condition it waits for)."""
     for name, service in services.items():
         for other, rule in service.get("depends_on", {}).items():
             yield name, other, rule["condition"]

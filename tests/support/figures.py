@@ -1,6 +1,6 @@
-"""Prints what a run of the tests costs: CPU seconds of all its processes, beside the calibration loop's.
+"""Prints the cost of a test run: CPU seconds of all its processes, and as a multiple of a calibration loop's.
 
-Wall time depends on what else the machine does; the ratio of the two CPU times does so much less.
+Wall time depends on the machine's load; the ratio of the two CPU times depends on it much less.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ class Figures:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Hand this process's figure to the process that prints."""
+        """Send this process's CPU time to the process that prints the sum."""
         output = getattr(session.config, "workeroutput", None)
         if output is not None:
             output["cpu_seconds"] = _cpu_seconds()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Take the figure of a test process that has ended."""
+        """Add the CPU time of a test process that has ended."""
         self._workers.append(getattr(node, "workeroutput", {}).get("cpu_seconds", 0.0))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the run's CPU time and how many calibration loops that is."""
-        spent = sum(self._workers) or _cpu_seconds()  # xdist's own process is no parent of what the others start
+        """Print the run's CPU time, and how many calibration loops that is."""
+        spent = sum(self._workers) or _cpu_seconds()  # xdist's own process does not start the processes of the others
         loop = calibration_seconds()
         terminalreporter.write_line(
             f"CPU: {spent:.0f} s in {max(1, len(self._workers))} test processes and what they started; "

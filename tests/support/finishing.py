@@ -14,7 +14,7 @@ from coordination.services.attempts.end import EndEffects, close_ended_runs
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What the ends did, and what follows."""
+    """The results of the ends, and the tasks that follow."""
 
     effects: EndEffects
     work: NextWork

@@ -51,7 +51,7 @@ class Fleet:
 
     @staticmethod
     def environment(database_url: str, redis_url: str, folder: Path) -> dict[str, str]:
-        """What every process of such a fleet is told."""
+        """Return the environment of every process of such a fleet."""
         (folder / "home").mkdir(exist_ok=True)
         return {
             **SHORT_LEASES,
@@ -62,11 +62,11 @@ class Fleet:
         }
 
     def worker(self, *arguments: str, **env: str) -> Process:
-        """A worker that can take jobs."""
+        """Start a worker and wait until it can receive jobs."""
         return self.processes.start_worker({**self.env, **env}, *arguments)
 
     def suspend(self, worker: Process) -> None:
-        """Stop a worker between two writes: one that is stopped in the middle would keep SQLite's only lock."""
+        """Suspend a worker between two writes: within a write it would keep SQLite's only lock."""
         file = sqlite_path(self.co.runtime.store.url)
         while True:
             worker.signal(signal.SIGSTOP)
@@ -88,33 +88,33 @@ class Fleet:
 
     @property
     def coord(self) -> Coord:
-        """The command line on this fleet, in the project's folder."""
+        """Run the command line on this fleet, in the project's folder."""
         return Coord(self.folder / "home", self.folder / "project", self.env)
 
     def file(self, name: str) -> Path:
-        """A file in the project's folder, where jobs run."""
+        """Return the path of a file in the project's folder, where jobs run."""
         return self.folder / "project" / name
 
     def await_event(self, run: Run, type_: EventType, *, key: str | None = None, within: float = 30) -> Event:
-        """The first event of that type (and task); events are signals, so nothing here sleeps longer than a look."""
+        """Return the first event of that type (and task), polled at a fixed interval."""
 
         def look() -> Event | None:
             return next(
                 (event for event in run._events_after("0.0") if event.type is type_ and key in (None, event.key)), None
             )
 
-        found = until(look, within=timedelta(seconds=within), what=f"{type_} of {key}")
-        assert found is not None
-        return found
+        result = until(look, within=timedelta(seconds=within), what=f"{type_} of {key}")
+        assert result is not None
+        return result
 
     def await_file(self, name: str, *, within: float = 30) -> str:
-        """The content of a file once a job has written it."""
+        """Return the content of a file once a job has written it."""
         path = self.file(name)
         until(lambda: path.exists() and path.read_text(), within=timedelta(seconds=within), what=name)
         return path.read_text()
 
     def await_file_made(self, name: str, *, within: float = 30) -> None:
-        """Wait until a job has made a file."""
+        """Wait until a job has created a file."""
         until(self.file(name).exists, within=timedelta(seconds=within), what=name)
 
 
@@ -122,7 +122,7 @@ class Fleet:
 def fleet_on(
     processes: Processes, database_url: str, redis_url: str, folder: Path, *, expiring: bool = False
 ) -> Iterator[Fleet]:
-    """A fleet without workers yet; *expiring*: with leases that run out in the test."""
+    """Provide a fleet without workers; *expiring*: with leases that expire during the test."""
     leases = EXPIRING if expiring else {}
     fleet = Fleet(processes, {**Fleet.environment(database_url, redis_url, folder), **leases}, folder)
     try:
@@ -139,7 +139,7 @@ class SharedFleet(Fleet):
         super().__init__(stack.processes, {**stack.env, "COORD_WORKSPACE": f"test-{new_id()}"}, folder)
 
     def worker(self, *arguments: str, **env: str) -> Process:
-        """The shared worker; it has more slots than any test asks for."""
+        """Return the shared worker; it has more slots than any test needs."""
         assert not env, f"a worker with {env} is no shared one: mark the test own_worker"
         assert arguments in {(), *(("-c", str(slots)) for slots in range(2, SharedStack.SLOTS + 1))}, arguments
         return self._stack.worker()
@@ -164,7 +164,7 @@ class SharedStack:
 
 
 class SharedStacks:
-    """The shared stacks of one module: one for each kind of database, made at its first use."""
+    """The shared stacks of one module: one for each kind of database, created at its first use."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -172,7 +172,7 @@ class SharedStacks:
         self._open = ExitStack()
 
     def stack(self, kind: str, database: Callable[[Path], AbstractContextManager[str]]) -> SharedStack:
-        """The stack on the database of that kind; *database* makes one below a folder."""
+        """Return the stack on the database of that kind; *database* creates one below a folder."""
         if kind not in self._stacks:
             folder = self._folder / kind
             folder.mkdir()
@@ -183,12 +183,12 @@ class SharedStacks:
         return self._stacks[kind]
 
     def close(self) -> None:
-        """End the workers, then what they work on."""
+        """End the workers, then their servers."""
         self._open.close()
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs (and is not only waiting to be reaped)."""
+    """Return whether a process runs (and is not only waiting to be reaped)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
     except OSError:
@@ -196,7 +196,7 @@ def alive(pid: int) -> bool:
 
 
 def seconds_until(look: Callable[[], object], *, within: float, what: str) -> float:
-    """How long it took until *look* was true."""
+    """Return the seconds until *look* was true."""
     began = time.monotonic()
     until(look, within=timedelta(seconds=within), what=what)
     return time.monotonic() - began

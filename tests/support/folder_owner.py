@@ -1,4 +1,4 @@
-"""A program that takes a folder of its own below the one it is given, prints its path, and lives until it is killed."""
+"""A program that owns a folder below the one it is given, prints its path, and lives until it is killed."""
 
 from __future__ import annotations
 

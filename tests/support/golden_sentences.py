@@ -1,7 +1,7 @@
-"""Keeps the sentences of all refusals in one file: a plugin that compares, and rewrites with --update-refusals.
+"""Keeps the messages of all refusals in one file: a plugin that compares, and rewrites with --update-refusals.
 
-The file has one block for each test: the test's id, and below it the sentences in the order in which the test got them.
-A test that runs on several databases has one block, so the sentence must be the same on each.
+The file has one block for each test: the test's id, and below it the messages in the order in which the test got them.
+A test that runs on several databases has one block, so the message must be the same on each.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _VOLATILE = (
 
 
 def check_sentence(sentence: str) -> None:
-    """Fail the test that runs now when its next stored sentence is another one."""
+    """Fail the running test when its next stored message differs."""
     __tracebackhide__ = True
     if Recorder.current is None:
         pytest.fail("Sentences are compared only inside a test, with the plugin tests.support.golden_sentences")
@@ -72,7 +72,7 @@ def normalized(sentence: str, folders: Mapping[str, str]) -> str:
 
 
 def read_blocks(text: str) -> dict[str, list[str]]:
-    """Return the stored sentences by the key of their test."""
+    """Return the stored messages by the key of their test."""
     blocks: dict[str, list[str]] = {}
     sentences: list[str] = []
     for line in text.split("\n"):
@@ -118,7 +118,7 @@ def _test_names(tree: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[s
 
 
 class Recorder:
-    """The sentences of one test: compares each with the stored one, unless they are to be rewritten."""
+    """The messages of one test: compares each with the stored one, unless they are to be rewritten."""
 
     current: Recorder | None = None
 
@@ -130,7 +130,7 @@ class Recorder:
         self._update = update
 
     def check(self, sentence: str) -> None:
-        """Fail when the next stored sentence is another one."""
+        """Fail when the next stored message differs."""
         __tracebackhide__ = True
         sentence = normalized(sentence, self._folders)
         number = len(self.sentences)
@@ -145,7 +145,7 @@ class Recorder:
             )
 
     def finish(self) -> None:
-        """Fail when more sentences are stored than were checked."""
+        """Fail when more messages are stored than were checked."""
         left = self._stored[len(self.sentences) :]
         if left and not self._update:
             self._fail("More refusals are stored than the test met", [f"- {sentence}" for sentence in left])
@@ -160,7 +160,7 @@ class Recorder:
 
 
 class GoldenSentences:
-    """One test process's part: a recorder around each test, and at the end the new sentences."""
+    """The plugin of one test process: a recorder around each test, and at the end the new messages."""
 
     def __init__(self, *, update: bool, some_parameters: bool) -> None:
         self.update = update
@@ -172,7 +172,7 @@ class GoldenSentences:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Record the sentences of one test; they are stored only if it passes."""
+        """Record the messages of one test; they are stored only if it passes."""
         key = key_of(item.nodeid)
         recorder = Recorder.current = Recorder(key, self._stored.get(key, []), _folders(item), update=self.update)
         try:
@@ -188,20 +188,20 @@ class GoldenSentences:
         self._some_parameters = True
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Note the tests of this session, to know which stored parameters are gone."""
+        """Note the tests of this session, to detect stored parameters that are gone."""
         if not self._some_parameters:
             self._collected = [key_of(item.nodeid) for item in session.items]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Take over what a worker of pytest-xdist has recorded."""
+        """Add the records of a worker of pytest-xdist."""
         output = getattr(node, "workeroutput", {}).get("golden_sentences")
         if output is not None:
             self.take(output["blocks"], collected=output["collected"])
             self._differing.update(output["differing"])
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Hand the sentences to the process that controls the run, or write the file there."""
+        """Send the messages to the process that controls the run, or write the file in that process."""
         if not self.update:
             return
         if hasattr(session.config, "workeroutput"):
@@ -216,12 +216,12 @@ class GoldenSentences:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Name the tests whose refusal is not the same on each database."""
+        """Print the tests whose refusal differs between databases."""
         for key in sorted(self._differing):
             terminalreporter.write_line(f"Refusals differ from one database to another: {key}", red=True)
 
     def take(self, blocks: Mapping[str, list[str]], collected: list[str] | None = None) -> None:
-        """Add sentences, and the keys of all tests that were *collected*."""
+        """Add messages, and the keys of all tests that were *collected*."""
         self._collected = self._collected if collected is None else collected
         for key, sentences in blocks.items():
             if self._blocks.setdefault(key, sentences) != sentences:
@@ -241,7 +241,7 @@ def _stored() -> dict[str, list[str]]:
 
 
 def _folders(item: pytest.Item) -> dict[str, str]:
-    """Return what to write for the folders of this test and of this machine; the longest first."""
+    """Return the replacements for folders of this test and of this machine, the longest first."""
     fixtures = getattr(item, "funcargs", {})
     folders = {
         str(path): f"<{name}>" for name, path in fixtures.items() if isinstance(path, Path) and path.is_absolute()
@@ -257,9 +257,9 @@ def _folders(item: pytest.Item) -> dict[str, str]:
 
 
 def _masked(url: str) -> set[str]:
-    """Return *url* without its password, as our settings and as a store write it."""
+    """Return *url* without its password, as our settings and a store write it."""
     forms = {masked(url)}
-    with suppress(ArgumentError, ValueError):  # what a test passes as a URL may be none
+    with suppress(ArgumentError, ValueError):  # a test's URL may be invalid
         parsed = make_url(url)
         driver = "postgresql+psycopg" if parsed.drivername == "postgresql" else parsed.drivername
         forms.add(parsed.set(drivername=driver).render_as_string(hide_password=True))

@@ -1,4 +1,4 @@
-"""Beat as it is shipped, but in a hurry: some minutes of its life in a second. Its argument is the schedule's file."""
+"""Beat as it is shipped, with time sped up: some minutes in a second. Its argument is the schedule's file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A program that imports every module of ``workers`` and names what that read or opened; nothing is the right answer.
+"""A program that imports every module of ``workers`` and prints what that read or opened; correct output is empty.
 
-It runs in a process of its own, with settings in its environment that make no sense.
+It runs in a process of its own, with invalid settings in its environment.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OPENS = {"socket.connect", "sqlite3.connect", "subprocess.Popen", "os.fork", "os
 
 
 class WatchedEnvironment(MutableMapping[str, str]):
-    """The environment, which remembers the settings of ours that were asked for."""
+    """The environment, which records the reads of our settings."""
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
         self._environment = environment
@@ -41,7 +41,7 @@ class WatchedEnvironment(MutableMapping[str, str]):
 
 
 def main() -> None:
-    """Write one line for everything that a module should not have done, and the number of modules."""
+    """Write one line for each forbidden effect of an import, and the number of modules."""
     watched = WatchedEnvironment(os.environ)
     os.environ = watched  # type: ignore[assignment]  # noqa: B003 - the processes' own environment stays as it is
     opened: list[str] = []

@@ -1,4 +1,4 @@
-"""What must hold of any store, whatever happened to it: read from the tables alone, by statements of its own."""
+"""Invariants that hold in any store at any time, checked on the tables alone, with statements of this module."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Tables:
 
 
 def broken(store: Store, *, waived: Collection[str] = ()) -> list[str]:
-    """A sentence for each thing that does not hold; *waived*: tasks that were forced to run without their needs.
+    """Return a sentence for each violated invariant; *waived*: tasks that were forced to run without their needs.
 
     Only for stores in which no transaction is open.
     """
@@ -38,7 +38,7 @@ def broken(store: Store, *, waived: Collection[str] = ()) -> list[str]:
         def rows(statement: str) -> list[Any]:
             return list(tx.execute(text(statement)).mappings())
 
-        found = Tables(
+        result = Tables(
             tasks={str(row["id"]): row for row in rows("SELECT * FROM tasks")},
             edges=rows("SELECT * FROM dependencies WHERE kind IN ('blocks', 'parent-child')"),
             attempts=rows("SELECT * FROM attempts"),
@@ -49,11 +49,11 @@ def broken(store: Store, *, waived: Collection[str] = ()) -> list[str]:
     return [
         sentence
         for holds, sentence in (
-            *_tasks(found),
-            *_attempts(found),
-            *_edges(found, waived),
-            *_slots(found),
-            *_runs(found),
+            *_tasks(result),
+            *_attempts(result),
+            *_edges(result, waived),
+            *_slots(result),
+            *_runs(result),
         )
         if not holds
     ]
@@ -65,8 +65,11 @@ def _tasks(found: Tables) -> Iterator[tuple[bool, str]]:
         name, state = task["key"], task["state"]
         if state == "blocked":
             yield task["pending"] == unmet[task_id], f"{name} counts {task['pending']} needs, has {unmet[task_id]}"
-            held = bool(task["reasons"] & DEPENDENCIES)
-            yield held == (unmet[task_id] > 0), f"{name} is blocked by dependencies: {held}, with {unmet[task_id]}"
+            blocked = bool(task["reasons"] & DEPENDENCIES)
+            yield (
+                blocked == (unmet[task_id] > 0),
+                f"{name} is blocked by dependencies: {blocked}, with {unmet[task_id]}",
+            )
         if state in ("queued", "running"):
             yield not unmet[task_id], f"{name} is {state} and waits for {unmet[task_id]}"
 
@@ -103,13 +106,13 @@ def _edges(found: Tables, waived: Collection[str]) -> Iterator[tuple[bool, str]]
 
 
 def _slots(found: Tables) -> Iterator[tuple[bool, str]]:
-    held: Counter[tuple[str, str]] = Counter()
+    used: Counter[tuple[str, str]] = Counter()
     for row in found.attempts:
         names = json.loads(row["slots"]) if isinstance(row["slots"], str) else row["slots"]
         if row["finished_at"] is None:
-            held.update((str(row["project_id"]), name) for name in names or ())
+            used.update((str(row["project_id"]), name) for name in names or ())
     for slot in found.slots:
-        now = held[str(slot["project_id"]), slot["name"]]
+        now = used[str(slot["project_id"]), slot["name"]]
         yield slot["used"] == now, f"the slot {slot['name']} counts {slot['used']}, held are {now}"
 
 

@@ -1,4 +1,4 @@
-"""Beads issues made in one line, and the plan that works them off."""
+"""Beads issues written in one line, and the plan that works them off."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BOTH = pytest.mark.parametrize("rules", [NEW, OLD])
 
 
 def issue(issue_id: str, *edges: tuple[str, str] | tuple[str, str, dict], **fields) -> Issue:
-    """An open issue; an edge is (type, target) or (type, target, metadata)."""
+    """Return an open issue; an edge is (type, target) or (type, target, metadata)."""
     dependencies = tuple(
         IssueDependency(issue_id, edge[1], edge[0], edge[2] if len(edge) > 2 else {}) for edge in edges
     )
@@ -28,7 +28,7 @@ def issue(issue_id: str, *edges: tuple[str, str] | tuple[str, str, dict], **fiel
 
 
 def ready_ids(rules: str, *issues: Issue) -> list[str]:
-    return [found.id for found in ready(issues, rules, NOW)]
+    return [result.id for result in ready(issues, rules, NOW)]
 
 
 def planned(rules: str, *issues: Issue):

@@ -1,7 +1,7 @@
 """Lists our source files whose functions one shell job enters, from submission to cost: ``python -m`` this module.
 
-The job runs in this process, on SQLite and without Redis. What only runs while a module is imported does not count, nor
-do the programs that a job starts.
+The job runs in this process, on SQLite and without Redis. Code that only runs at import does not count, nor do the
+programs that a job starts.
 """
 
 from __future__ import annotations

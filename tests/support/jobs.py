@@ -1,4 +1,4 @@
-"""Runs one job with a real runner, in a thread as a worker does, and says what it reported on the way."""
+"""Runs one job with a real runner, in a thread as a worker does, and records its reports meanwhile."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FUNCTIONS = Path(__file__).parent / "job_functions"
 
 
 def claim_of(work: Mapping[str, Any], **changes: Any) -> Claim:
-    """A claim as a worker holds it, for a job of a task that nobody else has."""
+    """Return a claim as a worker has it, for a job of a new task."""
     values: dict[str, Any] = {
         "task_id": str(uuid4()),
         "attempt": 1,
@@ -53,7 +53,7 @@ def claim_of(work: Mapping[str, Any], **changes: Any) -> Claim:
 
 @dataclass
 class Job:
-    """A running job. ``moved`` is set at its first output, ``processes`` are those it reported."""
+    """A running job. ``moved`` is set at its first output; ``processes`` are those it reported."""
 
     claim: Claim
     control: Control
@@ -63,7 +63,7 @@ class Job:
     result: AttemptEnd | None = None
 
     def stop(self, reason: StopReason) -> None:
-        """Ask it to end, once it has said something."""
+        """Ask it to end, once it has printed something."""
         assert self.moved.wait(PATIENCE)
         self.control.stop(reason)
 
@@ -75,7 +75,7 @@ class Job:
 
 
 class Bench:
-    """Starts jobs, and knows what they left behind."""
+    """Starts jobs, and finds the processes that they leave behind."""
 
     def __init__(self, runners: Runners, scratch: Path) -> None:
         self.runners = runners
@@ -91,7 +91,7 @@ class Bench:
         stopped: StopReason | None = None,
         **changes: Any,
     ) -> Job:
-        """A job in a thread of its own; *stopped*: it was asked to end before it began."""
+        """Start a job in a thread of its own; *stopped*: it was asked to end before it began."""
         settings = {"cancel_grace": timedelta(seconds=20), "lost_grace": timedelta(milliseconds=100)}
         claim = claim_of(work, **changes)
         runner = self.runners.by_kind[claim.job_kind]
@@ -116,18 +116,18 @@ class Bench:
         return job
 
     def run(self, work: Mapping[str, Any], **changes: Any) -> AttemptEnd:
-        """A job from its beginning to its end."""
+        """Run a job from its beginning to its end."""
         return self.start(work, **changes).end()
 
     def left_behind(self) -> list[int]:
-        """Processes that carry the worker's marker, besides interpreters that wait for a job."""
+        """Return processes with the worker's marker, except interpreters that wait for a job."""
         idle = {child.process.record.pid for child in self.runners.pool._idle}
-        found = orphan_reaper.find([os.fsencode(self.runners.launcher.marker)])
-        return [pid for pid in found if session_of(pid) not in idle]  # bwrap is one more of its session
+        remaining = orphan_reaper.find([os.fsencode(self.runners.launcher.marker)])
+        return [pid for pid in remaining if session_of(pid) not in idle]  # bwrap is one more of its session
 
 
 def session_of(pid: int) -> int | None:
-    """The number of a process's session; None when it is gone."""
+    """Return the number of a process's session; None when it is gone."""
     try:
         return os.getsid(pid)
     except ProcessLookupError:

@@ -1,6 +1,6 @@
 """A program that runs four jobs, as a worker does, until it is killed; it prints its marker and its warden's pid.
 
-Its arguments: the folder for what the jobs need while they run, and ``strict`` for the strict sandbox.
+Its arguments: the folder for the jobs' temporary files, and ``strict`` for the strict sandbox.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def stored_text() -> str:
 
 
 def current_text() -> str:
-    """Return the keys as the views have them now, one view a line."""
+    """Return the present keys of the views, one view a line."""
     lines = (f"{name}: {' '.join(sorted(_keys(example_view(view)))) or '-'}\n" for name, view in all_views())
     return "# The keys of each view. Written by: python -m tests.support.json_views\n" + "".join(lines)
 
@@ -77,7 +77,7 @@ _REST = inspect.Parameter.VAR_KEYWORD
 
 
 def example(hint: Any) -> Any:  # noqa: PLR0911 - one line a kind of type
-    """Return a value of that type in which nothing is empty but mappings, whose keys are not those of the view."""
+    """Return a value of that type without empty parts, except mappings, whose keys are not those of the view."""
     if hint in _EXAMPLES:
         return _EXAMPLES[hint]
     origin, inner = get_origin(hint), get_args(hint)
@@ -103,7 +103,7 @@ def example(hint: Any) -> Any:  # noqa: PLR0911 - one line a kind of type
 
 
 def _namespace(view: Any) -> dict[str, Any]:
-    """Return the names of a view's module, those that it imports for types alone included."""
+    """Return the names of a view's module, including those that it imports for types alone."""
     module = sys.modules[view.__module__]
     names = dict(vars(module))
     for node in ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8")).body:
@@ -113,7 +113,7 @@ def _namespace(view: Any) -> dict[str, Any]:
 
 
 def _keys(value: Any, place: str = "") -> Iterator[str]:
-    """Yield the keys of a document, and those of documents in it, but not of those in lists: they are views too."""
+    """Yield the keys of a document and of its nested documents, except those in lists, which are views too."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield f"{place}{name}"

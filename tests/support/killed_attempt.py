@@ -1,6 +1,6 @@
 """Runs one attempt as a worker does and kills itself before or after its n-th call of git.
 
-Started with ``python -m`` and JSON. Prints how many calls there were when none of them was the n-th.
+Started with ``python -m`` and JSON. Prints the number of calls when there were fewer than n.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from workers.workspaces import git
 
 
 def main() -> None:
-    asked: dict[str, Any] = json.loads(sys.argv[1])
+    options: dict[str, Any] = json.loads(sys.argv[1])
     calls = 0
     original = git.Git.__call__
 
     def counted(self: git.Git, *arguments: str, **settings: Any) -> git.GitOutput:
         nonlocal calls
         calls += 1
-        if calls == asked["call"] and not asked["after"]:
+        if calls == options["call"] and not options["after"]:
             os.kill(os.getpid(), signal.SIGKILL)
-        said = original(self, *arguments, **settings)
-        if calls == asked["call"] and asked["after"]:
+        output = original(self, *arguments, **settings)
+        if calls == options["call"] and options["after"]:
             os.kill(os.getpid(), signal.SIGKILL)
-        return said
+        return output
 
     git.Git.__call__ = counted  # type: ignore[method-assign]
     checkout = object.__new__(Checkout)
-    checkout.path = Path(asked["checkout"])
-    site = Site(Runners(), checkout, Path(asked["site"]))
-    site.run_id, site.ids = asked["run"], {asked["key"]: asked["task"]}
-    result = site.run(asked["key"], asked["work"], stored=False, **asked.get("more", {}))
+    checkout.path = Path(options["checkout"])
+    site = Site(Runners(), checkout, Path(options["site"]))
+    site.run_id, site.ids = options["run"], {options["key"]: options["task"]}
+    result = site.run(options["key"], options["work"], stored=False, **options.get("more", {}))
     site.runners.close()
     sys.stdout.write(json.dumps({"calls": calls, "outcome": result.outcome, "error": result.error}))
 

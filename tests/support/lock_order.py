@@ -1,6 +1,6 @@
-"""Looks at the locks of every transaction: rows that are waited for in another order than that of all are a ring to be.
+"""Checks the locks of every transaction: a wait for rows against the common order is a potential deadlock.
 
-A deadlock takes two transactions that meet at the right moment; one transaction alone shows the wrong order each time.
+A deadlock needs two transactions that meet at the right moment; one transaction alone shows the wrong order each time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _COMPLETION = "WITH ended AS MATERIALIZED"
 
 @dataclass(slots=True)
 class _Held:
-    """What a transaction has locked so far: by table, what it named; where it took what was free of a table."""
+    """The locks of a transaction: by table, the named rows; and where it locked any free rows of a table."""
 
     named: dict[str, set[str]] = field(default_factory=dict)
     taken_free: set[str] = field(default_factory=set)
@@ -38,7 +38,7 @@ class _Held:
 
 
 class Watch:
-    """The locks of one store's transactions; ``wrong``: each wait against the order, with who waits."""
+    """The locks of one store's transactions; ``wrong``: each wait against the order, with its transaction."""
 
     def __init__(self) -> None:
         self.wrong: set[str] = set()
@@ -47,24 +47,24 @@ class Watch:
 
     @property
     def story(self) -> str:
-        """All that is wrong."""
+        """Return all violations as text."""
         return "\n\n".join(sorted(self.wrong))
 
     def begin(self, connection: Connection) -> None:
-        """A transaction holds nothing."""
+        """Start a transaction without locks."""
         connection.info["held"] = _Held()
 
     def see(self, connection: Connection, statement: str, parameters: Any) -> None:
-        """Look at the locks that a statement takes."""
+        """Check the locks that a statement takes."""
         for table, how in locks_of(statement):
-            held = connection.info.setdefault("held", _Held())
+            lock_state = connection.info.setdefault("held", _Held())
             ids = _named(table, parameters)
             if how is None:
-                self._wait(held, table, ids, statement)
+                self._wait(lock_state, table, ids, statement)
             elif how == "SKIP LOCKED":
-                held.taken_free.add(table)
-            held.named.setdefault(table, set()).update(ids)
-            held.last = max(held.last, table, key=ORDER.index)
+                lock_state.taken_free.add(table)
+            lock_state.named.setdefault(table, set()).update(ids)
+            lock_state.last = max(lock_state.last, table, key=ORDER.index)
 
     def _wait(self, held: _Held, table: str, ids: set[str], statement: str) -> None:
         self.waits += 1
@@ -91,7 +91,7 @@ class Watch:
 
 
 def _named(table: str, parameters: Any) -> set[str]:
-    """The ids of the rows: of slots the project's, of what is written as JSON the rows' own."""
+    """Return the ids of the rows: of slots the project's, of what is written as JSON the rows' own."""
     if not isinstance(parameters, dict):
         return set().union(*(_named(table, each) for each in parameters))
     if "rows" in parameters:
@@ -103,9 +103,9 @@ def _named(table: str, parameters: Any) -> set[str]:
 
 
 def locks_of(statement: str) -> Iterator[tuple[str, str | None]]:
-    """The tables of which a statement locks rows: how (None: it waits for them).
+    """Return the tables of which a statement locks rows, and how (None: it waits for them).
 
-    Updates are left out: they change what was locked before, and which rows those were only the answers said.
+    Updates are left out: they change rows that were locked before, and only the results said which rows those were.
     """
     if statement.lstrip().startswith(_COMPLETION):
         yield from (("tasks", None), ("attempts", None))
@@ -114,18 +114,18 @@ def locks_of(statement: str) -> Iterator[tuple[str, str | None]]:
     if deleted is not None:
         yield deleted["table"], None
         return
-    found = _LOCKS.search(statement)
-    if found is None:
+    clause = _LOCKS.search(statement)
+    if clause is None:
         return
     tables = {match["alias"] or match["table"]: match["table"] for match in _TABLE.finditer(statement)}
-    table = tables.get(found["alias"]) if found["alias"] else next(iter(tables.values()), None)
+    table = tables.get(clause["alias"]) if clause["alias"] else next(iter(tables.values()), None)
     if table is not None:
-        yield table, found["how"].strip() if found["how"] else None
+        yield table, clause["how"].strip() if clause["how"] else None
 
 
 @contextmanager
 def watched_order(store: Store) -> Iterator[Watch]:
-    """While this is open, every transaction of the store is looked at."""
+    """Check every transaction of the store until the end of the block."""
     watch = Watch()
 
     def statement(connection: Connection, _cursor: Any, text: str, parameters: Any, *_rest: Any) -> None:

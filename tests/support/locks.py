@@ -16,24 +16,24 @@ from tests.support.sources import ROOT
 
 @dataclass(frozen=True, slots=True)
 class LockLine:
-    """One line of a lock, continuation lines included: what follows the requirement stays a list of options."""
+    """One line of a lock, including continuation lines: what follows the requirement stays a list of options."""
 
     requirement: Requirement
     options: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """Returns the name in the form that package indexes compare."""
+        """Return the name in the form that package indexes compare."""
         return canonicalize_name(self.requirement.name)
 
 
 def lock_text(name: str) -> str:
-    """Returns the content of the lock with this name."""
+    """Return the content of the lock with this name."""
     return (ROOT / "locks" / f"{name}.txt").read_text(encoding="utf-8")
 
 
 def lock_lines(text: str) -> list[LockLine]:
-    """Parses a lock; a line that is no requirement is an error."""
+    """Parse a lock; a line that is no requirement is an error."""
     joined = text.replace("\\\n", " ").splitlines()
     lines = []
     for line in joined:
@@ -45,7 +45,7 @@ def lock_lines(text: str) -> list[LockLine]:
 
 
 def environment_of(python: str) -> dict[str, str]:
-    """Returns what markers are judged by on Linux with this version of Python, such as 3.12."""
+    """Return the values of markers on Linux with this version of Python, such as 3.12."""
     ours = cast("dict[str, str]", default_environment())
     return {
         **ours,
@@ -58,7 +58,7 @@ def environment_of(python: str) -> dict[str, str]:
 
 
 def locked_versions(lines: Iterable[LockLine], environment: dict[str, str]) -> dict[str, Version]:
-    """Returns the version of each package that is installed in *environment*; two for one package are an error."""
+    """Return the version of each package that is installed in *environment*; two for one package are an error."""
     versions: dict[str, Version] = {}
     for line in lines:
         requirement = line.requirement

@@ -15,7 +15,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 
 
 async def main(calls: list[str]) -> None:
-    """Call one after the other."""
+    """Execute the calls one after the other."""
     server = StdioServerParameters(command=sys.executable, args=["-m", "coordination.cli", "mcp"], env=dict(os.environ))
     async with Client(stdio_client(server)) as client:
         _say([tool.name for tool in (await client.list_tools()).tools])

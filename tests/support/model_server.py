@@ -1,8 +1,8 @@
-"""A stand-in for a model's provider, because real ones cost money, on loopback and by script.
+"""A stand-in for a model's provider, because real ones cost money: scripted, on loopback.
 
 It speaks Anthropic's Messages API, and OpenAI's Chat Completions and Responses at their usual paths. It answers each
 conversation turn with the next of its *answers*: a text, a ToolUse or several, an HTTP status to refuse with, or
-something Broken. What it counted as used adds up in ``served``, to be compared with what was billed.
+something Broken. Its usage adds up in ``served``, to be compared with what was billed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INPUT_TOKENS, OUTPUT_TOKENS = 1000, 20
 
 @dataclass(frozen=True)
 class ToolUse:
-    """The model asks for a tool."""
+    """The model calls a tool."""
 
     name: str
     input: Mapping[str, Any]
@@ -31,13 +31,13 @@ class ToolUse:
 
 @dataclass(frozen=True)
 class Broken:
-    """A stream that begins with *text* and then goes on as *how* says.
+    """A stream that begins with *text* and then continues as *how* defines.
 
     ``hang``: nothing more comes. ``drop``: the connection is lost. ``stop``: the body ends before the answer does.
-    ``garbage``: what comes is no JSON. ``error``: the provider says that it failed, in the words of *text*.
+    ``garbage``: the rest is no JSON. ``error``: the provider reports its failure, with the message *text*.
     ``length``, ``content_filter``: a whole answer that ended for that reason. ``uncounted``: a whole answer without
-    usage. ``cut``: the provider says that it ended for an error. ``body``: the JSON in *text*, with a status that says
-    that all is well. ``slow``: a whole answer, a word every third of a second. ``flood``: text without end.
+    usage. ``cut``: the provider reports that it ended for an error. ``body``: the JSON in *text*, with a status of
+    success. ``slow``: a whole answer, a word every third of a second. ``flood``: text without end.
     """
 
     text: str = ""
@@ -50,11 +50,11 @@ Answer = str | int | ToolUse | Sequence[ToolUse] | Broken | Callable[[dict[str, 
 
 @dataclass
 class ModelServer:
-    """A running one. ``requests``: the bodies of the turns that it answered; ``headers``: what came with them;
-    ``fetched``: what was asked for by GET.
+    """A running server. ``requests``: the bodies of the turns that it answered; ``headers``: their headers;
+    ``fetched``: the paths of GET requests.
 
     ``every_turn``: also those of Anthropic's turns count that offer no tools. ``begun`` is set when a stream that hangs
-    has begun, ``left`` when the client of one that hangs has gone away.
+    has begun, ``left`` when the client of one that hangs has closed its connection.
     """
 
     url: str
@@ -70,14 +70,14 @@ class ModelServer:
     closing: threading.Event = field(default_factory=threading.Event)
 
     def next(self, body: dict[str, Any], headers: Mapping[str, str], *, any_turn: bool) -> Answer:
-        """The answer to this turn; for a coding agent, one without tools is its program's own (a title, a summary)."""
+        """Return the answer to this turn; of a coding agent, one without tools is the program's own (a title)."""
         with self.lock:
             if not (any_turn or self.every_turn or body.get("tools")):
                 return "ok"
             self.requests.append(body)
             self.headers.append({name.lower(): value for name, value in headers.items()})
             if len(self.answers) == 1 and isinstance(self.answers[0], Broken) and self.answers[0].how == "hang":
-                return self.answers[0]  # whoever asks
+                return self.answers[0]  # for any client
             answer = self.answers.pop(0) if self.answers else "nothing more to say"
             return answer(body) if callable(answer) else answer
 
@@ -89,7 +89,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def running_model_server(answers: Sequence[Answer]) -> Iterator[ModelServer]:
-    """A server that ends with the block."""
+    """Provide a server that ends with the block."""
     server = _Server(("127.0.0.1", 0), _Handler)
     state = ModelServer(f"http://127.0.0.1:{server.server_address[1]}", list(answers))
     server.state = state  # type: ignore[attr-defined]
@@ -157,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         return state
 
     def _stream(self, chunks: Iterator[dict[str, Any]], answer: Answer) -> None:
-        """Chunk by chunk; what breaks it off, breaks it off here."""
+        """Send the chunks one by one; a Broken answer breaks off here."""
         how = answer.how if isinstance(answer, Broken) else ""
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -200,14 +200,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as its base has it
-        """Say nothing."""
+        """Log nothing."""
 
 
 # --- Google's generateContent -----------------------------------------------------------------------------------------
 
 
 def _generated(answer: Answer, *, streamed: bool) -> tuple[bytes, str]:
-    """The answer as one response, and the kind of its body."""
+    """Return the answer as one response, and the type of its body."""
     counts = {"promptTokenCount": INPUT_TOKENS, "candidatesTokenCount": OUTPUT_TOKENS}
     used = {**counts, "totalTokenCount": INPUT_TOKENS + OUTPUT_TOKENS}
     candidate = {"content": {"role": "model", "parts": [{"text": str(answer)}]}, "finishReason": "STOP", "index": 0}
@@ -219,7 +219,7 @@ def _generated(answer: Answer, *, streamed: bool) -> tuple[bytes, str]:
 
 
 def _chunks(answer: Answer, model: str, number: int) -> Iterator[dict[str, Any]]:
-    """The answer as the chunks in which it is streamed; a text comes in two halves."""
+    """Return the answer as the chunks in which it is streamed; a text comes in two halves."""
     how = answer.how if isinstance(answer, Broken) else ""
     text = (
         ""
@@ -237,8 +237,8 @@ def _chunks(answer: Answer, model: str, number: int) -> Iterator[dict[str, Any]]
         yield _chunk({"content": piece}, model, number)
     uses = [answer] if isinstance(answer, ToolUse) else list(answer) if isinstance(answer, list | tuple) else []
     for index, use in enumerate(uses):
-        asked = {"name": use.name, "arguments": json.dumps(use.input)}
-        call = {"index": index, "id": f"call_{number}_{index}", "type": "function", "function": asked}
+        request = {"name": use.name, "arguments": json.dumps(use.input)}
+        call = {"index": index, "id": f"call_{number}_{index}", "type": "function", "function": request}
         yield _chunk({"tool_calls": [call]}, model, number)
     if how in {"hang", "drop", "stop", "garbage", "error", "flood"}:
         return
@@ -263,7 +263,7 @@ def _chunk(delta: dict[str, Any] | None, model: str, number: int, *, why: str | 
 
 
 def _responses(answer: Answer, model: str, number: int) -> Iterator[dict[str, Any]]:
-    """The answer as the events in which it is streamed; of what is Broken, only what hangs."""
+    """Return the answer as the events in which it is streamed; the only Broken answer here is ``hang``."""
     hangs = isinstance(answer, Broken)
     text = answer.text if isinstance(answer, Broken) else answer if isinstance(answer, str) else ""
     order = itertools.count()
@@ -287,11 +287,11 @@ def _responses(answer: Answer, model: str, number: int) -> Iterator[dict[str, An
     if isinstance(answer, ToolUse):
         item = {"type": "function_call", "id": f"fc_{number}", "call_id": f"call_{number}", "name": answer.name}
         where = {"item_id": item["id"], "output_index": 0}
-        said = json.dumps(answer.input)
+        encoded = json.dumps(answer.input)
         yield event("output_item.added", output_index=0, item={**item, "arguments": "", "status": "in_progress"})
-        yield event("function_call_arguments.delta", **where, delta=said)
-        yield event("function_call_arguments.done", **where, arguments=said)
-        done = {**item, "arguments": said, "status": "completed"}
+        yield event("function_call_arguments.delta", **where, delta=encoded)
+        yield event("function_call_arguments.done", **where, arguments=encoded)
+        done = {**item, "arguments": encoded, "status": "completed"}
     else:
         item = {"type": "message", "id": f"msg_{number}", "role": "assistant"}
         where = {"item_id": item["id"], "output_index": 0, "content_index": 0}
@@ -341,7 +341,7 @@ def _message(answer: str | ToolUse, model: str, number: int) -> dict[str, Any]:
 
 
 def _stream(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The message as the events in which it is streamed."""
+    """Return the message as the events in which it is streamed."""
     (block,) = message["content"]
     is_tool = block["type"] == "tool_use"
     empty = {**block, "input": {}} if is_tool else {**block, "text": ""}

@@ -1,7 +1,7 @@
-"""Workers that race for the money of one run: jobs of unknown true cost, watched from inside the database.
+"""Workers that race for the budget of one run: jobs of unknown true cost, checked by triggers in the database.
 
 ``python -m tests.support.money_race URL WORKSPACE PROJECT SEED THREADS`` is one process of it; it ends when nothing can
-be claimed any more, and prints how many jobs it did.
+be claimed any more, and prints how many jobs it completed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ END $$;
 CREATE CONSTRAINT TRIGGER watch_caps AFTER INSERT OR UPDATE ON budget_uses
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION watch_caps();
 """
-# Amounts of the race are multiples of a millionth, so that REAL tells exactly which is larger.
+# Amounts of the race are multiples of a millionth, so that REAL compares them exactly.
 _SQLITE_WATCH = """
 CREATE TRIGGER watch_caps AFTER UPDATE ON budget_uses
 WHEN round((CAST(NEW.spent_usd AS REAL) + CAST(NEW.reserved_usd AS REAL)) * 1000000)
@@ -57,20 +57,20 @@ BEGIN SELECT RAISE(ABORT, 'the cap was passed'); END
 
 
 def watch(store: Store) -> None:
-    """From now on the database refuses every transaction after which a budget is passed."""
+    """Let the database refuse every transaction after which a budget is exceeded."""
     with store.write() as tx:
         tx.execute(text(_POSTGRES_WATCH if tx.dialect.name == "postgresql" else _SQLITE_WATCH))
 
 
 def costing(_tx: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Every job may cost up to ESTIMATE."""
+    """Let every job cost up to ESTIMATE."""
     from coordination.domain.money.estimates import PLAN, Estimate
 
     return {row["id"]: Estimate(ESTIMATE, 0, 0, PLAN) for row in rows}
 
 
 class Racer:
-    """One worker: claims a few jobs, checkpoints some, ends them, and begins anew."""
+    """One worker: claims a few jobs, checkpoints some, ends them, and begins again."""
 
     def __init__(self, store: Store, workspace: str, project: str, seed: str) -> None:
         self._store, self._workspace, self._project = store, workspace, project
@@ -79,7 +79,7 @@ class Racer:
         self.done = 0
 
     def run(self) -> None:
-        """Until nothing can be claimed any more."""
+        """Run until nothing can be claimed any more."""
         idle = 0
         while idle < 3:
             claims = self._claim()
@@ -139,20 +139,20 @@ class Racer:
         )
 
     def _tick(self) -> bool:
-        """Let those go on that fit again; whether any does."""
+        """Queue the held tasks that fit again; return whether there are any."""
         ticked = tick_supervisor(
             self._store, self._workspace, self._project, owner=self._worker, window=1, estimator=costing
         )
         if ticked is None:
             return False
         with self._store.read() as tx:
-            found = select(tasks.c.id).where(tasks.c.project_id == self._project, tasks.c.state == "queued").limit(1)
-            return tx.execute(found).first() is not None
+            result = select(tasks.c.id).where(tasks.c.project_id == self._project, tasks.c.state == "queued").limit(1)
+            return tx.execute(result).first() is not None
 
     def _others_run(self) -> bool:
         with self._store.read() as tx:
-            found = select(tasks.c.id).where(tasks.c.project_id == self._project, tasks.c.state == "running").limit(1)
-            return tx.execute(found).first() is not None
+            result = select(tasks.c.id).where(tasks.c.project_id == self._project, tasks.c.state == "running").limit(1)
+            return tx.execute(result).first() is not None
 
 
 def _call(dollars: Decimal) -> Usage:
@@ -160,7 +160,7 @@ def _call(dollars: Decimal) -> Usage:
 
 
 def race(store: Store, workspace: str, project: str, *, seed: str, threads: int) -> int:
-    """So many workers in threads of this process; how many jobs they did."""
+    """Run so many workers in threads of this process; return how many jobs they completed."""
     racers = [Racer(store, workspace, project, f"{seed}-{number}") for number in range(threads)]
     failed: list[BaseException] = []
 

@@ -20,7 +20,7 @@ OPENCODE = "opencode-ai@1.18.33"
 
 
 def npm_program(package: str, name: str, folder: Path) -> str:
-    """The path of the program *name* of *package*, in *folder*, which other test processes share."""
+    """Return the path of the program *name* of *package*, in *folder*, which other test processes share."""
     if shutil.which("npm") is None:
         missing("npm", "no npm on PATH")
     home = folder / name

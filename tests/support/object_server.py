@@ -1,4 +1,4 @@
-"""Stands in for S3: as much of its protocol as keeping, fetching, listing and deleting objects in one bucket needs."""
+"""A stand-in for S3: stores, fetches, lists and deletes objects in one bucket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUCKET = "bucket"
 
 
 class ObjectServer(ThreadingHTTPServer):
-    """Objects by key. ``away``: every request is refused, as by a server that is overloaded."""
+    """Objects by key. ``away``: every request is refused, as by an overloaded server."""
 
     daemon_threads = True
 
@@ -26,7 +26,7 @@ class ObjectServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Return its address."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -35,7 +35,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
     def _key(self) -> str:
         return unquote(urlsplit(self.path).path).removeprefix(f"/{BUCKET}").removeprefix("/")
@@ -79,14 +79,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self._is_away():
             return
-        asked = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
         key = self._key()
         if not key:
-            self._list(asked)
+            self._list(query)
         elif (data := self.server.objects.get(key)) is None:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-        elif found := self.headers.get("Range"):
-            first, _, last = found.removeprefix("bytes=").partition("-")
+        elif result := self.headers.get("Range"):
+            first, _, last = result.removeprefix("bytes=").partition("-")
             part = data[int(first) : int(last) + 1 if last else None]
             self._answer(206, part, Content_Range=f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
         else:
@@ -100,9 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         if self._is_away():
             return
-        for found in ET.fromstring(self._body()).iter():  # noqa: S314 - from our own client
-            if found.tag.rpartition("}")[2] == "Key":
-                self.server.objects.pop(found.text or "", None)
+        for result in ET.fromstring(self._body()).iter():  # noqa: S314 - from our own client
+            if result.tag.rpartition("}")[2] == "Key":
+                self.server.objects.pop(result.text or "", None)
         self._answer(200, b"<DeleteResult></DeleteResult>")
 
     def _list(self, asked: dict[str, list[str]]) -> None:
@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def running_object_server() -> Iterator[ObjectServer]:
-    """One that answers."""
+    """Provide a running server."""
     with ObjectServer() as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

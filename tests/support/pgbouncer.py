@@ -1,4 +1,4 @@
-"""A real PgBouncer before a test's PostgreSQL, in transaction mode unless a test says otherwise."""
+"""A real PgBouncer before a test's PostgreSQL, in transaction mode unless a test chooses otherwise."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ignore_startup_parameters = {ignored}
 
 @contextmanager
 def pooler_of(processes: Processes, url: str, *, mode: str = "transaction", ignored: str = "") -> Iterator[str]:
-    """The URL of the database *url* through a pooler of its own. *ignored*: start-up parameters that it drops."""
+    """Provide the URL of the database *url* through a pooler. *ignored*: start-up parameters that it drops."""
     program = shutil.which("pgbouncer") or next((name for name in _PROGRAMS if Path(name).exists()), None)
     if program is None:
         missing("PgBouncer", "no pgbouncer on PATH (apt-get install pgbouncer)")

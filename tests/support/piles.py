@@ -28,7 +28,7 @@ def pile_up(
     """Copy a finished task, its attempts and its events *tasks* times, *per_run* of them to a copy of its run.
 
     The runs are chains: each task but a run's first needs the one before it. They *ended* that long ago. The copies'
-    ids stand before all that are made now, in their order; *first* is the number of the first one, a multiple of
+    ids sort before all that are created now, in their order; *first* is the number of the first one, a multiple of
     *per_run*, for a further pile. *only* these tables are filled.
     """
     sqlite = tx.dialect.name == "sqlite"
@@ -53,15 +53,15 @@ def pile_up(
             continue
         columns = [column.name for column in metadata.tables[name].c if column.name != "seq"]
         values = ", ".join(changed.get(column, f"o.{column}") for column in columns)
-        given = {"run" if name == "runs" else "task": run_id if name == "runs" else task_id}
+        fields = {"run" if name == "runs" else "task": run_id if name == "runs" else task_id}
         count = -(-tasks // per_run) if name == "runs" else tasks
-        # The copies on the outside: their rows come in the order of their ids, as in a store that grew.
+        # The loop over copies is outermost: their rows come in the order of their ids, as in a store that grew.
         tx.execute(
             text(
                 f"INSERT INTO {name} ({', '.join(columns)}) {_numbers(count, sqlite=sqlite)} SELECT {values} "
                 f"FROM n CROSS JOIN {name} o WHERE {of_seed.get(name, 'o.task_id = :task')}"
             ),
-            given | ({"ended": ended_text} if name == "runs" else {}),
+            fields | ({"ended": ended_text} if name == "runs" else {}),
         )
     if "dependencies" in only:
         parent, child = task(f"n.i + {first} - 1"), task(f"n.i + {first}")
@@ -82,7 +82,7 @@ def _numbers(count: int, *, sqlite: bool) -> str:
 
 
 def _id(kind: str, number: str, *, sqlite: bool) -> str:
-    """An id that orders by its number, and before all ids of this century."""
+    """Return an id that sorts by its number, and before all ids of this century."""
     if sqlite:
         return f"printf('{kind}000000-0000-7000-8000-%012x', {number})"
     return f"('{kind}000000-0000-7000-8000-' || lpad(to_hex({number}), 12, '0'))::uuid"

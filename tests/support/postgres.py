@@ -43,7 +43,7 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_d
 
 @cache
 def _delete_rows() -> LiteralString:
-    """One statement block that deletes the rows of all tables, children first."""
+    """Return one statement block that deletes the rows of all tables, children first."""
     from coordination.store.tables import metadata
 
     tables = [table.name for table in reversed(metadata.sorted_tables) if table.name not in _OF_THE_SCHEMA]
@@ -52,14 +52,14 @@ def _delete_rows() -> LiteralString:
 
 
 def deadlocks_in(log: str) -> list[str]:
-    """What a server's log says of each deadlock: who waited for whom, and the statements."""
-    found, lines = [], log.splitlines()
+    """Return what a server's log reports of each deadlock: the waiting transactions, and their statements."""
+    result, lines = [], log.splitlines()
     for number, line in enumerate(lines):
         if "deadlock detected" in line and "ERROR" in line:
             rest = lines[number + 1 : number + _LINES_OF_ONE]
             end = next((place for place, each in enumerate(rest) if _NEXT_ENTRY.search(each)), len(rest))
-            found.append("\n".join([line, *rest[:end]]))
-    return found
+            result.append("\n".join([line, *rest[:end]]))
+    return result
 
 
 _LINES_OF_ONE = 80
@@ -67,9 +67,9 @@ _NEXT_ENTRY = re.compile(r" (LOG|WARNING|ERROR|FATAL|PANIC):  ")
 
 
 class PostgresServer:
-    """One server and the databases made on it; ``url`` names a database that may be connected to but holds nothing.
+    """One server and its databases; ``url`` names an empty database that accepts connections.
 
-    *log*: the file of what it says, if that is here.
+    *log*: the server's log file, if it is on this machine.
     """
 
     def __init__(self, url: URL, log: Path | None = None) -> None:
@@ -81,11 +81,11 @@ class PostgresServer:
         self._shared: str | None = None
 
     def url_of(self, name: str) -> str:
-        """The URL of database *name*, as a user would write it."""
+        """Return the URL of database *name*, as a user would write it."""
         return self.url.set(database=name).render_as_string(hide_password=False)
 
     def new_deadlocks(self) -> list[str]:
-        """Those of which the log has told since this was called last."""
+        """Return the deadlocks in the log since the previous call."""
         if self._log is None:
             return []
         with self._log.open("rb") as log:
@@ -96,7 +96,7 @@ class PostgresServer:
 
     @contextmanager
     def blank(self) -> Iterator[str]:
-        """The URL of an empty database without any schema, dropped at the end."""
+        """Provide the URL of an empty database without any schema, dropped at the end."""
         name = self._create(template="template0")
         try:
             yield self.url_of(name)
@@ -105,7 +105,7 @@ class PostgresServer:
 
     @contextmanager
     def migrated(self, prepare: Callable[[str], None]) -> Iterator[str]:
-        """The URL of a database with the schema that *prepare* makes; it is called once per server."""
+        """Provide the URL of a database with the schema that *prepare* creates; it is called once per server."""
         name = self._create(template=self._migrated_template(prepare))
         try:
             yield self.url_of(name)
@@ -114,7 +114,7 @@ class PostgresServer:
 
     @contextmanager
     def emptied(self, prepare: Callable[[str], None]) -> Iterator[str]:
-        """The URL of the database that tests share one after the other: the schema, and no rows."""
+        """Provide the URL of the database that tests share one after the other: the schema, and no rows."""
         if self._shared is None:
             self._shared = self._create(template=self._migrated_template(prepare))
         try:
@@ -163,13 +163,13 @@ class PostgresServer:
 
 @contextmanager
 def running_postgres(*, durable: bool = False) -> Iterator[PostgresServer]:
-    """A server for this process; ImportError where neither a URL nor the wheel is there.
+    """Provide a server for this process; ImportError where neither a URL nor the wheel is there.
 
-    *durable* leaves the settings of PostgreSQL that reach the disk as they are shipped: for measurements.
+    *durable* keeps PostgreSQL's default settings that flush to the disk: for measurements.
     """
-    given = os.environ.get("COORD_TEST_DATABASE_URL")
-    if given:
-        server = PostgresServer(make_url(given))
+    url = os.environ.get("COORD_TEST_DATABASE_URL")
+    if url:
+        server = PostgresServer(make_url(url))
         try:
             yield server
         finally:
@@ -201,7 +201,7 @@ def _bundled_server(folder: Path, written: str) -> Any:
 
 @contextmanager
 def _package_at_home_in(folder: Path) -> Iterator[None]:
-    """While the package is imported, *folder* is the runtime folder; else its lock lies in the folder of all users."""
+    """Make *folder* the runtime folder during the package's import; otherwise its lock is in all users' folder."""
     (folder / "python_PostgresServer").mkdir()
     before = os.environ.get("XDG_RUNTIME_DIR")
     os.environ["XDG_RUNTIME_DIR"] = str(folder)

@@ -1,4 +1,4 @@
-"""Real processes under test: started, awaited by what they say, signalled, and never left behind."""
+"""Real processes under test: started, awaited by their output, signalled, and never left behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PATIENCE = timedelta(seconds=30)
 
 
 def until(look: Callable[[], T], *, within: timedelta = _PATIENCE, what: str = "it") -> T:
-    """The first true answer of *look*; AssertionError when there is none *within* the time, scaled for this machine.
+    """Return the first true result of *look*; AssertionError when there is none *within* the scaled time.
 
     For what cannot announce itself (a server's socket, a row that another process writes); prefer a signal.
     """
@@ -64,24 +64,24 @@ class Process:
         self.argv = [str(part) for part in argv]
         variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._ready: int | None = None
-        told: tuple[int, ...] = ()
+        descriptors: tuple[int, ...] = ()
         if announces:
             self._ready, write_end = os.pipe()
-            told = (write_end,)
+            descriptors = (write_end,)
             variables["COORD_READY_FD"] = str(write_end)
         try:
             self._popen = subprocess.Popen(
                 self.argv,
                 env=variables,
                 cwd=cwd,
-                pass_fds=told,
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         finally:
-            for fd in told:
+            for fd in descriptors:
                 os.close(fd)
         self.pid = self._popen.pid
         self._said = bytearray()
@@ -91,17 +91,17 @@ class Process:
 
     @property
     def output(self) -> str:
-        """All that it has said so far."""
+        """Return its whole output so far."""
         with self._more:
             return self._said.decode(errors="replace")
 
     @property
     def exit_code(self) -> int | None:
-        """Its exit code (negative: the signal that ended it), or None while it runs."""
+        """Return its exit code (negative: the signal that ended it), or None while it runs."""
         return self._popen.poll()
 
     def wait_for(self, pattern: str, *, within: timedelta = _PATIENCE) -> re.Match[str]:
-        """The first match of *pattern* in its output; AssertionError when it ends or the time is up before."""
+        """Return the first match of *pattern* in its output; AssertionError when it ends or the time is up before."""
         deadline = time.monotonic() + patience(within).total_seconds()
         with self._more:
             while True:
@@ -113,11 +113,11 @@ class Process:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise AssertionError(f"did not say {pattern!r} within {_said(within)}{self._told()}")
-                # Woken by every line; the cap is for a process that ends while a child of its holds the pipe.
+                # Each line ends the wait; the cap is for a process that ends while its child keeps the pipe open.
                 self._more.wait(min(left, 0.5))
 
     def wait_until_ready(self, *, within: timedelta = _PATIENCE) -> Process:
-        """Itself, as soon as it has written ``ready`` to the pipe named in COORD_READY_FD."""
+        """Return itself, as soon as it has written ``ready`` to the pipe named in COORD_READY_FD."""
         if self._ready is None:
             raise AssertionError("started without announces=True")
         heard = b""
@@ -133,7 +133,7 @@ class Process:
         return self
 
     def wait_for_port(self, port: int, *, within: timedelta = _PATIENCE) -> None:
-        """Nothing, as soon as something listens on the loopback *port*."""
+        """Wait until a server listens on the loopback *port*."""
 
         def listens() -> bool:
             if self.exit_code is not None:
@@ -144,23 +144,23 @@ class Process:
         until(listens, within=within, what=f"something listens on {port}")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, and only it."""
+        """Send a signal to this process only."""
         self._popen.send_signal(number)
 
     def stop(self, *, within: timedelta = _PATIENCE) -> int:
-        """Ask it to end (SIGTERM); its exit code."""
+        """Ask it to end (SIGTERM), and return its exit code."""
         self.signal(signal.SIGTERM)
         return self.wait(within=within)
 
     def wait(self, *, within: timedelta = _PATIENCE) -> int:
-        """Its exit code, as soon as it has ended by itself."""
+        """Wait until it has ended by itself, and return its exit code."""
         try:
             return self._popen.wait(patience(within).total_seconds())
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still runs after {_said(within)}{self._told()}") from None
 
     def kill(self) -> None:
-        """End it at once (SIGKILL) and wait until it is gone; what it has started lives on."""
+        """End it at once (SIGKILL) and wait until it is gone; its child processes live on."""
         self._popen.kill()
         self._popen.wait()
 
@@ -190,7 +190,7 @@ class Process:
 
 
 class Processes:
-    """All that one test starts; closing it ends them, the last first."""
+    """All processes that one test starts; closing it ends them, the last first."""
 
     def __init__(self) -> None:
         self._started: list[Process] = []
@@ -228,19 +228,19 @@ class Processes:
 
 
 def mark_descendants() -> str:
-    """Mark every process that is started from now on, however it detaches itself; the mark is for `leftovers`."""
+    """Mark all processes that are started from now on, however they detach themselves; `leftovers` finds the mark."""
     tag = uuid4().hex
     os.environ[TAG] = tag
     return tag
 
 
 def leftovers(tag: str, *, within: timedelta = timedelta(seconds=5)) -> list[psutil.Process]:
-    """The processes that carry *tag*, or are our children, and have not ended *within* the time."""
+    """Return processes that carry *tag*, or are our children, and have not ended *within* the time."""
     return psutil.wait_procs(_descendants(tag), timeout=within.total_seconds())[1]
 
 
 def describe(process: psutil.Process) -> str:
-    """One line on a process for an error message."""
+    """Return one line on a process for an error message."""
     try:
         return f"{process.pid} {' '.join(process.cmdline()) or process.name()}"
     except psutil.Error:
@@ -248,14 +248,14 @@ def describe(process: psutil.Process) -> str:
 
 
 def _descendants(tag: str) -> list[psutil.Process]:
-    found = {child.pid: child for child in psutil.Process().children(recursive=True)}
+    by_pid = {child.pid: child for child in psutil.Process().children(recursive=True)}
     for process in psutil.process_iter():
         try:
             if process.environ().get(TAG) == tag and process.pid != os.getpid():
-                found[process.pid] = process
+                by_pid[process.pid] = process
         except psutil.Error:
             continue
-    return [process for process in found.values() if _alive(process)]
+    return [process for process in by_pid.values() if _alive(process)]
 
 
 def _alive(process: psutil.Process) -> bool:

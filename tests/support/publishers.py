@@ -1,4 +1,4 @@
-"""A publisher that sends nothing: it records what a worker wanted to enqueue, or refuses as if the broker were away."""
+"""A publisher that sends nothing: it records what a worker enqueues, or refuses as if the broker were unreachable."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Message:
 
 
 class RecordingPublisher:
-    """Keeps what it is given in ``messages``; while ``refuses`` is set it takes nothing, noted in ``refused``."""
+    """Keeps its messages in ``messages``; while ``refuses`` is set it refuses them, recorded in ``refused``."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -47,5 +47,5 @@ class RecordingPublisher:
 
     @property
     def keys(self) -> list[str]:
-        """The keys of all tasks that were enqueued, in their order."""
+        """Return the keys of all tasks that were enqueued, in their order."""
         return [key for message in self.messages for key in message.keys]

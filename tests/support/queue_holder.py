@@ -1,4 +1,4 @@
-"""A program that takes a turn in the queue that it is given, says so, and keeps it until it is killed."""
+"""A program that takes a turn in the given queue, prints that it has it, and keeps it until it is killed."""
 
 from __future__ import annotations
 

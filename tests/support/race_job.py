@@ -1,7 +1,7 @@
 """A job, or a gate, of the money race: ``python -P -m tests.support.race_job PART CALLS EVIDENCE``.
 
-Of each call it says in EVIDENCE that it comes (``c``), then reports it, then says that it was reported (``C``). Every
-other call has an id, which other attempts give to calls of theirs, too.
+For each call it writes ``c`` to EVIDENCE, then reports the call, then writes ``C`` to EVIDENCE. Every other call has
+an id that other attempts use for calls of theirs, too.
 """
 
 from __future__ import annotations

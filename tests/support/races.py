@@ -10,7 +10,7 @@ from coordination.store.engine import Store
 
 
 def claimed_in_batches(store: Store, workspace: str, worker: str, ids: list[str]) -> list[tuple[str, int]]:
-    """Try every id, some alone and some in batches, in an order of one's own; (task, attempt) of what was claimed."""
+    """Try every id, some alone and some in batches, in a random order; return (task, attempt) of each claim."""
     order = random.Random(worker)  # noqa: S311 - an order, no secret
     left = order.sample(ids, len(ids))
     got: list[tuple[str, int]] = []

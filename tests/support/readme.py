@@ -1,6 +1,6 @@
-"""README's commands as one script: every console block in order, in one shell, with the files that README gives.
+"""README's commands as one script: every console block in order, in one shell, with the files that README shows.
 
-``python -m tests.support.readme`` prints it. A line before each block says which one it is.
+``python -m tests.support.readme`` prints it. A line before each block gives its number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BEGINS = "=== README: "
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
-    """The language and the text of every block of code."""
+    """Return the language and the text of every block of code."""
     return _BLOCK.findall(text)
 
 

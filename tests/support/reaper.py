@@ -1,7 +1,7 @@
-"""Ends what a killed test process has left: its servers and processes, then its folders.
+"""Ends the servers and processes that a killed test process has left, then deletes its folders.
 
-A small process beside each test process waits for that one's end, however it comes. Whatever still carries the test
-process's mark in its environment is ended then. It is in a session of its own, ignores the signals that end a run, and
+A small process beside each test process waits for that one's end, whatever its cause. It then ends all processes with
+the test process's mark in their environment. It is in a session of its own, ignores the signals that end a run, and
 carries no mark, so that nothing ends it with the others. Standard library only; run as a file.
 
     python -I -S reaper.py PIDFD PID MARK TEMPORARY_FOLDER SOURCE_ROOT
@@ -32,7 +32,7 @@ _PAUSE = 0.05
 
 
 def watch_over_this_process(tag: str) -> None:
-    """Start the process that ends what carries *tag* when this process is gone."""
+    """Start the process that ends all processes with *tag* when this process is gone."""
     this = os.pidfd_open(os.getpid())
     try:
         subprocess.run(
@@ -56,11 +56,11 @@ def main(arguments: list[str]) -> None:
     """Wait for the test process's end, then end what it left and remove its folders."""
     owner, pid, tag, temporary, sources = int(arguments[0]), int(arguments[1]), *arguments[2:]
     if os.fork():
-        os._exit(0)  # what is left is nobody's child, so no test comes across it
+        os._exit(0)  # orphans get another parent, so no test finds them as its children
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 2)  # whoever reads the run's output must not wait for this process
+    os.dup2(null, 2)  # a reader of the run's output must not wait for this process
     end = select.poll()
     end.register(owner, select.POLLIN)
     end.poll()
@@ -68,26 +68,26 @@ def main(arguments: list[str]) -> None:
     _remove_folders(pid, Path(temporary))
     sys.path.append(sources)
     with contextlib.suppress(Exception):
-        from workers.runners import scratch_dirs  # what killed workers had in the folder for temporary files
+        from workers.runners import scratch_dirs  # files of killed workers in the folder for temporary files
 
         scratch_dirs.delete_abandoned(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
 
 
 def _end_all(mark: bytes) -> None:
-    """Kill whatever carries *mark*, again and again until nothing does: some start others meanwhile."""
+    """Kill all processes with *mark* until there are none: some start others meanwhile."""
     began = time.monotonic()
-    asked: set[int] = set()
+    terminated: set[int] = set()
     scans_without = 0
     while scans_without < 2 and time.monotonic() - began < _PATIENCE:
-        found = list(_carrying(mark))
-        scans_without = 0 if found else scans_without + 1
+        result = list(_carrying(mark))
+        scans_without = 0 if result else scans_without + 1
         patient = time.monotonic() - began < _IN_ORDER
-        databases = {pid for pid in found if _is_postgres(pid)} if patient else set()
-        for process in found:
+        databases = {pid for pid in result if _is_postgres(pid)} if patient else set()
+        for process in result:
             if process not in databases:
                 _send(process, signal.SIGKILL)
-            elif process not in asked and _is_server(process):
-                asked.add(process)
+            elif process not in terminated and _is_server(process):
+                terminated.add(process)
                 _send(process, signal.SIGQUIT)  # PostgreSQL ends its processes, and gives back its shared memory
         time.sleep(_PAUSE)
 
@@ -107,7 +107,7 @@ def _is_postgres(pid: int) -> bool:
 
 
 def _is_server(pid: int) -> bool:
-    """Whether it is the process that was started, and not one of those that it has forked and renamed."""
+    """Return whether it is the process that was started, and not one of those that it has forked and renamed."""
     with contextlib.suppress(OSError):
         return b"\0-D\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False
@@ -119,12 +119,12 @@ def _send(pid: int, number: signal.Signals) -> None:
 
 
 def _remove_folders(pid: int, temporary: Path) -> None:
-    """Remove the folders of servers, and pytest's own, which is locked still when nothing could put it in order."""
+    """Remove the folders of servers, and pytest's own, whose lock remains when pytest was killed."""
     pytests = (lock.parent for lock in temporary.glob("pytest-of-*/pytest-*/.lock") if _names(lock, pid))
     servers = (mark.parent for mark in temporary.glob(f"{SCRATCH}*/{OWNER}") if _names(mark, pid))
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for folder in (*servers, *pytests):
-        if not any(Path(mount).is_relative_to(folder) for mount in mounts):  # what is mounted there is not ours
+        if not any(Path(mount).is_relative_to(folder) for mount in mounts):  # a mounted file system is not ours
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -42,11 +42,11 @@ class RedisServer:
         until(self._answers, within=timedelta(seconds=10), what="Redis answers")
 
     def client(self) -> redis.Redis:
-        """A client of our own, to be closed by the caller."""
+        """Return a client of our own, which the caller closes."""
         return redis.Redis.from_url(self.url)
 
     def flush(self) -> None:
-        """Forget everything."""
+        """Delete all keys."""
         with self.client() as client:
             client.flushall()
 
@@ -72,7 +72,7 @@ class RedisServer:
 
 @contextmanager
 def running_redis() -> Iterator[RedisServer]:
-    """A server with nothing in it; ImportError where the wheel is missing."""
+    """Provide an empty server; ImportError where the wheel is missing."""
     with scratch_folder() as folder:
         server = RedisServer(folder)
         try:

@@ -1,4 +1,4 @@
-"""Asserts refusals: by kind (and so code), field and line here, and by their sentence in tests/data/refusals.txt."""
+"""Assertions on refusals: kind (and so code), field and line here, and the message in tests/data/refusals.txt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Ended(Protocol):
 
 
 class _Expectation(Generic[_Kind]):
-    """A block that has to be refused. No generator, whose frames would stand between a failure and its test."""
+    """A block that must be refused. No generator, whose frames would stand between a failure and its test."""
 
     def __init__(self, kind: type[_Kind], field: str | None, line: int | None, varies: str | None) -> None:
         self._kind = kind
@@ -46,9 +46,9 @@ class _Expectation(Generic[_Kind]):
 def refuses(
     kind: type[_Kind], *, field: str | None = None, line: int | None = None, varies: str | None = None
 ) -> _Expectation[_Kind]:
-    """Fail unless the block raises exactly this *kind* of refusal, for this *field* and *line*, in the stored words.
+    """Fail unless the block raises exactly this *kind* of refusal, for *field* and *line*, with the stored message.
 
-    *varies*: a pattern for the part of the sentence that another program or the clock writes; it is not compared.
+    *varies*: a pattern for the part of the message that another program or the clock writes; it is not compared.
     """
     return _Expectation(kind, field, line, varies)
 
@@ -61,7 +61,7 @@ def check_refusal(
     line: int | None = None,
     varies: str | None = None,
 ) -> None:
-    """Fail unless *error* is exactly this *kind* of refusal, for this *field* and *line*, in the stored words."""
+    """Fail unless *error* is exactly this *kind* of refusal, for this *field* and *line*, with the stored message."""
     __tracebackhide__ = True
     assert isinstance(error, CoordinationError), repr(error)
     compared: tuple[tuple[str, Any, Any], ...] = (
@@ -75,7 +75,7 @@ def check_refusal(
 
 
 def check_refused(result: _Ended, *, code: int = 2, varies: str | None = None) -> None:
-    """Fail unless a command ended with *code*, and said on stderr one line: ``coord:`` and the stored words."""
+    """Fail unless a command ended with *code*, and wrote one line to stderr: ``coord:`` and the stored message."""
     __tracebackhide__ = True
     assert result.code == code, result.err
     assert result.err.startswith("coord: "), result.err

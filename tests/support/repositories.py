@@ -46,7 +46,7 @@ class Checkout:
             self.commit("Begin", readme="hello\n")
 
     def git(self, *arguments: str, fails: bool = False) -> str:
-        """What git prints."""
+        """Run git and return its output."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
         done = subprocess.run(
             ["git", *arguments],
@@ -69,28 +69,28 @@ class Checkout:
         return self.git("rev-parse", "HEAD")
 
     def note(self) -> None:
-        """From here on the owner does nothing."""
+        """Record the owner's state, which must not change from here on."""
         self.noted = self.state()
 
     def is_untouched(self) -> bool:
-        """Whether all that is the owner's is as it was noted."""
+        """Return whether the owner's state is as recorded."""
         return self.state() == self.noted
 
     def shows(self, name: str, *, on: str) -> str:
-        """A file as it is on a branch."""
+        """Return a file as it is on a branch."""
         return self.git("show", f"{on}:{name}")
 
     def branches(self) -> list[str]:
-        """The branches that the system has made here."""
+        """Return the branches that the system has created here."""
         return self.git("for-each-ref", "--format=%(refname:short)", "refs/heads/coord").split()
 
     def worktrees(self) -> list[str]:
-        """What git knows of worktrees, besides the checkout itself."""
+        """Return git's list of worktrees, except the checkout itself."""
         lines = self.git("worktree", "list", "--porcelain").splitlines()
         return [line.removeprefix("worktree ") for line in lines if line.startswith("worktree ")][1:]
 
     def state(self) -> dict[str, str]:
-        """All that nobody but its owner may change."""
+        """Return the state that only the owner may change."""
         dot = self.path / ".git"
         refs = self.git("for-each-ref", "--format=%(refname) %(objectname)").splitlines()
         return {
@@ -105,25 +105,25 @@ class Checkout:
 
 
 class MergesInFolder:
-    """Keeps what a store keeps of merges where no job of these tests writes; also for a process that comes after."""
+    """Records merges in a folder as a store does, where these tests have no store; also readable by a later process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def write(self, claim: Claim, merge: Merge) -> bool:
-        """Record it."""
+        """Record a merge."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{claim.task_id}.{merge.attempt}").write_text(json.dumps(asdict(merge)))
         return True
 
     def unfinished(self, claim: Claim) -> Sequence[Merge]:
-        """What earlier attempts recorded."""
-        found = sorted(self.folder.glob(f"{claim.task_id}.*")) if self.folder.exists() else []
-        merges = [Merge(**json.loads(path.read_text())) for path in reversed(found)]
+        """Return the records of earlier attempts."""
+        paths = sorted(self.folder.glob(f"{claim.task_id}.*")) if self.folder.exists() else []
+        merges = [Merge(**json.loads(path.read_text())) for path in reversed(paths)]
         return [merge for merge in merges if merge.attempt < claim.attempt]
 
     def forget(self, claim: Claim) -> None:
-        """The task has ended."""
+        """Delete the records of an ended task."""
         for path in self.folder.glob(f"{claim.task_id}.*"):
             path.unlink()
 
@@ -151,7 +151,7 @@ class Site:
         runner: Runner | None = None,
         more: Sequence[AttemptStep] = (),
     ) -> AttemptEnd:
-        """Run one attempt to its end; *ours*: whether its lease still holds; *more*: steps between merge and gates."""
+        """Run one attempt to its end; *ours*: whether its lease is valid; *more*: steps between merge and gates."""
         launcher = self.runners.launcher
         steps = [
             ConditionalStep(has_option("gates"), make_job_folder),
@@ -166,11 +166,11 @@ class Site:
 
     @property
     def branch(self) -> str:
-        """The run's branch."""
+        """Return the run's branch."""
         return run_branch(self.run_id)
 
     def claim(self, key: str, work: Mapping[str, Any] | str, **changes: Any) -> Claim:
-        """A claim of a task of this run, with a worktree unless *checkout* says otherwise; a text is a command."""
+        """Return a claim of a task of this run, with a worktree unless *checkout* differs; a text is a command."""
         checkout = changes.pop("checkout", {"kind": "git-worktree"})
         gates = changes.pop("gates", None)
         options = {"checkout": checkout} | ({"gates": gates} if gates else {})
@@ -185,7 +185,7 @@ class Site:
         return claim_of({"shell": work} if isinstance(work, str) else work, **values | changes)
 
     def control(self, **settings: Any) -> Control:
-        """A line to the worker that notes events."""
+        """Return a control that records events."""
         return Control(
             scratch=self.folder / "scratch",
             on_event=lambda type_, payload: self.events.append((type_, payload)),
@@ -193,7 +193,7 @@ class Site:
         )
 
     def run(self, key: str, work: Mapping[str, Any] | str, *, stored: bool = True, **changes: Any) -> AttemptEnd:
-        """An attempt from its beginning to its end, which then is *stored* or lost."""
+        """Run an attempt from its beginning to its end, which then is *stored* or lost."""
         claim = self.claim(key, work, **changes)
         with self.control() as control:
             result = self.attempt(claim, control)
@@ -202,30 +202,30 @@ class Site:
         return result
 
     def again(self, key: str, work: Mapping[str, Any] | str, after: AttemptEnd, **changes: Any) -> AttemptEnd:
-        """The attempt that follows *after*, with what that carried."""
+        """Run the attempt that follows *after*, with its carried state."""
         number = changes.pop("attempt", 2)
         carried = {**changes.pop("carried_over", {}), **after.carry_over}
         return self.run(key, work, attempt=number, carried_over=carried, **changes)
 
     def left_behind(self) -> list[int]:
-        """Processes that outlived their attempts."""
+        """Return processes that outlived their attempts."""
         idle = {child.process.record.pid for child in self.runners.pool._idle}
         return [pid for pid in orphan_reaper.find([os.fsencode(self.runners.launcher.marker)]) if pid not in idle]
 
     def files_left(self) -> list[str]:
-        """What is left of worktrees, and of ours in the repository."""
+        """Return what is left of worktrees, and of our files in the repository."""
         ours = self.checkout.path / ".git" / "coordination"
-        found = [*(self.root.rglob("*") if self.root.exists() else ()), *(ours.rglob("*") if ours.exists() else ())]
-        return sorted(str(path.relative_to(self.folder.parent)) for path in found)
+        paths = [*(self.root.rglob("*") if self.root.exists() else ()), *(ours.rglob("*") if ours.exists() else ())]
+        return sorted(str(path.relative_to(self.folder.parent)) for path in paths)
 
 
 def agent(script: str, **more: object) -> dict[str, object]:
-    """A stand-in for a coding agent: its prompt is what it is told, the script what it does."""
+    """Return a stand-in for a coding agent with this prompt, which runs the script."""
     return {"agent": "custom", "prompt": "Do it", "command": ["/bin/sh", "-c", script], **more}
 
 
 def merged_meanwhile(site: Site, key: str, script: str, **more: object) -> str:
-    """A command that, while a job runs, lets the change of another task appear on the run's branch."""
+    """Return a command that merges another task's change into the run's branch while a job runs."""
     before = site.checkout.git("rev-parse", site.branch, fails=True)
     before = before if len(before) == 40 else site.checkout.git("rev-parse", "HEAD")
     assert site.run(key, script, **more).outcome is Outcome.COMPLETED

@@ -16,7 +16,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Prepare this process, before anything of a test runs in it; every process of a run does that for itself."""
+    """Prepare this process before any test code runs in it; each process of a run does this for itself."""
     _heed_interrupts()
     _reach_loopback_directly()
     speed.calibrate(config)
@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> str:
-    """Return how patient this run is, and why."""
+    """Return the run's factor for time limits, and its reason."""
     return speed.describe()
 
 
@@ -41,12 +41,12 @@ def _heed_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup: a handler is not inherited, what is ignored is
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup: a handler is not inherited, an ignored signal is
         signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def _reach_loopback_directly() -> None:
-    """Exempt loopback from a proxy; what is downloaded, from a package registry, still goes through it."""
+    """Exempt loopback from a proxy; downloads from a package registry still go through it."""
     for name in ("NO_PROXY", "no_proxy"):
         exempt = [host for host in os.environ.get(name, "").split(",") if host]
         os.environ[name] = ",".join(dict.fromkeys([*exempt, *_LOOPBACK]))

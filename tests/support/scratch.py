@@ -1,4 +1,4 @@
-"""Folders for the servers of one test process; what killed test processes have left is removed."""
+"""Folders for the servers of one test process; files of killed test processes are removed."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _SPARE = 6 << 30
 
 
 def files_in_memory() -> None:
-    """Let temporary files be in memory where there is plenty: what commits waits for the disk, most of a test's time.
+    """Keep temporary files in memory where there is enough: commits wait for the disk, most of a test's time.
 
-    Whoever sets TMPDIR decides. Killed processes lose nothing that way, and no test takes the power away.
+    A TMPDIR that is set takes precedence. Killed processes lose nothing that way; no test simulates a power failure.
     """
     if os.environ.get("TMPDIR") or not os.access(_MEMORY, os.W_OK | os.X_OK):
         return
-    found = os.statvfs(_MEMORY)
-    room = found.f_bavail * found.f_frsize
-    if room < _ROOM or psutil.virtual_memory().available < _SPARE or found.f_flag & os.ST_NOEXEC:
+    file_system = os.statvfs(_MEMORY)
+    room = file_system.f_bavail * file_system.f_frsize
+    if room < _ROOM or psutil.virtual_memory().available < _SPARE or file_system.f_flag & os.ST_NOEXEC:
         return
     os.environ["TMPDIR"] = str(_MEMORY)
-    tempfile.tempdir = None  # to be looked up again
+    tempfile.tempdir = None  # so that it is read again
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder with a short path (a socket's name has a hundred characters at most), removed at the end."""
+    """Provide an empty folder with a short path (a socket's name has at most 100 characters), removed at the end."""
     clear_abandoned()
     folder = Path(tempfile.mkdtemp(prefix=SCRATCH))
     try:
@@ -51,7 +51,7 @@ def clear_abandoned() -> None:
         try:
             pid, created = (folder / OWNER).read_text().split()
         except (OSError, ValueError):
-            continue  # somebody else's, or one that is being made or removed right now
+            continue  # another user's, or one that is being created or removed right now
         if not _lives(int(pid), float(created)):
             for process in _working_in(folder):
                 process.kill()

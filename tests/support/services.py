@@ -1,4 +1,4 @@
-"""What the tests do when a real server cannot be had: skip on somebody's laptop, fail where the results count."""
+"""Handles tests whose real server is missing: skipped on a laptop, failed where the results count."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def missing(service: str, reason: object) -> NoReturn:
 
 
 def without_landlock() -> NoReturn:
-    """Skip the test, everywhere: no test can bring another kernel, and what such a one must refuse is tested, too."""
+    """Skip the test, everywhere: no test can replace the kernel, and the refusals without Landlock are tested, too."""
     pytest.skip("this kernel has no Landlock")

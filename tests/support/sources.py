@@ -15,12 +15,12 @@ _NOT_OURS = {".venv", ".git", ".coord", "build", "dist", "__pycache__", ".hypoth
 
 
 def python_files(*folders: str) -> list[Path]:
-    """Every Python file below *folders*, in a stable order."""
+    """Return every Python file below *folders*, in a stable order."""
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py") if not _NOT_OURS & {*path.parts})
 
 
 def repository_files() -> list[Path]:
-    """Every file that is, or is about to be, committed; outside a git checkout, all that lie there."""
+    """Return every file that is, or is about to be, committed; outside a git checkout, all files there."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -34,23 +34,23 @@ def repository_files() -> list[Path]:
 
 
 def name_of(path: Path) -> str:
-    """The path as people say it: from the repository's root."""
+    """Return the path relative to the repository's root."""
     return path.relative_to(ROOT).as_posix()
 
 
 @cache
 def tree_of(path: Path) -> ast.Module:
-    """The file's syntax tree."""
+    """Return the file's syntax tree."""
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
 @cache
 def pyproject() -> dict[str, Any]:
-    """pyproject.toml as data."""
+    """Return pyproject.toml as data."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def declared_pythons() -> set[str]:
-    """Returns the Python versions that the classifiers in pyproject.toml promise."""
+    """Return the Python versions that the classifiers in pyproject.toml declare."""
     prefix = "Programming Language :: Python :: "
     return {line.removeprefix(prefix) for line in pyproject()["project"]["classifiers"] if line.startswith(prefix)}

@@ -1,6 +1,6 @@
-"""Measures how fast this machine is, once for each run of the tests, so that patience fits slow and busy machines too.
+"""Measures the speed of this machine once for each test run, so that waits fit slow and busy machines too.
 
-Only patience is scaled: how long a test waits for what should happen. What a test asserts about the product's own time
+Only waits are scaled: how long a test waits for what should happen. What a test asserts about the product's own time
 limits is not.
 """
 
@@ -29,7 +29,7 @@ _STEPS = 1_000_000
 
 
 def measure() -> float:
-    """Return the seconds that a fixed amount of Python and the start of one process take now, the waiting included."""
+    """Return the seconds that a fixed amount of Python and the start of one process take now, including waits."""
     began = time.perf_counter()
     total = 0
     for number in range(_STEPS):
@@ -45,38 +45,38 @@ def factor_of(seconds: float, *, processes: int, cores: int) -> float:
 
 @cache
 def factor() -> float:
-    """Return by how much patience is multiplied: at least 1, measured by whoever started this run."""
+    """Return the factor for waits: at least 1, measured by the process that started this run."""
     return float(os.environ.get(_VARIABLE, "1"))
 
 
 def patience(base: Time) -> Time:
-    """Return how long to wait on this machine for what takes no longer than *base* on the reference."""
+    """Return how long to wait on this machine for what takes no longer than *base* on the reference machine."""
     return base * factor()
 
 
 def calibrate(config: pytest.Config) -> None:
     """Measure, unless this process was started by one that did, and scale the waits of clients in this process."""
     if _VARIABLE not in os.environ or not hasattr(config, "workerinput"):
-        found = factor_of(measure(), processes=_processes_of(config), cores=len(os.sched_getaffinity(0)))
-        os.environ[_VARIABLE] = f"{found:.1f}"
+        result = factor_of(measure(), processes=_processes_of(config), cores=len(os.sched_getaffinity(0)))
+        os.environ[_VARIABLE] = f"{result:.1f}"
         factor.cache_clear()
     if factor() > 1:
         _let_clients_wait()
 
 
 def _processes_of(config: pytest.Config) -> int:
-    """Return how many test processes share the machine, by what pytest-xdist is asked for: ``popen``, ``3*popen``."""
+    """Return how many test processes share the machine, by pytest-xdist's option: ``popen``, ``3*popen``."""
     requested = getattr(config.option, "tx", None) or ["popen"]
     return sum(int(times) if (times := one.partition("*")[0]).isdigit() else 1 for one in requested)
 
 
 def describe() -> str:
-    """Return the line about it for the head of a run's output."""
+    """Return the line about the speed for the head of a run's output."""
     return f"speed: patience x{factor():g} (x1: an idle core of the reference machine)"
 
 
 def scale_timeouts(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give each test as much more time as the machine needs, unless the command line says how much it has."""
+    """Scale each test's time limit by the machine's factor, unless the command line sets it."""
     if factor() == 1 or config.getoption("timeout", None) is not None or "PYTEST_TIMEOUT" in os.environ:
         return
     usual = float(config.getini("timeout") or 0)
@@ -88,7 +88,7 @@ def scale_timeouts(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def _let_clients_wait() -> None:
-    """Scale the time-outs that tests give to the waits of runs; those of the product's other processes stay."""
+    """Scale the time-outs of tests' waits for runs; those of the product's other processes stay."""
     from coordination.api.runs import Run
 
     wait = Run.wait

@@ -1,4 +1,4 @@
-"""Embedded stacks under test: settings in a folder with a short path, and a worker that is there in no time."""
+"""Embedded stacks under test: settings in a folder with a short path, and a worker that starts at once."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ OWNER = str(_HERE / "owner.py")
 
 
 def stand_in(how: str = "obeys") -> list[str]:
-    """The command of a worker that stands in for Celery's."""
+    """Return the command of a worker that stands in for Celery's."""
     return [sys.executable, str(_HERE / "stand_in_worker.py"), how]
 
 
 def settings_in(home: Path, **overrides: Any) -> Settings:
-    """Settings of a stack in *home*, independent of the environment of the tests."""
+    """Return settings of a stack in *home*, independent of the environment of the tests."""
     return load_settings({}, home=home, **overrides)
 
 
 def worker_pid(running: Stack) -> int:
-    """The pid of the worker that was started last."""
+    """Return the pid of the worker that was started last."""
     record = running.home.read()
     assert record is not None
     return record.services["worker"].pid
 
 
 def owner_environment(home: Path) -> dict[str, str]:
-    """What a process that owns a stack in *home* needs to know."""
+    """Return the environment of a process that owns a stack in *home*."""
     return {"COORD_HOME": str(home), "PYTHONPATH": str(_ROOT)}

@@ -26,13 +26,13 @@ DONE = {
 
 
 class StandIn:
-    """A program that does what a shell script says."""
+    """A program that executes a shell script."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "agent"
 
     def __call__(self, *lines: object, then: str = "", first: str = "") -> list[str]:
-        """The command of one that prints these lines, JSON where they are no text."""
+        """Return the command of a program that prints these lines, as JSON where they are no text."""
         texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
         printing = "".join(f"printf '%s\\n' {shlex.quote(text)}\n" for text in texts)
         self.path.write_text(f"#!/bin/sh\n{first}\n{printing}{then}\n")

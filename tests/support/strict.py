@@ -1,4 +1,4 @@
-"""The strict sandbox for tests: with bubblewrap where it is, as whoever runs the tests."""
+"""The strict sandbox for tests: with bubblewrap where it is installed, as the user who runs the tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _problem() -> str | None:
 
 
 def needs_bubblewrap() -> str:
-    """Where bwrap is; without one that works, the test is skipped, or fails in CI."""
+    """Return the path of bwrap; without one that works, the test is skipped, or fails in CI."""
     if sandbox_exec.version() < sandbox_exec.ENOUGH or not sandbox_exec.can_refuse_calls():
         without_landlock()
     problem, program = _problem(), shutil.which("bwrap")
@@ -38,7 +38,7 @@ ORDINARY, STRICT = {"COORD_REQUIRE_SANDBOX": "1"}, {"COORD_SANDBOX": "strict"}
 
 
 def needs(sandbox: Mapping[str, str]) -> None:
-    """Skip the test where that sandbox, as a worker is told of it, cannot be had."""
+    """Skip the test where that sandbox, as in a worker's setting, is unavailable."""
     if sandbox == STRICT:
         needs_bubblewrap()
     elif sandbox_exec.version() < sandbox_exec.ENOUGH or not sandbox_exec.can_refuse_calls():
@@ -54,6 +54,6 @@ def strict_sandbox(
     network: bool = True,
     proxy: str | None = None,
 ) -> SandboxPolicy:
-    """One as a worker has it with ``COORD_SANDBOX=strict``."""
+    """Return a sandbox as a worker has it with ``COORD_SANDBOX=strict``."""
     namespaces = Namespaces(needs_bubblewrap(), network=network, proxy=proxy)
     return SandboxPolicy(scratch, write, read=read, hide=hide, namespaces=namespaces)

@@ -1,7 +1,7 @@
 """Divides the tests into the quick tier (``make test``) and the rest, which only ``make test-all`` runs.
 
-The quick tier is whatever does not get the marker ``full`` here: unit tests, everything on SQLite, the hot statements
-on PostgreSQL (``hot_sql``), and a few tests with real workers (``smoke``).
+The quick tier is all tests without the marker ``full``: unit tests, everything on SQLite, the hot statements on
+PostgreSQL (``hot_sql``), and a few tests with real workers (``smoke``).
 """
 
 from __future__ import annotations

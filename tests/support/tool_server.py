@@ -1,6 +1,6 @@
 """An MCP server for chats' tools, over stdio: real, with the protocol's own library. Run it as a program.
 
-``add`` adds, ``sh`` runs a shell command and gives back what it printed, ``fail`` fails, ``show`` says a variable.
+``add`` adds, ``sh`` runs a shell command and returns its output, ``fail`` fails, ``show`` returns a variable.
 """
 
 from __future__ import annotations

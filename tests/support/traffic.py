@@ -1,7 +1,7 @@
-"""Everything that changes a store, at once and at random, on a few small graphs whose rows all of it wants.
+"""All operations that change a store, concurrent and random, on a few small graphs whose rows all of them lock.
 
-Workers (threads of this process) claim, end, fail, find and lose tasks, and beat; people submit, cancel, retry, force,
-reorder, hold, resume and set budgets; supervisors tick; retention deletes what has ended.
+Workers (threads of this process) claim, end, fail, discover and lose tasks, and send heartbeats; people submit, cancel,
+retry, force, reprioritize, pause, resume and set budgets; supervisors tick; retention deletes what has ended.
 """
 
 from __future__ import annotations
@@ -75,17 +75,17 @@ _GRAPH = [
 
 @contextmanager
 def refused_by_the_server(store: Store) -> Iterator[list[str]]:
-    """The statements that the server ended because of a deadlock or a lock that never came, with its words."""
-    found: list[str] = []
+    """Return the statements that the server ended because of a deadlock or a lock time-out, with its messages."""
+    refusals: list[str] = []
 
     def note(context: Any) -> None:
-        said = str(context.original_exception)
-        if "deadlock detected" in said or "lock timeout" in said:
-            found.append(f"{said}\n{context.statement}")
+        message = str(context.original_exception)
+        if "deadlock detected" in message or "lock timeout" in message:
+            refusals.append(f"{message}\n{context.statement}")
 
     event.listen(store._write_engine, "handle_error", note)
     try:
-        yield found
+        yield refusals
     finally:
         event.remove(store._write_engine, "handle_error", note)
 
@@ -109,7 +109,7 @@ class Traffic:
         self._budget(chance)
 
     def flow(self, seconds: float, *, workers: int = 3) -> None:
-        """Let all of it happen for that long."""
+        """Run all actors for that long."""
         self._until = time.monotonic() + seconds
         people: list[Callable[[random.Random], None]] = [
             self._submit,
@@ -141,7 +141,7 @@ class Traffic:
         return time.monotonic() < self._until and not self.accidents
 
     def once(self, what: str, act: Callable[[], object]) -> None:
-        """Do this, and count it; a refusal is an answer like any other."""
+        """Execute this once, and count it; a refusal is a result like any other."""
         try:
             act()
         except (DatabaseUnavailable, DBAPIError) as error:
@@ -168,11 +168,11 @@ class Traffic:
             time.sleep(chance.random() * 0.01)
 
     def any_task(self, chance: random.Random, *states: str) -> str | None:
-        """A task of the newest runs, in one of these states if any are named."""
+        """Return a task of the newest runs, in one of these states if any are named."""
         with self.world.store.read() as tx:
             newest = select(runs.c.id).order_by(runs.c.id.desc()).limit(4)
-            found = select(tasks.c.id).where(tasks.c.run_id.in_(newest))
-            ids = list(tx.execute(found.where(tasks.c.state.in_(states)) if states else found).scalars())
+            result = select(tasks.c.id).where(tasks.c.run_id.in_(newest))
+            ids = list(tx.execute(result.where(tasks.c.state.in_(states)) if states else result).scalars())
         return chance.choice(ids) if ids else None
 
     def _any_run(self, chance: random.Random) -> str:
@@ -189,9 +189,9 @@ class Traffic:
             budget=BudgetCap(usd=Decimal(1000)) if chance.random() < 0.5 else None,
         )
         origin = self.world.origin(identity=chance.choice(_PROJECTS))
-        made = self.world.store.transact(lambda tx: submit_plan(tx, self.world.workspace, plan, origin))
+        run = self.world.store.transact(lambda tx: submit_plan(tx, self.world.workspace, plan, origin))
         with self._lock:
-            self._projects = sorted({*self._projects, made.project_id})
+            self._projects = sorted({*self._projects, run.project_id})
 
     def _cancel(self, chance: random.Random) -> None:
         if (one := self.any_task(chance)) is not None:
@@ -275,8 +275,8 @@ class Worker:
             if not claims:
                 time.sleep(0.002)
                 continue
-            held = self._held.add(claims, sent=time.monotonic())
-            for one in held:
+            entries = self._held.add(claims, sent=time.monotonic())
+            for one in entries:
                 one.output_buffer = OutputBuffer(100_000, began=0.0)
                 one.output_buffer.feed("out", b"working\n")
                 one.made_progress = True
@@ -286,13 +286,15 @@ class Worker:
             if chance.random() < 0.3:
                 self._traffic.once("checkpoint", partial(self._checkpoint, claims))
             if chance.random() < 0.2:
-                found = DiscoveredTask({"key": f"seen-{new_id()[-8:]}", "run": {"shell": "true"}, "needs": ["root1"]})
-                self._traffic.once("find", partial(self._find, chance.choice(claims), found))
+                discovered = DiscoveredTask(
+                    {"key": f"seen-{new_id()[-8:]}", "run": {"shell": "true"}, "needs": ["root1"]}
+                )
+                self._traffic.once("find", partial(self._find, chance.choice(claims), discovered))
             time.sleep(chance.random() * 0.02)
             if chance.random() < 0.15:
                 self._traffic.once("rescue", lambda: self._store.transact(lambda tx: rescue_worker(tx, self._id)))
-            chance.shuffle(held)
-            ends = [(self._decided(chance, one.claim), self._held.begin_end(one)) for one in held]
+            chance.shuffle(entries)
+            ends = [(self._decided(chance, one.claim), self._held.begin_end(one)) for one in entries]
             for project_id in sorted({one.project_id for one in claims}):
                 mine = [one for one in ends if one[0].claim.project_id == project_id]
                 more: list[Claim] = []
@@ -348,15 +350,15 @@ class Worker:
     def _end(self, project_id: str, ends: list[Any], more: list[Claim]) -> None:
         def work(tx: Any) -> Any:
             if any(notes for _, notes in ends):
-                said = [(finish.claim, notes) for finish, notes in ends if notes]
-                write_notes(tx, self._world.workspace, self._id, said)
+                messages = [(finish.claim, notes) for finish, notes in ends if notes]
+                write_notes(tx, self._world.workspace, self._id, messages)
             claim = partial(claim_tasks, tx, self._world.workspace, worker_id=self._id, lease=LEASE, wait=False)
             terms = DispatchTerms(30, lambda _kind: 8, claim=claim, idle_threads=1)
             return finish_all(tx, self._world.workspace, [end for end, _ in ends], worker_id=self._id, terms=terms)
 
         finished = self._store.transact(work)
         more += [one for share in finished.work.claims for one in share]
-        if finished.work.enqueue:  # as when the broker is away
+        if finished.work.enqueue:  # as when the broker is unreachable
             ids = [one.id for one in finished.work.enqueue]
             self._store.transact(lambda tx: ready.unmark_enqueued(tx, self._world.workspace, ids))
         self._store.transact(
@@ -367,7 +369,7 @@ class Worker:
 
 
 def hurry_deadlocks(store: Store) -> None:
-    """Let the server look for deadlocks at once: a second each is long. Connections opened from now on do so."""
+    """Let the server look for deadlocks at once, not after a second, on connections opened from now on."""
     with store.write() as tx:
         name = tx.execute(text("SELECT current_database()")).scalar_one()
         tx.execute(text(f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '20ms'"))

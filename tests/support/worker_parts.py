@@ -17,26 +17,26 @@ from workers.runners.registry import Runners
 
 
 class WorkerParts:
-    """A context, an executor and a housekeeper, and a world whose claims are this worker's."""
+    """A context, an executor and a supervisor loop, and a world whose claims are this worker's."""
 
     def __init__(self, store_url: str, redis_url: str, folder: Path) -> None:
         self._open = ExitStack()
         settings = worker_settings(store_url, redis_url, folder)
         self.app = self._open.enter_context(app_of(settings))
         self.context = make_context(settings, name="worker", slots=2, publisher=partial(CeleryPublisher, self.app))
-        self.housekeeping, self.executor_module = supervisor_loop, executor
+        self.loop_module, self.executor_module = supervisor_loop, executor
         self.runners = Runners()
-        self.housekeeper = supervisor_loop.SupervisorLoop(self.context)
-        self.executor = executor.Executor(self.context, self.runners, self.housekeeper)
+        self.supervisor_loop = supervisor_loop.SupervisorLoop(self.context)
+        self.executor = executor.Executor(self.context, self.runners, self.supervisor_loop)
         self.world = World(self.context.store)
         self.world.worker = self.world.register(self.context.worker_id)
 
     def queued_messages(self) -> int:
-        """How many messages wait in the queue of jobs."""
+        """Return the number of messages in the queue of jobs."""
         return int(self.context.wakeups.client.llen("coord:jobs"))
 
     def close(self) -> None:
-        """End what the parts have opened."""
+        """Close what the parts have opened."""
         self.executor.close()
         self.runners.close()
         self.context.scratch_dir.close()

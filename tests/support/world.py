@@ -1,4 +1,4 @@
-"""A workspace with a worker in an open store: graphs in one line, claims and endings by key, states to compare."""
+"""A workspace with a worker in an open store: graphs in one line, claims and ends by key, states to compare."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ WINDOW = 64
 
 
 def plan_of(*lines: str, **settings: Any) -> Plan:
-    """A plan from lines like ``"c < a b"``: c needs a and b. ``tasks``: key -> further fields of that task."""
+    """Return a plan from lines like ``"c < a b"``: c needs a and b. ``tasks``: key -> further fields of that task."""
     more: Mapping[str, Mapping[str, Any]] = settings.pop("tasks", {})
-    made = []
+    created = []
     for line in lines:
         key, _, needs = line.partition("<")
         fields = {"run": {"shell": "true"}, "needs": needs.split(), **more.get(key.strip(), {})}
-        made.append(Task(key.strip(), **fields))
-    return Plan(made, **settings)
+        created.append(Task(key.strip(), **fields))
+    return Plan(created, **settings)
 
 
 class World:
@@ -63,7 +63,7 @@ class World:
         self.register(self.worker)
 
     def register(self, worker_id: str) -> str:
-        """Another worker process begins its life."""
+        """Register another worker process."""
         row = {
             "id": worker_id,
             "name": f"w-{worker_id[-4:]}",
@@ -78,7 +78,7 @@ class World:
         return worker_id
 
     def origin(self, **fields: Any) -> PlanOrigin:
-        """Where this world's plans come from."""
+        """Return the origin of this world's plans."""
         return PlanOrigin(**{"identity": self.project, "name": "shop", "creator": "ann", "path": "/srv/shop", **fields})
 
     def submit(self, *lines: str, origin: PlanOrigin | None = None, **settings: Any) -> SubmittedRun:
@@ -93,18 +93,18 @@ class World:
 
     @property
     def project_id(self) -> str:
-        """The id of the project last submitted to."""
+        """Return the id of the project last submitted to."""
         assert self.last is not None
         return self.last.project_id
 
     @property
     def run_id(self) -> str:
-        """The id of the run last submitted."""
+        """Return the id of the run last submitted."""
         assert self.last is not None
         return self.last.run_id
 
     def claim(self, *keys: str, worker: str | None = None, lease: timedelta = LEASE, **more: Any) -> list[str]:
-        """Claim these tasks in one transaction; the keys of those that are held now."""
+        """Claim these tasks in one transaction, and return the keys of the claimed ones."""
         ids = [self.ids[key] for key in keys]
         got = self.store.transact(
             lambda tx: claim_tasks(tx, self.workspace, ids, worker_id=worker or self.worker, lease=lease, **more)
@@ -115,7 +115,7 @@ class World:
     def decide(
         self, key: str | Claim, outcome: Outcome | None = None, *, took: timedelta = timedelta(0), **fields: Any
     ) -> EndedAttempt:
-        """How an attempt ended, ready to be written. Without *outcome*, it completed, or was deferred if it waits."""
+        """Return how an attempt ended, ready to be written; by default it completed, or is deferred if it waits."""
         claim = self.claims[key] if isinstance(key, str) else key
         if outcome is None:
             waits = "question" in fields or any(task.blocks_finder for task in fields.get("discovered", ()))
@@ -123,7 +123,7 @@ class World:
         return decide_end(claim, AttemptEnd(outcome, **fields), now=datetime.now(UTC), took=took)
 
     def write(self, *ends: EndedAttempt, hungry: bool = False) -> Finished:
-        """Write ends in one transaction; *hungry*: and claim there what the worker goes on with."""
+        """Write ends in one transaction; *hungry*: and claim the tasks with which the worker continues."""
 
         def work(tx: Connection) -> Finished:
             claim = partial(claim_tasks, tx, self.workspace, worker_id=self.worker, lease=LEASE, wait=False)
@@ -147,17 +147,17 @@ class World:
         self.do(*keys, outcome=Outcome.FAILED, error="no", retryable=False)
 
     def cancel(self, key: str) -> list[str]:
-        """A person cancels a task; ids of what was freed by it."""
+        """Cancel a task as a person, and return the ids of released tasks."""
         return self.store.transact(
             lambda tx: cancel_task(tx, self.workspace, self.ids[key], actor="ann", why="changed my mind")
         ).freed
 
     def cancel_run(self, run_id: str) -> None:
-        """A person cancels a run."""
+        """Cancel a run as a person."""
         self.store.transact(lambda tx: cancel_run(tx, self.workspace, run_id, actor="ann", why="all of it"))
 
     def retry(self, key: str) -> set[str]:
-        """A person retries a task; the keys of what was reopened."""
+        """Retry a task as a person, and return the keys of the reopened tasks."""
         keys = {task_id: key for key, task_id in self.ids.items()}
         return {
             keys[task_id]
@@ -171,7 +171,7 @@ class World:
         )
 
     def expire(self, *keys: str) -> None:
-        """Let the leases of these run out now."""
+        """Let the leases of these expire now."""
         with self.store.write() as tx:
             tx.execute(
                 update(attempt_table)
@@ -181,7 +181,7 @@ class World:
             )
 
     def make_due(self, *keys: str) -> None:
-        """Let the waits of these be over now."""
+        """Let the waits of these end now."""
         with self.store.write() as tx:
             tx.execute(
                 update(task_table)
@@ -190,53 +190,53 @@ class World:
             )
 
     def task(self, key: str) -> StoredTask:
-        """A task as stored."""
+        """Return a task as stored."""
         with self.store.read() as tx:
-            found = tasks.get(tx, self.workspace, self.ids[key])
-        assert found is not None
-        return found
+            task_row = tasks.get(tx, self.workspace, self.ids[key])
+        assert task_row is not None
+        return task_row
 
     def states(self, keys: Iterable[str] | None = None) -> dict[str, str]:
-        """Key -> state."""
+        """Return key -> state."""
         wanted = {key: self.ids[key] for key in (self.ids if keys is None else keys)}
         with self.store.read() as tx:
             rows = {row.id: row.state for row in tx.execute(select(task_table.c.id, task_table.c.state))}
         return {key: rows[task_id] for key, task_id in wanted.items()}
 
     def attempts(self, key: str) -> list[Any]:
-        """The attempts of a task, oldest first."""
+        """Return the attempts of a task, oldest first."""
         with self.store.read() as tx:
             return attempts.of_task(tx, self.workspace, self.ids[key])
 
     def outcomes(self, key: str) -> list[str | None]:
-        """How each attempt of a task ended."""
+        """Return how each attempt of a task ended."""
         return [attempt.outcome for attempt in self.attempts(key)]
 
     def story(self, key: str) -> list[str]:
-        """The types of a task's events."""
+        """Return the types of a task's events."""
         with self.store.read() as tx:
             return [event.type.value for event in events.tail(tx, self.workspace, task_id=self.ids[key])]
 
     def used(self) -> dict[str, int]:
-        """Slot name -> places in use."""
+        """Return slot name -> places in use."""
         with self.store.read() as tx:
             return {row["name"]: row["used"] for row in slots.list_slots(tx, self.workspace, self.project_id)}
 
     def open_edges(self) -> int:
-        """How many edges have not been satisfied."""
+        """Return how many edges have not been satisfied."""
         with self.store.read() as tx:
             return len(tx.execute(select(edge_table.c.child_id).where(edge_table.c.satisfied_at.is_(None))).all())
 
     def sql(self, statement: str, **values: Any) -> list[Any]:
-        """Rows of a statement written by hand, committed."""
+        """Return the rows of a handwritten statement, committed."""
         with self.store.write() as tx:
-            found = tx.execute(text(statement), values)
-            return list(found) if found.returns_rows else []
+            result = tx.execute(text(statement), values)
+            return list(result) if result.returns_rows else []
 
 
 @contextmanager
 def watched(store: Store) -> Any:
-    """Every statement sent to the store meanwhile, with its parameters."""
+    """Collect every statement that is sent to the store meanwhile, with its parameters."""
     from sqlalchemy import event
 
     seen: list[tuple[str, Any]] = []

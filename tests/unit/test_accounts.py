@@ -1,4 +1,4 @@
-"""Accounts in a home folder: who can read them, and what becomes of links, others' files, garbage and dead writers."""
+"""Test accounts in a home folder: who can read them; links, others' files, garbage and dead writers."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def test_what_is_set_is_held_and_shown_without_its_secret(accounts: Accounts) ->
     accounts.set("claude@work", "ANTHROPIC_API_KEY", KEY, kept=SecretPlace.FILE)
     accounts.set("claude@work", "CLAUDE_CONFIG_DIR", "/x", kept=SecretPlace.SETTING)
 
-    held, shown = accounts.held("claude@work"), accounts.get("claude@work")
+    stored, shown = accounts.held("claude@work"), accounts.get("claude@work")
 
-    assert held.values == {"ANTHROPIC_API_KEY": KEY, "CLAUDE_CONFIG_DIR": "/x"}
-    assert held.secret == {"ANTHROPIC_API_KEY"}
+    assert stored.values == {"ANTHROPIC_API_KEY": KEY, "CLAUDE_CONFIG_DIR": "/x"}
+    assert stored.secret == {"ANTHROPIC_API_KEY"}
     assert [(one.name, one.kept, one.value) for one in shown.variables] == [
         ("ANTHROPIC_API_KEY", SecretPlace.FILE, None),
         ("CLAUDE_CONFIG_DIR", SecretPlace.SETTING, "/x"),
     ]
-    assert KEY not in f"{held!r}{shown!r}"
+    assert KEY not in f"{stored!r}{shown!r}"
     assert accounts.names() == ["claude@work"]
 
 
@@ -207,8 +207,8 @@ class Ring(KeyringBackend):
 
 
 @pytest.fixture
-def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file in which a keyring keeps what it is told."""
+def keyring_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Provide the file in which a keyring stores its secrets."""
     pytest.importorskip("keyring")
     (tmp_path / "ring_of_test.py").write_text(BACKEND)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
@@ -217,35 +217,35 @@ def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "ring.json"
 
 
-def test_a_keyring_that_works_keeps_secrets_and_the_file_only_says_so(accounts: Accounts, ring: Path) -> None:
+def test_a_keyring_that_works_keeps_secrets_and_the_file_only_says_so(accounts: Accounts, keyring_file: Path) -> None:
     assert accounts.set("work", "MY_KEY", KEY).kept is SecretPlace.KEYRING
 
     assert keyrings.name() == "the test's ring"
     assert accounts.held("work").values == {"MY_KEY": KEY}
     assert accounts.held("work").secret == {"MY_KEY"}
-    assert KEY in ring.read_text()
+    assert KEY in keyring_file.read_text()
     assert KEY not in (accounts.folder / "work.json").read_text()
 
     accounts.unset("work")
-    assert KEY not in ring.read_text()
+    assert KEY not in keyring_file.read_text()
 
 
 def test_a_secret_moves_from_the_keyring_into_the_file_and_leaves_nothing_behind(
-    accounts: Accounts, ring: Path
+    accounts: Accounts, keyring_file: Path
 ) -> None:
     accounts.set("work", "MY_KEY", KEY)
 
     assert accounts.set("work", "MY_KEY", f"{KEY}2", kept=SecretPlace.FILE).kept is SecretPlace.FILE
 
-    assert KEY not in ring.read_text()
+    assert KEY not in keyring_file.read_text()
     assert accounts.held("work").values == {"MY_KEY": f"{KEY}2"}
 
 
 def test_a_keyring_that_does_not_work_is_not_used(
-    accounts: Accounts, ring: Path, monkeypatch: pytest.MonkeyPatch
+    accounts: Accounts, keyring_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accounts.set("locked", "MY_KEY", KEY)
-    monkeypatch.setenv("RING", str(ring.with_name("broken")))
+    monkeypatch.setenv("RING", str(keyring_file.with_name("broken")))
 
     assert accounts.set("work", "MY_KEY", KEY).kept is SecretPlace.FILE
     for ask in (lambda: accounts.set("work", "MY_KEY", KEY, kept=SecretPlace.KEYRING), lambda: accounts.held("locked")):

@@ -1,4 +1,4 @@
-"""Files in a store and back: a folder, objects in memory, and S3's protocol with a stand-in for its server."""
+"""Test files in a store and back: a folder, objects in memory, and S3's protocol with a stand-in for its server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ODD = ["report.md", "a b/grün #1?.txt", "x::y:/z", "%41", "*[1].whl", "日本/"
 
 @pytest.fixture(scope="module")
 def objects() -> Iterator[ObjectServer]:
-    """One for all tests: the library keeps its connections."""
+    """Provide one for all tests: the library keeps its connections."""
     with running_object_server() as server:
         yield server
 
@@ -92,7 +92,7 @@ def test_a_link_in_a_folder_leads_nobody_out_of_the_store(tmp_path: Path, part: 
         with refuses(Unavailable):
             store.forget(["w", "run-1"])
     else:
-        store.forget(["w", "run-1"])  # the link goes, not what it leads to
+        store.forget(["w", "run-1"])  # the link goes, not its target
 
     assert (victim / "precious").read_text() == "all of it"
     assert [file.read_text() for file in victim.rglob("precious")] == ["all of it"] * 2

@@ -1,4 +1,4 @@
-"""Where one stands, asked of real git repositories."""
+"""Test how the current checkout is found, in real git repositories."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ class TestRemote:
         (folder / "src" / "deep").mkdir(parents=True)
         (folder / "src" / "a.py").touch()
 
-        found = git_checkout.checkout_of(folder / "src" / "deep")
+        checkout = git_checkout.checkout_of(folder / "src" / "deep")
 
-        assert found == git_checkout.checkout_of(folder) == git_checkout.checkout_of(folder / "src" / "a.py")
-        assert found.root == folder
-        assert found.identity == "git.example.org/acme/shop"
-        assert found.name == "shop"
-        assert found.branch == "main"
-        assert found.head == git(folder, "rev-parse", "HEAD")
+        assert checkout == git_checkout.checkout_of(folder) == git_checkout.checkout_of(folder / "src" / "a.py")
+        assert checkout.root == folder
+        assert checkout.identity == "git.example.org/acme/shop"
+        assert checkout.name == "shop"
+        assert checkout.branch == "main"
+        assert checkout.head == git(folder, "rev-parse", "HEAD")
 
     def test_clones_and_worktrees_are_the_same_project(self, make_repository, tmp_path):
         first = make_repository("one", {"origin": REMOTE})
@@ -110,9 +110,9 @@ class TestRemote:
     def test_an_address_that_names_nothing_leaves_the_local_identity(self, make_repository):
         folder = make_repository(remotes={"origin": "odd://x"})
 
-        found = git_checkout.checkout_of(folder)
+        checkout = git_checkout.checkout_of(folder)
 
-        assert found.identity.startswith(LOCAL)
+        assert checkout.identity.startswith(LOCAL)
 
 
 class TestLocal:
@@ -121,11 +121,13 @@ class TestLocal:
         (folder / "src").mkdir()
         git(folder, "worktree", "add", "-q", str(tmp_path / "tree"))
 
-        found = git_checkout.checkout_of(folder)
+        checkout = git_checkout.checkout_of(folder)
 
-        assert found.identity.startswith(LOCAL)
-        assert found.name == "shop"
-        assert {git_checkout.checkout_of(at).identity for at in (folder / "src", tmp_path / "tree")} == {found.identity}
+        assert checkout.identity.startswith(LOCAL)
+        assert checkout.name == "shop"
+        assert {git_checkout.checkout_of(at).identity for at in (folder / "src", tmp_path / "tree")} == {
+            checkout.identity
+        }
 
     def test_two_repositories_are_two_projects(self, make_repository):
         assert (
@@ -175,12 +177,12 @@ class TestLocal:
         folder.mkdir()
         folder.chmod(0o555)
 
-        found = git_checkout.checkout_of(folder)
+        checkout = git_checkout.checkout_of(folder)
 
-        assert found.identity.startswith(LOCAL)
-        assert (found.root, found.name, found.branch, found.head) == (folder, "plain", None, None)
+        assert checkout.identity.startswith(LOCAL)
+        assert (checkout.root, checkout.name, checkout.branch, checkout.head) == (folder, "plain", None, None)
         assert list(folder.iterdir()) == []
-        assert git_checkout.checkout_of(folder) == found
+        assert git_checkout.checkout_of(folder) == checkout
 
     def test_a_link_to_a_folder_is_that_folder(self, tmp_path):
         (tmp_path / "real").mkdir()
@@ -191,12 +193,12 @@ class TestLocal:
     def test_two_machines_have_two_identities(self, tmp_path, monkeypatch):
         (tmp_path / "one").write_text("1f3a\n")
         (tmp_path / "two").write_text("9c2d\n")
-        found = []
+        identities = []
         for name in ("one", "two"):
             monkeypatch.setattr(git_checkout, "_MACHINE_FILES", (str(tmp_path / "missing"), str(tmp_path / name)))
-            found.append(git_checkout.checkout_of(tmp_path).identity)
+            identities.append(git_checkout.checkout_of(tmp_path).identity)
 
-        assert found[0] != found[1]
+        assert identities[0] != identities[1]
 
     def test_a_machine_without_an_id_goes_by_its_name(self, tmp_path, monkeypatch):
         (tmp_path / "empty").touch()
@@ -207,18 +209,18 @@ class TestLocal:
 
 class TestStates:
     def test_before_the_first_commit_there_is_a_branch_and_no_head(self, make_repository):
-        found = git_checkout.checkout_of(make_repository(commit=False))
+        checkout = git_checkout.checkout_of(make_repository(commit=False))
 
-        assert (found.branch, found.head) == ("main", None)
+        assert (checkout.branch, checkout.head) == ("main", None)
 
     def test_a_detached_head_has_no_branch(self, make_repository):
         folder = make_repository()
         git(folder, "checkout", "-q", "--detach")
 
-        found = git_checkout.checkout_of(folder)
+        checkout = git_checkout.checkout_of(folder)
 
-        assert found.branch is None
-        assert found.head
+        assert checkout.branch is None
+        assert checkout.head
 
     def test_variables_of_a_hook_do_not_lead_elsewhere(self, make_repository, monkeypatch):
         folder, other = make_repository("one", {"origin": REMOTE}), make_repository("two")
@@ -239,10 +241,10 @@ class TestStates:
         folder = make_repository(remotes={"origin": REMOTE})
         monkeypatch.setenv("PATH", str(tmp_path / "home"))
 
-        found = git_checkout.checkout_of(folder)
+        checkout = git_checkout.checkout_of(folder)
 
-        assert found.identity.startswith(LOCAL)
-        assert found.root == folder
+        assert checkout.identity.startswith(LOCAL)
+        assert checkout.root == folder
 
     def test_a_git_that_hangs_is_not_waited_for_long(self, tmp_path, monkeypatch):
         slow = tmp_path / "home" / "git"
@@ -264,39 +266,39 @@ class TestStates:
 
 
 class TestTop:
-    """The top folder alone: asked of git only when the folder may lie elsewhere than before."""
+    """Test the top folder alone: git is called only when the folder may lie elsewhere than before."""
 
     @pytest.fixture
-    def asked(self, monkeypatch) -> list[Path]:
-        """The folders that git was asked about."""
+    def git_calls(self, monkeypatch) -> list[Path]:
+        """Collect the folders for which git was called."""
         folders: list[Path] = []
         real = git_checkout._git
         monkeypatch.setattr(git_checkout, "_git", lambda folder, *rest: folders.append(folder) or real(folder, *rest))
         return folders
 
-    def test_is_asked_once_of_a_repository_that_stays_as_it_is(self, make_repository, asked):
+    def test_is_asked_once_of_a_repository_that_stays_as_it_is(self, make_repository, git_calls):
         folder = make_repository()
         (folder / "src").mkdir()
 
-        found = [git_checkout.top_folder(folder / "src") for _ in range(3)]
+        folders = [git_checkout.top_folder(folder / "src") for _ in range(3)]
 
-        assert found == [folder] * 3
-        assert asked == [folder / "src"]
+        assert folders == [folder] * 3
+        assert git_calls == [folder / "src"]
 
     def test_follows_a_repository_that_is_made_inside_or_goes_away(self, make_repository):
         folder = make_repository()
         inner = folder / "src"
         inner.mkdir()
-        found = [git_checkout.top_folder(inner)]
+        folders = [git_checkout.top_folder(inner)]
 
         git(inner, "init", "-q")
-        found.append(git_checkout.top_folder(inner))
+        folders.append(git_checkout.top_folder(inner))
         (inner / ".git").rename(inner / "old")
-        found.append(git_checkout.top_folder(inner))
+        folders.append(git_checkout.top_folder(inner))
 
-        assert found == [folder, inner, folder]
+        assert folders == [folder, inner, folder]
 
-    def test_of_a_plain_folder_is_asked_again_because_it_may_become_one(self, tmp_path, asked):
+    def test_of_a_plain_folder_is_asked_again_because_it_may_become_one(self, tmp_path, git_calls):
         assert [git_checkout.top_folder(tmp_path), git_checkout.top_folder(tmp_path)] == [tmp_path, tmp_path]
 
-        assert len(asked) > 1
+        assert len(git_calls) > 1

@@ -1,4 +1,4 @@
-"""Errors: one tree; each has a code of its own, an exit code, an HTTP status, and one sentence on one line."""
+"""Test errors: one tree; each has a code of its own, an exit code, an HTTP status, and one sentence on one line."""
 
 from __future__ import annotations
 

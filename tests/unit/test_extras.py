@@ -1,4 +1,4 @@
-"""The command that installs an optional part, from where the program itself was installed."""
+"""Test the command that installs an optional part, from where the program itself was installed."""
 
 from __future__ import annotations
 

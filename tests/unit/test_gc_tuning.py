@@ -1,4 +1,4 @@
-"""The garbage collector: paused while a plan is built, and as it was afterwards."""
+"""Test the garbage collector: paused while a plan is built, and restored afterwards."""
 
 from __future__ import annotations
 
@@ -49,6 +49,6 @@ def test_what_is_loaded_is_not_looked_at_again_and_new_garbage_still_goes() -> N
         "print(gc.get_freeze_count() > 1000, gc.collect() > 0, gone() is None)"
     )
 
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
 
-    assert told.stdout.split() == ["True", "True", "True"]
+    assert output.stdout.split() == ["True", "True", "True"]

@@ -1,4 +1,4 @@
-"""A process of ours takes names as UTF-8, whatever the locale says."""
+"""Test that our processes read names as UTF-8 in every locale."""
 
 from __future__ import annotations
 

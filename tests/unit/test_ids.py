@@ -1,4 +1,4 @@
-"""Identifiers: version 7, time-ordered, never twice, never backwards in one process."""
+"""Test identifiers: version 7, time-ordered, never twice, never backwards in one process."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from coordination.base.ids import is_id, new_id
 
 def test_an_id_is_a_version_7_uuid_of_now() -> None:
     before = time.time_ns() // 1_000_000
-    made = UUID(new_id())
+    identifier = UUID(new_id())
     after = time.time_ns() // 1_000_000
 
-    assert (made.version, made.variant) == (7, RFC_4122)
-    assert before <= made.int >> 80 <= after + 1
+    assert (identifier.version, identifier.variant) == (7, RFC_4122)
+    assert before <= identifier.int >> 80 <= after + 1
 
 
 def test_ids_of_one_process_sort_in_the_order_they_were_made() -> None:
-    made = [new_id() for _ in range(20_000)]
+    identifiers = [new_id() for _ in range(20_000)]
 
-    assert made == sorted(made)
-    assert len(set(made)) == len(made)
+    assert identifiers == sorted(identifiers)
+    assert len(set(identifiers)) == len(identifiers)
 
 
 def test_threads_never_make_the_same_id() -> None:
@@ -35,8 +35,8 @@ def test_threads_never_make_the_same_id() -> None:
     with ThreadPoolExecutor(4) as pool:
         batches = list(pool.map(make, range(4)))
 
-    made = [each for batch in batches for each in batch]
-    assert len(set(made)) == len(made)
+    created = [each for batch in batches for each in batch]
+    assert len(set(created)) == len(created)
     assert all(batch == sorted(batch) for batch in batches)
 
 
@@ -45,9 +45,9 @@ def test_a_clock_that_is_set_back_does_not_set_ids_back(monkeypatch: pytest.Monk
     hour_ago = time.time_ns() - 3_600 * 10**9
     monkeypatch.setattr(ids.time, "time_ns", lambda: hour_ago)
 
-    made = [new_id() for _ in range(5_000)]
+    identifiers = [new_id() for _ in range(5_000)]
 
-    assert [before, *made] == sorted([before, *made])
+    assert [before, *identifiers] == sorted([before, *identifiers])
 
 
 @pytest.mark.parametrize(

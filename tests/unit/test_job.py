@@ -1,4 +1,4 @@
-"""What a job imports to report."""
+"""Test the module that a job imports to report."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def test_an_amount_arrives_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     record_usage(model="m", input_tokens=3, output_tokens=2, cost_usd=given)
 
-    (found,), warnings = usage_file.read_usage(str(tmp_path / "costs"))
+    (usage,), warnings = usage_file.read_usage(str(tmp_path / "costs"))
     assert warnings == ()
-    assert (found.input_tokens, found.output_tokens, found.total_tokens) == (3, 2, 5)
-    assert found.cost_usd == (None if exact is None else Decimal(exact))
-    assert found.at is not None
+    assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (3, 2, 5)
+    assert usage.cost_usd == (None if exact is None else Decimal(exact))
+    assert usage.at is not None
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_lines_of_many_threads_do_not_mix(tmp_path: Path, monkeypatch: pytest.Mo
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda _: record_usage(model="m" * 150), range(200)))
 
-    found, warnings = usage_file.read_usage(str(tmp_path / "costs"))
-    assert (len(found), warnings) == (200, ())
+    usage, warnings = usage_file.read_usage(str(tmp_path / "costs"))
+    assert (len(usage), warnings) == (200, ())
 
 
 def test_outside_a_job_there_is_no_context_and_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Names of models as they stand in logs: each has the price of the model that it means, or none; never another's."""
+"""Test names of models as in logs: each has the price of the model that it means, or none; never another's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ with (ROOT / "tests/data/model-names.tsv").open(newline="") as file:
 
 
 def rate(listed: object) -> Rate | None:
-    """A rate of the list as ours, read here for itself: this test must not trust what it tests."""
+    """Return a rate of the list, parsed here independently of the tested code."""
     if isinstance(listed, TieredPrices):
         return Rate(listed.base, tuple((tier.start, tier.price) for tier in listed.tiers))
     return listed if listed is None else Rate(Decimal(str(listed)))
@@ -43,44 +43,44 @@ def test_the_table_is_one_of_names_that_the_list_knows_and_of_names_that_nobody_
 
 @pytest.mark.parametrize(("name", "model"), TABLE)
 def test_a_name_has_the_price_of_the_model_that_it_means_or_none(name: str, model: str) -> None:
-    found = price_list.quote(name, AT)
+    quote = price_list.quote(name, AT)
 
     if model == "free":
-        assert isinstance(found, Quote), found
-        assert found.price.is_free()
+        assert isinstance(quote, Quote), quote
+        assert quote.price.is_free()
     elif model == "unknown" or model not in LISTED:
-        assert isinstance(found, UnknownPrice), found
-        assert found.why
+        assert isinstance(quote, UnknownPrice), quote
+        assert quote.why
     else:
-        assert isinstance(found, Quote), found
+        assert isinstance(quote, Quote), quote
         price: ModelPrice = LISTED[model].get_prices(AT)
-        assert found.called == model
-        assert (found.price.input, found.price.output) == (rate(price.input_mtok), rate(price.output_mtok))
-        assert found.price.cached_input == rate(price.cache_read_mtok)
+        assert quote.called == model
+        assert (quote.price.input, quote.price.output) == (rate(price.input_mtok), rate(price.output_mtok))
+        assert quote.price.cached_input == rate(price.cache_read_mtok)
 
 
 def test_no_name_that_is_longer_than_a_model_s_has_its_price() -> None:
     for called, model in [*LISTED.items()][::4]:
         provider = called.partition("/")[0]
         for name in (f"{provider}:{model.id}-zz", f"{provider}/{model.id}0", f"zz-{model.id}", f"zz/{model.id}"):
-            found = price_list.quote(name, AT)
-            assert isinstance(found, UnknownPrice) or found.called.lower() == name.replace(":", "/", 1).lower(), (
+            quote = price_list.quote(name, AT)
+            assert isinstance(quote, UnknownPrice) or quote.called.lower() == name.replace(":", "/", 1).lower(), (
                 name,
-                found,
+                quote,
             )
 
 
 def test_a_model_that_is_named_as_in_the_list_has_its_own_price_or_none() -> None:
-    known = 0
+    number = 0
     for called, model in LISTED.items():
-        found = price_list.quote(called.replace("/", ":", 1), AT)
-        if isinstance(found, Quote):
-            known += 1
+        quote = price_list.quote(called.replace("/", ":", 1), AT)
+        if isinstance(quote, Quote):
+            number += 1
             price: ModelPrice = model.get_prices(AT)
-            assert found.called == called or found.price.is_free(), (called, found)
-            assert found.price.is_free() or found.price.input == rate(price.input_mtok), called
+            assert quote.called == called or quote.price.is_free(), (called, quote)
+            assert quote.price.is_free() or quote.price.input == rate(price.input_mtok), called
 
-    assert known > 0.8 * len(LISTED)
+    assert number > 0.8 * len(LISTED)
 
 
 @given(
@@ -97,10 +97,10 @@ def test_no_name_breaks_it(name: str) -> None:
 
 
 def test_free_models_of_openrouter_say_whose_word_that_is() -> None:
-    found = price_list.quote("openrouter/qwen/qwen3-coder:free", AT)
+    quote = price_list.quote("openrouter/qwen/qwen3-coder:free", AT)
 
-    assert isinstance(found, Quote)
-    assert (found.by, found.called) == ("OpenRouter's :free", "openrouter/qwen/qwen3-coder:free")
+    assert isinstance(quote, Quote)
+    assert (quote.by, quote.called) == ("OpenRouter's :free", "openrouter/qwen/qwen3-coder:free")
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,10 @@ def test_free_models_of_openrouter_say_whose_word_that_is() -> None:
     ],
 )
 def test_what_is_unknown_says_why(name: str, why: str) -> None:
-    found = price_list.quote(name, AT)
+    quote = price_list.quote(name, AT)
 
-    assert isinstance(found, UnknownPrice)
-    assert why in found.why
+    assert isinstance(quote, UnknownPrice)
+    assert why in quote.why
 
 
 def test_calls_with_a_long_context_have_their_rate_and_none_where_their_length_is_not_told() -> None:

@@ -1,4 +1,4 @@
-"""Money: exact from what a person or a file says, refused when it is none."""
+"""Test money: exact from a person's or a file's text, refused when it is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of genai-prices: names as agents and programs write them, and what it must not guess at."""
+"""Test the list of genai-prices: names as agents and programs write them, and names that must not be guessed."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ AT = datetime(2026, 11, 1, tzinfo=UTC)
     ],
 )
 def test_a_model_is_found_by_its_name(model: str, called: str) -> None:
-    found = price_list.quote(model, AT)
+    quote = price_list.quote(model, AT)
 
-    assert isinstance(found, Quote)
-    assert found.called == called
-    assert found.by.startswith("genai-prices 0.")
-    assert not found.price.is_free()
+    assert isinstance(quote, Quote)
+    assert quote.called == called
+    assert quote.by.startswith("genai-prices 0.")
+    assert not quote.price.is_free()
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,10 @@ def test_a_time_that_no_list_knows_has_a_price_all_the_same(moment: datetime) ->
 
 
 def test_a_fee_for_each_call_is_taken_along() -> None:
-    found = price_list.quote("perplexity:sonar", AT)
+    quote = price_list.quote("perplexity:sonar", AT)
 
-    assert isinstance(found, Quote)
-    assert found.price.request == Decimal("0.012")
+    assert isinstance(quote, Quote)
+    assert quote.price.request == Decimal("0.012")
 
 
 def test_a_list_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Settings: defaults, the environment, options, refusals in one sentence, URLs in two dialects."""
+"""Test settings: defaults, the environment, options, refusals in one sentence, URLs in two dialects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECRET = "s3cret"
 
 
 def refusal(*, at_fault: str | None = None, **variables: str) -> str:
-    """The sentence that refuses *variables*, of which the first is at fault, or else *at_fault*."""
+    """Return the message that refuses *variables*, of which the first is at fault, or else *at_fault*."""
     with refuses(SettingsError, field=at_fault or next(iter(variables))) as refused:
         load_settings({"HOME": "/home/of/ada", **variables})
     return refused.value.sentence()

@@ -1,4 +1,4 @@
-"""Which jobs a worker was at when it died: written so that a SIGKILL loses nothing of it."""
+"""Test the record of a worker's started jobs: a SIGKILL loses none of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""URLs of Redis and of databases, as people write them and as the libraries want them."""
+"""Test URLs of Redis and of databases, as people write them and as the libraries need them."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ DATABASES = [
 def test_a_database_is_connected_to_as_libpq_would(written: str, said: dict[str, object]) -> None:
     stored = store_url(written)
 
-    found = dialect().create_connect_args(make_url(stored))[1]
+    result = dialect().create_connect_args(make_url(stored))[1]
 
-    assert {name: found.get(name) for name in said} == said
+    assert {name: result.get(name) for name in said} == said
     assert store_url(stored) == stored
 
 

@@ -1,4 +1,4 @@
-"""today, monday and 7d are days and moments of whoever asks; what is no word stays for the ledger to read."""
+"""Test that today, monday and 7d are in the user's time zone; other texts stay for the ledger to parse."""
 
 from __future__ import annotations
 

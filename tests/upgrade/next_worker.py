@@ -1,4 +1,4 @@
-"""Tomorrow's worker: today's code that knows one migration more, uses what that added, and sends a field more."""
+"""A worker of the next release: today's code with one more migration, which uses its column and sends a field more."""
 
 from __future__ import annotations
 

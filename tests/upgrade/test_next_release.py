@@ -1,4 +1,4 @@
-"""Workers of two versions on one store, before, during and after the migration between them; on both stores."""
+"""Test workers of two versions on one store, before, during and after the migration between them; on both stores."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +30,7 @@ MEET = "touch met.%s; while [ $(ls met.* | wc -l) -lt 2 ]; do sleep 0.05; done"
 
 
 def plan() -> list[Task]:
-    """A plan that is in its middle until the file ``go`` is there, and whose end needs two workers."""
+    """Return a plan that is in its middle until the file ``go`` exists, and whose end needs two workers."""
     return [
         Task("first", {"shell": "echo first"}),
         Task("held", {"shell": HELD}, needs=["first"]),
@@ -42,7 +42,7 @@ def plan() -> list[Task]:
 
 
 def assert_undisturbed(run: Run) -> None:
-    """Everything was done once, and nothing was charged."""
+    """Check that every task was executed once, and that no attempt was charged."""
     assert run.wait(timeout=60) is RunState.COMPLETED
     assert {(task.record.failures, task.record.losses) for task in run.tasks()} == {(0, 0)}
     for task in run.tasks():
@@ -53,7 +53,7 @@ def assert_undisturbed(run: Run) -> None:
 
 
 def workers_of(fleet: Fleet, run: Run, keys: Sequence[str]) -> list[tuple[str, str]]:
-    """(id, version) of the workers that completed these tasks."""
+    """Return (id, version) of the workers that completed these tasks."""
     wanted = text(
         "SELECT DISTINCT w.id, w.version FROM attempts a JOIN workers w ON w.id = a.worker_id "
         "JOIN tasks t ON t.id = a.task_id WHERE t.run_id = :run AND a.outcome = 'completed' AND t.key IN :keys"
@@ -63,14 +63,14 @@ def workers_of(fleet: Fleet, run: Run, keys: Sequence[str]) -> list[tuple[str, s
 
 
 def counted(fleet: Fleet) -> dict[str, int]:
-    """How many rows each table has that a plan fills."""
+    """Return the number of rows of each table that a plan fills."""
     with fleet.co.runtime.store.read() as tx:
         names = ("runs", "tasks", "dependencies", "events")
         return {name: tx.execute(text(f"SELECT count(*) FROM {name}")).scalar_one() for name in names}  # noqa: S608
 
 
 def lease(fleet: Fleet, run_id: str) -> str:
-    """Until when the job that runs now is its worker's, as stored."""
+    """Return the stored expiry of the running job's lease."""
     wanted = text(
         "SELECT CAST(a.lease_until AS TEXT) FROM attempts a JOIN tasks t ON t.id = a.task_id "
         "WHERE t.run_id = :run AND a.finished_at IS NULL"
@@ -80,7 +80,7 @@ def lease(fleet: Fleet, run_id: str) -> str:
 
 
 def migrate(url: str) -> None:
-    """Apply the migration of tomorrow, as ``coord migrate`` of the next release would."""
+    """Apply the migration of the next release, as its ``coord migrate`` would."""
     store = open_store(url)
     try:
         upgrade(store, also=[VERSIONS])
@@ -89,7 +89,7 @@ def migrate(url: str) -> None:
 
 
 def next_worker(fleet: Fleet) -> Process:
-    """A worker of tomorrow, with one slot."""
+    """Start a worker of the next release, with one slot."""
     arguments = [NEXT_WORKER, "-c", "1"]
     env = {**fleet.env, "PYTHONPATH": str(ROOT)}
     return fleet.processes.start_python(*arguments, env=env, announces=True).wait_until_ready()
@@ -133,14 +133,14 @@ class TestTheNextRelease:
         refused = fleet.processes.start_python(NEXT_WORKER, env={**fleet.env, "PYTHONPATH": str(ROOT)})
 
         assert refused.wait() == 2
-        said = [line for line in refused.output.splitlines() if line.startswith("coord worker:")]
-        assert len(said) == 1
-        assert f"has schema {schema.HEAD}, this program needs 9999" in said[0]
-        assert "coord migrate" in said[0]
+        output = [line for line in refused.output.splitlines() if line.startswith("coord worker:")]
+        assert len(output) == 1
+        assert f"has schema {schema.HEAD}, this program needs 9999" in output[0]
+        assert "coord migrate" in output[0]
 
     def test_its_doorbell_with_more_fields_is_answered(self, fleet: Fleet) -> None:
         worker = fleet.worker("-c", "1", COORD_SWEEP="1h", COORD_TICK="1h")
-        silent = Coordination(replace(fleet.co.runtime, wakeups=None))  # so that only the message can be heard
+        silent = Coordination(replace(fleet.co.runtime, wakeups=None))  # so that only the message can arrive
         heard, fleet.co = fleet.co, silent
         run = fleet.submit(Task("job", {"shell": "echo heard"}))
         task = run.task("job").record

@@ -1,6 +1,6 @@
-"""The judge: reads the tables, the event log and the jobs' own account, and says what must not be.
+"""The checker: reads the tables, the event log and the jobs' own evidence, and reports violations.
 
-It shares no statement and no rule with the product, so that a mistake there cannot excuse itself here.
+It shares no statement and no rule with the product, so that a mistake in the product cannot hide itself here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Facts", "Promises", "Violation", "check"]
 
 
 def check(database_url: str, evidence_file: Path, promises: Promises) -> list[Violation]:
-    """Every violation of every rule."""
+    """Return every violation of every rule."""
     facts = read(database_url)
     account = evidence.account_of(evidence_file)
     return [violation for rule in RULES for violation in rule(facts, account, promises)]

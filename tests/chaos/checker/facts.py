@@ -1,4 +1,4 @@
-"""What the store says, read with statements of our own: tasks, edges, attempts, events, costs, runs, slots."""
+"""Reads the store with statements of its own: tasks, edges, attempts, events, costs, runs, slots."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Attempt(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One line of the log. ``seq`` is handed out after what it depends on was committed."""
+    """One row of the log. ``seq`` is assigned after the commit of everything that it depends on."""
 
     seq: int
     run_id: str | None
@@ -56,7 +56,7 @@ class Event(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """One line of the ledger; ``call`` is the name that the job gave it."""
+    """One row of the ledger; ``call`` is the name that the job gave it."""
 
     id: str
     task_id: str | None
@@ -68,7 +68,7 @@ class Cost(NamedTuple):
 
 @dataclass(slots=True)
 class Facts:
-    """All of it."""
+    """All rows that the rules read."""
 
     tasks: dict[str, Task]
     attempts: dict[str, list[Attempt]]
@@ -81,12 +81,12 @@ class Facts:
     projects: dict[str, str]  # id -> name
 
     def events_of_tasks(self) -> dict[str, list[Event]]:
-        """Each task's story."""
-        found: dict[str, list[Event]] = defaultdict(list)
+        """Return the events of each task."""
+        matches: dict[str, list[Event]] = defaultdict(list)
         for event in self.events:
             if event.task_id is not None:
-                found[event.task_id].append(event)
-        return found
+                matches[event.task_id].append(event)
+        return matches
 
 
 def read(url: str) -> Facts:

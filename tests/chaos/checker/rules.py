@@ -1,4 +1,4 @@
-"""The promises as rules over facts and evidence; each says every violation that it finds, and changes nothing."""
+"""The promises as rules over facts and evidence; each yields every violation that it finds, and changes nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MICRO = Decimal("0.000001")
 
 
 class Kind(StrEnum):
-    """What can be wrong."""
+    """The kinds of violations."""
 
     LOST = "lost"
     DOUBLED = "doubled"
@@ -48,9 +48,9 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Promises:
-    """What is known outside the store: acknowledged runs (id -> number of tasks), limits by project's name.
+    """Facts from outside the store: acknowledged runs (id -> number of tasks), limits by project's name.
 
-    ``hit``: processes that faults have killed themselves.
+    ``hit``: processes that faults have killed directly.
     """
 
     runs: Mapping[str, int] = field(default_factory=dict)
@@ -63,7 +63,7 @@ Rule = Callable[[Facts, Account, Promises], Iterator[Violation]]
 
 
 def every_task_ended_once(facts: Facts, account: Account, promises: Promises) -> Iterator[Violation]:
-    """Terminal, by one completion at most, which is that of its last attempt and has its evidence."""
+    """Check that a task has at most one completion, by its last attempt, with evidence."""
     stories = facts.events_of_tasks()
     for task in facts.tasks.values():
         name = f"{task.key} ({task.id})"
@@ -106,7 +106,7 @@ def _nothing_after_the_end(name: str, story: list[Event]) -> Iterator[Violation]
 
 
 def acknowledged_runs_are_there(facts: Facts, account: Account, promises: Promises) -> Iterator[Violation]:
-    """What a submission was told to be stored is stored, and its end is written once."""
+    """Check that every acknowledged submission is stored, and that its end is written once."""
     sizes = Counter(task.run_id for task in facts.tasks.values())
     finished = Counter(event.run_id for event in facts.events if event.type == "run_finished")
     reopened = Counter(event.run_id for event in facts.events if event.type == "run_reopened")
@@ -122,7 +122,7 @@ def acknowledged_runs_are_there(facts: Facts, account: Account, promises: Promis
 
 
 def attempts_never_overlap(facts: Facts, account: Account, promises: Promises) -> Iterator[Violation]:
-    """By the jobs' own account, an execution had its last effect before the next one of its task began."""
+    """Check by the evidence that an execution had its last effect before the next one of its task began."""
     for task, executions in account.by_task.items():
         key = facts.tasks[task].key if task in facts.tasks else "?"
         latest: Execution | None = None
@@ -142,7 +142,7 @@ def attempts_never_overlap(facts: Facts, account: Account, promises: Promises) -
 
 
 def only_failures_are_charged(facts: Facts, account: Account, promises: Promises) -> Iterator[Violation]:
-    """An attempt failed because its job said so, or because its own process was killed; a task, by such an attempt."""
+    """Check that attempts failed only by their job's failure or a kill of its process, and tasks by such attempts."""
     for task in facts.tasks.values():
         name = f"{task.key} ({task.id})"
         executions = {execution.attempt: execution for execution in account.by_task.get(task.id, [])}
@@ -151,9 +151,9 @@ def only_failures_are_charged(facts: Facts, account: Account, promises: Promises
             if attempt.outcome not in {"failed", "timed_out"}:
                 continue
             ran = executions.get(attempt.number)
-            # Of an interpreter that was killed before its job said anything nobody knows the pid.
-            said = "SIGKILL" in str(attempt.error) if ran is None else ran.end == "F" or ran.pid in promises.hit
-            if not said:
+            # If an interpreter was killed before its job wrote anything, its pid is unknown.
+            text = "SIGKILL" in str(attempt.error) if ran is None else ran.end == "F" or ran.pid in promises.hit
+            if not text:
                 yield Violation(Kind.CHARGED, f"attempt {attempt.number} of {name}: {attempt.outcome}, {attempt.error}")
         if task.state == "failed" and rows and rows[-1].outcome not in {"failed", "timed_out"}:
             yield Violation(Kind.CHARGED, f"{name} failed with an attempt that was {rows[-1].outcome}: {task.error}")
@@ -164,21 +164,21 @@ def _at(execution: Execution) -> str:
 
 
 def fenced_writes_leave_no_trace(facts: Facts, account: Account, promises: Promises) -> Iterator[Violation]:
-    """What is stored of a completed task is what its completing execution said; a lost attempt stored nothing."""
+    """Check that a completed task has its completing execution's values, and that a lost attempt stored nothing."""
     for task in facts.tasks.values():
         for attempt in facts.attempts.get(task.id, []):
             name = f"attempt {attempt.number} of {task.key} ({task.id})"
-            # What a job had printed when its worker ended it in time may be kept; the end of one may not.
+            # The output of a job that its worker ended in time may be kept; the result of one may not.
             if attempt.outcome in {"lost", "canceled"} and attempt.output:
                 yield Violation(Kind.FENCE, f"{name} was {attempt.outcome} and left the output {attempt.output!r}")
             if attempt.outcome == "completed":
-                said = account.executions.get(str(attempt.output))
-                if said is None or said.end != "E" or (said.task, said.attempt) != (task.id, attempt.number):
+                output = account.executions.get(str(attempt.output))
+                if output is None or output.end != "E" or (output.task, output.attempt) != (task.id, attempt.number):
                     yield Violation(Kind.FENCE, f"{name} is completed with {attempt.output!r}, which it never said")
 
 
 def released_only_when_due(facts: Facts, account: Account, promises: Promises) -> Iterator[Violation]:
-    """A task is claimed only after everything it needs has ended as it asks for; by the log and by the account."""
+    """Check by log and evidence that a task is claimed only after all its needs have ended as required."""
     good: dict[str, int] = {}
     bad: dict[str, int] = {}
     first_claims: dict[str, int] = {}
@@ -211,7 +211,7 @@ def _began_early(facts: Facts, account: Account, parent: str, child: str, *, in_
 
 
 def limits_are_kept(facts: Facts, account: Account, promises: Promises) -> Iterator[Violation]:
-    """By the jobs' own account, no more of them had effects at once than their project and key allow."""
+    """Check by the evidence that no more jobs had effects at once than their project and key allow."""
     moves: dict[tuple[str, str], list[tuple[int, int, str]]] = defaultdict(list)
     caps: dict[tuple[str, str], int] = {}
     for execution in account.executions.values():
@@ -229,9 +229,9 @@ def limits_are_kept(facts: Facts, account: Account, promises: Promises) -> Itera
             names.append(name)
         for name in names:
             moves[project, name] += [(execution.first, 1, execution.name), (execution.last, -1, execution.name)]
-    for where, found in moves.items():
+    for where, result in moves.items():
         running: set[str] = set()
-        for place, change, name in sorted(found, key=lambda move: (move[0], -move[1])):
+        for place, change, name in sorted(result, key=lambda move: (move[0], -move[1])):
             if change < 0:
                 running.discard(name)
                 continue
@@ -243,22 +243,22 @@ def limits_are_kept(facts: Facts, account: Account, promises: Promises) -> Itera
 
 
 def the_unrepeatable_ran_once(facts: Facts, account: Account, promises: Promises) -> Iterator[Violation]:
-    """A job that must not be repeated began once, and once more for every time a person said so."""
-    said: Counter[str] = Counter(
+    """Check that an unrepeatable job began once, and once more for each decision of a person."""
+    messages: Counter[str] = Counter(
         event.task_id
         for event in facts.events
         if event.task_id and event.type == "retried" and event.payload.get("by") == "person"
     )
     for task in facts.tasks.values():
         began = len(account.by_task.get(task.id, []))
-        if not task.repeatable and began > 1 + said[task.id]:
+        if not task.repeatable and began > 1 + messages[task.id]:
             yield Violation(
-                Kind.REPEATED, f"{task.key} ({task.id}) began {began} times, a person asked {said[task.id]}"
+                Kind.REPEATED, f"{task.key} ({task.id}) began {began} times, a person asked {messages[task.id]}"
             )
 
 
 def costs_add_up(facts: Facts, account: Account, promises: Promises) -> Iterator[Violation]:
-    """The ledger holds every reported call of every attempt whose end is known, none twice, none invented."""
+    """Check that the ledger holds every reported call of every attempt with a known end, none twice, none invented."""
     outcomes = {(task, attempt.number): attempt.outcome for task, rows in facts.attempts.items() for attempt in rows}
     entries = Counter(cost.call for cost in facts.costs)
     for call, times in entries.items():
@@ -287,14 +287,14 @@ def _is_the_stored_one(facts: Facts, execution: Execution) -> bool:
 
 
 def slots_are_given_back(facts: Facts, account: Account, promises: Promises) -> Iterator[Violation]:
-    """When nothing runs, no slot is in use."""
+    """Check that no slot is in use when nothing runs."""
     for project, name, used in facts.slots:
         if used:
             yield Violation(Kind.SLOT, f"{name} of {facts.projects.get(project, project)} has {used} in use")
 
 
 def rows_refer_to_rows(facts: Facts, account: Account, promises: Promises) -> Iterator[Violation]:
-    """Attempts and edges are those of tasks that are there, and tasks those of runs. PostgreSQL does not check that."""
+    """Check that attempts and edges have existing tasks, and tasks existing runs. PostgreSQL does not check that."""
     for task_id in facts.attempts.keys() - facts.tasks.keys():
         yield Violation(Kind.ORPHAN, f"attempts of {task_id}, which is no task")
     ends = {*facts.parents, *(parent for parents in facts.parents.values() for parent in parents)}
@@ -320,7 +320,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def rescued_in_time(facts: Facts, disturbed: Sequence[tuple[float, float]], bound: float) -> Iterator[Violation]:
-    """A lost attempt is ended within *bound* seconds of its lease's end; time that was *disturbed* does not count.
+    """Check that a lost attempt is ended within *bound* seconds of its lease's end, without *disturbed* time.
 
     *disturbed*: from, to, in seconds of the epoch; the times of the store are of the same clock.
     """
@@ -349,12 +349,12 @@ def _joined(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def unrecorded(facts: Facts, account: Account) -> Decimal:
-    """What jobs reported to workers that died before they could write it down: it is in no ledger."""
-    known = {cost.call for cost in facts.costs}
+    """Return reports of jobs to workers that died before they could write them: these are in no ledger."""
+    names = {cost.call for cost in facts.costs}
     lost = [
         amount
         for execution in account.executions.values()
         for call, amount in execution.reported.items()
-        if call not in known
+        if call not in names
     ]
     return sum(lost) * _MICRO

@@ -1,4 +1,4 @@
-"""What a fault is: drawn from the seed, injected once, healed after its time."""
+"""The base of faults: drawn from the seed, injected once, healed after a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Later = Callable[[float, Callable[[], None]], None]
 
 @dataclass(slots=True)
 class Hit:
-    """What an injection found to do. ``victims``: processes whose jobs must run again; ``heal`` undoes it."""
+    """The result of an injection. ``victims``: processes whose jobs must run again; ``heal`` undoes it."""
 
     what: str
     victims: set[int] = field(default_factory=set)
@@ -23,7 +23,7 @@ class Hit:
 
 
 class Fault(ABC):
-    """One fault. Drawing happens in ``__init__``, so that a seed gives the same ones whatever the stack does.
+    """One fault. Drawing happens in ``__init__``, so that a seed gives the same faults whatever the stack does.
 
     ``weight``: how often it comes; ``gap``: seconds between two of a kind at least; ``lasts``: seconds from, to.
     """
@@ -32,7 +32,7 @@ class Fault(ABC):
     weight: ClassVar[float] = 1.0
     gap: ClassVar[float] = 0.0
     lasts: ClassVar[tuple[float, float]] = (0.0, 0.0)
-    broad: ClassVar[bool] = False  # nobody can be rescued while it lasts
+    broad: ClassVar[bool] = False  # no lost attempt can be recovered while it lasts
 
     def __init__(self, choice: random.Random) -> None:
         self.duration = choice.uniform(*self.lasts)
@@ -40,15 +40,15 @@ class Fault(ABC):
         self.chance = choice.random()
 
     @classmethod
-    def possible(cls, stack: Stack) -> bool:  # noqa: ARG003 - for those that ask it
-        """Whether this stack can have it at all."""
+    def possible(cls, stack: Stack) -> bool:  # noqa: ARG003 - for subclasses that use it
+        """Return whether this stack can have it at all."""
         return True
 
     @abstractmethod
     def inject(self, stack: Stack, later: Later) -> Hit | None:
-        """Do it; None when there is nothing to hit now. What has to follow in a while goes to *later*."""
+        """Inject it; None when there is no target now. Delayed actions go to *later*."""
 
     def worker(self, stack: Stack) -> Worker | None:
-        """The worker that it is about: one that lives and is not stopped, when there is one."""
+        """Return the target worker: one that lives and is not stopped, when there is one."""
         living = [worker for worker in stack.workers if worker.pid is not None and not worker.paused]
         return living[self.number % len(living)] if living else None

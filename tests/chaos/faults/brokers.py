@@ -1,4 +1,4 @@
-"""Faults of Redis: killed, stopped, flushed, its clients thrown out, its doorbells stolen, repeated, late or forged."""
+"""Faults of Redis: killed, stopped, flushed, clients disconnected, messages deleted, repeated, late or forged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RedisKilled(Fault):
 
 
 class RedisAwayForMinutes(RedisKilled):
-    """Gone for more than a minute: everything that waits and repeats has come to its longest pause."""
+    """Gone for more than a minute: all back-offs have reached their longest pause."""
 
     name, weight, gap, lasts = "Redis away for minutes", 0.2, 400.0, (60.0, 100.0)
 
@@ -63,7 +63,7 @@ class _Command(Fault):
         return None
 
     def order(self, client: redis.Redis, stack: Stack, later: Later) -> Hit | None:
-        """Give the command."""
+        """Send the command."""
         raise NotImplementedError
 
 
@@ -88,23 +88,23 @@ class ClientsThrownOut(_Command):
         return Hit(f"{killed} of type {kind}") if killed else None
 
 
-class DoorbellsLate(_Command):
+class MessagesLate(_Command):
     """Messages are taken out of the queue, and put back up to ten seconds later."""
 
-    name, weight = "doorbells late", 12
+    name, weight = "messages late", 12
 
     def order(self, client: redis.Redis, stack: Stack, later: Later) -> Hit | None:
-        taken = client.rpop(JOBS, 1 + self.number % 20)
-        if not isinstance(taken, list) or not taken:
+        messages = client.rpop(JOBS, 1 + self.number % 20)
+        if not isinstance(messages, list) or not messages:
             return None
-        later(0.5 + self.chance * 9, lambda: _push(stack, taken))
-        return Hit(f"{len(taken)} messages")
+        later(0.5 + self.chance * 9, lambda: _push(stack, messages))
+        return Hit(f"{len(messages)} messages")
 
 
-class DoorbellsTwice(_Command):
+class MessagesTwice(_Command):
     """Messages are repeated: at once, and again later."""
 
-    name, weight = "doorbells repeated", 12
+    name, weight = "messages repeated", 12
 
     def order(self, client: redis.Redis, stack: Stack, later: Later) -> Hit | None:
         seen = client.lrange(JOBS, 0, 20)
@@ -115,19 +115,19 @@ class DoorbellsTwice(_Command):
         return Hit(f"{len(seen)} messages")
 
 
-class DoorbellsLost(_Command):
+class MessagesLost(_Command):
     """The queue of jobs is deleted, with what is in it."""
 
-    name, weight = "doorbells lost", 8
+    name, weight = "messages lost", 8
 
     def order(self, client: redis.Redis, stack: Stack, later: Later) -> Hit | None:
         return Hit("the queue deleted") if client.delete(JOBS) else None
 
 
-class DoorbellsForged(_Command):
-    """Messages that nobody of ours has written."""
+class MessagesForged(_Command):
+    """Malformed messages from outside the product."""
 
-    name, weight = "doorbells forged", 8
+    name, weight = "messages forged", 8
 
     def order(self, client: redis.Redis, stack: Stack, later: Later) -> Hit | None:
         wakeups = (b"not json", b"[1,2]", b'["a"]', json.dumps(["x" * 36, "y" * 36]).encode())
@@ -165,5 +165,5 @@ def _push(stack: Stack, messages: list[bytes]) -> None:
 
 KINDS: tuple[type[Fault], ...] = (
     *(RedisKilled, RedisAwayForMinutes, RedisStopped, RedisFlushed, ClientsThrownOut, RedisDiskFull),
-    *(DoorbellsLate, DoorbellsTwice, DoorbellsLost, DoorbellsForged),
+    *(MessagesLate, MessagesTwice, MessagesLost, MessagesForged),
 )

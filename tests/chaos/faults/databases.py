@@ -39,7 +39,7 @@ class PostgresAwayLong(PostgresRestarted):
 
 
 class PostgresAwayForMinutes(PostgresRestarted):
-    """Down for more than a minute: everything that waits and repeats has come to its longest pause."""
+    """Down for more than a minute: all back-offs have reached their longest pause."""
 
     name, weight, gap, lasts = "PostgreSQL away for minutes", 0.2, 400.0, (60.0, 100.0)
 
@@ -80,7 +80,7 @@ class BackendKilled(_OfPostgres):
 
 
 class BackendsStopped(_OfPostgres):
-    """SIGSTOP of some backends, with whatever locks they hold."""
+    """SIGSTOP of some backends, with all their locks."""
 
     name, weight, gap, lasts, broad = "PostgreSQL backends stopped", 4, 2.0, (0.1, 2.0), True
 

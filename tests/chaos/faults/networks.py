@@ -1,4 +1,4 @@
-"""Faults of the network between a worker and its servers: refused, swallowed, dropped, reset, slow; one or both."""
+"""Faults of the network between a worker and its servers: refused, lost, dropped, reset, slow; one or both."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class RedisCutOff(_Network):
 
 
 class BothCutOff(_Network):
-    """A worker hears of nobody, for longer than a lease."""
+    """A worker's connections deliver nothing, for longer than a lease."""
 
     name, weight, mode, lines, lasts, gap = (
         "cut off from both",
@@ -97,19 +97,19 @@ class BothCutOff(_Network):
 
 
 class SqlRefusedForMinutes(SqlRefused):
-    """A worker cannot connect to SQL for minutes; the others go on."""
+    """A worker cannot connect to SQL for minutes; the other workers continue."""
 
     name, weight, lasts, gap = "SQL refused for minutes", 0.3, (60.0, 150.0), 240.0
 
 
 class RedisRefusedForMinutes(RedisRefused):
-    """A worker cannot connect to Redis for minutes; the others go on."""
+    """A worker cannot connect to Redis for minutes; the other workers continue."""
 
     name, weight, lasts, gap = "Redis refused for minutes", 0.3, (60.0, 150.0), 240.0
 
 
 class _Dropped(_Network):
-    """The kernel drops every packet, of open connections and of new ones: what TCP makes of that is the kernel's."""
+    """The kernel drops every packet, of open connections and of new ones, with the kernel's own TCP behaviour."""
 
     mode = "drop"
 

@@ -1,4 +1,4 @@
-"""Faults of our own processes: workers, beat, jobs, interpreters, wardens; killed, stopped, asked to go, misled."""
+"""Faults of our own processes: workers, beat, jobs, interpreters, wardens; killed, stopped, ended, wrong clocks."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class WorkerAndWardenKilled(Fault):
         if worker is None or not wardens:
             return None
         victims = _pids(worker)
-        worker.signal(signal.SIGSTOP)  # or it starts another one in between
+        worker.signal(signal.SIGSTOP)  # otherwise it starts another one in between
         for warden in wardens:
             warden.kill()
         worker.signal(signal.SIGKILL)
@@ -138,7 +138,7 @@ class BeatStopped(Fault):
 
 
 class TwoBeats(Fault):
-    """Somebody starts a second beat beside the first, and kills it after a while."""
+    """A second beat is started beside the first, and killed after a while."""
 
     name, weight, gap, lasts = "two beats", 1, 15.0, (3.0, 15.0)
 
@@ -169,8 +169,8 @@ class JobKilled(Fault):
 
     def _job(self, stack: Stack) -> int | None:
         stack.tail.read()
-        found = [line.pid for line in stack.tail.open.values() if line.execution in _marker(line.pid)]
-        return found[self.number % len(found)] if found else None
+        matches = [line.pid for line in stack.tail.open.values() if line.execution in _marker(line.pid)]
+        return matches[self.number % len(matches)] if matches else None
 
 
 class JobStopped(JobKilled):
@@ -198,12 +198,12 @@ class InterpreterKilled(Fault):
         return Hit(str(pid), {pid})
 
     def _interpreter(self, stack: Stack) -> int | None:
-        found = [
+        matches = [
             child.pid
             for child in _children(self.worker(stack))
             if any(part.endswith("runners/child.py") for part in _command(child))
         ]
-        return found[self.number % len(found)] if found else None
+        return matches[self.number % len(matches)] if matches else None
 
 
 class InterpreterStopped(InterpreterKilled):
@@ -219,7 +219,7 @@ class InterpreterStopped(InterpreterKilled):
 
 
 class ClockWrong(Fault):
-    """A worker whose clock is an hour ahead or behind, for one life."""
+    """A worker whose clock is an hour ahead or behind, for one process's life."""
 
     name, weight, gap, lasts = "clock wrong by an hour", 1, 20.0, (6.0, 12.0)
 
@@ -269,7 +269,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def _marker(pid: int) -> str:
-    """The environment with which the process was started: shell jobs carry their execution's name in it."""
+    """Return the environment with which the process was started: shell jobs have their execution's name in it."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
     except OSError:

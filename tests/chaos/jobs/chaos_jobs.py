@@ -1,7 +1,7 @@
-"""Jobs that leave evidence: one line per deed, appended in one write to a file of the run. Standard library only.
+"""Jobs that leave evidence: one line per action, appended in one write to a file of the run. Standard library only.
 
 A line: KIND TASK ATTEMPT EXECUTION PID PARENT UPTIME [MORE]; see tests/chaos/evidence.py for the kinds. The order of
-the lines is the order of the deeds, whatever any clock says.
+the lines is the order of the actions, whatever any clock shows.
 """
 
 import json
@@ -13,7 +13,7 @@ _TICK = 0.02
 
 
 class Evidence:
-    """The file, and who writes."""
+    """The file, and the execution that writes."""
 
     def __init__(self, path):
         task, attempt, execution = os.environ["COORD_ATTEMPT_ID"].split(".")
@@ -42,20 +42,20 @@ class Evidence:
 
 
 def noop(evidence):
-    """Over at once: a job for bundles."""
+    """End at once: a job for batches."""
     with Evidence(evidence) as mine:
         return mine.execution
 
 
 def busy(evidence, seconds):
-    """Effects for a while."""
+    """Have effects for a while."""
     with Evidence(evidence) as mine:
         mine.work(seconds)
         return mine.execution
 
 
 def flaky(evidence, seconds, failures):
-    """Fails its first attempts."""
+    """Fail at the first attempts."""
     with Evidence(evidence) as mine:
         mine.work(seconds)
         if int(os.environ["COORD_ATTEMPT"]) <= failures:
@@ -64,14 +64,14 @@ def flaky(evidence, seconds, failures):
 
 
 def spender(evidence, seconds, calls, microdollars):
-    """Reports what it spent: intent first (c), then the report itself, then that it was made (C)."""
+    """Report costs: intent first (c), then the report itself, then that it was made (C)."""
     with Evidence(evidence) as mine:
         for number in range(calls):
             mine.work(seconds / calls)
             name = f"{mine.execution}-{number}"
             mine.say("c", f"{name} {microdollars}")
             call = {"model": "chaos", "cost_usd": f"0.{microdollars:06d}", "call": name, "input_tokens": 7}
-            if number % 2:  # some name their calls, for others the product has to
+            if number % 2:  # some name their calls, for others the product generates names
                 call["id"] = name
             with Path(os.environ["COORD_COSTS"]).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(call) + "\n")

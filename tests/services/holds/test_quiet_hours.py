@@ -1,4 +1,4 @@
-"""Quiet hours: nothing of a project starts between two times of day in its zone, and all goes on after them."""
+"""Test quiet hours: no task of a project starts between two times of day in its zone; tasks start after them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NIGHT = {"from": "22:00", "to": "06:00"}
 
 
 def end_of(hours: dict[str, str], moment: str, zone: ZoneInfo = BERLIN) -> str | None:
-    """The end, in UTC, of the quiet hours in which a moment, given in UTC, is."""
+    """Return the end, in UTC, of the quiet hours that include a moment, given in UTC."""
     end = parse_window(hours).until(datetime.fromisoformat(moment).replace(tzinfo=UTC), zone)
     return None if end is None else f"{end:%Y-%m-%d %H:%M}"
 
@@ -45,7 +45,7 @@ def set_hours(world: World, hours: Any) -> int:
 
 
 def around_now(zone: str = "UTC", *, shift: timedelta = timedelta(0)) -> dict[str, str]:
-    """Quiet hours that began two hours ago and end in two, or shifted."""
+    """Return quiet hours that began two hours ago and end in two, or shifted."""
     now = utc_now().astimezone(ZoneInfo(zone)) + shift
     two = timedelta(hours=2)
     return {"from": f"{now - two:%H:%M}", "to": f"{now + two:%H:%M}", "zone": zone}

@@ -1,4 +1,4 @@
-"""A supervisor that cannot tick says so where people look: with its project, since when, and the last error."""
+"""Test that a supervisor which cannot tick is reported: with its project, since when, and the last error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIVE = timedelta(hours=1)
 
 @pytest.fixture
 def failing(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A tick that succeeded, and then two that failed."""
+    """Let a tick succeed, and then two fail."""
     world.submit("a")
     world.tick()
 
@@ -37,9 +37,9 @@ def failing(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def last_good_tick(world: World) -> object:
     with world.store.read() as tx:
-        found = supervisors.get(tx, world.workspace, world.project_id)
-    assert found is not None
-    return found.heartbeat_at
+        supervisor_row = supervisors.get(tx, world.workspace, world.project_id)
+    assert supervisor_row is not None
+    return supervisor_row.heartbeat_at
 
 
 def line_of(world: World) -> ProjectLine:
@@ -67,9 +67,9 @@ def test_the_answer_about_its_project_names_it(failing: World) -> None:
 
 def test_the_explanation_of_each_waiting_task_names_it(failing: World) -> None:
     with failing.store.read() as tx:
-        found = explain_task(tx, failing.workspace, failing.task("a"), live_within=LIVE)
+        explanation = explain_task(tx, failing.workspace, failing.task("a"), live_within=LIVE)
 
-    (blocker,) = found.blockers
+    (blocker,) = explanation.blockers
     assert blocker.kind == "supervisor"
     assert "has been failing since 20" in blocker.detail
     assert "the plan of the week is not there" in blocker.detail

@@ -1,4 +1,4 @@
-"""What a look at the running work finds: each way to be stuck or wrong is made by hand, found, named, and mended."""
+"""Test the health report: each way to be stuck or inconsistent is created by hand, reported, and fixed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE = HealthThresholds(stuck=timedelta(seconds=60), lease=timedelta(seconds
 LONG_AGO = "'2020-01-01T00:00:00.000000+00:00'"
 
 
-def found(world: World, *, messages: int | None = 0) -> list[Finding]:
+def findings(world: World, *, messages: int | None = 0) -> list[Finding]:
     with world.store.read() as tx:
         return [
             *health.silent_workers(tx, patience=PATIENCE),
@@ -35,7 +35,7 @@ def found(world: World, *, messages: int | None = 0) -> list[Finding]:
 
 
 def codes(world: World) -> list[str]:
-    return [finding.code for finding in found(world)]
+    return [finding.code for finding in findings(world)]
 
 
 def age(world: World, **columns: str) -> None:
@@ -45,7 +45,7 @@ def age(world: World, **columns: str) -> None:
 
 @pytest.fixture
 def busy(world: World) -> World:
-    """Something of everything, and nothing wrong."""
+    """Provide a store with rows of every kind, and no problem."""
     world.submit(
         "done",
         "runs",
@@ -64,14 +64,14 @@ def busy(world: World) -> World:
 
 
 def test_nothing_is_found_where_nothing_is_wrong(busy: World) -> None:
-    assert found(busy) == []
+    assert findings(busy) == []
 
 
 def test_nothing_is_found_in_work_that_only_waits(busy: World) -> None:
     age(busy, tasks="updated_at")
     busy.sql("UPDATE tasks SET enqueued_at = NULL")
 
-    assert found(busy) == [], "its project's other task runs, so its turn may come"
+    assert findings(busy) == [], "its project's other task runs, so its turn may come"
 
 
 def test_a_project_on_hold_is_not_stuck(world: World) -> None:
@@ -82,7 +82,7 @@ def test_a_project_on_hold_is_not_stuck(world: World) -> None:
     age(world, tasks="updated_at")
     world.sql(f"UPDATE tasks SET enqueued_at = {LONG_AGO}")  # noqa: S608
 
-    assert found(world) == []
+    assert findings(world) == []
 
 
 def not_rung(world: World) -> None:
@@ -195,7 +195,7 @@ def test_each_thing_that_is_wrong_is_found_and_named_and_nothing_else(
 ) -> None:
     sabotage(busy)
 
-    (finding,) = found(busy)
+    (finding,) = findings(busy)
 
     code, subject, hint = WRONG[sabotage]
     assert finding.code == code
@@ -208,7 +208,7 @@ def test_a_failing_supervisor_says_since_when_and_with_what(busy: World) -> None
     age(busy, supervisors="heartbeat_at")
     supervisor_fails(busy)
 
-    (finding,) = found(busy)
+    (finding,) = findings(busy)
 
     assert "KeyError: 'wave'" in finding.sentence
     assert finding.since is not None
@@ -220,7 +220,7 @@ def test_a_failing_supervisor_says_since_when_and_with_what(busy: World) -> None
 )
 def test_what_the_hint_says_mends_it(busy: World, sabotage: Callable[[World], None]) -> None:
     sabotage(busy)
-    (finding,) = found(busy)
+    (finding,) = findings(busy)
     key = finding.subject.split()[1]
 
     busy.store.transact(
@@ -228,14 +228,14 @@ def test_what_the_hint_says_mends_it(busy: World, sabotage: Callable[[World], No
     )
     busy.tick()
 
-    assert found(busy) == []
+    assert findings(busy) == []
 
 
 def test_of_many_stuck_tasks_a_few_are_named_and_the_others_counted(world: World) -> None:
     world.submit(*[f"t{number}" for number in range(12)])
     age(world, tasks="updated_at")
 
-    mine = found(world)
+    mine = findings(world)
 
     assert [finding.code for finding in mine] == ["task_not_enqueued"] * 6
     assert mine[-1].subject == "7 more tasks"
@@ -249,35 +249,35 @@ def test_of_one_machine_the_clock_that_is_furthest_off_is_told_once(busy: World)
     with busy.store.write() as tx:
         assert workers.beat(tx, busy.worker, clock=utc_now())
 
-    (finding,) = found(busy)
+    (finding,) = findings(busy)
 
     assert re.fullmatch(
         r"The clock of 3 workers there, at the last heartbeat, is (89|90)\.\d s ahead of the database's",
         finding.sentence,
     )
     busy.sql("UPDATE workers SET host = 'mine'")
-    assert found(busy) == []
+    assert findings(busy) == []
 
 
 def test_messages_that_nobody_can_take_are_found_without_any_task(world: World) -> None:
     nobody_is_there(world)
 
-    (finding,) = found(world, messages=3)
+    (finding,) = findings(world, messages=3)
 
     assert finding.sentence == "3 messages wait in Redis, and no worker is alive"
-    assert found(world, messages=None) == []
+    assert findings(world, messages=None) == []
 
 
 def test_attempts_that_have_ended_are_told_from_those_that_never_were(busy: World) -> None:
     done, runs = (busy.ids["done"], 1), (busy.ids["runs"], 1)
 
     with busy.store.read() as tx:
-        ended, known = health.ended_attempts(
+        ended, existing = health.ended_attempts(
             tx, busy.workspace, [done, runs, (busy.ids["done"], 9)], patience=timedelta(seconds=-1)
         )
 
     assert ended == {done}
-    assert known == {done, runs}
+    assert existing == {done, runs}
 
 
 def test_some_names_a_few_and_counts_the_rest() -> None:

@@ -1,4 +1,4 @@
-"""A look at the running work, and force, cost what is open, not what has been done: they stay on their indexes."""
+"""Test that the health report and force use indexes: their cost depends on open work, not on completed work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AT_ONCE = health.HealthThresholds(stuck=timedelta(0), lease=timedelta(0), late=t
 
 
 def look(world: World) -> None:
-    """All that ``coord doctor --live`` and a watchdog ask."""
+    """Run all queries of ``coord doctor --live`` and of a watchdog."""
     with world.store.read() as tx:
         list(health.silent_workers(tx, patience=AT_ONCE))
         list(health.unserved_queue(tx, world.workspace, patience=AT_ONCE, messages=0))
@@ -30,7 +30,7 @@ def look(world: World) -> None:
 
 
 def force(world: World) -> None:
-    """Forward and back: all statements of it."""
+    """Force a task forward and back: all statements of it."""
     for target in (*FORCIBLE_STATES, *FORCIBLE_STATES):
         world.store.transact(
             lambda tx, target=target: force_task(tx, world.workspace, world.ids["t40"], target, actor="ann", reason="x")
@@ -47,6 +47,6 @@ def test_no_statement_of_it_reads_a_big_table_from_end_to_end(piled: World) -> N
     wrong = {}
     with piled.store.write() as tx:
         for statement, parameters in sent.items():
-            if found := read_whole(tx, statement, parameters):
-                wrong[statement] = found
-    assert not wrong, "\n\n".join(f"{sorted(found)} from end to end in:\n{sql}" for sql, found in wrong.items())
+            if result := read_whole(tx, statement, parameters):
+                wrong[statement] = result
+    assert not wrong, "\n\n".join(f"{sorted(result)} from end to end in:\n{sql}" for sql, result in wrong.items())

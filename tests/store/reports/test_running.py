@@ -1,4 +1,4 @@
-"""What runs now, with the last sign that it moves; on both databases."""
+"""Test the report of running tasks, with the last sign of progress; on both databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that waits for a worker of its workspace is said to, although workers of other workspaces live."""
+"""Test that the report names tasks without a worker of their workspace, although workers of others are alive."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ PATIENCE = health.HealthThresholds(stuck=LIVE, lease=LIVE, late=LIVE)
 
 @pytest.fixture
 def waiting(world: World) -> World:
-    """A workspace called default with a task that is ready, and one worker."""
+    """Provide a workspace called default with a task that is ready, and one worker."""
     world.submit("a")
     return world
 
 
 def serve(world: World, names: list[str] | None) -> None:
-    """The one worker runs jobs of these workspaces."""
+    """Let the one worker run jobs of these workspaces."""
     with world.store.write() as tx:
         tx.execute(update(workers).values(serves=names))
 
 
 def blockers(world: World) -> list[tuple[str, str]]:
     with world.store.read() as tx:
-        found = explain_task(tx, world.workspace, world.task("a"), live_within=LIVE)
-    return [(one.kind, one.line()) for one in found.blockers]
+        explanation = explain_task(tx, world.workspace, world.task("a"), live_within=LIVE)
+    return [(one.kind, one.line()) for one in explanation.blockers]
 
 
 @pytest.mark.parametrize("names", [None, ["default"], ["other", "default"]])

@@ -1,4 +1,4 @@
-"""Tables of workspaces: who is in them, their projects and runs, and the fleet."""
+"""Tables of workspaces: their members, projects and runs, and the fleet."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ from tests.support.first_schema.operations import partial_index
 
 
 def create() -> None:
-    """Create them."""
+    """Create the tables."""
     op.create_table(
         "broker_keys",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),

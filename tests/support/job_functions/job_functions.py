@@ -1,6 +1,6 @@
-"""Functions that tests run as Python jobs, in processes of their own. Well-behaved and otherwise."""
+"""Functions that tests run as Python jobs, in processes of their own. Some of them misbehave."""
 
-# ruff: noqa: T201, A002, PTH109, PTH115, PTH208 - jobs print, have parameters with these names, and use what is at hand
+# ruff: noqa: T201, A002, PTH109, PTH115, PTH208 - jobs print, have parameters with these names, and use short calls
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of accounts, what they may hold, and which jobs a plan's default account is for."""
+"""Test names of accounts, their values, and the jobs for which a plan's default account counts."""
 
 from __future__ import annotations
 

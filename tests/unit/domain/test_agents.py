@@ -1,4 +1,4 @@
-"""Agents as people describe them: what holds, what is refused, and what becomes of a job that is given to one."""
+"""Test agents as people describe them: valid and refused ones, and a job that is given to an agent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which ends of an attempt there are: only a deferred one waits for something."""
+"""Test the possible ends of an attempt: only a deferred one waits for something."""
 
 from __future__ import annotations
 

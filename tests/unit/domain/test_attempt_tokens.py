@@ -1,4 +1,4 @@
-"""Tokens of attempts: what is signed comes back, and everything else is refused."""
+"""Test tokens of attempts: a signed one is read back, and all others are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FIELDS = {
 
 
 def signed(said: Any, *, version: str = "coord1") -> str:
-    """A token that whoever has the key could make."""
+    """Return a token that a holder of the key could make."""
     text = said if isinstance(said, bytes) else json.dumps(said).encode()
     body = f"{version}.{base64.urlsafe_b64encode(text).rstrip(b'=').decode()}"
     return f"{body}.{hmac.new(KEY, body.encode(), hashlib.sha256).hexdigest()}"

@@ -1,4 +1,4 @@
-"""Whoever causes work lends it at most their own rights: every right, compared one by one."""
+"""Test that work gets at most its cause's rights: every right, compared one by one."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ CHAT = {
 }
 
 
-def held(work: Any, **more: Any) -> Rights:
+def granted(work: Any, **more: Any) -> Rights:
     return Rights(work, ("/srv/shop",), timeout=HOUR, limits=Limits(memory=1_000), **AMOUNTS, **more)
 
 
-def asked(work: Any, **more: Any) -> Rights:
+def requested_rights(work: Any, **more: Any) -> Rights:
     return replace(Rights(work, ("/srv/shop",), timeout=HOUR, limits=Limits(memory=1_000), **AMOUNTS), **more)
 
 
@@ -61,7 +61,7 @@ def asked(work: Any, **more: Any) -> Rights:
     ],
 )
 def test_what_the_reporter_may_do_is_lent(mine: Any, theirs: Any) -> None:
-    check_within(held(mine), asked(theirs))
+    check_within(granted(mine), requested_rights(theirs))
 
 
 @pytest.mark.parametrize(
@@ -106,11 +106,11 @@ def test_what_the_reporter_may_do_is_lent(mine: Any, theirs: Any) -> None:
 )
 def test_a_job_beyond_that_of_the_reporter_is_refused(mine: Any, theirs: Any, field: str) -> None:
     with refuses(Refused, field=field):
-        check_within(held(mine), asked(theirs))
-    again = rights_of(held(mine).to_json())
+        check_within(granted(mine), requested_rights(theirs))
+    again = rights_of(granted(mine).to_json())
     assert again is not None
     with refuses(Refused, field=field):
-        check_within(again, asked(theirs))
+        check_within(again, requested_rights(theirs))
 
 
 @pytest.mark.parametrize(
@@ -135,19 +135,19 @@ def test_a_job_beyond_that_of_the_reporter_is_refused(mine: Any, theirs: Any, fi
 )
 def test_wider_bounds_are_refused(wider: dict[str, Any], field: str) -> None:
     with refuses(Refused, field=field):
-        check_within(held(SHELL), asked(SHELL, **wider))
+        check_within(granted(SHELL), requested_rights(SHELL, **wider))
 
 
 def test_a_worktree_is_not_left_for_the_checkout_or_another_base() -> None:
-    mine = held(AGENT, checkout={"kind": "git-worktree", "base": "main"})
-    check_within(mine, asked(AGENT, checkout={"kind": "git-worktree", "base": "main", "keep_failed": 5}))
+    mine = granted(AGENT, checkout={"kind": "git-worktree", "base": "main"})
+    check_within(mine, requested_rights(AGENT, checkout={"kind": "git-worktree", "base": "main", "keep_failed": 5}))
     for other in ({}, {"kind": "git-worktree"}, {"kind": "git-worktree", "base": "release"}):
         with refuses(Refused, field="checkout"):
-            check_within(mine, asked(AGENT, checkout=other))
+            check_within(mine, requested_rights(AGENT, checkout=other))
 
 
 def test_folders_below_are_lent_and_without_one_only_a_temporary_one() -> None:
-    check_within(held(SHELL), asked(SHELL, folders=["/srv/shop/api"]))
+    check_within(granted(SHELL), requested_rights(SHELL, folders=["/srv/shop/api"]))
     with refuses(Refused, field="workdir"):
         check_within(Rights(SHELL), Rights(SHELL, ("/srv",)))
     check_within(Rights(SHELL), Rights(SHELL))
@@ -162,12 +162,12 @@ def test_every_folder_of_the_chain_holds() -> None:
 
 
 def test_rights_are_stored_without_what_only_the_job_needs_and_read_back() -> None:
-    stored = held(AGENT, agent="ann", stall_timeout=HOUR).to_json()
+    stored = granted(AGENT, agent="ann", stall_timeout=HOUR).to_json()
     assert "prompt" not in stored["work"]
     again = rights_of(stored)
     assert again is not None
     assert again.to_json() == stored
-    check_within(again, asked(AGENT, agent="ann", stall_timeout=HOUR))
+    check_within(again, requested_rights(AGENT, agent="ann", stall_timeout=HOUR))
     assert rights_of(None) is None
     chosen = rights_of(Rights(None, ("/srv",)).to_json())
     assert chosen is not None
@@ -175,10 +175,10 @@ def test_rights_are_stored_without_what_only_the_job_needs_and_read_back() -> No
 
 
 def test_a_budget_may_choose_another_model_before_the_claim() -> None:
-    check_within(held(AGENT), asked({**AGENT, "model": "cheaper"}), models=False)
-    check_within(held(CHAT), asked({**CHAT, "chat": "openai:cheaper"}), models=False)
+    check_within(granted(AGENT), requested_rights({**AGENT, "model": "cheaper"}), models=False)
+    check_within(granted(CHAT), requested_rights({**CHAT, "chat": "openai:cheaper"}), models=False)
     with refuses(Refused, field="run.chat"):
-        check_within(held(CHAT), asked({**CHAT, "chat": "other:cheaper"}), models=False)
+        check_within(granted(CHAT), requested_rights({**CHAT, "chat": "other:cheaper"}), models=False)
 
 
 def test_an_agent_whose_restrictions_are_lifted_runs_commands() -> None:

@@ -1,4 +1,4 @@
-"""Budgets: what fits, what is left, when a period begins anew in which time zone, and what an attempt has reserved."""
+"""Test budgets: what fits, the remainder, when a period renews in a time zone, and an attempt's reservations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Days and months of a time zone: where a moment belongs on both sides of midnight, and when a day begins."""
+"""Test days and months of a time zone: a moment's day on both sides of midnight, and when a day begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums of cost records: corrections are no calls, unknown prices are counted, every dimension has its own sum."""
+"""Test sums of cost records: corrections are no calls, unknown prices are counted, every dimension has its own sum."""
 
 from __future__ import annotations
 

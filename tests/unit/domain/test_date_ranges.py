@@ -1,4 +1,4 @@
-"""Months, days and moments as people name them, and the sums they are made of."""
+"""Test months, days and moments as people name them, and the sums of which they consist."""
 
 from __future__ import annotations
 

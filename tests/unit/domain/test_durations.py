@@ -1,4 +1,4 @@
-"""Durations: what people write is read exactly, and what is written reads back."""
+"""Test durations: what people write is read exactly, and what is written reads back."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""What a job is expected to cost: by jobs like it, by prices, by its plan; cautious in all of them."""
+"""Test estimates of a job's cost: by similar jobs, by prices, by its plan; cautious in each case."""
 
 from __future__ import annotations
 
@@ -105,17 +105,17 @@ class TestKeys:
 
 class TestByHistory:
     def test_the_dearest_of_jobs_like_it_is_expected(self):
-        found = of(CLAUDE, sample("0.1", 10), sample("0.7", 5), sample("0.3", 99))
+        result = of(CLAUDE, sample("0.1", 10), sample("0.7", 5), sample("0.3", 99))
 
-        assert found == Estimate(Decimal("0.7"), 99, 0, "history")
+        assert result == Estimate(Decimal("0.7"), 99, 0, "history")
 
     def test_twice_that_as_long_as_there_are_few(self):
         assert of(CLAUDE, sample("0.1", 10), sample("0.7", 5)) == Estimate(Decimal("1.4"), 20, 0, "history")
 
     def test_it_goes_before_prices_and_plans(self):
-        found = of(CHAT, *[sample("0.1")] * 3, stated={"usd": "9", "tokens": 9}, quote=listed)
+        result = of(CHAT, *[sample("0.1")] * 3, stated={"usd": "9", "tokens": 9}, quote=listed)
 
-        assert found == Estimate(Decimal("0.1"), 1_000, 0, "history")
+        assert result == Estimate(Decimal("0.1"), 1_000, 0, "history")
 
     def test_one_that_failed_before_it_asked_anything_says_nothing(self):
         never_began = sample("0", 0, completed=False)
@@ -124,28 +124,28 @@ class TestByHistory:
         assert of(CLAUDE, never_began, sample("0.5")).usd == Decimal(1)
 
     def test_calls_without_a_price_are_counted_as_such(self):
-        found = of(CODEX, sample(None, 500, 2), sample(None, 900, 1), sample("0.1", 5))
+        result = of(CODEX, sample(None, 500, 2), sample(None, 900, 1), sample("0.1", 5))
 
-        assert found == Estimate(Decimal("0.1"), 900, 2, "history")
+        assert result == Estimate(Decimal("0.1"), 900, 2, "history")
 
     def test_a_price_that_was_set_since_then_is_used(self):
-        found = of(CODEX, sample(None, 500_000, 1), sample(None, 1_000_000, 1), sample("0.1"), quote=listed)
+        result = of(CODEX, sample(None, 500_000, 1), sample(None, 1_000_000, 1), sample("0.1"), quote=listed)
 
-        assert found == Estimate(Decimal(2), 1_000_000, 0, "history"), "as if all of it had been the dearest kind"
+        assert result == Estimate(Decimal(2), 1_000_000, 0, "history"), "as if all of it had been the dearest kind"
 
     def test_calls_that_told_no_tokens_have_no_price_whatever_is_set(self):
         assert of(CODEX, *[sample(None, 0, 1)] * 3, quote=listed) == Estimate(Decimal(0), 0, 1, "history")
 
     @given(WORKS, st.lists(SAMPLES, max_size=MAX_SAMPLES), STATED, QUOTES)
     def test_no_kept_sample_was_dearer(self, work, samples, stated, quote):
-        found = of(work, *samples, stated=stated, quote=quote)
+        stored = of(work, *samples, stated=stated, quote=quote)
 
-        assert found.usd >= 0
-        assert found.tokens >= 0
-        assert found.unpriced >= 0
-        if found.source == "history":
-            assert found.usd >= max((one.usd for one in samples if one.usd is not None), default=0)
-            assert found.tokens >= max(one.tokens for one in samples)
+        assert stored.usd >= 0
+        assert stored.tokens >= 0
+        assert stored.unpriced >= 0
+        if stored.source == "history":
+            assert stored.usd >= max((one.usd for one in samples if one.usd is not None), default=0)
+            assert stored.tokens >= max(one.tokens for one in samples)
         else:
             assert not any(one.is_informative for one in samples)
 
@@ -161,16 +161,16 @@ class TestByHistory:
 
 class TestByPrice:
     def test_a_chat_with_a_limit_costs_at_most_that(self):
-        # 300 characters are at most 100 tokens, and its form takes some; 1,000 tokens are its answer.
+        # 300 characters are at most 100 tokens, and the form takes some; 1,000 tokens are the answer.
         assert of(CHAT, quote=listed) == Estimate(Decimal("0.00205"), 1_200, 0, "price")
 
     def test_one_with_tools_reads_again_what_was_said(self):
         tools = {**CHAT, "tools": [{"url": "https://example.org"}], "settings": {"max_tokens": 1_000, "max_steps": 3}}
 
-        found = of(tools, quote=listed)
+        result = of(tools, quote=listed)
 
-        assert found.tokens == 3 * 200 + 1_000 * (1 + 2) + 3 * 1_000
-        assert found.usd == Decimal("0.0069")
+        assert result.tokens == 3 * 200 + 1_000 * (1 + 2) + 3 * 1_000
+        assert result.usd == Decimal("0.0069")
 
     def test_what_each_call_costs_is_counted_for_each(self):
         each = Quote(Price(Rate(Decimal(0)), Rate(Decimal(0)), request=Decimal("0.01")), "a list", "m")
@@ -214,10 +214,10 @@ class TestByPlan:
         assert of(SHELL, stated={"duration": 60.0}).source == "none"
 
     def test_it_is_stored_exactly(self):
-        said = {"usd": Decimal("0.10"), "tokens": 5, "duration": "1h30m"}
+        text = {"usd": Decimal("0.10"), "tokens": 5, "duration": "1h30m"}
 
-        assert parse_estimate(said) == {"usd": "0.1", "tokens": 5, "duration": 5400.0}
-        assert parse_estimate(parse_estimate(said)) == parse_estimate(said)
+        assert parse_estimate(text) == {"usd": "0.1", "tokens": 5, "duration": 5400.0}
+        assert parse_estimate(parse_estimate(text)) == parse_estimate(text)
         assert parse_estimate({"duration": timedelta(minutes=1), "usd": None}) == {"duration": 60.0}
 
     @pytest.mark.parametrize(
@@ -259,9 +259,9 @@ class TestSamples:
     def test_an_attempt_leaves_what_it_cost_and_how_long_it_took(self):
         spent = [cost("0.1"), cost("0.2", 5), cost(None, 7)]
 
-        found = make_sample(CLAUDE, Outcome.COMPLETED, MINUTE, spent)
+        result = make_sample(CLAUDE, Outcome.COMPLETED, MINUTE, spent)
 
-        assert found == JobSample(Decimal("0.3"), 112, 1, MINUTE, completed=True)
+        assert result == JobSample(Decimal("0.3"), 112, 1, MINUTE, completed=True)
         assert make_sample(CLAUDE, Outcome.FAILED, MINUTE, [cost(None)]) == JobSample(
             None, 100, 1, MINUTE, completed=False
         )

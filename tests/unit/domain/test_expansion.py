@@ -1,4 +1,4 @@
-"""Tasks that become several: their parts, what varies, and what cannot be."""
+"""Test tasks that expand into several: their parts, what varies, and what is refused."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ AGENT = {"agent": "claude", "prompt": "Mend {{ needs.find.output }}", "args": ["
 
 
 def parts(*tasks: Task, **plan: Any) -> dict[str, Task]:
-    made = expand(Plan([Task("find", {"shell": "true"}), *tasks], **plan))
-    graph.check_plan(made)
-    return {task.key: task for task in made.tasks}
+    expanded = expand(Plan([Task("find", {"shell": "true"}), *tasks], **plan))
+    graph.check_plan(expanded)
+    return {task.key: task for task in expanded.tasks}
 
 
 def test_a_plan_without_any_is_the_same_plan() -> None:
@@ -29,36 +29,36 @@ def test_a_plan_without_any_is_the_same_plan() -> None:
 
 
 def test_variants_do_the_work_and_the_task_takes_over() -> None:
-    made = parts(
+    expanded = parts(
         Task("fix", AGENT, needs=["find"], variants=[{}, {"model": "m"}, {"agent": "codex"}], max_attempts=2),
         Task("after", {"shell": "echo {{ needs.fix.output }}"}, needs=["fix"]),
     )
 
-    assert list(made) == ["find", "fix/1", "fix/2", "fix/3", "fix", "after"]
-    assert [made[f"fix/{number}"].run for number in (1, 2, 3)] == [
+    assert list(expanded) == ["find", "fix/1", "fix/2", "fix/3", "fix", "after"]
+    assert [expanded[f"fix/{number}"].run for number in (1, 2, 3)] == [
         AGENT,
         {**AGENT, "model": "m"},
         {"agent": "codex", "prompt": AGENT["prompt"], "secrets": ["KEY"]},
     ]
-    assert (made["fix/1"].needs, made["fix/1"].max_attempts, made["fix/1"].parent) == (["find"], 2, "fix")
-    assert made["fix"].needs == ["fix/1", "fix/2", "fix/3"]
+    assert (expanded["fix/1"].needs, expanded["fix/1"].max_attempts, expanded["fix/1"].parent) == (["find"], 2, "fix")
+    assert expanded["fix"].needs == ["fix/1", "fix/2", "fix/3"]
 
 
 def test_the_loop_surrounds_agents_only_and_those_that_want_it() -> None:
     loop = Supervision(assess={"agent": "claude"}, analyze={"agent": "codex"})
-    made = parts(
+    expanded = parts(
         Task("fix", AGENT, needs=["find"]),
         Task("plain", {"shell": "true"}),
         Task("alone", AGENT, needs=["find"], supervised=False),
         supervision=loop,
     )
 
-    assert list(made) == ["find", "fix/assess", "fix/work", "fix", "plain", "alone"]
-    assert made["fix/assess"].needs == ()
-    assert made["fix/work"].needs == ["find", "fix/assess"]
-    assert made["fix"].needs == ["fix/work"]
-    assert made["fix"].run["agent"] == "codex"
-    assert made["fix"].run["prompt"] == "Mend {{ '{{' }} needs.find.output }}"
+    assert list(expanded) == ["find", "fix/assess", "fix/work", "fix", "plain", "alone"]
+    assert expanded["fix/assess"].needs == ()
+    assert expanded["fix/work"].needs == ["find", "fix/assess"]
+    assert expanded["fix"].needs == ["fix/work"]
+    assert expanded["fix"].run["agent"] == "codex"
+    assert expanded["fix"].run["prompt"] == "Mend {{ '{{' }} needs.find.output }}"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The graph: what cannot run is refused with file and line before anything is stored."""
+"""Test the graph: an invalid one is refused with file and line before anything is stored."""
 
 import time
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The plan that works the open issues off in dependency order, and what it has to leave out."""
+"""Test the plan that works off the open issues in dependency order, and which issues it leaves out."""
 
 from __future__ import annotations
 

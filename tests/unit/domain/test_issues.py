@@ -1,4 +1,4 @@
-"""Which issues are ready by the rules of two Beads versions, why others are not."""
+"""Test which issues are ready by the rules of two Beads versions, and why others are not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXPECTED = json.loads((DATA / "ready_expected.json").read_text(encoding="utf-8")
 
 
 def blocked_ids(issues: list[Issue], rules: str) -> list[str]:
-    """The issues that are blocked and neither closed nor pinned."""
+    """Return the issues that are blocked and neither closed nor pinned."""
     readiness = IssueReadiness(issues, rules, NOW)
     return sorted(key for key in readiness.blocked if readiness.issues[key].status not in ENDED)
 
@@ -36,7 +36,7 @@ class TestRealFiles:
     def test_ready_and_blocked_are_what_that_version_gives_in_its_order(self, name, rules, version):
         issues = read_issues((DATA / name).read_bytes())
 
-        assert [found.id for found in ready(issues, rules, NOW)] == EXPECTED[name][f"ready_{version}"]
+        assert [result.id for result in ready(issues, rules, NOW)] == EXPECTED[name][f"ready_{version}"]
         assert blocked_ids(issues, rules) == EXPECTED[name][f"blocked_{version}"]
 
     @pytest.mark.parametrize("name", EXPECTED)
@@ -45,16 +45,16 @@ class TestRealFiles:
         issues = read_issues((DATA / name).read_bytes())
         blocked = set(blocked_ids(issues, rules))
 
-        for found in issues[::7]:
-            told = explain(issues, found.id, rules, NOW)
+        for result in issues[::7]:
+            explanation = explain(issues, result.id, rules, NOW)
 
-            if found.id in blocked:
+            if result.id in blocked:
                 assert any(
-                    blocker.way in (DependencyPath.DIRECT, DependencyPath.INHERITED) for blocker in told.blockers
+                    blocker.way in (DependencyPath.DIRECT, DependencyPath.INHERITED) for blocker in explanation.blockers
                 )
-            if told.ready:
-                assert not any(blocker.blocks for blocker in told.blockers)
-                assert not told.excluded
+            if explanation.ready:
+                assert not any(blocker.blocks for blocker in explanation.blockers)
+                assert not explanation.excluded
 
     @pytest.mark.parametrize("name", EXPECTED)
     @BOTH
@@ -178,9 +178,9 @@ class TestBlocks:
 
     @BOTH
     def test_a_cycle_of_blockers_ends_and_nobody_in_it_is_ready(self, rules):
-        ring = [issue("a", ("blocks", "b")), issue("b", ("blocks", "c")), issue("c", ("blocks", "a")), issue("d")]
+        cycle = [issue("a", ("blocks", "b")), issue("b", ("blocks", "c")), issue("c", ("blocks", "a")), issue("d")]
 
-        assert ready_ids(rules, *ring) == ["d"]
+        assert ready_ids(rules, *cycle) == ["d"]
 
     @BOTH
     def test_an_edge_written_in_another_issues_record_counts_for_the_issue_it_names(self, rules):
@@ -297,7 +297,7 @@ class TestRules:
             for n in range(10_000)
         ]
 
-        started = time.process_time()  # what others do on the machine does not count
+        started = time.process_time()  # other processes on the machine do not count
         ready(issues, rules, NOW)
 
         assert time.process_time() - started < 2.5
@@ -353,11 +353,11 @@ class TestExplain:
             issue("b2"),
         ]
 
-        told = explain(issues, "a", NEW, NOW)
+        explanation = explain(issues, "a", NEW, NOW)
 
-        assert not told.ready
-        assert told.excluded == ("it is pinned",)
-        assert [(each.way, each.id, each.via) for each in told.blockers] == [
+        assert not explanation.ready
+        assert explanation.excluded == ("it is pinned",)
+        assert [(each.way, each.id, each.via) for each in explanation.blockers] == [
             (DependencyPath.DIRECT, "b", ()),
             (DependencyPath.DIRECT, "d", ()),
             (DependencyPath.DIRECT, "s", ()),
@@ -368,19 +368,19 @@ class TestExplain:
             (DependencyPath.DANGLING, "gone", ()),
             (DependencyPath.DANGLING, "external:shop:pay", ()),
         ]
-        assert told.blockers[0].status == "in_progress"
-        assert told.blockers[2].children == ("k",)
-        assert told.blockers[5].until == LATER
-        text = "\n".join(told.lines())
+        assert explanation.blockers[0].status == "in_progress"
+        assert explanation.blockers[2].children == ("k",)
+        assert explanation.blockers[5].until == LATER
+        text = "\n".join(explanation.lines())
         for part in ("not ready", "pinned", "blocked directly by b (in_progress)", "p -> q", "2027-01-02", "gone"):
             assert part in text
         assert "\x1b" not in text
-        assert len(told.lines()) == 1 + len(told.excluded) + len(told.blockers)
+        assert len(explanation.lines()) == 1 + len(explanation.excluded) + len(explanation.blockers)
 
     def test_says_json_that_a_program_can_read(self):
-        told = explain([issue("a", ("blocks", "b")), issue("b")], "a", NEW, NOW)
+        explanation = explain([issue("a", ("blocks", "b")), issue("b")], "a", NEW, NOW)
 
-        answer = json.loads(json.dumps(told.to_json()))
+        answer = json.loads(json.dumps(explanation.to_json()))
 
         assert answer["ready"] is False
         assert answer["blockers"][0] == {
@@ -398,16 +398,16 @@ class TestExplain:
 
     @BOTH
     def test_a_ready_issue_has_no_reasons(self, rules):
-        told = explain([issue("a")], "a", rules, NOW)
+        explanation = explain([issue("a")], "a", rules, NOW)
 
-        assert told.ready
-        assert told.lines() == [f"a Title of a: ready by the rules of {rules}"]
+        assert explanation.ready
+        assert explanation.lines() == [f"a Title of a: ready by the rules of {rules}"]
 
     def test_a_dangling_target_is_named_and_holds_nothing(self):
-        told = explain([issue("a", ("blocks", "gone"))], "a", NEW, NOW)
+        explanation = explain([issue("a", ("blocks", "gone"))], "a", NEW, NOW)
 
-        assert told.ready
-        assert [(each.way, each.blocks) for each in told.blockers] == [(DependencyPath.DANGLING, False)]
+        assert explanation.ready
+        assert [(each.way, each.blocks) for each in explanation.blockers] == [(DependencyPath.DANGLING, False)]
 
     def test_a_deleted_issue_says_so(self):
         assert explain([issue("a", status="tombstone")], "a", NEW, NOW).excluded == ("it is deleted",)

@@ -1,4 +1,4 @@
-"""Jobs as people write them: read, stored, and refused with what is wrong."""
+"""Test jobs as people write them: read, stored, and refused with the error."""
 
 from __future__ import annotations
 

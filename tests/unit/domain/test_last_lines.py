@@ -1,4 +1,4 @@
-"""The last lines of a job: each stream apart, bounded, and nothing that a terminal would obey."""
+"""Test the last lines of a job: each stream apart, bounded, and without control characters."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ SHELL = {"shell": "pytest"}
 def test_both_streams_are_shown_apart_and_cut_at_their_beginning() -> None:
     out = "\n".join(str(number) for number in range(100))
 
-    found = last_lines(SHELL, out, "careful\n", most=2)
+    lines = last_lines(SHELL, out, "careful\n", most=2)
 
-    assert found == (
+    assert lines == (
         LastLines("stdout", ("98", "99"), left_out=True),
         LastLines("stderr", ("careful",), left_out=False),
     )
-    assert format_last_lines(found) == "The end of stdout:\n  98\n  99\nstderr:\n  careful"
+    assert format_last_lines(lines) == "The end of stdout:\n  98\n  99\nstderr:\n  careful"
 
 
 @pytest.mark.parametrize(("output", "log"), [(None, None), ("", "  \n"), ({"n": 1}, None)])
@@ -27,16 +27,16 @@ def test_what_says_nothing_and_what_is_no_text_is_left_out(output: object, log: 
 
 
 def test_a_line_without_an_end_is_cut() -> None:
-    (found,) = last_lines(SHELL, "x" * 1_000_000, None)
+    (lines,) = last_lines(SHELL, "x" * 1_000_000, None)
 
-    assert found.left_out
-    assert [len(line) for line in found.lines] == [MOST_CHARACTERS]
+    assert lines.left_out
+    assert [len(line) for line in lines.lines] == [MOST_CHARACTERS]
 
 
 def test_what_a_terminal_would_obey_is_taken_out() -> None:
-    (found,) = last_lines(SHELL, "\x1b[31mred\x1b[0m\rdone\x07", None)
+    (lines,) = last_lines(SHELL, "\x1b[31mred\x1b[0m\rdone\x07", None)
 
-    assert found.lines == ("red", "done\ufffd")
+    assert lines.lines == ("red", "done\ufffd")
 
 
 @pytest.mark.parametrize(

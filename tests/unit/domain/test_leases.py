@@ -1,4 +1,4 @@
-"""The times of a lease fit each other."""
+"""Test that the times of a lease are consistent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits put together: of a plan, of its defaults, of the worker."""
+"""Test combined limits: of a plan, of its defaults, of the worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What COORD_SANDBOX_NETWORK means, and which addresses a listed name may lead to."""
+"""Test the values of COORD_SANDBOX_NETWORK, and which addresses a listed name may resolve to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_list() -> None:
     ],
 )
 def test_what_it_is_not(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the sentence is the setting's
+    with pytest.raises(ValueError):  # noqa: PT011 - the message is the setting's
         parse_network(text)
 
 
@@ -65,9 +65,9 @@ def test_public_addresses(address: str) -> None:
     ],
 )
 def test_other_addresses_are_named_or_refused(address: str) -> None:
-    found = ipaddress.ip_address(address)
+    parsed_address = ipaddress.ip_address(address)
 
-    assert not is_public(found)
-    assert not parse_network("name:443").may_connect(found, 443)
-    assert Network(NetworkMode.LISTED, frozenset({(str(found), 443)})).may_connect(found, 443)
-    assert not Network(NetworkMode.LISTED, frozenset({(str(found), 444)})).may_connect(found, 443)
+    assert not is_public(parsed_address)
+    assert not parse_network("name:443").may_connect(parsed_address, 443)
+    assert Network(NetworkMode.LISTED, frozenset({(str(parsed_address), 443)})).may_connect(parsed_address, 443)
+    assert not Network(NetworkMode.LISTED, frozenset({(str(parsed_address), 444)})).may_connect(parsed_address, 443)

@@ -1,4 +1,4 @@
-"""The table of next steps: every situation has commands, all of them are commands that there are."""
+"""Test the table of next steps: every situation has commands, and all of them exist."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ NAMES = {
 
 @pytest.mark.parametrize("situation", Situation)
 def test_each_situation_ends_with_a_command_that_there_is_with_its_options(situation: Situation) -> None:
-    found = steps(situation, **NAMES)
+    lines = steps(situation, **NAMES)
 
-    assert found
-    for step in found:
+    assert lines
+    for step in lines:
         words = [word for word in shlex.split(step.command) if not re.match(r"[A-Z_]+=", word)]
         assert words.pop(0) == "coord"
         command = typer.main.get_command(app)
         while hasattr(command, "commands"):
             command = command.commands[words.pop(0)]
-        known = {option for parameter in command.params for option in parameter.opts}
-        assert {word for word in words if word.startswith("--")} <= known
+        names = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= names
         assert "{" not in step.command.replace('allow=["', "")
 
 

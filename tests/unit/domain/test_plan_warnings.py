@@ -1,4 +1,4 @@
-"""Warnings of a plan: agents in each other's way, programs and keys that are not here, and no false alarm."""
+"""Test warnings of a plan: agents that interfere, missing programs and keys, and no false alarm."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_many_agents_are_looked_at_quickly_and_named_in_short() -> None:
 
 
 def test_programs_that_are_not_here_are_warned_of_once_each() -> None:
-    found = warned(
+    warnings = warned(
         Task("a", {"shell": "ruff check ."}),
         Task("b", {"shell": "ruff format ."}),
         Task("c", {"agent": "codex", "prompt": "x"}),
@@ -68,13 +68,13 @@ def test_programs_that_are_not_here_are_warned_of_once_each() -> None:
         Task("e", {"shell": "make"}, gates=["tox -q"]),
     )
 
-    assert [(one.name, one.tasks) for one in found] == [
+    assert [(one.name, one.tasks) for one in warnings] == [
         ("ruff", ("a", "b")),
         ("codex", ("c",)),
         ("aider", ("d",)),
         ("tox", ("e",)),
     ]
-    assert found[0].sentence == "The program ruff, which a and b start, is not installed here (PATH)"
+    assert warnings[0].sentence == "The program ruff, which a and b start, is not installed here (PATH)"
 
 
 def test_gates_of_the_plan_are_those_of_agents_and_a_setup_may_install_what_they_need() -> None:
@@ -114,7 +114,7 @@ def test_the_first_word_is_a_program_where_that_is_certain(command: str, program
 def test_keys_that_are_not_here_are_warned_of_by_name() -> None:
     agent = {**AGENT, "secrets": ["SHOP_KEY", "OTHER"]}
 
-    (found,) = warned(Task("a", agent), variables=["OTHER"])
+    (warnings,) = warned(Task("a", agent), variables=["OTHER"])
 
-    assert (found.code.value, found.name, found.tasks) == ("key_missing", "SHOP_KEY", ("a",))
-    assert found.hint == "Set it in the environment of the workers before they start"
+    assert (warnings.code.value, warnings.name, warnings.tasks) == ("key_missing", "SHOP_KEY", ("a",))
+    assert warnings.hint == "Set it in the environment of the workers before they start"

@@ -1,4 +1,4 @@
-"""Prices: exact sums of each kind of token, whose price goes first, and what has none."""
+"""Test prices: exact sums of each kind of token, which price takes precedence, and calls without a price."""
 
 from __future__ import annotations
 
@@ -49,22 +49,22 @@ def used(given_: int = 0, made: int = 0, cached: int = 0, **extra: object) -> Us
 
 
 def cost(price: Price, usage: Usage) -> Decimal:
-    found = PriceBook(price_list=lambda _model, _at: quote_of(price)).price_call(usage, None, AT)
-    assert isinstance(found, PricedCall), found
-    return found.usd
+    quote = PriceBook(price_list=lambda _model, _at: quote_of(price)).price_call(usage, None, AT)
+    assert isinstance(quote, PricedCall), quote
+    return quote.usd
 
 
 def why(price: Price, usage: Usage) -> str:
-    found = PriceBook(price_list=lambda _model, _at: quote_of(price)).price_call(usage, None, AT)
-    assert isinstance(found, UnknownPrice), found
-    return found.why
+    quote = PriceBook(price_list=lambda _model, _at: quote_of(price)).price_call(usage, None, AT)
+    assert isinstance(quote, UnknownPrice), quote
+    return quote.why
 
 
 class TestArithmetic:
     def test_cached_input_is_part_of_the_input_and_reasoning_of_the_output(self) -> None:
         assert cost(MINI, used(1_000_000)) == Decimal("0.25")
         assert cost(MINI, used(1_000_000, cached=1_000_000)) == Decimal("0.025")
-        assert cost(MINI, used(1_000, 85, 600)) == Decimal("0.000285")  # 400 fresh, 600 cached, 85 made
+        assert cost(MINI, used(1_000, 85, 600)) == Decimal("0.000285")  # 400 fresh, 600 cached, 85 generated
         assert cost(MINI, used(0, 1_000_000, reasoning_output_tokens=900_000)) == Decimal(2)
 
     def test_what_is_kept_in_a_cache_has_its_price_by_how_long(self) -> None:
@@ -95,10 +95,10 @@ class TestArithmetic:
         assert "each call" in why(price, used(1_000_000, summed=True))
 
     def test_the_note_says_which_rates_were_used(self) -> None:
-        found = compute_cost(tokens_of(used(300_000, 5, cached=10)), quote_of(TIERED))  # type: ignore[arg-type]
+        quote = compute_cost(tokens_of(used(300_000, 5, cached=10)), quote_of(TIERED))  # type: ignore[arg-type]
 
-        assert isinstance(found, PricedCall)
-        assert found.note == {
+        assert isinstance(quote, PricedCall)
+        assert quote.note == {
             "priced_by": "a list",
             "prices": {"of": "x/m", "input": "6", "cached_input": "0.6", "output": "22.5"},
         }
@@ -153,9 +153,9 @@ class TestSums:
         ]
         exact = sum(dear) / 1_000_000
 
-        found = PriceBook(price_list=lambda _m, _at: quote_of(price)).price_call(usage, None, AT)
+        quote = PriceBook(price_list=lambda _m, _at: quote_of(price)).price_call(usage, None, AT)
 
-        assert (Fraction(found.usd) == exact) if isinstance(found, PricedCall) else (exact > 10**12)
+        assert (Fraction(quote.usd) == exact) if isinstance(quote, PricedCall) else (exact > 10**12)
 
     @given(counts, counts, counts)
     def test_caching_makes_nothing_dearer_where_it_is_cheaper(self, fresh: int, cached: int, made: int) -> None:
@@ -189,20 +189,20 @@ class TestWhose:
         ],
     )
     def test_the_nearer_one_goes_first(self, overrides: list[PriceOverride], project: str | None, by: str) -> None:
-        found = make_price_book(overrides, lambda _model, _at: self.LIST).quote(" M ", project, AT)
+        result = make_price_book(overrides, lambda _model, _at: self.LIST).quote(" M ", project, AT)
 
-        assert isinstance(found, Quote)
-        assert found.by == by
+        assert isinstance(result, Quote)
+        assert result.by == by
 
     def test_a_price_of_nothing_is_a_price(self) -> None:
         free = PriceOverride("llama", parse_price({"input": "0", "output": "0"}))
 
-        found = make_price_book([free], lambda _model, _at: UnknownPrice("no")).price_call(
+        result = make_price_book([free], lambda _model, _at: UnknownPrice("no")).price_call(
             replace(used(5, 5), model="llama"), None, AT
         )
 
-        assert isinstance(found, PricedCall)
-        assert found.usd == 0
+        assert isinstance(result, PricedCall)
+        assert result.usd == 0
         assert free.price.is_free()
         assert not MINI.is_free()
         assert not replace(free.price, request=Decimal(1)).is_free()
@@ -249,11 +249,11 @@ class TestCorrection:
         extra={"foreign": 1},
     )
 
-    def found(self, usd: str) -> PricedCall:
+    def priced_call(self, usd: str) -> PricedCall:
         return PricedCall(Decimal(usd), {"priced_by": "a list"})
 
     def test_it_stands_where_the_record_stands_and_has_no_tokens(self) -> None:
-        one = make_correction(self.RECORD, [], self.found("0.5"), actor="user:ann")
+        one = make_correction(self.RECORD, [], self.priced_call("0.5"), actor="user:ann")
 
         assert one == replace(
             self.RECORD,
@@ -269,26 +269,26 @@ class TestCorrection:
         )
 
     def test_a_later_one_adds_only_what_is_missing(self) -> None:
-        first = make_correction(self.RECORD, [], self.found("0.5"))
+        first = make_correction(self.RECORD, [], self.priced_call("0.5"))
         assert first is not None
 
-        second = make_correction(self.RECORD, [first], self.found("0.2"))
+        second = make_correction(self.RECORD, [first], self.priced_call("0.2"))
 
         assert second is not None
         assert (second.id, second.cost_usd, second.settles) == ("call~priced-2", Decimal("-0.3"), False)
-        assert make_correction(self.RECORD, [first, second], self.found("0.2")) is None
+        assert make_correction(self.RECORD, [first, second], self.priced_call("0.2")) is None
 
     def test_an_unknown_price_that_turns_out_to_be_nothing_is_settled_too(self) -> None:
-        one = make_correction(self.RECORD, [], self.found("0"))
+        one = make_correction(self.RECORD, [], self.priced_call("0"))
 
         assert one is not None
         assert (one.cost_usd, one.settles) == (0, True)
 
     def test_what_was_told_to_be_free_is_no_unknown_price(self) -> None:
-        told = replace(self.RECORD, cost_usd=Decimal("0.0"))
+        record = replace(self.RECORD, cost_usd=Decimal("0.0"))
 
-        one = make_correction(told, [], self.found("0.5"))
+        one = make_correction(record, [], self.priced_call("0.5"))
 
         assert one is not None
         assert not one.settles
-        assert make_correction(told, [], self.found("0")) is None
+        assert make_correction(record, [], self.priced_call("0")) is None

@@ -1,4 +1,4 @@
-"""The identity that a remote gives a project, and the table of statuses."""
+"""Test the identity that a remote gives a project, and the table of statuses."""
 
 from __future__ import annotations
 

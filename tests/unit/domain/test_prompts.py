@@ -1,4 +1,4 @@
-"""What an agent is told: everything it needs, nothing that is not there, in the project's own words if it has some."""
+"""Test prompts of agents: all they need, no absent parts, in the project's own words if it has some."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.refusals import refuses
 SHOP = PromptContext("shop")
 
 
-def told(project: PromptContext = SHOP, *, kind: str = WORKER, reports: bool = False, **changes: Any) -> str:
+def prompt_of(project: PromptContext = SHOP, *, kind: str = WORKER, reports: bool = False, **changes: Any) -> str:
     return build_prompt(
         "Mend it",
         claim_of({"agent": "claude", "prompt": "Mend it"}, **changes),
@@ -40,11 +40,11 @@ def told(project: PromptContext = SHOP, *, kind: str = WORKER, reports: bool = F
 
 
 def test_with_nothing_to_add_the_prompt_is_what_its_author_wrote() -> None:
-    assert told() == "Mend it"
+    assert prompt_of() == "Mend it"
 
 
 def test_it_tells_of_criteria_gates_answers_and_what_went_wrong() -> None:
-    text = told(
+    text = prompt_of(
         options={"criteria": ["no warnings"], "gates": [{"run": "pytest -q"}], "checkout": {"kind": "git-worktree"}},
         carried_over={"feedback": "2 failed", "answers": [{"question": "Why?", "answer": "So", "by": "ann"}]},
         needs={"lint": {"state": "completed", "output": {"found": 3}}, "dead": {"state": "failed", "output": None}},
@@ -88,18 +88,18 @@ def test_it_is_told_to_report_with_what_it_has(work: dict[str, Any], said: str, 
 def test_what_a_project_says_of_itself_is_told() -> None:
     project = PromptContext("shop", settings={"tech_stack": "Python, Redis", "spec_path": "docs/spec.md"})
 
-    assert "Project shop (Python, Redis), task `fix`, attempt 1.\nThe specification: docs/spec.md" in told(project)
+    assert "Project shop (Python, Redis), task `fix`, attempt 1.\nThe specification: docs/spec.md" in prompt_of(project)
 
 
 def test_a_long_output_is_cut_and_says_so() -> None:
-    text = told(needs={"lint": {"state": "completed", "output": "x" * 100_000}})
+    text = prompt_of(needs={"lint": {"state": "completed", "output": "x" * 100_000}})
 
     assert "x… (100,000 characters in all)" in text
     assert len(text) < 2 * prompts.LONGEST_OUTPUT
 
 
 def test_who_goes_on_is_told_what_is_new_first() -> None:
-    text = told(kind=RESUME, carried_over={"answers": [{"question": "Why?", "answer": "So", "by": "ann"}]})
+    text = prompt_of(kind=RESUME, carried_over={"answers": [{"question": "Why?", "answer": "So", "by": "ann"}]})
 
     assert text.startswith("You asked: Why?\nAnswer: So\n")
     assert text.endswith("The task was:\n\nMend it")
@@ -139,9 +139,9 @@ def test_a_project_may_have_its_own_words() -> None:
         "shop", settings={"prompts": {"worker": "In {{ project.name }}: {{ task.prompt | upper }}"}}
     )
 
-    assert told(project) == "In shop: MEND IT"
-    assert "Go on with your task" in told(project, kind=RESUME)
-    assert told(PromptContext("shop", settings={"prompts": "rubbish"})) == "Mend it"
+    assert prompt_of(project) == "In shop: MEND IT"
+    assert "Go on with your task" in prompt_of(project, kind=RESUME)
+    assert prompt_of(PromptContext("shop", settings={"prompts": "rubbish"})) == "Mend it"
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_supervising_agents_are_told_the_projects_strategy(kind: str) -> None:
     plain = PromptContext("shop")
     strategic = PromptContext("shop", settings={"supervisor": {"strategy": "Small steps first"}})
 
-    assert "The strategy\nSmall steps first\n" in told(strategic, kind=kind)
-    assert "strategy\n" not in told(plain, kind=kind).replace('"strategy"', "")
+    assert "The strategy\nSmall steps first\n" in prompt_of(strategic, kind=kind)
+    assert "strategy\n" not in prompt_of(plain, kind=kind).replace('"strategy"', "")
 
 
 def test_a_projects_own_words_can_name_the_agents_and_the_graph_of_tasks() -> None:
@@ -194,4 +194,4 @@ def test_a_projects_own_words_can_name_the_agents_and_the_graph_of_tasks() -> No
 
     assert mentions_run(project, WORKER)
     assert not mentions_run(SHOP, WORKER)
-    assert told(project) == "ann (reviewer) build: ; test: build;"
+    assert prompt_of(project) == "ann (reviewer) build: ; test: build;"

@@ -1,4 +1,4 @@
-"""What providers' troubles mean, in the words in which programs were seen to tell them."""
+"""Test how providers' error messages are classified, with texts that programs printed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_class_of_words(of: str, words: str) -> None:
         ("no", 599, None, ProviderErrorClass.TRANSIENT),
         ("no", 401, None, ProviderErrorClass.LOG_IN),
         ("no", 402, None, ProviderErrorClass.LIMIT),
-        ("Insufficient balance", 401, None, ProviderErrorClass.LIMIT),  # as OpenCode's own provider says it
+        ("Insufficient balance", 401, None, ProviderErrorClass.LIMIT),  # in the words of OpenCode's own provider
         ("no", 418, None, ProviderErrorClass.REFUSED),
         ("no", None, "overloaded_error", ProviderErrorClass.TRANSIENT),
         ("no", None, "ProviderAuthError", ProviderErrorClass.LOG_IN),
@@ -55,10 +55,14 @@ def test_a_line_about_a_request_on_the_side_does_not_hide_the_provider_s() -> No
 def test_a_limit_tells_account_window_and_reset() -> None:
     words = "You've hit your session limit · resets 3pm (UTC), organization org-a1b2"
 
-    found = classify(words, now=NOW)
+    classification = classify(words, now=NOW)
 
-    assert (found.error_class, found.window, found.account) == (ProviderErrorClass.LIMIT, "5-hour", "org-a1b2")
-    assert found.resets_at == datetime(2026, 11, 30, 15, 0, tzinfo=UTC)
+    assert (classification.error_class, classification.window, classification.account) == (
+        ProviderErrorClass.LIMIT,
+        "5-hour",
+        "org-a1b2",
+    )
+    assert classification.resets_at == datetime(2026, 11, 30, 15, 0, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -99,5 +103,5 @@ def test_the_documentation_has_the_table() -> None:
         ProviderErrorClass.LOG_IN,
     ):  # other statuses are refused
         (line,) = [one for one in page.splitlines() if one.startswith(f"| {of.value} |")]
-        told = {int(number) for number in re.findall(r"\b4\d\d\b", line)}
-        assert told == {status for row in TABLE if row.error_class is of for status in row.statuses}
+        values = {int(number) for number in re.findall(r"\b4\d\d\b", line)}
+        assert values == {status for row in TABLE if row.error_class is of for status in row.statuses}

@@ -1,4 +1,4 @@
-"""When a limit is lifted, as programs and providers were seen to say it."""
+"""Test when a limit is lifted, with texts that programs and providers printed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SAID = [
     ("resets at 15:00 may be earlier", "2026-11-30T14:00"),
     ("resets tomorrow at 3am", "2026-12-01T02:00"),
     ("resets Mon 9am", "2026-12-07T08:00"),
-    ("resets 3pm (Middle/Earth)", "2026-11-30T14:00"),  # a zone that nobody knows is this machine's
+    ("resets 3pm (Middle/Earth)", "2026-11-30T14:00"),  # an unknown zone counts as this machine's
 ]
 
 

@@ -1,4 +1,4 @@
-"""Restrictions of models: what a name matches, where a job names one, and what cannot be understood."""
+"""Test restrictions of models: what a name matches, where a job names one, and invalid patterns."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ class TestNames:
         assert may(claude(), deny=["*opus*"])
 
     def test_the_sentence_says_what_is_allowed(self):
-        found = refusal(claude("opus").to_json(), ModelPolicy(("claude-*",), ("*opus*",)))
+        result = refusal(claude("opus").to_json(), ModelPolicy(("claude-*",), ("*opus*",)))
         unnamed = refusal(claude().to_json(), ModelPolicy(tuple(f"m{number}" for number in range(9))))
 
-        assert found == "the project does not allow the model 'opus' (allowed: claude-*; denied: *opus*)"
+        assert result == "the project does not allow the model 'opus' (allowed: claude-*; denied: *opus*)"
         assert unnamed is not None
         assert "it names no model" in unnamed
         assert "and 3 more" in unnamed
@@ -172,8 +172,8 @@ class TestReading:
         st.text(min_size=1, max_size=30).filter(str.strip), st.lists(st.text(min_size=1, max_size=9).filter(str.strip))
     )
     def test_no_pattern_and_no_name_breaks_it(self, name, patterns):
-        for said in ({"deny": patterns}, {"allow": patterns}):
+        for output in ({"deny": patterns}, {"allow": patterns}):
             if patterns:
-                assert may(claude(name), rendered=True, **said) in {True, False}
+                assert may(claude(name), rendered=True, **output) in {True, False}
         assert not may(claude(name), rendered=True, deny=[name])
         assert may(claude(name), rendered=True, allow=[name])

@@ -1,4 +1,4 @@
-"""What follows the end of an attempt, and how long it waits."""
+"""Test what follows the end of an attempt, and how long it waits."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ NOW = RetryAfter(timedelta(0))
 
 
 def decision(outcome: Outcome, **fields):
-    known = {"failures": 0, "losses": 0, "deferrals": 0, "max_attempts": 3, "repeatable": True, "backoff": BACKOFF}
-    return decide(outcome, **{**known, **fields})
+    counters = {"failures": 0, "losses": 0, "deferrals": 0, "max_attempts": 3, "repeatable": True, "backoff": BACKOFF}
+    return decide(outcome, **{**counters, **fields})
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT])
@@ -87,7 +87,7 @@ def test_a_wait_never_passes_its_maximum_however_often_it_failed(
 
 
 class TestWaiting:
-    """What a job stopped for, that will be started again."""
+    """Test what a stopped job waits for, which will be started again."""
 
     def test_a_question_and_what_comes_first_hold_the_task_together(self) -> None:
         result = AttemptEnd(

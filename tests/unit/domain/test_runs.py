@@ -1,4 +1,4 @@
-"""A run's state follows from its tasks."""
+"""Test that a run's state follows from its tasks."""
 
 from __future__ import annotations
 

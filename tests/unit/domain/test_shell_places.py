@@ -1,4 +1,4 @@
-"""Places of values in a shell command: judged as real shells read them."""
+"""Test places of values in a shell command: judged as real shells read them."""
 
 import subprocess
 import time

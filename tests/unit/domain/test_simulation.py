@@ -1,4 +1,4 @@
-"""Plans played through: never faster than their work allows, and never slower than a greedy schedule."""
+"""Test simulated plans: never faster than their work allows, and never slower than a greedy schedule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from coordination.domain.forecast.simulation import SamplePool, SimulatedTask, s
 from coordination.domain.money.estimates import JobSample
 from coordination.domain.tasks.retry import Backoff
 
-SURE = 10**12  # attempts seen: nothing is off
+SURE = 10**12  # number of observed attempts: no correction
 
 
 def seconds(number: float) -> timedelta:
@@ -30,8 +30,8 @@ def sample(
 
 
 def pool(*samples: JobSample | float, measured: int = SURE, kind: str = "shell:make") -> SamplePool:
-    made = tuple(one if isinstance(one, JobSample) else sample(one) for one in samples)
-    return SamplePool(kind, made, "history", measured)
+    created = tuple(one if isinstance(one, JobSample) else sample(one) for one in samples)
+    return SamplePool(kind, created, "history", measured)
 
 
 def played(steps: list[SimulatedTask], *pools: SamplePool, slots: int = 99, **more: object) -> Prediction:
@@ -64,11 +64,11 @@ class TestOrder:
         assert took(played(first, long, short, slots=2)) == 10
 
     def test_what_comes_last_ends_the_path_though_it_takes_no_time(self):
-        found = played(
+        prediction = played(
             [SimulatedTask("a", 0), SimulatedTask("b", 0), SimulatedTask("c", 1, (0, 1))], pool(1.0), pool(0.0)
         )
 
-        assert [leg.key for leg in found.path] == ["a", "c"]
+        assert [leg.key for leg in prediction.path] == ["a", "c"]
 
     def test_limits_hold(self):
         six = [SimulatedTask(f"t{number}", 0, limits=("project", "key:deploy")) for number in range(6)]
@@ -95,11 +95,11 @@ class TestRepeats:
         always = pool(sample(1, "0.5", completed=False))
         wait = Backoff(initial=seconds(10), factor=2, maximum=seconds(15))
 
-        found = played([SimulatedTask("a", 0, attempts=3, backoff=wait)], always)
+        prediction = played([SimulatedTask("a", 0, attempts=3, backoff=wait)], always)
 
-        assert took(found) == 1 + 10 + 1 + 15 + 1
-        assert found.usd.p50 == Decimal("1.5")
-        assert found.failing == 1
+        assert took(prediction) == 1 + 10 + 1 + 15 + 1
+        assert prediction.usd.p50 == Decimal("1.5")
+        assert prediction.failing == 1
 
     def test_their_share_says_how_often(self):
         half = pool(sample(1), sample(1, completed=False))
@@ -129,25 +129,25 @@ class TestVariants:
             SimulatedTask("after", 2, (2,)),
         ]
 
-        found = played(racers, pool(sample(10, "1")), pool(sample(40, "4")), pool(1.0))
+        prediction = played(racers, pool(sample(10, "1")), pool(sample(40, "4")), pool(1.0))
 
-        assert took(found) == 12
-        assert found.usd.p50 == Decimal(2), "a quarter of what the other one would have cost"
-        assert [leg.key for leg in found.path] == ["v1", "chosen", "after"]
+        assert took(prediction) == 12
+        assert prediction.usd.p50 == Decimal(2), "a quarter of what the other one would have cost"
+        assert [leg.key for leg in prediction.path] == ["v1", "chosen", "after"]
 
     def test_one_that_fails_stops_nobody(self):
         racers = [SimulatedTask("v1", 0), SimulatedTask("v2", 1), SimulatedTask("chosen", 2, (0, 1), first=True)]
 
-        found = played(racers, pool(sample(10, completed=False)), pool(40.0), pool(1.0))
+        prediction = played(racers, pool(sample(10, completed=False)), pool(40.0), pool(1.0))
 
-        assert took(found) == 41
+        assert took(prediction) == 41
 
     def test_when_all_fail_it_goes_on_all_the_same(self):
         racers = [SimulatedTask("v1", 0), SimulatedTask("v2", 0), SimulatedTask("chosen", 1, (0, 1), first=True)]
 
-        found = played(racers, pool(sample(10, completed=False)), pool(1.0))
+        prediction = played(racers, pool(sample(10, completed=False)), pool(1.0))
 
-        assert (took(found), found.failing) == (11, 1)
+        assert (took(prediction), prediction.failing) == (11, 1)
 
     def test_those_that_still_waited_never_run(self):
         racers = [
@@ -156,23 +156,23 @@ class TestVariants:
         ]
         other = SimulatedTask("other", 0, limits=("agent:bo",), priority=-1)
 
-        found = played([*racers, other], pool(sample(10, "1")), pool(0.0), caps={"agent:bo": 1})
+        prediction = played([*racers, other], pool(sample(10, "1")), pool(0.0), caps={"agent:bo": 1})
 
-        assert took(found) == 20
-        assert found.usd.p50 == Decimal(2)
+        assert took(prediction) == 20
+        assert prediction.usd.p50 == Decimal(2)
 
 
 class TestMoney:
     def test_what_all_attempts_cost_is_added_up(self):
-        found = played(steps(*[()] * 8), pool(sample(1, "0.25", 100)))
+        prediction = played(steps(*[()] * 8), pool(sample(1, "0.25", 100)))
 
-        assert (found.usd.p50, found.tokens.p50) == (Decimal(2), 800)
+        assert (prediction.usd.p50, prediction.tokens.p50) == (Decimal(2), 800)
 
     def test_calls_without_a_price_are_counted_and_in_no_sum(self):
-        found = played(steps((), ()), pool(sample(1, None, 100, unpriced=2)))
+        prediction = played(steps((), ()), pool(sample(1, None, 100, unpriced=2)))
 
-        assert (found.usd.p90, found.unpriced.p50, found.tokens.p50) == (Decimal(0), 4, 200)
-        assert [kind.usd for kind in found.kinds] == [None]
+        assert (prediction.usd.p90, prediction.unpriced.p50, prediction.tokens.p50) == (Decimal(0), 4, 200)
+        assert [kind.usd for kind in prediction.kinds] == [None]
 
     def test_the_budget_holds_in_so_many_rounds(self):
         coin = pool(sample(1, "1"), sample(1, "3"))
@@ -186,18 +186,18 @@ class TestMoney:
 class TestDoubt:
     def test_one_sample_says_little_and_thirty_more(self):
         def width(measured: int) -> float:
-            found = played(steps(()), pool(100.0, measured=measured), effort=10**9).duration
-            return found.p90 / found.p10
+            prediction = played(steps(()), pool(100.0, measured=measured), effort=10**9).duration
+            return prediction.p90 / prediction.p10
 
         assert 2.2 < width(1) < 3.6
         assert 1.1 < width(32) < 1.35
         assert width(SURE) == pytest.approx(1)
 
     def test_it_is_of_all_jobs_of_a_kind_together(self):
-        """A hundred jobs that took longer than the one that was seen do not make up for each other."""
-        found = played(steps(*[()] * 100), pool(100.0, measured=1), slots=1, effort=10**9).duration
+        """Widen the interval for all jobs together: one sample's error does not average out over a hundred jobs."""
+        prediction = played(steps(*[()] * 100), pool(100.0, measured=1), slots=1, effort=10**9).duration
 
-        assert found.p90 / found.p10 > 2.2
+        assert prediction.p90 / prediction.p10 > 2.2
 
     def test_the_same_seed_gives_the_same_answer(self):
         graph = steps(*[()] * 20)
@@ -211,9 +211,9 @@ class TestKinds:
     def test_pools_of_one_kind_are_one_line(self):
         two = [pool(1.0, measured=1), pool(3.0, measured=2), pool(9.0, kind="shell:ls", measured=1)]
 
-        found = played([SimulatedTask("a", 0), SimulatedTask("b", 1), SimulatedTask("c", 2)], *two)
+        prediction = played([SimulatedTask("a", 0), SimulatedTask("b", 1), SimulatedTask("c", 2)], *two)
 
-        assert [(kind.kind, kind.tasks, kind.measured) for kind in found.kinds] == [
+        assert [(kind.kind, kind.tasks, kind.measured) for kind in prediction.kinds] == [
             ("shell:make", 2, 3),
             ("shell:ls", 1, 1),
         ]
@@ -222,49 +222,49 @@ class TestKinds:
         strange = SamplePool("shell:new", (sample(0),), "unknown", timed=False)
         free = SamplePool("agent:new", (sample(0),), "unknown", priced=False)
 
-        found = played([SimulatedTask("a", 0), SimulatedTask("b", 0), SimulatedTask("c", 1)], strange, free)
+        prediction = played([SimulatedTask("a", 0), SimulatedTask("b", 0), SimulatedTask("c", 1)], strange, free)
 
-        assert (found.untimed, found.uncosted) == (("shell:new",), ("agent:new",))
-        assert (found.kinds[0].took, found.kinds[1].usd) == (None, None)
+        assert (prediction.untimed, prediction.uncosted) == (("shell:new",), ("agent:new",))
+        assert (prediction.kinds[0].took, prediction.kinds[1].usd) == (None, None)
 
 
 @st.composite
 def graphs(draw):
     number = draw(st.integers(1, 25))
-    made = []
+    created = []
     for each in range(number):
         parents = draw(st.lists(st.integers(0, each - 1), unique=True, max_size=4)) if each else []
-        made.append(SimulatedTask(f"t{each}", each, tuple(parents), draw(st.integers(-2, 2))))
+        created.append(SimulatedTask(f"t{each}", each, tuple(parents), draw(st.integers(-2, 2))))
     lengths = draw(st.lists(st.integers(0, 50), min_size=number, max_size=number))
-    return made, lengths
+    return created, lengths
 
 
 class TestSchedules:
     @settings(max_examples=60, deadline=None)
     @given(graphs(), st.integers(1, 6))
     def test_no_schedule_is_faster_than_the_work_or_slower_than_a_greedy_one(self, graph, slots):
-        made, lengths = graph
+        created, lengths = graph
         longest: list[int] = []
-        for step, length in zip(made, lengths, strict=True):
+        for step, length in zip(created, lengths, strict=True):
             longest.append(length + max((longest[parent] for parent in step.parents), default=0))
         path, work = max(longest), sum(lengths)
 
-        found = simulate(made, [pool(float(length)) for length in lengths], slots=slots, effort=1)
+        result = simulate(created, [pool(float(length)) for length in lengths], slots=slots, effort=1)
 
-        end = found.duration.p50.total_seconds()
+        end = result.duration.p50.total_seconds()
         assert max(path, work / slots) <= end * 1.0001 + 1e-6
         assert end <= (work / slots + path * (1 - 1 / slots)) * 1.0001 + 1e-6, "Graham's bound"
-        assert sum((leg.took + leg.waited for leg in found.path), timedelta(0)).total_seconds() == pytest.approx(end)
-        keys = [leg.key for leg in found.path]
+        assert sum((leg.took + leg.waited for leg in result.path), timedelta(0)).total_seconds() == pytest.approx(end)
+        keys = [leg.key for leg in result.path]
         for before, after in itertools.pairwise(keys):
-            assert int(before[1:]) in made[int(after[1:])].parents
-        if slots > len(made):
+            assert int(before[1:]) in created[int(after[1:])].parents
+        if slots > len(created):
             assert end == pytest.approx(path, rel=1e-4, abs=1e-6)
 
     @settings(max_examples=40, deadline=None)
     @given(graphs(), st.integers(1, 4), st.integers(1, 3))
     def test_limits_delay_and_lose_nothing(self, graph, slots, cap):
-        made, lengths = graph
+        created, lengths = graph
         limited = [
             SimulatedTask(
                 one.key,
@@ -273,17 +273,17 @@ class TestSchedules:
                 one.priority,
                 limits=("project", "key:a") if one.pool % 2 else ("project",),
             )
-            for one in made
+            for one in created
         ]
         odd = sum(length for number, length in enumerate(lengths) if number % 2)
 
         pools = [pool(sample(length, "1")) for length in lengths]
-        found = simulate(limited, pools, slots=slots, caps={"project": cap, "key:a": 1}, effort=1)
+        result = simulate(limited, pools, slots=slots, caps={"project": cap, "key:a": 1}, effort=1)
 
-        end = found.duration.p50.total_seconds() * 1.0001 + 1e-6
+        end = result.duration.p50.total_seconds() * 1.0001 + 1e-6
         assert end >= max(sum(lengths) / min(slots, cap), odd)
         assert end <= sum(lengths) * 1.001 + 1e-5
-        assert found.usd.p50 == pytest.approx(Decimal(len(made)), abs=Decimal("0.001")), "each ran once"
+        assert result.usd.p50 == pytest.approx(Decimal(len(created)), abs=Decimal("0.001")), "each ran once"
 
     def test_ten_thousand_tasks_are_played_in_a_few_seconds(self):
         kinds = [pool(*(float(number) for number in range(1, 33)), measured=32, kind=f"k{each}") for each in range(5)]
@@ -295,16 +295,16 @@ class TestSchedules:
         ]
         began = time.process_time()
 
-        found = simulate(large, kinds, slots=32, caps={"project": 30})
+        result = simulate(large, kinds, slots=32, caps={"project": 30})
 
         assert time.process_time() - began < 10
-        assert found.rounds >= 21
-        assert found.duration.p10 <= found.duration.p50 <= found.duration.p90
+        assert result.rounds >= 21
+        assert result.duration.p10 <= result.duration.p50 <= result.duration.p90
 
     def test_ages_do_not_overflow(self):
         ages = pool(sample(3650 * 86400, "1000000000000", 10**15, completed=False), measured=1)
 
-        found = played([SimulatedTask(f"t{each}", 0, attempts=1_000_000) for each in range(500)], ages, slots=1)
+        prediction = played([SimulatedTask(f"t{each}", 0, attempts=1_000_000) for each in range(500)], ages, slots=1)
 
-        assert found.duration.p90 > timedelta(days=3650)
-        assert found.to_json()["duration"][2] > 0
+        assert prediction.duration.p90 > timedelta(days=3650)
+        assert prediction.to_json()["duration"][2] > 0

@@ -1,4 +1,4 @@
-"""Status from the heartbeat's age: the edges belong to the worse side as the document says."""
+"""Test the status by the heartbeat's age: boundaries belong to the worse side as documented."""
 
 from __future__ import annotations
 

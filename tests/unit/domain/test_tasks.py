@@ -1,4 +1,4 @@
-"""The task machine: every pair of state and move, and what any sequence of moves keeps true."""
+"""Test the task machine: every pair of state and move, and the invariants of any sequence of moves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Templates: outputs of earlier tasks in later ones, checked early, rendered within limits, never run as commands."""
+"""Test templates: outputs of earlier tasks in later ones, checked early, rendered within limits, never executed."""
 
 import contextlib
 import subprocess
@@ -102,10 +102,10 @@ class TestArgs:
         ],
     )
     def test_one_expression_alone_gives_the_value_itself(self, text, value):
-        found = arg(text)
+        result = arg(text)
 
-        assert found == value
-        assert type(found) is type(value)
+        assert result == value
+        assert type(result) is type(value)
 
     @pytest.mark.parametrize(
         ("text", "value"),
@@ -290,11 +290,11 @@ class TestFailures:
     )
     def test_whatever_a_filter_raises_becomes_one_sentence(self, name):
         for value in VALUES:
-            for given in ARGUMENTS:
-                text = f"{{{{ {value}|{name}{given} }}}}"
+            for filter_arguments in ARGUMENTS:
+                text = f"{{{{ {value}|{name}{filter_arguments} }}}}"
                 for render in (arg, command, lambda text: templates.fill(text, {**CONTEXT, "needs": NEEDS})):
                     with contextlib.suppress(Refused):
-                        render(text)  # anything else that it raises fails the test
+                        render(text)  # any other exception fails the test
 
     def test_a_bare_assertion_is_named(self):
         with refuses(Refused):

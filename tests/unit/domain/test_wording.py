@@ -1,4 +1,4 @@
-"""Numbers with their nouns, as sentences say them."""
+"""Test numbers with their nouns, as in sentences."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Workspaces and gates as they are written, and the names of branches."""
+"""Test the syntax of workspaces and gates, and the names of branches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Beads files of every dialect: read without loss, written so that they read back equal, or refused."""
+"""Test Beads files of every dialect: read without loss, written so that they read back equal, or refused."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TestRealFiles:
             ("bd-wisp-3tmpl", "parent-child"),
             ("bd-wisp-i27f2", "blocks"),
         ]
-        assert wisp.record()["dependency_count"] == 0  # wrong in the file, kept, and asked by nobody
+        assert wisp.record()["dependency_count"] == 0  # invalid in the file, kept, and not read
 
 
 class TestLossless:

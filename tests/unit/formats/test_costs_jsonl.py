@@ -1,4 +1,4 @@
-"""Cost records of costs.jsonl in both shapes: read exactly, written so that nothing is lost."""
+"""Test cost records of costs.jsonl in both shapes: read exactly, written so that nothing is lost."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TestRead:
             "claude-sonnet-4-6",
         )
         assert (record.input_tokens, record.output_tokens, record.total_tokens) == (324, 16, 340)
-        assert record.cost_usd == Decimal(0)  # of a priced model: kept, not called unknown
+        assert record.cost_usd == Decimal(0)  # of a priced model: kept, not counted as unknown
         assert record.cost_usd is not None
         assert record.occurred_at == datetime(2026, 3, 26, 21, 4, 56, 896438, tzinfo=UTC)
         assert (record.agent, record.project_id, record.task_id, record.stale) == (None, None, None, False)

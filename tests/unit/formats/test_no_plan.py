@@ -1,4 +1,4 @@
-"""Files that are no plan at all: refused in a sentence, however odd they are."""
+"""Test files that are no plan at all: refused in a sentence, whatever they contain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan file: what is right is read, what is wrong is refused with file and line, and a plan reads back equal."""
+"""Test the plan file: valid ones are read, errors have file and line, and a plan reads back equal."""
 
 import json
 import re
@@ -95,7 +95,7 @@ def read(text, **changes):
 
 
 def with_task(*lines):
-    """A plan with one sound task and one that also has *lines*; those begin in line 6."""
+    """Return a plan with one valid task and one that also has *lines*; those begin in line 6."""
     start = ["version: 1", "tasks:", "  - {key: ok, run: {shell: ls}}", "  - key: bad", "    run: {shell: ls}"]
     return "\n".join([*start, *(f"    {line}" for line in lines)]) + "\n"
 
@@ -575,7 +575,7 @@ BAD = [
 class _WithoutDates(yaml.SafeLoader):
     """Reads as an editor does: a date is a text."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's way to say it
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute
         first: [pair for pair in pairs if not pair[0].endswith("timestamp")]
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }

@@ -1,4 +1,4 @@
-"""Accounts in plan files: of agents and chats, and the default."""
+"""Test accounts in plan files: of agents and chats, and the default."""
 
 from __future__ import annotations
 

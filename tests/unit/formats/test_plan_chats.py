@@ -1,4 +1,4 @@
-"""Chats in plan files: what holds, and what is wrong with the others, with line and remedy."""
+"""Test chats in plan files: valid ones, and errors with line and remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workspaces and gates in a plan file: what is wrong with them is said with its line."""
+"""Test workspaces and gates in a plan file: errors have their line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.refusals import refuses
 
 
 def with_task(*lines: str) -> str:
-    """A plan whose task in line 3 has these fields, from line 5 on."""
+    """Return a plan whose task in line 3 has these fields, from line 5 on."""
     fields = "".join(f"    {line}\n" for line in lines)
     return f"version: 1\ntasks:\n  - key: a\n    run: {{shell: ls}}\n{fields}"
 

@@ -1,4 +1,4 @@
-"""Archives of runs: read back as they were written, and refused when anything of them is missing."""
+"""Test archives of runs: read back as written, and refused when a part is missing."""
 
 from __future__ import annotations
 

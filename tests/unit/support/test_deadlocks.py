@@ -1,4 +1,4 @@
-"""What the tests read in PostgreSQL's log: every deadlock, with the statements that met, and nothing else."""
+"""Test how the tests read PostgreSQL's log: every deadlock, with its statements, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of refusals' sentences: keys without databases, sentences without volatile parts, readable differences."""
+"""Test the file of refusals' messages: keys without databases, no volatile parts, readable differences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY = "tests/unit/test_x.py::test_y"
 
 
 def recorder_instead(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """Put a recorder with two stored sentences in place of this test's own."""
+    """Put a recorder with two stored messages in place of this test's own."""
     other = Recorder(KEY, ["No. Say yes.", "plan.yaml:3: Never."], {}, update=False)
     monkeypatch.setattr(Recorder, "current", other)
     return other

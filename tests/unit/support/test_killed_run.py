@@ -1,4 +1,4 @@
-"""A run of the tests that is killed leaves no process and no folder of servers, however it is killed."""
+"""Test that a killed test run leaves no process and no folder of servers, however it is killed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_worker_works_on(number, tmp_path, postgres_url, redis_url, processes)
 
 
 class Run:
-    """A run of the tests in processes of its own, each of which has servers and a worker."""
+    """A test run in processes of its own, each of which has servers and a worker."""
 
     def __init__(self, processes: Processes, folder: Path, workers: int) -> None:
         """Start it, and wait until each of its test processes waits for its worker."""
@@ -66,25 +66,25 @@ class Run:
 
         until(started, within=LONG, what="every test process has its servers")
         self.members = [int(entry.name) for entry in reports.iterdir()]
-        said = [entry.read_text().split(" ", 2) for entry in reports.iterdir()]
-        self.tags = {tag for tag, _, _ in said}
-        self.workers = [int(worker) for _, worker, _ in said]
+        output = [entry.read_text().split(" ", 2) for entry in reports.iterdir()]
+        self.tags = {tag for tag, _, _ in output}
+        self.workers = [int(worker) for _, worker, _ in output]
         self.folders = list(scratch_of(self.members))
-        self.tests_folders = [Path(folder) for _, _, folder in said]
+        self.tests_folders = [Path(folder) for _, _, folder in output]
 
     def processes(self) -> list[psutil.Process]:
-        """All that it has started and that runs, the reapers excepted."""
-        found = []
+        """Return its running processes, except the reapers."""
+        matches = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get(TAG) in self.tags and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
+                    matches.append(process)
             except psutil.Error:
                 continue
-        return found
+        return matches
 
     def left(self) -> list[object]:
-        """What is still there of it: processes, and the folders of its servers."""
+        """Return what is left of it: processes, and the folders of its servers."""
         alive = [pid for pid in (self.process.pid, *self.members) if not is_zombie(pid)]
         return [*alive, *self.processes(), *(folder for folder in self.folders if folder.exists())]
 
@@ -120,7 +120,7 @@ def test_a_run_that_is_killed_leaves_nothing(
     run.process.signal(number)
 
     run.wait_until_gone(LONG if number == signal.SIGINT else SOON)  # an interrupted run ends its tests in order
-    # Whoever interrupts a run may want to see what its tests had made, so pytest keeps that.
+    # After an interruption a user may want the tests' files, so pytest keeps them.
     if number != signal.SIGINT:
         until(lambda: not any(folder.exists() for folder in run.tests_folders), within=SOON, what="the tests' folders")
 

@@ -1,4 +1,4 @@
-"""The tests' own instruments: a wait that cannot hang, and a leak that is seen."""
+"""Test the tests' own tools: a wait that cannot hang, and a leak that is detected."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ class TestLeftovers:
         tag = mark_descendants()
         detach = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {SLEEPER!r}], stdout=-3, "
         try:
-            said = subprocess.check_output([sys.executable, "-c", detach + "start_new_session=True).pid)"])
+            output = subprocess.check_output([sys.executable, "-c", detach + "start_new_session=True).pid)"])
         finally:
             if before is not None:
                 os.environ["PYTEST_PROCESS_OF"] = before
-        orphan = psutil.Process(int(said))
+        orphan = psutil.Process(int(output))
 
-        found = leftovers(tag, within=SOON)
+        result = leftovers(tag, within=SOON)
 
-        assert orphan in found
+        assert orphan in result
         orphan.kill()
         orphan.wait(timeout=5)
 

@@ -1,4 +1,4 @@
-"""A test run that is killed leaves servers behind; the next one ends them."""
+"""Test that the next test run ends the servers of one that was killed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_a_folder_is_gone_with_its_block() -> None:
 
 def test_what_a_killed_run_left_is_ended_and_removed(processes: Processes) -> None:
     run = processes.start_python("-m", "tests.support.server_owner", env={"TMPDIR": os.environ["TMPDIR"]}, cwd=ROOT)
-    said = run.wait_for(r"^(\d+) (.+)$")
-    server, folder = psutil.Process(int(said[1])), Path(said[2])
+    output = run.wait_for(r"^(\d+) (.+)$")
+    server, folder = psutil.Process(int(output[1])), Path(output[2])
 
     clear_abandoned()
     assert folder.is_dir()

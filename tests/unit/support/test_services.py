@@ -1,4 +1,4 @@
-"""A server that cannot be had: a skip at home, a failure where the results count."""
+"""Test a missing server: a skip on a laptop, a failure where the results count."""
 
 from __future__ import annotations
 

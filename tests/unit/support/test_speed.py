@@ -1,4 +1,4 @@
-"""Patience fits the machine, and a run does not depend on how it was started."""
+"""Test that waits fit the machine, and that a run does not depend on how it was started."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_with_the_usual_limit(request):
 
 @pytest.fixture
 def slow() -> Iterator[None]:
-    """A machine that takes three times as long."""
+    """Simulate a machine that takes three times as long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTEST_PATIENCE_FACTOR", "3")
         speed.factor.cache_clear()
@@ -72,7 +72,7 @@ def test_times_of_every_kind_are_scaled() -> None:
 
 
 def pytest_on(folder: Path, source: str, *options: str) -> list[str | Path]:
-    """The command that runs the tests in *source*, as those of this repository are run."""
+    """Return the command that runs the tests in *source*, as those of this repository are run."""
     (folder / "test_it.py").write_text(source)
     run = (sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "-p", "tests.conftest")
     return [*run, *options, folder / "test_it.py"]

@@ -1,4 +1,4 @@
-"""What a later release may do to the schema while programs of this one still work on it: add, and only add."""
+"""A change that a later release may make to the schema while programs of this one still use it: it only adds."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,7 +18,7 @@ STATES = [*TaskState, "parked"]
 
 def upgrade() -> None:
     listed = ", ".join(f"'{state}'" for state in STATES)
-    # Wherever a CHECK lists values, the first release lets a new one in, and only a later one writes it.
+    # Wherever a CHECK lists values, the first release accepts a new one, and only a later one writes it.
     with op.batch_alter_table("tasks", copy_from=tasks) as batch:
         batch.drop_constraint(op.f("ck_tasks_state"), type_="check")
         batch.create_check_constraint(op.f("ck_tasks_state"), f"state IN ({listed})")

@@ -1,4 +1,4 @@
-"""The socket on which jobs report: tokens, garbage, what is too much, and what a report does to a result."""
+"""Test the socket on which jobs report: tokens, malformed input, limits, and the effect of a report on a result."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from workers.runners.secret_masking import Secrets
 DONE = AttemptEnd(Outcome.COMPLETED, output="its own", exit_code=0)
 
 
-class Desk:
-    """A worker's reports, and one attempt that may report."""
+class ChannelSite:
+    """The agent channel of a worker, and one attempt that may report on it."""
 
     def __init__(self, folder: Path) -> None:
         self.added: list[tuple[DiscoveredTask, ...]] = []
@@ -45,7 +45,7 @@ class Desk:
 
     @contextlib.contextmanager
     def of(self, claim: Claim, control: Control | None = None) -> Iterator[JobReports]:
-        """While this attempt runs."""
+        """Provide the channel of an attempt that runs until the end of the block."""
         control = control or self.control
         with self.folders.make(claim) as control.scratch, self.channel.open(claim, control) as report:
             yield report
@@ -78,66 +78,68 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path)
-    yield made
-    made.close()
+def site(tmp_path: Path) -> Iterator[ChannelSite]:
+    created = ChannelSite(tmp_path)
+    yield created
+    created.close()
 
 
 @pytest.fixture
-def report(desk: Desk) -> Iterator[JobReports]:
-    with desk.of(claim_of({"agent": "claude", "prompt": "x", "model": "m"})) as made:
-        yield made
+def report(site: ChannelSite) -> Iterator[JobReports]:
+    with site.of(claim_of({"agent": "claude", "prompt": "x", "model": "m"})) as created:
+        yield created
 
 
 @pytest.mark.parametrize(
     "line",
     [b"", b"\n", b"rubbish\n", b"[]\n", b"{}\n", b'{"token": 5}\n', b'{"token": "x", "do": "ask"}\n', b"\xff\xfe\n"],
 )
-def test_garbage_is_answered_in_a_sentence(desk: Desk, report: JobReports, line: bytes) -> None:
+def test_garbage_is_answered_in_a_sentence(site: ChannelSite, report: JobReports, line: bytes) -> None:
     if not line:
-        with pytest.raises(ValueError, match="Expecting value"):  # nothing was asked, and nothing is answered
-            desk.send(line)
+        with pytest.raises(ValueError, match="Expecting value"):  # No request was sent, so there is no response.
+            site.send(line)
         return
-    answer = desk.send(line)
+    answer = site.send(line)
     assert answer["ok"] is False
     assert answer["error"]
-    assert desk.say("progress", text="still here") == {"ok": True}
+    assert site.say("progress", text="still here") == {"ok": True}
 
 
-def test_what_is_too_long_is_refused(desk: Desk, report: JobReports) -> None:
-    assert "megabyte" in desk.say("progress", text="x" * report_socket.LONGEST_REQUEST)["error"]
-    assert desk.say("ask", question="x" * 20_001)["ok"] is False
+def test_what_is_too_long_is_refused(site: ChannelSite, report: JobReports) -> None:
+    assert "megabyte" in site.say("progress", text="x" * report_socket.LONGEST_REQUEST)["error"]
+    assert site.say("ask", question="x" * 20_001)["ok"] is False
     assert report.question is None
 
 
-def test_a_line_is_good_for_as_long_as_its_attempt(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    with desk.of(claim_of({"shell": "true"})):
-        line = desk.control.report_address
+def test_a_line_is_good_for_as_long_as_its_attempt(site: ChannelSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    with site.of(claim_of({"shell": "true"})):
+        line = site.control.report_address
         assert line is not None
         monkeypatch.setenv("COORD_URL", line.url)
         monkeypatch.setenv("COORD_TOKEN", line.token)
         job.progress("x")
     with pytest.raises(job.NotReported, match="this attempt or its worker has ended"):
         job.progress("x")
-    assert desk.control.report_address is None
+    assert site.control.report_address is None
 
 
-def test_no_socket_is_opened_for_a_job_that_does_not_ask_where_to_report(desk: Desk, tmp_path: Path) -> None:
+def test_no_socket_is_opened_for_a_job_that_does_not_ask_where_to_report(site: ChannelSite, tmp_path: Path) -> None:
     threads = threading.active_count()
-    with desk.of(claim_of({"chat": "openai:x", "prompt": "x"})):
+    with site.of(claim_of({"chat": "openai:x", "prompt": "x"})):
         assert [list(folder.iterdir()) for folder in tmp_path.iterdir()] == [[]]
         assert threading.active_count() == threads
     assert list(tmp_path.iterdir()) == []
 
 
-def test_each_attempt_has_a_socket_in_its_own_folder_and_one_thread_listens_on_all(desk: Desk, tmp_path: Path) -> None:
+def test_each_attempt_has_a_socket_in_its_own_folder_and_one_thread_listens_on_all(
+    site: ChannelSite, tmp_path: Path
+) -> None:
     threads = threading.active_count()
     with contextlib.ExitStack() as stack:
         lines = []
         for _ in range(20):
             control = Control(scratch=tmp_path)
-            stack.enter_context(desk.of(claim_of({"shell": "true"}), control))
+            stack.enter_context(site.of(claim_of({"shell": "true"}), control))
             assert control.report_address is not None
             lines.append(control.report_address)
         sockets = [Path(line.url.removeprefix("unix:")) for line in lines]
@@ -149,22 +151,22 @@ def test_each_attempt_has_a_socket_in_its_own_folder_and_one_thread_listens_on_a
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_token_counts_on_the_socket_of_its_own_attempt_only(desk: Desk, report: JobReports) -> None:
-    other = Control(scratch=desk.control.scratch)
-    with desk.of(claim_of({"shell": "true"}), other):
+def test_a_token_counts_on_the_socket_of_its_own_attempt_only(site: ChannelSite, report: JobReports) -> None:
+    other = Control(scratch=site.control.scratch)
+    with site.of(claim_of({"shell": "true"}), other):
         assert other.report_address is not None
-        mine = desk.control.report_address
+        mine = site.control.report_address
         assert mine is not None
         request = {"token": other.report_address.token, "do": "progress", "text": "x"}
-        wrong = desk.send(json.dumps(request).encode() + b"\n")
+        wrong = site.send(json.dumps(request).encode() + b"\n")
 
         assert "not of the attempt" in wrong["error"]
-        assert desk.events == []
-    assert desk.say("progress", text="x") == {"ok": True}
+        assert site.events == []
+    assert site.say("progress", text="x") == {"ok": True}
 
 
-def test_a_folder_goes_with_its_attempt_whatever_the_job_left_there(desk: Desk, tmp_path: Path) -> None:
-    with desk.folders.make(claim_of({"shell": "true"})) as own:
+def test_a_folder_goes_with_its_attempt_whatever_the_job_left_there(site: ChannelSite, tmp_path: Path) -> None:
+    with site.folders.make(claim_of({"shell": "true"})) as own:
         deep = own / "deep"
         deep.mkdir()
         (deep / "file").write_text("x")
@@ -173,28 +175,28 @@ def test_a_folder_goes_with_its_attempt_whatever_the_job_left_there(desk: Desk, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nobody_reports_without_end(desk: Desk, report: JobReports, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_reports_without_end(site: ChannelSite, report: JobReports, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_channel, "MOST_REPORTS", 3)
 
-    answers = [desk.say("progress", text=str(number))["ok"] for number in range(5)]
+    answers = [site.say("progress", text=str(number))["ok"] for number in range(5)]
 
     assert answers == [True, True, True, False, False]
-    assert len(desk.events) == 3
+    assert len(site.events) == 3
 
 
-def test_what_is_said_twice_in_a_row_is_told_once(desk: Desk, report: JobReports) -> None:
+def test_what_is_said_twice_in_a_row_is_told_once(site: ChannelSite, report: JobReports) -> None:
     moved: list[bool] = []
-    desk.control.progress = lambda: moved.append(True)
+    site.control.progress = lambda: moved.append(True)
 
     for text, percent in (("a", 1), ("a", 1), ("a", 2), ("b", 2), ("a", 1)):
-        assert desk.say("progress", text=text, percent=percent)["ok"]
+        assert site.say("progress", text=text, percent=percent)["ok"]
 
-    assert [(event["text"], event["percent"]) for event in desk.events] == [("a", 1), ("a", 2), ("b", 2), ("a", 1)]
-    assert moved == [True]  # it is a sign of life
+    assert [(event["text"], event["percent"]) for event in site.events] == [("a", 1), ("a", 2), ("b", 2), ("a", 1)]
+    assert moved == [True]  # it counts as a sign of life
 
 
-def test_a_question_waits_with_what_was_left_for_the_next_attempt(desk: Desk, report: JobReports) -> None:
-    assert desk.say("ask", question="Why?") == {"ok": True, "end": True}
+def test_a_question_waits_with_what_was_left_for_the_next_attempt(site: ChannelSite, report: JobReports) -> None:
+    assert site.say("ask", question="Why?") == {"ok": True, "end": True}
 
     settled = report.settle(AttemptEnd(Outcome.FAILED, error="killed by its own hand", carry_over={"x": 1}))
 
@@ -203,52 +205,58 @@ def test_a_question_waits_with_what_was_left_for_the_next_attempt(desk: Desk, re
     assert report.settle(AttemptEnd(Outcome.CANCELED)).question is None
 
 
-def test_an_escalation_is_a_question_to_somebody_else_and_the_last_word_counts(desk: Desk, report: JobReports) -> None:
-    assert desk.say("escalate", why="May I?") == {"ok": True, "end": True}
+def test_an_escalation_is_a_question_to_somebody_else_and_the_last_word_counts(
+    site: ChannelSite, report: JobReports
+) -> None:
+    assert site.say("escalate", why="May I?") == {"ok": True, "end": True}
     settled = report.settle(DONE)
     assert (settled.question, settled.escalated) == ("May I?", True)
 
-    desk.say("ask", question="Which?")
+    site.say("ask", question="Which?")
     settled = report.settle(DONE)
     assert (settled.question, settled.escalated) == ("Which?", False)
-    assert desk.say("escalate")["ok"] is False
-    assert desk.say("escalate", why="x" * 20_001)["ok"] is False
+    assert site.say("escalate")["ok"] is False
+    assert site.say("escalate", why="x" * 20_001)["ok"] is False
 
 
-def test_work_is_given_to_another_agent_with_a_prompt_that_is_no_template(desk: Desk, report: JobReports) -> None:
-    said = {"key": "p", "to": "bob", "prompt": "Mend {{ it }}", "title": "It", "needs": ["a"], "agent": "eve"}
-    assert desk.say("delegate", **said)["ids"] == {"p": "id"}
+def test_work_is_given_to_another_agent_with_a_prompt_that_is_no_template(
+    site: ChannelSite, report: JobReports
+) -> None:
+    text = {"key": "p", "to": "bob", "prompt": "Mend {{ it }}", "title": "It", "needs": ["a"], "agent": "eve"}
+    assert site.say("delegate", **text)["ids"] == {"p": "id"}
 
-    ((found,),) = desk.added
+    ((result,),) = site.added
     run = {"agent": "bob", "prompt": "Mend {{ '{{' }} it }}"}
-    assert (found.task, found.delegated) == ({"key": "p", "title": "It", "needs": ["a"], "run": run}, True)
-    assert found.work == report.claim.work
+    assert (result.task, result.delegated) == ({"key": "p", "title": "It", "needs": ["a"], "run": run}, True)
+    assert result.work == report.claim.work
     for missing in ("to", "prompt"):
-        assert desk.say("delegate", **{**said, missing: " "})["ok"] is False
-    assert len(desk.added) == 1
+        assert site.say("delegate", **{**text, missing: " "})["ok"] is False
+    assert len(site.added) == 1
 
 
-def test_what_comes_first_is_added_at_once_and_waited_for(desk: Desk, report: JobReports) -> None:
+def test_what_comes_first_is_added_at_once_and_waited_for(site: ChannelSite, report: JobReports) -> None:
     task = {"key": "p", "run": {"shell": "true"}}
 
-    assert desk.say("discovered", tasks=[task], first=True) == {"ok": True, "ids": {"p": "id"}, "end": True}
-    assert desk.say("discovered", tasks=[{**task, "key": "bad"}], first=True)["hint"] == "Find another"
+    assert site.say("discovered", tasks=[task], first=True) == {"ok": True, "ids": {"p": "id"}, "end": True}
+    assert site.say("discovered", tasks=[{**task, "key": "bad"}], first=True)["hint"] == "Find another"
 
-    desk.say("discovered", tasks=[task], first=True)
-    (found,) = report.settle(DONE).discovered
-    assert (found.task, found.blocks_finder) == (task, True)
-
-
-def test_a_bug_of_ours_is_a_sentence_to_the_job_and_the_next_report_counts(desk: Desk, report: JobReports) -> None:
-    assert "the reason is in its log" in desk.say("discovered", tasks=[{"key": "bug"}])["error"]
-    assert desk.say("progress", text="still here") == {"ok": True}
+    site.say("discovered", tasks=[task], first=True)
+    (discovered,) = report.settle(DONE).discovered
+    assert (discovered.task, discovered.blocks_finder) == (task, True)
 
 
-def test_found_work_with_a_prompt_only_is_for_an_agent_like_this_one(desk: Desk, report: JobReports) -> None:
-    desk.say("discovered", tasks=[{"key": "p", "run": {"prompt": "Mend {{ it }}"}}])
+def test_a_bug_of_ours_is_a_sentence_to_the_job_and_the_next_report_counts(
+    site: ChannelSite, report: JobReports
+) -> None:
+    assert "the reason is in its log" in site.say("discovered", tasks=[{"key": "bug"}])["error"]
+    assert site.say("progress", text="still here") == {"ok": True}
 
-    ((found,),) = desk.added
-    assert found.task == {
+
+def test_found_work_with_a_prompt_only_is_for_an_agent_like_this_one(site: ChannelSite, report: JobReports) -> None:
+    site.say("discovered", tasks=[{"key": "p", "run": {"prompt": "Mend {{ it }}"}}])
+
+    ((result,),) = site.added
+    assert result.task == {
         "key": "p",
         "run": {"agent": "claude", "prompt": "Mend {{ '{{' }} it }}", "model": "m"},
         "agent": "dave/vc",
@@ -257,17 +265,17 @@ def test_found_work_with_a_prompt_only_is_for_an_agent_like_this_one(desk: Desk,
 
 
 @pytest.mark.parametrize("tasks", [None, [], {}, ["x"], [{}, 5]])
-def test_found_work_is_a_list_of_tasks(desk: Desk, report: JobReports, tasks: Any) -> None:
-    assert desk.say("discovered", tasks=tasks)["ok"] is False
-    assert desk.added == []
+def test_found_work_is_a_list_of_tasks(site: ChannelSite, report: JobReports, tasks: Any) -> None:
+    assert site.say("discovered", tasks=tasks)["ok"] is False
+    assert site.added == []
 
 
-def test_its_own_judgement_goes_before_its_exit_status(desk: Desk, report: JobReports) -> None:
-    desk.say("done", output={"made": 1})
+def test_its_own_judgement_goes_before_its_exit_status(site: ChannelSite, report: JobReports) -> None:
+    site.say("done", output={"made": 1})
     assert report.settle(DONE).output == {"made": 1}
     assert report.settle(AttemptEnd(Outcome.FAILED, error="exit status 1")).outcome is Outcome.FAILED
 
-    desk.say("fail", why="no way", final=True)
+    site.say("fail", why="no way", final=True)
 
     settled = report.settle(DONE)
     assert (settled.outcome, settled.error, settled.retryable) == (Outcome.FAILED, "no way", False)
@@ -277,39 +285,39 @@ def test_its_own_judgement_goes_before_its_exit_status(desk: Desk, report: JobRe
 def test_a_place_that_is_too_long_for_a_socket_is_no_problem(tmp_path: Path) -> None:
     root = tmp_path / ("x" * 120)
     root.mkdir()
-    desk = Desk(root)
-    with desk.of(claim_of({"shell": "true"})):
-        assert desk.say("progress", text="x")["ok"]
+    site = ChannelSite(root)
+    with site.of(claim_of({"shell": "true"})):
+        assert site.say("progress", text="x")["ok"]
         assert "reports.sock" in [path.name for folder in root.iterdir() for path in folder.iterdir()]
-    desk.close()
+    site.close()
 
 
-def test_it_tells_what_the_task_is(desk: Desk, report: JobReports) -> None:
-    assert desk.say("context")["task"] == {"key": "fix", "title": "Fix it", "attempt": 1, "input": {}}
+def test_it_tells_what_the_task_is(site: ChannelSite, report: JobReports) -> None:
+    assert site.say("context")["task"] == {"key": "fix", "title": "Fix it", "attempt": 1, "input": {}}
 
 
-def test_it_is_closed_at_once_although_nobody_reports(desk: Desk, report: JobReports) -> None:
-    closing = threading.Thread(target=desk.channel.close)
+def test_it_is_closed_at_once_although_nobody_reports(site: ChannelSite, report: JobReports) -> None:
+    closing = threading.Thread(target=site.channel.close)
 
     closing.start()
-    closing.join(20)  # a third of what it would wait
+    closing.join(20)  # a third of the time that it would wait otherwise
 
     assert not closing.is_alive()
 
 
 class TestNews:
-    def test_the_answer_to_a_report_says_what_the_job_should_know(self, desk: Desk, report: JobReports) -> None:
+    def test_the_answer_to_a_report_says_what_the_job_should_know(self, site: ChannelSite, report: JobReports) -> None:
         news = iter(["Others have merged", None])
-        desk.control.news = lambda: next(news)
+        site.control.news = lambda: next(news)
 
-        assert desk.say("progress", text="x") == {"ok": True, "news": "Others have merged"}
-        assert desk.say("progress", text="y") == {"ok": True}
+        assert site.say("progress", text="x") == {"ok": True, "news": "Others have merged"}
+        assert site.say("progress", text="y") == {"ok": True}
 
-    def test_what_ends_a_job_is_not_held_up_by_it(self, desk: Desk, report: JobReports) -> None:
-        desk.control.news = lambda: "news"
+    def test_what_ends_a_job_is_not_held_up_by_it(self, site: ChannelSite, report: JobReports) -> None:
+        site.control.news = lambda: "news"
 
-        assert desk.say("ask", question="why?") == {"ok": True, "end": True}
-        assert desk.say("fail", why="x") == {"ok": True, "end": True}
+        assert site.say("ask", question="why?") == {"ok": True, "end": True}
+        assert site.say("fail", why="x") == {"ok": True, "end": True}
 
 
 CLIENT = """
@@ -338,16 +346,16 @@ sys.stdin.read()
 """
 
 
-def from_another_process(desk: Desk, **env: str) -> Any:
-    """What a process in a session of its own is answered that shows the attempt's token."""
-    assert desk.control.report_address is not None
+def from_another_process(site: ChannelSite, **env: str) -> Any:
+    """Send a request with the attempt's token from a process in another process session, and return the response."""
+    assert site.control.report_address is not None
     done = subprocess.run(
         [
             sys.executable,
             "-c",
             CLIENT,
-            desk.control.report_address.url.removeprefix("unix:"),
-            desk.control.report_address.token,
+            site.control.report_address.url.removeprefix("unix:"),
+            site.control.report_address.token,
         ],
         env=env,
         capture_output=True,
@@ -359,25 +367,27 @@ def from_another_process(desk: Desk, **env: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_a_token_counts_only_from_processes_of_its_attempt(desk: Desk, report: JobReports) -> None:
+def test_a_token_counts_only_from_processes_of_its_attempt(site: ChannelSite, report: JobReports) -> None:
     mark = environment.attempt_prefix(report.claim.task_id, report.claim.attempt)
 
-    assert "belongs to another attempt" in from_another_process(desk)["error"]
-    assert "belongs to another attempt" in from_another_process(desk, **{environment.MARKER: "other.1.x"})["error"]
-    assert desk.events == []
-    assert from_another_process(desk, **{environment.MARKER: f"{mark}x"}) == {"ok": True}
+    assert "belongs to another attempt" in from_another_process(site)["error"]
+    assert "belongs to another attempt" in from_another_process(site, **{environment.MARKER: "other.1.x"})["error"]
+    assert site.events == []
+    assert from_another_process(site, **{environment.MARKER: f"{mark}x"}) == {"ok": True}
 
 
-def test_who_is_in_the_session_of_another_attempt_does_not_speak_for_this_one(desk: Desk, report: JobReports) -> None:
-    with desk.of(claim_of({"shell": "true"}), Control(scratch=desk.control.scratch)) as other:
+def test_who_is_in_the_session_of_another_attempt_does_not_speak_for_this_one(
+    site: ChannelSite, report: JobReports
+) -> None:
+    with site.of(claim_of({"shell": "true"}), Control(scratch=site.control.scratch)) as other:
         other.control.note_start(ProcessRecord(os.getpid(), os.getpid(), 0, "X=y"))
-        desk.control.process = None
-        assert "belongs to another attempt" in desk.say("progress", text="x")["error"]
+        site.control.process = None
+        assert "belongs to another attempt" in site.say("progress", text="x")["error"]
 
 
-def test_idle_connections_of_one_job_keep_no_other_from_reporting(desk: Desk, report: JobReports) -> None:
-    assert desk.control.report_address is not None
-    address = desk.control.report_address.url.removeprefix("unix:")
+def test_idle_connections_of_one_job_keep_no_other_from_reporting(site: ChannelSite, report: JobReports) -> None:
+    assert site.control.report_address is not None
+    address = site.control.report_address.url.removeprefix("unix:")
     with orphan_reaper.set_tag(orphan_reaper.job_tag(orphan_reaper.worker_tag("X=idle"), 1)):
         idle = subprocess.Popen(
             [sys.executable, "-c", IDLE, address, "150"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -386,25 +396,25 @@ def test_idle_connections_of_one_job_keep_no_other_from_reporting(desk: Desk, re
         assert idle.stdout is not None
         assert idle.stdout.readline() == "held\n"
         began = monotonic()
-        assert desk.say("progress", text="x") == {"ok": True}
+        assert site.say("progress", text="x") == {"ok": True}
         assert monotonic() - began < report_socket.FIRST_LINE
         assert idle.stdin is not None
         idle.stdin.close()
 
 
 def test_who_says_nothing_is_left_soon_and_many_reports_of_one_job_are_all_taken(
-    desk: Desk, report: JobReports
+    site: ChannelSite, report: JobReports
 ) -> None:
-    assert desk.control.report_address is not None
+    assert site.control.report_address is not None
     with socket.socket(socket.AF_UNIX) as silent:
         silent.settimeout(20)
-        silent.connect(desk.control.report_address.url.removeprefix("unix:"))
+        silent.connect(site.control.report_address.url.removeprefix("unix:"))
         began = monotonic()
         assert silent.recv(1) == b""
         assert monotonic() - began < report_socket.FIRST_LINE + 5
 
     answers: list[Any] = []
-    threads = [threading.Thread(target=lambda: answers.append(desk.say("progress", text="x"))) for _ in range(30)]
+    threads = [threading.Thread(target=lambda: answers.append(site.say("progress", text="x"))) for _ in range(30)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -413,8 +423,10 @@ def test_who_says_nothing_is_left_soon_and_many_reports_of_one_job_are_all_taken
 
 
 @pytest.mark.parametrize("do", [["progress"], {"progress": 1}, None, 5, "x" * 100_000])
-def test_what_is_no_verb_is_refused_in_a_sentence_and_is_no_bug(desk: Desk, report: JobReports, do: object) -> None:
-    answer = desk.say(do)
+def test_what_is_no_verb_is_refused_in_a_sentence_and_is_no_bug(
+    site: ChannelSite, report: JobReports, do: object
+) -> None:
+    answer = site.say(do)
 
     assert answer["error"].startswith("A job cannot report ")
     assert len(answer["error"]) < 200
@@ -423,11 +435,11 @@ def test_what_is_no_verb_is_refused_in_a_sentence_and_is_no_bug(desk: Desk, repo
 @pytest.mark.parametrize("name", ["text", "percent", "else"])
 @pytest.mark.parametrize("levels", [101, 400, 900])
 def test_a_report_that_nests_deeply_is_refused_also_where_secrets_are_looked_for(
-    desk: Desk, report: JobReports, name: str, levels: int
+    site: ChannelSite, report: JobReports, name: str, levels: int
 ) -> None:
-    desk.control.secrets = Secrets(environ={"MY_TOKEN": "sk-0123456789"}, named=["MY_TOKEN"])
+    site.control.secrets = Secrets(environ={"MY_TOKEN": "sk-0123456789"}, named=["MY_TOKEN"])
 
-    answer = desk.say("progress", **{"text": "x", name: json.loads("[" * levels + "]" * levels)})
+    answer = site.say("progress", **{"text": "x", name: json.loads("[" * levels + "]" * levels)})
 
     assert "nests deeper than 100 levels" in answer["error"]
-    assert desk.say("progress", text="still here") == {"ok": True}
+    assert site.say("progress", text="still here") == {"ok": True}

@@ -1,4 +1,4 @@
-"""What a worker asks before a task that a job reported begins."""
+"""Test what a worker checks before a task that a job reported begins."""
 
 from __future__ import annotations
 

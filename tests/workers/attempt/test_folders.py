@@ -1,4 +1,4 @@
-"""Attempts' folders and sockets go with their worker, also a killed one; their tokens have the store's key."""
+"""Test that attempts' folders and sockets go with their worker, also a killed one; tokens have the store's key."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ with folders.make(claim_of({"shell": "true"})) as folder:
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """A folder whose path is shorter than those that pytest makes."""
+    """Provide a folder whose path is shorter than those that pytest makes."""
     with tempfile.TemporaryDirectory(prefix="x", dir="/tmp") as folder:
         yield Path(folder)
 
@@ -97,8 +97,8 @@ def test_the_token_of_an_attempt_is_accepted_by_the_store(world: World) -> None:
     token = TokenIssuer(world.store).issue(world.claims["a"])
 
     with world.store.read() as tx:
-        found = check_token(tx, token, workspace_id=world.workspace, scope=Scope.DISCOVER)
-    assert (found.task_id, found.attempt, found.agent) == (world.ids["a"], 1, "bob")
+        checked = check_token(tx, token, workspace_id=world.workspace, scope=Scope.DISCOVER)
+    assert (checked.task_id, checked.attempt, checked.agent) == (world.ids["a"], 1, "bob")
 
 
 def test_attempts_that_start_after_the_key_was_replaced_have_tokens_with_the_new_one(
@@ -133,10 +133,10 @@ def test_while_the_database_is_away_the_last_known_key_signs_or_a_token_counts_n
         raise DatabaseUnavailable("The database is away")
 
     monkeypatch.setattr(agent_channel, "_FRESH", 0.0)
-    known, unknown = TokenIssuer(world.store), TokenIssuer(world.store)
-    token = known.issue(world.claims["a"])
+    issuer, unknown = TokenIssuer(world.store), TokenIssuer(world.store)
+    token = issuer.issue(world.claims["a"])
     monkeypatch.setattr(workers, "find_broker_key", away)
     monkeypatch.setattr(secrets, "token_hex", lambda _: "random")
 
-    assert known.issue(world.claims["a"]) == token
+    assert issuer.issue(world.claims["a"]) == token
     assert unknown.issue(world.claims["a"]) == "random"

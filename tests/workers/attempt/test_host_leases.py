@@ -1,4 +1,4 @@
-"""Copies of databases for attempts: real ones, dropped with the attempt, and after the death of its worker."""
+"""Test copies of databases for attempts: real ones, dropped with the attempt or after the death of its worker."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def world(store: Store) -> World:
 
 @pytest.fixture
 def origin(blank_postgres_url: str) -> str:
-    """The URL of a person's database with one row."""
+    """Provide the URL of a user's database with one row."""
     url = blank_postgres_url.replace("postgresql+psycopg://", "postgresql://")
     with closing(connect(url)) as server:
         server.execute("CREATE TABLE t AS SELECT 1 AS x")
@@ -49,9 +49,9 @@ def claim(world: World) -> Claim:
 
 @pytest.fixture
 def lender(world: World, claim: Claim, tmp_path: Path) -> Iterator[PortAndDatabaseLeases]:
-    made = PortAndDatabaseLeases(world.store, claim, ports=range(28_500, 28_510), scratch=tmp_path)
-    yield made
-    made.release()
+    created = PortAndDatabaseLeases(world.store, claim, ports=range(28_500, 28_510), scratch=tmp_path)
+    yield created
+    created.release()
     drop_ended_leases(world.store)
 
 
@@ -98,7 +98,7 @@ class TestPostgres:
         world.expire("a")
         world.tick()
         monkeypatch.delenv("SHOP_URL")
-        assert drop_ended_leases(world.store) == 0  # nobody knows where its server is
+        assert drop_ended_leases(world.store) == 0  # the address of its server is unknown
         monkeypatch.setenv("SHOP_URL", origin)
 
         assert drop_ended_leases(world.store) == 1
@@ -179,8 +179,8 @@ class TestSqlite:
         (tmp_path / "named").symlink_to(tmp_path / "real")
         (tmp_path / "outside").mkdir()
         for name in ("outside/x.db", "real/own.db"):
-            with closing(sqlite3.connect(tmp_path / name)) as made:
-                made.execute("CREATE TABLE t AS SELECT 1 AS x")
+            with closing(sqlite3.connect(tmp_path / name)) as created:
+                created.execute("CREATE TABLE t AS SELECT 1 AS x")
         (tmp_path / "real" / "dev.db").symlink_to(tmp_path / "outside" / "x.db")
         (tmp_path / "real" / "deep").symlink_to(tmp_path / "outside")
         folder = str(tmp_path / "named")

@@ -1,4 +1,4 @@
-"""Secrets are hidden at one door: whatever a job says, in whatever form and by whatever way, is stored without them."""
+"""Test that secrets are masked in one place: no output of a job is stored with them, whatever its form or its path."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SECRET = st.lists(ONE_LINE, min_size=1, max_size=3).map("\n".join)
 
 
 class Store:
-    """Everything that would be stored of one attempt."""
+    """Collects everything that would be stored of one attempt."""
 
     def __init__(self, folder: Path) -> None:
         self.all: list[Any] = []
@@ -120,13 +120,13 @@ def cut(said: str) -> Iterator[bytes]:
 @settings(deadline=None, max_examples=12)
 @given(secret=SECRET)
 def test_no_way_in_stores_a_secret_in_any_form(tmp_path_factory: Any, form: str, secret: str) -> None:
-    said = FORMS[form](secret)
+    output = FORMS[form](secret)
     secrets = Secrets(named=["DEPLOY"], environ={"DEPLOY": secret})
     for way in WAYS:
-        stored, without = (_stored(tmp_path_factory.getbasetemp(), way, what, secrets) for what in (said, ""))
+        stored, without = (_stored(tmp_path_factory.getbasetemp(), way, what, secrets) for what in (output, ""))
 
         assert "see <<" in stored, way
-        for line in [said, *said.splitlines(), *secret.splitlines()]:
+        for line in [output, *output.splitlines(), *secret.splitlines()]:
             assert line.strip() not in stored or line.strip() in without, way
 
 

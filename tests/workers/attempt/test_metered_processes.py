@@ -1,4 +1,4 @@
-"""Every process of an attempt is counted while it runs, and ended at a cap: job, gates, setup, git and tools."""
+"""Test that each process of an attempt is metered while it runs and ended at a cap: job, gates, setup, git, tools."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CAP = 2
 
 
 class Till:
-    """What an attempt spends, and the budget that ends it."""
+    """Records what an attempt spends, and enforces the budget that ends it."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -36,10 +36,10 @@ class Till:
 
     @property
     def dollars(self) -> Decimal:
-        found = Decimal(0)
+        result = Decimal(0)
         for one in self.used:
-            found = plus(found, one.cost_usd or Decimal(0))
-        return found
+            result = plus(result, one.cost_usd or Decimal(0))
+        return result
 
     def run(self, key: str, work: dict[str, object] | str, **changes: object) -> AttemptEnd:
         with self.control:
@@ -48,9 +48,9 @@ class Till:
 
 @pytest.fixture
 def runners() -> Iterator[Runners]:
-    made = Runners()
-    yield made
-    made.close()
+    created = Runners()
+    yield created
+    created.close()
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def checkout(tmp_path: Path) -> Checkout:
 
 @pytest.fixture
 def site(runners: Runners, checkout: Checkout, tmp_path: Path) -> Iterator[Site]:
-    made = Site(runners, checkout, tmp_path / "site")
-    yield made
-    assert made.left_behind() == []
+    created = Site(runners, checkout, tmp_path / "site")
+    yield created
+    assert created.left_behind() == []
 
 
 @pytest.fixture
@@ -142,11 +142,11 @@ def test_a_tool_of_a_chat_is_stopped_and_counted(till: Till) -> None:
 
 
 def test_a_chat_makes_no_call_before_what_its_tool_spent_is_settled(till: Till) -> None:
-    asked: list[Decimal] = []
+    requests: list[Decimal] = []
     control = Control(
         scratch=till.site.folder / "scratch",
         on_usage=lambda used: setattr(till, "used", used),
-        is_settled=lambda: (asked.append(till.dollars), True)[1],
+        is_settled=lambda: (requests.append(till.dollars), True)[1],
     )
     with running_model_server([ToolUse("sh", {"command": DOLLAR}), "fine"]) as server, control:
         work = {"chat": "openai:m-1", "prompt": "Go", "url": f"{server.url}/v1", "tools": [SERVER]}
@@ -154,4 +154,4 @@ def test_a_chat_makes_no_call_before_what_its_tool_spent_is_settled(till: Till) 
         result = till.site.runners.by_kind[claim.job_kind].run(claim, control)
 
     assert result.outcome is Outcome.COMPLETED
-    assert asked[-1] == 1
+    assert requests[-1] == 1

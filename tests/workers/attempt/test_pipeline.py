@@ -1,4 +1,4 @@
-"""Steps run from the outermost to the innermost, those alone that apply, and a bug of one costs its attempt only."""
+"""Test that steps run from the outermost in, that only those which apply run, and that a bug fails one attempt only."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(tmp_path: Path, *steps: AttemptStep, claim: Claim | None = None) -> Atte
 
 
 def appending(name: str) -> AttemptStep:
-    """A step that adds its name to the folder before the job, and to the output after it."""
+    """Return a step that appends its name to the folder before the job, and to the output after it."""
 
     def step(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
         claim = replace(attempt.claim, workdir=f"{attempt.claim.workdir}{name}")
@@ -111,9 +111,9 @@ def test_only_steps_that_listen_hear_of_a_stored_end() -> None:
 def steps(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[list[ConditionalStep]]:
     with context_of(worker_settings(sqlite_url, redis_url, tmp_path)) as context:
         runners = Runners()
-        made = make_steps(context, runners)
-        yield made
-        Pipeline(made, lambda claim: runners.by_kind[claim.job_kind]).close()
+        created = make_steps(context, runners)
+        yield created
+        Pipeline(created, lambda claim: runners.by_kind[claim.job_kind]).close()
         runners.close()
 
 
@@ -150,7 +150,7 @@ def test_the_end_of_a_job_of_an_unknown_kind_is_handled(steps: list[ConditionalS
 @pytest.mark.parametrize("ended", [{"outcome": Outcome.FAILED}, {"outcome": Outcome.DEFERRED, "question": "Which?"}])
 def test_a_variant_that_is_not_done_does_not_win(tmp_path: Path, ended: dict[str, Any]) -> None:
     class NoStore:
-        """A context that fails whoever asks it."""
+        """A context that raises when its store is used."""
 
     def unfinished(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
         return replace(DONE, **ended)

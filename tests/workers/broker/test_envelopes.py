@@ -1,4 +1,4 @@
-"""What a control command must look like before Celery sees it, and keys that others have put in its way."""
+"""Test the validation of control commands before Celery reads them, and keys that other programs put in their place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PING = {"method": "ping", "arguments": {}, "destination": None, "pattern": None,
 
 
 def sent(body: Any) -> bytes:
-    """A control command as Celery writes it."""
+    """Return a control command as Celery writes it."""
     return json.dumps(
         {
             "body": base64.b64encode(json.dumps(body).encode()).decode(),
@@ -74,7 +74,7 @@ def test_a_control_command_may_have_more(body: Any) -> None:
 
 @pytest.fixture
 def channel(redis_url: str, sqlite_url: str, tmp_path: Any) -> Iterator[Any]:
-    """A channel of ours that consumes an expiring queue, as a worker's channel for control commands does."""
+    """Provide our channel class consuming an expiring queue, as a worker's channel for control commands does."""
     from kombu import Consumer, Exchange, Queue
 
     settings = load_settings(
@@ -83,10 +83,10 @@ def channel(redis_url: str, sqlite_url: str, tmp_path: Any) -> Iterator[Any]:
     with ExitStack() as open_:
         app = open_.enter_context(app_of(settings))
         connection = open_.enter_context(app.connection_for_read())
-        made = connection.default_channel
+        created = connection.default_channel
         queue = Queue("mine", Exchange(queues.CONTROL, type="fanout"), expires=10.0)
-        open_.enter_context(Consumer(made, [queue], callbacks=[print]))
-        yield made
+        open_.enter_context(Consumer(created, [queue], callbacks=[print]))
+        yield created
 
 
 @pytest.mark.parametrize("key", ["_kombu.binding.celery.pidbox", "_kombu.binding.deadlines"])
@@ -98,7 +98,7 @@ def test_a_key_in_the_way_of_bindings_is_deleted_and_costs_no_traceback_a_second
         client.set(f"coord:{channel.keyprefix_binding_deadlines if key.endswith('deadlines') else key}", "x")
         for _ in range(3):
             channel._binding_expiry_refreshed_at = channel._bindings_swept_at = float("-inf")
-            channel.maybe_refresh_binding_expiry()  # kombu writes a traceback for what this raises
+            channel.maybe_refresh_binding_expiry()  # kombu writes a traceback for the exception of this call
 
         assert client.type("coord:_kombu.binding.celery.pidbox") == b"set"
     assert refusals.count - before <= 1

@@ -1,4 +1,4 @@
-"""Doorbells of another version are understood as far as they can be; what makes no sense is refused in a few words."""
+"""Test that messages of another version are read as far as possible, and that invalid ones get a short error."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Ready tasks become messages: several go to Redis in one trip, and one by one when that trip fails."""
+"""Test how ready tasks become messages: several in one round trip to Redis, and one by one if that trip fails."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def publisher(store: Store, sqlite_url: str, redis_url: str, tmp_path: Path) -> 
 
 @pytest.fixture
 def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of the batches that were sent in one trip, in their order."""
+    """Collect the sizes of the batches that were sent in one round trip, in their order."""
     sizes: list[int] = []
     flush = PublishBatch.flush
 
@@ -59,7 +59,7 @@ def publish(publisher: Publisher, tasks: list[ReadyTask], *, together: int = 1) 
 
 
 def messages(server: RedisServer) -> list[Any]:
-    """What is in the queue, the oldest first: each message's headers and arguments."""
+    """Return the messages in the queue, the oldest first: the headers and arguments of each."""
     with server.client() as client:
         queue = [json.loads(raw) for raw in reversed(client.lrange(QUEUE, 0, -1))]
     return [(message["headers"], json.loads(b64decode(message["body"]))[0]) for message in queue]

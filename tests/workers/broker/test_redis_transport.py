@@ -1,4 +1,4 @@
-"""A connection to Redis that broke while messages were fetched does not take the worker with it."""
+"""Test that a connection to Redis which breaks while messages are fetched does not end the worker."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from workers.shutdown import Shutdown
 
 
 def fetched(kind: type[virtual.QoS]) -> virtual.QoS:
-    """What a channel knows whose connection is gone: one message was fetched, and nobody can be asked for a client."""
+    """Return a channel whose connection is gone: one message was fetched, and no client can be created."""
     gone = AttributeError("'NoneType' object has no attribute 'hostname'")
     channel = Mock(do_restore=True, connection=None)
     channel.put_back.side_effect = channel._restore.side_effect = channel._restore_at_beginning.side_effect = gone
-    made = kind(channel)
-    made._delivered["tag"] = Mock()
-    made._on_collect.cancel()  # or it would be tried again at the end of this process
-    return made
+    created = kind(channel)
+    created._delivered["tag"] = Mock()
+    created._on_collect.cancel()  # otherwise the end of this process would try it again
+    return created
 
 
 @pytest.fixture
 def dumped(monkeypatch: pytest.MonkeyPatch) -> Mock:
-    """What kombu writes into files."""
+    """Collect what kombu dumps into files."""
     dump = Mock()
     monkeypatch.setattr("kombu.transport.virtual.base.emergency_dump_state", dump)
     return dump
@@ -61,7 +61,7 @@ def test_a_message_whose_channel_was_closed_meanwhile_is_let_go(answer: Callable
 
 
 def test_the_mend_is_still_needed(dumped: Mock) -> None:
-    """When this fails, kombu has learnt it: take the mend away."""
+    """Detect a fixed kombu: when this fails, remove the workaround."""
     fetched(virtual.QoS).restore_unacked_once()
 
     assert dumped.called
@@ -69,7 +69,7 @@ def test_the_mend_is_still_needed(dumped: Mock) -> None:
 
 @contextmanager
 def consuming(server: RedisServer, found: list[Any]) -> Iterator[PollingChannel]:
-    """A channel that takes what is in the queue ``bells``, at most three at a time."""
+    """Provide a channel that consumes the queue ``bells``, with a prefetch of at most three messages."""
     install()
     with Connection(broker_url(server.url)) as connection:
         channel = connection.default_channel
@@ -85,16 +85,16 @@ def consuming(server: RedisServer, found: list[Any]) -> Iterator[PollingChannel]
 def test_what_was_fetched_and_not_begun_goes_back_in_its_order_and_nothing_is_noted_in_redis(
     redis_server: RedisServer,
 ) -> None:
-    found: list[Any] = []
-    with consuming(redis_server, found) as channel:
-        while len(found) < 3:
+    matches: list[Any] = []
+    with consuming(redis_server, matches) as channel:
+        while len(matches) < 3:
             channel.connection.client.drain_events(timeout=10)
 
         assert not channel.qos.can_consume()
         with redis_server.client() as client:
             assert not client.keys("*unacked*")
 
-        found[0].ack()
+        matches[0].ack()
         channel.qos.restore_unacked_once()
 
         with redis_server.client() as client:
@@ -115,14 +115,14 @@ def test_a_channel_keeps_its_client_until_its_connections_were_given_up(redis_se
 
 
 def turns_after(connections: int, url: str, transport: type[redis.Transport]) -> int:
-    """How many calls each turn of an event loop makes after so many connections were made and closed."""
+    """Count the calls of each turn of an event loop after this many connections were opened and closed."""
     loop = Hub()
     for _ in range(connections):
         client = Connection(broker_url(url))
-        made = transport(client=client)
-        connection = made.establish_connection()
-        made.register_with_event_loop(connection, loop)
-        made.close_connection(connection)
+        created = transport(client=client)
+        connection = created.establish_connection()
+        created.register_with_event_loop(connection, loop)
+        created.close_connection(connection)
     try:
         return len(loop.on_tick)
     finally:
@@ -134,7 +134,7 @@ def test_a_closed_connection_costs_no_turn_of_the_event_loop(redis_server: Redis
 
 
 def test_kombu_still_leaves_closed_connections_in_the_event_loop(redis_server: RedisServer) -> None:
-    """When this fails, kombu has learnt it: take the mend away."""
+    """Detect a fixed kombu: when this fails, remove the workaround."""
     assert turns_after(5, redis_server.url, redis.Transport) == 5
 
 
@@ -181,7 +181,7 @@ def test_celerys_loop_is_woken_when_the_worker_is_told_to_end(monkeypatch: pytes
     silent, _ = os.pipe()
     hub.add_reader(silent, Mock())
     hub.timer.call_after(60, Mock())
-    monkeypatch.setattr(hub, "fire_timers", lambda **_: 60)  # until then it would sleep
+    monkeypatch.setattr(hub, "fire_timers", lambda **_: 60)  # it would sleep until then
     slept = threading.Thread(target=lambda: next(hub.create_loop()), daemon=True)
     monkeypatch.setattr(Shutdown, "loop", hub)
     slept.start()

@@ -1,4 +1,4 @@
-"""When the ends of a bundle are written, although others wait to run."""
+"""Test when the ends of a batch are written while other threads wait to run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOUR = timedelta(hours=1)
 CLAIM = claim_of({"python": "x:y"})
 
 
-def bundle() -> Batch:
+def new_batch() -> Batch:
     return Batch([InFlightAttempt(CLAIM, 0.0)], sent=0.0)
 
 
@@ -24,7 +24,7 @@ def end() -> EndedAttempt:
 
 
 def test_large_results_are_not_kept_until_a_write_is_due() -> None:
-    some = bundle()
+    some = new_batch()
     some.add(end(), [], 3_900_000)
     assert not some.is_write_due(HOUR)
 
@@ -36,5 +36,5 @@ def test_large_results_are_not_kept_until_a_write_is_due() -> None:
 
 
 def test_ends_are_written_when_the_last_write_is_long_ago() -> None:
-    assert bundle().is_write_due(timedelta(0))
-    assert not bundle().is_write_due(HOUR)
+    assert new_batch().is_write_due(timedelta(0))
+    assert not new_batch().is_write_due(HOUR)

@@ -1,4 +1,4 @@
-"""The watch over bundles: a long job is noticed once, and costs nothing while it runs on."""
+"""Test the batch control: it notices a long job once, and costs nothing while that job runs on."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from workers.engine.batch import Batch, BatchWatch
 
 
 class Looks:
-    """What the watch asks: counts its looks at each bundle, and says which are relieved."""
+    """Counts the checks of each batch, and collects the batches whose waiting tasks were handed back."""
 
     def __init__(self) -> None:
         self.counts: dict[object, int] = {}
-        self.relieved: set[object] = set()
+        self.handed_back: set[object] = set()
         self.broken: set[object] = set()
 
-    def __call__(self, bundle: Batch) -> bool:
-        self.counts[bundle] = self.counts.get(bundle, 0) + 1
-        if bundle in self.broken:
-            self.broken.discard(bundle)
+    def __call__(self, batch: Batch) -> bool:
+        self.counts[batch] = self.counts.get(batch, 0) + 1
+        if batch in self.broken:
+            self.broken.discard(batch)
             raise RuntimeError("the database is away")
-        return bundle in self.relieved
+        return batch in self.handed_back
 
 
 @pytest.fixture
@@ -40,26 +40,26 @@ def watch(looks: Looks) -> Iterator[BatchWatch]:
     watch.stop()
 
 
-def some_bundle() -> Batch:
+def new_batch() -> Batch:
     return cast("Batch", object())
 
 
 def test_a_bundle_is_looked_at_again_until_it_is_relieved_and_then_no_more(looks: Looks, watch: BatchWatch) -> None:
-    short, long = some_bundle(), some_bundle()
-    looks.relieved.add(long)
+    short, long = new_batch(), new_batch()
+    looks.handed_back.add(long)
 
     watch.watch(short)
     watch.watch(long)
 
-    until(lambda: looks.counts.get(short, 0) >= 3, what="three looks at the one that is not relieved")
+    until(lambda: looks.counts.get(short, 0) >= 3, what="three looks at the one that is not handed_back")
     assert looks.counts[long] == 1
 
 
 def test_a_relief_that_failed_is_tried_again(looks: Looks, watch: BatchWatch) -> None:
-    bundle = some_bundle()
-    looks.broken.add(bundle)
-    looks.relieved.add(bundle)
+    batch = new_batch()
+    looks.broken.add(batch)
+    looks.handed_back.add(batch)
 
-    watch.watch(bundle)
+    watch.watch(batch)
 
-    until(lambda: looks.counts.get(bundle, 0) == 2, what="a second look")
+    until(lambda: looks.counts.get(batch, 0) == 2, what="a second look")

@@ -1,4 +1,4 @@
-"""What a thread may run together."""
+"""Test which tasks a thread may run in one batch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def execution(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Execu
         runners.close()
 
 
-def held(key: str, **fields: Any) -> InFlightAttempt:
+def in_flight_of(key: str, **fields: Any) -> InFlightAttempt:
     return InFlightAttempt(replace(claim_of(SHARED), key=key, **fields), time.monotonic())
 
 
@@ -54,7 +54,7 @@ def test_a_batch_ends_before_a_task_that_more_belongs_to_than_its_job(
     execution: Executor, work: Mapping[str, Any], options: Mapping[str, Any], together: str
 ) -> None:
     fields = {"c": {"work": work, "options": options}}
-    batch = [held(key, **{"work": SHARED, **fields.get(key, {})}) for key in "abcd"]
+    batch = [in_flight_of(key, **{"work": SHARED, **fields.get(key, {})}) for key in "abcd"]
 
     claims, refusal = execution._render(batch)
 
@@ -71,7 +71,7 @@ def test_a_bug_in_rendering_fails_the_attempt_that_meets_it_and_no_other(
         return claim
 
     monkeypatch.setattr(prompts, "render_job", render)
-    a, b = held("a", work={"python": "x:y"}), held("b", work={"python": "x:z"})
+    a, b = in_flight_of("a", work={"python": "x:y"}), in_flight_of("b", work={"python": "x:z"})
 
     assert [claim.key for claim in execution._render([a, b])[0]] == ["a"]
     claims, result = execution._render([b])
@@ -82,7 +82,9 @@ def test_a_bug_in_rendering_fails_the_attempt_that_meets_it_and_no_other(
 
 
 def test_a_batch_ends_before_a_task_that_is_suspected_to_end_its_worker(execution: Executor) -> None:
-    claims, _ = execution._render([held("a"), held("b"), held("c", losses=1), held("d")])
+    claims, _ = execution._render(
+        [in_flight_of("a"), in_flight_of("b"), in_flight_of("c", losses=1), in_flight_of("d")]
+    )
 
     assert [claim.key for claim in claims] == ["a", "b"]
 
@@ -95,14 +97,14 @@ def test_what_a_job_returned_counts_for_nothing_when_its_lease_lapsed(
     age: float,
     counts: bool,  # noqa: FBT001
 ) -> None:
-    entry = held("a")
+    entry = in_flight_of("a")
     entry.renewed_at -= age
-    bundle = Batch([entry], sent=0.0)
-    bundle.take(1)
+    batch = Batch([entry], sent=0.0)
+    batch.take(1)
 
     collect_result(
-        execution._context, bundle, entry, AttemptEnd(outcome, exit_code=0, error="whatever"), timedelta(seconds=1)
+        execution._context, batch, entry, AttemptEnd(outcome, exit_code=0, error="whatever"), timedelta(seconds=1)
     )
 
-    ((finish, _),) = bundle.take_finished()
+    ((finish, _),) = batch.take_finished()
     assert finish.end.outcome is (outcome if counts else Outcome.LOST)

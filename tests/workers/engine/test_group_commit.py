@@ -1,4 +1,4 @@
-"""Threads that write at the same time share one write; alone a thread pays nothing, and an error reaches its own."""
+"""Test that concurrent writes share a transaction, that one alone does not wait, and that errors reach their thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.engine.committer import GroupCommit
 
 
 class Book:
-    """Carries requests out: their doubles; *gate* holds the first group back until others have gathered."""
+    """Carries requests out by doubling them; *gate* blocks the first group until other requests have queued."""
 
     def __init__(self) -> None:
         self.groups: list[list[int]] = []

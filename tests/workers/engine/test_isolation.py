@@ -1,4 +1,4 @@
-"""A suspect's thread, while it waits for a process of its own."""
+"""Test the thread of a suspected task while it waits for a process of its own."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def test_one_that_is_stopped_while_it_waits_for_a_place_starts_no_process(
 ) -> None:
     started: list[object] = []
     monkeypatch.setattr(module, "_Helper", lambda launcher: started.append(launcher) or pytest.fail("it started one"))
-    (held,) = context.in_flight.add([claim_of({"shell": "true"}, losses=1)], sent=0.0)
-    context.in_flight.stop((held.claim.task_id, held.claim.attempt), reason)
+    (entries,) = context.in_flight.add([claim_of({"shell": "true"}, losses=1)], sent=0.0)
+    context.in_flight.stop((entries.claim.task_id, entries.claim.attempt), reason)
     isolation = Isolation(context)
 
-    result = isolation.run(held)
+    result = isolation.run(entries)
 
     isolation.close()
     assert result is not None

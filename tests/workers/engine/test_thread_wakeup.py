@@ -1,4 +1,4 @@
-"""What a thread that runs batches keeps open, and for how long."""
+"""Test what a thread that runs batches keeps open, and for how long."""
 
 from __future__ import annotations
 

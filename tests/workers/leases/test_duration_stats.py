@@ -1,4 +1,4 @@
-"""How many tasks of a kind may share a message: grows while they are short, falls back at the first long one."""
+"""Test how many tasks of a kind may share a message: more while they are short, one again after the first long one."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""The fence: a worker that cannot renew a lease ends the job itself, clearly before anybody else may claim the task."""
+"""Test the fence: a worker that cannot renew a lease ends the job itself, well before another may claim the task."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE = timedelta(seconds=20)
 
 
 class Hanging(Store):
-    """A store that answers nothing until it is let go: an outage in which connections stay open."""
+    """A store whose calls block until they are released, as in an outage in which connections stay open."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
@@ -36,11 +36,11 @@ class Hanging(Store):
         self.entered.set()
         self.let_go.wait()
         raise ConnectionError
-        yield  # a generator, as the real one
+        yield  # a generator, as in the real store
 
 
 class Watched(InFlightAttempts):
-    """The attempts of a worker, and how often the fence has looked: ``looked`` is set after *looks* times."""
+    """The attempts of a worker, and the number of the fence's checks: ``looked`` is set after *looks* of them."""
 
     def __init__(self, looks: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Watched(InFlightAttempts):
 
 @contextmanager
 def cut_off(attempts: InFlightAttempts) -> Iterator[Hanging]:
-    """Both threads of a worker whose store hangs, until the end of the block."""
+    """Run both threads of a worker whose store hangs, until the end of the block."""
     store = Hanging()
     heartbeat = Heartbeat(store, attempts, {"id": "worker"}, terms=TERMS)
     heartbeat.start()
@@ -94,7 +94,7 @@ def test_a_job_is_ended_before_its_lease_runs_out_while_the_renewing_thread_hang
 def test_a_job_goes_on_until_five_sixths_of_its_lease_are_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float, reason: StopReason | None
 ) -> None:
-    """The process's clock stands still here, so however long the test takes, the lease has this age."""
+    """Check at a fixed age of the lease: the process's clock stands still here, however long the test takes."""
     attempts = Watched(3)
     _, control = run(attempts, tmp_path, sent=1000.0)
     monkeypatch.setattr(module, "monotonic", lambda: 1000.0 + age)

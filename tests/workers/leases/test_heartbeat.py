@@ -1,4 +1,4 @@
-"""The heartbeat: it renews every lease, stops what was canceled or taken away, and goes on whatever one round meets."""
+"""Test the heartbeat: it renews each lease, stops canceled and lost attempts, and continues after an error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from workers.runners.base import Control, ProcessRecord, StopReason
 pytestmark = pytest.mark.hot_sql
 
 TERMS = LeaseTerms()
-PATIENCE = 8.0  # seconds, less than a period of TERMS: what comes within it does not wait for the next regular beat
+PATIENCE = 8.0  # seconds, less than a period of TERMS: what happens within them was not left to the next regular beat
 ROW = ("id", "name", "host", "boot_id", "pid", "slots", "version")
 
 
@@ -66,7 +66,7 @@ class Bench:
         return Heartbeat(store, self.attempts, {name: row[name] for name in ROW}, terms=terms)
 
     def run(self, *keys: str, sent: float | None = None) -> None:
-        """Claim these tasks, just now unless *sent* says when, and let each have a job that can be asked to stop."""
+        """Claim these tasks (at *sent*, otherwise now), and give each a job that can be asked to stop."""
         assert self.world.claim(*keys) == list(keys)
         for key in keys:
             (entry,) = self.attempts.add([self.world.claims[key]], sent=monotonic() if sent is None else sent)
@@ -78,7 +78,7 @@ class Bench:
         return self.controls[key].stop_reason
 
     def lease(self, key: str) -> timedelta:
-        """How long the lease of the task's latest attempt still lasts by the database's clock."""
+        """Return how long the lease of the task's latest attempt is still valid by the database's clock."""
         with self.world.store.read() as tx:
             now = fleet.database_time(tx)
         until = self.world.attempts(key)[-1].lease_until
@@ -142,7 +142,7 @@ class TestRenewal:
     def test_a_lease_is_believed_from_when_its_renewal_was_sent(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The database may have written it at any moment since then."""
+        """Count from the sending: the database may have written the renewal at any moment since then."""
         now = 1000.0
         monkeypatch.setattr(module, "monotonic", lambda: now)
         bench.world.submit("a")
@@ -209,7 +209,7 @@ class TestAnAttemptThatIsNotOursAnyMore:
         assert bench.lease("a") <= timedelta(seconds=3)
 
     def test_one_above_which_an_operator_has_set_the_state_is_stopped_as_lost(self, bench: Bench) -> None:
-        """Its row is still open, so that nothing starts beside it; but the task has another attempt by now."""
+        """Stop an attempt whose row is still open, so that nothing starts beside it, though a newer one exists."""
         bench.world.submit("a")
         bench.run("a")
         before = bench.entries["a"].renewed_at
@@ -253,7 +253,7 @@ class TestAnAttemptThatIsNotOursAnyMore:
         assert bench.lease("a") > timedelta(seconds=20)
 
     def test_one_that_was_canceled_and_retried_since_is_stopped_too(self, bench: Bench) -> None:
-        """The next attempt waits until this one is over."""
+        """Stop the canceled attempt; the next one waits until it has ended."""
         bench.world.submit("a")
         bench.run("a")
         bench.world.cancel("a")
@@ -463,7 +463,7 @@ class TestNotes:
 
 
 class TestTheLoop:
-    """In its own thread, as in a worker; its pause is made short, its period is not."""
+    """Test the loop in its own thread, as in a worker; its pause is made short, its period is not."""
 
     @pytest.fixture(autouse=True)
     def _short_pauses(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,7 +494,7 @@ class TestTheLoop:
     def test_rounds_are_as_far_apart_as_they_are_to_be_whatever_one_of_them_takes(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The next beat is due in the next round, not in the one after it: a short lease has no time for that."""
+        """Keep the period between rounds: a beat that is due in the next round cannot wait for the one after it."""
         now, begun = [100.0], []
         monkeypatch.setattr(module, "_NOTES_EVERY", 0.5)
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
@@ -565,7 +565,7 @@ class TestTheLoop:
 
 
 class Rounds(InFlightAttempts):
-    """Attempts of nobody, and how often the loop has come round: ``over`` is set after *many* times."""
+    """Stands in for the attempts and counts rounds of the loop: ``over`` is set after *many* of them."""
 
     def __init__(self, many: int) -> None:
         super().__init__()

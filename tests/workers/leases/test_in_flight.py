@@ -1,4 +1,4 @@
-"""What a worker process knows of its attempts: which leases to renew, which ran out, and who must stop."""
+"""Test the in-flight attempts of a worker process: which leases to renew, which ran out, and which jobs must stop."""
 
 from __future__ import annotations
 
@@ -194,12 +194,12 @@ class TestReports:
         attempts.note(entry, EventType.STARTED, {"pid": 7}, at=5.0)
         attempts.finish_write(attempts.collect_unwritten())
 
-        found = attempts.collect_unwritten()
+        unwritten = attempts.collect_unwritten()
         attempts.note(entry, EventType.PROGRESS, {})
-        attempts.mark_written(found)
-        attempts.finish_write(found)
+        attempts.mark_written(unwritten)
+        attempts.finish_write(unwritten)
 
-        ((owner, notes),) = [(data.attempt, data.notes) for data in found]
+        ((owner, notes),) = [(data.attempt, data.notes) for data in unwritten]
         assert owner is entry
         assert [(note.type, note.payload, note.at) for note in notes] == [(EventType.STARTED, {"pid": 7}, 5.0)]  # type: ignore[union-attr]
         assert [note.type for note in attempts.begin_end(entry)] == [EventType.PROGRESS]  # type: ignore[union-attr]
@@ -211,21 +211,21 @@ class TestReports:
         monkeypatch.setattr(module, "_WRITE_WAIT", 0.01)
         entry = add(attempts)
         attempts.note(entry, EventType.STARTED, {})
-        found = attempts.collect_unwritten()
+        unwritten = attempts.collect_unwritten()
 
         notes = attempts.begin_end(entry)
 
-        attempts.mark_written(found)
+        attempts.mark_written(unwritten)
         assert [note.type for note in notes] == [EventType.STARTED]  # type: ignore[union-attr]
 
     def test_an_end_waits_for_what_is_being_written_and_leaves_it_out(self, attempts: InFlightAttempts) -> None:
         entry = add(attempts)
         attempts.note(entry, EventType.STARTED, {})
-        found = attempts.collect_unwritten()
+        unwritten = attempts.collect_unwritten()
 
         def write() -> None:
-            attempts.mark_written(found)
-            attempts.finish_write(found)
+            attempts.mark_written(unwritten)
+            attempts.finish_write(unwritten)
 
         writer = threading.Timer(0.1, write)
         writer.start()
@@ -259,10 +259,10 @@ class TestReports:
         entry.process = PROCESS
         attempts.finish_write(attempts.collect_unwritten())
 
-        found = attempts.collect_unwritten()
-        attempts.mark_written(found)
+        unwritten = attempts.collect_unwritten()
+        attempts.mark_written(unwritten)
 
-        assert [(data.attempt, data.process) for data in found] == [(entry, PROCESS)]
+        assert [(data.attempt, data.process) for data in unwritten] == [(entry, PROCESS)]
         assert not attempts.collect_unwritten()
 
     def test_progress_is_handed_out_once_for_each_move(self, attempts: InFlightAttempts) -> None:

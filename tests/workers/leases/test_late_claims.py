@@ -1,4 +1,4 @@
-"""A claim that a process hears of too late (a laptop's lid, a stopped machine) is ended as lost, and never started."""
+"""Test that a claim whose answer arrives too late (suspended laptop, stopped machine) ends as lost and never starts."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def parts(store_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def work_off(parts: WorkerParts, marker: Path, *, options: dict[str, object] | None = None) -> None:
-    """Let the worker execute one job that leaves *marker* behind."""
+    """Let the worker execute one job that creates *marker*."""
     fields = {"run": {"shell": f"touch {marker}"}, **(options or {})}
     parts.world.submit("a", tasks={"a": fields}, origin=parts.world.origin(path=str(marker.parent)))
     parts.executor.run_tasks(parts.world.workspace, [parts.world.ids["a"]])
 
 
 def claims_were_sent(monkeypatch: pytest.MonkeyPatch, ago: timedelta) -> None:
-    """As if the process had been stopped for that long between its claim and the answer."""
+    """Simulate that the process was stopped for that long between its claim and the answer."""
     monkeypatch.setattr("workers.engine.committer.monotonic", lambda: time.monotonic() - ago.total_seconds())
 
 
@@ -65,7 +65,7 @@ def test_a_claim_whose_lease_still_lasts_is_started(
 def test_a_task_that_must_not_be_repeated_waits_for_a_person_after_a_late_claim(
     parts: WorkerParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another worker may have claimed it meanwhile, and may have begun its job."""
+    """Let a person decide: another worker may have claimed the task meanwhile, and may have begun its job."""
     claims_were_sent(monkeypatch, parts.context.terms.fence_after + timedelta(seconds=1))
 
     work_off(parts, tmp_path / "ran", options={"repeatable": False})

@@ -1,4 +1,4 @@
-"""What a running job printed, until it is written: bounded, whole characters, nothing lost that is to be kept."""
+"""Test the buffer of a running job's output until it is written: bounded, whole characters, no loss of what is kept."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ LIMIT = 20 * CHUNK
 
 
 class Rows:
-    """Stands in for the table: a row a slot, what is newer replaces what is older."""
+    """Stands in for the table: one row for each slot, and a newer row replaces an older one."""
 
     def __init__(self) -> None:
         self.by_slot: dict[int, StoredChunk] = {}
 
     def write(self, chunks: list[StoredChunk]) -> None:
         for chunk in chunks:
-            known = self.by_slot.get(chunk.slot)
-            if known is None or (chunk.position, chunk.size) > (known.position, known.size):
+            previous = self.by_slot.get(chunk.slot)
+            if previous is None or (chunk.position, chunk.size) > (previous.position, previous.size):
                 self.by_slot[chunk.slot] = chunk
 
     def text(self) -> str:
@@ -29,10 +29,10 @@ class Rows:
 
 
 def written(live: OutputBuffer, rows: Rows) -> list[StoredChunk]:
-    found = live.due(LATER)
-    rows.write(found)
-    live.mark_written(found)
-    return found
+    due_rows = live.due(LATER)
+    rows.write(due_rows)
+    live.mark_written(due_rows)
+    return due_rows
 
 
 def test_a_short_job_has_nothing_to_write() -> None:
@@ -125,7 +125,7 @@ def test_characters_cut_anywhere_and_streams_mixed_come_out_whole() -> None:
     rows.write(live.drain())
 
     ordered = sorted(rows.by_slot.values(), key=lambda chunk: chunk.position)
-    assert "".join(said for chunk in ordered for stream, said in chunk.pieces if stream == "out") == text
+    assert "".join(output for chunk in ordered for stream, output in chunk.pieces if stream == "out") == text
 
 
 def test_what_is_no_text_becomes_text_and_ends_with_the_job() -> None:
@@ -141,7 +141,7 @@ def test_what_is_no_text_becomes_text_and_ends_with_the_job() -> None:
 def test_what_could_not_be_written_is_written_later() -> None:
     live, rows = OutputBuffer(LIMIT, began=0), Rows()
     live.feed("out", b"x" * (3 * CHUNK))
-    live.due(LATER)  # the database is away
+    live.due(LATER)  # the database is unreachable
     live.feed("out", b"y" * 10)
 
     written(live, rows)
@@ -155,9 +155,9 @@ def test_an_outage_costs_bounded_memory() -> None:
 
     for _ in range(500):
         live.feed("out", b"x" * CHUNK)
-        found = live.due(LATER)
+        due_rows = live.due(LATER)
 
-    assert len(found) <= LIMIT // CHUNK
+    assert len(due_rows) <= LIMIT // CHUNK
 
 
 def test_a_small_limit_keeps_a_beginning_and_an_end() -> None:

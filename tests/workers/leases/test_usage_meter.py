@@ -1,4 +1,4 @@
-"""What a running job spends is written once, whoever is faster: the heartbeat or the job's end."""
+"""Test that a running job's usage is written once, whether the heartbeat or the job's end writes it first."""
 
 from __future__ import annotations
 
@@ -82,18 +82,20 @@ def test_whatever_is_written_when_it_adds_up_to_what_the_job_says_at_its_end(
     claim = claim_of({"shell": "true"})
 
     def record(one: Usage) -> CostRecord:
-        made = build_cost_record(claim, one, utc_now())
-        return made if one.id else build_cost_record(claim, Usage(**{**_fields(one), "id": f"r{next(ids)}"}), utc_now())
+        created = build_cost_record(claim, one, utc_now())
+        return (
+            created if one.id else build_cost_record(claim, Usage(**{**_fields(one), "id": f"r{next(ids)}"}), utc_now())
+        )
 
     meter = UsageDeltas(lambda one: one, record)
     whole = 0
     for more, act in steps:
         whole += more
         if act != "nothing":
-            found = meter.next_records([used(whole)])
-            ledger |= {one.id: one for one in found}
+            result = meter.next_records([used(whole)])
+            ledger |= {one.id: one for one in result}
             if act == "wrote":
-                meter.confirm(found)
+                meter.confirm(result)
     ledger |= {one.id: one for one in meter.final_records([Usage("m", input_tokens=whole, cost_usd=told)])}
 
     assert sum(one.total_tokens for one in ledger.values()) == whole
@@ -111,18 +113,18 @@ def test_what_cannot_be_stored_of_one_job_keeps_no_other_waiting(store: Store) -
     world = World(store)
     world.submit("bad", "good")
     world.claim("bad", "good")
-    held = InFlightAttempts()
-    for one in held.add([world.claims["bad"], world.claims["good"]], sent=0.0):
+    in_flight = InFlightAttempts()
+    for one in in_flight.add([world.claims["bad"], world.claims["good"]], sent=0.0):
         one.usage_meter = UsageMeter(one.claim, NoPrices())  # type: ignore[arg-type]
         one.usage_meter.set_usage([used(2**70 if one.claim.key == "bad" else 10, "0.5")])
-    heartbeat = Heartbeat(store, held, {"id": world.worker}, terms=LeaseTerms())
+    heartbeat = Heartbeat(store, in_flight, {"id": world.worker}, terms=LeaseTerms())
 
     heartbeat.checkpoint(all_=True)
 
     assert [(str(row.task_id), row.total_tokens) for row in world.sql("SELECT task_id, total_tokens FROM costs")] == [
         (world.ids["good"], 10)
     ]
-    assert [claim.key for claim, _ in held.usage_meters(all_=True)] == ["bad"]
+    assert [claim.key for claim, _ in in_flight.usage_meters(all_=True)] == ["bad"]
 
 
 def test_each_line_that_a_job_has_reported_is_one_record_however_often_it_is_read(usage_meter: UsageMeter) -> None:
@@ -157,9 +159,9 @@ def test_a_line_that_was_written_over_is_another_call(usage_meter: UsageMeter) -
     [
         ({"shell": "true"}, True, "1.00", False),  # it may finish what it has begun
         ({"shell": "true"}, True, "1.01", True),
-        ({"shell": "true"}, False, "1.01", False),  # it must not begin anew
+        ({"shell": "true"}, False, "1.01", False),  # it must not start another call
         ({"python": "a.b:c"}, True, "1.01", True),
-        ({"chat": "openai:m", "prompt": "go"}, True, "0.50", True),  # it goes on where it was
+        ({"chat": "openai:m", "prompt": "go"}, True, "0.50", True),  # it continues where it was
         ({"chat": "openai:m", "prompt": "go"}, False, "0.50", True),
     ],
 )
@@ -211,8 +213,8 @@ def test_of_several_amounts_of_a_call_the_largest_counts_and_all_are_said(
     assert sum(one.cost_usd or 0 for one in every) == Decimal("0.03")
     assert tokens(every) == 40
     shown = ["no price" if one is None else f"${one}" for one in amounts]
-    said = f"{shown[0]} for 10 tokens, {shown[1]} for 40 tokens"
-    assert usage_meter.warnings() == [f"the call x was reported with several amounts, and the largest counts: {said}"]
+    text = f"{shown[0]} for 10 tokens, {shown[1]} for 40 tokens"
+    assert usage_meter.warnings() == [f"the call x was reported with several amounts, and the largest counts: {text}"]
     assert every[-1].extra["reported_amounts"] == ["unknown" if one is None else one for one in amounts]
     assert len({one.id for one in every}) == len(every)
 
@@ -222,7 +224,7 @@ def test_a_job_that_breaks_off_takes_nothing_back(usage_meter: UsageMeter) -> No
     usage_meter.mark_written(usage_meter.due())
     usage_meter.set_usage([used(30, "3"), line(1, "0.5"), line(2, "0.25")])
 
-    rest, written = usage_meter.final_costs(())  # its runner failed, and knows nothing
+    rest, written = usage_meter.final_costs(())  # its runner failed and reports no usage
 
     assert sum(one.cost_usd or 0 for one in (*written, *rest)) == Decimal("3.75")
     assert tokens([*written, *rest]) == 32

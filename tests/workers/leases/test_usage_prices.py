@@ -1,4 +1,4 @@
-"""What a worker knows of prices: read late, fresh, and never the reason that a job fails."""
+"""Test how a worker reads prices: only when needed, again after a change, and never with an error that fails a job."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def place(store: Store) -> dict[str, str]:
 
 
 def test_what_has_no_cost_gets_one_and_what_was_told_stays(store: Store, place: dict[str, str]) -> None:
-    told = Usage("gpt-5-mini", input_tokens=1, cost_usd=Decimal(0), extra={"x": 1})
-    given = CALL, told, Usage("nobody's", input_tokens=5)
+    record = Usage("gpt-5-mini", input_tokens=1, cost_usd=Decimal(0), extra={"x": 1})
+    values = CALL, record, Usage("nobody's", input_tokens=5)
 
     prices, claim = UsagePrices(store), claim_of({}, **place)
-    first, second, third = (prices.add_cost(claim, used) for used in given)
+    first, second, third = (prices.add_cost(claim, used) for used in values)
 
     assert (first.cost_usd, first.extra["priced_by"]) == (Decimal("0.25"), price_list.name())
     assert first.extra["prices"] == {"of": "openai/gpt-5-mini", "input": "0.25"}
-    assert (second, third) == given[1:]
+    assert (second, third) == values[1:]
 
 
 def test_what_was_called_by_bedrock_and_openrouter_has_their_price_and_by_azure_none(
@@ -58,7 +58,7 @@ def test_what_was_called_by_bedrock_and_openrouter_has_their_price_and_by_azure_
 
 
 def test_a_chat_s_calls_have_the_price_of_the_provider_that_was_asked(store: Store, place: dict[str, str]) -> None:
-    asked = [
+    providers = [
         ("vllm", "gpt-5-mini"),
         ("ollama", "deepseek-chat"),
         ("openrouter", "deepseek/deepseek-r1:free"),
@@ -66,7 +66,7 @@ def test_a_chat_s_calls_have_the_price_of_the_provider_that_was_asked(store: Sto
         ("deepseek", "deepseek-chat"),
         ("fireworks", "accounts/fireworks/models/glm-4p7"),
     ]
-    calls = [replace(CALL, model=model, extra={PROVIDER: provider}) for provider, model in asked]
+    calls = [replace(CALL, model=model, extra={PROVIDER: provider}) for provider, model in providers]
     prices = UsagePrices(store)
 
     first, second, free, *others = spent(prices, *calls, **place)

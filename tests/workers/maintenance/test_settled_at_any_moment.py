@@ -1,4 +1,4 @@
-"""Whatever an attempt reports, and whenever its worker dies: the ledger has each call once, with its dollars."""
+"""Test that the ledger has each call once, with its dollars, whatever an attempt reports and whenever a worker dies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MODELS = ("m", "claude-sonnet-4-5", "gpt-5-mini")
 
 
 class Job:
-    """An attempt that tells its worker of some calls and writes others down, as *chance* has it."""
+    """An attempt that reports some calls to its worker and writes others to a file, chosen by *chance*."""
 
     def __init__(self, dead: Dead, chance: Random) -> None:
         self.dead = dead
@@ -70,7 +70,7 @@ class Job:
         self.following.poll()
 
     def is_written(self) -> None:
-        """A heartbeat; of some nobody knows whether their commit happened, and it did."""
+        """Run a heartbeat; for some of them the worker does not learn that their commit succeeded."""
         if self.chance.random() < 0.7:
             self.dead.heartbeat(self.claim, self.usage_meter)
         else:
@@ -78,13 +78,13 @@ class Job:
             world.store.transact(partial(checkpoint_costs, workspace_id=world.workspace, records=due))
 
     def end(self) -> list[Usage]:
-        """What it says at its end, which may know dollars that it did not know before."""
+        """Return the usage at its end, which may include dollars that were unknown before."""
         knows = self.chance.random() < 0.7
-        told = [
+        record = [
             replace(one, cost_usd=Decimal(one.input_tokens) / 100) if knows or self.tells_dollars[one.model] else one
             for one in self.told.values()
         ]
-        return [*told, *usage_file.read_usage(str(self.path))[0]]
+        return [*record, *usage_file.read_usage(str(self.path))[0]]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -100,13 +100,13 @@ def test_each_call_is_in_the_ledger_once(store: Store, tmp_path: Path, moment: s
     job = Job(dead, Random(seed))  # noqa: S311 - a test
     for _ in range(12):
         job.chance.choice((job.tells, job.writes, job.is_written))()
-    said = [*job.told.values(), *usage_file.read_usage(str(job.path))[0]] if moment == MOMENTS[0] else job.end()
-    undisturbed = UsageMeter(job.claim, dead.prices).final_costs(said)[0]
+    messages = [*job.told.values(), *usage_file.read_usage(str(job.path))[0]] if moment == MOMENTS[0] else job.end()
+    undisturbed = UsageMeter(job.claim, dead.prices).final_costs(messages)[0]
 
     if moment != MOMENTS[0]:
-        costs, written = job.usage_meter.final_costs(said)
+        costs, written = job.usage_meter.final_costs(messages)
         if moment == MOMENTS[2]:
-            result = AttemptEnd(Outcome.COMPLETED, usage=tuple(said))
+            result = AttemptEnd(Outcome.COMPLETED, usage=tuple(messages))
             world.write(decide_end(job.claim, result, now=utc_now(), costs=costs, recorded_costs=written))
             counted(world)
     dead.is_rescued()

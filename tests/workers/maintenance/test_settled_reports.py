@@ -1,4 +1,4 @@
-"""What attempts of a dead worker had reported is recorded once, by whoever finds it, and nothing else is."""
+"""Test that what attempts of a dead worker had reported is recorded once, by any worker that finds it, and no more."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def line(dollars: str, **more: object) -> str:
 
 
 class Dead:
-    """A worker that was killed: its folder, and what its attempts had written there."""
+    """A worker that was killed: its folder, and the files of its attempts in it."""
 
     def __init__(self, world: World, scratch: Path) -> None:
         self.world = world
@@ -54,7 +54,7 @@ class Dead:
         return path
 
     def folder_of(self, claim: Claim) -> Path:
-        """The folder of an attempt, as it is left by a worker that was killed."""
+        """Create the folder of an attempt as a killed worker leaves it."""
         folder = self.folder / folder_name(claim.task_id, claim.attempt, 1)
         folder.mkdir(mode=0o700)
         return folder
@@ -86,7 +86,7 @@ def dead(store: Store, tmp_path: Path) -> Dead:
 def test_what_no_heartbeat_wrote_counts_before_its_attempt_ends_as_lost(dead: Dead) -> None:
     claim = dead.claim()
     dead.writes(claim, line("0.25"), line("0.50", id="x1"), own=True)
-    dead.writes(claim, line("1"))  # a gate's
+    dead.writes(claim, line("1"))  # reported by a gate
 
     dead.is_rescued()
 
@@ -122,7 +122,7 @@ def test_what_its_worker_was_told_counts_too(dead: Dead) -> None:
     dead.is_rescued()
 
     assert dead.ledger() in (
-        [(None, False), (Decimal("0.10"), False), (Decimal("0.15"), False)],  # as each store sorts what is unknown
+        [(None, False), (Decimal("0.10"), False), (Decimal("0.15"), False)],  # as each store sorts unknown values
         [(Decimal("0.10"), False), (Decimal("0.15"), False), (None, False)],
     )
     tokens = dead.world.sql("SELECT sum(input_tokens) AS tokens FROM costs")
@@ -136,7 +136,7 @@ def test_what_a_heartbeat_wrote_of_what_was_told_is_not_taken_back(dead: Dead) -
     dead.heartbeat(claim, usage_meter)
     dead.writes(claim, line("1"))
 
-    dead.is_rescued()  # nothing on disk says anything of the agent
+    dead.is_rescued()  # no file on disk describes the agent
 
     assert dead.total() == Decimal("1.10")
 
@@ -186,7 +186,7 @@ def test_no_link_is_followed_and_no_other_name_counts(dead: Dead, tmp_path: Path
     outside.write_text(line("7"))
     Path(Scratch(dead.folder, claim).costs).symlink_to(outside)
     own = dead.folder_of(claim)
-    (own / Scratch(own, other).costs).write_text(line("9"))  # as another's file is called, in a folder of its own
+    (own / Scratch(own, other).costs).write_text(line("9"))  # another attempt's file name, in a folder of its own
     Path(Scratch(own, claim).costs).symlink_to(theirs)
     (dead.folder / f"{claim.task_id}.1.costs.jsonl").write_text(line("11"))
     os.mkfifo(Scratch(dead.folder, claim).costs)
@@ -212,7 +212,7 @@ def test_what_cannot_be_stored_of_one_keeps_no_other_from_it(dead: Dead, monkeyp
 
 
 class TestKept:
-    """What was reported stays on disk until the end of its attempt is stored."""
+    """Test that a report stays on disk until the end of its attempt is stored."""
 
     @pytest.mark.parametrize("own", [True, False])
     def test_a_report_outlives_its_execution(self, dead: Dead, own: bool) -> None:  # noqa: FBT001 - a case
@@ -267,8 +267,8 @@ class TestKept:
 
 def test_what_is_told_comes_back_as_it_was(tmp_path: Path) -> None:
     one = Usage("m", 3, 2, 1, 9, Decimal("0.10"), "i", "s", None, {"cache_write_input_tokens": 1})
-    told: Mapping[str, object] = {"fence": ("00000000-0000-0000-0000-000000000000", 1)}
-    keeper = CostJournal(tmp_path, told["fence"])  # type: ignore[arg-type]
+    values: Mapping[str, object] = {"fence": ("00000000-0000-0000-0000-000000000000", 1)}
+    keeper = CostJournal(tmp_path, values["fence"])  # type: ignore[arg-type]
     keeper.write([one, replace(one, cost_usd=None, total_tokens=None)])
 
     (reports,) = usage_file.unsettled_in(tmp_path).values()

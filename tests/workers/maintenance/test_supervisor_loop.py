@@ -1,4 +1,4 @@
-"""What a worker's housekeeper does beside its jobs."""
+"""Test what a worker's supervisor loop does beside its jobs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def sqlite_context(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[
 
 @pytest.fixture
 def _no_collector() -> Iterator[None]:
-    """Nothing is collected because much was allocated."""
+    """Turn off collections that allocations trigger."""
     gc.disable()
     yield
     gc.enable()
@@ -72,10 +72,10 @@ class TestNudges:
     def test_what_was_enqueued_is_not_enqueued_again(self, context: Context, publisher: RecordingPublisher) -> None:
         world = World(context.store)
         world.submit("a")
-        housekeeper = SupervisorLoop(context)
+        loop = SupervisorLoop(context)
 
-        housekeeper.handle_wakeups([(world.workspace, world.project_id)])
-        housekeeper.handle_wakeups([(world.workspace, world.project_id)])
+        loop.handle_wakeups([(world.workspace, world.project_id)])
+        loop.handle_wakeups([(world.workspace, world.project_id)])
 
         assert publisher.keys == ["a"]
 
@@ -84,14 +84,14 @@ class TestNudges:
     ) -> None:
         world = World(context.store)
         world.submit("a")
-        housekeeper = SupervisorLoop(context)
+        loop = SupervisorLoop(context)
         publisher.refuses = True
-        housekeeper.handle_wakeups([(world.workspace, world.project_id)])
-        housekeeper.tick(world.workspace, world.project_id)
+        loop.handle_wakeups([(world.workspace, world.project_id)])
+        loop.tick(world.workspace, world.project_id)
         assert publisher.refused == ["a", "a"]
         publisher.refuses = False
 
-        housekeeper.tick(world.workspace, world.project_id)
+        loop.tick(world.workspace, world.project_id)
 
         assert publisher.keys == ["a"]
 
@@ -103,25 +103,25 @@ def test_cycles_go_by_time_and_not_only_when_much_was_allocated(
 ) -> None:
     monkeypatch.setattr(supervisor_loop, "_TIDY_EVERY", every)
     monkeypatch.setattr(supervisor_loop, "_POP_WAIT", 0.01)
-    housekeeper = SupervisorLoop(sqlite_context)
+    loop = SupervisorLoop(sqlite_context)
     gone = threading.Event()
     node = Node()
     weakref.finalize(node, gone.set)
     del node
 
-    housekeeper.start()
+    loop.start()
     was_collected = gone.wait(patience)
-    housekeeper.stop()
+    loop.stop()
 
     assert was_collected is collected
 
 
 def test_it_waits_for_the_thread_that_wakes_it(sqlite_context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     woken = threading.Event()
-    housekeeper = SupervisorLoop(sqlite_context)
-    monkeypatch.setattr(housekeeper, "_wake", lambda: time.sleep(0.5) or woken.set())
+    loop = SupervisorLoop(sqlite_context)
+    monkeypatch.setattr(loop, "_wake", lambda: time.sleep(0.5) or woken.set())
 
-    housekeeper.stop()
+    loop.stop()
 
     assert woken.is_set()
 
@@ -133,14 +133,14 @@ def test_it_ends_at_once_although_it_waits_for_a_nudge(
     monkeypatch.setattr(supervisor_loop, "_POP_WAIT", 60)
     context = sqlite_context
     context.terms = replace(context.terms, sweep=timedelta(minutes=10))
-    housekeeper = SupervisorLoop(context)
-    housekeeper.start()
+    loop = SupervisorLoop(context)
+    loop.start()
     if waits:
         client = context.wakeups.client
-        until(lambda: client.info("clients")["blocked_clients"] == 1, what="the housekeeper waits for a nudge")
+        until(lambda: client.info("clients")["blocked_clients"] == 1, what="the supervisor loop waits for a nudge")
     began = time.monotonic()
 
-    housekeeper.stop()
+    loop.stop()
 
     assert time.monotonic() - began < 30, "half of what it would wait"
     assert not THREADS & {thread.name for thread in threading.enumerate()}

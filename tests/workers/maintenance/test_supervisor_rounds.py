@@ -1,4 +1,4 @@
-"""The rounds of a worker's housekeeper: it answers wakeups, ticks what is due, hears cancels, survives errors."""
+"""Test the rounds of a worker's supervisor loop: it answers messages, ticks due projects, and survives errors."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def stopped_workers(world: World) -> set[str]:
 
 @contextmanager
 def keeping_house(parts: WorkerParts) -> Iterator[None]:
-    parts.housekeeper.start()
+    parts.supervisor_loop.start()
     try:
         yield
     finally:
-        parts.housekeeper.stop()
-        for thread in threading.enumerate():  # the one that wakes the others uses Redis, which is closed next
+        parts.supervisor_loop.stop()
+        for thread in threading.enumerate():  # the call that notifies the others uses Redis, which is closed next
             if thread.name == "coord-wake":
                 thread.join(WAIT.total_seconds())
 
@@ -86,7 +86,7 @@ class TestASweep:
         fresh = World(world.store, name="third", project="example.org/acme/farm")
         fresh.submit("c")
 
-        until(lambda: not parts.housekeeper.sweep(), within=WAIT, what="the end of what is due")
+        until(lambda: not parts.supervisor_loop.sweep(), within=WAIT, what="the end of what is due")
 
         assert parts.queued_messages() == 2
         unmarked = {str(row[0]) for row in world.sql("SELECT key FROM tasks WHERE enqueued_at IS NULL")}
@@ -98,7 +98,7 @@ class TestASweep:
         age_worker(world, late, 2.5 * ttl)
         age_worker(world, silent, 3.1 * ttl)
 
-        parts.housekeeper.sweep()
+        parts.supervisor_loop.sweep()
 
         assert stopped_workers(world) == {silent}
 
@@ -109,16 +109,16 @@ class TestASweep:
         world.submit("a")
         other.submit("b")
         age_supervisors(world)
-        healthy = parts.housekeeping.run_tick
+        healthy = parts.loop_module.run_tick
 
         def breaks_once(store: Any, begun: Any, **settings: Any) -> Any:
             if begun.project_id == world.project_id:
                 raise RuntimeError("a bug")
             return healthy(store, begun, **settings)
 
-        monkeypatch.setattr(parts.housekeeping, "run_tick", breaks_once)
+        monkeypatch.setattr(parts.loop_module, "run_tick", breaks_once)
 
-        until(lambda: not parts.housekeeper.sweep(), within=WAIT, what="the end of what is due")
+        until(lambda: not parts.supervisor_loop.sweep(), within=WAIT, what="the end of what is due")
 
         assert parts.queued_messages() == 1
         marked = {str(row[0]) for row in world.sql("SELECT key FROM tasks WHERE enqueued_at IS NOT NULL")}
@@ -134,15 +134,15 @@ class TestASweep:
         world.submit("b")
         age_supervisors(world)
         ticked: list[str] = []
-        healthy = parts.housekeeping.run_tick
+        healthy = parts.loop_module.run_tick
 
         def noted(store: Any, begun: Any, **settings: Any) -> Any:
             ticked.append(begun.project_id)
             return healthy(store, begun, **settings)
 
-        monkeypatch.setattr(parts.housekeeping, "run_tick", noted)
+        monkeypatch.setattr(parts.loop_module, "run_tick", noted)
 
-        until(lambda: not parts.housekeeper.sweep(), within=WAIT, what="the end of what is due")
+        until(lambda: not parts.supervisor_loop.sweep(), within=WAIT, what="the end of what is due")
 
         assert ticked == [world.project_id]
         alive = {str(row[0]) for row in world.sql("SELECT project_id FROM supervisors WHERE ended_at IS NULL")}
@@ -158,26 +158,26 @@ class TestASweep:
         def breaks(*_: object, **__: object) -> None:
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(parts.housekeeping, "tick_quiet", breaks)
+        monkeypatch.setattr(parts.loop_module, "tick_quiet", breaks)
 
-        until(lambda: not parts.housekeeper.sweep(), within=WAIT, what="the end of what is due")
+        until(lambda: not parts.supervisor_loop.sweep(), within=WAIT, what="the end of what is due")
 
         assert world.sql("SELECT 1 FROM supervisors WHERE ended_at IS NULL") == []
 
 
 class TestEnqueueingAgain:
-    """What was enqueued and not claimed: its message was lost, or is parked behind a long job."""
+    """Test tasks that were enqueued and not claimed: the message was lost, or is prefetched behind a long job."""
 
     @pytest.mark.parametrize(("age", "again"), [(0.0, 0), (12.0, 1)], ids=["young", "old"])
     def test_with_an_empty_queue_a_message_that_is_not_that_young_was_lost(
         self, parts: WorkerParts, world: World, monkeypatch: pytest.MonkeyPatch, age: float, again: int
     ) -> None:
-        monkeypatch.setattr(parts.housekeeping, "_LOST_MESSAGE", timedelta(seconds=10))  # two would be over soon here
+        monkeypatch.setattr(parts.loop_module, "_LOST_MESSAGE", timedelta(seconds=10))  # two would end too soon here
         world.submit("a")
         world.tick()
         age_marks(world, age)
 
-        parts.housekeeper.tick(world.workspace, world.project_id)
+        parts.supervisor_loop.tick(world.workspace, world.project_id)
 
         assert parts.queued_messages() == again
 
@@ -190,7 +190,7 @@ class TestEnqueueingAgain:
         age_marks(world, age)
         parts.context.wakeups.client.lpush("coord:jobs", "{}")
 
-        parts.housekeeper.tick(world.workspace, world.project_id)
+        parts.supervisor_loop.tick(world.workspace, world.project_id)
 
         assert parts.queued_messages() == 1 + again
 
@@ -205,11 +205,11 @@ class TestEnqueueingAgain:
         world.submit("a", "b")
         with monkeypatch.context() as broken:
             broken.setattr(parts.app, "send_task", refuse)
-            parts.housekeeper.tick(world.workspace, world.project_id)
+            parts.supervisor_loop.tick(world.workspace, world.project_id)
         assert parts.queued_messages() == 0
         assert world.sql("SELECT key FROM tasks WHERE enqueued_at IS NOT NULL") == []
 
-        parts.housekeeper.tick(world.workspace, world.project_id)
+        parts.supervisor_loop.tick(world.workspace, world.project_id)
 
         assert parts.queued_messages() == 2
 
@@ -221,10 +221,10 @@ class TestNudges:
         world.submit("a", "b")
 
         for _ in range(3):
-            parts.housekeeper.handle_wakeups([(world.workspace, world.project_id)])
+            parts.supervisor_loop.handle_wakeups([(world.workspace, world.project_id)])
 
         assert parts.queued_messages() == 2
-        assert [entry[1:] for entry in parts.housekeeper._later] == [(world.workspace, world.project_id)]
+        assert [entry[1:] for entry in parts.supervisor_loop._later] == [(world.workspace, world.project_id)]
 
     def test_nudges_that_come_together_are_answered_together(self, parts: WorkerParts, world: World) -> None:
         places = []
@@ -234,11 +234,11 @@ class TestNudges:
             places.append((other.workspace, other.project_id))
         parts.context.wakeups.wake_projects([*places, places[0]])
 
-        parts.housekeeper._next_sweep = time.monotonic() + 600
-        parts.housekeeper._once()
+        parts.supervisor_loop._next_sweep = time.monotonic() + 600
+        parts.supervisor_loop._once()
 
         assert parts.queued_messages() == 3
-        assert {entry[1:] for entry in parts.housekeeper._later} == set(places)
+        assert {entry[1:] for entry in parts.supervisor_loop._later} == set(places)
         assert parts.context.wakeups.client.llen("coord:wakeups") == 0
 
     def test_a_project_whose_nudge_cannot_be_answered_keeps_no_other_waiting(
@@ -247,25 +247,25 @@ class TestNudges:
         other = World(world.store, project="example.org/acme/mill")
         world.submit("a")
         other.submit("b")
-        healthy = parts.housekeeping.dispatch_window.fill_window
+        healthy = parts.loop_module.dispatch_window.fill_window
 
         def breaks_once(tx: Any, workspace_id: str, project_id: str, **settings: Any) -> Any:
             if project_id == world.project_id:
                 raise RuntimeError("a bug")
             return healthy(tx, workspace_id, project_id, **settings)
 
-        monkeypatch.setattr(parts.housekeeping.dispatch_window, "fill_window", breaks_once)
+        monkeypatch.setattr(parts.loop_module.dispatch_window, "fill_window", breaks_once)
 
-        parts.housekeeper.handle_wakeups([(world.workspace, world.project_id), (other.workspace, other.project_id)])
+        parts.supervisor_loop.handle_wakeups([(world.workspace, world.project_id), (other.workspace, other.project_id)])
 
         marked = {str(row[0]) for row in world.sql("SELECT key FROM tasks WHERE enqueued_at IS NOT NULL")}
         assert marked == {"b"}
         assert parts.queued_messages() == 1
-        assert len(parts.housekeeper._later) == 2
+        assert len(parts.supervisor_loop._later) == 2
 
     def test_a_nudge_through_redis_brings_a_message(self, parts: WorkerParts, world: World) -> None:
         with keeping_house(parts):
-            until(lambda: parts.housekeeper._next_sweep > 0, what="the first sweep")
+            until(lambda: parts.supervisor_loop._next_sweep > 0, what="the first sweep")
             world.submit("a")
             parts.context.wake_projects([(world.workspace, world.project_id)])
 
@@ -291,19 +291,19 @@ class TestNudges:
 
         with monkeypatch.context() as broken:
             broken.setattr(parts.context.store, "write", away)
-            parts.housekeeper.handle_wakeups([(world.workspace, world.project_id)])
+            parts.supervisor_loop.handle_wakeups([(world.workspace, world.project_id)])
 
         assert parts.queued_messages() == 0
-        assert len(parts.housekeeper._later) == 1
+        assert len(parts.supervisor_loop._later) == 1
 
     def test_a_back_off_is_looked_at_when_it_ends_and_not_before(self, parts: WorkerParts, world: World) -> None:
         world.submit("a", tasks={"a": {"max_attempts": 2}})
         now = time.monotonic()
 
-        parts.housekeeper.schedule_tick(world.workspace, world.project_id, after=timedelta(seconds=30))
-        parts.housekeeper.schedule_tick(world.workspace, world.project_id, after=timedelta(seconds=5))
+        parts.supervisor_loop.schedule_tick(world.workspace, world.project_id, after=timedelta(seconds=30))
+        parts.supervisor_loop.schedule_tick(world.workspace, world.project_id, after=timedelta(seconds=5))
 
-        nearest = parts.housekeeper._later[0][0]
+        nearest = parts.supervisor_loop._later[0][0]
         assert 5 <= nearest - now < 10
 
 
@@ -333,14 +333,14 @@ class TestCancels:
 
 
 class TestWhatADeadWorkerLeft:
-    """On this host: it is ended before the task can be claimed again."""
+    """Test that a dead worker's jobs on this host are ended before their tasks can be claimed again."""
 
     @pytest.fixture
     def ended(self, parts: WorkerParts, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-        """What was ended, in its order."""
+        """Collect the ended processes, in their order."""
         names: list[object] = []
-        monkeypatch.setattr(parts.housekeeping, "end_worker", lambda worker: names.append(worker) or 1)
-        monkeypatch.setattr(parts.housekeeping, "end_attempt", lambda task, number: names.append((task, number)) or 1)
+        monkeypatch.setattr(parts.loop_module, "end_worker", lambda worker: names.append(worker) or 1)
+        monkeypatch.setattr(parts.loop_module, "end_attempt", lambda task, number: names.append((task, number)) or 1)
         return names
 
     def test_a_silent_workers_jobs_are_ended_and_its_tasks_are_enqueued(
@@ -352,7 +352,7 @@ class TestWhatADeadWorkerLeft:
         world.expire("a")
         age_worker(world, other, 60, host=host(), boot_id=boot_id())
 
-        parts.housekeeper.tick(world.workspace, world.project_id)
+        parts.supervisor_loop.tick(world.workspace, world.project_id)
 
         assert ended == [other]
         assert world.outcomes("a") == [Outcome.LOST]
@@ -370,7 +370,7 @@ class TestWhatADeadWorkerLeft:
         world.expire("a")
         age_worker(world, other, 60, host="elsewhere", boot_id="another")
 
-        parts.housekeeper.tick(world.workspace, world.project_id)
+        parts.supervisor_loop.tick(world.workspace, world.project_id)
 
         assert (world.outcomes("a"), mill.outcomes("b")) == ([Outcome.LOST], [Outcome.LOST])
         assert ended == [], "its processes are on another machine"
@@ -384,7 +384,7 @@ class TestWhatADeadWorkerLeft:
         world.expire("a")
         age_worker(world, world.worker, 60, host=host(), boot_id=boot_id())
 
-        parts.housekeeper.tick(world.workspace, world.project_id)
+        parts.supervisor_loop.tick(world.workspace, world.project_id)
 
         assert (ended, world.outcomes("a")) == ([], [None])
 
@@ -397,7 +397,7 @@ class TestWhatADeadWorkerLeft:
         world.expire("a")
         age_worker(world, other, 0, host=host(), boot_id=boot_id())
 
-        parts.housekeeper.tick(world.workspace, world.project_id)
+        parts.supervisor_loop.tick(world.workspace, world.project_id)
 
         assert ended == [(world.ids["a"], 1)]
 
@@ -407,7 +407,7 @@ class TestWhatADeadWorkerLeft:
         world.expire("a")
         age_worker(world, world.worker, 60, host=host(), boot_id=boot_id())
 
-        parts.housekeeper.tick(world.workspace, world.project_id)
+        parts.supervisor_loop.tick(world.workspace, world.project_id)
 
         assert ended == [(world.ids["a"], 1)]
 
@@ -415,19 +415,19 @@ class TestWhatADeadWorkerLeft:
 def test_both_threads_survive_an_error_in_a_round(
     parts: WorkerParts, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts.housekeeping, "_RECONNECT", 0.01)
-    healthy = parts.housekeeper.sweep
+    monkeypatch.setattr(parts.loop_module, "_RECONNECT", 0.01)
+    healthy = parts.supervisor_loop.sweep
     rounds: list[Exception] = [RuntimeError("a bug"), DatabaseUnavailable("away")]
     swept = threading.Event()
 
     def breaks_first() -> bool:
-        parts.housekeeper._next_sweep = 0.0
+        parts.supervisor_loop._next_sweep = 0.0
         if rounds:
             raise rounds.pop()
         swept.set()
         return bool(healthy())
 
-    monkeypatch.setattr(parts.housekeeper, "sweep", breaks_first)
+    monkeypatch.setattr(parts.supervisor_loop, "sweep", breaks_first)
     world.submit("a")
     age_supervisors(world)
 

@@ -1,4 +1,4 @@
-"""The Celery app: importing the package makes none and reads nothing; ``app`` is made once, from the settings."""
+"""Test the Celery app: the import creates none and reads nothing; ``app`` is created once, from the settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from workers.shutdown import Shutdown
 
 @pytest.fixture
 def no_app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    """A module whose app was not made yet, in an environment that names a home folder and no Redis."""
+    """Provide a module whose app does not exist yet, in an environment with a home folder and without Redis."""
     monkeypatch.setenv("COORD_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("COORD_REDIS_URL", raising=False)
     earlier = vars(app_module).pop("app", None)
@@ -69,11 +69,11 @@ class TestAppOfTheModule:
     def test_celery_finds_it_by_the_name_of_the_module(self, no_app: pytest.MonkeyPatch, redis_url: str) -> None:
         no_app.setenv("COORD_REDIS_URL", redis_url)
 
-        found = find_app("workers.app")
+        app = find_app("workers.app")
 
-        assert found is app_module.app
-        assert found is find_app("workers.app:app")
-        assert found.conf.broker_url == broker_url(redis_url)
+        assert app is app_module.app
+        assert app is find_app("workers.app:app")
+        assert app.conf.broker_url == broker_url(redis_url)
 
     def test_threads_that_ask_for_it_at_once_get_the_same_one(self, no_app: pytest.MonkeyPatch, redis_url: str) -> None:
         no_app.setenv("COORD_REDIS_URL", redis_url)
@@ -84,7 +84,7 @@ class TestAppOfTheModule:
             calls.append(settings)
             if len(calls) == 2:
                 second_call.set()
-            second_call.wait(0.5)  # another thread would come in here, if it could
+            second_call.wait(0.5)  # another thread would enter here, if it could
             return make_app(settings)
 
         no_app.setattr(app_module, "make_app", slow)
@@ -148,7 +148,7 @@ class TestMakingApps:
 
         assert broker == broker_url("unix:///stack/redis.sock?db=0")
         os.close(lock)
-        with pytest.raises(SettingsError):  # a record that a killed stack left is no stack
+        with pytest.raises(SettingsError):  # the record of a killed stack does not count as a stack
             redis_url_of(settings)
 
 
@@ -162,25 +162,25 @@ def test_what_a_worker_logs_of_a_job_is_nothing_that_a_terminal_obeys(capsys: py
     finally:
         structlog.configure(**before)
 
-    said = capsys.readouterr().err
-    assert "boom \ufffdtxt" in said
-    assert [letter for letter in said if not letter.isprintable() and letter != "\n"] == []
+    captured = capsys.readouterr().err
+    assert "boom \ufffdtxt" in captured
+    assert [letter for letter in captured if not letter.isprintable() and letter != "\n"] == []
 
 
 def test_that_a_worker_is_ready_is_said_once_whatever_has_the_number_later(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Celery is ready again each time that it has found its broker again."""
+    """Announce readiness once: Celery is ready again each time that it has found its broker again."""
     reading, writing = os.pipe()
     monkeypatch.setenv("COORD_READY_FD", str(writing))
 
     lifecycle._on_ready()
-    said = os.read(reading, 100)
+    output = os.read(reading, 100)
     another = os.open(tmp_path / "another", os.O_RDWR | os.O_CREAT)
     os.dup2(another, writing)
     lifecycle._on_ready()
 
-    assert said == b"ready\n"
+    assert output == b"ready\n"
     os.write(writing, b"still open")
     assert (tmp_path / "another").read_bytes() == b"still open"
     for descriptor in {reading, writing, another}:

@@ -1,4 +1,4 @@
-"""When a consumer counts as stopped, judged from samples; and which command a restarting process executes."""
+"""Test when samples show that a consumer has stopped, and which command a restarting process executes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def judge(*samples: ConsumerSample, patience: float = 10.0) -> list[float | None
 
 
 def silence(first: int, last: int, **changes: object) -> list[ConsumerSample]:
-    """One look a second at a worker with free slots and waiting work that receives nothing."""
+    """Take one sample a second of a worker with free slots and waiting tasks that receives nothing."""
     fields = {"messages": 7, "has_free_slot": True, "waiting": 3, **changes}
     return [ConsumerSample(at=float(second), **fields) for second in range(first, last)]  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""A worker's process is private before it imports what takes time: jobs of others run beside it."""
+"""Test that a worker's process is private before its slow imports, because jobs of others run beside it."""
 
 from __future__ import annotations
 

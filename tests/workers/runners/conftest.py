@@ -1,4 +1,4 @@
-"""Runners of one test's own: closed afterwards, with nothing left running; and providers to chat with."""
+"""Provide runners for one test, closed afterwards with no process left running, and providers to chat with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What agents and chats get of an account: its variables, all of them and no others, hidden in what they say."""
+"""Test that agents and chats get all variables of an account and no others, and that their output masks them."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def stand_in(tmp_path: Path) -> StandIn:
     return StandIn(tmp_path)
 
 
-def told(stand_in: StandIn) -> dict[str, str]:
-    """The environment that the stand-in had."""
+def environment_of(stand_in: StandIn) -> dict[str, str]:
+    """Return the environment that the stand-in had."""
     text = stand_in.path.with_name("agent.env").read_text()
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
@@ -57,7 +57,7 @@ def test_an_agent_has_what_its_account_holds_and_nothing_of_the_workers(
     result = run(bench, stand_in, account="claude@work")
 
     assert result.outcome is Outcome.COMPLETED, result.error
-    had = told(stand_in)
+    had = environment_of(stand_in)
     assert (had["ANTHROPIC_API_KEY"], had["MY_PROXY"]) == (KEY, "http://x.test")
     assert OTHER not in had.values()
 
@@ -69,7 +69,7 @@ def test_a_log_in_in_a_folder_of_its_own_is_not_paid_by_the_workers_key(
 
     assert run(bench, stand_in, account="claude@max2").outcome is Outcome.COMPLETED
 
-    had = told(stand_in)
+    had = environment_of(stand_in)
     assert had["CLAUDE_CONFIG_DIR"] == "/srv/max2"
     assert not {KEY, OTHER} & set(had.values())
 
@@ -79,19 +79,19 @@ def test_without_an_account_it_has_what_the_worker_has_and_nothing_of_any_accoun
 ) -> None:
     assert run(bench, stand_in).outcome is Outcome.COMPLETED
 
-    assert told(stand_in)["ANTHROPIC_API_KEY"] == OTHER
-    assert KEY not in told(stand_in).values()
+    assert environment_of(stand_in)["ANTHROPIC_API_KEY"] == OTHER
+    assert KEY not in environment_of(stand_in).values()
 
 
 def test_secrets_come_from_the_account_or_from_the_worker_but_no_log_in_does(
     bench: Bench, stand_in: StandIn, accounts: Accounts
 ) -> None:
     assert run(bench, stand_in, account="claude@work", secrets=["TEAM_KEY"]).outcome is Outcome.COMPLETED
-    assert told(stand_in)["TEAM_KEY"] == OTHER
+    assert environment_of(stand_in)["TEAM_KEY"] == OTHER
 
     accounts.set("claude@work", "TEAM_KEY", f"{KEY}-team", kept=SecretPlace.FILE)
     assert run(bench, stand_in, account="claude@work", secrets=["TEAM_KEY"]).outcome is Outcome.COMPLETED
-    assert told(stand_in)["TEAM_KEY"] == f"{KEY}-team"
+    assert environment_of(stand_in)["TEAM_KEY"] == f"{KEY}-team"
 
     result = run(bench, stand_in, account="claude@work", secrets=["CLAUDE_CODE_OAUTH_TOKEN"])
     assert "Neither the account claude@work" in (result.error or "")
@@ -152,7 +152,7 @@ def test_a_custom_agent_has_the_variables_of_its_account(bench: Bench, stand_in:
     work = {"agent": "custom", "prompt": "x", "command": stand_in("done", first=ENVIRONMENT), "account": "claude@work"}
 
     assert bench.run(work).outcome is Outcome.COMPLETED
-    assert told(stand_in)["ANTHROPIC_API_KEY"] == KEY
+    assert environment_of(stand_in)["ANTHROPIC_API_KEY"] == KEY
 
 
 REFUSED = {"type": "result", "is_error": True, "api_error_status": 401, "result": "no such key"}

@@ -1,4 +1,4 @@
-"""Batches of Python jobs in one warm process: what shares a trip never shares a fate."""
+"""Test batches of Python jobs in one warm process: jobs that share a batch never share a failure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from workers.runners.registry import Runners
 
 @dataclass
 class Board:
-    """Keeps what a batch reports. ``stop_at``: the job whose line carries a request to stop."""
+    """Records what a batch reports. ``stop_at``: the job whose line carries a request to stop."""
 
     scratch: Path
     results: dict[int, AttemptEnd] = field(default_factory=dict)
@@ -68,13 +68,13 @@ def board(tmp_path: Path) -> Iterator[Board]:
 
 
 def run(runners: Runners, board: Board, claims: Sequence[Claim]) -> int:
-    """Run a batch; how many were dealt with."""
+    """Run a batch and return how many of its jobs were completed."""
     with Control(scratch=board.scratch) as settings:
         return runners.python.run_batch(claims, board, settings=settings)
 
 
 def run_all(runners: Runners, board: Board, claims: Sequence[Claim]) -> None:
-    """Run everything, as a worker does: what was left is asked for again."""
+    """Run all jobs as a worker does: those that are left are requested again."""
     done = 0
     while done < len(claims):
         part = Board(board.scratch, interrupt_fd=board.interrupt_fd)
@@ -202,7 +202,7 @@ START = 1.0  # seconds
 
 @pytest.fixture
 def _slow_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new process takes so long to start."""
+    """Make a new process start this slowly."""
     program = tmp_path / "slow.py"
     again = f"import runpy, time\ntime.sleep({START})\nrunpy.run_path({interpreter._PROGRAM!r}, run_name='__main__')\n"
     program.write_text(again)
@@ -310,7 +310,7 @@ def test_a_permit_of_a_later_batch_is_none_for_what_was_withdrawn(runners: Runne
     send(("nap", {"seconds": patience(0.5)}), ("say", {"text": "withdrawn"}))
     until(lambda: _permits(interpreter) == 1, what="the first job begins")
     assert interpreter.withdraw() == 1
-    send(("say", {"text": "next"}))  # while the first one runs, so that its permit is the next to be found
+    send(("say", {"text": "next"}))  # while the first one runs, so that its permit is the next to be taken
 
     answers = InterpreterAnswers(1000)
     until(

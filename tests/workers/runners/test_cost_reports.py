@@ -1,4 +1,4 @@
-"""Reading what jobs report of their model calls."""
+"""Test how the usage that jobs report of their model calls is read."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def test_a_flat_line_is_read(tmp_path: Path) -> None:
         ' "note": {"a": 1.5}}'
     )
 
-    (found,), warnings = read(tmp_path, line)
+    (usage,), warnings = read(tmp_path, line)
 
     assert warnings == ()
-    assert found == Usage(
+    assert usage == Usage(
         model="m",
         input_tokens=3,
         output_tokens=2,
@@ -51,18 +51,18 @@ def test_a_nested_line_is_read(tmp_path: Path) -> None:
     inner = '{"model": "m", "input_tokens": 3, "cost_usd": 0.0}'
     line = f'{{"id": "1", "usage": {inner}, "session_id": "s", "agent_alias": "k"}}'
 
-    (found,), _ = read(tmp_path, line)
+    (usage,), _ = read(tmp_path, line)
 
-    assert (found.id, found.session_id, found.model, found.input_tokens) == ("1", "s", "m", 3)
-    assert found.cost_usd == 0
-    assert found.extra == {"agent_alias": "k"}
+    assert (usage.id, usage.session_id, usage.model, usage.input_tokens) == ("1", "s", "m", 3)
+    assert usage.cost_usd == 0
+    assert usage.extra == {"agent_alias": "k"}
 
 
 @pytest.mark.parametrize("cost", ["", ', "cost_usd": null', ', "cost_usd": 0.0, "pricing_available": false'])
 def test_an_unknown_price_stays_unknown(tmp_path: Path, cost: str) -> None:
-    (found,), _ = read(tmp_path, f'{{"model": "m"{cost}}}')
+    (usage,), _ = read(tmp_path, f'{{"model": "m"{cost}}}')
 
-    assert found.cost_usd is None
+    assert usage.cost_usd is None
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_an_unknown_price_stays_unknown(tmp_path: Path, cost: str) -> None:
     ],
 )
 def test_a_bad_line_is_a_warning_and_the_others_count(tmp_path: Path, line: str) -> None:
-    found, warnings = read(tmp_path, '{"model": "a"}', line, '{"model": "b"}')
+    usage, warnings = read(tmp_path, '{"model": "a"}', line, '{"model": "b"}')
 
-    assert [each.model for each in found] == ["a", "b"]
+    assert [each.model for each in usage] == ["a", "b"]
     assert len(warnings) == 1
     assert warnings[0].startswith("line 2 of the usage file was left out: ")
 
@@ -97,24 +97,24 @@ def test_a_bad_line_is_a_warning_and_the_others_count(tmp_path: Path, line: str)
 def test_what_only_we_may_say_beside_a_record_is_left_out(tmp_path: Path) -> None:
     line = '{"model": "m", "cost_usd": 1, "priced_by": "me", "prices": {}, "line": "x", "shape": "flat", "other": 1}'
 
-    (found,), warnings = read(tmp_path, line)
+    (usage,), warnings = read(tmp_path, line)
 
-    assert (found.extra, warnings) == ({"other": 1}, ())
+    assert (usage.extra, warnings) == ({"other": 1}, ())
 
 
 def test_too_much_is_cut_with_a_warning(tmp_path: Path) -> None:
-    found, warnings = read(tmp_path, *['{"model": "m"}'] * (usage_file.MAX_LINES + 5))
+    usage, warnings = read(tmp_path, *['{"model": "m"}'] * (usage_file.MAX_LINES + 5))
 
-    assert len(found) == usage_file.MAX_LINES
+    assert len(usage) == usage_file.MAX_LINES
     assert warnings == ("the usage file has more than 10,000 lines; the rest was not read",)
 
 
 def test_a_file_without_end_is_read_up_to_its_limit(tmp_path: Path) -> None:
     filler = json.dumps({"model": "m", "note": "x" * 100_000})
 
-    found, warnings = read(tmp_path, *[filler] * 120)
+    usage, warnings = read(tmp_path, *[filler] * 120)
 
-    assert len(found) == 99
+    assert len(usage) == 99
     assert "longer than 10,000,000 bytes" in warnings[0]
 
 
@@ -131,12 +131,12 @@ def test_warnings_stand_below_the_log() -> None:
 
 
 class TestFollowing:
-    """What a job reports is seen while it runs."""
+    """Test that a job's report is read while it runs."""
 
     def test_only_what_is_new_and_whole_is_told(self, tmp_path: Path) -> None:
-        told: list[int] = []
+        reports: list[int] = []
         path = tmp_path / "costs.jsonl"
-        following = usage_file.UsageFile(str(path), lambda used: told.append(len(used)))
+        following = usage_file.UsageFile(str(path), lambda used: reports.append(len(used)))
         following.poll()
         path.write_text('{"model": "m"}\n{"mod')
         following.poll()
@@ -144,7 +144,7 @@ class TestFollowing:
         path.write_text('{"model": "m"}\n{"model": "m"}\nnonsense\n')
         following.poll()
 
-        assert told == [1, 2]
+        assert reports == [1, 2]
 
     def test_lines_that_are_known_are_not_read_again_and_keep_their_numbers(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -156,20 +156,20 @@ class TestFollowing:
             "parse_line",
             lambda number, line, **more: read.append(number) or parsed(number, line, **more),
         )
-        told: list[list[tuple[str, int] | None]] = []
+        reports: list[list[tuple[str, int] | None]] = []
         path = tmp_path / "costs.jsonl"
-        following = usage_file.UsageFile(str(path), lambda used: told.append([one.line for one in used]))
+        following = usage_file.UsageFile(str(path), lambda used: reports.append([one.line for one in used]))
         for _ in range(3):
             with path.open("a") as file:
                 file.write('{"model": "m"}\n{"model": "m"}\n')
             following.poll()
 
         assert [number for number in read if number < 5] == [1, 2, 3, 3, 4]  # 3: what is behind the last line break
-        assert told[-1] == [(str(path), number) for number in range(1, 7)]
+        assert reports[-1] == [(str(path), number) for number in range(1, 7)]
 
-        path.write_text('{"model": "other"}\n')  # written over
+        path.write_text('{"model": "other"}\n')  # overwritten
         following.poll()
-        assert told[-1] == [(str(path), 1)]
+        assert reports[-1] == [(str(path), 1)]
 
     def test_an_error_of_who_records_it_is_not_taken_for_one_of_the_file(self, tmp_path: Path) -> None:
         def record(_: object) -> None:
@@ -184,12 +184,12 @@ class TestFollowing:
     def test_a_pipe_in_its_place_keeps_nobody_waiting(self, tmp_path: Path) -> None:
         path = tmp_path / "costs.jsonl"
         os.mkfifo(path)
-        told: list[object] = []
+        reports: list[object] = []
 
-        usage_file.UsageFile(str(path), told.append).poll()
-        found, warnings = usage_file.read_usage(str(path))
+        usage_file.UsageFile(str(path), reports.append).poll()
+        usage, warnings = usage_file.read_usage(str(path))
 
-        assert (told, found) == ([], ())
+        assert (reports, usage) == ([], ())
         assert warnings == ("the usage file cannot be read: it is not a regular file",)
 
 
@@ -199,19 +199,19 @@ def test_an_amount_in_another_currency_is_no_known_price(tmp_path: Path) -> None
         '{"model": "m", "cost_usd": 2, "currency": "EUR"}\n{"model": "m", "cost_usd": 2, "currency": "usd"}\n'
     )
 
-    found, warnings = usage_file.read_usage(str(path))
+    usage, warnings = usage_file.read_usage(str(path))
 
-    assert ([one.cost_usd for one in found], warnings) == ([None, Decimal(2)], ())
+    assert ([one.cost_usd for one in usage], warnings) == ([None, Decimal(2)], ())
 
 
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "of others").write_text('{"model": "m", "input_tokens": 5}\nprivate\n')
     (tmp_path / "costs").symlink_to(tmp_path / "of others")
 
-    found, (warning,) = usage_file.read_usage(str(tmp_path / "costs"))
+    usage, (warning,) = usage_file.read_usage(str(tmp_path / "costs"))
 
-    assert found == ()
+    assert usage == ()
     assert "cannot be read" in warning
-    told: list[object] = []
-    usage_file.UsageFile(str(tmp_path / "costs"), told.append).poll()
-    assert not told
+    reports: list[object] = []
+    usage_file.UsageFile(str(tmp_path / "costs"), reports.append).poll()
+    assert not reports

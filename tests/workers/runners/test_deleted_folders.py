@@ -1,4 +1,4 @@
-"""What jobs leave in folders that go with them is taken away, however it is nested."""
+"""Test that the files which jobs leave in folders are deleted with them, however deep the nesting is."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tests.support.jobs import claim_of
 from workers.runners import untrusted_files
 from workers.runners.environment import Scratch
 
-LEVELS = 1_500  # Python's own way raises below a thousand
+LEVELS = 1_500  # Python's own function fails below a thousand
 
 
 def nested(folder: Path) -> None:
-    """Folders in folders; each is entered by a descriptor, because no path is that long."""
+    """Create nested folders; each is entered by a descriptor, because no path may be that long."""
     here = os.open(folder, os.O_RDONLY)
     for _ in range(LEVELS):
         os.mkdir("d", dir_fd=here)
@@ -67,13 +67,13 @@ def test_a_walk_goes_where_its_caller_lets_it_and_nests_as_deep_as_paths_do(tmp_
     (tmp_path / "not" / "here").write_text("x")
     (tmp_path / "job").mkdir()
     nested(tmp_path / "job")
-    found = []
+    visited = []
     try:
         for folder, names, others in untrusted_files.walk(str(tmp_path)):
             names[:] = [name for name in names if name != "not"]
-            found.append((folder, others))
+            visited.append((folder, others))
     finally:
         untrusted_files.delete_quietly(str(tmp_path / "job"))
 
-    assert len(found) > 1_000
-    assert not any(others for _, others in found)
+    assert len(visited) > 1_000
+    assert not any(others for _, others in visited)

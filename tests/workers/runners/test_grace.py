@@ -1,4 +1,4 @@
-"""Jobs that do not hear that they must end: the grace is theirs, and no second longer."""
+"""Test jobs that ignore the request to stop: they get the grace period, and no second more."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def test_a_job_that_ignores_sigterm_is_killed_after_its_grace(
     monkeypatch.setattr(program, "_KILL_PATIENCE", LONG.total_seconds())
     job = bench.start({"shell": DEAF}, control={"cancel_grace": GRACE, "lost_grace": GRACE})
     assert job.moved.wait(30)
-    asked = time.monotonic()
+    asked_at = time.monotonic()
 
     job.stop(reason)
     result = job.end()
-    took = time.monotonic() - asked
+    took = time.monotonic() - asked_at
 
     assert (result.outcome, result.exit_code) == (outcome, -9)
     assert GRACE.total_seconds() <= took < SOONER
@@ -42,13 +42,13 @@ def test_a_lost_lease_leaves_a_job_only_the_shorter_grace(bench: Bench) -> None:
     job = bench.start({"shell": DEAF}, control={"cancel_grace": LONG, "lost_grace": timedelta(milliseconds=100)})
     assert job.moved.wait(30)
     job.stop(StopReason.CANCELED)
-    asked = time.monotonic()
+    asked_at = time.monotonic()
 
     job.stop(StopReason.LEASE_LOST)
     result = job.end()
 
     assert result.outcome is Outcome.LOST
-    assert time.monotonic() - asked < SOONER
+    assert time.monotonic() - asked_at < SOONER
 
 
 def test_a_second_request_to_stop_never_lengthens_the_grace(bench: Bench, tmp_path: Path) -> None:
@@ -56,12 +56,12 @@ def test_a_second_request_to_stop_never_lengthens_the_grace(bench: Bench, tmp_pa
     job = bench.start({"shell": hears}, control={"cancel_grace": GRACE, "lost_grace": LONG}, workdir=str(tmp_path))
     job.stop(StopReason.CANCELED)
     until((tmp_path / "heard").exists, what="the first request")
-    asked = time.monotonic()
+    asked_at = time.monotonic()
 
     job.stop(StopReason.LEASE_LOST)
     job.end()
 
-    assert time.monotonic() - asked < SOONER
+    assert time.monotonic() - asked_at < SOONER
 
 
 def test_a_job_that_ends_within_its_grace_is_not_killed(bench: Bench) -> None:

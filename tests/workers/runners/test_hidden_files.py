@@ -1,4 +1,4 @@
-"""In the ordinary sandbox, jobs do not read what is hidden: by rules of the kernel, without namespaces."""
+"""Test that jobs in the ordinary sandbox cannot read hidden files: by rules of the kernel, without namespaces."""
 
 from __future__ import annotations
 
@@ -73,40 +73,40 @@ def test_it_does_not_read_what_is_hidden(hiding: Bench, home: Path, tmp_path: Pa
     for other in ("worktrees/other/file", "scratch/other", "../elsewhere.db"):
         (home / other).write_text("secret")
 
-    outcome, said = shell(hiding, f"cat {path}", place)
+    outcome, output = shell(hiding, f"cat {path}", place)
 
-    assert (outcome, "ermission denied" in said, "secret" in said) == (Outcome.FAILED, True, False), said
+    assert (outcome, "ermission denied" in output, "secret" in output) == (Outcome.FAILED, True, False), output
 
 
 @pytest.mark.parametrize(
     "how", ["ln ../token here && cat here", "mv ../token here && cat here", "ln -s ../token here; cat here"]
 )
 def test_no_other_name_opens_it(hiding: Bench, tmp_path: Path, how: str) -> None:
-    outcome, said = shell(hiding, how, tmp_path / "user" / "place")
+    outcome, output = shell(hiding, how, tmp_path / "user" / "place")
 
-    assert (outcome, "secret" in said) == (Outcome.FAILED, False), said
+    assert (outcome, "secret" in output) == (Outcome.FAILED, False), output
 
 
 def test_it_reads_all_else(hiding: Bench, tmp_path: Path) -> None:
-    outcome, said = shell(
+    outcome, output = shell(
         hiding,
         "cat ../notes ../home/bin/coord && ls ../home && head -c 1 /proc/self/status /etc/passwd /dev/null",
         tmp_path / "user" / "place",
     )
 
-    assert (outcome, "open to read" in said) == (Outcome.COMPLETED, True), said
+    assert (outcome, "open to read" in output) == (Outcome.COMPLETED, True), output
 
 
 def test_it_works_below_what_is_hidden(hiding: Bench, home: Path) -> None:
     place = home / "worktrees" / "one"
     (place / "own").write_text("mine")
 
-    outcome, said = shell(
+    outcome, output = shell(
         hiding, 'cat own && echo x > new && cat new && echo y > "$TMPDIR/y" && cat "$TMPDIR/y" "$COORD_INPUT"', place
     )
 
-    assert outcome is Outcome.COMPLETED, said
-    assert said.startswith("mine")
+    assert outcome is Outcome.COMPLETED, output
+    assert output.startswith("mine")
 
 
 def test_functions_do_not_read_it_either(hiding: Bench, tmp_path: Path) -> None:
@@ -147,6 +147,6 @@ def test_git_in_a_worktree_below_it_works(hiding: Bench, home: Path, tmp_path: P
         subprocess.run(["git", *command], cwd=repository, check=True)
 
     commit = "git -c user.name=a -c user.email=a@example.org commit -q -m second"
-    outcome, said = shell(hiding, f"touch a && git add a && {commit}", home / "worktrees" / "two")
+    outcome, output = shell(hiding, f"touch a && git add a && {commit}", home / "worktrees" / "two")
 
-    assert outcome is Outcome.COMPLETED, said
+    assert outcome is Outcome.COMPLETED, output

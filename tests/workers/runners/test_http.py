@@ -1,4 +1,4 @@
-"""HTTP requests as jobs: what is sent and kept, which places are out of reach, where secrets go. Real servers only."""
+"""Test HTTP requests as jobs: what is sent and kept, refused addresses, where secrets are sent. Real servers only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TOKEN = "t0p-secret-token-value"
 
 @dataclass
 class Seen:
-    """One request as the server got it."""
+    """One request as the server received it."""
 
     method: str
     path: str
@@ -42,7 +42,7 @@ class Seen:
 
 @dataclass
 class Server:
-    """A server on loopback that answers as *answer* says: status, headers, body."""
+    """A server on loopback that answers with the result of *answer*: status, headers, body."""
 
     port: int
     answer: Callable[[Seen], tuple[int, dict[str, str], bytes]]
@@ -256,16 +256,16 @@ class TestLimits:
         assert result.error == "no complete answer within 0.3 s"
 
     def test_a_request_ends_when_its_task_is_canceled(self, bench: Bench) -> None:
-        release, asked = threading.Event(), threading.Event()
+        release, commands = threading.Event(), threading.Event()
 
         def slow(_: Seen) -> tuple[int, dict[str, str], bytes]:
-            asked.set()
+            commands.set()
             release.wait(patience(30))
             return 200, {}, b""
 
         with serving(slow) as server:
             job = bench.start(server.work())
-            assert asked.wait(patience(10))
+            assert commands.wait(patience(10))
             began = time.monotonic()
             job.control.stop(StopReason.CANCELED)
             result = job.end()
@@ -380,10 +380,10 @@ class TestPlans:
             parse_job(change)
 
     def test_a_job_opens_no_private_network_to_those_that_it_causes(self) -> None:
-        held = Rights({"shell": "true"})
-        check_within(held, Rights({"http": {"url": "https://x.test"}}))
+        rights = Rights({"shell": "true"})
+        check_within(rights, Rights({"http": {"url": "https://x.test"}}))
 
         with refuses(Refused, field="run.network"):
-            check_within(held, Rights({"http": {"url": "https://x.test"}, "network": ["10.0.0.1:80"]}))
+            check_within(rights, Rights({"http": {"url": "https://x.test"}, "network": ["10.0.0.1:80"]}))
         with refuses(Refused, field="run.secrets"):
-            check_within(held, Rights({"http": {"url": "https://x.test"}, "secrets": ["KEY"]}))
+            check_within(rights, Rights({"http": {"url": "https://x.test"}, "secrets": ["KEY"]}))

@@ -1,4 +1,4 @@
-"""Jobs that want more than they may: ended whole, within seconds, with a sentence that says why. Real processes."""
+"""Test jobs that exceed a limit: they end whole, within seconds, with a message of the cause. Real processes."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def script(source: str) -> dict[str, Any]:
 
 
 def run(bench: Bench, work: dict[str, Any], **limits: Any) -> tuple[AttemptEnd, float]:
-    """The job's end, and how long it took."""
+    """Return the job's end, and how long it took."""
     began = time.monotonic()
     options = {"limits": Limits(**limits).to_json()}
     result = bench.run(work, options=options, python_path=(str(bench.scratch.parent),))

@@ -1,4 +1,4 @@
-"""Finding processes by group and marker."""
+"""Test how processes are found by group and marker."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_a_process_that_becomes_another_program_carries_no_tag() -> None:
         "'import resource; print(resource.getrlimit(resource.RLIMIT_RTTIME))'])\n"
     )
 
-    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
 
-    assert said.stdout.strip() == str(resource.getrlimit(resource.RLIMIT_RTTIME))
+    assert output.stdout.strip() == str(resource.getrlimit(resource.RLIMIT_RTTIME))
 
 
 def test_a_process_is_found_by_its_marker_and_by_its_beginning(marked: tuple[subprocess.Popen[bytes], str]) -> None:
@@ -83,11 +83,11 @@ def test_a_process_just_started_is_never_overlooked() -> None:
         value = uuid4().hex
         process = subprocess.Popen(["sleep", "600"], env={"TEST_MARKER": value})
 
-        found = orphan_reaper.find([f"TEST_MARKER={value}".encode()])
+        remaining = orphan_reaper.find([f"TEST_MARKER={value}".encode()])
 
         process.kill()
         process.wait()
-        assert found == [process.pid]
+        assert remaining == [process.pid]
 
 
 def test_a_zombie_is_not_running(marked: tuple[subprocess.Popen[bytes], str]) -> None:

@@ -1,4 +1,4 @@
-"""What is kept of a stream."""
+"""Test how much of a stream is kept."""
 
 from __future__ import annotations
 

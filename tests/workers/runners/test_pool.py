@@ -1,4 +1,4 @@
-"""Warm interpreters: which are reused, and when they go."""
+"""Test warm interpreters: which are reused, and when they end."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def test_the_process_that_was_idle_last_is_given_out_first(launcher: Launcher) -
     pool.give_back(first)
     pool.give_back(second)
 
-    taken = pool.take(KEY)
+    interpreters = pool.take(KEY)
 
-    assert taken is second
-    pool.give_back(taken)
+    assert interpreters is second
+    pool.give_back(interpreters)
     pool.close()
 
 
@@ -95,7 +95,7 @@ def test_the_janitor_sees_a_process_that_became_idle_after_it_had_seen_none(
     pool = InterpreterPool(launcher, max_idle_age=timedelta(seconds=60 if how == "killed" else 1))
     pool.give_back(pool.take(KEY))
     child = pool.take(KEY)
-    time.sleep(0.2)  # the janitor has looked, and found nothing idle
+    time.sleep(0.2)  # the janitor has checked, and found no idle interpreter
 
     pool.give_back(child)
     if how == "killed":

@@ -1,4 +1,4 @@
-"""What is particular to Python jobs: values in and out, errors, and that nothing a function does harms the next one."""
+"""Test Python jobs: values in and out, errors, and that no effect of one function reaches the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which runner executes what, and what the process shares."""
+"""Test which runner executes which job kind, and what the process shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a confined job cannot do, and what it still can. Real processes under the kernel's own rules."""
+"""Test what a confined job cannot do, and what it can still do. Real processes under the kernel's own rules."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def shell(bench: Bench, command: str, place: Path) -> tuple[Outcome, str]:
 
 
 def test_it_changes_its_folder_and_its_own_files(confined: Bench, place: Path) -> None:
-    outcome, said = shell(
+    outcome, output = shell(
         confined,
         "echo 1 > a && mkdir -p b/c && mv a b/c/d && rm -r b && echo y > /dev/null && "
         'echo {} >> "$COORD_COSTS" && echo x > "$TMPDIR/x" && mktemp && echo 2 > "$TMPDIR/../../../cache/z"',
         place,
     )
 
-    assert outcome is Outcome.COMPLETED, said
+    assert outcome is Outcome.COMPLETED, output
     assert list(place.iterdir()) == []
 
 
@@ -87,9 +87,9 @@ def test_it_changes_nothing_else(confined: Bench, place: Path, command: str) -> 
     precious.write_text("all of it")
     (place / "kept").write_text("mine")
 
-    outcome, said = shell(confined, command, place)
+    outcome, output = shell(confined, command, place)
 
-    assert outcome is Outcome.FAILED, said
+    assert outcome is Outcome.FAILED, output
     assert precious.read_text() == "all of it"
     assert not (place.parent / "outside").exists()
 
@@ -101,20 +101,20 @@ def test_it_reads_what_it_could_read(confined: Bench, place: Path) -> None:
 
 
 def test_it_gains_no_privileges(confined: Bench, place: Path) -> None:
-    _, said = shell(confined, "grep NoNewPrivs /proc/self/status", place)
+    _, output = shell(confined, "grep NoNewPrivs /proc/self/status", place)
 
-    assert said.split() == ["NoNewPrivs:", "1"]
+    assert output.split() == ["NoNewPrivs:", "1"]
 
 
 def test_it_reaches_nobody_else_with_a_signal(confined: Bench, place: Path) -> None:
     if sandbox_exec.version() < 6:
         pytest.skip("the kernel cannot keep signals in")
-    with subprocess.Popen(["sleep", "600"]) as stranger:
-        outcome, said = shell(confined, f"kill -9 {stranger.pid}", place)
-        alive = stranger.poll() is None
-        stranger.kill()
+    with subprocess.Popen(["sleep", "600"]) as other_process:
+        outcome, output = shell(confined, f"kill -9 {other_process.pid}", place)
+        alive = other_process.poll() is None
+        other_process.kill()
 
-    assert outcome is Outcome.FAILED, said
+    assert outcome is Outcome.FAILED, output
     assert alive
 
 
@@ -131,9 +131,9 @@ def test_it_commits_to_the_repository_that_it_works_in(confined: Bench, tmp_path
         subprocess.run(["git", *command], cwd=repository, check=True)
 
     commit = "git -c user.name=a -c user.email=a@example.org commit -q -m second"
-    outcome, said = shell(confined, f"touch a && git add a && {commit} && git log --format=%s", tmp_path / where)
+    outcome, output = shell(confined, f"touch a && git add a && {commit} && git log --format=%s", tmp_path / where)
 
-    assert (outcome, said.split()) == (Outcome.COMPLETED, ["second", "first"])
+    assert (outcome, output.split()) == (Outcome.COMPLETED, ["second", "first"])
 
 
 @pytest.mark.parametrize(
@@ -176,10 +176,10 @@ def test_the_record_of_a_worktree_does_not_name_another_repository(confined: Ben
 def test_a_folder_that_has_become_a_link_is_not_worked_in(confined: Bench, place: Path) -> None:
     (place / "sub").symlink_to(place.parent)
 
-    outcome, said = shell(confined, "echo 1 > outside", place / "sub")
+    outcome, output = shell(confined, "echo 1 > outside", place / "sub")
 
     assert outcome is Outcome.FAILED
-    assert "cannot be made writable: Too many levels of symbolic links" in said
+    assert "cannot be made writable: Too many levels of symbolic links" in output
     assert not (place.parent / "outside").exists()
 
 

@@ -1,5 +1,6 @@
-"""The sandboxes for a user without privileges, who needs a user namespace for the strict one. As root only: others are
-such users anyway, and the other tests are theirs.
+"""Test the sandboxes for a user without privileges, who needs a user namespace for the strict one.
+
+This needs root; without root, the other tests run as such a user already.
 """
 
 from __future__ import annotations
@@ -68,15 +69,15 @@ print(json.dumps({"code": code, "said": said.decode(), "seen": seen, "uid": os.g
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What nobody has: a folder to work in, one for scratch, and a Python with our sources."""
+    """The files of the user nobody: a folder to work in, a scratch folder, and a Python with our sources."""
 
     python: str
     sources: Path
     folder: Path
 
     def run(self, command: str, *, strict: bool, network: bool = True, hide: tuple[str, ...] = ()) -> dict[str, Any]:
-        """What came of a command in the sandbox."""
-        asked = {
+        """Return the result of a command in the sandbox."""
+        request = {
             "command": command,
             "strict": strict,
             "network": network,
@@ -86,7 +87,7 @@ class Place:
             "bwrap": shutil.which("bwrap"),
         }
         done = subprocess.run(
-            [self.python, "-B", "-c", RUN, json.dumps(asked)],
+            [self.python, "-B", "-c", RUN, json.dumps(request)],
             user=NOBODY,
             group=NOBODY,
             extra_groups=[],
@@ -98,27 +99,27 @@ class Place:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
-        assert found["uid"] == NOBODY
-        return found
+        result: dict[str, Any] = json.loads(done.stdout)
+        assert result["uid"] == NOBODY
+        return result
 
 
 def _python() -> str:
-    """A Python that nobody can start."""
+    """Use a Python that nobody cannot start."""
     names = ("python3", "python3.13", "python3.12", "python3.11")
     everywhere = [shutil.which(name, path="/usr/local/bin:/usr/bin") for name in names]
-    for found in (os.path.realpath(sys.executable), *filter(None, everywhere)):
-        ask = [found, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+    for result in (os.path.realpath(sys.executable), *filter(None, everywhere)):
+        ask = [result, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
         with contextlib.suppress(PermissionError):
             done = subprocess.run(ask, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", timeout=60, check=False)
             if done.returncode == 0:
-                return found
+                return result
     return missing("Python for nobody", "all of them lie where only root may look")
 
 
 @pytest.fixture(scope="module")
 def sources() -> Iterator[Path]:
-    """Our packages, where nobody may read them."""
+    """Provide our packages in a folder that nobody cannot read."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     folder.chmod(0o755)
     for name in ("coordination", "workers"):
@@ -146,9 +147,9 @@ def nobody(sources: Path) -> Iterator[Place]:
 def test_it_works_in_its_folder_and_changes_nothing_else(nobody: Place, *, strict: bool) -> None:
     command = "echo 1 > a; echo bad > ../precious; rm ../precious; echo bad > ../outside; rm -r ../home; exit 7"
 
-    found = nobody.run(command, strict=strict)
+    result = nobody.run(command, strict=strict)
 
-    assert found["code"] == 7
+    assert result["code"] == 7
     assert (nobody.folder / "place" / "a").read_text() == "1\n"
     assert (nobody.folder / "precious").read_text() == "secret"
     assert (nobody.folder / "home" / "store.db").exists()
@@ -157,43 +158,43 @@ def test_it_works_in_its_folder_and_changes_nothing_else(nobody: Place, *, stric
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_it_does_not_read_what_is_hidden(nobody: Place, *, strict: bool) -> None:
-    found = nobody.run("cat ../home/store.db; cat ../precious; true", strict=strict, hide=("home",))
+    result = nobody.run("cat ../home/store.db; cat ../precious; true", strict=strict, hide=("home",))
 
-    assert found["said"].count("secret") == (0 if strict else 1)
+    assert result["said"].count("secret") == (0 if strict else 1)
 
 
 def test_where_a_folder_cannot_be_listed_only_what_is_named_is_read(nobody: Place) -> None:
     os.chown(nobody.folder, 0, 0)
     nobody.folder.chmod(0o711)
 
-    found = nobody.run("cat ../precious; echo x > a; cat a; cat /etc/passwd | head -c 4", strict=False, hide=("home",))
+    result = nobody.run("cat ../precious; echo x > a; cat a; cat /etc/passwd | head -c 4", strict=False, hide=("home",))
 
-    assert "secret" not in found["said"]
-    assert "x\nroot" in found["said"]
+    assert "secret" not in result["said"]
+    assert "x\nroot" in result["said"]
 
 
 def test_it_has_namespaces_of_its_own_and_no_privileges_in_them(nobody: Place) -> None:
-    found = nobody.run(
+    result = nobody.run(
         "grep -E '^(NoNewPrivs|CapEff|Seccomp):' /proc/self/status; ls /proc; id -u; "
         "mount -t tmpfs x /tmp; cat /etc/shadow",
         strict=True,
     )
 
-    words = found["said"].split()
+    words = result["said"].split()
     assert words[:6] == ["CapEff:", "0000000000000000", "NoNewPrivs:", "1", "Seccomp:", "2"]
     assert str(NOBODY) in words
     assert len([word for word in words[6:] if word.isdigit()]) < 10
-    assert "root:" not in found["said"]
+    assert "root:" not in result["said"]
 
 
 def test_it_is_found_and_ended_with_a_moment_to_tidy_up(nobody: Place) -> None:
-    found = nobody.run("trap 'echo bye > said; exit 3' TERM; echo ready; while :; do sleep 0.05; done", strict=True)
+    result = nobody.run("trap 'echo bye > said; exit 3' TERM; echo ready; while :; do sleep 0.05; done", strict=True)
 
-    assert (found["code"], found["seen"] >= 2) == (3, True), found
+    assert (result["code"], result["seen"] >= 2) == (3, True), result
     assert (nobody.folder / "place" / "said").read_text() == "bye\n"
 
 
 def test_without_a_network_it_has_none(nobody: Place) -> None:
-    found = nobody.run("cat /proc/net/dev | grep -c :", strict=True, network=False)
+    result = nobody.run("cat /proc/net/dev | grep -c :", strict=True, network=False)
 
-    assert found["said"].strip() == "1"
+    assert result["said"].strip() == "1"

@@ -1,4 +1,4 @@
-"""What a confined job cannot reach: terminals, devices, other processes, the machine. Real system calls."""
+"""Test what a confined job cannot reach: terminals, devices, other processes, the machine. Real system calls."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def confined(tmp_path: Path) -> Iterator[Bench]:
 
 @pytest.fixture
 def terminal() -> Iterator[tuple[int, str]]:
-    """A terminal of somebody else's: its other end, and its name."""
+    """Provide a terminal of another user: its other end, and its name."""
     master, slave = pty.openpty()
     os.set_blocking(master, False)
     yield master, os.ttyname(slave)
@@ -47,7 +47,7 @@ def terminal() -> Iterator[tuple[int, str]]:
 
 @pytest.fixture
 def stranger() -> Iterator[int]:
-    """A process of the same user that is no part of the job."""
+    """Provide a process of the same user that is no part of the job."""
     with subprocess.Popen(["sleep", "600"]) as process:
         yield process.pid
         process.kill()
@@ -80,10 +80,10 @@ def received(master: int) -> bytes:
 def test_it_opens_no_terminal_for_writing(confined: Bench, terminal: tuple[int, str], tmp_path: Path, how: str) -> None:
     master, name = terminal
 
-    outcome, said = run(confined, f"exec 7{how} {name}; printf INJECTED >&7", tmp_path)
+    outcome, output = run(confined, f"exec 7{how} {name}; printf INJECTED >&7", tmp_path)
 
     assert outcome is Outcome.FAILED
-    assert "denied" in said
+    assert "denied" in output
     assert received(master) == b""
 
 
@@ -94,9 +94,9 @@ def test_it_puts_no_words_into_the_input_of_a_terminal_that_it_may_read(
     _, name = terminal
     call = f"libc.ioctl(os.open({name!r}, os.O_RDONLY), ctypes.c_ulong({request_}), ctypes.byref(ctypes.c_char(b'x')))"
 
-    outcome, said = run(confined, python(CALL.format(call=call)), tmp_path)
+    outcome, output = run(confined, python(CALL.format(call=call)), tmp_path)
 
-    assert (outcome, "not permitted" in said) == (Outcome.FAILED, True), said
+    assert (outcome, "not permitted" in output) == (Outcome.FAILED, True), output
 
 
 def test_it_changes_no_settings_of_a_terminal_that_it_may_read(
@@ -106,9 +106,9 @@ def test_it_changes_no_settings_of_a_terminal_that_it_may_read(
         pytest.skip("the kernel does not keep jobs from devices that they only read")
     _, name = terminal
 
-    outcome, said = run(confined, f"stty -echo < {name}", tmp_path)
+    outcome, output = run(confined, f"stty -echo < {name}", tmp_path)
 
-    assert outcome is Outcome.FAILED, said
+    assert outcome is Outcome.FAILED, output
 
 
 def test_it_makes_no_terminal_of_its_own(confined: Bench, tmp_path: Path) -> None:
@@ -117,17 +117,17 @@ def test_it_makes_no_terminal_of_its_own(confined: Bench, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("device", ["null", "zero", "full", "random", "urandom"])
 def test_it_opens_the_devices_that_keep_nothing(confined: Bench, tmp_path: Path, device: str) -> None:
-    outcome, said = run(confined, f"exec 7<> /dev/{device}", tmp_path)
+    outcome, output = run(confined, f"exec 7<> /dev/{device}", tmp_path)
 
-    assert outcome is Outcome.COMPLETED, said
+    assert outcome is Outcome.COMPLETED, output
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root makes devices")
 @pytest.mark.parametrize("device", ["c 4 1", "b 8 0", "c 1 1"])
 def test_root_makes_no_device_in_its_folder(confined: Bench, tmp_path: Path, device: str) -> None:
-    outcome, said = run(confined, f"mknod here {device}", tmp_path)
+    outcome, output = run(confined, f"mknod here {device}", tmp_path)
 
-    assert outcome is Outcome.FAILED, said
+    assert outcome is Outcome.FAILED, output
     assert not (tmp_path / "place" / "here").exists()
 
 
@@ -148,41 +148,41 @@ def test_it_changes_no_limits_and_priorities_of_other_processes(
 ) -> None:
     before = resource.prlimit(stranger, resource.RLIMIT_NOFILE), os.getpriority(os.PRIO_PROCESS, stranger)
 
-    outcome, said = run(confined, python(CALL.format(call=call.replace("pid", str(stranger)))), tmp_path)
+    outcome, output = run(confined, python(CALL.format(call=call.replace("pid", str(stranger)))), tmp_path)
 
-    assert (outcome, "not permitted" in said) == (Outcome.FAILED, True), said
+    assert (outcome, "not permitted" in output) == (Outcome.FAILED, True), output
     assert (resource.prlimit(stranger, resource.RLIMIT_NOFILE), os.getpriority(os.PRIO_PROCESS, stranger)) == before
 
 
 @pytest.mark.parametrize("call", [call for call in OTHERS if "getuid" not in call])
 def test_it_changes_its_own(confined: Bench, tmp_path: Path, call: str) -> None:
-    outcome, said = run(confined, python(CALL.format(call=call.replace("pid", "0"))), tmp_path)
+    outcome, output = run(confined, python(CALL.format(call=call.replace("pid", "0"))), tmp_path)
 
-    assert outcome is Outcome.COMPLETED, said
+    assert outcome is Outcome.COMPLETED, output
 
 
 def test_it_looks_at_limits_of_others(confined: Bench, stranger: int, tmp_path: Path) -> None:
     if os.getuid() == 0:
         pytest.skip("root without its privileges may not look at a process that has them")
-    outcome, said = run(confined, python(f"import resource; resource.prlimit({stranger}, 7)"), tmp_path)
+    outcome, output = run(confined, python(f"import resource; resource.prlimit({stranger}, 7)"), tmp_path)
 
-    assert outcome is Outcome.COMPLETED, said
+    assert outcome is Outcome.COMPLETED, output
 
 
 @pytest.mark.parametrize(
     "command", ["nice -n 5 true", "ulimit -n 64", "ulimit -S -c 0; timeout 5 true", "stty -a || true"]
 )
 def test_what_programs_need_still_works(confined: Bench, tmp_path: Path, command: str) -> None:
-    outcome, said = run(confined, command, tmp_path)
+    outcome, output = run(confined, command, tmp_path)
 
-    assert outcome is Outcome.COMPLETED, said
+    assert outcome is Outcome.COMPLETED, output
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="others have no privileges to lose")
 def test_root_keeps_privileges_over_files_and_none_over_the_machine(confined: Bench, tmp_path: Path) -> None:
-    outcome, said = run(confined, "grep CapEff /proc/self/status; touch f; chown 1:1 f", tmp_path)
-    kept = int(said.split()[1], 16)
+    outcome, output = run(confined, "grep CapEff /proc/self/status; touch f; chown 1:1 f", tmp_path)
+    kept = int(output.split()[1], 16)
 
-    assert outcome is Outcome.COMPLETED, said
-    assert kept & 0b11111111  # CAP_CHOWN and its kind, CAP_SETUID
+    assert outcome is Outcome.COMPLETED, output
+    assert kept & 0b11111111  # CAP_CHOWN and similar ones, CAP_SETUID
     assert [bit for bit in (9, 12, 16, 17, 19, 21, 22, 23, 24, 25, 27, 34, 38, 39) if kept >> bit & 1] == []

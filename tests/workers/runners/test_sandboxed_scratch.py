@@ -1,4 +1,4 @@
-"""In a sandbox, what a job reports and keeps while it runs is out of reach of the other jobs of its worker."""
+"""Test that other jobs of a worker cannot reach what a sandboxed job reports and keeps while it runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_command_changes_nothing_of_other_attempts_or_of_the_worker(confined: 
 
         result = confined.run({"shell": command}, workdir=str(place))
 
-        assert result.output in ("8", "9", "10")  # rm -f is content with what was never there
+        assert result.output in ("8", "9", "10")  # rm -f succeeds for a file that never existed
         assert [(other / name).read_text() for name in names] == [""] * 3
         assert not (other / "new").exists()
     assert list(confined.scratch.iterdir()) == []
@@ -97,4 +97,4 @@ def test_functions_report_their_own_costs_and_not_those_of_others(confined: Benc
     assert forged.outcome is Outcome.COMPLETED, forged.error
     assert list(other.iterdir()) == []
     assert not (confined.scratch / "forged").exists()
-    assert forged.output <= 3  # its own places
+    assert forged.output <= 3  # its own folders

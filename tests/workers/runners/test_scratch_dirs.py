@@ -1,4 +1,4 @@
-"""Folders that go with their process: told from those of the dead by a lock, not by their age."""
+"""Test folders that are deleted with their process; a lock, not their age, shows that the process has ended."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ def test_a_fork_neither_takes_it_away_nor_loses_the_lock(tmp_path: Path) -> None
 
 
 def test_one_that_is_cleared_while_it_is_made_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, taken = scratch_dirs.fcntl.flock, []
+    lock, results = scratch_dirs.fcntl.flock, []
 
     def late(fd: int, how: int) -> None:
-        if not taken:
-            taken.append(True)
+        if not results:
+            results.append(True)
             assert delete_abandoned(tmp_path, IN_HOME) == 1
         lock(fd, how)
 

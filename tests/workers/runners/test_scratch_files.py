@@ -1,4 +1,4 @@
-"""Files that a job is given: readable by nobody else, in a folder of nobody else, and gone with it."""
+"""Test files that a job is given: unreadable for others, in a folder closed to others, and deleted with the job."""
 
 from __future__ import annotations
 

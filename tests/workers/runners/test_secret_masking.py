@@ -1,4 +1,4 @@
-"""Secrets in streams: however the stream is cut, none gets through."""
+"""Test that no secret gets through a masked stream, however the stream is split."""
 
 from __future__ import annotations
 

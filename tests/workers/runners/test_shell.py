@@ -1,4 +1,4 @@
-"""What is particular to shell jobs."""
+"""Test what only shell jobs do."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_the_program_behind_the_shell_has_the_grace_too(bench: Bench, tmp_path: 
 
     job.stop(StopReason.CANCELED)
 
-    assert job.end().exit_code == -15  # the shell died at once
+    assert job.end().exit_code == -15  # the shell ended at once
     assert (tmp_path / "tidied").exists()
 
 
@@ -158,7 +158,7 @@ def test_such_a_daemon_of_another_job_lives(bench: Bench, tmp_path: Path) -> Non
 
 
 def test_a_daemon_that_nothing_tells_from_others_does_not_hang_the_runner(bench: Bench, tmp_path: Path) -> None:
-    # It leaves the group, clears its environment and the tag, and it holds the pipes open.
+    # It leaves the group, clears its environment and the tag, and it keeps the pipes open.
     gone = "import resource; resource.setrlimit(resource.RLIMIT_RTTIME, (-1, -1))"
     program = f"import os; {gone}; open('pid', 'w').write(str(os.getpid())); os.execv('/bin/sleep', ['sleep', '600'])"
     command = f'setsid env -i {shlex.quote(sys.executable)} -S -c "{program}" & while ! [ -s pid ]; do sleep 0.01; done'
@@ -181,7 +181,7 @@ def test_an_exit_is_noticed_at_once(bench: Bench) -> None:
         )
         delays.append(time.monotonic() - float(result.output))
 
-    assert sorted(delays)[3] < 0.1  # the interpreter's own end and the search for stragglers included
+    assert sorted(delays)[3] < 0.1  # includes the interpreter's own end and the search for remaining processes
 
 
 def test_output_counts_as_progress_for_the_stall_timeout(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""What a job in the strict sandbox sees and reaches, and how it ends. Real namespaces."""
+"""Test what a job in the strict sandbox sees and reaches, and how it ends. Real namespaces."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def git(*arguments: str, folder: Path) -> None:
 
 
 def test_it_changes_its_folder_and_its_own_files(strict: Bench, place: Path) -> None:
-    outcome, said = shell(
+    outcome, output = shell(
         strict,
         "echo 1 > a && mkdir -p b/c && mv a b/c/d && rm -r b && echo y > /dev/null && "
         'echo {} >> "$COORD_COSTS" && echo x > "$TMPDIR/x" && mktemp && test -s "$COORD_INPUT"',
         place,
     )
 
-    assert outcome is Outcome.COMPLETED, said
+    assert outcome is Outcome.COMPLETED, output
     assert list(place.iterdir()) == []
 
 
@@ -80,37 +80,39 @@ def test_files_outside_are_invisible(strict: Bench, place: Path) -> None:
         (place.parent / name / "key").write_text("secret")
     (place / "link").symlink_to("../.ssh/key")
 
-    _, said = shell(
+    _, output = shell(
         strict,
         f"cat link ../neighbour/key {place.parent}/home/file /etc/shadow 2>&1; ls -A .. /tmp /srv /var 2>&1; "
         f"ls -A {strict.scratch}; true",
         place,
     )
 
-    assert "secret" not in said
-    assert said.count("No such file") >= 5, said
-    assert not {"neighbour", ".ssh", "home"} & set(said.split())
+    assert "secret" not in output
+    assert output.count("No such file") >= 5, output
+    assert not {"neighbour", ".ssh", "home"} & set(output.split())
 
 
 def test_of_the_configuration_it_sees_no_keys_and_nothing_that_is_hidden(tmp_path: Path, place: Path) -> None:
     runners = Runners(sandbox=strict_sandbox(tmp_path / "scratch", hide=["/etc/hosts", "/usr/share"]))
     bench = Bench(runners, tmp_path / "scratch")
 
-    _, said = shell(bench, "ls -d /etc/ssl/private /etc/pki/tls/private /etc/ssh; cat /etc/hosts; ls /usr/share", place)
+    _, output = shell(
+        bench, "ls -d /etc/ssl/private /etc/pki/tls/private /etc/ssh; cat /etc/hosts; ls /usr/share", place
+    )
     runners.close()
 
-    assert said.count("No such file") == 3
-    assert "/etc/hosts: Permission denied" in said
-    assert len(said.strip().splitlines()) == 4, said
+    assert output.count("No such file") == 3
+    assert "/etc/hosts: Permission denied" in output
+    assert len(output.strip().splitlines()) == 4, output
 
 
 def test_it_reads_and_changes_what_is_named(strict: Bench, place: Path) -> None:
-    outcome, said = shell(
+    outcome, output = shell(
         strict, "cat ../models/file ../cache/file && echo kept > ../cache/x && ! echo bad > ../models/x", place
     )
 
-    assert outcome is Outcome.COMPLETED, said
-    assert said.startswith("modelscache")
+    assert outcome is Outcome.COMPLETED, output
+    assert output.startswith("modelscache")
     assert (place.parent / "cache" / "x").read_text() == "kept\n"
     assert not (place.parent / "models" / "x").exists()
 
@@ -145,7 +147,7 @@ def test_folders_for_temporary_files_are_private(strict: Bench, place: Path) -> 
     for folder in private:
         (folder / other).touch()
     try:
-        outcome, said = shell(
+        outcome, output = shell(
             strict, " && ".join(f"ls -A {folder} && echo x > {folder}/{name}" for folder in private), place
         )
     finally:
@@ -153,31 +155,31 @@ def test_folders_for_temporary_files_are_private(strict: Bench, place: Path) -> 
             (folder / other).unlink()
 
     assert outcome is Outcome.COMPLETED
-    assert other not in said
+    assert other not in output
     assert not any((folder / name).exists() for folder in private)
 
 
 @pytest.mark.parametrize("namespace", ["pid", "mnt", "ipc", "uts"])
 def test_it_has_namespaces_of_its_own(strict: Bench, place: Path, namespace: str) -> None:
-    _, said = shell(strict, f"readlink /proc/self/ns/{namespace}", place)
+    _, output = shell(strict, f"readlink /proc/self/ns/{namespace}", place)
 
-    assert said.startswith(namespace)
-    assert said != str(Path(f"/proc/self/ns/{namespace}").readlink())
+    assert output.startswith(namespace)
+    assert output != str(Path(f"/proc/self/ns/{namespace}").readlink())
 
 
 def test_it_sees_no_other_processes(strict: Bench, place: Path) -> None:
-    with subprocess.Popen(["sleep", "600"]) as stranger:
-        _, said = shell(strict, f"ls /proc; kill -9 {stranger.pid}", place)
-        alive = stranger.poll() is None
-        stranger.kill()
+    with subprocess.Popen(["sleep", "600"]) as other_process:
+        _, output = shell(strict, f"ls /proc; kill -9 {other_process.pid}", place)
+        alive = other_process.poll() is None
+        other_process.kill()
 
     assert alive
-    assert len([name for name in said.split() if name.isdigit()]) < 10
+    assert len([name for name in output.split() if name.isdigit()]) < 10
 
 
 def test_it_is_confined_by_the_kernel_too(strict: Bench, place: Path) -> None:
-    _, said = shell(strict, "grep -E '^(NoNewPrivs|Seccomp|CapEff):' /proc/self/status", place)
-    words = dict(line.split(":\t") for line in said.splitlines() if ":\t" in line)
+    _, output = shell(strict, "grep -E '^(NoNewPrivs|Seccomp|CapEff):' /proc/self/status", place)
+    words = dict(line.split(":\t") for line in output.splitlines() if ":\t" in line)
 
     assert (words["NoNewPrivs"], words["Seccomp"]) == ("1", "2")
     assert [bit for bit in (12, 16, 17, 19, 21, 22, 27) if int(words["CapEff"], 16) >> bit & 1] == []
@@ -193,7 +195,7 @@ print(os.read(found, 100) if found >= 0 else os.strerror(ctypes.get_errno()))
 
 
 def test_no_file_is_opened_by_its_number(strict: Bench, place: Path) -> None:
-    """Root could open any file of a file system that it sees one folder of."""
+    """Refuse it: root could open each file of a file system of which it sees one folder."""
     precious = place.parent / "precious"
     precious.write_text("secret")
     handle, number = ctypes.create_string_buffer(136), ctypes.c_int()
@@ -202,10 +204,10 @@ def test_no_file_is_opened_by_its_number(strict: Bench, place: Path) -> None:
     named = libc.name_to_handle_at(-100, os.fsencode(precious), handle, ctypes.byref(number), 0)
 
     assert named == 0
-    _, said = shell(strict, python(BY_HANDLE.format(mount=str(place), handle=handle.raw)), place)
+    _, output = shell(strict, python(BY_HANDLE.format(mount=str(place), handle=handle.raw)), place)
 
-    assert "secret" not in said
-    assert "not permitted" in said
+    assert "secret" not in output
+    assert "not permitted" in output
 
 
 @pytest.mark.parametrize("where", ["repository", "repository/below", "worktree"])
@@ -221,10 +223,10 @@ def test_it_commits_to_the_repository_that_it_works_in(strict: Bench, tmp_path: 
 
     commit = "git -c user.name=a -c user.email=a@example.org commit -q -m second"
     command = f"git status --porcelain && touch a && git add -A && {commit} && git show --format=%s --name-status"
-    outcome, said = shell(strict, command, tmp_path / where)
+    outcome, output = shell(strict, command, tmp_path / where)
 
     added = "below/a" if where.endswith("below") else "a"
-    assert (outcome, said.split()) == (Outcome.COMPLETED, ["second", "A", added]), said
+    assert (outcome, output.split()) == (Outcome.COMPLETED, ["second", "A", added]), output
 
 
 def test_a_repository_of_the_whole_home_folder_is_not_shown(
@@ -236,11 +238,11 @@ def test_a_repository_of_the_whole_home_folder_is_not_shown(
     runners = Runners(sandbox=strict_sandbox(tmp_path / "scratch"))
     bench = Bench(runners, tmp_path / "scratch")
 
-    _, said = shell(bench, "cat ../precious; ls -A ..; echo bad > ../.git/new", place)
+    _, output = shell(bench, "cat ../precious; ls -A ..; echo bad > ../.git/new", place)
     runners.close()
 
-    assert "secret" not in said
-    assert ".git" not in said.split()
+    assert "secret" not in output
+    assert ".git" not in output.split()
     assert not (tmp_path / ".git" / "new").exists()
 
 
@@ -253,10 +255,10 @@ def test_what_is_hidden_within_its_folder_is_empty(tmp_path: Path, place: Path) 
     runners = Runners(sandbox=sandbox)
     bench = Bench(runners, home / "scratch" / "w")
 
-    _, said = shell(bench, 'ls home; cat home/token store.db; echo x > "$TMPDIR/x"; echo bad > home/new', place)
+    _, output = shell(bench, 'ls home; cat home/token store.db; echo x > "$TMPDIR/x"; echo bad > home/new', place)
     runners.close()
 
-    assert "secret" not in said
+    assert "secret" not in output
     assert database.read_text() == "secret"
     assert sorted(path.name for path in home.iterdir()) == ["scratch", "token"]
 
@@ -279,7 +281,7 @@ def test_a_job_that_is_told_to_end_tidies_up(strict: Bench, place: Path) -> None
 
     result = job.end()
 
-    assert (result.outcome, result.exit_code) == (Outcome.CANCELED, 3)  # bwrap has not died of the signal
+    assert (result.outcome, result.exit_code) == (Outcome.CANCELED, 3)  # the signal has not ended bwrap
     assert (place / "said").read_text() == "bye\n"
 
 
@@ -304,23 +306,23 @@ while True:
 def test_what_gets_rid_of_all_marks_ends_with_it_all_the_same(strict: Bench, place: Path) -> None:
     seconds = str(600_000 + uuid4().int % 100_000)
 
-    outcome, said = shell(strict, python(ESCAPING.format(seconds=seconds)), place)
+    outcome, output = shell(strict, python(ESCAPING.format(seconds=seconds)), place)
 
-    assert outcome is Outcome.COMPLETED, said
+    assert outcome is Outcome.COMPLETED, output
     assert not commands_with(seconds)
 
 
 def commands_with(word: str) -> list[str]:
-    """The processes of this machine with that word in their command."""
-    found = []
+    """Return the processes of this machine with that word in their command."""
+    processes = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = entry.read_bytes().split(b"\0")
         except OSError:
             continue
         if word.encode() in words:
-            found.append(entry.parent.name)
-    return found
+            processes.append(entry.parent.name)
+    return processes
 
 
 def test_killing_its_leader_ends_all_of_it(strict: Bench, place: Path) -> None:
@@ -338,12 +340,12 @@ def test_killing_its_leader_ends_all_of_it(strict: Bench, place: Path) -> None:
 def test_its_processes_carry_the_marks_that_the_worker_looks_for(strict: Bench, place: Path) -> None:
     job = strict.start({"shell": "echo ready; sleep 600"}, workdir=str(place))
     assert job.moved.wait(60)
-    found = orphan_reaper.find([os.fsencode(job.processes[0].marker)])
-    sessions = {os.getsid(pid) for pid in found}
+    remaining = orphan_reaper.find([os.fsencode(job.processes[0].marker)])
+    sessions = {os.getsid(pid) for pid in remaining}
     job.control.stop(StopReason.CANCELED)
     job.end()
 
-    assert len(found) >= 3  # bwrap, its first process inside, the job
+    assert len(remaining) >= 3  # bwrap, its first process inside, the job
     assert sessions == {job.processes[0].pid}
 
 

@@ -1,4 +1,4 @@
-"""The network of a job in the strict sandbox: none, or one way out to what is listed. Real namespaces and servers."""
+"""Test the network of a job in the strict sandbox: none, or a proxy to listed hosts. Real namespaces and servers."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from workers.runners.registry import Runners
 
 class _Page(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        """Say hello."""
+        """Send a fixed answer."""
         self.send_response(200)
         self.end_headers()
         self.wfile.write(b"hello")
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def bench(folder: Path, network: str) -> Iterator[Bench]:
         proxy = None
         if network not in ("on", "off"):
             (folder / "worker").mkdir()
-            found = ConnectProxy(folder / "worker", parse_network(network))
-            stack.callback(found.close)
-            proxy = found.path
+            connect_proxy = ConnectProxy(folder / "worker", parse_network(network))
+            stack.callback(connect_proxy.close)
+            proxy = connect_proxy.path
         runners = Runners(sandbox=strict_sandbox(folder / "scratch", network=network != "off", proxy=proxy))
         stack.callback(runners.close)
         yield Bench(runners, folder / "scratch")

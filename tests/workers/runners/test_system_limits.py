@@ -1,4 +1,4 @@
-"""Limits that the system keeps: a soft one that a job may notice, and a hard one that it cannot lift."""
+"""Test limits that the system enforces: a soft one that a job may notice, and a hard one that it cannot raise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOW = ["/bin/sh", "-c", 'echo "$(ulimit -S -t) $(ulimit -H -t) $(ulimit -S -n) 
 
 
 def shown(limits: Limits) -> list[str]:
-    """Soft and hard processor time, soft and hard files, as the limited program sees them, and its last argument."""
+    """Return the soft and hard limits of processor time and files in the limited program, and its last argument."""
     done = subprocess.run(add_limits(SHOW, limits), capture_output=True, text=True, check=True)
     return done.stdout.removesuffix("\n").split(" ", 4)
 

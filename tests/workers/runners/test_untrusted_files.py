@@ -1,4 +1,4 @@
-"""Files in folders that jobs can write are read and copied where they are, and nowhere else."""
+"""Test that files in folders which jobs can write are read and copied from these folders only."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from workers.runners import untrusted_files
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of a job's, beside what it must not lead to."""
+    """Provide a job's folder, beside files that it must not lead to."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "x").write_text("secret")
-    made = tmp_path / "place"
-    made.mkdir()
-    return made
+    created = tmp_path / "place"
+    created.mkdir()
+    return created
 
 
 def test_a_copy_has_the_content_the_mode_and_the_times(folder: Path) -> None:
@@ -28,8 +28,8 @@ def test_a_copy_has_the_content_the_mode_and_the_times(folder: Path) -> None:
 
     untrusted_files.copy(str(folder / "x"), str(folder / "y"))
 
-    found = (folder / "y").stat()
-    assert ((folder / "y").read_text(), found.st_mode & 0o777, found.st_mtime_ns) == ("1", 0o750, 7_000_000_000)
+    result = (folder / "y").stat()
+    assert ((folder / "y").read_text(), result.st_mode & 0o777, result.st_mtime_ns) == ("1", 0o750, 7_000_000_000)
 
 
 @pytest.mark.parametrize("name", ["file", "deep/x"])
@@ -37,7 +37,7 @@ def test_no_link_is_followed_to_what_is_copied(folder: Path, name: str) -> None:
     (folder / "file").symlink_to(folder.parent / "outside" / "x")
     (folder / "deep").symlink_to(folder.parent / "outside")
 
-    with pytest.raises(OSError):  # noqa: PT011 - of which kind depends on where the link is
+    with pytest.raises(OSError):  # noqa: PT011 - its type depends on the position of the link
         untrusted_files.copy(str(folder / name), str(folder / "y"))
 
     assert not (folder / "y").exists()

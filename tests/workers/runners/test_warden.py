@@ -1,4 +1,4 @@
-"""No job outlives its worker, however the worker goes. Real workers, really killed."""
+"""Test that no job outlives its worker, however the worker ends. Real workers, really killed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_killed_worker_leaves_no_job_behind(worker: tuple[subprocess.Popen[str
     process, marker, warden = worker
     marked, tag = set(orphan_reaper.find([marker])), orphan_reaper.worker_tag(os.fsdecode(marker))
     assert len(marked) >= 6
-    assert set(orphan_reaper.find([marker, tag])) - marked  # what has cleared its environment
+    assert set(orphan_reaper.find([marker, tag])) - marked  # processes that have cleared their environment
 
     os.killpg(process.pid, number)
 
@@ -68,7 +68,7 @@ def test_a_warden_that_died_is_replaced_and_knows_what_runs(
     os.kill(warden, signal.SIGKILL)
 
     def successors() -> list[int]:
-        # Its parent is the worker, and it alone is not marked.
+        # Its parent is the worker, and only it has no marker.
         return [
             pid
             for pid in map(int, filter(str.isdigit, os.listdir("/proc")))  # noqa: PTH208

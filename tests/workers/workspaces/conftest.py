@@ -1,4 +1,4 @@
-"""A checkout, and a worker that runs attempts in worktrees of it; nothing may be left behind by any test."""
+"""Provide a checkout, and a worker that runs attempts in its worktrees; no test may leave files behind."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from workers.runners.registry import Runners
 
 @pytest.fixture
 def runners() -> Iterator[Runners]:
-    made = Runners()
-    yield made
-    made.close()
+    created = Runners()
+    yield created
+    created.close()
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def checkout(tmp_path: Path) -> Checkout:
 
 @pytest.fixture
 def site(runners: Runners, checkout: Checkout, tmp_path: Path) -> Iterator[Site]:
-    made = Site(runners, checkout, tmp_path / "the site")
-    yield made
-    assert made.left_behind() == []
+    created = Site(runners, checkout, tmp_path / "the site")
+    yield created
+    assert created.left_behind() == []
     assert checkout.is_untouched()

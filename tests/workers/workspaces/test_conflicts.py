@@ -1,4 +1,4 @@
-"""Changes that do not fit together, and attempts that go on where the last one stopped."""
+"""Test changes that conflict, and attempts that continue where the last one stopped."""
 
 from __future__ import annotations
 
@@ -116,9 +116,9 @@ class TestConflicts:
             Outcome.DEFERRED,
             f"its change conflicts with what others have merged to {site.branch}, in readme.txt",
         )
-        (found,) = result.discovered
-        task = found.task
-        assert found.blocks_finder
+        (discovered,) = result.discovered
+        task = discovered.task
+        assert discovered.blocks_finder
         assert (task["key"], task["agent"], task["gates"], task["max_attempts"]) == (
             "ours-merge-1",
             "dave/vc",
@@ -128,14 +128,14 @@ class TestConflicts:
         assert parse_checkout(task["checkout"]).merge is not None
         assert parse_gates(task["gates"])
         prompt = templates.fill(task["run"]["prompt"], {})
-        made = checkout.git("rev-parse", task_branch(site.run_id, "ours"))
-        for piece in ("Merge them", "- readme.txt (content)", f"commit {made[:12]}", "Say ours {{ now }}"):
+        created = checkout.git("rev-parse", task_branch(site.run_id, "ours"))
+        for piece in ("Merge them", "- readme.txt (content)", f"commit {created[:12]}", "Say ours {{ now }}"):
             assert piece in prompt
         assert parse_job(task["run"]).to_json()["env"] == {"A": "b"}
         templates.check_work(task["run"], needs=())
-        said = templates.render(task["run"], needs={}, context={})
-        assert "Say ours {{ now }} {% raw %}" in said["prompt"]
-        assert said["command"] == work["command"]
+        output = templates.render(task["run"], needs={}, context={})
+        assert "Say ours {{ now }} {% raw %}" in output["prompt"]
+        assert output["command"] == work["command"]
         json.dumps([dict(task), result.carry_over])
         assert checkout.shows("readme.txt", on=task_branch(site.run_id, "ours")) == "ours"
         assert site.files_left() == []
@@ -147,11 +147,11 @@ class TestConflicts:
         result = site.run("ours", agent(f"echo ours > {name}; {other}"))
 
         assert (result.outcome, (result.error or "")[-6:]) == (Outcome.DEFERRED, "n\N{REPLACEMENT CHARACTER}.txt")
-        (found,) = result.discovered
-        assert json_problem([dict(found.task), result.error, dict(result.carry_over)]) is None
-        assert "- n\N{REPLACEMENT CHARACTER}.txt (add/add)" in found.task["run"]["prompt"]
+        (discovered,) = result.discovered
+        assert json_problem([dict(discovered.task), result.error, dict(result.carry_over)]) is None
+        assert "- n\N{REPLACEMENT CHARACTER}.txt (add/add)" in discovered.task["run"]["prompt"]
         read = {**agent("true"), "command": ["cat"]}
-        left = site.run(found.task["key"], read, checkout=found.task["checkout"])
+        left = site.run(discovered.task["key"], read, checkout=discovered.task["checkout"])
         assert left.error == "conflicts are left in n\N{REPLACEMENT CHARACTER}.txt (add/add)"
         assert "+theirs" in str(left.output)
 

@@ -1,4 +1,4 @@
-"""A worker that is killed anywhere on the way, and many that merge at once: every change is there, once."""
+"""Test a worker that is killed at any point, and many that merge at once: each change is there, once."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ APPEND = "echo line >> log.txt; echo said"
 
 
 def killed(site: Site, call: int, *, after: bool, work: Any = APPEND, **more: Any) -> subprocess.CompletedProcess[str]:
-    """An attempt of the task "a" in a process of its own."""
+    """Start an attempt of the task "a" in a process of its own."""
     site.claim("a", APPEND)
-    asked = {
+    request = {
         "call": call,
         "after": after,
         "checkout": str(site.checkout.path),
@@ -40,7 +40,7 @@ def killed(site: Site, call: int, *, after: bool, work: Any = APPEND, **more: An
         "more": more,
     }
     return subprocess.run(
-        [sys.executable, "-m", MODULE, json.dumps(asked)],
+        [sys.executable, "-m", MODULE, json.dumps(request)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -94,7 +94,7 @@ def test_locks_that_a_killed_git_left_are_in_nobodys_way(site: Site, checkout: C
     lock = checkout.path / ".git" / "refs" / "heads" / f"{site.branch}.lock"
     lock.write_text("")
     result = site.run("a", {"agent": "custom", "prompt": "x", "command": ["/bin/sh", "-c", "echo said; touch a.txt"]})
-    assert (result.outcome, sorted(result.carry_over)) == (Outcome.DEFERRED, ["merge"])  # somebody may be at it
+    assert (result.outcome, sorted(result.carry_over)) == (Outcome.DEFERRED, ["merge"])  # another process may use it
     os.utime(lock, (time.time() - 600,) * 2)
 
     again = site.again("a", "touch ran-again", result)
@@ -140,7 +140,7 @@ def test_twenty_that_merge_at_once_from_three_processes_all_land(
 
 
 def test_two_attempts_of_one_task_never_both_merge(site: Site, checkout: Checkout) -> None:
-    """The first was taken for dead, and ended all the same, before and after the second."""
+    """Test that only one merges: the first was considered lost and ended all the same, before and after the second."""
     late = threading.Event()
     results = []
 

@@ -1,4 +1,4 @@
-"""What a job leaves in its worktree is on the run's branch, or the attempt fails and keeps the worktree."""
+"""Test that a job's changes in its worktree reach the run's branch, or the attempt fails and keeps the worktree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORK = f"echo precious > b.txt; {COMMIT} work"
 
 @pytest.fixture
 def kept(runners, checkout: Checkout, tmp_path: Path) -> Site:
-    """A site that keeps the worktrees of failed attempts."""
+    """Provide a site that keeps the worktrees of failed attempts."""
     checkout.commit("Second", second="2\n")
     return Site(runners, checkout, tmp_path / "kept", keep=timedelta(days=1))
 
@@ -37,7 +37,7 @@ def gitlinks_on(site: Site) -> int:
 
 
 def check_kept(site: Site, result: AttemptEnd, *says: str) -> None:
-    """The attempt failed with a sentence, its worktree is there, and nothing has come to the run's branch."""
+    """Check that the attempt failed with a message, its worktree exists, and the run's branch is unchanged."""
     assert result.outcome is Outcome.FAILED, result
     for text in says:
         assert text in (result.error or ""), result.error
@@ -194,12 +194,12 @@ class TestHead:
 
     def test_the_branch_of_the_run_cannot_be_moved_back(self, kept: Site, checkout: Checkout) -> None:
         kept.run("first", "echo 1 > 1.txt")
-        held = checkout.git("rev-parse", kept.branch)
+        commit = checkout.git("rev-parse", kept.branch)
 
         result = kept.run("a", f"git update-ref refs/heads/{kept.branch} main; echo a > a.txt")
 
         assert result.outcome is Outcome.FAILED
-        assert f"git update-ref refs/heads/{kept.branch} {held}" in (result.error or "")
+        assert f"git update-ref refs/heads/{kept.branch} {commit}" in (result.error or "")
 
 
 class TestUnfinished:

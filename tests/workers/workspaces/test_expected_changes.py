@@ -1,4 +1,4 @@
-"""A task in a worktree that expects changes: what is collected of it decides."""
+"""Test that the collected changes decide whether a task in a worktree that expects changes succeeded."""
 
 from __future__ import annotations
 

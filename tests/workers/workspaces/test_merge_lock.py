@@ -1,4 +1,4 @@
-"""One after the other, in their order; the dead hold nobody up."""
+"""Test that the merge lock is granted in the order of the requests, and that dead processes do not block it."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_ticket_that_is_torn_up_before_it_is_locked_is_drawn_again(
 
     def looks_first(fd: int, how: int) -> None:
         if not taken_away:
-            taken_away.append([merge_lock._is_dead(ticket) for ticket in tmp_path.iterdir()])  # as one who waits does
+            taken_away.append([merge_lock._is_dead(ticket) for ticket in tmp_path.iterdir()])  # as a waiting one does
         real(fd, how)
 
     monkeypatch.setattr(merge_lock.fcntl, "flock", lambda fd, how: (monkeypatch.undo(), looks_first(fd, how)))
@@ -148,14 +148,14 @@ def test_a_lock_whose_name_is_taken_away_in_that_moment_is_none(
     real = fcntl.flock
 
     def leaves_first(fd: int, how: int) -> None:
-        (tmp_path / "lock").unlink()  # as the one before does when it leaves
+        (tmp_path / "lock").unlink()  # as the previous holder does when it releases the lock
         real(fd, how)
 
     monkeypatch.setattr(merge_lock.fcntl, "flock", leaves_first)
     nothing = merge_lock._lock(tmp_path)
     monkeypatch.undo()
-    found = merge_lock._lock(tmp_path)
+    result = merge_lock._lock(tmp_path)
 
     assert nothing == -1
-    assert found >= 0
-    os.close(found)
+    assert result >= 0
+    os.close(result)

@@ -1,4 +1,4 @@
-"""One merge at a time: while another attempt has the turn, nobody's gates start and nobody's change lands."""
+"""Test that merges do not overlap: while one attempt has the merge lock, no other runs its gates or merges."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_branch_that_somebody_moves_during_the_gates_is_merged_with_anew(site:
         assert site.run(name, f"echo {number} > {name}.txt").outcome is Outcome.COMPLETED
         moved.append(f"git update-ref refs/heads/{site.branch} {checkout.git('rev-parse', site.branch)}")
     checkout.git("update-ref", f"refs/heads/{site.branch}", base)
-    gate = f"test ! -e first.txt || {moved[1]}"  # as a program of somebody else would, after the merge was made
+    gate = f"test ! -e first.txt || {moved[1]}"  # as a program outside the project would, after the merge was made
 
     result = site.run("second", f"{moved[0]}; echo 2 > second.txt", gates=[gate])
 

@@ -1,4 +1,4 @@
-"""An agent whose files others have changed and merged meanwhile is told, while it works or when it goes on."""
+"""Test that an agent is informed when others changed and merged its files, while it works or when it continues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ READ = {"agent": "custom", "prompt": "Do it", "command": ["cat"]}
 
 
 class Job:
-    """A runner whose job reports now and then; *does* is given its folder and how to report."""
+    """A runner whose job reports now and then; *does* gets its folder and a function that reports."""
 
     def __init__(self, does: Callable[[Path, Callable[[], str | None]], None]) -> None:
         self.does = does
@@ -47,15 +47,15 @@ class TestWhileItWorks:
 
         result = run_job(site, does)
 
-        assert result.outcome is Outcome.DEFERRED  # its change is in conflict, as it was told
-        before, told, after = heard
+        assert result.outcome is Outcome.DEFERRED  # its change conflicts, as it was informed
+        before, reports, after = heard
         assert (before, after) == (None, None)
-        assert told is not None
-        assert "- new.txt\n- readme.txt\n" in told
-        assert "other.txt" not in told
-        assert "Do theirs" in told
+        assert reports is not None
+        assert "- new.txt\n- readme.txt\n" in reports
+        assert "other.txt" not in reports
+        assert "Do theirs" in reports
         head = checkout.git("rev-parse", site.branch)[:12]
-        assert f'"git diff {checkout.git("rev-parse", "main")[:12]} {head} -- PATH"' in told
+        assert f'"git diff {checkout.git("rev-parse", "main")[:12]} {head} -- PATH"' in reports
         events = [payload for _, payload in site.events if "others_merged" in payload]
         assert events == [{"others_merged": head, "files": ["new.txt", "readme.txt"]}]
 
@@ -106,11 +106,11 @@ class TestWhenItGoesOn:
 
         second = site.again("ours", READ, first, gates=["false"])
 
-        told = str(second.output)
-        assert told.startswith("Do it\n\nOthers have merged changes of files that you have changed, too, to coord/")
-        assert "\n- readme.txt\nin the commits:\n- " in told
-        assert "Do theirs" in told
-        assert "a.txt" not in told
+        output = str(second.output)
+        assert output.startswith("Do it\n\nOthers have merged changes of files that you have changed, too, to coord/")
+        assert "\n- readme.txt\nin the commits:\n- " in output
+        assert "Do theirs" in output
+        assert "a.txt" not in output
 
     def test_where_nothing_touches_its_files_the_prompt_stays_as_it_was(self, site: Site) -> None:
         first = site.run("ours", agent("echo ours > readme.txt"), gates=["false"])

@@ -1,4 +1,4 @@
-"""A worktree that is made ready for its job: copies, one setup for many tasks, nothing of it committed."""
+"""Test how a worktree is prepared for its job: copies, one setup for many tasks, and nothing of it committed."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class TestSetup:
     ) -> None:
         look = 'cat deps/lib/a deps/l/a; test "$(cat deps/tool) $(readlink deps/l)" = "#!$PWD/x $PWD/deps/lib"'
 
-        said = [completed(prepared(f"t{number}", look, **keys)) for number in range(3)]
+        outputs = [completed(prepared(f"t{number}", look, **keys)) for number in range(3)]
 
-        assert said == ["1\n1"] * 3
+        assert outputs == ["1\n1"] * 3
         assert log.read_text() == "ran\n"
         assert locked.git("ls-tree", "--name-only", site.branch).split() == [".gitignore", "readme.txt", "uv.lock"]
 
@@ -130,10 +130,10 @@ class TestSetup:
         assert [place.stat().st_mode & 0o222 for place in (stored, stored / "lib")] == [0, 0]
 
     def test_two_at_once_set_up_once(self, prepared: Callable[..., AttemptEnd], locked: Checkout, log: Path) -> None:
-        said: list[AttemptEnd] = []
+        outputs: list[AttemptEnd] = []
         slow = "sleep 0.3; " + SETUP
         threads = [
-            threading.Thread(target=lambda key=key: said.append(prepared(key, "cat deps/lib/a", setup=slow)))
+            threading.Thread(target=lambda key=key: outputs.append(prepared(key, "cat deps/lib/a", setup=slow)))
             for key in ("a", "b", "c")
         ]
         for thread in threads:
@@ -141,7 +141,7 @@ class TestSetup:
         for thread in threads:
             thread.join()
 
-        assert [completed(result) for result in said] == ["1"] * 3
+        assert [completed(result) for result in outputs] == ["1"] * 3
         assert log.read_text() == "ran\n"
 
     def test_that_fails_fails_the_attempt_with_the_end_of_its_output_and_is_run_again_by_the_next(
@@ -167,15 +167,15 @@ class TestSetup:
         mark = tmp_path / "begun"
         checkout = {"kind": "git-worktree", "setup": f"mkdir deps; touch {mark}; sleep 60"}
         claim = site.claim("fix", "true", checkout=checkout)
-        said: list[AttemptEnd] = []
+        outputs: list[AttemptEnd] = []
         with site.control() as control:
-            thread = threading.Thread(target=lambda: said.append(site.attempt(claim, control)))
+            thread = threading.Thread(target=lambda: outputs.append(site.attempt(claim, control)))
             thread.start()
             _until(mark.exists)
             control.stop(StopReason.SHUTDOWN)
             thread.join()
 
-        assert said[0].outcome is Outcome.HANDED_BACK
+        assert outputs[0].outcome is Outcome.HANDED_BACK
         assert [path.suffix for path in (site.root / setup_cache.FOLDER).iterdir()] == [".lock"]
         assert completed(prepared("fix", "cat deps/lib/a", attempt=2)) == "1"
 
@@ -185,28 +185,28 @@ class TestSetup:
         to_fill, waits = setup_cache._open_empty, threading.Event()
 
         def tried(path: Path, fd: int) -> setup_cache.SetupCache | None:
-            found = to_fill(path, fd)
-            if found is None:
+            outcome = to_fill(path, fd)
+            if outcome is None:
                 waits.set()
-            return found
+            return outcome
 
         monkeypatch.setattr(setup_cache, "_open_empty", tried)
         mark = tmp_path / "begun"
         checkout = {"kind": "git-worktree", "setup": f"touch {mark}; sleep 60"}
-        said: list[AttemptEnd] = []
+        outputs: list[AttemptEnd] = []
         with site.control() as first, site.control() as second:
             for key, control in (("a", first), ("b", second)):
                 claim = site.claim(key, "true", checkout=checkout)
-                threading.Thread(target=lambda c=claim, o=control: said.append(site.attempt(c, o))).start()
+                threading.Thread(target=lambda c=claim, o=control: outputs.append(site.attempt(c, o))).start()
                 _until(mark.exists)
             assert waits.wait(patience(20))
             second.stop(StopReason.CANCELED)
-            _until(lambda: len(said) == 1)
+            _until(lambda: len(outputs) == 1)
             first.stop(StopReason.CANCELED)
-            _until(lambda: len(said) == 2)
+            _until(lambda: len(outputs) == 2)
 
-        assert [result.outcome for result in said] == [Outcome.CANCELED] * 2
-        assert "waited for the setup of another task" in (said[0].error or "")
+        assert [result.outcome for result in outputs] == [Outcome.CANCELED] * 2
+        assert "waited for the setup of another task" in (outputs[0].error or "")
 
     def test_happens_in_the_tasks_own_folder(
         self, site: Site, checkout: Checkout, prepared: Callable[..., AttemptEnd], log: Path
@@ -220,9 +220,9 @@ class TestSetup:
         checkout.note()
         keys = {"kind": "git-worktree", "setup": SETUP.format(log=log), "share": ["deps"], "copy": [".env"]}
 
-        said = [site.run(key, "cat deps/lib/a .env", checkout=keys, workdir=str(part)) for key in ("a", "b")]
+        output = [site.run(key, "cat deps/lib/a .env", checkout=keys, workdir=str(part)) for key in ("a", "b")]
 
-        assert [completed(result) for result in said] == ["1\nA=1"] * 2
+        assert [completed(result) for result in output] == ["1\nA=1"] * 2
         assert log.read_text() == "ran\n"
 
     def test_shares_only_what_it_makes(self, prepared: Callable[..., AttemptEnd], locked: Checkout) -> None:
@@ -236,10 +236,12 @@ class TestSetup:
     ) -> None:
         completed(prepared("first", "true", share=["deps/lib"]))
 
-        said = completed(prepared("second", "readlink deps/lib/a; readlink deps/tool || echo own", share=["deps/lib"]))
+        output = completed(
+            prepared("second", "readlink deps/lib/a; readlink deps/tool || echo own", share=["deps/lib"])
+        )
 
-        assert said.startswith("/")
-        assert said.endswith("/files/deps/lib/a\nown")
+        assert output.startswith("/")
+        assert output.endswith("/files/deps/lib/a\nown")
 
 
 class TestNothingIsCommitted:
@@ -259,8 +261,8 @@ class TestNothingIsCommitted:
         commits = "echo 1 > {0}.txt; git add -A; git commit -qm mine; echo 2 > more-{0}.txt; git status --porcelain"
 
         for key in ("a", "b"):
-            said = prepared(key, commits.format(key), share=share, copy=[".env", "odd [name]*"])
-            assert completed(said) == f"?? more-{key}.txt"
+            output = prepared(key, commits.format(key), share=share, copy=[".env", "odd [name]*"])
+            assert completed(output) == f"?? more-{key}.txt"
 
         names = unignored.git("ls-tree", "-r", "--name-only", site.branch).split()
         assert names == ["a.txt", "b.txt", "more-a.txt", "more-b.txt", "readme.txt", "uv.lock"]
@@ -283,14 +285,14 @@ class TestNothingIsCommitted:
         (unignored.path / ".excluded").write_text("*.log\n")
         unignored.commit("Exclude")
         look = 'cat "$(git rev-parse --git-dir)/coordination-excludes"; touch x.log'
-        said = {}
+        text = {}
         for key, path in (("out", tmp_path / "secret"), ("in", unignored.path / ".excluded")):
             unignored.git("config", "core.excludesFile", str(path))
             unignored.note()
-            said[key] = completed(prepared(key, look))
+            text[key] = completed(prepared(key, look))
 
-        assert "hunter22" not in said["out"]
-        assert "*.log" in said["in"]
+        assert "hunter22" not in text["out"]
+        assert "*.log" in text["in"]
 
     def test_a_link_in_the_place_of_our_excludes_is_not_followed(
         self, prepared: Callable[..., AttemptEnd], unignored: Checkout, tmp_path: Path
@@ -298,17 +300,17 @@ class TestNothingIsCommitted:
         (tmp_path / "victim").write_text("all of it")
         link = f'ln -s "{tmp_path}/victim" "$(git rev-parse --git-dir)/coordination-excludes"'
 
-        said = completed(prepared("a", "git status --short", setup=f"{SETUP}; {link}"))
+        output = completed(prepared("a", "git status --short", setup=f"{SETUP}; {link}"))
 
-        assert (said, (tmp_path / "victim").read_text()) == ("", "all of it")
+        assert (output, (tmp_path / "victim").read_text()) == ("", "all of it")
 
     def test_variables_of_the_plan_for_git_hold_beside_ours(self, site: Site, unignored: Checkout, log: Path) -> None:
         env = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "user.name", "GIT_CONFIG_VALUE_0": "Eve"}
         job = {"shell": "git config user.name; git status --porcelain", "env": env}
 
-        said = site.run("a", job, checkout={"kind": "git-worktree", "copy": [".env"]})
+        output = site.run("a", job, checkout={"kind": "git-worktree", "copy": [".env"]})
 
-        assert completed(said) == "Eve"
+        assert completed(output) == "Eve"
 
 
 class TestCopies:
@@ -323,9 +325,11 @@ class TestCopies:
         (checkout.path / "local" / "deep" / "x").write_text("2")
         keys = {"kind": "git-worktree", "copy": [".env", "local"]}
 
-        said = site.run("a", "cat .env local/deep/x; stat -c %a .env; echo 3 > .env", checkout=keys, gates=["cat .env"])
+        output = site.run(
+            "a", "cat .env local/deep/x; stat -c %a .env; echo 3 > .env", checkout=keys, gates=["cat .env"]
+        )
 
-        assert completed(said) == "A=12600"
+        assert completed(output) == "A=12600"
         assert (checkout.path / ".env").read_text() == "A=1"
 
     def test_what_is_missing_committed_or_behind_a_link_is_refused_in_one_sentence(

@@ -1,4 +1,4 @@
-"""The store of what setup commands made: what is half is never used, and paths of one worktree become another's."""
+"""Test the cache of setup results: incomplete ones are never used, and one worktree's paths become another's."""
 
 from __future__ import annotations
 
@@ -148,8 +148,8 @@ def test_a_module_that_names_its_worktree_is_compiled_anew_in_each(
         other = made_in(root, key)
         first.bring_into(other, share, copy)
         os.utime(other / "deps" / "finder.py", (moment, moment))  # as if all were made in the same second
-        said = subprocess.run([sys.executable, "-c", look], cwd=other, capture_output=True, text=True, check=True)
-        assert said.stdout.strip() == str(other)
+        output = subprocess.run([sys.executable, "-c", look], cwd=other, capture_output=True, text=True, check=True)
+        assert output.stdout.strip() == str(other)
         assert (other / "deps" / "__pycache__" / f"plain.{sys.implementation.cache_tag}.pyc").exists()
     first.close()
 

@@ -1,4 +1,4 @@
-"""Conflicts of every kind: what nobody has resolved is not resolved, and what somebody has decided is."""
+"""Test conflicts of every kind: one counts as resolved only when an agent or a person has decided it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
 pytestmark = pytest.mark.full  # each makes a repository and calls git a hundred times
 
 LINES = "seq 1 30"
-# The beginning; what the branch changes; what the task changes; the path that is named; how it is called.
+# The base; the branch's change; the task's change; the path that is named; the name of the conflict.
 KINDS = {
     "binary": (r"printf 'a\0' > f", r"printf 'b\0' > f", r"printf 'c\0' > f", "f (binary)"),
     "binary on both sides anew": ("echo x > x", r"printf 'b\0' > f", r"printf 'c\0' > f", "f (binary, add/add)"),
@@ -55,13 +55,13 @@ KINDS = {
 
 
 def begins(checkout: Checkout, script: str) -> None:
-    """The owner commits what *script* makes."""
+    """Commit what *script* creates, as the owner."""
     subprocess.run(["/bin/sh", "-c", script], cwd=checkout.path, check=True)
     checkout.commit("More")
 
 
 def conflicting(site: Site, checkout: Checkout, kind: str) -> Mapping[str, Any]:
-    """The conflict task of an agent whose change conflicts in this way."""
+    """Provide the conflict task of an agent whose change conflicts in this way."""
     begin, theirs, ours, _ = KINDS[kind]
     begins(checkout, begin)
     other = merged_meanwhile(site, "theirs", theirs)
@@ -205,7 +205,7 @@ class TestWhatTheAgentIsTold:
         task = site.run("ours", work).discovered[0].task
         read = {"agent": "custom", "prompt": task["run"]["prompt"], "command": ["cat"]}
 
-        said = str(site.run(task["key"], read, checkout=task["checkout"]).output)
+        output = str(site.run(task["key"], read, checkout=task["checkout"]).output)
 
         commit = task["checkout"]["merge"]["commit"]
         for piece in (
@@ -219,7 +219,7 @@ class TestWhatTheAgentIsTold:
             "-hello\n+ours",
             '"git add PATH"',
         ):
-            assert piece in said
+            assert piece in output
 
     def test_it_is_told_of_the_branch_as_it_is_when_it_begins(self, site: Site, checkout: Checkout) -> None:
         other = merged_meanwhile(site, "theirs", "echo theirs > readme.txt; echo more > other.txt")
@@ -227,10 +227,10 @@ class TestWhatTheAgentIsTold:
         site.run("third", "echo mine > other.txt; echo third > readme.txt")
         read = {"agent": "custom", "prompt": "", "command": ["cat"]}
 
-        said = str(site.run(task["key"], read, checkout=task["checkout"]).output)
+        output = str(site.run(task["key"], read, checkout=task["checkout"]).output)
 
-        assert "+third" in said
-        assert "other.txt" not in said
+        assert "+third" in output
+        assert "other.txt" not in output
 
 
 class TestWhatWasResolvedInPart:

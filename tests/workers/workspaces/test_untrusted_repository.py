@@ -1,4 +1,4 @@
-"""What jobs write into the repository decides nothing and leads the worker nowhere."""
+"""Test that files which jobs write into the repository neither decide a result nor redirect the worker."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ COMMON = "$(git rev-parse --path-format=absolute --git-common-dir)"
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Iterator[Path]:
-    """A folder of the user's that no job may change."""
+    """Provide a folder of the user that no job may change."""
     folder = tmp_path / "victim"
     (folder / "logs").mkdir(parents=True)
     for name in ("precious", "MERGE_HEAD", "index", "index.lock", "logs/precious"):
         (folder / name).write_text("all of it")
     yield folder
-    found = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
-    assert found == dict.fromkeys(("precious", "MERGE_HEAD", "index", "index.lock", "logs/precious"), "all of it")
+    paths = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert paths == dict.fromkeys(("precious", "MERGE_HEAD", "index", "index.lock", "logs/precious"), "all of it")
 
 
 @pytest.mark.parametrize("place", ["coordination/landed", "coordination/merges", "coordination"])
@@ -61,7 +61,7 @@ def test_nothing_of_ours_is_written_to_the_repository(site: Site, checkout: Chec
 
 
 def test_a_change_that_a_job_merged_by_itself_has_to_pass_its_gates(site: Site, checkout: Checkout) -> None:
-    """An attempt was stopped before its gates; another job moves the run's branch to what it had made."""
+    """Stop an attempt before its gates; another job moves the run's branch to that attempt's commit."""
     site.run("first", "echo 1 > first.txt")
     checkout.git("branch", "made", site.branch)
     site.run("second", "echo 2 > second.txt")
@@ -112,7 +112,7 @@ def test_what_a_job_leaves_in_the_records_of_worktrees_leads_nowhere(site: Site,
 
 
 def test_records_behind_a_link_are_nobodys_to_take_away(site: Site, checkout: Checkout, tmp_path: Path) -> None:
-    """A job moves the folder of all records away and puts a link in its place."""
+    """Let a job move the folder of all records away and put a link in its place."""
     elsewhere = tmp_path / "elsewhere"
     site.run("a", f'c={COMMON}; mv "$c/worktrees" "{elsewhere}"; ln -s "{elsewhere}" "$c/worktrees"; echo a > a.txt')
 

@@ -1,4 +1,4 @@
-"""An attempt in a worktree: real git, real processes, a checkout whose owner notices nothing."""
+"""Test an attempt in a worktree: real git, real processes, and a checkout whose files stay unchanged."""
 
 from __future__ import annotations
 
@@ -374,7 +374,7 @@ class TestGates:
         assert [usage.model for usage in result.usage] == ["worker", "judge"]
 
     def test_they_are_asked_again_about_what_the_merge_made(self, site: Site, checkout: Checkout) -> None:
-        # Each is right alone; together they are one too many.
+        # Each value is valid alone; together they exceed the limit.
         gates = ["test $(ls *.part | wc -l) -lt 2 || { ls *.part; exit 1; }"]
         other = merged_meanwhile(site, "b", "echo b > b.part", gates=gates)
 
@@ -440,7 +440,7 @@ class TestStopping:
         assert [result.outcome for result in results] == [outcome]
         assert checkout.worktrees() == []
         assert site.files_left() == []
-        # A successor may be on the task's branch by now.
+        # A later attempt may use the task's branch by now.
         left = [task_branch(site.run_id, "a")] if outcome is Outcome.LOST else []
         assert sorted(checkout.branches()) == sorted([site.branch, *left])
 

@@ -1,4 +1,4 @@
-"""What is kept goes when its time has come; what somebody works in never does, nor what is not ours."""
+"""Test that kept worktrees are deleted when they expire, but never ones in use, nor files of other programs."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def test_what_belongs_to_a_completed_task_goes_early(runners, checkout: Checkout
         site.ids["done"]: TaskEnd(completed=True, attempt=2),
         site.ids["failed"]: TaskEnd(completed=False, attempt=1),
     }
-    asked: list[str] = []
+    requests: list[str] = []
 
     def ends_of(owners: Mapping[str, Sequence[str]]) -> dict[str, TaskEnd]:
-        asked.extend(task for tasks in owners.values() for task in tasks)
+        requests.extend(task for tasks in owners.values() for task in tasks)
         return ends
 
     assert worktree_folder.sweep(site.root, keep=DAY, ends=ends_of) == 1
 
-    assert sorted(asked) == sorted(site.ids.values())
+    assert sorted(requests) == sorted(site.ids.values())
     assert [Path(path).name for path in checkout.worktrees()] == ["failed.1", "open.1"]
 
 

@@ -1,4 +1,4 @@
-"""What a job leaves is kept as its plan says: all of it, nothing from outside its folder, within bounds."""
+"""Test that a job's artifacts are kept as its plan declares: all of them, only from its folder, within limits."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ DONE = AttemptEnd(Outcome.COMPLETED, output="done", log="said")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "folder"
-    (made / "build" / "deep").mkdir(parents=True)
+    created = tmp_path / "folder"
+    (created / "build" / "deep").mkdir(parents=True)
     for name in ("report.md", "build/a.whl", "build/b.whl", "build/deep/c.whl", "build/.hidden", "odd[1].txt"):
-        (made / name).write_text(name)
-    return made
+        (created / name).write_text(name)
+    return created
 
 
 @pytest.fixture
@@ -112,9 +112,9 @@ def test_a_link_that_leads_out_is_refused(folder: Path, terms: ArtifactLimits, t
 def test_a_link_within_the_folder_is_what_it_points_to(folder: Path, terms: ArtifactLimits, tmp_path: Path) -> None:
     (folder / "latest").symlink_to("build/a.whl")
 
-    (made,) = kept(folder, terms, "latest").artifacts
+    (created,) = kept(folder, terms, "latest").artifacts
 
-    assert fetch_artifact(made, tmp_path / "got").read_text() == "build/a.whl"
+    assert fetch_artifact(created, tmp_path / "got").read_text() == "build/a.whl"
 
 
 def test_a_folder_that_is_reached_by_a_link_is_inside_itself(
@@ -202,8 +202,8 @@ def test_a_deep_path_is_kept_up_to_what_a_database_can_hold(
 
     near, far = kept(folder, terms, "deep"), kept(folder, terms, "deeper")
 
-    (made,) = near.artifacts
-    assert fetch_artifact(made, tmp_path / "got").read_text() == "kept"
+    (created,) = near.artifacts
+    assert fetch_artifact(created, tmp_path / "got").read_text() == "kept"
     assert (far.outcome, far.retryable) == (Outcome.FAILED, False)
     assert "has a path of 2,726 bytes; at most 2,000 can be kept" in (far.error or "")
 
@@ -267,17 +267,17 @@ def test_a_job_that_is_stopped_meanwhile_is_stopped(folder: Path, terms: Artifac
 def test_a_job_without_a_folder_gets_one_that_outlives_it_and_then_goes(tmp_path: Path) -> None:
     wants = claim_of({"shell": "true"}, options={"outputs": ["x"]}, timeout=timedelta(seconds=1))
 
-    made: list[Path] = []
+    created: list[Path] = []
 
     def proceed(attempt: RunningAttempt) -> AttemptEnd:
-        made.append(Path(str(attempt.claim.workdir)))
-        (made[0] / "x").write_text("x")
+        created.append(Path(str(attempt.claim.workdir)))
+        (created[0] / "x").write_text("x")
         return DONE
 
     with Control(scratch=tmp_path) as control:
         make_job_folder(RunningAttempt(wants, wants, wants, control, is_ours=lambda: True), proceed)
 
-    assert not made[0].exists()
+    assert not created[0].exists()
 
 
 @pytest.mark.parametrize("changes", [{"workdir": "/"}, {"options": {"checkout": {"kind": "git-worktree"}}}])
@@ -346,7 +346,7 @@ def test_a_file_with_holes_is_too_large_before_anything_is_copied(
 ) -> None:
     with (folder / "sparse").open("wb") as file:
         file.truncate(1 << 40)
-    monkeypatch.setattr(ArtifactStore, "keep", None)  # nothing calls it
+    monkeypatch.setattr(ArtifactStore, "keep", None)  # no caller
 
     assert "larger than" in (kept(folder, terms, "sparse").error or "")
 

@@ -1,4 +1,4 @@
-"""What an agent changed in its folder, seen by its worker."""
+"""Test how a worker detects the files that an agent changed in its folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AGENT = {"agent": "claude", "prompt": "Mend it"}
 
 
 class Agent:
-    """A runner whose job is a function of the folder."""
+    """A runner that calls a function with the attempt's folder as its job."""
 
     def __init__(self, work: Callable[[Path], object], **result: Any) -> None:
         self.work = work
@@ -67,8 +67,8 @@ def observed(
     scratch = folder.parent / "scratch"
     scratch.mkdir(exist_ok=True)
     with Control(scratch=scratch) as control:
-        given = claim_of(AGENT, workdir=str(folder), **(claim or {}))
-        return run_observed(launcher, Agent(work, **ended), given, control)
+        attempt_claim = claim_of(AGENT, workdir=str(folder), **(claim or {}))
+        return run_observed(launcher, Agent(work, **ended), attempt_claim, control)
 
 
 EXPECTS = {"options": {"expects": "changes"}}
@@ -133,8 +133,8 @@ def test_what_an_attempt_changed_counts_whose_end_nobody_saw(launcher: Launcher,
             (place / "new.txt").write_text("x")
             control.stop(StopReason.SHUTDOWN)
 
-        given = claim_of(AGENT, workdir=str(folder), **EXPECTS)
-        stopped = run_observed(launcher, Agent(work, outcome=Outcome.HANDED_BACK), given, control)
+        claim = claim_of(AGENT, workdir=str(folder), **EXPECTS)
+        stopped = run_observed(launcher, Agent(work, outcome=Outcome.HANDED_BACK), claim, control)
     carried = dict(stopped.carry_over) if unseen == "it was stopped by a shutdown" else left
 
     done = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried_over": carried})
@@ -182,7 +182,7 @@ def test_to_look_around_in_a_repository_is_no_change(launcher: Launcher, tmp_pat
 
 
 def sh(checkout: Checkout, script: str) -> None:
-    """Run a script of an agent's in the checkout."""
+    """Run an agent's shell script in the checkout."""
     checkout.git("-c", f"alias.script=!{script}", "script")
 
 
@@ -195,7 +195,7 @@ def test_a_commit_is_a_change_and_what_git_ignores_is_none(launcher: Launcher, t
     again = observed(launcher, checkout.path, lambda place: (place / "dirty.txt").write_text("after\n"))
     committed = observed(launcher, checkout.path, lambda _: checkout.commit("Work", more="x\n"))
 
-    assert [found.effect for found in (ignored, again, committed)] == [
+    assert [result.effect for result in (ignored, again, committed)] == [
         ChangeSummary(changed=False),
         ChangeSummary(changed=True),
         ChangeSummary(changed=True),

@@ -1,4 +1,4 @@
-"""A model that a template named is asked about before its job begins; nothing else costs a look into the store."""
+"""Test that a template's model is checked before its job begins, and that no other job costs a query of the store."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ WHY = "the project does not allow the model 'openai:gpt-5' (denied: openai:*)"
 
 @pytest.fixture
 def world(store: Store) -> World:
-    found = World(store)
-    found.submit(
+    result = World(store)
+    result.submit(
         "a", tasks={"a": {"run": {"chat": "openai:{{ input.model }}", "prompt": "x"}, "input": {"model": "m"}}}
     )
-    found.claim("a")
-    return found
+    result.claim("a")
+    return result
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A program that stands in for an agent's."""
+"""Provide a program that stands in for an agent's program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each agent's output means, from lines as its program printed them (shortened to what is read)."""
+"""Test how each agent's output is parsed, with lines that its program printed (shortened to what is read)."""
 
 # ruff: noqa: RUF012, FBT001 - constants of tests, parameters of tests
 
@@ -25,7 +25,7 @@ CALL, RETURNED, SAID = EventType.TOOL_CALL, EventType.TOOL_RESULT, EventType.PRO
 
 @dataclass
 class Heard:
-    """What came of a stream."""
+    """The result of parsing a stream."""
 
     told: Transcript
     events: list[tuple[EventType, dict[str, Any]]]
@@ -38,12 +38,12 @@ class Heard:
 def heard(agent: str, *lines: Mapping[str, Any], model: str | None = None, **more: Any) -> Heard:
     call = AgentCall(agent, "work", model=model, **more)
     events: list[tuple[EventType, dict[str, Any]]] = []
-    told = Transcript(lambda type_, payload: events.append((type_, payload)))
+    transcript = Transcript(lambda type_, payload: events.append((type_, payload)))
     for line in lines:
         parsed = parse_json_line(json.dumps(line).encode())
         assert parsed is not None
-        ADAPTERS[agent].read(parsed, told, call)
-    return Heard(told, events)
+        ADAPTERS[agent].read(parsed, transcript, call)
+    return Heard(transcript, events)
 
 
 class TestClaude:
@@ -76,20 +76,20 @@ class TestClaude:
         return {**line, "session_id": "b6586baf", "modelUsage": by_model, "permission_denials": [], **changes}
 
     def test_a_job_that_uses_a_tool_and_ends_well(self) -> None:
-        said = self.assistant({"type": "text", "text": "Done"}, id_="msg_2")
+        output = self.assistant({"type": "text", "text": "Done"}, id_="msg_2")
 
-        found = heard("claude", self.INIT, self.tool(), self.returned("(no output)"), said, self.result())
+        parsed = heard("claude", self.INIT, self.tool(), self.returned("(no output)"), output, self.result())
 
-        assert (found.told.result, found.told.session, found.told.ended, found.told.failure) == (
+        assert (parsed.told.result, parsed.told.session, parsed.told.ended, parsed.told.failure) == (
             *("Done", "b6586baf"),
             *(True, None),
         )
-        assert found.events == [
+        assert parsed.events == [
             (CALL, {"tool": "Bash", "input": '{"command": "ls"}', "id": "toolu_1"}),
             (RETURNED, {"output": "(no output)", "id": "toolu_1"}),
             (SAID, {"text": "Done"}),
         ]
-        first, second = found.usage
+        first, second = parsed.usage
         assert (first.model, first.input_tokens, first.cached_input_tokens, first.output_tokens, first.cost_usd) == (
             *("claude-sonnet-4-5", 2710, 300, 68),
             Decimal("0.00822"),
@@ -100,10 +100,10 @@ class TestClaude:
     def test_one_that_is_ended_before_its_last_line_has_used_what_its_messages_say_at_a_price_unknown(self) -> None:
         again = self.assistant({"type": "text", "text": "more of the same message"})
 
-        found = heard("claude", self.INIT, self.tool(), again, self.assistant({"type": "text"}, id_="msg_2"))
+        parsed = heard("claude", self.INIT, self.tool(), again, self.assistant({"type": "text"}, id_="msg_2"))
 
-        assert [(one.input_tokens, one.cost_usd) for one in found.usage] == [(1510, None), (1510, None)]
-        assert not found.told.ended
+        assert [(one.input_tokens, one.cost_usd) for one in parsed.usage] == [(1510, None), (1510, None)]
+        assert not parsed.told.ended
 
     @pytest.mark.parametrize(
         ("status", "outcome", "retryable"),
@@ -129,31 +129,31 @@ class TestClaude:
         line = self.assistant({"type": "text", "text": "API Error"})
         line["message"]["model"] = "<synthetic>"
 
-        found = heard("claude", line)
+        parsed = heard("claude", line)
 
-        assert (found.events, found.usage) == ([], [])
+        assert (parsed.events, parsed.usage) == ([], [])
 
     def test_its_own_cap_leaves_the_true_price_and_names_the_reason(self) -> None:
         line = self.result(is_error=True, subtype="error_max_budget_usd", result=None)
 
-        found = heard("claude", self.INIT, line)
+        parsed = heard("claude", self.INIT, line)
 
-        assert found.told.failure is not None
-        assert found.told.failure.sentence == "error max budget usd"
-        assert found.usage[0].cost_usd == Decimal("0.00822")
+        assert parsed.told.failure is not None
+        assert parsed.told.failure.sentence == "error max budget usd"
+        assert parsed.usage[0].cost_usd == Decimal("0.00822")
 
     def test_a_tool_that_was_not_allowed_is_remarked(self) -> None:
-        found = heard("claude", self.result(permission_denials=[{"tool_name": "Bash", "tool_use_id": "x"}]))
+        parsed = heard("claude", self.result(permission_denials=[{"tool_name": "Bash", "tool_use_id": "x"}]))
 
-        assert found.told.result == "Done"
-        assert "not allowed: Bash" in found.told.remarks[0]
+        assert parsed.told.result == "Done"
+        assert "not allowed: Bash" in parsed.told.remarks[0]
 
     def test_what_a_tool_gave_back_in_parts_and_as_an_error(self) -> None:
         parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
 
-        found = heard("claude", self.returned(parts, failed=True))
+        parsed = heard("claude", self.returned(parts, failed=True))
 
-        assert found.events == [(RETURNED, {"output": "a\nb", "id": "toolu_1", "failed": True})]
+        assert parsed.events == [(RETURNED, {"output": "a\nb", "id": "toolu_1", "failed": True})]
 
 
 class TestCodex:
@@ -173,12 +173,12 @@ class TestCodex:
     def test_a_job_that_runs_a_command_and_ends_well(self) -> None:
         done = self.command("completed", aggregated_output="seen\n", exit_code=0, status="completed")
 
-        found = heard("codex", self.STARTED, self.WARNING, self.command("started"), done, self.ANSWER, self.COMPLETED)
+        parsed = heard("codex", self.STARTED, self.WARNING, self.command("started"), done, self.ANSWER, self.COMPLETED)
 
-        assert (found.told.result, found.told.session, found.told.ended) == ("Done by codex", "01a1ff07", True)
-        assert found.told.failure is None, "an item of the type error is a warning"
-        assert found.told.remarks == ["a warning: Model metadata not found"]
-        assert found.events == [
+        assert (parsed.told.result, parsed.told.session, parsed.told.ended) == ("Done by codex", "01a1ff07", True)
+        assert parsed.told.failure is None, "an item of the type error is a warning"
+        assert parsed.told.remarks == ["a warning: Model metadata not found"]
+        assert parsed.events == [
             (CALL, {"tool": "command_execution", "input": '{"command": "echo seen"}', "id": "item_1"}),
             (RETURNED, {"output": "seen\n", "id": "item_1"}),
             (SAID, {"text": "Done by codex"}),
@@ -239,24 +239,24 @@ class TestOpenCode:
         return {"type": "text", "sessionID": "ses_1", "part": {"type": "text", "text": text}}
 
     def test_its_answer_is_what_it_says_after_its_last_tool(self) -> None:
-        found = heard(
+        parsed = heard(
             *("opencode", self.text("I look."), self.TOOL, self.step("tool-calls", id_="p1")),
             *(self.text("Done by"), self.text("opencode"), self.step("stop", id_="p2")),
         )
 
-        assert (found.told.result, found.told.session, found.told.ended) == ("Done by\nopencode", "ses_1", True)
-        assert found.events[1:3] == [
+        assert (parsed.told.result, parsed.told.session, parsed.told.ended) == ("Done by\nopencode", "ses_1", True)
+        assert parsed.events[1:3] == [
             (CALL, {"tool": "bash", "input": '{"command": "ls"}', "id": "call_1"}),
             (RETURNED, {"output": "x", "id": "call_1"}),
         ]
 
     def test_every_step_counts_once_with_its_price(self) -> None:
-        found = heard("opencode", self.step("tool-calls", id_="p1"), self.step("stop", id_="p2"), model="stub/m")
+        parsed = heard("opencode", self.step("tool-calls", id_="p1"), self.step("stop", id_="p2"), model="stub/m")
 
-        assert [(one.model, one.input_tokens, one.cached_input_tokens, one.output_tokens) for one in found.usage] == [
+        assert [(one.model, one.input_tokens, one.cached_input_tokens, one.output_tokens) for one in parsed.usage] == [
             ("stub/m", 1256, 50, 34)
         ] * 2
-        assert sum(one.cost_usd or 0 for one in found.usage) == Decimal("0.00822")
+        assert sum(one.cost_usd or 0 for one in parsed.usage) == Decimal("0.00822")
 
     def test_a_price_of_zero_is_an_unknown_one(self) -> None:
         assert heard("opencode", self.step("stop", id_="p", cost=0)).usage[0].cost_usd is None
@@ -278,7 +278,7 @@ class TestGemini:
     TOOL = {"type": "tool_use", "tool_name": "write_file", "tool_id": "t1", "parameters": {"file_path": "o"}}
     RETURNED = {"type": "tool_result", "tool_id": "t1", "status": "success"}
 
-    def said(self, piece: str, role: str = "assistant") -> dict[str, Any]:
+    def message_piece(self, piece: str, role: str = "assistant") -> dict[str, Any]:
         return {"type": "message", "role": role, "content": piece, "delta": True}
 
     def result(self, **changes: Any) -> dict[str, Any]:
@@ -286,19 +286,26 @@ class TestGemini:
         return {"type": "result", "status": "success", "stats": {**used, "models": {"gemini-2.5-pro": used}}, **changes}
 
     def test_its_answer_comes_in_pieces_after_its_last_tool(self) -> None:
-        found = heard(
-            *("gemini", self.INIT, self.said("work", "user"), self.said("I write."), self.TOOL, self.RETURNED),
-            *(self.said("Done by"), self.said(" gemini"), self.result()),
+        parsed = heard(
+            *(
+                "gemini",
+                self.INIT,
+                self.message_piece("work", "user"),
+                self.message_piece("I write."),
+                self.TOOL,
+                self.RETURNED,
+            ),
+            *(self.message_piece("Done by"), self.message_piece(" gemini"), self.result()),
         )
 
-        assert (found.told.result, found.told.session, found.told.ended) == ("Done by gemini", "2332e2ac", True)
-        assert found.events == [
+        assert (parsed.told.result, parsed.told.session, parsed.told.ended) == ("Done by gemini", "2332e2ac", True)
+        assert parsed.events == [
             (SAID, {"text": "I write."}),
             (CALL, {"tool": "write_file", "input": '{"file_path": "o"}', "id": "t1"}),
             (RETURNED, {"id": "t1"}),
             (SAID, {"text": "Done by gemini"}),
         ]
-        (used,) = found.usage
+        (used,) = parsed.usage
         assert (used.model, used.input_tokens, used.cached_input_tokens, used.output_tokens, used.cost_usd) == (
             *("gemini-2.5-pro", 2400, 40, 68),
             None,
@@ -307,10 +314,10 @@ class TestGemini:
     def test_thoughts_which_are_only_in_its_total_count_as_output(self) -> None:
         used = {"total_tokens": 2600, "input_tokens": 2400, "output_tokens": 68, "cached": 40}
 
-        (found,) = heard("gemini", self.INIT, self.result(stats={"models": {"gemini-2.5-pro": used}})).usage
+        (parsed,) = heard("gemini", self.INIT, self.result(stats={"models": {"gemini-2.5-pro": used}})).usage
 
-        assert (found.input_tokens, found.output_tokens, found.total_tokens) == (2400, 200, 2600)
-        assert found.extra == {"summed": 1, "reasoning_output_tokens": 132}
+        assert (parsed.input_tokens, parsed.output_tokens, parsed.total_tokens) == (2400, 200, 2600)
+        assert parsed.extra == {"summed": 1, "reasoning_output_tokens": 132}
 
     def test_where_no_model_is_told_the_whole_counts_for_the_one_it_began_with(self) -> None:
         (used,) = heard("gemini", self.INIT, self.result(stats={"input_tokens": 5, "output_tokens": 1})).usage
@@ -339,7 +346,7 @@ class TestCustom:
     }
 
     def test_its_places_are_read_from_every_line(self) -> None:
-        found = heard(
+        parsed = heard(
             "custom",
             {"id": "s1", "by": "m1", "used": {"in": 3, "out": 1, "usd": "0.10"}},
             {"answer": {"text": "first"}, "used": {"in": 4, "usd": 0.2}},
@@ -348,17 +355,17 @@ class TestCustom:
             reads=self.READS,
         )
 
-        assert (found.told.result, found.told.session, found.told.ended) == ('{"n": 1}', "s1", True)
-        assert [(one.model, one.input_tokens, one.cost_usd) for one in found.usage] == [
+        assert (parsed.told.result, parsed.told.session, parsed.told.ended) == ('{"n": 1}', "s1", True)
+        assert [(one.model, one.input_tokens, one.cost_usd) for one in parsed.usage] == [
             ("m1", 3, Decimal("0.10")),
             ("m1", 4, Decimal("0.2")),
         ]
 
     def test_an_error_fails_it(self) -> None:
-        found = heard("custom", {"problem": "no quota: status 429"}, command=("tool",), reads=self.READS)
+        parsed = heard("custom", {"problem": "no quota: status 429"}, command=("tool",), reads=self.READS)
 
-        assert found.told.failure is not None
-        assert found.told.failure.outcome is Outcome.DEFERRED
+        assert parsed.told.failure is not None
+        assert parsed.told.failure.outcome is Outcome.DEFERRED
 
     def test_what_the_prompt_holds_is_not_filled_in(self) -> None:
         call = AgentCall("custom", "say {model}", model="m", command=("t", "-p={prompt}", "{model}"), args=("{model}",))
@@ -400,11 +407,11 @@ def test_lines_of_an_unknown_shape_are_survived(agent: str, value: Any) -> None:
 def test_long_texts_and_many_events_are_cut_and_say_so() -> None:
     long = [{"type": "item.completed", "item": {"type": "agent_message", "text": "x" * 5000}}]
 
-    found = heard("codex", *long * (MOST_EVENTS + 5))
+    parsed = heard("codex", *long * (MOST_EVENTS + 5))
 
-    assert len(found.events) == MOST_EVENTS
-    assert found.events[0][1]["text"] == "x" * LONGEST_TEXT + "… (5,000 characters)"
-    assert "the rest is not shown" in found.events[-1][1]["text"]
+    assert len(parsed.events) == MOST_EVENTS
+    assert parsed.events[0][1]["text"] == "x" * LONGEST_TEXT + "… (5,000 characters)"
+    assert "the rest is not shown" in parsed.events[-1][1]["text"]
 
 
 @pytest.mark.parametrize("line", [b"", b"{", b"5", b"[]", b"Warning: x", b'{"a": ' + b"[" * 100_000])
@@ -416,8 +423,8 @@ def test_amounts_are_exact_and_bad_ones_unknown() -> None:
     exact = parse_json_line(b'{"cost": 0.1000000000000000055, "bad": NaN}')
     assert exact == {"cost": Decimal("0.1000000000000000055"), "bad": None}
 
-    for told, meant in (("0.1000000000000000055", "0.1000000000000000055"), (0.009899999999999999, "0.0099")):
-        used = usage_record("m", input_tokens=1, cost=told)
+    for values, meant in (("0.1000000000000000055", "0.1000000000000000055"), (0.009899999999999999, "0.0099")):
+        used = usage_record("m", input_tokens=1, cost=values)
         assert used is not None
         assert used.cost_usd == Decimal(meant)
     for bad in (True, -1, "x", Decimal("1e400"), [], float("inf")):
@@ -432,16 +439,16 @@ def test_the_adapter_of_the_documentation_reads_the_stream_beside_it() -> None:
     (stream,) = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (source,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(source, "docs/adapters.md", "exec"), names)  # noqa: S102 - it is what people copy
+    exec(compile(source, "docs/adapters.md", "exec"), names)  # noqa: S102 - the code that users copy
     smith, call = names["Smith"](), AgentCall("smith", "Mend it", model="large-2")
     story: list[tuple[EventType, dict[str, Any]]] = []
-    told = Transcript(lambda type_, payload: story.append((type_, payload)))
+    transcript = Transcript(lambda type_, payload: story.append((type_, payload)))
 
     start = smith.start(call, session="c-7")
     for line in stream.encode().splitlines():
-        found = parse_json_line(line)
-        assert found is not None
-        smith.read(found, told, call)
+        outcome = parse_json_line(line)
+        assert outcome is not None
+        smith.read(outcome, transcript, call)
 
     assert len(source.splitlines()) < 40
     assert (list(start.arguments), start.stdin) == (
@@ -449,7 +456,12 @@ def test_the_adapter_of_the_documentation_reads_the_stream_beside_it() -> None:
         "Mend it",
     )
     assert [type_ for type_, _ in story] == [EventType.TOOL_CALL, EventType.TOOL_RESULT, EventType.PROGRESS]
-    assert (told.result, told.session, told.ended, told.failure) == ("All tests pass now.", "c-7", True, None)
-    used = told.usage["all"]
+    assert (transcript.result, transcript.session, transcript.ended, transcript.failure) == (
+        "All tests pass now.",
+        "c-7",
+        True,
+        None,
+    )
+    used = transcript.usage["all"]
     assert (used.model, used.input_tokens, used.cached_input_tokens, used.output_tokens) == ("large-2", 1200, 800, 60)
     assert used.cost_usd == Decimal("0.0042")

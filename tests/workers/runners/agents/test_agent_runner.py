@@ -1,4 +1,4 @@
-"""Agents' programs run as jobs. The program here is a stand-in: a script that prints what the real one printed."""
+"""Test agents' programs as jobs. The program here is a stand-in: a script that prints what the real one printed."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def test_it_gets_the_prompt_on_stdin_however_long_and_its_arguments(bench: Bench
 
 
 def test_what_it_used_is_told_when_it_is_stopped(bench: Bench, stand_in: StandIn) -> None:
-    said = threading.Event()
-    heard = {"on_event": lambda _, payload: said.set() if "text" in payload else None}
+    printed = threading.Event()
+    heard = {"on_event": lambda _, payload: printed.set() if "text" in payload else None}
     job = bench.start(claude(stand_in(SESSION, SAID, then="sleep 600")), control=heard)
-    assert said.wait(patience(30))
+    assert printed.wait(patience(30))
 
     job.stop(StopReason.CANCELED)
 
@@ -184,11 +184,11 @@ class TestSecrets:
 
     def test_their_values_are_kept_nowhere(self, bench: Bench, stand_in: StandIn) -> None:
         events: list[dict[str, Any]] = []
-        said = {
+        text = {
             "type": "assistant",
             "message": {"id": "m", "content": [{"type": "text", "text": "It is s3cret-value"}]},
         }
-        command = stand_in(said, first='echo "key $ANTHROPIC_API_KEY" >&2', then=self.SHOW + "; exit 1")
+        command = stand_in(text, first='echo "key $ANTHROPIC_API_KEY" >&2', then=self.SHOW + "; exit 1")
 
         job = bench.start(
             claude(command, secrets=["MY_SECRET"]), control={"on_event": lambda _, payload: events.append(payload)}

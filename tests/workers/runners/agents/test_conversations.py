@@ -1,4 +1,4 @@
-"""Conversations that are taken up again: where they can be, billed once, and given up when that fails."""
+"""Test conversations that are resumed: where that is possible, billed once, and abandoned when it fails."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def test_how_each_takes_it_up(agent: str, words: list[str]) -> None:
 
 
 def test_a_custom_one_takes_it_up_as_its_job_says(bench: Bench, stand_in: StandIn) -> None:
-    said = {"id": "s-{prompt}", "answer": "done"}
-    (program,) = stand_in(said, first='echo "$*" >&2')
+    text = {"id": "s-{prompt}", "answer": "done"}
+    (program,) = stand_in(text, first='echo "$*" >&2')
     job = {
         "agent": "custom",
         "prompt": "Mend {session}",
@@ -145,7 +145,7 @@ def test_what_is_carried_is_plain_json(bench: Bench, stand_in: StandIn) -> None:
     "said", ["--dangerously-skip-permissions", "-x", "", " b1", "b1\n", "a b", "x" * 300, "\x1b[2J", "\u202eb1", "--"]
 )
 def test_an_id_that_is_no_id_becomes_no_argument(bench: Bench, stand_in: StandIn, said: str) -> None:
-    """Whoever can write to the output of an agent's program can say one: it would lift the agent's own restrictions."""
+    """Refuse it: whoever can write to the program's output can supply an id that lifts restrictions."""
     first = bench.run(claude(stand_in({**SESSION, "session_id": said}, DONE)))
     again = stand_in(SESSION, DONE, first='printf "<%s>" "$@" >&2')
 

@@ -1,4 +1,4 @@
-"""Adapters are found by their modules: a new one is one file, known to plans and to workers."""
+"""Test that adapters are found by their modules: a new adapter is one file that plans and workers both use."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ tasks:
 
 
 def block(language: str) -> str:
-    """Return the only code of a language on the page about adapters."""
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    return str(found)
+    """Return the only code block of a language on the page about adapters."""
+    (matches,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    return str(matches)
 
 
 @pytest.fixture
 def smith(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The adapter of the page, in one more folder of the package, and a program that prints the stream."""
+    """Install the adapter of the page in one more folder of the package, and a program that prints the stream."""
     (tmp_path / "smith.py").write_text(block("python"), encoding="utf-8")
     program = tmp_path / "smith"
     program.write_text(f"#!/bin/sh\ncat >/dev/null\ncat <<'END'\n{block('json')}END\n", encoding="utf-8")

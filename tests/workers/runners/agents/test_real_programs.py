@@ -1,4 +1,4 @@
-"""Codex, Gemini CLI and OpenCode themselves, from the npm registry, with a stand-in for their providers."""
+"""Test the real Codex, Gemini CLI and OpenCode from the npm registry, with a stand-in for their providers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.network, pytest.mark.timeout(400)]
 
 @dataclass(frozen=True)
 class Program:
-    """One of them: where it comes from, and the files and variables with which it asks the server at an address."""
+    """An agent's program: its package, and the files and variables with which it uses the server at an address."""
 
     package: str
     settings: Callable[[str, Path], Mapping[str, str]]
@@ -77,7 +77,7 @@ def drive(
             for name, value in program.settings(server.url, home).items():
                 monkeypatch.setenv(name, value)
             env = {"HOME": str(home), "NO_PROXY": "127.0.0.1"}
-            model = {"model": "gemini-2.5-pro"} if agent == "gemini" else {}  # else it asks which one would be best
+            model = {"model": "gemini-2.5-pro"} if agent == "gemini" else {}  # otherwise it asks the server for one
             job = {"agent": agent, "prompt": "Say it", "command": [path], "env": env, **model, **more}
             return bench.run(job)
 
@@ -86,20 +86,20 @@ def drive(
 
 @pytest.mark.parametrize("agent", PROGRAMS)
 def test_its_answer_and_what_it_used(drive: Callable[..., AttemptEnd], agent: str) -> None:
-    found = drive(agent, *["Done"] * 4)
+    result = drive(agent, *["Done"] * 4)
 
-    assert (found.outcome, found.error, found.output) == (Outcome.COMPLETED, None, "Done")
-    assert [used.input_tokens % INPUT_TOKENS for used in found.usage] == [0]
+    assert (result.outcome, result.error, result.output) == (Outcome.COMPLETED, None, "Done")
+    assert [used.input_tokens % INPUT_TOKENS for used in result.usage] == [0]
 
 
 @pytest.mark.parametrize("agent", PROGRAMS)
 def test_a_log_in_that_is_refused(drive: Callable[..., AttemptEnd], agent: str) -> None:
-    found = drive(agent, *[401] * 20)
+    result = drive(agent, *[401] * 20)
 
-    assert (found.outcome, found.retryable) == (Outcome.FAILED, False)
-    assert f"{agent} is not logged in where this worker runs" in (found.error or "")
+    assert (result.outcome, result.retryable) == (Outcome.FAILED, False)
+    assert f"{agent} is not logged in where this worker runs" in (result.error or "")
 
 
 def test_a_provider_that_is_busy(drive: Callable[..., AttemptEnd]) -> None:
-    """The others ask such a one again and again: OpenCode for 45 s, Gemini CLI for minutes."""
+    """Test claude alone: the others repeat such a request, OpenCode for 45 s and Gemini CLI for minutes."""
     assert drive("codex", *[503] * 40).outcome is Outcome.DEFERRED

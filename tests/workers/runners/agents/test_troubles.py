@@ -1,4 +1,4 @@
-"""What providers' troubles look like in the output of each agent's program, and what becomes of the attempt."""
+"""Test how providers' errors appear in the output of each agent's program, and how the attempt ends."""
 
 # ruff: noqa: RUF012, FBT001 - constants of tests, parameters of tests
 
@@ -45,24 +45,26 @@ def recorded() -> list[tuple[str, dict[str, Any]]]:
 
 
 def read(agent: str, *lines: object, code: int | None = 0, stderr: str = "") -> tuple[Transcript, dict[str, Any]]:
-    """What becomes of an agent whose program printed these lines; *code* None: it said nothing more for too long."""
+    """Return the result of an agent whose program printed these lines; *code* None: it then was silent for too long."""
     call, adapter = AgentCall(agent, "work"), ADAPTERS[agent]
-    told = Transcript(lambda _type, _payload: None)
-    cut = JsonLines(lambda line: adapter.read(line, told, call), lambda _line: None, told.remarks.append)
+    transcript = Transcript(lambda _type, _payload: None)
+    cut = JsonLines(lambda line: adapter.read(line, transcript, call), lambda _line: None, transcript.remarks.append)
     for line in lines:
         cut.feed((line if isinstance(line, str) else json.dumps(line)).encode() + b"\n")
     cut.close()
-    told.cut_off()
+    transcript.cut_off()
     advice = adapter.login.advice(agent, ProviderVariables(Accounts(HOME), None, (), named=()))
     ran = ProgramResult(code, Interruption.stalled(TOO_LONG.total_seconds()) if code is None else None, stderr)
-    return told, agent_end(ran, told, call, advice=advice, account="somebody", printed="", complaints=stderr)[0]
+    return transcript, agent_end(
+        ran, transcript, call, advice=advice, account="somebody", printed="", complaints=stderr
+    )[0]
 
 
 def fields(agent: str, *lines: object, code: int | None = 0, stderr: str = "") -> dict[str, Any]:
     return read(agent, *lines, code=code, stderr=stderr)[1]
 
 
-# What became of the recorded ones: the outcome, and whether it is repeated. claude says itself that a 403 is a log-in.
+# The outcome of each recorded case, and whether it is repeated. claude itself reports that a 403 concerns the log-in.
 EXPECTED = {
     "hello": (DONE, True),
     "400": (FAILED, False),
@@ -79,15 +81,15 @@ EXPECTED = {
 
 @pytest.mark.parametrize(("agent", "one"), [pytest.param(a, one, id=f"{a}-{one['case']}") for a, one in recorded()])
 def test_recorded_streams_of_the_tried_versions(agent: str, one: Mapping[str, Any]) -> None:
-    told, end = read(agent, *one["stdout"], code=one["exit"], stderr=one["stderr"])
+    transcript, end = read(agent, *one["stdout"], code=one["exit"], stderr=one["stderr"])
 
     outcome, repeatable = EXPECTED[one["case"]]
     if (agent, one["case"]) == ("opencode", "nokey"):
-        repeatable = True  # it does not say what it is, only where to look
+        repeatable = True  # it does not report the error, only where to read it
         assert "opencode auth list" in end["error"]
     assert (end["outcome"], end.get("retryable", True)) == (outcome, repeatable)
     if one["case"] == "hello":
-        assert told.result == "Done"
+        assert transcript.result == "Done"
     elif one["case"] in {"401", "nokey", "nosetup"} and not repeatable:
         assert f"{agent} is not logged in where this worker runs: " in end["error"]
         assert "(it said: " in end["error"]
@@ -97,7 +99,7 @@ S = {"session_id": "s"}
 USED = {"claude-sonnet-4-5": {"inputTokens": 9, "outputTokens": 2, "costUSD": 4.73}}
 
 
-def said(text: str, id_: str = "m1", model: str = "claude-sonnet-4-5", **more: Any) -> dict[str, Any]:
+def text_message(text: str, id_: str = "m1", model: str = "claude-sonnet-4-5", **more: Any) -> dict[str, Any]:
     message = {"id": id_, "model": model, "content": [{"type": "text", "text": text}], "usage": {"input_tokens": 9}}
     return {"type": "assistant", "message": message, **S, **more}
 
@@ -119,17 +121,19 @@ EMPTY = result(
 
 class TestClaude:
     @pytest.mark.parametrize("code", [0, 1])
-    @pytest.mark.parametrize("lines", [(said("x"), GOOD, EMPTY), (EMPTY, said("x"), GOOD), (GOOD, EMPTY, EMPTY)])
+    @pytest.mark.parametrize(
+        "lines", [(text_message("x"), GOOD, EMPTY), (EMPTY, text_message("x"), GOOD), (GOOD, EMPTY, EMPTY)]
+    )
     def test_a_second_empty_result_changes_nothing(self, lines: tuple[object, ...], code: int) -> None:
-        told, end = read("claude", *lines, code=code)
+        transcript, end = read("claude", *lines, code=code)
 
-        assert (end["outcome"], told.result) == (DONE, "All done.")
-        assert [used.cost_usd for used in told.usage.values()] == [Decimal("4.73")]
+        assert (end["outcome"], transcript.result) == (DONE, "All done.")
+        assert [used.cost_usd for used in transcript.usage.values()] == [Decimal("4.73")]
 
     def test_a_second_result_after_more_was_said_counts(self) -> None:
         broke = result(is_error=True, api_error_status=529, result="API Error: 529", modelUsage=USED)
 
-        assert fields("claude", said("x"), GOOD, said("more", "m2"), broke, code=1)["outcome"] is WAITS
+        assert fields("claude", text_message("x"), GOOD, text_message("more", "m2"), broke, code=1)["outcome"] is WAITS
 
     def test_an_empty_result_alone_is_a_failure(self) -> None:
         end = fields("claude", EMPTY, code=1)
@@ -140,17 +144,25 @@ class TestClaude:
     @pytest.mark.parametrize("is_error", [True, False])
     def test_what_its_program_says_in_its_place_is_no_answer(self, is_error: bool) -> None:
         words = "You've hit your session limit · resets 3pm (Europe/Berlin)"
-        lines = [said("I look"), said(words, "m2", "<synthetic>"), result(is_error=is_error, result=words)]
+        lines = [
+            text_message("I look"),
+            text_message(words, "m2", "<synthetic>"),
+            result(is_error=is_error, result=words),
+        ]
 
-        told, end = read("claude", *lines, code=int(is_error))
+        transcript, end = read("claude", *lines, code=int(is_error))
 
-        assert (end["outcome"], told.result) == (WAITS, None)
+        assert (end["outcome"], transcript.result) == (WAITS, None)
         limit = end["limit"]
         assert (limit.account, limit.window) == ("somebody", "5-hour")
         assert end["not_before"] == limit.resets_at is not None
 
     def test_an_answer_after_a_synthetic_message_is_one(self) -> None:
-        lines = [said("API Error: 500", "m1", "<synthetic>", error="server_error"), said("All done.", "m2"), GOOD]
+        lines = [
+            text_message("API Error: 500", "m1", "<synthetic>", error="server_error"),
+            text_message("All done.", "m2"),
+            GOOD,
+        ]
 
         assert fields("claude", *lines)["outcome"] is DONE
 
@@ -159,12 +171,14 @@ class TestClaude:
     def test_what_is_said_in_its_place_after_it_was_done_is_no_failure(self, words: str, second: str | None) -> None:
         last = result(result=words if second is None else second)
 
-        told, end = read("claude", said("x"), GOOD, said(words, "m2", "<synthetic>"), last)
+        transcript, end = read("claude", text_message("x"), GOOD, text_message(words, "m2", "<synthetic>"), last)
 
-        assert (end["outcome"], told.result) == (DONE, "All done.")
+        assert (end["outcome"], transcript.result) == (DONE, "All done.")
 
     def test_what_was_said_in_its_place_counts_where_no_result_came(self) -> None:
-        end = fields("claude", said("x"), said("API Error: 529 Overloaded", "m2", "<synthetic>"), code=1)
+        end = fields(
+            "claude", text_message("x"), text_message("API Error: 529 Overloaded", "m2", "<synthetic>"), code=1
+        )
 
         assert (end["outcome"], end["error"]) == (WAITS, "API Error: 529 Overloaded")
 
@@ -185,14 +199,14 @@ class TestClaude:
         event = event.replace(": ", ":", 1)
 
         for torn in ((line[:20] + event + line[20:],), (line[:20] + event, line[20:])):
-            told, end = read("claude", *torn)
+            transcript, end = read("claude", *torn)
 
-            assert (end["outcome"], told.result) == (DONE, "All done.")
+            assert (end["outcome"], transcript.result) == (DONE, "All done.")
 
     def test_a_message_that_is_told_again_is_paid_once(self) -> None:
-        told, _ = read("claude", said("a"), said("b"), said("c", "m2"))
+        transcript, _ = read("claude", text_message("a"), text_message("b"), text_message("c", "m2"))
 
-        assert len(told.usage) == 2
+        assert len(transcript.usage) == 2
 
     def test_refused_tools_are_counted_once(self) -> None:
         part = {"type": "tool_result", "tool_use_id": "t1", "is_error": True, "content": "you haven't granted it yet"}
@@ -208,7 +222,7 @@ class TestClaude:
 
         assert waits["outcome"] is WAITS
         assert "no output for 60 s" in waits["error"]
-        assert fields("claude", retry, said("on it"), code=None)["outcome"] is Outcome.TIMED_OUT
+        assert fields("claude", retry, text_message("on it"), code=None)["outcome"] is Outcome.TIMED_OUT
 
 
 class TestCodex:
@@ -234,10 +248,10 @@ class TestCodex:
     def test_what_comes_after_its_end_is_a_remark(self) -> None:
         error = {"type": "error", "message": "failed to send analytics: 403 Forbidden"}
 
-        told, end = read("codex", *self.STARTED, self.ANSWER, self.COMPLETED, error, code=1)
+        transcript, end = read("codex", *self.STARTED, self.ANSWER, self.COMPLETED, error, code=1)
 
         assert end["outcome"] is DONE
-        assert any("after it was done: failed to send" in remark for remark in told.remarks)
+        assert any("after it was done: failed to send" in remark for remark in transcript.remarks)
 
 
 class TestOpenCode:
@@ -254,9 +268,9 @@ class TestOpenCode:
     def test_an_error_that_it_goes_on_after_is_overcome(self, code: int) -> None:
         long = self.error("ContextOverflowError", message="the conversation is too long; compacting")
 
-        told, end = read("opencode", self.START, long, self.START, self.TEXT, self.finish("stop"), code=code)
+        transcript, end = read("opencode", self.START, long, self.START, self.TEXT, self.finish("stop"), code=code)
 
-        assert (end["outcome"], told.result) == (DONE, "All done.")
+        assert (end["outcome"], transcript.result) == (DONE, "All done.")
 
     def test_an_error_of_a_request_on_the_side_after_its_end_is_a_remark(self) -> None:
         side = self.error(message="Forbidden", statusCode=403)
@@ -317,19 +331,19 @@ def test_an_unnamed_reset_is_waited_for_a_while() -> None:
 
 class TestOneThatDoesNotExit:
     def run(self, bench: Bench, stand_in: StandIn, last: dict[str, Any], **claim: Any) -> AttemptEnd:
-        command = stand_in(said("All done."), last, then=f"echo {shlex.quote('x')} >&2; sleep 600")
+        command = stand_in(text_message("All done."), last, then=f"echo {shlex.quote('x')} >&2; sleep 600")
         return bench.run({"agent": "claude", "prompt": "Do it", "command": command}, **claim)
 
     def test_it_is_ended_and_counts_as_it_said(self, bench: Bench, stand_in: StandIn) -> None:
-        found = self.run(bench, stand_in, GOOD, stall_timeout=timedelta(seconds=1))
+        outcome = self.run(bench, stand_in, GOOD, stall_timeout=timedelta(seconds=1))
 
-        assert (found.outcome, found.output, found.error) == (DONE, "All done.", None)
-        assert "did not exit" in (found.log or "")
+        assert (outcome.outcome, outcome.output, outcome.error) == (DONE, "All done.", None)
+        assert "did not exit" in (outcome.log or "")
         assert bench.left_behind() == []
 
     def test_its_failure_stays_one(self, bench: Bench, stand_in: StandIn) -> None:
         refused = result(is_error=True, api_error_status=400, result="no")
 
-        found = self.run(bench, stand_in, refused, timeout=timedelta(seconds=1))
+        outcome = self.run(bench, stand_in, refused, timeout=timedelta(seconds=1))
 
-        assert (found.outcome, found.error, found.retryable) == (FAILED, "no", False)
+        assert (outcome.outcome, outcome.error, outcome.retryable) == (FAILED, "no", False)

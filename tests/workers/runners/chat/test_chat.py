@@ -1,4 +1,4 @@
-"""Chats as jobs: answers, story, usage, stops. The provider is a stand-in; library, loop and sockets are real."""
+"""Test chats as jobs: answers, event log, usage, stops. Only the provider is a stand-in; the rest is real."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class TestAnswers:
         assert (used.model, used.input_tokens, used.output_tokens) == ("m-1", INPUT_TOKENS, OUTPUT_TOKENS)
         assert (used.cost_usd, used.extra) == (None, {"provider": "openai"})
         assert provider.events == [(STARTED, {"model": "openai:m-1"}), (SAID, {"text": "It is fine"})]
-        (asked,) = provider.server.requests
-        assert [message["role"] for message in asked["messages"]] == ["system", "user"]
-        assert asked["messages"][1]["content"] == "How is it?"
-        assert asked["temperature"] == 0.5
-        assert 99 in (asked.get("max_tokens"), asked.get("max_completion_tokens"))
+        (requests,) = provider.server.requests
+        assert [message["role"] for message in requests["messages"]] == ["system", "user"]
+        assert requests["messages"][1]["content"] == "How is it?"
+        assert requests["temperature"] == 0.5
+        assert 99 in (requests.get("max_tokens"), requests.get("max_completion_tokens"))
 
     def test_an_answer_without_bounds_is_cut_and_says_so(self, provide) -> None:
         with provide("x" * 50_000) as provider:
@@ -78,7 +78,7 @@ class TestAnswers:
             job.stop(StopReason.CANCELED)
             job.end()
 
-        assert "".join(said["text"] for said in provider.told(SAID)).startswith("First.")
+        assert "".join(output["text"] for output in provider.told(SAID)).startswith("First.")
 
     def test_a_job_without_the_extra_says_how_to_get_it(self, provide, monkeypatch) -> None:
         monkeypatch.delitem(sys.modules, "workers.runners.chat.conversation", raising=False)
@@ -218,4 +218,4 @@ def test_no_file_and_no_process_of_a_job_is_left(provide, bench: Bench) -> None:
 
     assert list(bench.scratch.iterdir()) == []
     assert orphan_reaper.find([os.fsencode(bench.runners.launcher.marker)]) == []
-    assert len(os.listdir("/proc/self/fd")) <= len(before) + 8  # noqa: PTH208 - the warden's and the loop's own
+    assert len(os.listdir("/proc/self/fd")) <= len(before) + 8  # noqa: PTH208 - + sockets of warden and loop

@@ -1,4 +1,4 @@
-"""What goes wrong between a chat and its provider, and what becomes of the attempt."""
+"""Test errors between a chat and its provider, and how the attempt ends."""
 
 # ruff: noqa: FBT001 - parameters of tests
 
@@ -178,4 +178,4 @@ class TestErrors:
             result = provider.run(tools=[SERVER])
 
         assert (result.outcome, result.output) == (Outcome.COMPLETED, "It is 3")
-        assert any("trying again" in told["text"] for told in provider.told(SAID))
+        assert any("trying again" in report["text"] for report in provider.told(SAID))

@@ -1,4 +1,4 @@
-"""Answers that must fit a JSON Schema."""
+"""Test answers that must match a JSON Schema."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class TestForms:
             result = provider.run(schema=SCHEMA)
 
         assert (result.outcome, result.output) == (Outcome.COMPLETED, {"n": 3})
-        (asked,) = provider.server.requests
-        assert asked["tools"][0]["function"]["parameters"]["properties"]["n"] == {"type": "integer"}
+        (requests,) = provider.server.requests
+        assert requests["tools"][0]["function"]["parameters"]["properties"]["n"] == {"type": "integer"}
 
     def test_json_in_a_text_will_do(self, provide) -> None:
         with provide('```json\n{"n": 4}\n```') as provider:
@@ -75,7 +75,7 @@ class TestForms:
         assert "does not match" in result.error
         assert time.monotonic() - began < patience(10)
 
-    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # by which jsonschema would say that it fetches
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jsonschema's warning of a fetch
     def test_a_reference_to_somewhere_else_is_not_fetched(self, provide) -> None:
         with provide(ToolUse("final_result", {"answer": 1})) as provider:
             result = provider.run(schema={"$ref": f"{provider.server.url}/schema.json"})

@@ -1,4 +1,4 @@
-"""Keys and addresses: what goes where, and what does not; every provider that is known."""
+"""Test keys and addresses of each supported provider: what is sent where, and what is not."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ class TestKeys:
         from workers.runners.chat import model_factory
 
         with provide(ToolUse("add", {"a": 1, "b": 2}), "It is 3") as provider:
-            # Without an address, as for OpenAI's own; the library is then told where the stand-in is.
+            # Without an address, as for OpenAI's own; the test then gives the library the address of the stand-in.
             monkeypatch.setattr(
                 model_factory, "_make_provider", lambda _, access, client: self.own(provider, client, access.key)
             )
             result = provider.run(url=None, tools=[SERVER], secrets=["OPENAI_API_KEY"])
 
         assert (result.outcome, result.output) == (Outcome.COMPLETED, "It is 3")
-        assert [told["output"] for told in provider.told(RETURNED)] == ["3"]
+        assert [report["output"] for report in provider.told(RETURNED)] == ["3"]
         (used,) = result.usage
         assert (used.input_tokens, used.output_tokens) == (2 * INPUT_TOKENS, 2 * OUTPUT_TOKENS)
         assert (used.cached_input_tokens, used.extra["reasoning_output_tokens"]) == (200, 10)
-        assert all("input" in asked for asked in provider.server.requests)
+        assert all("input" in requests for requests in provider.server.requests)
         assert provider.server.headers[0]["authorization"] == f"Bearer {self.KEY}"
 
     def own(self, provider: Provider, client: Any, key: str) -> Any:
@@ -79,8 +79,8 @@ class TestKeys:
         async def make() -> str:
             async with make_client() as client:
                 model = make_model(call, find_access(call, Secrets(names, values)), client)
-                made: Any = model.client  # type: ignore[attr-defined]
-                return str(made._api_client.api_key if name == "google" else made.api_key)
+                created: Any = model.client  # type: ignore[attr-defined]
+                return str(created._api_client.api_key if name == "google" else created.api_key)
 
         assert asyncio.run(make()) == "key-0123456789"
 
@@ -109,11 +109,11 @@ class TestKeys:
     def test_their_values_are_kept_nowhere(self, provide) -> None:
         with provide("It is team-0123456789") as provider:
             result = provider.run(secrets=["TEAM_KEY"])
-            told = provider.told(SAID)
+            report = provider.told(SAID)
         with provide(ToolUse("final_result", {"team-0123456789": ["team-0123456789"]})) as provider:
             formed = provider.run(secrets=["TEAM_KEY"], schema={"type": "object"})
 
-        assert (result.output, told) == ("It is ***", [{"text": "It is ***"}])
+        assert (result.output, report) == ("It is ***", [{"text": "It is ***"}])
         assert formed.output == {"***": ["***"]}
 
     def test_a_price_that_the_provider_tells_is_the_price(self) -> None:
@@ -123,11 +123,11 @@ class TestKeys:
         from workers.runners.agents.base import Transcript
         from workers.runners.chat.conversation import ChatUsage
 
-        told = Transcript(lambda *_: None)
-        spending = ChatUsage(told, provider="openrouter", model="m")
+        transcript = Transcript(lambda *_: None)
+        spending = ChatUsage(transcript, provider="openrouter", model="m")
         usage = RequestUsage(input_tokens=1, output_tokens=1)
 
         spending.add(ModelResponse([], usage=usage, model_name="m", provider_details={"cost": 0.00125}))
-        assert told.usage["m"].cost_usd == Decimal("0.00125")
+        assert transcript.usage["m"].cost_usd == Decimal("0.00125")
         spending.add(ModelResponse([], usage=usage, model_name="m"))
-        assert told.usage["m"].cost_usd is None
+        assert transcript.usage["m"].cost_usd is None

@@ -1,4 +1,4 @@
-"""Tools of chats: real programs that speak MCP, real HTTP; what they leave behind, and how they die."""
+"""Test tools of chats with real MCP programs and real HTTP: what they leave behind, and how they end."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class TestTools:
 
         assert (result.outcome, result.output) == (Outcome.COMPLETED, "It is 3")
         assert [used.input_tokens for used in result.usage] == [2 * INPUT_TOKENS]
-        assert [told["tool"] for told in provider.told(CALL)] == ["add", "fail"]
-        by_id = {told["id"]: told for told in provider.told(RETURNED)}
-        added, failed = (by_id[told["id"]] for told in provider.told(CALL))
+        assert [report["tool"] for report in provider.told(CALL)] == ["add", "fail"]
+        by_id = {report["id"]: report for report in provider.told(RETURNED)}
+        added, failed = (by_id[report["id"]] for report in provider.told(CALL))
         assert added["output"] == "3"
         assert failed["failed"]
         assert "it is broken" in failed["output"]
@@ -70,7 +70,7 @@ class TestTools:
             result = provider.run(tools=[SERVER])
 
         assert result.output == "I see"
-        assert [told.get("failed") for told in provider.told(RETURNED)] == [True, True]
+        assert [report.get("failed") for report in provider.told(RETURNED)] == [True, True]
         assert "There is no tool nothing" in provider.told(RETURNED)[0]["output"]
 
     def test_a_form_is_filled_in_after_them(self, provide) -> None:
@@ -94,10 +94,10 @@ class TestTools:
         with provide(uses, "ok") as provider:
             provider.run(tools=[SERVER | {"secrets": ["TOOL_TOKEN"]}], env={"MINE": "mine"}, secrets=["OPENAI_API_KEY"])
 
-            told = [told["output"] for told in provider.told(RETURNED)]
+            values = [values["output"] for values in provider.told(RETURNED)]
             sent = [message["content"] for message in provider.server.requests[1]["messages"][-4:]]
         assert sorted(sent) == ["", "fix", "mine", "tool-0123456789"]
-        assert sorted(told) == ["", "***", "fix", "mine"]
+        assert sorted(values) == ["", "***", "fix", "mine"]
 
     def test_what_they_leave_behind_is_ended(self, provide, bench: Bench) -> None:
         with provide(
@@ -153,7 +153,7 @@ class TestTools:
             result = provider.run(tools=[{"url": f"http://127.0.0.1:{port}/mcp", "secrets": ["TOOL_TOKEN"]}])
 
         assert (result.outcome, result.output) == (Outcome.COMPLETED, "It is 3")
-        assert [told["output"] for told in provider.told(RETURNED)] == ["3"]
+        assert [report["output"] for report in provider.told(RETURNED)] == ["3"]
 
     def test_a_server_that_is_nowhere_is_said_so(self, provide) -> None:
         with provide("never") as provider:

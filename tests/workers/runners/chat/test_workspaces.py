@@ -1,4 +1,4 @@
-"""Chats of several workspaces share a loop in one worker, and nothing that one of them could reach the other by."""
+"""Test that chats of several workspaces share a worker's loop, and nothing through which one could reach another."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ KEYS = {"alice": "ALICE_KEY", "bob": "BOB_KEY"}
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the provider got of each call: whose key, from which connection, with which cookie; it sets one."""
-    found: list[dict[str, Any]] = []
+    """Collect what the provider received with each call: key, connection and cookie; the provider sets a cookie."""
+    received: list[dict[str, Any]] = []
 
     def noting(handler: model_server._Handler) -> None:
         key = handler.headers.get("Authorization", "").removeprefix("Bearer ")
-        found.append({"key": key, "from": handler.client_address[1], "cookie": handler.headers.get("Cookie")})
+        received.append({"key": key, "from": handler.client_address[1], "cookie": handler.headers.get("Cookie")})
         handler.send_header("Set-Cookie", f"session=of-{key}; Path=/")
         ending(handler)
 
@@ -28,7 +28,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(model_server._Handler, "end_headers", noting)
     for workspace, name in KEYS.items():
         monkeypatch.setenv(name, f"key-of-{workspace}")
-    return found
+    return received
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["at the same time", "one after the other"])
@@ -46,7 +46,7 @@ def test_connections_cookies_keys_and_tools_are_a_conversations_own(
 
         def begin(workspace: str) -> Any:
             claim = {"workspace_id": workspace}
-            # With a key to each server of tools, too: what a chat is given reaches its own servers at most.
+            # With a key to each tool server, too: a chat's values reach no other servers than its own.
             server = {**SERVER, "secrets": [KEYS[workspace]]}
             return provider.start(claim=claim, secrets=[KEYS[workspace]], tools=[server])
 
@@ -57,7 +57,7 @@ def test_connections_cookies_keys_and_tools_are_a_conversations_own(
             for workspace in KEYS:
                 assert begin(workspace).end().output == "done"
 
-        said = [
+        messages = [
             message["content"]
             for request in provider.server.requests
             for message in request["messages"]
@@ -66,11 +66,11 @@ def test_connections_cookies_keys_and_tools_are_a_conversations_own(
 
     by_key = {key: [call for call in calls if call["key"] == key] for key in ("key-of-alice", "key-of-bob")}
     assert sum(map(len, by_key.values())) == len(calls) == 4
-    ports = {key: {call["from"] for call in found} for key, found in by_key.items()}
+    ports = {key: {call["from"] for call in result} for key, result in by_key.items()}
     assert ports["key-of-alice"].isdisjoint(ports["key-of-bob"])
-    for key, found in by_key.items():
-        assert {call["cookie"] for call in found} <= {None, f"session=of-{key}"}
-    printed = [str(one).split() for one in said]
+    for key, result in by_key.items():
+        assert {call["cookie"] for call in result} <= {None, f"session=of-{key}"}
+    printed = [str(one).split() for one in messages]
     assert len(printed) == 2
     assert printed[0][0] != printed[1][0], "each has a server process of its own"
     assert all(len([word for word in one if "_KEY=" in word]) == 1 for one in printed)

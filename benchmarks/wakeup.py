@@ -1,8 +1,8 @@
-"""From the doorbell to the running process, on a worker that has nothing else to do.
+"""Time from the message to the running process, on an idle worker.
 
-One task at a time is submitted; it is a shell job, or an agent's program, that says what time it is as soon as it runs
-(``date``). Redis' MONITOR tells when the submission, right after its commit, first told anybody, and when a message
-came into the queue of jobs. What is measured ends inside the job: the start of the shell and of ``date`` count, so it
+One task at a time is submitted; it is a shell job, or an agent's program, that prints the time as soon as it runs
+(``date``). Redis' MONITOR shows when the submission, right after its commit, sent its first message, and when a message
+came into the queue of jobs. The measurement ends inside the job: the start of the shell and of ``date`` count, so it
 is an upper bound. All clocks are this machine's.
 """
 
@@ -24,15 +24,15 @@ from coordination import Task
 from coordination.store.redis.wakeups import WAKEUPS
 from workers.broker import queues
 
-_BELL = queues.PREFIX + queues.JOBS
-_SIGNALS = {"doorbell": {_BELL}, "submission committed": {_BELL, WAKEUPS}}
+_JOB_QUEUE = queues.PREFIX + queues.JOBS
+_SIGNALS = {"message": {_JOB_QUEUE}, "submission committed": {_JOB_QUEUE, WAKEUPS}}
 """By what is measured from: the lists in Redis whose first message it is."""
 
 _JOBS: dict[str, dict[str, Any]] = {
     "process": {"shell": "exec date +%s.%N"},
     "agent's process": {"agent": "custom", "prompt": "What time is it?", "command": ["date", "+%s.%N"]},
 }
-"""What says what time it is, as soon as it runs."""
+"""Jobs that print the time as soon as they run."""
 
 _PAUSE = 0.05  # seconds until the worker sleeps again
 
@@ -43,52 +43,52 @@ def measure(bench: Bench) -> list[Line]:
     taken: dict[tuple[str, str, str], list[list[float]]] = {
         (what, job, kind): [] for job in _JOBS for what in _SIGNALS for kind in STORES
     }
-    with _Bells(bench) as bells:
+    with _Messages(bench) as messages:
         for _ in range(bench.rounds):
             for (kind, stack), (job, work) in product(bench.ours.items(), _JOBS.items()):
                 _once(stack, work)
-                found = [_once(stack, work) for _ in range(count)]
+                intervals = [_once(stack, work) for _ in range(count)]
                 for what, keys in _SIGNALS.items():
-                    heard = [(bells.first(keys, began, ran), ran) for began, ran in found]
-                    taken[what, job, kind].append([(ran - at) * 1000 for at, ran in heard if at is not None])
+                    times = [(messages.first(keys, began, ran), ran) for began, ran in intervals]
+                    taken[what, job, kind].append([(ran - at) * 1000 for at, ran in times if at is not None])
     return [line for (what, job, kind), rounds in taken.items() for line in _lines(f"{what} to {job}", kind, rounds)]
 
 
 def _lines(what: str, kind: str, rounds: Sequence[Sequence[float]]) -> list[Line]:
-    values = [value for found in rounds for value in found]
+    values = [value for each in rounds for value in each]
     if not values:
         return [Line(f"{what} started", kind, None, note="no such message was sent for these tasks")]
-    medians = series([percentile(found, 0.5) for found in rounds if found], "ms")
+    medians = series([percentile(each, 0.5) for each in rounds if each], "ms")
     worst = series([percentile(values, 0.99)], "ms")
     return [
-        Line(f"{what} started, p50", kind, medians, goal=goals.DOORBELL_P50),
-        Line(f"{what} started, p99 of {len(values)}", kind, worst, goal=goals.DOORBELL_P99),
+        Line(f"{what} started, p50", kind, medians, goal=goals.WAKEUP_P50),
+        Line(f"{what} started, p99 of {len(values)}", kind, worst, goal=goals.WAKEUP_P99),
     ]
 
 
 def _once(stack: OurStack, work: dict[str, Any]) -> tuple[float, float]:
-    """When the submission began, and when the task's process ran (seconds since 1970)."""
+    """Return when the submission began, and when the task's process ran (seconds since 1970)."""
     began = time.time()
-    run = stack.submit([Task("now", work)], project="bell")
+    run = stack.submit([Task("now", work)], project="wakeup")
     stack.end_of(run)
     ran = float(run.task("now").output)
     time.sleep(_PAUSE)
     return began, ran
 
 
-class _Bells:
-    """Hears when something is put into a list of ours in Redis."""
+class _Messages:
+    """Records when a message is put into one of our lists in Redis."""
 
     def __init__(self, bench: Bench) -> None:
         self._client = redis.Redis(unix_socket_path=str(bench.redis.socket))
-        self._heard: list[tuple[float, str]] = []
+        self._received: list[tuple[float, str]] = []
         self._over = threading.Event()
         self._listening = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
     def first(self, keys: Collection[str], after: float, before: float) -> float | None:
-        """When the first message came to one of *keys* between these moments."""
-        return next((at for at, key in self._heard if key in keys and after <= at <= before), None)
+        """Return when the first message came to one of *keys* between these moments."""
+        return next((at for at, key in self._received if key in keys and after <= at <= before), None)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -98,7 +98,7 @@ class _Bells:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._client.ping()  # something to hear
+        self._client.ping()  # a command that ends the wait
         self._thread.join(10)
         self._client.close()
 
@@ -106,7 +106,7 @@ class _Bells:
         with self._client.monitor() as monitor:
             self._listening.set()
             while not self._over.is_set():
-                said: dict[str, Any] = monitor.next_command()
-                words = said["command"].split(maxsplit=2)
+                command: dict[str, Any] = monitor.next_command()
+                words = command["command"].split(maxsplit=2)
                 if words[0].upper() in {"LPUSH", "RPUSH"}:
-                    self._heard.append((float(said["time"]), words[1]))
+                    self._received.append((float(command["time"]), words[1]))
