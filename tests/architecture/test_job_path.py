@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.support.job_path import files_of_path
 
-MOST_FILES = 86
+MOST_FILES = 92  # some depend on the machine: a coord on the PATH, for example
 
 
 def test_a_shell_job_enters_few_files_from_its_submission_to_its_cost(tmp_path: Path) -> None:
