@@ -73,11 +73,10 @@ class ProviderEnvironment:
         first = missing.partition(",")[0]
         if call.account is None:
             if missing:
-                raise Refused(
-                    f"The worker's environment has no {missing}",
-                    hint=f"Set it where the worker is started, on {host()}, or keep it there in an account: "
-                    f"{self._accounts.suggestion(program, first)}",
-                )
+                hint = f"Set it where the worker is started, on {host()}"
+                if "account" in call.field_names():
+                    hint += f", or keep it there in an account: {self._accounts.suggestion(program, first)}"
+                raise Refused(f"The worker's environment has no {missing}", hint=hint)
             return variables
         if missing:
             raise Refused(
