@@ -24,7 +24,16 @@ from coordination.base import json_values
 from coordination.base.errors import NotFound, Refused
 from coordination.base.json_values import is_too_deep
 from coordination.domain.jobs.kinds.http_call import HttpCall, is_credential, with_secrets
-from coordination.domain.jobs.network import Address, Network, NetworkMode, Place, is_public, normalize_host
+from coordination.domain.jobs.network import (
+    Address,
+    Network,
+    NetworkMode,
+    Place,
+    is_link_local,
+    is_public,
+    normalize_host,
+    write_place,
+)
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
 from coordination.settings import load_settings
@@ -213,14 +222,12 @@ class _Exchange:
         """Connect to an address of *place* that may be reached."""
         host, port = place
         if self._network.mode is not NetworkMode.ON and not self._network.allows(host, port):
-            raise _Failed(f"this worker's jobs may not reach {host}:{port} (COORD_SANDBOX_NETWORK)", retryable=False)
+            sentence = f"this worker's jobs may not reach {write_place(place)} (COORD_SANDBOX_NETWORK)"
+            raise _Failed(sentence, retryable=False)
         addresses = [item[4][0] for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         allowed = [each for each in dict.fromkeys(map(str, addresses)) if self._may_reach(place, each)]
         if not allowed:
-            raise _Failed(
-                f"{host} resolves to {addresses[0]}, which is not public: name {host}:{port} in the job's network",
-                retryable=False,
-            )
+            raise _Failed(self._unreachable(place, ipaddress.ip_address(str(addresses[0]))), retryable=False)
         error: OSError | None = None
         for address in allowed:
             try:
@@ -230,6 +237,18 @@ class _Exchange:
             except OSError as failure:
                 error = failure
         raise error or OSError("no address")
+
+    def _unreachable(self, place: Place, address: Address) -> str:
+        """Return why *place*, which has that address, may not be reached. Nobody is invited to a link-local address."""
+        host, port = place
+        sentence = (
+            f"{host} is not public" if _is_address(host) else f"{host} resolves to {address}, which is not public"
+        )
+        if is_link_local(address):
+            return f"{sentence} but link-local, like the metadata services of clouds"
+        if self._network.mode is not NetworkMode.ON:
+            return f"{sentence}: list {write_place((str(address), port))} in COORD_SANDBOX_NETWORK"
+        return f"{sentence}: name {write_place(place)} in the job's network"
 
     def _may_reach(self, place: Place, text: str) -> bool:
         address: Address = ipaddress.ip_address(text)
@@ -278,6 +297,12 @@ def _place(parts: SplitResult) -> Place:
         return normalize_host(name if name.isascii() else name.encode("idna").decode("ascii")), port
     except ValueError:
         raise _Failed("a redirect leads to an invalid host name", retryable=False) from None
+
+
+def _is_address(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(host))
+    return False
 
 
 def _origin(parts: SplitResult) -> tuple[str, Place]:

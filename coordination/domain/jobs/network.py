@@ -62,6 +62,12 @@ def parse_place(text: str) -> Place:
     return normalize_host(host), int(port)
 
 
+def write_place(place: Place) -> str:
+    """Return *place* in the form that ``parse_place`` reads."""
+    host, port = place
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def normalize_host(text: str) -> str:
     """Return a host name in lower case without a trailing dot, or an IPv4 address. Raises ValueError for others."""
     name = text.lower().removesuffix(".")
@@ -74,12 +80,21 @@ def normalize_host(text: str) -> str:
 
 def is_public(address: Address) -> bool:
     """Return whether an address, or the IPv4 address that it embeds, is on the public internet."""
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(inner)
-        if address.teredo is not None or address.scope_id is not None:
-            return False
+    if (inner := _embedded(address)) is not None:
+        return is_public(inner)
+    if isinstance(address, ipaddress.IPv6Address) and (address.teredo is not None or address.scope_id is not None):
+        return False
     return address.is_global and not address.is_multicast
+
+
+def is_link_local(address: Address) -> bool:
+    """Return whether an address, or the IPv4 address that it embeds, is link-local, as metadata services of clouds."""
+    return (_embedded(address) or address).is_link_local
+
+
+def _embedded(address: Address) -> ipaddress.IPv4Address | None:
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import socket
 import threading
@@ -204,6 +205,48 @@ class TestPlaces:
 
         assert (result.outcome, result.retryable) == (Outcome.FAILED, False)
         assert "is not public" in (result.error or "")
+
+    @pytest.mark.parametrize(
+        ("host", "error"),
+        [
+            ("127.0.0.1", "127.0.0.1 is not public: name 127.0.0.1:{port} in the job's network"),
+            ("localhost", "localhost resolves to 127.0.0.1, which is not public: name localhost:{port} in the job's"),
+            ("[::ffff:127.0.0.1]", "{mapped} is not public: name [{mapped}]:{port} in the job's network"),
+        ],
+    )
+    def test_what_the_error_says_to_name_is_accepted_in_the_network(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, host: str, error: str
+    ) -> None:
+        if host == "localhost":  # which may also be an IPv6 address
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))])
+        with serving(says(1)) as server:
+            http = {"url": f"http://{host}:{server.port}/", "timeout": "5s"}
+            refused = bench.run({"http": http}).error or ""
+            monkeypatch.undo()
+            place = refused.partition(": name ")[2].partition(" in ")[0]
+
+            allowed = bench.run({"http": http, "network": [place]})
+
+        assert refused.startswith(error.format(port=server.port, mapped=ipaddress.ip_address("::ffff:127.0.0.1")))
+        assert allowed.outcome is Outcome.COMPLETED
+
+    @pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]"])
+    def test_nobody_is_invited_to_name_a_link_local_address(self, bench: Bench, host: str) -> None:
+        error = bench.run({"http": {"url": f"http://{host}/", "timeout": "5s"}}).error or ""
+
+        assert error.endswith(" is not public but link-local, like the metadata services of clouds")
+
+    def test_with_a_list_of_the_worker_its_setting_must_have_the_address(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(bench.runners.by_kind[HttpCall], "_network", parse_network("inside.test:80"))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, 1, 6, "", ("10.0.0.1", 80))])
+
+        error = bench.run({"http": {"url": "http://inside.test/", "timeout": "5s"}}).error
+
+        assert error == (
+            "inside.test resolves to 10.0.0.1, which is not public: list 10.0.0.1:80 in COORD_SANDBOX_NETWORK"
+        )
 
     def test_a_redirect_leads_to_no_place_that_the_job_does_not_name(self, bench: Bench) -> None:
         with serving(says(b"inside")) as inner, serving(says(b"", 302, Location=inner.url)) as server:
