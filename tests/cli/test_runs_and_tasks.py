@@ -224,6 +224,15 @@ def test_outdated_tasks_are_shown_wherever_tasks_are_until_they_are_done_again(
     assert "outdated" not in coord("runs", "show", "two").out
 
 
+def test_the_logs_of_a_job_that_printed_nothing_say_so(coord: Coord, plan: Path) -> None:
+    plan.write_text("version: 1\ntasks: [{key: silent, run: {shell: 'exit 3'}}]\n")
+    coord.process("run", plan, code=1)
+
+    printed = coord("tasks", "logs", "silent")
+
+    assert (printed.out, printed.err) == ("", "coord: no output\n")
+
+
 @pytest.mark.full
 def test_logs_show_what_gates_and_merges_said_after_what_the_job_printed(coord: Coord, plan: Path) -> None:
     coord.process("run", plan, code=1)

@@ -62,3 +62,5 @@ def _show(pieces: Iterator[OutputChunk], *, followed: bool, as_it_is: bool) -> N
         number = piece.attempt
         stream = sys.stderr if piece.stream is Stream.ERR else sys.stdout
         print(Exact(piece.text), end="", file=raw(stream) if as_it_is else stream, flush=True)
+    if number is None:
+        print("coord: no output", file=sys.stderr)
