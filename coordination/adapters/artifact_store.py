@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from coordination.base.errors import CoordinationError, Refused, Unavailable
 from coordination.base.ids import new_id
+from coordination.base.urls import masked
 from coordination.base.wording import excerpt
 from coordination.domain.jobs.artifacts import Artifact, is_inside
 
@@ -43,7 +44,7 @@ class ArtifactStore:
         names = _names(path)
         url = "/".join([self.url.rstrip("/"), *map(_safe, place), *names])
         files, where = _file_system(url)
-        what = f"The artifact {path} cannot be stored at {self.url}"
+        what = f"The artifact {path} cannot be stored at {masked(self.url)}"
         if _is_folder(files):
             with _store_errors(what):
                 _check_no_links(where, len(place) + len(names))
@@ -59,7 +60,7 @@ class ArtifactStore:
         """
         url = "/".join([self.url.rstrip("/"), *map(_safe, place)])
         files, where = _file_system(url)
-        with _store_errors(f"The artifacts at {url} cannot be deleted"), contextlib.suppress(FileNotFoundError):
+        with _store_errors(f"The artifacts at {masked(url)} cannot be deleted"), contextlib.suppress(FileNotFoundError):
             if _is_folder(files):
                 _check_no_links(where, len(place))
             files.rm(where, recursive=True)
@@ -94,13 +95,13 @@ def fetch_artifact(artifact: Artifact, folder: Path) -> Path:
     target = folder / artifact.path
     partial = target.with_name(f".{new_id()}.partial")
     hint = "To share files between machines, set COORD_ARTIFACTS_URL to a store that all of them can reach"
-    with _store_errors(f"The artifact {artifact.path} cannot be fetched from {artifact.url}", hint=hint):
+    with _store_errors(f"The artifact {artifact.path} cannot be fetched from {masked(artifact.url)}", hint=hint):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with files.open(where, "rb") as source, partial.open("wb") as copy:
                 size, sha256 = _copy(source, copy, lambda _size: None)
             if (size, sha256) != (artifact.size, artifact.sha256):
-                message = f"The content of {artifact.url} is not the stored {artifact.path}"
+                message = f"The content of {masked(artifact.url)} is not the stored {artifact.path}"
                 raise Unavailable(message, hint="It was changed since; nothing was written")
             partial.replace(target)
         finally:
@@ -114,10 +115,12 @@ def _file_system(url: str) -> tuple[Any, str]:
     try:
         files, where = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        message = f"Artifacts at {url} need a package that is not installed: {error}"
+        message = f"Artifacts at {masked(url)} need a package that is not installed: {error}"
         raise Refused(message, hint="For s3:// install coordination[s3]; for others see fsspec") from None
     except ValueError as error:
-        raise Refused(f"Artifacts cannot be stored at {url}: {error}", hint="Change COORD_ARTIFACTS_URL") from None
+        raise Refused(
+            f"Artifacts cannot be stored at {masked(url)}: {error}", hint="Change COORD_ARTIFACTS_URL"
+        ) from None
     return files, where
 
 

@@ -18,7 +18,7 @@ from coordination.base import durations, sizes
 from coordination.base.errors import Refused, inside
 from coordination.base.json_values import json_problem
 from coordination.base.money import usd
-from coordination.base.wording import did_you_mean, excerpt
+from coordination.base.wording import did_you_mean, excerpt, without_user
 
 _NEW_NAMES = {"workspace": "checkout"}
 
@@ -202,7 +202,8 @@ def _shown(value: object) -> str:
         return "a mapping" if isinstance(value, Mapping) else "a list"
     if value is None or isinstance(value, bool):
         return "nothing" if value is None else str(value).lower()
-    return excerpt(value.text if isinstance(value, Unquoted) else value)
+    shown = value.text if isinstance(value, Unquoted) else value
+    return excerpt(without_user(shown) if isinstance(shown, str) and "://" in shown else shown)
 
 
 def _in_quotes(value: object, wanted: str) -> str | None:

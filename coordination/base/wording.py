@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import heapq
+import re
 from collections.abc import Iterable
 
 LONGEST_SHOWN_PATH = 1_000
@@ -19,6 +20,11 @@ def excerpt(text: object, longest: int = _LONGEST) -> str:
     if len(whole) <= longest:
         return repr(whole) if isinstance(text, str) else whole
     return f"{whole[:longest]!r}… ({len(whole):,} characters)"
+
+
+def without_user(url: str) -> str:
+    """Return *url*, valid or not, with user and password replaced by asterisks; in doubt, too much is masked."""
+    return re.sub(r"^([^:/@]*://)?.*@", r"\1***@", url, flags=re.DOTALL)
 
 
 def _repr(value: object) -> str:

@@ -120,7 +120,7 @@ def test_a_path_out_of_the_folder_is_never_written(store: ArtifactStore, path: s
 
 def test_a_store_that_nobody_knows_is_refused_in_one_sentence() -> None:
     with refuses(Refused):
-        keep(ArtifactStore("nosuch://bucket"), "x")
+        keep(ArtifactStore("nosuch://ada:pw@bucket"), "x")
 
 
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:

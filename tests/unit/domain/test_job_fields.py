@@ -122,6 +122,8 @@ def test_an_importable_function_is_a_job() -> None:
         ({"chat": "openai:m", "prompt": "x", "url": "ftp://x"}, "url"),
         ({"chat": "openai:m", "prompt": "x", "url": "http://me:pass@x"}, "url"),
         ({"chat": "openai:m", "prompt": "x", "url": "http://" + "x" * 3000}, "url"),
+        ({"chat": "openai:m", "prompt": "x", "tools": ["http://me:pass@x"]}, "tools[0]"),
+        ({"chat": "openai:m", "prompt": "x", "tools": [{"url": "http://me:pass@x"}]}, "tools[0].url"),
         ({"chat": "openai:m", "prompt": "x", "schema": "object"}, "schema"),
         ({"chat": "openai:m", "prompt": "x", "settings": {"heat": 1}}, "settings.heat"),
         ({"chat": "openai:m", "prompt": "x", "settings": {"temperature": 3}}, "settings.temperature"),

@@ -24,7 +24,7 @@ from coordination.base.fields import (
     type_refusal,
     whole,
 )
-from coordination.base.wording import excerpt
+from coordination.base.wording import excerpt, without_user
 from coordination.domain.jobs.accounts import check_account
 from coordination.domain.jobs.base import ACCOUNT, ENV, PROMPT, SECRETS, Job
 from coordination.domain.jobs.job_environment import check_environment
@@ -181,7 +181,7 @@ def _check_model(chat: object) -> None:
 def _check_url(url: object) -> None:
     _check_literal(url)
     if not isinstance(url, str) or len(url) > _LONGEST_URL or not _URL.fullmatch(url):
-        message = f"{excerpt(url)} is not an address"
+        message = f"{excerpt(without_user(url) if isinstance(url, str) else url)} is not an address"
         raise Refused(message, hint="Write it like http://localhost:11434/v1, without a password", field="url")
 
 

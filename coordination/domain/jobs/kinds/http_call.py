@@ -23,7 +23,7 @@ from coordination.base.fields import (
     text,
     type_refusal,
 )
-from coordination.base.wording import excerpt
+from coordination.base.wording import excerpt, without_user
 from coordination.domain.jobs.base import SECRETS, Job
 from coordination.domain.jobs.job_environment import check_environment
 from coordination.domain.jobs.network import Place, normalize_host, parse_place
@@ -37,6 +37,7 @@ _LONGEST_URL = 8_000
 _MOST_HEADERS = 100
 _LONGEST_HEADER = 8_000
 _URL = re.compile(r"https?://[^\s/?#@\\]+([/?#][^\s\\]*)?")
+_USER = re.compile(r"https?://[^\s/?#{]*@")
 _LITERAL_HOST = re.compile(r"https?://[^\s/?#@\\{}]+([/?#]|$)")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _NOT_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -61,9 +62,20 @@ def _load_headers(value: Any, place: str) -> Any:
 
 
 def _load_statuses(value: Any, place: str) -> tuple[str, ...]:
-    items = [str(item) if type(item) is int else item for item in value] if isinstance(value, list | tuple) else []
-    if not items or not all(isinstance(item, str) and _STATUSES.fullmatch(item) for item in items):
-        raise type_refusal(place, "a list of statuses", value, hint='Write [200, 404] or ["200..299"]')
+    hint = 'Write [200, 404] or ["200..299"]'
+    if not isinstance(value, list | tuple):
+        raise type_refusal(place, "a list of statuses", value, hint=hint)
+    if not value:
+        raise Refused(f"{place} is empty, so that no status is a success", hint=hint, field=place)
+    items = [str(item) if type(item) is int else item for item in value]
+    for index, item in enumerate(items):
+        match = _STATUSES.fullmatch(item) if isinstance(item, str) else None
+        if match is None:
+            raise type_refusal(f"{place}[{index}]", "a status from 100 to 599 or a range", value[index], hint=hint)
+        low, high = match.groups()
+        if high is not None and low > high:
+            message = f"{place}[{index}] is {excerpt(item)}, a range without any status"
+            raise Refused(message, hint=f'Write "{high}..{low}"', field=f"{place}[{index}]")
     return tuple(items)
 
 
@@ -168,9 +180,8 @@ class HttpCall(Job):
             try:
                 parse_place(place)
             except ValueError:
-                raise Refused(
-                    f"{excerpt(place)} is not a host with a port", hint="Write it like intranet:8080", field="network"
-                ) from None
+                message = f"{excerpt(without_user(place))} is not a host with a port"
+                raise Refused(message, hint="Write it like intranet:8080", field="network") from None
 
     def _check_headers(self) -> None:
         headers = self.request.headers
@@ -195,7 +206,7 @@ class HttpCall(Job):
 
 
 def _check_url(url: str) -> None:
-    if "{{" in url or "{%" in url:
+    if ("{{" in url or "{%" in url) and not _USER.match(url):
         return  # checked when the job starts, because it is known only then
     valid = len(url) <= _LONGEST_URL and _URL.fullmatch(url) is not None
     try:
@@ -206,9 +217,8 @@ def _check_url(url: str) -> None:
     except ValueError:
         valid = False
     if not valid:
-        raise Refused(
-            f"{excerpt(url)} is not an address", hint="Write it like https://host/path, no password", field="http.url"
-        )
+        message = f"{excerpt(without_user(url))} is not an address"
+        raise Refused(message, hint="Write it like https://host/path, no password", field="http.url")
 
 
 def with_secrets(value: str, secrets: Mapping[str, str]) -> str:
