@@ -174,6 +174,16 @@ def test_what_a_command_names_already_is_kept_and_nothing_is_added_twice(text: s
     assert hints.rewrite(once) == once
 
 
+def test_a_name_with_a_space_is_quoted_in_a_hint(coord: Coord) -> None:
+    """It can be pasted: the name of a project is free text."""
+    coord("projects", "create", "toy proj")
+    named = "'toy proj'"
+
+    assert coord("projects", "change", "toy proj", "--description", "x").out.endswith(f"projects show {named}\n")
+    assert coord("projects", "pause", "toy proj").out.endswith(f"projects resume {named}\n")
+    assert f"budgets set project {named} --usd" in coord("budgets", "show", "project", "toy proj", code=None).err
+
+
 def test_a_shell_in_the_folder_of_a_task_has_the_home_in_full(shop: Shop) -> None:
     output = shop.coord(f"tasks shell {shop.task('say')} -- printenv COORD_HOME")
 
