@@ -2,7 +2,9 @@
 
 The command of a hint, such as ``coord resume RUN``, fails where ``coord`` is not on the PATH, or where this command was
 started with a home that the terminal does not have (``COORD_HOME=… coord run``, ``make demo``). So printed commands get
-what the terminal lacks: the home, the workspace, the folder of the project, and the path of the program.
+what the terminal lacks: the home, the workspace, the folder of the project, and the path of the program. What a command
+names already is kept, such as the home of a worker. A command between backticks stays as it is: it is for another
+version of the program, or has another home.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ _NOT_FOR_A_SHELL = frozenset({"task", "mcp"})
 # Commands that look for a run or a task in the project of the current folder, if neither an id nor a project is given.
 _BY_FOLDER = frozenset({"budgets", "explain", "questions", "ready", "resume", "runs", "tasks"})
 _WITH_PLACE = re.compile(r"(?:(?!coord )[^;,\n])*(?:\b[0-9a-f]{8}-[0-9a-f]{4}-|--project )")
+
+_WORD = r"""(?:[^\s'"\\;&|`]|\\.|'[^']*'|"[^"]*")+"""
+_GIVEN = rf"(?:COORD_[A-Z_]+={_WORD} )*"
 
 _FOR_HELP = re.compile(r"\nTry 'coord (.+)' for help\.")
 
@@ -51,7 +56,8 @@ _shell = _Shell()
 def enable(commands: Iterable[str]) -> None:
     """Rewrite commands from now on. *commands*: the first words after ``coord``."""
     words = "|".join(sorted(map(re.escape, set(commands) - _NOT_FOR_A_SHELL)))
-    _shell.commands = re.compile(rf"(?<![\w./:$@=-])(?<!Usage: )coord (?=({words})\b(?!-))")
+    command = rf"(?P<folder>cd {_WORD} && )?(?P<given>{_GIVEN})coord (?=(?P<word>{words})\b(?!-))"
+    _shell.commands = re.compile(rf"`{_GIVEN}coord [^`]*`|(?<![\w./:$@=-])(?<!Usage: ){command}")
 
 
 def set_project(folder: str, identity: str) -> None:
@@ -62,24 +68,34 @@ def set_project(folder: str, identity: str) -> None:
 def rewrite(text: str, escape: Callable[[str], str] = str) -> str:
     """Return *text* with every ``coord`` command rewritten for the terminal; ``Exact`` and help stay unchanged.
 
+    Idempotent, because stored errors have complete commands and an output may pass here twice.
     *escape*: applied to each inserted command, for a text with markup.
     """
     if _shell.commands is None or "coord " not in text or isinstance(text, Exact):
         return text
     if text.startswith("Usage:"):
         return _FOR_HELP.sub(lambda match: f"\nHelp: {_program()} {match[1]}", text)
-    return _shell.commands.sub(lambda match: escape(_for_the_terminal(match)), text)
+    return _shell.commands.sub(lambda match: _for_the_terminal(match, escape), text)
 
 
-def _for_the_terminal(match: re.Match[str]) -> str:
+def _for_the_terminal(match: re.Match[str], escape: Callable[[str], str]) -> str:
+    if match["word"] is None:  # between backticks
+        return match[0]
+    given = match["given"]
     try:
-        start = f"{_start()} "
+        missing = [text for name, text in _assignments().items() if f"{name}=" not in given]
+        start = " ".join([*missing, _program()])
     except OSError:  # the current folder does not exist any more
         return match[0]
-    if _shell.project is None or match[1] not in _BY_FOLDER or _WITH_PLACE.match(match.string, match.end()):
-        return start
+    folder = match["folder"] or escape(_change_of_folder(match))
+    return f"{folder}{given}{escape(start)} "
+
+
+def _change_of_folder(match: re.Match[str]) -> str:
+    if _shell.project is None or match["word"] not in _BY_FOLDER or _WITH_PLACE.match(match.string, match.end()):
+        return ""
     folder, identity = _shell.project
-    return start if _is_here(identity) else f"cd {shlex.quote(folder)} && {start}"
+    return "" if _is_here(identity) else f"cd {shlex.quote(folder)} && "
 
 
 @cache
@@ -93,25 +109,22 @@ def _is_here(identity: str) -> bool:
 
 
 @cache
-def _start() -> str:
-    """Return the words that start this program in the terminal, on this home and workspace."""
-    return " ".join([*_assignments(), _program()])
-
-
-def _assignments() -> list[str]:
+def _assignments() -> dict[str, str]:
+    """Return the assignments of this home and workspace that the terminal lacks, by the variable's name."""
     try:
         ours = load_settings()
     except SettingsError:
-        return []  # the hint is about that error
+        return {}  # the hint is about that error
     try:
         theirs = load_settings(_environment_of_the_terminal())
     except SettingsError:
         theirs = None
-    missing = []
+    missing = {}
     for name in ("home", "workspace"):
         value = getattr(ours, name)
         if theirs is None or value != getattr(theirs, name):
-            missing.append(f"COORD_{name.upper()}={shlex.quote(str(value))}")
+            variable = f"COORD_{name.upper()}"
+            missing[variable] = f"{variable}={shlex.quote(str(value))}"
     return missing
 
 
@@ -124,7 +137,9 @@ def _environment_of_the_terminal() -> dict[str, str]:
     return dict(os.fsdecode(entry).split("=", 1) for entry in entries if b"=" in entry)
 
 
+@cache
 def _program() -> str:
+    """Return the words that start this program in the terminal."""
     script = Path(sys.argv[0]).absolute()
     if script.name != "coord":  # python -m coordination.cli
         script = Path(sys.executable).parent / "coord"

@@ -47,11 +47,12 @@ def require(store: Store) -> None:
     if schema is None:
         raise SchemaMismatch(f"The database {store.shown_url} has no tables yet", hint="Run: coord migrate")
     if schema.line is None and schema.version in _UNRELEASED:
-        raise SchemaMismatch(
+        raise SchemaMismatch(  # backticks: the commands must not get this program and the present home
             f"The database {store.shown_url} was made by an unreleased version of this program (its schema "
-            f"{schema.version}) and cannot be migrated: export what you need with that version (coord agents export, "
-            "coord costs export), then import it into a new home or an empty database with this one (coord agents "
-            "import, coord costs import)"
+            f"{schema.version}) and cannot be migrated",
+            hint="With the version that made it: `coord agents export > agents.json` and `coord costs export > "
+            "costs.jsonl`; then with this one: `COORD_HOME=NEW_FOLDER coord agents import agents.json` and `COORD_HOME="
+            "NEW_FOLDER coord costs import costs.jsonl` (if COORD_DATABASE_URL is set, change that instead)",
         )
     if schema.version == HEAD:
         return

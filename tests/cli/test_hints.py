@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from coordination.cli import hints
 from tests.support.command import ROOT, Coord
 
 PROGRAM = Path(sys.executable).parent / "coord"
@@ -143,6 +144,44 @@ def test_a_module_that_was_started_by_name_is_pasted_as_the_program_beside_it(sh
 
 def test_a_caller_in_this_process_gets_the_commands_by_name(coord: Coord) -> None:
     assert coord("runs", "show", "x", code=None).err.endswith("See: coord runs list.\n")
+
+
+@pytest.fixture
+def rewriting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Rewrite commands in this process, for a home that the terminal does not have."""
+    monkeypatch.setattr(hints, "_shell", hints._Shell())
+    monkeypatch.setattr(hints, "_assignments", lambda: {"COORD_HOME": "COORD_HOME='/our home'"})
+    monkeypatch.setattr(hints, "_program", lambda: "coord")
+    hints.enable(["accounts", "agents", "resume"])
+    hints.set_project("/a folder", "local:/a folder")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("rewriting")
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Run: coord accounts set a B", "Run: COORD_HOME='/our home' coord accounts set a B"),
+        ("Run: COORD_HOME='/its '\"'\"' home' coord accounts set a B", None),
+        ("Continue: coord resume x", "Continue: cd '/a folder' && COORD_HOME='/our home' coord resume x"),
+        ("With it: `coord agents export > f`; `COORD_HOME=NEW_FOLDER coord agents import f`", None),
+    ],
+)
+def test_what_a_command_names_already_is_kept_and_nothing_is_added_twice(text: str, expected: str | None) -> None:
+    once = hints.rewrite(text)
+
+    assert once == (expected or text)
+    assert hints.rewrite(once) == once
+
+
+def test_a_name_with_a_space_is_quoted_in_a_hint(coord: Coord) -> None:
+    """It can be pasted: the name of a project is free text."""
+    coord("projects", "create", "toy proj")
+    named = "'toy proj'"
+
+    assert coord("projects", "change", "toy proj", "--description", "x").out.endswith(f"projects show {named}\n")
+    assert coord("projects", "pause", "toy proj").out.endswith(f"projects resume {named}\n")
+    assert f"budgets set project {named} --usd" in coord("budgets", "show", "project", "toy proj", code=None).err
 
 
 def test_a_shell_in_the_folder_of_a_task_has_the_home_in_full(shop: Shop) -> None:

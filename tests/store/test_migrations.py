@@ -178,8 +178,9 @@ def test_an_unreleased_schema_is_refused_with_export_and_import_named_and_left_a
     for open_it in (schema.require, schema.prepare):
         with refuses(SchemaMismatch) as refused:
             open_it(opened)
-        assert "export" in str(refused.value)
-        assert "import" in str(refused.value)
+        hint = refused.value.hint or ""
+        assert "`coord costs export > costs.jsonl`" in hint
+        assert "`COORD_HOME=NEW_FOLDER coord agents import agents.json`" in hint
 
     with opened.read() as tx:
         assert shape(tx) == before

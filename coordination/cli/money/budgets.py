@@ -58,8 +58,8 @@ def show(scope: Scope, name: Name = None, *, run: OfRun = None, as_json: AsJson 
     with open_connection() as co:
         budgets = co.budgets.of(scope, _subject(co, scope, name, run))
         if not budgets:
-            subject = f"{scope} {name}" if name else scope
-            hint = f"Set one with: coord budgets set {subject} --usd N"
+            subject, in_shell = (f"{scope} {name}", f"{scope} {shlex.quote(name)}") if name else (scope, scope)
+            hint = f"Set one with: coord budgets set {in_shell} --usd N"
             raise NotFound(f"The {subject} has no budget", hint=hint)
         waiting = _waiting(co, budgets)
     if as_json:

@@ -65,7 +65,7 @@ def run(
     def begin(co: Coordination) -> Run:
         return _submit(co, checked_plan, beads, replace=replace)
 
-    raise typer.Exit(_on_a_stack(settings, begin, f"coord run {plan or beads}", as_json=as_json))
+    raise typer.Exit(_on_a_stack(settings, begin, f"coord run {quote(str(plan or beads))}", as_json=as_json))
 
 
 def submit(
@@ -115,7 +115,7 @@ def resume(
         run.resume()
         return run
 
-    raise typer.Exit(_on_a_stack(_settings(slots), begin, f"coord resume {name}", as_json=as_json))
+    raise typer.Exit(_on_a_stack(_settings(slots), begin, f"coord resume {quote(name)}", as_json=as_json))
 
 
 def _settings(slots: int | None) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
@@ -176,14 +177,14 @@ def change(
     if as_json:
         print_json(views.project(after, own_budgets))
     else:
-        print(f"Changed project {after.name}. See: coord projects show {after.name}")
+        print(f"Changed project {after.name}. See: coord projects show {shlex.quote(after.name)}")
 
 
 def pause(name: Name) -> None:
     """Pause a project: start no more tasks. Running jobs continue; its status is then on_hold."""
     with open_connection() as co:
         co.projects.pause(name)
-    print(f"Paused {name}. Resume it with: coord projects resume {name}")
+    print(f"Paused {name}. Resume it with: coord projects resume {shlex.quote(name)}")
 
 
 def resume(name: Name) -> None:

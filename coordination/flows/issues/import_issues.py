@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from coordination.base.errors import Refused
 from coordination.domain.issues.record import Issue
-from coordination.domain.projects.projects import ProjectStatus
 from coordination.services.projects import projects as project_service
 from coordination.store.queries.issues import issues as rows
 
@@ -29,7 +27,6 @@ def import_issues(
 ) -> ImportedIssues:
     """Replace the issues of the project that *identity* names (created if new). Raises Refused if it is archived."""
     project = project_service.resolve(tx, workspace_id, identity=identity, name=name, path=path)
-    if project.status is ProjectStatus.ARCHIVED:
-        raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects resume {project.name}")
+    project_service.require_not_archived(project)
     replaced = rows.replace_all(tx, workspace_id, project.id, [(issue.id, issue.raw) for issue in issues])
     return ImportedIssues(project.id, project.name, len(issues), replaced)

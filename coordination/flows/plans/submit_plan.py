@@ -88,8 +88,7 @@ def submit_plan(
     """
     works = check_plan(plan)
     project = project_service.resolve(tx, workspace_id, identity=origin.identity, name=origin.name, path=origin.path)
-    if project.status is ProjectStatus.ARCHIVED:
-        raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects resume {project.name}")
+    project_service.require_not_archived(project)
     agents = AgentLookup(tx, workspace_id)
     graph = prepare_plan(plan, works, project, agents)
     plan = graph.plan

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection
 
-from coordination.base.errors import NotFound, Refused
+from coordination.base.errors import NotFound
 from coordination.base.ids import new_id
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
 from coordination.domain.jobs import Job
@@ -18,7 +18,6 @@ from coordination.domain.plans import graph
 from coordination.domain.plans.plan_expansion import SUPERVISION, expand, supervision_of
 from coordination.domain.plans.plans import Defaults, Plan
 from coordination.domain.plans.plans import Task as Planned
-from coordination.domain.projects.projects import ProjectStatus
 from coordination.services.agents.agents import AgentLookup
 from coordination.services.attempts.end import reopen_run
 from coordination.services.plans.add_discovered_tasks import check_needs, has_open_needs, need_key
@@ -51,8 +50,7 @@ def create_task(
     project = None if run is None else project_rows.get(tx, workspace_id, run.project_id)
     if run is None or project is None:
         raise NotFound(f"There is no run {run_id}", hint="See: coord runs list")
-    if project.status is ProjectStatus.ARCHIVED:
-        raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects resume {project.name}")
+    project_service.require_not_archived(project)
     keys = sorted({task.key, *map(need_key, task.needs), *([task.parent] if task.parent else [])})
     # Its dependencies must not end before its edges are stored.
     needed = task_rows.lock_by_key(tx, workspace_id, run_id, keys).values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection, RowMapping
@@ -70,7 +71,8 @@ class PauseHold(Hold):
             yield Obstacle("stopped", number, (stop.sentence(), stop.command), words)
         project = projects.get(run.tx, run.workspace_id, run.project_id)
         if project is not None and project.status in PAUSED_STATUSES:
-            words = f"its project {project.name} is paused; resume it with: coord projects resume {project.name}"
+            resume = f"coord projects resume {shlex.quote(project.name)}"
+            words = f"its project {project.name} is paused; resume it with: {resume}"
             yield Obstacle(self.name, number, (project.name,), words)
 
 

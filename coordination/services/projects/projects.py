@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -51,10 +52,16 @@ def create(tx: Connection, workspace_id: str, *, identity: str, name: str, path:
     _check_name(name)
     existing = rows.find_by_identity(tx, workspace_id, identity)
     if existing is not None:
-        raise Refused(
-            f"{identity} already is the project {existing.name}", hint=f"See: coord projects show {existing.name}"
-        )
+        hint = f"See: coord projects show {shlex.quote(existing.name)}"
+        raise Refused(f"{identity} already is the project {existing.name}", hint=hint)
     return resolve(tx, workspace_id, identity=identity, name=name, path=path)
+
+
+def require_not_archived(project: Project) -> None:
+    """Raise Refused with the command that resumes an archived project."""
+    if project.status is ProjectStatus.ARCHIVED:
+        hint = f"Run: coord projects resume {shlex.quote(project.name)}"
+        raise Refused(f"The project {project.name} is archived", hint=hint)
 
 
 def amend(
