@@ -160,7 +160,7 @@ def model_not_allowed(fleet: Fleet) -> Stuck:
     run = fleet.submit(Task("b", call, not_before=later))
     fleet.coord("projects", "change", "fleet", "--models", 'allow=["small-1"]')
     run.task("b").force("queued", reason="now")
-    return Stuck(run, "b", TaskState.BLOCKED, fill={"MODEL": "large-1"}, holder="does not allow the model")
+    return Stuck(run, "b", TaskState.BLOCKED, holder="does not allow the model")
 
 
 def budget(fleet: Fleet) -> Stuck:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from coordination.services import holds
+from coordination.services.projects.projects import SETTINGS
 from tests.support.command import Coord
 from tests.support.refusals import check_refused
 
@@ -95,9 +97,9 @@ def test_settings_are_json_and_null_takes_them_away(coord: Coord) -> None:
         "change",
         "shop",
         "--set",
-        'tone={"a": [1]}',
+        'supervisor={"strategy": "größer"}',
         "--set",
-        "x=1",
+        "tech_stack=1",
         "--budget",
         "month=2.5",
         "--budget",
@@ -111,7 +113,7 @@ def test_settings_are_json_and_null_takes_them_away(coord: Coord) -> None:
         "change",
         "store",
         "--set",
-        "x=null",
+        "tech_stack=null",
         "--budget",
         "day=null",
         "--models",
@@ -119,10 +121,13 @@ def test_settings_are_json_and_null_takes_them_away(coord: Coord) -> None:
         "--meta",
         'owner="me"',
     )
-    refused = coord("projects", "change", "store", "--set", "x=oops", code=2)
+    refused = coord("projects", "change", "store", "--set", "tech_stack=oops", code=2)
+    misspelt = coord("projects", "change", "store", "--set", "quiet_hour={}", code=2)
+    unread = coord("projects", "change", "store", "--set", "x=1", code=2)
+    coord("projects", "change", "store", "--set", "x=null")  # an earlier version may have stored it
 
     shown = coord("projects", "show", "store", "--json").json
-    assert shown["settings"] == {"tone": {"a": [1]}}
+    assert shown["settings"] == {"supervisor": {"strategy": "größer"}}
     (budget,) = shown["budgets"]
     assert (budget["period"], budget["usd"], budget["spent"]["usd"]) == ("month", "2.5", "0")
     assert "$0.00 of $2.50 of the month" in coord("projects", "show", "store").out
@@ -130,6 +135,30 @@ def test_settings_are_json_and_null_takes_them_away(coord: Coord) -> None:
     check_refused(twice)
     assert (shown["model_restrictions"], shown["metadata"]) == ({"allow": ["m"]}, {"owner": "me"})
     check_refused(refused)
+    check_refused(misspelt)
+    check_refused(unread)
+
+
+def test_settings_are_shown_as_json_one_per_line(coord: Coord) -> None:
+    coord("projects", "create", "shop")
+    hours = '{"from": "22:00", "to": "07:00"}'
+    coord("projects", "change", "shop", "--set", f"quiet_hours={hours}", "--set", 'tech_stack="C, Go"')
+    coord("projects", "change", "shop", "--models", 'deny=["big-*"]', "--meta", "on=true")
+
+    lines = [line.split(maxsplit=1) for line in coord("projects", "show", "shop").out.splitlines()]
+
+    assert [line for line in lines if len(line) == 2 and "=" in line[1]] == [
+        ["settings", f"quiet_hours={hours}"],
+        ["settings", 'tech_stack="C, Go"'],
+        ["model_restrictions", 'deny=["big-*"]'],
+        ["metadata", "on=true"],
+    ]
+
+
+def test_the_help_names_every_setting(coord: Coord) -> None:
+    text = coord("projects", "change", "--help").out
+
+    assert [name for name in (*SETTINGS, *holds.SETTINGS) if name not in text] == []
 
 
 def test_limits_are_set_shown_and_taken_away(coord_on_each: Coord) -> None:

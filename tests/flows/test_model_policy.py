@@ -65,7 +65,7 @@ def test_an_explanation_names_the_rule_and_the_command_that_lifts_it(shop: World
     assert (blocker.kind, blocker.detail) == ("model", FORBIDDEN)
     assert [step.command for step in blocker.steps] == [
         "coord projects show shop",
-        "coord projects change shop --models 'allow=[\"MODEL\"]'",
+        "coord projects change shop --models deny=null",
     ]
 
 
@@ -81,6 +81,7 @@ def test_a_run_of_such_tasks_stands_still_until_a_person_acts(shop: World) -> No
 
     assert (obstacle.kind, obstacle.keys, obstacle.lasts) == ("model", ("chat",), True)
     assert obstacle.sentence.startswith("the project does not allow the model of chat; ")
+    assert obstacle.sentence.endswith("; allow it with: coord projects change shop --models deny=null")
 
 
 def test_the_task_goes_on_when_the_rule_is_changed(shop: World) -> None:
@@ -118,7 +119,9 @@ def test_a_rule_that_nobody_understands_lets_nothing_begin(shop: World) -> None:
 
     assert shop.claim("chat") == []
 
-    assert "is invalid: Restrictions of models have no 'only'" in explained(shop, "chat").blockers[0].detail
+    (blocker,) = explained(shop, "chat").blockers
+    assert "is invalid: Restrictions of models have no 'only'" in blocker.detail
+    assert blocker.steps[-1].command == "coord projects change shop --models only=null"
 
 
 def test_a_transaction_that_may_not_wait_leaves_the_task_as_it_is(shop: World) -> None:

@@ -20,7 +20,7 @@ from coordination.cli.tables import show as table
 from coordination.views import projects as views
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from coordination.api.projects import ProjectDetails
     from coordination.domain.money.budget_status import BudgetStatus
@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, Argument(metavar="NAME", help="The project: its name, identity, alias or id.")]
 _MOST_DIGITS = 9
+_SETTINGS = (
+    "gates",
+    "supervision",
+    "questions",
+    "supervisor",
+    "delegates",
+    "prompts",
+    "tech_stack",
+    "spec_path",
+    "output_path",
+    "quiet_hours",
+)
 _JSON_HINT = "Write it like key=true, key=12 or key='{\"a\": 1}'; key=null removes it"
 
 
@@ -96,9 +108,9 @@ def _show_for_people(project: Project, budgets: Sequence[BudgetStatus], details:
             ("issues", details.issues or None),
             ("limits", {slot["name"]: f"{slot['used']}/{slot['cap']}" for slot in details.limits}),
             *(("budget", usage_of(budget)) for budget in budgets),
-            ("settings", project.settings),
-            ("model_restrictions", project.model_restrictions),
-            ("metadata", project.metadata),
+            *_as_json("settings", project.settings),
+            *_as_json("model_restrictions", project.model_restrictions),
+            *_as_json("metadata", project.metadata),
         ]
     )
     print("\nsessions")
@@ -121,6 +133,11 @@ def _show_for_people(project: Project, budgets: Sequence[BudgetStatus], details:
         ["id", "name", "state", "tasks", "created"],
         [(run.id, run.name, run.state, run.total, run.created_at) for run in details.runs],
     )
+
+
+def _as_json(name: str, values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return one line per key, in the form of the option that sets it."""
+    return [(name, f"{key}={json.dumps(value, ensure_ascii=False)}") for key, value in values.items()]
 
 
 def create(
@@ -147,7 +164,9 @@ def change(
     *,
     rename: Annotated[str | None, Option("--name", help="A new name.")] = None,
     description: Annotated[str | None, Option(help="A description.")] = None,
-    settings: Annotated[list[str] | None, Option("--set", metavar="KEY=JSON", help="A setting.")] = None,
+    settings: Annotated[
+        list[str] | None, Option("--set", metavar="KEY=JSON", help=f"A setting: {', '.join(_SETTINGS)}.")
+    ] = None,
     budgets: Annotated[
         list[str] | None,
         Option("--budget", metavar="PERIOD=JSON", help='A budget: month=50, total={"usd": 5, "tokens": 100000}.'),

@@ -42,6 +42,9 @@ FEEDBACK = "feedback"
 PROJECT_SETTING = "prompts"
 """The project setting with its own templates, by kind."""
 
+PROJECT_TEXTS = ("tech_stack", "spec_path", "output_path")
+"""The project settings that templates read as variables of ``project``."""
+
 LONGEST_TEMPLATE = 100_000
 LONGEST_OUTPUT = 4_000
 """Characters of a template, and of another task's output in a prompt; COORD_INPUT contains all of it."""
@@ -140,7 +143,7 @@ def _names(
             "name": project.name,
             "path": project.path,
             "description": project.description,
-            **{name: settings.get(name) for name in ("tech_stack", "spec_path", "output_path")},
+            **{name: settings.get(name) for name in PROJECT_TEXTS},
         },
         "agent": {"name": claim.agent},
         "run": {"id": claim.run_id},

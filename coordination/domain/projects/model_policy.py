@@ -8,8 +8,9 @@ is ignored. Denied names win over allowed ones. Jobs without a model (commands, 
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import zip_longest
@@ -19,6 +20,7 @@ from coordination.base.errors import Refused
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.jobs import ChatCall, job_class
 from coordination.domain.money.model_names import without_region
+from coordination.domain.tasks.next_steps import NextStep, Situation, steps
 
 KEYS = ("allow", "deny")
 
@@ -84,6 +86,41 @@ def refusal(work: Mapping[str, Any], policy: ModelPolicy, *, rendered: bool = Fa
         if ("{{" not in name or rendered) and not _is_allowed(name, policy):
             return f"the project does not allow the model {excerpt(name)} ({policy.sentence()})"
     return None
+
+
+def steps_to_allow(project: str, stored: Mapping[str, Any], works: Iterable[Mapping[str, Any]]) -> tuple[NextStep, ...]:
+    """Return the commands that change the *stored* restrictions of a project so that they allow the models of *works*.
+
+    The name of a model that only a worker knows, because of a template, is MODEL.
+    """
+    try:
+        policy = parse_restrictions(stored) or ModelPolicy()
+        options = _options_to_allow(policy, works)
+    except Refused as error:  # stored by a version that did not validate it
+        options = ["--models", f"{error.field}=null"]
+    return steps(Situation.MODEL, project=project, models=options)[: 2 if options else 1]
+
+
+def _options_to_allow(policy: ModelPolicy, works: Iterable[Mapping[str, Any]]) -> list[str]:
+    allow, deny = policy.allow, policy.deny
+    for work in works:
+        names = list(model_names(work))
+        if not names:
+            allow = None
+        if refusal(work, policy) is None:  # a model in a template is the forbidden one
+            names = ["MODEL"] if any("{{" in name for name in names) else []
+            deny = () if names else deny
+        for name in names:
+            if "{{" not in name:
+                deny = tuple(pattern for pattern in deny if _is_allowed(name, ModelPolicy(deny=(pattern,))))
+                allow = allow if allow is None or _is_allowed(name, ModelPolicy(allow)) else (*allow, name)
+    changes = (("allow", policy.allow, allow), ("deny", policy.deny, deny))
+    return [
+        option
+        for key, before, after in changes
+        if after != before
+        for option in ("--models", f"{key}={json.dumps(after or None, ensure_ascii=False)}")
+    ]
 
 
 def _is_allowed(name: str, policy: ModelPolicy) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -91,7 +91,7 @@ _STEPS: Mapping[Situation, tuple[tuple[str, str], ...]] = {
     Situation.CONFLICT: (("show the conflict", "coord tasks logs {task}"), _FIXED),
     Situation.MODEL: (
         ("show the allowed models", "coord projects show {project}"),
-        ("allow it with", "coord projects change {project} --models 'allow=[\"MODEL\"]'"),
+        ("allow it with", "coord projects change {project} {models}"),
     ),
     Situation.PROGRAM: (("install it where the worker runs, or correct the plan, then", "coord tasks retry {task}"),),
     Situation.FOLDER: (("when the folder exists", "coord tasks retry {task}"),),
@@ -120,13 +120,15 @@ _ERROR_PATTERNS: tuple[tuple[re.Pattern[str], Situation], ...] = (
 )
 
 
-def steps(situation: Situation, **names: str) -> tuple[NextStep, ...]:
+def steps(situation: Situation, **names: str | Sequence[str]) -> tuple[NextStep, ...]:
     """Return the commands for a *situation*; the last one continues the task or run.
 
     *names* fill the placeholders of the commands: ``task``, ``need``, ``run``, ``project``, ``workspace``; ``limit``
-    and ``value`` of a slot. They are quoted for a shell here.
+    and ``value`` of a slot; ``models``, several arguments. They are quoted for a shell here.
     """
-    quoted = {name: shlex.quote(value) for name, value in names.items()}
+    quoted = {
+        name: shlex.quote(value) if isinstance(value, str) else shlex.join(value) for name, value in names.items()
+    }
     return tuple(NextStep(what, _fill(command, quoted)) for what, command in _STEPS[situation])
 
 

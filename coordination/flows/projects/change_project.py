@@ -27,8 +27,12 @@ def change_project(
     description: str | None = None,
     merged: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> int:
-    """Change the project as ``services.projects.amend`` does. Return how many held tasks are queued again."""
+    """Change the project as ``services.projects.amend`` does. Return how many held tasks are queued again.
+
+    Raises Refused for settings that nothing reads.
+    """
     changes = merged or {}
+    projects.check_keys(changes.get("settings", {}), holds.SETTINGS)
     holds.check_settings(changes.get("settings", {}))
     projects.amend(tx, workspace_id, project, name=name, description=description, merged=changes)
     if not changes.get("settings") and not changes.get("model_restrictions"):

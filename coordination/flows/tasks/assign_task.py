@@ -68,8 +68,7 @@ def assign_task(
         return _to_a_person(tx, task, person.strip(), actor=actor)
     agent, work = _work(tx, task, to, model)
     project = project_rows.get(tx, workspace_id, task.project_id)
-    model_rules = {} if project is None else project.model_restrictions
-    check_models(Plan([Planned(task.key, work)]), {task.key: work}, model_rules)
+    check_models(Plan([Planned(task.key, work)]), {task.key: work}, project)
     options = {name: value for name, value in task.options.items() if name != PERSON}
     authority = task.authority
     if (rights := rights_of(authority)) is not None:  # a person decided, so the task may run the new job

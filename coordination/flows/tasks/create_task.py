@@ -67,7 +67,7 @@ def create_task(
     if duplicates := task_rows.lock_by_key(tx, workspace_id, run_id, [each.key for each in plan.tasks]):
         raise key_taken(min(duplicates))
     satisfied = check_needs(plan.tasks, existing, None, set())
-    graph_ = prepare_graph(plan, works, AgentLookup(tx, workspace_id), project.model_restrictions)
+    graph_ = prepare_graph(plan, works, AgentLookup(tx, workspace_id), project)
     ids = {key: each.id for key, each in existing.items()} | {each.key: new_id() for each in plan.tasks}
     gates = parse_gates(project.settings.get("gates"))
     scope = GraphScope(workspace_id, project.id, run_id, actor, project.path, gates)

@@ -39,6 +39,9 @@ WITH_PLACES = tuple(hold for hold in HOLDS if type(hold).find_free_places is not
 TICK_CONDITIONS = tuple(hold.tick_condition for hold in HOLDS if hold.tick_condition is not None)
 """SQL conditions on a supervisor: whether its tick has something to do for a hold."""
 
+SETTINGS = tuple(hold.setting for hold in HOLDS if hold.setting is not None)
+"""The keys of the project settings that holds read."""
+
 
 def check_settings(changes: Mapping[str, Any]) -> None:
     """Validate changed settings of a project that holds read; a value of None removes a setting."""

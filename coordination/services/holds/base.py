@@ -125,9 +125,13 @@ class HaltedRun:
             if state is TaskState.BLOCKED and reason & reasons != NO_REASON
         )
 
+    def jobs(self, reason: BlockReason) -> Mapping[str, Mapping[str, Any]]:
+        """Return the jobs of the first few of these tasks by key."""
+        return ready.list_blocked(self.tx, self.workspace_id, self.run_id, reason, most=_MAX_KEYS)
+
     def keys(self, reason: BlockReason) -> tuple[str, ...]:
         """Return the keys of the first few of these tasks."""
-        return tuple(ready.list_blocked_keys(self.tx, self.workspace_id, self.run_id, reason, most=_MAX_KEYS))
+        return tuple(self.jobs(reason))
 
 
 class Hold:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from coordination.base.errors import Refused
-from coordination.domain.projects.model_policy import parse_restrictions, refusal
+from coordination.domain.projects.model_policy import parse_restrictions, refusal, steps_to_allow
 from coordination.domain.tasks.explanations import Obstacle, TaskBlocker
-from coordination.domain.tasks.next_steps import Situation, join_steps, steps
+from coordination.domain.tasks.next_steps import join_steps
 from coordination.domain.tasks.tasks import BlockReason, TaskState
 from coordination.services.holds.base import ClaimRequest, ExplainedTask, HaltedRun, Hold, HoldDecision, HoldReason
 from coordination.store.queries.predicates import RESTRICTS_MODELS
@@ -58,7 +58,9 @@ class ModelPolicyHold(Hold):
             last = attempts.latest(about.tx, about.workspace_id, task.id)
             why = (last.error if last is not None else None) or "its project did not allow its model"
         if why is not None:
-            yield TaskBlocker(self.name, why, steps=steps(Situation.MODEL, project=project.name))
+            yield TaskBlocker(
+                self.name, why, steps=steps_to_allow(project.name, project.model_restrictions, [task.work])
+            )
 
     def find_run_obstacles(self, run: HaltedRun) -> list[Obstacle] | None:
         """Return the tasks whose models the project does not allow."""
@@ -66,9 +68,10 @@ class ModelPolicyHold(Hold):
         project = projects.get(run.tx, run.workspace_id, run.project_id)
         if not number or project is None:
             return []
-        keys = run.keys(self.reason)
+        jobs = run.jobs(self.reason)
+        keys = tuple(jobs)
         words = f"the project does not allow the model of {', '.join(keys)}" + (" and others" * (number > len(keys)))
-        then = join_steps(steps(Situation.MODEL, project=project.name))
+        then = join_steps(steps_to_allow(project.name, project.model_restrictions, jobs.values()))
         return [Obstacle(self.name, number, keys, f"{words}; {then}")]
 
 

@@ -19,6 +19,7 @@ from coordination.domain.plans import graph
 from coordination.domain.plans.plan_expansion import SUPERVISION, VARIANT, VARIANTS, expand, supervision_of
 from coordination.domain.plans.plans import Defaults, Dependency, Plan
 from coordination.domain.plans.plans import Task as Planned
+from coordination.domain.projects.projects import Project
 from coordination.domain.tasks.attempts import DiscoveredTask
 from coordination.domain.tasks.tasks import OPEN, BlockReason, OnDependencyFailure, TaskRecord, TaskState
 from coordination.formats.plan import read_tasks
@@ -85,7 +86,7 @@ def add_tasks(
     satisfied = check_needs(plan.tasks, stored, reporter, set())
     ids = {key: task.id for key, task in stored.items()} | {task.key: new_id() for task in plan.tasks}
     if new:
-        graph_ = prepare_graph(plan, works, agents, _restrictions(tx, reporter, works))
+        graph_ = prepare_graph(plan, works, agents, _project_with_models(tx, reporter, works))
         store_graph(tx, _scope(reporter), graph_, ids, satisfied=satisfied, authority=authority)
     waits_for = [key for key in first if key not in repeated or stored[key].state in OPEN]
     queued = sum(not has_open_needs(task, satisfied) for task in plan.tasks)
@@ -226,12 +227,11 @@ def has_open_needs(task: Planned, satisfied: set[tuple[str, str]]) -> bool:
     return any(_holds_back(need) and (need_key(need), task.key) not in satisfied for need in task.needs)
 
 
-def _restrictions(tx: Connection, reporter: TaskRecord, works: Mapping[str, Job]) -> Mapping[str, Any]:
-    """Return the project's restrictions of models, or an empty mapping if no task uses a model."""
+def _project_with_models(tx: Connection, reporter: TaskRecord, works: Mapping[str, Job]) -> Project | None:
+    """Return the project, whose restrictions of models apply; None if no task uses a model."""
     if not any(asks_a_model(work.to_json()) for work in works.values()):
-        return {}
-    project = project_rows.get(tx, reporter.workspace_id, reporter.project_id)
-    return project.model_restrictions if project is not None else {}
+        return None
+    return project_rows.get(tx, reporter.workspace_id, reporter.project_id)
 
 
 def _scope(reporter: TaskRecord) -> GraphScope:

@@ -35,7 +35,7 @@ from coordination.domain.money.estimates import parse_estimate
 from coordination.domain.plans.graph import check_plan
 from coordination.domain.plans.plan_expansion import VARIANT, VARIANTS, WORK, expand, supervision_of
 from coordination.domain.plans.plans import Plan, Task
-from coordination.domain.projects.model_policy import parse_restrictions, refusal
+from coordination.domain.projects.model_policy import parse_restrictions, refusal, steps_to_allow
 from coordination.domain.projects.projects import Project
 from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.retry import Backoff
@@ -367,34 +367,32 @@ def prepare_plan(plan: Plan, works: Mapping[str, Job], project: Project | None, 
     if plan.supervision is not None or any(task.variants for task in plan.tasks):
         plan = expand(plan)
         works = check_plan(plan)
-    return prepare_graph(plan, works, chooser, {} if project is None else project.model_restrictions)
+    return prepare_graph(plan, works, chooser, project)
 
 
-def prepare_graph(
-    plan: Plan, works: Mapping[str, Job], chooser: AgentChooser, restrictions: Mapping[str, Any]
-) -> Graph:
+def prepare_graph(plan: Plan, works: Mapping[str, Job], chooser: AgentChooser, project: Project | None) -> Graph:
     """Return the graph of a valid plan for storing. Raises PlanError for an unknown agent or a forbidden model."""
     works, agents = resolve_agents(plan, works, chooser)
     graph = Graph(plan, job_rows(works), agents)
-    check_models(plan, graph.bodies, restrictions)
+    check_models(plan, graph.bodies, project)
     return graph
 
 
-def check_models(plan: Plan, bodies: Mapping[str, Mapping[str, Any]], setting: Mapping[str, Any]) -> None:
+def check_models(plan: Plan, bodies: Mapping[str, Mapping[str, Any]], project: Project | None) -> None:
     """Raise PlanError, with the line, for the first task whose model the project does not allow.
 
-    *setting*: the project's restrictions of models. Raises Refused when these are invalid.
+    Raises Refused when its restrictions of models are invalid.
     """
-    restrictions = parse_restrictions(setting) if setting else None
-    if restrictions is None:
+    if project is None or (restrictions := parse_restrictions(project.model_restrictions)) is None:
         return
     for task in plan.tasks:
         if why := refusal(bodies[task.key], restrictions):
+            allow = steps_to_allow(project.name, project.model_restrictions, [bodies[task.key]])[-1]
             raise PlanError(
                 f"Task {excerpt(task.key)}: {why}",
                 source=plan.source,
                 line=plan.lines.get(task.key),
-                hint="Use another model, or change the allowed ones: coord projects change NAME --models KEY=JSON",
+                hint=f"Use another model, or {allow.sentence()}",
                 field=f"tasks.{task.key}.run",
             )
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from sqlalchemy import Connection
 
 from coordination.base.errors import IllegalMove, NotFound, Refused
 from coordination.base.ids import new_id
-from coordination.base.wording import excerpt
+from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.access.authority import DELEGATES, check_delegates
-from coordination.domain.agents.prompts import KINDS, PROJECT_SETTING, check_prompt_template
+from coordination.domain.agents.prompts import KINDS, PROJECT_SETTING, PROJECT_TEXTS, check_prompt_template
 from coordination.domain.fleet.supervisor_settings import SUPERVISOR, parse_supervisor_settings
 from coordination.domain.jobs.checkouts import parse_gates
 from coordination.domain.plans.graph import check_name
@@ -21,6 +21,9 @@ from coordination.domain.projects.model_policy import parse_restrictions
 from coordination.domain.projects.projects import MOVES, Project, ProjectStatus
 from coordination.store.queries.projects import projects as rows
 from coordination.store.queries.projects import stops
+
+SETTINGS = ("gates", "supervision", ANSWERER, SUPERVISOR, DELEGATES, PROJECT_SETTING, *PROJECT_TEXTS)
+"""The keys of a project's settings, without those that holds read."""
 
 
 def resolve(tx: Connection, workspace_id: str, *, identity: str, name: str, path: str | None) -> Project:
@@ -96,6 +99,15 @@ def amend(
                 parse_restrictions(values[column])
     if values:
         rows.change(tx, workspace_id, project.id, **values)
+
+
+def check_keys(settings: Mapping[str, Any], more: Iterable[str]) -> None:
+    """Refuse settings that nothing reads: other keys than SETTINGS and *more*. None may remove any key."""
+    known = (*SETTINGS, *more)
+    for key, value in settings.items():
+        if key not in known and value is not None:
+            hint = did_you_mean(key, known) or f"It may have {', '.join(known)}; other data belongs in its metadata"
+            raise Refused(f"A project has no setting {excerpt(key)}", hint=hint, field=key)
 
 
 def _check_name(name: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from typing import Any
 
 import pytest
@@ -10,7 +12,13 @@ from hypothesis import strategies as st
 
 from coordination.base.errors import Refused
 from coordination.domain.jobs import AgentCall, ChatCall, PythonCall, Shell
-from coordination.domain.projects.model_policy import ModelPolicy, model_names, parse_restrictions, refusal
+from coordination.domain.projects.model_policy import (
+    ModelPolicy,
+    model_names,
+    parse_restrictions,
+    refusal,
+    steps_to_allow,
+)
 from tests.support.refusals import refuses
 
 
@@ -177,3 +185,35 @@ class TestReading:
                 assert may(claude(name), rendered=True, **output) in {True, False}
         assert not may(claude(name), rendered=True, deny=[name])
         assert may(claude(name), rendered=True, allow=[name])
+
+
+class TestTheCommandThatAllowsAModel:
+    @pytest.mark.parametrize(
+        ("stored", "model", "changes"),
+        [
+            ({"deny": ["big-*"]}, "big-1", {"deny": None}),
+            ({"deny": ["big-*", "old"]}, "big-1", {"deny": ["old"]}),
+            ({"allow": ["small-*"]}, "big-1", {"allow": ["small-*", "big-1"]}),
+            ({"allow": ["small-*"], "deny": ["*1"]}, "big-1", {"allow": ["small-*", "big-1"], "deny": None}),
+            ({"allow": ["small-*"], "deny": ["old"]}, None, {"allow": None}),
+            ({"allow": ["small-*"]}, "{{ input.model }}", {"allow": ["small-*", "MODEL"]}),
+            ({"deny": ["big-*"]}, "{{ input.model }}", {"deny": None}),
+            ({"deny": 5}, "big-1", {"deny": None}),
+        ],
+    )
+    def test_it_changes_the_lists_that_forbid_it(self, stored, model, changes):
+        work = claude(model).to_json()
+
+        *_, step = steps_to_allow("my shop", stored, [work])
+
+        words = shlex.split(step.command)
+        assert words[:5] == ["coord", "projects", "change", "my shop", "--models"]
+        printed = [word.partition("=") for word in words[4:] if word != "--models"]
+        assert {key: json.loads(value) for key, _, value in printed} == changes
+        policy = parse_restrictions({**stored, **changes})
+        assert policy is None or "{{" in str(model) or refusal(work, policy) is None
+
+    def test_nothing_is_changed_that_forbids_nothing(self):
+        assert [step.what for step in steps_to_allow("shop", {}, [claude("big-1").to_json()])] == [
+            "show the allowed models"
+        ]

@@ -130,10 +130,13 @@ def lift_from(tx: Connection, workspace_id: str, ids: Sequence[str], reason: Blo
     return _lift(tx, workspace_id, reason, locked)
 
 
-def list_blocked_keys(tx: Connection, workspace_id: str, run_id: str, reason: BlockReason, *, most: int) -> list[str]:
-    """Return keys of a run's tasks that are blocked for one of these reasons."""
+def list_blocked(
+    tx: Connection, workspace_id: str, run_id: str, reason: BlockReason, *, most: int
+) -> dict[str, dict[str, Any]]:
+    """Return the jobs of a run's tasks that are blocked for one of these reasons, by key."""
     where = t.workspace_id == workspace_id, t.run_id == run_id, *_blocked_for(reason)
-    return list(tx.execute(select(t.key).where(*where).order_by(t.id).limit(most)).scalars())
+    rows = tx.execute(select(t.key, t.work).where(*where).order_by(t.id).limit(most))
+    return {row.key: row.work for row in rows}
 
 
 def lift_due(tx: Connection, workspace_id: str, project_id: str, reasons: BlockReason) -> list[RowMapping]:
