@@ -17,6 +17,7 @@ from coordination.cli.options import AsJson, open_connection, print_json
 from coordination.cli.projects.stopping import warn_if_stopped
 from coordination.cli.tables import fields
 from coordination.cli.tables import show as table
+from coordination.cli.terminal import json_text
 from coordination.views import projects as views
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _show_for_people(project: Project, budgets: Sequence[BudgetStatus], details:
 
 def _as_json(name: str, values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return one line per key, in the form of the option that sets it."""
-    return [(name, f"{key}={json.dumps(value, ensure_ascii=False)}") for key, value in values.items()]
+    return [(name, f"{key}={json_text(value)}") for key, value in values.items()]
 
 
 def create(
