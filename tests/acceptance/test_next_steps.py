@@ -292,7 +292,7 @@ def test_the_end_of_a_run_shows_both_streams_and_a_command_that_goes_on_with_it(
         assert "  40\n  1 failed\n" in text
         assert "\x1b[31m" not in text
         assert "unit, the last lines of its stderr:\n  broken pipe\n" in text
-        assert re.search(r"the rest: .*coord tasks logs unit", text)
+        assert re.search(r"the rest: .*coord'? tasks logs unit", text)
     assert [(one["stream"], one["lines"][-1], one["left_out"]) for one in as_json] == [
         ("stdout", "1 failed", True),
         ("stderr", "broken pipe", False),
