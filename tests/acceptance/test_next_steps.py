@@ -297,7 +297,7 @@ def test_the_end_of_a_run_shows_both_streams_and_a_command_that_goes_on_with_it(
         ("stdout", "1 failed", True),
         ("stderr", "broken pipe", False),
     ]
-    assert re.fullmatch(r"retry what did not complete: .*coord resume nightly --retry", output.splitlines()[-1])
+    assert re.fullmatch(r"retry what did not complete: .*coord'? resume nightly --retry", output.splitlines()[-1])
     assert shown.splitlines()[-1] == "retry what did not complete: coord resume nightly --retry"
 
     (coord.cwd / "mended").touch()

@@ -115,7 +115,7 @@ def test_at_a_terminal_a_run_that_stands_still_waits_and_goes_on(fleet: Fleet) -
     try:
         assert process.stdout is not None
         output = b""
-        while not re.search(rb"after Ctrl-C: .*coord resume", output):
+        while not re.search(rb"after Ctrl-C: .*coord'? resume", output):
             chunk = os.read(process.stdout.fileno(), 4096)
             assert chunk, output
             output += chunk
