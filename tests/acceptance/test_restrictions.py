@@ -69,7 +69,7 @@ def test_the_command_line_says_what_is_wrong_and_changes_nothing(fleet: Fleet) -
         "  - {key: big, run: {chat: 'openai:gpt-5', prompt: x}}\n"
     )
     refused = coord("projects", "change", "fleet", "--models", 'allow="claude-*"', code=2)
-    assert "allow must be a list of names of models" in refused.err
+    assert "allow must be a list of models' names" in refused.err
     assert coord("projects", "show", "fleet", "--json").json["model_restrictions"] == {}
 
     coord("projects", "change", "fleet", "--models", 'deny=["openai:*"]')

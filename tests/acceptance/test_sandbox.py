@@ -120,7 +120,7 @@ def test_jobs_read_neither_the_store_nor_the_home_folder(fleet: Fleet, tmp_path:
 
 
 WITHOUT_BWRAP = WITHOUT_LANDLOCK.replace(
-    "confine.version = lambda: 0", "from workers.runners import namespaces\nnamespaces.shutil.which = lambda _: None"
+    "confine.version = lambda: 0", "import shutil\nshutil.which = lambda *_, **_more: None"
 )
 
 
