@@ -29,7 +29,7 @@ def plan(fleet: Fleet, *tasks: dict[str, object], **more: object) -> Path:
 
 def plain(said: str) -> str:
     """Return the output, with commands in their short form, as where the terminal has program and home."""
-    return re.sub(r"(?:COORD_\w+=\S+ )*\S*/coord ", "coord ", said)
+    return re.sub(r"(?:COORD_\w+=(?:'[^']*'|\S+) )*(?:'[^']*/coord'|\S*/coord) ", "coord ", said)
 
 
 def start(fleet: Fleet, *arguments: str | Path) -> Process:
