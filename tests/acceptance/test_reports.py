@@ -154,13 +154,13 @@ def test_bad_reports_are_refused_in_one_sentence_and_change_nothing(fleet: Fleet
     output = fleet.file("said").read_text()
     for words in (
         "text must be a text",
-        "percent is from 0 to 100, not 101",
+        "percent must be from 0 to 100, not 101",
         "has a task 'other' already",
         "needs 'nobody'",
         "'a b' cannot be a key",
         "Give the task a key",
         "is not JSON",
-        "not that of the attempt whose socket this is",
+        "not of the attempt of this socket",
         '"key": "a"',
     ):
         assert words in output, words
