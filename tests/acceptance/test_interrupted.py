@@ -114,7 +114,7 @@ def test_a_run_without_a_terminal_that_waits_for_a_person_says_so_and_ends(place
     assert running.wait(within=timedelta(seconds=40)) == 3
     assert "This run cannot continue until a person acts" in running.output
     assert "it has started 1 time, as often as max_starts allows" in running.output
-    assert re.search("fix has reached its limit of attempts; resume it with: .*coord'? tasks retry fix", running.output)
+    assert re.search("fix reached a limit of its attempts; .*coord'? tasks retry fix", running.output)
     (place.project / "go").touch()
 
     assert place.coord("tasks", "retry", "fix").wait(within=timedelta(seconds=30)) == 0

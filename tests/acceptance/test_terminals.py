@@ -235,7 +235,7 @@ def test_down_says_what_it_waits_for_and_a_second_one_does_not_wait(site: Site) 
     site.job("slow")
 
     down = site.terminal("down")
-    down.wait_for(r"Waiting for 1 job, with 10m")
+    down.wait_for(r"Waiting for 1 job, with a grace period of 10m")
     down.wait_for(r"  slow of run \S+ \(project\), running for")
     down.wait_for("coord down --now")
     assert down.exit_code is None
